@@ -1,0 +1,79 @@
+"""The command `instsel`: parses, calls, and turns errors into exit statuses."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from instsel.config import StudyConfig
+from instsel.errors import InputError, StudyError
+from instsel.progress import Terminal, log
+from instsel.stages.graph import ORDER
+from instsel.stages.pipeline import run_study
+from instsel.study_file import load_study
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+StudyPath = Annotated[Path, typer.Argument(help="study file, YAML", metavar="STUDY.yaml")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", help="override a key: selection.budget=0.05", metavar="KEY=VALUE")
+]
+Until = Annotated[str, typer.Option(help=f"last stage to run: {', '.join(ORDER)}", metavar="STAGE")]
+
+
+@app.callback()
+def main() -> None:
+    """Choose the instruction examples that are worth training on, and train on them."""
+
+
+@app.command()
+def run(study: StudyPath, overrides: Overrides = [], until: Until = ORDER[-1]) -> None:  # noqa: B006
+    """Run a study; goes on where it stopped."""
+    with exit_status():
+        if until not in ORDER:
+            raise InputError(f"--until {until}: no such stage; one of {', '.join(ORDER)}")
+        _run(load_study(study, overrides), until)
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="folder of the study")] = Path("runs/quickstart"),
+) -> None:
+    """See it work: a small model, real data, three selections compared, within minutes."""
+    with exit_status():
+        from instsel.quickstart.assets import default_cache, prepare_assets
+        from instsel.quickstart.study import quickstart_study
+
+        assets = prepare_assets(default_cache(), Terminal().say)
+        _run(
+            load_study(quickstart_study(), [f"model.name={assets.model}", f"root={assets.root}", f"out={out}"]),
+            ORDER[-1],
+        )
+
+
+def _run(study: StudyConfig, until: str) -> None:
+    terminal = Terminal()
+    graph = run_study(study, terminal, until)
+    if until == ORDER[-1]:
+        terminal.verdict(graph.report.folder.read("report.md").decode())
+
+
+@contextmanager
+def exit_status() -> Iterator[None]:
+    """Exit with 2 where the user's input is wrong and 1 where the study failed; the last line says what to change."""
+    try:
+        yield
+    except InputError as error:
+        log.error("%s", error)
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except StudyError as error:
+        log.error("%s", error)
+        typer.echo(f"failed: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from here", err=True)
+        sys.exit(130)

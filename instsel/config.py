@@ -1,0 +1,198 @@
+"""The study file as types: every key a user can write, what it means and what it may be."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+RowFormat = Literal["auto", "messages", "alpaca", "sharegpt"]
+
+
+class Strict(BaseModel):
+    """A part of the study file: unknown keys and wrong types are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class PoolSource(Strict):
+    path: str = Field(description="file, glob or URI of JSONL (.gz, .zst) or Parquet, dataset folder, or hf:OWNER/NAME")
+    format: RowFormat = Field("auto", description="how a row looks; auto tells by its keys")
+    source: str | None = Field(
+        None, description="name shown for these rows; by default the row's `source`, else the file"
+    )
+    split: str = Field("train", description="split of a Hugging Face dataset")
+    rows_per_file: int | None = Field(None, ge=1, description="read only the first N rows of each file")
+
+
+class Target(Strict):
+    validation: str = Field(description="file of examples that show the ability; gradients are taken of these")
+    heldout: str | None = Field(None, description="file of other examples, only ever used to measure the result")
+    format: RowFormat = Field("auto", description="how a row looks; auto tells by its keys")
+    subtask: str | None = Field(None, description="column that divides the target into subtasks")
+    max_validation: int | None = Field(None, ge=1, description="use at most N validation rows, a fixed uniform sample")
+    max_heldout: int | None = Field(None, ge=1, description="use at most N held-out rows, a fixed uniform sample")
+
+
+class Data(Strict):
+    max_length: int = Field(1024, ge=8, description="longest example in tokens; what is beyond is cut from the end")
+    shard_rows: int = Field(
+        1000, ge=1, description="rows of a pool file that make one shard, the unit of work and resume"
+    )
+    leak_words: int = Field(
+        13, ge=3, description="a pool row that shares so many words in a row with a target is dropped"
+    )
+
+
+class Model(Strict):
+    name: str = Field(description="folder or hub id of the model that selects and is trained")
+    revision: str | None = Field(None, description="revision of a hub model")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="type of the frozen weights and of activations"
+    )
+    chat_template: str | None = Field(
+        None, description="path of a Jinja chat template, in place of the tokenizer's own"
+    )
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+
+
+class Lora(Strict):
+    rank: int = Field(8, ge=1, description="rank of the LoRA matrices")
+    alpha: float = Field(16.0, gt=0, description="LoRA scale; updates are multiplied by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout while training")
+    target_modules: list[str] | Literal["all-linear"] = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj"], description="names of the modules that get LoRA matrices"
+    )
+
+
+class Training(Strict):
+    epochs: int = Field(2, ge=1, description="passes over the training rows")
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW")
+    batch_size: int = Field(8, ge=1, description="rows an optimizer step sees, over all workers")
+    micro_batch_size: int = Field(8, ge=1, description="rows one worker holds at once; the rest is accumulated")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="how the learning rate decays")
+    warmup_ratio: float = Field(0.03, ge=0, le=1, description="share of the steps over which the learning rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient norm above which gradients are scaled down")
+    seed: int = Field(0, ge=0, description="seed of LoRA's start, of the row order and of dropout")
+
+
+class Warmup(Training):
+    epochs: int = Field(4, ge=1, description="passes over the warmup rows; each ends with a checkpoint")
+    share: float = Field(0.05, gt=0, le=1, description="share of the pool that the warmup trains on")
+
+
+class Features(Strict):
+    dim: int = Field(8192, ge=16, description="dimension of the gradient sketch")
+    seed: int = Field(0, ge=0, description="seed of the sketch")
+    token_budget: int = Field(4096, ge=16, description="padded tokens of one backward pass")
+
+
+class RandomMethod(Strict):
+    method: Literal["random"] = Field(description="a uniform draw, the baseline of the report")
+    name: str = Field("random", description="name of this selection")
+    seeds: list[int] = Field([0], min_length=1, description="one draw and one training run a seed")
+
+
+class LessMethod(Strict):
+    method: Literal["less"] = Field(description="mean influence within a subtask, best subtask counts, top rows")
+    name: str = Field("less", description="name of this selection")
+
+
+class BidsMethod(Strict):
+    method: Literal["bids"] = Field(
+        description="influence standardised per validation example, then a balancing greedy"
+    )
+    name: str = Field("bids", description="name of this selection")
+    normalize: bool = Field(True, description="standardise each validation example's column first")
+
+
+def _named_only(value: Any) -> Any:
+    return {"method": value} if isinstance(value, str) else value
+
+
+Method = Annotated[
+    Annotated[RandomMethod | LessMethod | BidsMethod, Field(discriminator="method")], BeforeValidator(_named_only)
+]
+
+
+class SelectionPart(Strict):
+    budget: int | float = Field(description="rows to choose: a whole number is a count, a number with a point a share")
+    methods: list[Method] = Field(min_length=1, description="selections to make, all of the same budget")
+
+    @model_validator(mode="after")
+    def _check(self) -> "SelectionPart":
+        if self.budget <= 0:
+            raise ValueError(f"budget is {self.budget}; write a share above 0 (0.1) or a count of at least 1 (500)")
+        if isinstance(self.budget, float) and self.budget > 1:
+            raise ValueError(
+                f"budget is the share {self.budget}, above 1; write a whole number to choose that many rows"
+            )
+        names = [method.name for method in self.methods]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two methods are called {twice[0]!r}; give one of them another `name`")
+        for name in names:
+            if not NAME.match(name) or name == "base":
+                raise ValueError(
+                    f"method name {name!r} is not usable; use letters, digits, '.', '_', '-', and not 'base'"
+                )
+        return self
+
+
+class Evaluation(Strict):
+    token_budget: int = Field(4096, ge=16, description="padded tokens of one forward pass")
+    bootstrap_samples: int = Field(2000, ge=100, description="resamples behind each interval")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals")
+    seed: int = Field(0, ge=0, description="seed of the resampling")
+
+
+class Resources(Strict):
+    ray_address: str | None = Field(
+        None, description="address of a running Ray cluster; by default one is started here"
+    )
+    actors: int | None = Field(
+        None, ge=1, description="model actors for features and evaluation; default one a GPU or node"
+    )
+    gpus_per_actor: float | None = Field(
+        None, ge=0, description="GPUs an actor holds; default 1 where the cluster has any"
+    )
+    threads_per_actor: int | None = Field(
+        None, ge=1, description="CPU threads of an actor; default its share of a node"
+    )
+    training_workers: int | None = Field(None, ge=1, description="Ray Train workers; default one a GPU, 1 without GPUs")
+    max_failures: int = Field(3, ge=0, description="worker failures a training run survives")
+
+
+class DeepSpeed(Strict):
+    stage: Literal[0, 1, 2, 3] = Field(2, description="ZeRO stage")
+    config: str | None = Field(None, description="path of a DeepSpeed JSON, used in place of the stage")
+
+
+class StudyConfig(Strict):
+    """A whole study file. Relative paths are relative to `root`, `root` itself to where the command is run."""
+
+    name: str = Field(description="name of the study")
+    out: str = Field(description="folder of the study: a local path or a URI such as s3://bucket/folder")
+    root: str = Field(".", description="folder that relative pool and target paths start from")
+    model: Model = Field(description="model that selects and is trained")
+    pool: list[PoolSource] = Field(min_length=1, description="where the pool's rows are")
+    targets: dict[str, Target] = Field(min_length=1, description="abilities the selection is for")
+    data: Data = Field(Data(), description="how rows become examples")
+    lora: Lora = Field(Lora(), description="LoRA of warmup and finetune")
+    warmup: Warmup = Field(Warmup(), description="training whose checkpoints gradients are taken at")
+    features: Features = Field(Features(), description="gradient sketches")
+    selection: SelectionPart = Field(description="what is chosen, and how")
+    finetune: Training = Field(Training(), description="training on each selection")
+    evaluation: Evaluation = Field(Evaluation(), description="held-out losses and their intervals")
+    resources: Resources = Field(Resources(), description="what of the cluster is used; never changes results")
+    deepspeed: DeepSpeed = Field(DeepSpeed(), description="DeepSpeed of warmup and finetune")
+
+    @model_validator(mode="after")
+    def _check(self) -> "StudyConfig":
+        for name in [self.name, *self.targets]:
+            if not NAME.match(name):
+                raise ValueError(f"name {name!r} is not usable; use letters, digits, '.', '_' and '-'")
+        if "mean" in self.targets:
+            raise ValueError("a target cannot be called 'mean': the report's mean over targets has that name")
+        return self

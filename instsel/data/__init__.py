@@ -1,0 +1,1 @@
+"""From a row of somebody's file to a tokenised training example."""

@@ -1,0 +1,88 @@
+"""A conversation as the model sees it: the chat template's text, its tokens, and which of them are answers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from instsel.data.rows import BadRow
+from instsel.errors import InputError
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids and labels of one conversation; a label is its token inside an answer and -100 elsewhere."""
+
+    input_ids: list[int]
+    labels: list[int]
+    truncated: bool
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens the loss is taken over: the first token of a text has no prediction."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse a tokenizer that cannot tell answers from prompts.
+
+    Raises:
+        InputError: it has no chat template, or cannot say where in the text a token stands.
+    """
+    if not tokenizer.chat_template:
+        raise InputError("the tokenizer has no chat template; set model.chat_template to the path of a Jinja file")
+    if not tokenizer.is_fast:
+        raise InputError("the tokenizer has no fast version, which answer marking needs; use a model that has one")
+
+
+def encode(tokenizer: Any, messages: list[dict[str, str]], max_length: int) -> Example:
+    """Render, tokenise and mark a conversation.
+
+    Answer tokens are those of assistant turns: what the template writes after the generation prompt, through the
+    end-of-turn mark, without the white space after it. A text longer than `max_length` tokens loses its end.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer with a chat template.
+        messages: turns of {"role", "content"}.
+        max_length: longest example in tokens.
+
+    Raises:
+        BadRow: the template refuses or drops turns, or no answer token is left after cutting.
+    """
+    text = _render(tokenizer, messages)
+    for message in messages:
+        if message["content"].strip() not in text:
+            raise BadRow("the chat template drops or changes a turn")
+    spans = [
+        _answer_span(tokenizer, messages, turn, text) for turn, m in enumerate(messages) if m["role"] == "assistant"
+    ]
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    labels = [
+        token if any(low <= start and end <= high for low, high in spans) and end > start else IGNORED
+        for token, (start, end) in zip(ids, offsets, strict=True)
+    ]
+    example = Example(ids[:max_length], labels[:max_length], len(ids) > max_length)
+    if example.answer_tokens == 0:
+        raise BadRow("no answer token within max_length" if example.truncated else "no answer token")
+    return example
+
+
+def _render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool = False) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+    except TemplateError as error:
+        raise BadRow(f"the chat template refuses the row: {error}") from None
+
+
+def _answer_span(tokenizer: Any, messages: list[dict[str, str]], turn: int, text: str) -> tuple[int, int]:
+    """Characters of `text` that answer `turn` takes up."""
+    before = _render(tokenizer, messages[:turn], prompt=True) if turn else ""
+    through = _render(tokenizer, messages[: turn + 1])
+    if not through.startswith(before):
+        before = _render(tokenizer, messages[:turn])
+    if not (through.startswith(before) and text.startswith(through.rstrip())):
+        raise BadRow("the chat template rewrites earlier turns, so answers cannot be marked")
+    return len(before), len(through.rstrip())

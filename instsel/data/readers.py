@@ -1,0 +1,126 @@
+"""Files of rows as chunks of JSON lines with their line numbers, without ever holding a whole file."""
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from instsel.config import RowFormat
+from instsel.errors import InputError
+from instsel.storage import expand, resolve
+
+TEXT_ENDINGS = (".jsonl", ".json", ".ndjson")
+HUB = "hf:"
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file (or hub dataset) of rows: where it is, how its rows look, what they are called, how many are read."""
+
+    uri: str
+    row_format: RowFormat = "auto"
+    source: str | None = None
+    split: str = "train"
+    limit: int | None = None
+
+    @property
+    def stem(self) -> str:
+        return Path(self.uri.removeprefix(HUB)).name.split(".")[0]
+
+
+def source_files(uri: str, **how: Any) -> list[SourceFile]:
+    """The files that a path, glob, dataset folder or hub id stands for, in sorted order.
+
+    Raises:
+        InputError: nothing is there, or a folder that is no saved dataset.
+    """
+    if uri.startswith(HUB):
+        return [SourceFile(uri, **how)]
+    found = expand(uri)
+    if not found:
+        raise InputError(f"no file matches {uri}; correct the path")
+    for name in found:
+        filesystem, path = resolve(name)
+        info = filesystem.get_file_info(path)
+        if info.type.name == "NotFound":
+            raise InputError(f"file {name} does not exist; correct the path")
+        if info.is_file and info.size == 0:
+            raise InputError(f"file {name} is empty; remove it or correct the path")
+        if not info.is_file and filesystem.get_file_info(f"{path}/state.json").type.name == "NotFound":
+            raise InputError(f"{name} is a folder but no saved dataset; write {name.rstrip('/')}/*.jsonl or alike")
+    return [SourceFile(name, **how) for name in found]
+
+
+def read_chunks(file: SourceFile, rows: int) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield (number of the chunk's first line, its lines as JSON in UTF-8), `rows` lines a chunk.
+
+    Lines of text files count from 1, blank ones too; rows of Parquet and datasets count as lines.
+
+    Raises:
+        InputError: the file's ending is not known, or the file is cut off or damaged.
+    """
+    lines = islice(_lines(file), file.limit)
+    first = 1
+    while chunk := list(islice(lines, rows)):
+        yield first, chunk
+        first += len(chunk)
+
+
+def _lines(file: SourceFile) -> Iterator[bytes]:
+    if file.uri.startswith(HUB):
+        return _hub_lines(file)
+    filesystem, path = resolve(file.uri)
+    if not filesystem.get_file_info(path).is_file:
+        return _saved_lines(path)
+    name = path.lower()
+    if name.endswith(".parquet"):
+        return _parquet_lines(pq.ParquetFile(filesystem.open_input_file(path)))
+    packed = name.removesuffix(".gz").removesuffix(".zst")
+    if not packed.endswith(TEXT_ENDINGS):
+        raise InputError(f"{file.uri}: unknown ending; files are .jsonl (or .json, .ndjson; .gz, .zst) or .parquet")
+    stream = filesystem.open_input_stream(path, compression="zstd" if name.endswith(".zst") else None)
+    unpacked: BinaryIO = gzip.GzipFile(fileobj=stream) if name.endswith(".gz") else io.BufferedReader(stream)  # type: ignore[assignment]
+    return _text_lines(unpacked, file.uri)
+
+
+def _text_lines(stream: Iterable[bytes], uri: str) -> Iterator[bytes]:
+    number = 0
+    try:
+        for line in stream:
+            number += 1
+            yield line.strip()
+    except (EOFError, OSError, zlib.error, pa.ArrowInvalid) as error:
+        raise InputError(f"{uri}: damaged after line {number} ({error}); fetch or pack the file again") from error
+
+
+def _parquet_lines(parquet: pq.ParquetFile) -> Iterator[bytes]:
+    for batch in parquet.iter_batches(batch_size=1024):
+        yield from (_dump(row) for row in batch.to_pylist())
+
+
+def _saved_lines(path: str) -> Iterator[bytes]:
+    from datasets import Dataset, load_from_disk
+
+    saved = load_from_disk(path)
+    if not isinstance(saved, Dataset):
+        raise InputError(f"{path} holds several splits; give the folder of one of them")
+    yield from (_dump(row) for row in saved)
+
+
+def _hub_lines(file: SourceFile) -> Iterator[bytes]:
+    from datasets import load_dataset
+
+    rows = load_dataset(file.uri.removeprefix(HUB), split=file.split, streaming=True)
+    yield from (_dump(row) for row in rows)
+
+
+def _dump(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")

@@ -1,0 +1,126 @@
+"""What a row of a user's file is: three formats in, one list of messages out, and the reason where that fails."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from instsel.config import RowFormat
+
+ROLES = {"system", "user", "assistant", "tool"}
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+}
+
+
+class BadRow(ValueError):
+    """A row that cannot be used; the message is the reason, in words that do not depend on the row's text."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A conversation: `messages` of {"role", "content"}, its id (digest of the messages), source and task."""
+
+    id: str
+    messages: list[dict[str, str]]
+    source: str | None
+    task: str | None
+
+
+def parse_row(line: bytes, row_format: RowFormat, task_column: str = "task") -> Row:
+    """Parse one line of JSON into a row.
+
+    Args:
+        line: JSON object in UTF-8.
+        row_format: "messages", "alpaca", "sharegpt", or "auto" to tell by the row's keys.
+        task_column: column whose value is the row's task.
+
+    Raises:
+        BadRow: with the reason.
+    """
+    try:
+        raw = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise BadRow("not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise BadRow(f"broken JSON at column {error.colno}") from None
+    if not isinstance(raw, dict):
+        raise BadRow("not a JSON object")
+    messages = _messages(raw, row_format)
+    _check(messages)
+    return Row(row_id(messages), messages, _text(raw.get("source")), _text(raw.get(task_column)))
+
+
+def row_id(messages: list[dict[str, str]]) -> str:
+    """16 hex digits of a SHA-256 over roles and contents: the same wherever the row stands and whatever else it has."""
+    content = json.dumps([[message["role"], message["content"]] for message in messages], ensure_ascii=False)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _messages(raw: dict[str, Any], row_format: RowFormat) -> list[dict[str, str]]:
+    if row_format == "auto":
+        row_format = _tell(raw)
+    if row_format == "messages":
+        return [_message(item, "role", "content", None) for item in _list(raw, "messages")]
+    if row_format == "sharegpt":
+        turns = [_message(item, "from", "value", SHAREGPT_ROLES) for item in _list(raw, "conversations")]
+        system = raw.get("system")
+        return [{"role": "system", "content": system}, *turns] if isinstance(system, str) and system else turns
+    return _alpaca(raw)
+
+
+def _tell(raw: dict[str, Any]) -> RowFormat:
+    if "messages" in raw:
+        return "messages"
+    if "conversations" in raw:
+        return "sharegpt"
+    if "instruction" in raw and "output" in raw:
+        return "alpaca"
+    raise BadRow("none of the formats: needs `messages`, `conversations`, or `instruction` and `output`")
+
+
+def _list(raw: dict[str, Any], key: str) -> list[Any]:
+    value = raw.get(key)
+    if not isinstance(value, list) or not value:
+        raise BadRow(f"`{key}` is not a list of turns")
+    return value
+
+
+def _message(item: Any, role_key: str, content_key: str, roles: dict[str, str] | None) -> dict[str, str]:
+    if not isinstance(item, dict) or role_key not in item or content_key not in item:
+        raise BadRow(f"a turn without `{role_key}` and `{content_key}`")
+    role, content = item[role_key], item[content_key]
+    role = roles.get(str(role)) if roles else role
+    if role not in ROLES:
+        raise BadRow("unknown role")
+    if not isinstance(content, str):
+        raise BadRow("content is not text")
+    return {"role": role, "content": content}
+
+
+def _alpaca(raw: dict[str, Any]) -> list[dict[str, str]]:
+    parts = [raw.get("instruction"), raw.get("input") or ""]
+    output, system = raw.get("output"), raw.get("system")
+    if not all(isinstance(part, str) for part in [*parts, output]):
+        raise BadRow("content is not text")
+    prompt = "\n\n".join(part for part in parts if part)
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": str(output)}]
+    return [{"role": "system", "content": system}, *turns] if isinstance(system, str) and system else turns
+
+
+def _check(messages: list[dict[str, str]]) -> None:
+    if not any(message["role"] == "assistant" for message in messages):
+        raise BadRow("no assistant turn")
+    if any(not message["content"].strip() for message in messages if message["role"] != "system"):
+        raise BadRow("empty content")
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

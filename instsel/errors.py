@@ -1,0 +1,9 @@
+"""The two ways a study can end badly, told apart so that the command can say whose turn it is."""
+
+
+class InputError(Exception):
+    """The user's input is wrong: a key, a file or a row. The message names it and says what to change (exit status 2)."""
+
+
+class StudyError(Exception):
+    """The study failed while it ran: a full disk, a dead worker, a diverged run (exit status 1)."""

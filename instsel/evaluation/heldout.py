@@ -1,0 +1,45 @@
+"""Held-out loss: how well a model predicts answers it never saw."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from instsel.data.batches import collate, token_budget_batches
+from instsel.loss import answer_losses
+
+Example = dict[str, list[int]]
+
+
+def heldout_losses(
+    model: nn.Module,
+    examples: Sequence[Example],
+    *,
+    token_budget: int,
+    on_batch: Callable[[int, int], Any] | None = None,
+) -> np.ndarray:
+    """Mean answer-token cross-entropy of each example, dropout off.
+
+    Args:
+        model: causal language model; runs on the device its parameters are on.
+        examples: {"input_ids", "labels"} with -100 for tokens that are no answer.
+        token_budget: padded tokens of one forward pass.
+        on_batch: told rows and tokens after each pass.
+
+    Returns:
+        float64 (q,), nats, in the order of `examples`.
+    """
+    losses = np.zeros(len(examples))
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for rows in token_budget_batches([len(example["input_ids"]) for example in examples], token_budget):
+            batch = collate([examples[row] for row in rows], device=device)
+            losses[rows] = answer_losses(model, batch).double().cpu().numpy()
+            if on_batch:
+                on_batch(len(rows), sum(len(examples[row]["input_ids"]) for row in rows))
+    model.train(was_training)
+    return losses

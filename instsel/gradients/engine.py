@@ -1,0 +1,167 @@
+"""Per-example gradient features: model and examples in, sketched gradients or Adam directions out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from instsel.data.batches import IGNORED, collate, token_budget_batches
+from instsel.gradients.adam import BETAS, EPS, Direction, require_hyperparameters, require_moments
+from instsel.gradients.capture import Consumer, GradientCapture
+from instsel.gradients.sketch import CountSketch
+from instsel.loss import answer_losses
+
+Example = Mapping[str, Sequence[int]]
+Moments = Mapping[str, tuple[Tensor, Tensor]]
+
+
+class GradientEngine:
+    """Gradients of the per-example answer loss with respect to the trainable parameters, a batch in one backward pass.
+
+    A parameter's gradients are formed for the whole batch, turned into Adam directions if there are moments, added into the
+    batch's sketch, and freed, before the backward pass goes on: beside the activations, memory holds one parameter's
+    gradients and (examples of a batch, sketch dim). The model is left as it was: mode, requires_grad, hooks, gradients.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        sketch: CountSketch,
+        moments: Moments | None = None,
+        token_budget: int = 4096,
+        betas: tuple[float, float] = BETAS,
+        eps: float = EPS,
+    ) -> None:
+        """Checks that model and moments fit each other.
+
+        Args:
+            model: A causal language model whose trainable parameters (requires_grad) belong to Linear or Conv1D modules, as
+                LoRA's do. Which ones are trainable is read here, once.
+            sketch: Where the features go.
+            moments: {parameter name: (exp_avg, exp_avg_sq)} of exactly the trainable parameters, names as
+                model.named_parameters() gives them; None for plain gradients.
+            token_budget: Most tokens of a batch, padding included.
+            betas: Adam's, of the checkpoint the moments come from.
+            eps: Adam's, of the same.
+
+        Raises:
+            ValueError: A parameter that cannot be done, moments that do not match by name or shape, or a value out of range.
+        """
+        if token_budget < 1:
+            raise ValueError(f"token_budget is {token_budget}; expected at least 1")
+        require_hyperparameters(betas, eps)
+        self._model = model
+        self._sketch = sketch
+        self._token_budget = token_budget
+        self._capture = GradientCapture(model)
+        self._device = next(model.parameters()).device
+        self._vocabulary = _vocabulary(model)
+        self._directions = None if moments is None else _directions(model, self._capture.shapes, moments, betas, eps)
+
+    def features(self, examples: Sequence[Example]) -> np.ndarray:
+        """Sketched gradients, or sketched Adam directions if the engine has moments.
+
+        Args:
+            examples: {"input_ids": list[int], "labels": list[int]}; a label of -100 is not supervised.
+
+        Returns:
+            float32 (n, sketch dim) in input order, not normalised. The row of an example whose gradient is not finite is
+            not finite.
+
+        Raises:
+            ValueError: An example, named by its index, that is malformed or has no answer token.
+        """
+        features = np.zeros((len(examples), self._sketch.dim), dtype=np.float32)
+        batches = self._batches(examples)
+        with self._capture:
+            for rows in batches:
+                features[rows] = self._sketched([examples[row] for row in rows])
+        return features
+
+    def gradients(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Exact per-example gradients of every trainable parameter; n times the parameters in memory.
+
+        Args:
+            examples: As for `features`.
+
+        Returns:
+            {parameter name: float32 (n, *shape)} on the CPU, in input order.
+
+        Raises:
+            ValueError: As `features`.
+        """
+        gradients = {name: torch.zeros(len(examples), *shape) for name, shape in self._capture.shapes.items()}
+        batches = self._batches(examples)
+        with self._capture:
+            for rows in batches:
+                for name, gradient in self._gradients([examples[row] for row in rows]).items():
+                    gradients[name][rows] = gradient
+        return gradients
+
+    def _sketched(self, examples: Sequence[Example]) -> np.ndarray:
+        totals: dict[torch.device, Tensor] = {}
+
+        def add(name: str, gradient: Tensor) -> None:
+            # A model spread over devices forms its gradients where its layers are.
+            if gradient.device not in totals:
+                totals[gradient.device] = torch.zeros(len(gradient), self._sketch.dim, device=gradient.device)
+            direction = gradient if self._directions is None else self._directions[name](gradient)
+            self._sketch.add_(totals[gradient.device], name, direction)
+
+        self._backward(examples, add)
+        return torch.stack([total.cpu() for total in totals.values()]).sum(dim=0).numpy()
+
+    def _gradients(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        gradients: dict[str, Tensor] = {}
+        self._backward(examples, lambda name, gradient: gradients.update({name: gradient.cpu()}))
+        return gradients
+
+    def _backward(self, examples: Sequence[Example], consume: Consumer) -> None:
+        batch = collate(examples, device=self._device)
+        with torch.enable_grad(), self._capture.batch(*batch["input_ids"].shape, consume):
+            answer_losses(self._model, batch).sum().backward()
+
+    def _batches(self, examples: Sequence[Example]) -> list[list[int]]:
+        for index, example in enumerate(examples):
+            _require_example(index, example, self._vocabulary)
+        return token_budget_batches([len(example["input_ids"]) for example in examples], self._token_budget)
+
+
+def _require_example(index: int, example: Example, vocabulary: int) -> None:
+    tokens, labels = example["input_ids"], example["labels"]
+    if len(tokens) != len(labels):
+        raise ValueError(f"example {index} has {len(tokens)} tokens and {len(labels)} labels; expected one label a token")
+    for key, values, allowed in (("input_ids", tokens, ()), ("labels", labels, (IGNORED,))):
+        for value in values:
+            if not 0 <= value < vocabulary and value not in allowed:
+                raise ValueError(f"example {index}: {key} holds {value}; the model has tokens 0 to {vocabulary - 1}")
+    if all(label == IGNORED for label in labels[1:]):
+        raise ValueError(f"example {index} has no answer token after its first position; its gradient would be zero")
+
+
+def _vocabulary(model: nn.Module) -> int:
+    embedding: Any = model.get_input_embeddings()
+    return int(embedding.num_embeddings)
+
+
+def _directions(
+    model: nn.Module, shapes: Mapping[str, tuple[int, ...]], moments: Moments, betas: tuple[float, float], eps: float
+) -> dict[str, Direction]:
+    missing, unknown = sorted(shapes.keys() - moments.keys()), sorted(moments.keys() - shapes.keys())
+    if missing or unknown:
+        raise ValueError(
+            f"moments do not match the trainable parameters by name: {len(missing)} without moments {missing[:3]}, "
+            f"{len(unknown)} moments without a parameter {unknown[:3]}"
+        )
+    parameters = dict(model.named_parameters())
+    directions = {}
+    for name, shape in shapes.items():
+        exp_avg, exp_avg_sq = moments[name]
+        require_moments(name, exp_avg, exp_avg_sq)
+        if tuple(exp_avg.shape) != shape:
+            raise ValueError(f"{name}: moments have shape {tuple(exp_avg.shape)}; the parameter has {shape}")
+        directions[name] = Direction(exp_avg, exp_avg_sq, betas, eps, parameters[name].device)
+    return directions

@@ -1,0 +1,58 @@
+"""What an input is, told by its content and not by its name or time: the ground of every fingerprint."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs as pafs
+
+from instsel.errors import InputError
+from instsel.storage import resolve
+
+BLOCK = 1 << 20
+BLOCKS = 16
+
+
+def fingerprint(value: Any) -> str:
+    """Hex digest of a JSON value; equal values give equal digests in any process."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_identity(uri: str) -> dict[str, Any]:
+    """Size and digest of a file: of all of it up to 16 MiB, of its size and 16 evenly spaced MiB beyond.
+
+    Raises:
+        InputError: there is no such file, or it is a folder.
+    """
+    filesystem, path = resolve(uri)
+    info = filesystem.get_file_info(path)
+    if info.type == pafs.FileType.NotFound:
+        raise InputError(f"file {uri} does not exist; correct the path")
+    if not info.is_file:
+        raise InputError(f"{uri} is a folder, where a file is expected; write {uri.rstrip('/')}/*.jsonl or alike")
+    digest = hashlib.sha256(str(info.size).encode())
+    with filesystem.open_input_file(path) as stream:
+        if info.size <= BLOCK * BLOCKS:
+            digest.update(stream.read())
+        else:
+            for step in range(BLOCKS):
+                stream.seek(step * (info.size - BLOCK) // (BLOCKS - 1))
+                digest.update(stream.read(BLOCK))
+    return {"bytes": info.size, "sha256": digest.hexdigest()[:32]}
+
+
+def model_identity(name: str, revision: str | None) -> dict[str, Any]:
+    """What pins a model: the files of a local folder by content, a hub model by id and revision.
+
+    Raises:
+        InputError: a local folder holds no config.json.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return {"hub": name, "revision": revision}
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model.name: {name} is a folder without a config.json; give a Hugging Face model folder")
+    files = sorted(path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".model", ".jinja"})
+    return {path.name: file_identity(str(path))["sha256"] for path in files}

@@ -1,0 +1,60 @@
+"""The files a study reads, found and told apart by their content."""
+
+from typing import Any
+
+from instsel.config import StudyConfig, Target
+from instsel.data.readers import HUB, SourceFile, source_files
+from instsel.errors import InputError
+from instsel.identity import file_identity
+from instsel.storage import resolve, under_root
+
+
+def pool_files(study: StudyConfig) -> list[SourceFile]:
+    """Every file of the pool, in the order of the study file.
+
+    Raises:
+        InputError: a path leads nowhere; the message names its key.
+    """
+    files = []
+    for number, place in enumerate(study.pool):
+        how = {"row_format": place.format, "source": place.source, "split": place.split, "limit": place.rows_per_file}
+        files += _found(f"pool.{number}.path", under_root(study.root, place.path), how)
+    return files
+
+
+def target_files(study: StudyConfig, name: str) -> dict[str, list[SourceFile]]:
+    """Files of a target by split: validation, and heldout where it has one.
+
+    Raises:
+        InputError: a path leads nowhere; the message names its key.
+    """
+    target: Target = study.targets[name]
+    places = {"validation": target.validation, "heldout": target.heldout}
+    return {
+        split: _found(f"targets.{name}.{split}", under_root(study.root, place), {"row_format": target.format})
+        for split, place in places.items()
+        if place is not None
+    }
+
+
+def files_identity(files: list[SourceFile]) -> list[dict[str, Any]]:
+    """What a stage's input files are: their content and how they are read, not where they lie."""
+    return [
+        {"name": file.stem, **_content(file.uri), "as": [file.row_format, file.source, file.limit]} for file in files
+    ]
+
+
+def _found(key: str, uri: str, how: dict[str, Any]) -> list[SourceFile]:
+    try:
+        return source_files(uri, **how)
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
+
+
+def _content(uri: str) -> dict[str, Any]:
+    if uri.startswith(HUB):
+        return {"hub": uri}
+    filesystem, path = resolve(uri)
+    if filesystem.get_file_info(path).is_file:
+        return file_identity(uri)
+    return {"saved": file_identity(f"{uri}/state.json")}

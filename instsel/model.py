@@ -1,0 +1,117 @@
+"""Models and tokenizers by name: the only place that calls transformers and PEFT to load something."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from instsel.config import Lora, Model
+from instsel.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_tokenizer(model: Model) -> Any:
+    """The tokenizer of a model, with the study's own chat template where one is given.
+
+    Raises:
+        InputError: there is no such model, or no such template file.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            _place(model), revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"model.name: no tokenizer could be loaded from {model.name}: {_first_line(error)}") from error
+    if model.chat_template is not None:
+        template = Path(model.chat_template).expanduser()
+        if not template.is_file():
+            raise InputError(f"model.chat_template: file {template} does not exist; correct the path")
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
+    return tokenizer
+
+
+def load_base(model: Model) -> nn.Module:
+    """The frozen base model in its study dtype, in evaluation mode, on the CPU.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        base = AutoModelForCausalLM.from_pretrained(
+            _place(model),
+            revision=model.revision,
+            dtype=DTYPES[model.dtype],
+            trust_remote_code=model.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"model.name: {model.name} could not be loaded: {_first_line(error)}") from error
+    base.config.use_cache = False
+    return base.requires_grad_(False).eval()
+
+
+def attach_lora(base: nn.Module, lora: Lora, seed: int) -> nn.Module:
+    """Put fresh LoRA matrices, float32, on a base model; the same seed gives the same matrices.
+
+    Raises:
+        InputError: the model has no module of the names asked for.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets: Any = lora.target_modules
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return get_peft_model(base, config)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise InputError(f"lora.target_modules: {_first_line(error)}; name modules that the model has") from error
+
+
+def attach_adapter(base: nn.Module, folder: str | Path) -> nn.Module:
+    """Put a saved PEFT adapter on a base model, its matrices trainable."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=True)  # type: ignore[arg-type]
+
+
+def replace_adapter(model: nn.Module, folder: str | Path) -> None:
+    """Load another adapter of the same shape into a model that `attach_adapter` made.
+
+    Raises:
+        InputError: the adapter's matrices do not fit.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    state = load_file(Path(folder, "adapter_model.safetensors"))
+    outcome = set_peft_model_state_dict(model, state)
+    if outcome.unexpected_keys:
+        raise InputError(f"adapter {folder} does not fit the model: unexpected {outcome.unexpected_keys[:3]}")
+
+
+def model_device() -> torch.device:
+    """The GPU that this process was given, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _place(model: Model) -> str:
+    folder = Path(model.name).expanduser()
+    return str(folder) if folder.is_dir() else model.name
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,105 @@
+"""What a person sees while a study runs: one bar a stage on a terminal, plain lines elsewhere, all of it in a log file."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger("instsel")
+LINE_SECONDS = 15.0
+
+
+def log_to(path: Path) -> None:
+    """Append everything that is told, and more, to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+
+
+class Bar:
+    """Progress of one stage: work done out of a total that may not be known, and the tokens it took."""
+
+    def __init__(self, console: Console, name: str, total: int | None, unit: str) -> None:
+        self.name, self.total, self.unit = name, total, unit
+        self.done, self.tokens = 0, 0
+        self._console = console
+        self._start = self._said = time.monotonic()
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        if console.is_terminal:
+            columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn())
+            rate = TextColumn("{task.fields[unit]}  {task.fields[rate]}")
+            self._progress = Progress(*columns, rate, TimeRemainingColumn(), console=console, transient=True)
+            self._task = self._progress.add_task(name, total=total, unit=unit, rate="")
+            self._progress.start()
+
+    def advance(self, done: int, tokens: int = 0) -> None:
+        """Count work and tokens that were just finished."""
+        self.move_to(self.done + done, self.tokens + tokens)
+
+    def move_to(self, done: int, tokens: int) -> None:
+        """Set the work and tokens finished so far."""
+        self.done, self.tokens = done, tokens
+        now = time.monotonic()
+        if self._progress:
+            self._progress.update(self._task, completed=done, rate=self.rate)
+        elif now - self._said >= LINE_SECONDS:
+            self._said = now
+            self._console.print(f"  {self.name}: {self._state(now)}", highlight=False)
+        log.debug("%s: %s", self.name, self._state(now))
+
+    @property
+    def rate(self) -> str:
+        """Tokens a second since the bar was made, as text; empty before there is any."""
+        elapsed = time.monotonic() - self._start
+        return f"{self.tokens / elapsed:,.0f} tokens/s" if self.tokens and elapsed > 0.5 else ""
+
+    def _state(self, now: float) -> str:
+        parts = [f"{self.done}/{self.total} {self.unit}" if self.total else f"{self.done} {self.unit}", self.rate]
+        if self.total and self.done:
+            left = (now - self._start) * (self.total - self.done) / self.done
+            parts.append(f"{left:.0f} s left")
+        return ", ".join(part for part in parts if part)
+
+    def close(self) -> float:
+        """Take the bar away; return the seconds since it was made."""
+        if self._progress:
+            self._progress.stop()
+        return time.monotonic() - self._start
+
+
+class Terminal:
+    """Where a study tells what it does."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Print a line of a stage and log it."""
+        self._console.print(f"  {text}", highlight=False, markup=False)
+        log.info("%s", text)
+
+    def head(self, text: str) -> None:
+        """Print the line that starts a stage and log it."""
+        self._console.print(text, style="bold", highlight=False, markup=False)
+        log.info("%s", text)
+
+    def verdict(self, markdown: str) -> None:
+        """Show the report of a finished study."""
+        self._console.print(Markdown(markdown) if self._console.is_terminal else markdown, highlight=False)
+
+    @contextmanager
+    def bar(self, name: str, total: int | None, unit: str) -> Iterator[Bar]:
+        """Show the progress of a stage while the block runs."""
+        bar = Bar(self._console, name, total, unit)
+        try:
+            yield bar
+        finally:
+            seconds = bar.close()
+            log.info("%s: %d %s, %d tokens in %.1f s", name, bar.done, unit, bar.tokens, seconds)

@@ -1,0 +1,153 @@
+"""The report's tables, as Markdown: held-out losses, what selections are made of, what the stages cost."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from instsel.evaluation.bootstrap import MEAN, Interval
+
+BASE = "base"
+"""Name of the run that is the model as it came, before any finetuning: always the first column."""
+
+_MINUS = "\N{MINUS SIGN}"
+_NONE = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage took. None where a stage has no such figure.
+
+    Attributes:
+        seconds: wall-clock time.
+        tokens: tokens that went through the model.
+        peak_bytes: highest resident memory of one of its processes.
+    """
+
+    seconds: float
+    tokens: int | None = None
+    peak_bytes: int | None = None
+
+
+def comparison_table(
+    losses: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, Interval]], baseline: str,
+    *, digits: int = 2,
+) -> str:  # fmt: skip
+    """Lay out held-out losses: targets as rows and their mean below, runs as columns, the base model first.
+
+    The lowest loss of a row is bold. A run with intervals shows its difference to the baseline and the interval too:
+    `**1.93** (−0.41 [−0.52, −0.30])`.
+
+    Args:
+        losses: run to target to mean loss; "base" is the model before finetuning.
+        intervals: run to target, and "mean", to Interval against `baseline`; a run may be
+            left out, and shows its losses alone.
+        baseline: the run that the intervals compare with.
+        digits: decimals shown.
+
+    Returns:
+        A Markdown table that ends with a newline.
+
+    Raises:
+        ValueError: no runs, no such baseline, intervals of an unknown run, runs with different targets or a target
+            without its interval.
+    """
+    if baseline not in losses:
+        raise ValueError(f"baseline must be one of the runs {sorted(losses)}, got {baseline!r}")
+    targets = list(losses[baseline])
+    for run, values in losses.items():
+        if set(values) != set(targets) or not targets:
+            raise ValueError(f"every run must have the same targets as {baseline}, {targets}; {run} has {list(values)}")
+    for run, row in intervals.items():
+        missing = [target for target in [*targets, MEAN] if target not in row]
+        if run not in losses or missing:
+            raise ValueError(f"intervals of {run!r}: expected a run of {sorted(losses)} and all targets, not {missing}")
+    runs = sorted(losses, key=lambda run: run != BASE)
+    table = {target: [losses[run][target] for run in runs] for target in targets}
+    table[MEAN] = [sum(losses[run].values()) / len(targets) for run in runs]
+    body = []
+    for target, means in table.items():
+        cells = [_number(mean, digits) for mean in means]
+        for column, run in enumerate(runs):
+            if means[column] == min(means):
+                cells[column] = f"**{cells[column]}**"
+            if run in intervals:
+                cells[column] += f" ({_difference(intervals[run][target], digits)})"
+        body.append([target, *cells])
+    return _table(["target", *runs], body)
+
+
+def composition_table(counts: Mapping[str, Mapping[str, int]], pool: Mapping[str, int]) -> str:
+    """Lay out what the pool and each selection are made of: sources as rows, largest in the pool first, and the total.
+
+    Args:
+        counts: method to source to number of rows chosen; a source without any may be left out.
+        pool: source to number of rows.
+
+    Returns:
+        A Markdown table of counts with each column's percentages, ending with a newline.
+
+    Raises:
+        ValueError: a source that the pool does not have, or more rows chosen from it than it has.
+    """
+    for method, chosen in counts.items():
+        for source, count in chosen.items():
+            if count > pool.get(source, 0):
+                raise ValueError(
+                    f"{method} chose {count} rows from {source!r}, of which the pool has {pool.get(source, 0)}"
+                )
+    columns = [pool, *counts.values()]
+    totals = [sum(column.values()) for column in columns]
+    body = []
+    for source in sorted(pool, key=lambda name: (-pool[name], name)):
+        body.append([source, *(_share(c.get(source, 0), total) for c, total in zip(columns, totals, strict=True))])
+    body.append(["total", *(f"{total:,}" for total in totals)])
+    return _table(["source", "pool", *counts], body)
+
+
+def cost_table(stages: Mapping[str, StageCost]) -> str:
+    """Lay out what the stages took, in the order given: seconds, tokens, tokens a second and peak memory.
+
+    Args:
+        stages: stage to StageCost.
+
+    Returns:
+        A Markdown table that ends with a newline; its last row has the sum of the seconds and the highest peak.
+    """
+    body = [_cost_row(name, cost) for name, cost in stages.items()]
+    peaks = [cost.peak_bytes for cost in stages.values() if cost.peak_bytes is not None]
+    whole = StageCost(sum(cost.seconds for cost in stages.values()), None, max(peaks, default=None))
+    return _table(["stage", "seconds", "tokens", "tokens/s", "peak memory"], [*body, _cost_row("all", whole)])
+
+
+def _cost_row(name: str, cost: StageCost) -> list[str]:
+    speed = None if cost.tokens is None or cost.seconds <= 0 else cost.tokens / cost.seconds
+    return [
+        name,
+        f"{cost.seconds:,.1f}",
+        _NONE if cost.tokens is None else f"{cost.tokens:,}",
+        _NONE if speed is None else f"{speed:,.0f}",
+        _NONE if cost.peak_bytes is None else f"{cost.peak_bytes / 2**30:.2f} GiB",
+    ]
+
+
+def _difference(interval: Interval, digits: int) -> str:
+    low, high = _number(interval.low, digits), _number(interval.high, digits)
+    return f"{_number(interval.difference, digits)} [{low}, {high}]"
+
+
+def _number(value: float, digits: int) -> str:
+    # Adding 0.0 turns the -0.0 that rounding can leave into 0.0.
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", _MINUS)
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count:,} ({count / total:.1%})" if total else f"{count:,}"
+
+
+def _table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """Write a Markdown table: the first column to the left, figures to the right."""
+    rows = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+    return "".join("| " + " | ".join(_escaped(cell) for cell in row) + " |\n" for row in rows)
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")

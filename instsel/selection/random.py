@@ -1,0 +1,31 @@
+"""Random choice: the baseline that every method must beat."""
+
+import numpy as np
+
+from instsel import checks
+from instsel.selection.result import Selection
+
+
+def select(n: int, budget: int, *, seed: int) -> Selection:
+    """Pick rows uniformly at random, without replacement.
+
+    For one seed and pool a smaller budget gives the beginning of a larger one's picks, and the picks are the same on
+    every platform and numpy version: they come from the raw words of PCG64, which numpy keeps fixed, unlike the
+    methods of its Generator.
+
+    Args:
+        n: rows in the pool.
+        budget: rows wanted; above n gives all n.
+        seed: any whole number from 0.
+
+    Returns:
+        Selection with scores 0 and no `called_by`.
+
+    Raises:
+        ValueError: n, budget or seed negative or not whole.
+    """
+    rows = checks.whole_number("n", n)
+    count = checks.budget(budget, rows)
+    keys = np.random.PCG64(checks.whole_number("seed", seed)).random_raw(rows)
+    order = np.argsort(keys, kind="stable")[:count]
+    return Selection(order, np.zeros(count))

@@ -1,0 +1,66 @@
+"""What every selector returns."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Rows of a pool in the order in which they were picked. The arrays are copies and cannot be written to.
+
+    Attributes:
+        indices: int64 (k,), row numbers in pick order, each at most once.
+        scores: float64 (k,), the value each pick had when it was picked.
+        called_by: int64 (k,) or None: what called for each pick. bids: the validation example (column of the
+            attribution as it was given, whether or not columns were dropped) with the largest standardised shortfall
+            at that pick. less: the position of the winning subtask among the sorted unique subtasks. None where
+            nothing in particular calls for a row.
+
+    Raises:
+        ValueError: an array of the wrong rank, length or dtype, a negative or repeated index, a score that is not
+            finite.
+    """
+
+    indices: np.ndarray
+    scores: np.ndarray
+    called_by: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Check the arrays, bring them to their dtypes and freeze them."""
+        indices = _frozen("indices", self.indices, np.int64)
+        if indices.size and indices.min() < 0:
+            raise ValueError(f"indices must not be negative, got {indices.min()}")
+        values, counts = np.unique(indices, return_counts=True)
+        if values.size != indices.size:
+            raise ValueError(f"indices must differ, got {values[counts > 1][0]} more than once")
+        scores = _frozen("scores", self.scores, np.float64)
+        if not np.isfinite(scores).all():
+            raise ValueError(f"scores must be finite, got {scores[~np.isfinite(scores)][0]}")
+        object.__setattr__(self, "indices", indices)
+        object.__setattr__(self, "scores", scores)
+        _same_length("scores", scores, indices)
+        if self.called_by is not None:
+            called_by = _frozen("called_by", self.called_by, np.int64)
+            _same_length("called_by", called_by, indices)
+            object.__setattr__(self, "called_by", called_by)
+
+    def __len__(self) -> int:
+        """Return the number of rows picked."""
+        return len(self.indices)
+
+
+def _frozen(name: str, values: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have rank 1, got shape {array.shape}")
+    if array.size and not np.can_cast(array.dtype, dtype, casting="safe"):
+        raise ValueError(f"{name} must be {np.dtype(dtype)}, got {array.dtype}")
+    copy = array.astype(dtype, copy=True)
+    copy.setflags(write=False)
+    return copy
+
+
+def _same_length(name: str, array: np.ndarray, indices: np.ndarray) -> None:
+    if len(array) != len(indices):
+        raise ValueError(f"{name} must have one entry for each of {len(indices)} indices, got {len(array)}")

@@ -1,0 +1,114 @@
+"""Stage *attribution*: features become the n x m matrix of influences, a block of pool rows at a time."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+
+from instsel.attribution import score_block, unit_rows
+from instsel.config import StudyConfig
+from instsel.errors import StudyError
+from instsel.gradients.store import read_features
+from instsel.progress import Terminal
+from instsel.stages.memory import peak_memory
+from instsel.storage import Folder
+from instsel.study import Stage
+
+COLUMNS = "columns.parquet"
+
+
+def run(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage, features: Stage, terminal: Terminal) -> None:
+    """Write one block of scores a shard, and what each column is."""
+    stage.begin()
+    checkpoints = features.manifest()["result"]["checkpoints"]
+    rates = warmup.manifest()["result"]["checkpoints"]
+    weights = [rates[name]["learning_rate"] for name in checkpoints]
+    columns = _columns(study, prepare.folder, features, stage.folder)
+    shards = prepare.manifest()["result"]["pool"]["shards"]
+    missing = [shard for shard in shards if not (stage.folder / "blocks").exists(f"{shard}.arrow")]
+    scored = ray.data.from_items([{"shard": shard} for shard in missing]).map_batches(
+        _Scorer,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=0.5,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_scorers(len(missing))),
+        fn_constructor_args=(features.folder, list(checkpoints), list(study.targets), weights, stage.folder),
+    )
+    memory = 0
+    with terminal.bar("attribution", len(missing), "shards") as bar:
+        for row in scored.iter_rows() if missing else ():
+            bar.advance(1)
+            memory = max(memory, row["peak_memory"])
+    rows = sum(len((stage.folder / "blocks").read_table(f"{shard}.arrow", ["id"])) for shard in shards)
+    terminal.say(f"{rows} pool rows x {len(columns)} validation rows, {len(checkpoints)} checkpoints")
+    stage.commit({"rows": rows, "columns": len(columns), "weights": weights, "shards": shards}, peak_memory=memory)
+
+
+def load_matrix(stage: Stage) -> tuple[list[str], np.ndarray, pa.Table]:
+    """Ids of the pool rows, the matrix float32 (n, m), and the table of its columns (id, target, subtask)."""
+    columns = stage.folder.read_table(COLUMNS)
+    ids: list[str] = []
+    blocks = [np.empty((0, len(columns)), dtype=np.float32)]
+    for shard in stage.manifest()["result"]["shards"]:
+        table = (stage.folder / "blocks").read_table(f"{shard}.arrow")
+        ids += table["id"].to_pylist()
+        blocks += [chunk.flatten().to_numpy().reshape(-1, len(columns)) for chunk in table["scores"].chunks]
+    return ids, np.concatenate(blocks), columns
+
+
+def _columns(study: StudyConfig, prepared: Folder, features: Stage, out: Folder) -> pa.Table:
+    aside = features.manifest()["result"]["set_aside"]
+    found: list[dict[str, Any]] = []
+    for name, target in study.targets.items():
+        rows = (prepared / "targets" / name).read_table("validation.parquet", ["id", "task"]).to_pylist()
+        kept = [row for row in rows if row["id"] not in aside]
+        if not kept:
+            raise StudyError(f"targets.{name}: no validation row has a usable gradient; lower the warmup learning rate")
+        for row in kept:
+            subtask = f"{name}/{row['task']}" if target.subtask and row["task"] else name
+            found.append({"id": row["id"], "target": name, "subtask": subtask})
+    table = pa.Table.from_pylist(found)
+    out.write_table(COLUMNS, table)
+    return table
+
+
+def _scorers(shards: int) -> int:
+    return max(1, min(shards, int(ray.cluster_resources().get("CPU", 1))))
+
+
+class _Scorer:
+    """Holds the validation features of every checkpoint; scores shards of the pool against them."""
+
+    def __init__(
+        self, features: Folder, checkpoints: list[str], targets: list[str], weights: list[float], out: Folder
+    ) -> None:
+        self.features, self.checkpoints, self.weights, self.out = features, checkpoints, weights, out / "blocks"
+        columns = out.read_table(COLUMNS)["id"].to_pylist()
+        self.validation = [unit_rows(self._validation(name, targets, columns)) for name in checkpoints]
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        for shard in batch["shard"].to_pylist():
+            self._shard(shard)
+        return pa.table({"peak_memory": [peak_memory()]})
+
+    def _shard(self, shard: str) -> None:
+        found = [
+            read_features((self.features / name / "pool").read_table(f"{shard}.arrow")) for name in self.checkpoints
+        ]
+        common = set(found[0][0]).intersection(*(ids for ids, _ in found[1:]))
+        places = [[place for place, row in enumerate(ids) if row in common] for ids, _ in found]
+        blocks = [rows[own] for (_, rows), own in zip(found, places, strict=True)]
+        scores = score_block(blocks, self.validation, self.weights)
+        ids = [found[0][0][place] for place in places[0]]
+        width = scores.shape[1]
+        column = pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1)), width)
+        self.out.write_table(f"{shard}.arrow", pa.table({"id": pa.array(ids, pa.string()), "scores": column}))
+
+    def _validation(self, checkpoint: str, targets: list[str], columns: list[str]) -> np.ndarray:
+        rows: dict[str, np.ndarray] = {}
+        for target in targets:
+            ids, unit = read_features((self.features / checkpoint / "validation").read_table(f"{target}.arrow"))
+            rows |= dict(zip(ids, unit, strict=True))
+        return np.stack([rows[name] for name in columns])

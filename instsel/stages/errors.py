@@ -1,0 +1,62 @@
+"""Errors that happened in a worker, told in the words of their cause."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray.exceptions import RayError
+
+from instsel.errors import InputError, StudyError
+from instsel.progress import log
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Raise what a worker raised: InputError and StudyError as they were, anything else as a StudyError."""
+    try:
+        yield
+    except (InputError, StudyError) as error:
+        raise _plain(error) from error
+    except Exception as error:
+        known = _known(error)
+        if known is not None:
+            raise known from error
+        if not _of_ray(error):
+            raise
+        log.exception("a worker failed")
+        raise StudyError(f"a worker failed: {_root(error)}; the log file has the details") from error
+
+
+def _known(error: BaseException | None) -> InputError | StudyError | None:
+    """The first InputError or StudyError among an error and its causes."""
+    for cause in _causes(error):
+        if isinstance(cause, InputError | StudyError):
+            return _plain(cause)
+    return None
+
+
+def _plain(error: InputError | StudyError) -> InputError | StudyError:
+    """The error without what Ray wraps around it: its class is a mixture of RayTaskError and the error's own."""
+    inner = getattr(error, "cause", None)
+    if isinstance(inner, InputError | StudyError):
+        return inner
+    return error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        failures = getattr(error, "worker_failures", None)
+        inner = next(iter(failures.values()), None) if failures else None
+        error = getattr(error, "cause", None) or inner or error.__cause__
+
+
+def _of_ray(error: BaseException) -> bool:
+    return any(isinstance(cause, RayError) or type(cause).__module__.startswith("ray.") for cause in _causes(error))
+
+
+def _root(error: BaseException) -> str:
+    *_, last = _causes(error)
+    lines = str(last).strip().splitlines()
+    return lines[-1] if lines else type(last).__name__

@@ -1,0 +1,121 @@
+"""Stage *evaluate*: held-out loss of the base model and of every trained adapter on every target."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from instsel.config import Model, StudyConfig
+from instsel.data.batches import Example
+from instsel.evaluation.heldout import heldout_losses
+from instsel.model import attach_adapter, load_base, model_device, replace_adapter
+from instsel.progress import Terminal
+from instsel.stages.actors import through_actors
+from instsel.stages.memory import peak_memory
+from instsel.stages.session import Allotment
+from instsel.storage import Folder
+from instsel.study import Stage
+
+BASE = "base"
+
+
+def run(
+    study: StudyConfig,
+    stages: dict[str, Stage],
+    finetuned: dict[str, Stage],
+    prepare: Stage,
+    allot: Allotment,
+    terminal: Terminal,
+) -> None:
+    """Evaluate every model whose stage is not done; `stages` has one for "base" and one for each trained run.
+
+    All models go through one pool of actors, so the base model is loaded once an actor.
+    """
+    open_stages = {name: stage for name, stage in stages.items() if not stage.done()}
+    for stage in open_stages.values():
+        stage.begin()
+    targets = [name for name, counts in prepare.manifest()["result"]["targets"].items() if "heldout" in counts]
+    items = [
+        {"run": name, "target": target, "rows": f"targets/{target}/heldout.parquet"}
+        for name, stage in open_stages.items()
+        for target in targets
+        if not stage.folder.exists(f"{target}.parquet")
+    ]
+    places = {name: (_adapter(finetuned.get(name)), stage.folder) for name, stage in open_stages.items()}
+    spent = _evaluate(study, items, places, prepare.folder, allot, terminal)
+    for name, stage in open_stages.items():
+        losses = {target: float(mean_loss(stage.folder, target)) for target in targets}
+        tokens, memory = spent.get(name, (0, 0))
+        stage.commit({"losses": losses}, tokens=tokens, peak_memory=memory)
+
+
+def mean_loss(folder: Folder, target: str) -> float:
+    """Mean over a target's held-out examples of their mean answer-token cross-entropy, nats."""
+    losses = folder.read_table(f"{target}.parquet", ["loss"])["loss"].to_numpy()
+    return float(losses.mean())
+
+
+def _adapter(stage: Stage | None) -> Folder | None:
+    if stage is None:
+        return None
+    result = stage.manifest()["result"]
+    return stage.folder / result["run"] / list(result["checkpoints"])[-1]
+
+
+def _evaluate(
+    study: StudyConfig,
+    items: list[dict[str, str]],
+    places: dict[str, tuple[Folder | None, Folder]],
+    rows: Folder,
+    allot: Allotment,
+    terminal: Terminal,
+) -> dict[str, tuple[int, int]]:
+    """Tokens and peak memory by run."""
+    spent: dict[str, tuple[int, int]] = {}
+    with terminal.bar("evaluate", len(items), "sets") as bar:
+        arguments = (study.model, places, study.evaluation.token_budget)
+        for row in through_actors(items, rows, _Evaluator, arguments, allot):
+            tokens, memory = spent.get(row["run"], (0, 0))
+            spent[row["run"]] = tokens + row["tokens"], max(memory, row["peak_memory"])
+            bar.advance(1, row["tokens"])
+    return spent
+
+
+class _Evaluator:
+    """Holds the base model and puts on it the adapter of the run at hand."""
+
+    def __init__(
+        self, threads: int, model: Model, places: dict[str, tuple[Folder | None, Folder]], token_budget: int
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.base = load_base(model).to(model_device())
+        self.adapted: Any = None
+        self.loaded: str | None = None
+        self.places, self.token_budget = places, token_budget
+
+    def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, Any]:
+        adapter, out = self.places[item["run"]]
+        losses = self._losses(item["run"], adapter, examples)
+        out.write_table(f"{item['target']}.parquet", pa.table({"id": ids, "loss": losses}))
+        tokens = sum(len(example["input_ids"]) for example in examples)
+        return {"run": item["run"], "tokens": tokens, "peak_memory": peak_memory()}
+
+    def _losses(self, run: str, adapter: Folder | None, examples: list[Example]) -> np.ndarray:
+        if adapter is not None:
+            self._load(run, adapter)
+            return heldout_losses(self.adapted, examples, token_budget=self.token_budget)
+        if self.adapted is None:
+            return heldout_losses(self.base, examples, token_budget=self.token_budget)
+        with self.adapted.disable_adapter():
+            return heldout_losses(self.adapted, examples, token_budget=self.token_budget)
+
+    def _load(self, run: str, adapter: Folder) -> None:
+        if run == self.loaded:
+            return
+        folder = adapter.fetch()
+        if self.adapted is None:
+            self.adapted = attach_adapter(self.base, folder).to(model_device())
+        else:
+            replace_adapter(self.adapted, folder)
+        self.loaded = run

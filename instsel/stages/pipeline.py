@@ -1,0 +1,78 @@
+"""A study from its file to its report: the stages that are not done, in order."""
+
+from pathlib import Path
+
+from instsel.config import StudyConfig
+from instsel.progress import Terminal, log_to
+from instsel.stages.graph import BASE, ORDER, Graph, build_graph
+from instsel.storage import Folder
+from instsel.study import Stage, open_folder
+
+LOG = "instsel.log"
+
+
+def run_study(study: StudyConfig, terminal: Terminal, until: str = ORDER[-1]) -> Graph:
+    """Run every stage through `until` that is not done yet.
+
+    Args:
+        study: the checked study file.
+        terminal: where to tell what happens.
+        until: name of the last stage, one of `ORDER`.
+
+    Returns:
+        The stages, all done through `until`.
+
+    Raises:
+        InputError: the user's files or settings are wrong.
+        StudyError: a stage failed.
+    """
+    folder = open_folder(study.out, study.name)
+    log_to(folder.fetch() / LOG if folder.is_local else Path(f"{study.name}.log"))
+    graph = build_graph(study, folder)
+    waiting = [stage for stage in graph.until(until) if not stage.done()]
+    if not waiting:
+        terminal.say(f"study {study.name}: nothing to do, every stage is done")
+        return graph
+    # Imported here: a finished study is told without the seconds that Ray and torch take to load.
+    from instsel.stages.errors import clear_errors
+    from instsel.stages.session import ray_session
+
+    with clear_errors(), ray_session(study.resources):
+        _run(study, graph, waiting, terminal, folder)
+    return graph
+
+
+def _run(study: StudyConfig, graph: Graph, waiting: list[Stage], terminal: Terminal, folder: Folder) -> None:
+    from instsel.stages import attribution, evaluate, features, finetune, prepare, report, select, warmup
+    from instsel.stages.session import allot
+
+    share = allot(study.resources)
+    names = {stage.name for stage in waiting}
+    if "prepare" in names:
+        terminal.head("prepare")
+        prepare.run(study, graph.prepare, terminal)
+    if "warmup" in names:
+        terminal.head("warmup")
+        warmup.run(study, graph.warmup, graph.prepare, share, terminal)
+    if "features" in names:
+        terminal.head("features")
+        features.run(study, graph.features, graph.prepare, graph.warmup, share, terminal)
+    if "attribution" in names:
+        terminal.head("attribution")
+        attribution.run(study, graph.attribution, graph.prepare, graph.warmup, graph.features, terminal)
+    for name, run in graph.runs.items():
+        if f"select/{name}" in names:
+            terminal.head(f"select {name}")
+            select.run(study, graph.select[name], run.method, run.seed, graph.prepare, graph.attribution, terminal)
+    for name in graph.runs:
+        if f"finetune/{name}" in names:
+            terminal.head(f"finetune {name}")
+            finetune.run(study, graph.finetune[name], graph.select[name], share, terminal)
+    open_sets = {name: stage for name, stage in graph.evaluate.items() if stage.name in names}
+    if open_sets:
+        terminal.head(f"evaluate {', '.join(open_sets)}")
+        finetuned = {name: stage for name, stage in graph.finetune.items() if name != BASE}
+        evaluate.run(study, open_sets, finetuned, graph.prepare, share, terminal)
+    if "report" in names:
+        report.run(study, graph)
+        terminal.say(f"report: {folder}/report/report.md")

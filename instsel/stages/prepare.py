@@ -1,0 +1,261 @@
+"""Stage *prepare*: users' files become shards of tokenised examples, without a row on the driver.
+
+A chunk of `data.shard_rows` lines of one file is a shard: its name and content depend on the files alone, never on
+how many workers there are, and a killed run goes on with the shards that are missing.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from instsel.config import Data, Model, StudyConfig, Target
+from instsel.data.chat import check_tokenizer
+from instsel.data.leaks import LeakIndex
+from instsel.data.readers import SourceFile, read_chunks
+from instsel.data.shards import (
+    DUPLICATE,
+    EXAMPLES,
+    LEAK,
+    REJECTED,
+    encode_lines,
+    first_occurrences,
+    numeric_ids,
+    reasons,
+    reject,
+    smallest_ids,
+)
+from instsel.errors import InputError
+from instsel.inputs import pool_files, target_files
+from instsel.model import load_tokenizer
+from instsel.progress import Terminal
+from instsel.stages.actors import READER_CPUS
+from instsel.stages.memory import peak_memory
+from instsel.storage import Folder
+from instsel.study import Stage
+
+CHUNK_BLOCK_BYTES = 4 << 20
+REMEMBERED_COLUMNS = ["id", "source", "task", "tokens", "answer_tokens"]
+
+
+def run(study: StudyConfig, stage: Stage, terminal: Terminal) -> None:
+    """Prepare targets and pool; the result holds counts by source and reason."""
+    stage.begin()
+    check_tokenizer(load_tokenizer(study.model))
+    targets = _targets(study, stage.folder / "targets")
+    ray.get(_index_targets.remote(stage.folder, list(study.targets), study.data.leak_words))
+    files = pool_files(study)
+    names = _encode_pool(study, stage.folder, files, terminal)
+    result = ray.get(_finish_pool.remote(stage.folder, names))
+    if not result["rows"]:
+        raise InputError(f"pool: no usable row; {_why(result['rejected'])}")
+    stage.commit({"pool": result, "targets": targets}, tokens=result["tokens"], peak_memory=result["peak_memory"])
+    terminal.say(_summary(result))
+
+
+def _targets(study: StudyConfig, folder: Folder) -> dict[str, Any]:
+    pending = [
+        _encode_target.remote(folder / name, name, target, target_files(study, name), study.model, study.data)
+        for name, target in study.targets.items()
+    ]
+    return dict(zip(study.targets, ray.get(pending), strict=True))
+
+
+@ray.remote
+def _encode_target(
+    folder: Folder, name: str, target: Target, files: dict[str, list[SourceFile]], model: Model, data: Data
+) -> dict[str, Any]:
+    tokenizer = load_tokenizer(model)
+    known: set[str] = set()
+    counts: dict[str, Any] = {}
+    for split, limit in (("validation", target.max_validation), ("heldout", target.max_heldout)):
+        if split not in files:
+            continue
+        kept, rejected = [], []
+        for file in files[split]:
+            for first, lines in read_chunks(file, data.shard_rows):
+                examples, bad = encode_lines(
+                    lines,
+                    first,
+                    file.uri,
+                    tokenizer=tokenizer,
+                    max_length=data.max_length,
+                    row_format=file.row_format,
+                    source=name,
+                    task_column=target.subtask or "task",
+                )
+                kept.append(examples)
+                rejected.append(bad)
+        examples, aside = pa.concat_tables(kept), pa.concat_tables(rejected)
+        again = pa.array(~first_occurrences(numeric_ids(examples["id"])))
+        aside = pa.concat_tables([aside, reject(examples.filter(again), DUPLICATE)])
+        examples = examples.filter(pc.invert(again))
+        shown = pa.array([row in known for row in examples["id"].to_pylist()], pa.bool_())
+        aside = pa.concat_tables([aside, reject(examples.filter(shown), "also a validation row")])
+        examples = smallest_ids(examples.filter(pc.invert(shown)), limit)
+        if not len(examples):
+            where = target.validation if split == "validation" else target.heldout
+            raise InputError(f"targets.{name}.{split}: {where} has no usable row; {_why(reasons(aside))}")
+        known |= set(examples["id"].to_pylist())
+        folder.write_table(f"{split}.parquet", examples)
+        folder.write_table(f"{split}.rejected.parquet", aside)
+        counts[split] = {"rows": len(examples), "rejected": reasons(aside)}
+    return counts
+
+
+@ray.remote
+def _index_targets(folder: Folder, targets: list[str], words: int) -> None:
+    """Write what is known of the targets' texts, for the encoders to read."""
+    rows = []
+    for target in targets:
+        place = folder / "targets" / target
+        splits = [name for name in ("validation.parquet", "heldout.parquet") if place.exists(name)]
+        rows.append([messages for name in splits for messages in place.read_table(name)["messages"].to_pylist()])
+    index = LeakIndex.of(rows, words)
+    for name in ("template", "runs"):
+        folder.write_table(f"leak_{name}.arrow", pa.table({"hash": getattr(index, name)}))
+
+
+def _leak_index(folder: Folder, words: int) -> LeakIndex:
+    template, runs = (folder.read_table(f"leak_{name}.arrow")["hash"].to_numpy() for name in ("template", "runs"))
+    return LeakIndex(words, template, runs)
+
+
+def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], terminal: Terminal) -> list[str]:
+    """Write every shard of the pool; return their names in the order of the files."""
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = CHUNK_BLOCK_BYTES
+    items = [{"number": number, "file": json.dumps(asdict(file))} for number, file in enumerate(files)]
+    encoders = max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
+    reader: Any = _read
+    shards = (
+        ray.data.from_items(items, override_num_blocks=len(items))
+        .map_batches(
+            reader,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=READER_CPUS,
+            fn_kwargs={"shard_rows": study.data.shard_rows},
+        )
+        .map_batches(
+            _Encoder,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=0.5,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=encoders),
+            fn_constructor_args=(study.model, study.data, folder),
+        )
+    )
+    names = []
+    with terminal.bar("prepare", None, "rows") as bar:
+        for row in shards.iter_rows():
+            names.append(row["shard"])
+            bar.advance(row["rows"], row["tokens"])
+    return sorted(names)
+
+
+def _read(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:
+    for row in batch.to_pylist():
+        file = SourceFile(**json.loads(row["file"]))
+        for chunk, (first, lines) in enumerate(read_chunks(file, shard_rows)):
+            shard = f"{row['number']:05d}-{chunk:06d}"
+            columns = {"shard": [shard], "file": [row["file"]], "first": [first]}
+            yield pa.table({**columns, "lines": pa.array([lines], pa.list_(pa.large_binary()))})
+
+
+class _Encoder:
+    """Tokenises chunks and commits each as a shard; chunks whose shard is there are passed over."""
+
+    def __init__(self, model: Model, data: Data, folder: Folder) -> None:
+        self.tokenizer = load_tokenizer(model)
+        self.data = data
+        self.pool, self.rejected = folder / "pool", folder / "rejected"
+        self.leaks = _leak_index(folder, data.leak_words)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        counts = [self._shard(**row) for row in batch.to_pylist()]
+        return pa.Table.from_pylist(counts)
+
+    def _shard(self, shard: str, file: str, first: int, lines: list[bytes]) -> dict[str, Any]:
+        name = f"{shard}.parquet"
+        if self.pool.exists(name):
+            return {"shard": shard, "rows": 0, "tokens": 0}
+        where = SourceFile(**json.loads(file))
+        examples, rejected = encode_lines(
+            lines,
+            first,
+            where.uri,
+            tokenizer=self.tokenizer,
+            max_length=self.data.max_length,
+            row_format=where.row_format,
+            source=where.source,
+            default_source=where.stem,
+            refuse=lambda messages: LEAK if self.leaks.leaks(messages) else None,
+        )
+        self.rejected.write_table(name, rejected)
+        self.pool.write_table(name, examples)
+        return {"shard": shard, "rows": len(examples), "tokens": pc.sum(examples["tokens"]).as_py() or 0}
+
+
+@ray.remote
+def _finish_pool(folder: Folder, shards: list[str]) -> dict[str, Any]:
+    """Drop exact duplicates from the shards and write the index of the pool."""
+    pool, rejected = folder / "pool", folder / "rejected"
+    if not rejected.exists("duplicates.parquet"):
+        rejected.write_table("duplicates.parquet", _duplicates(pool, shards))
+    twice = rejected.read_table("duplicates.parquet")
+    places = set(zip(twice["file"].to_pylist(), twice["line"].to_pylist(), strict=True))
+    tables = []
+    for shard in shards:
+        table = pool.read_table(f"{shard}.parquet")
+        own = list(zip(table["file"].to_pylist(), table["line"].to_pylist(), strict=True))
+        if not places.isdisjoint(own):
+            table = table.filter(pa.array([place not in places for place in own], pa.bool_()))
+            pool.write_table(f"{shard}.parquet", table)
+        name = pa.array([shard] * len(table), pa.string())
+        tables.append(table.select(REMEMBERED_COLUMNS).append_column("shard", name))
+    index = pa.concat_tables(tables)
+    folder.write_table("index.parquet", index)
+    aside = pa.concat_tables([rejected.read_table(name) for name in rejected.names()])
+    by_source = index.group_by("source").aggregate([("id", "count"), ("tokens", "sum")]).to_pylist()
+    return {
+        "rows": len(index),
+        "tokens": pc.sum(index["tokens"]).as_py() or 0,
+        "shards": [shard for shard, table in zip(shards, tables, strict=True) if len(table)],
+        "sources": {item["source"]: {"rows": item["id_count"], "tokens": item["tokens_sum"]} for item in by_source},
+        "rejected": reasons(aside),
+        "peak_memory": peak_memory(),
+    }
+
+
+def _duplicates(pool: Folder, shards: list[str]) -> pa.Table:
+    ids = [numeric_ids(pool.read_table(f"{shard}.parquet", ["id"])["id"]) for shard in shards]
+    if not ids:
+        return REJECTED.empty_table()
+    first = first_occurrences(np.concatenate(ids))
+    found, start = [REJECTED.empty_table()], 0
+    for shard, own in zip(shards, ids, strict=True):
+        again = ~first[start : start + len(own)]
+        start += len(own)
+        if again.any():
+            table = pool.read_table(f"{shard}.parquet")
+            found.append(reject(table.filter(pa.array(again)), DUPLICATE))
+    return pa.concat_tables(found)
+
+
+def _why(rejected: dict[str, int]) -> str:
+    if not rejected:
+        return "its files hold no rows"
+    return "rows were set aside: " + ", ".join(f"{count} x {reason}" for reason, count in list(rejected.items())[:3])
+
+
+def _summary(result: dict[str, Any]) -> str:
+    aside = sum(result["rejected"].values())
+    text = f"{result['rows']} rows of {len(result['sources'])} sources, {result['tokens']} tokens"
+    return text + (f"; set aside {aside}: {_why(result['rejected']).partition(': ')[2]}" if aside else "")

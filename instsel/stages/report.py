@@ -1,0 +1,71 @@
+"""Stage *report*: what every other stage left, as summary.json and report.md."""
+
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from instsel.config import RandomMethod, StudyConfig
+from instsel.report.study_report import study_report
+from instsel.report.summary import differences, loss_table, pooled
+from instsel.stages.graph import BASE, Graph
+from instsel.study import Stage
+
+PACKAGES = ["instsel", "torch", "transformers", "peft", "ray", "deepspeed"]
+
+
+def run(study: StudyConfig, graph: Graph) -> None:
+    """Write the summary and the report."""
+    graph.report.begin()
+    summary = summarise(study, graph)
+    graph.report.folder.write_json("summary.json", summary)
+    graph.report.folder.write("report.md", study_report(summary).encode())
+    graph.report.commit({})
+
+
+def summarise(study: StudyConfig, graph: Graph) -> dict[str, Any]:
+    """All numbers of a finished study, JSON values only."""
+    targets = list(graph.evaluate[BASE].manifest()["result"]["losses"])
+    losses = {run: _losses(stage, targets) for run, stage in graph.evaluate.items()}
+    columns = _columns(graph)
+    by_column = pooled(losses, columns)
+    baseline = next((run.method.name for run in graph.runs.values() if isinstance(run.method, RandomMethod)), BASE)
+    how = study.evaluation.model_dump(exclude={"token_budget"})
+    how["samples"] = how.pop("bootstrap_samples")
+    intervals = differences(by_column, baseline, **how)
+    pool = graph.prepare.manifest()["result"]["pool"]
+    return {
+        "study": study.name,
+        "model": study.model.name,
+        "budget": study.selection.budget,
+        "baseline": baseline,
+        "columns": columns,
+        "heldout_rows": {target: len(values) for target, values in losses[BASE].items()},
+        "losses": loss_table(by_column),
+        "losses_by_run": loss_table(losses),
+        "differences": {
+            column: {target: asdict(interval) for target, interval in found.items()}
+            for column, found in intervals.items()
+        },
+        "confidence": study.evaluation.confidence,
+        "pool": pool,
+        "targets": graph.prepare.manifest()["result"]["targets"],
+        "selections": {name: stage.manifest()["result"] for name, stage in graph.select.items()},
+        "set_aside": graph.features.manifest()["result"]["set_aside"],
+        "cost": {stage.name: stage.manifest()["cost"] for stage in graph.until("evaluate")},
+        "versions": {name: version(name) for name in PACKAGES},
+        "fingerprint": graph.report.fingerprint,
+    }
+
+
+def _losses(stage: Stage, targets: list[str]) -> dict[str, np.ndarray]:
+    return {target: stage.folder.read_table(f"{target}.parquet", ["loss"])["loss"].to_numpy() for target in targets}
+
+
+def _columns(graph: Graph) -> dict[str, list[str]]:
+    """Columns of the report: the base model, then each method with the runs behind it."""
+    columns: dict[str, list[str]] = {BASE: [BASE]}
+    for name, run in graph.runs.items():
+        columns.setdefault(run.method.name, []).append(name)
+    return columns

@@ -1,0 +1,91 @@
+"""A Ray session for one command: joined or started here, quiet, and what its machines can hold."""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from instsel.config import Resources
+from instsel.errors import InputError, StudyError
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """How a stage's model actors and training workers share a cluster.
+
+    Attributes:
+        actors: number of model actors; gpus, cpus: what each asks Ray for; threads: torch threads of each.
+        workers: number of training workers; worker_gpus, worker_cpus, worker_threads: the same for those.
+    """
+
+    actors: int
+    gpus: float
+    cpus: float
+    threads: int
+    workers: int
+    worker_gpus: float
+    worker_cpus: float
+    worker_threads: int
+
+
+@contextmanager
+def ray_session(resources: Resources) -> Iterator[None]:
+    """Join the cluster at `resources.ray_address` or that of the environment, else start one on this machine."""
+    if ray.is_initialized():
+        yield
+        return
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        ray.init(
+            address=resources.ray_address,
+            include_dashboard=False if resources.ray_address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except ConnectionError as error:
+        raise InputError(f"resources.ray_address: no Ray cluster answers there ({error})") from error
+    quiet_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def quiet_data() -> None:
+    """Keep Ray Data's own bars and notices from the terminal; the study has its own."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def allot(resources: Resources) -> Allotment:
+    """Share the cluster's GPUs, or its CPUs where it has none, among actors and workers.
+
+    Raises:
+        StudyError: more was asked for than the cluster has.
+    """
+    total = ray.cluster_resources()
+    nodes = max(1, sum(node["Alive"] for node in ray.nodes()))
+    cpus, gpus = total.get("CPU", 1.0), total.get("GPU", 0.0)
+    if gpus:
+        share = 1.0 if resources.gpus_per_actor is None else resources.gpus_per_actor
+        actors = resources.actors or max(1, math.floor(gpus / share))
+        workers = resources.training_workers or int(gpus)
+        per_actor = max(1, int(cpus // max(actors, 1)) - 1)
+        if share * actors > gpus or workers > gpus:
+            raise StudyError(f"resources: {actors} actors of {share} GPU and {workers} workers, but {gpus:g} GPUs")
+        threads = resources.threads_per_actor or per_actor
+        return Allotment(actors, share, 1, threads, workers, 1, 1, max(1, int(cpus // workers) - 1))
+    if resources.gpus_per_actor:
+        raise StudyError(f"resources.gpus_per_actor is {resources.gpus_per_actor}, but the cluster has no GPU")
+    actors = resources.actors or nodes
+    workers = resources.training_workers or 1
+    threads = resources.threads_per_actor or max(1, int(cpus // actors))
+    # Half of the CPUs stay free for the tasks that feed the actors; the threads use them all the same.
+    cpus_each = min(1.0, cpus / (2 * actors))
+    worker_cpus = min(1.0, cpus / (2 * workers))
+    return Allotment(actors, 0, cpus_each, threads, workers, 0, worker_cpus, max(1, int(cpus // workers)))

@@ -1,0 +1,100 @@
+"""The study folder: one subfolder a stage, a manifest with a fingerprint, and what of it is still valid."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from instsel import __version__
+from instsel.errors import InputError
+from instsel.identity import fingerprint
+from instsel.storage import Folder
+
+MANIFEST = "manifest.json"
+STARTED = "started.json"
+STUDY = "study.json"
+
+
+@dataclass
+class Stage:
+    """One step of a study: a folder and the fingerprint of everything its content depends on.
+
+    The fingerprint chains: `parents` are stages whose own fingerprints enter this one's, so that a changed key
+    makes exactly the stages after it stale.
+    """
+
+    folder: Folder
+    name: str
+    config: Mapping[str, Any]
+    parents: Sequence["Stage"] = ()
+    _began: float = field(default=0.0, repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        parents = {parent.name: parent.fingerprint for parent in self.parents}
+        return fingerprint({"stage": self.name, "config": self.config, "parents": parents, "code": __version__})
+
+    def done(self) -> bool:
+        """Whether the stage was finished with the fingerprint it has now."""
+        return self._fingerprint_in(MANIFEST) == self.fingerprint
+
+    def manifest(self) -> dict[str, Any]:
+        return self.folder.read_json(MANIFEST)
+
+    def begin(self) -> None:
+        """Make the folder ready: what an interrupted run of the same fingerprint left is kept, all else removed."""
+        self._began = time.monotonic()
+        if self._fingerprint_in(STARTED) == self.fingerprint:
+            self.folder.clean()
+            return
+        self.folder.remove()
+        self.folder.create()
+        self.folder.write_json(STARTED, {"fingerprint": self.fingerprint})
+
+    def commit(self, result: Mapping[str, Any], *, tokens: int = 0, peak_memory: int = 0) -> dict[str, Any]:
+        """Write the manifest, which makes the stage done.
+
+        Args:
+            result: what later stages and readers need to know of it, JSON values only.
+            tokens: tokens that went through a model in this run of the stage.
+            peak_memory: largest resident memory of one of its processes, bytes.
+        """
+        manifest = {
+            "stage": self.name,
+            "fingerprint": self.fingerprint,
+            "code_version": __version__,
+            "config": dict(self.config),
+            "parents": {parent.name: parent.fingerprint for parent in self.parents},
+            "cost": {
+                "seconds": round(time.monotonic() - self._began, 2),
+                "tokens": int(tokens),
+                "peak_memory_bytes": int(peak_memory),
+            },
+            "result": dict(result),
+        }
+        self.folder.write_json(MANIFEST, manifest)
+        return manifest
+
+    def _fingerprint_in(self, name: str) -> str | None:
+        if not self.folder.exists(name):
+            return None
+        return self.folder.read_json(name).get("fingerprint")
+
+
+def open_folder(out: str, name: str) -> Folder:
+    """The folder of the study called `name`, made if it is not there.
+
+    Raises:
+        InputError: the folder belongs to another study or holds other things.
+    """
+    folder = Folder.at(out)
+    if folder.exists(STUDY):
+        owner = folder.read_json(STUDY).get("name")
+        if owner != name:
+            raise InputError(f"out: {out} holds the study {owner!r}, not {name!r}; give this study another folder")
+        return folder
+    if folder.names():
+        raise InputError(f"out: {out} holds files that are no study; give an empty or new folder")
+    folder.create()
+    folder.write_json(STUDY, {"name": name, "format": 1})
+    return folder
