@@ -3,16 +3,22 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 RowFormat = Literal["auto", "messages", "alpaca", "sharegpt"]
 
 
+def _usable(name: str) -> str:
+    if not NAME.match(name):
+        raise ValueError(f"name {name!r} is not usable; use letters, digits, '.', '_' and '-'")
+    return name
+
+
 class Strict(BaseModel):
     """A part of the study file: unknown keys and wrong types are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class PoolSource(Strict):
@@ -120,15 +126,19 @@ class SelectionPart(Strict):
     budget: int | float = Field(description="rows to choose: a whole number is a count, a number with a point a share")
     methods: list[Method] = Field(min_length=1, description="selections to make, all of the same budget")
 
-    @model_validator(mode="after")
-    def _check(self) -> "SelectionPart":
-        if self.budget <= 0:
-            raise ValueError(f"budget is {self.budget}; write a share above 0 (0.1) or a count of at least 1 (500)")
-        if isinstance(self.budget, float) and self.budget > 1:
-            raise ValueError(
-                f"budget is the share {self.budget}, above 1; write a whole number to choose that many rows"
-            )
-        names = [method.name for method in self.methods]
+    @field_validator("budget")
+    @classmethod
+    def _check_budget(cls, budget: int | float) -> int | float:
+        if budget <= 0:
+            raise ValueError(f"budget is {budget}; write a share above 0 (0.1) or a count of at least 1 (500)")
+        if isinstance(budget, float) and budget > 1:
+            raise ValueError(f"budget is the share {budget}, above 1; write a whole number to choose that many rows")
+        return budget
+
+    @field_validator("methods")
+    @classmethod
+    def _check_names(cls, methods: list[Method]) -> list[Method]:
+        names = [method.name for method in methods]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two methods are called {twice[0]!r}; give one of them another `name`")
@@ -137,7 +147,7 @@ class SelectionPart(Strict):
                 raise ValueError(
                     f"method name {name!r} is not usable; use letters, digits, '.', '_', '-', and not 'base'"
                 )
-        return self
+        return methods
 
 
 class Evaluation(Strict):
@@ -188,11 +198,16 @@ class StudyConfig(Strict):
     resources: Resources = Field(Resources(), description="what of the cluster is used; never changes results")
     deepspeed: DeepSpeed = Field(DeepSpeed(), description="DeepSpeed of warmup and finetune")
 
-    @model_validator(mode="after")
-    def _check(self) -> "StudyConfig":
-        for name in [self.name, *self.targets]:
-            if not NAME.match(name):
-                raise ValueError(f"name {name!r} is not usable; use letters, digits, '.', '_' and '-'")
-        if "mean" in self.targets:
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        return _usable(name)
+
+    @field_validator("targets")
+    @classmethod
+    def _check_targets(cls, targets: dict[str, Target]) -> dict[str, Target]:
+        for name in targets:
+            _usable(name)
+        if "mean" in targets:
             raise ValueError("a target cannot be called 'mean': the report's mean over targets has that name")
-        return self
+        return targets

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from instsel.data.batches import IGNORED
 
-# Families whose logits are head(decoder(ids)), softcapped where the config says so. Any other family may scale its logits
-# in its own way, so its own forward is asked for them.
+# Families whose logits are head(decoder(ids)), softcapped where the config says so. Any other family may scale its
+# logits in its own way, so its own forward is asked for them.
 _PLAIN_HEADS = frozenset(
     {
         "gemma",
@@ -35,9 +35,9 @@ def answer_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Mean cross-entropy of each example over its own answer tokens (LESS, arXiv 2402.04333, section 2).
 
     Logits are formed only at the positions that predict an answer token, a chunk at a time. Where the output head is
-    frozen, a chunk's gradient is taken while its logits are there, so that never more than one chunk of logits is held.
-    Only modules are called, never raw weights, so sharded parameters (ZeRO-3) are gathered by their own hooks; the caller
-    wraps the call in a module of its own where a wrapper must see a forward pass (DeepSpeed, DDP).
+    frozen, a chunk's gradient is taken while its logits are there, so that no more than one chunk of them is held. Only
+    modules are called, never raw weights, so sharded parameters (ZeRO-3) are gathered by their own hooks. Where a
+    wrapper must see the forward pass (DeepSpeed, DDP), wrap a module whose forward calls this function.
 
     Args:
         model: A causal language model, with or without a PEFT wrapper around it.
@@ -57,9 +57,7 @@ def answer_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     counts = answered.sum(dim=1)
     empty = torch.nonzero(counts == 0).flatten()
     if len(empty):
-        raise ValueError(
-            f"batch rows {empty.tolist()} have no answer token; expected at least one label that is not -100"
-        )
+        raise ValueError(f"batch rows {empty.tolist()} have no answer token; expected a label that is not -100")
     positions = torch.nonzero(answered.flatten()).flatten()
     wanted = targets.flatten()[positions]
     share = (1.0 / counts.float()).repeat_interleave(length)[positions]
@@ -73,13 +71,14 @@ def _weighted_token_losses(
     model: nn.Module, batch: Mapping[str, Tensor], positions: Tensor, wanted: Tensor, share: Tensor
 ) -> Tensor:
     """Cross-entropy at flat `positions` times `share`: float32 (answer tokens,)."""
-    causal_lm: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole: Any = model
+    causal_lm = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
     config = causal_lm.config
     if config.model_type not in _PLAIN_HEADS:
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        output = whole(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
         logits = output.logits.flatten(0, 1).index_select(0, positions).float()
-        return F.cross_entropy(logits, wanted, reduction="none") * share
-    # Causal attention never looks right, where the padding is: no mask is needed, and attention keeps its fast causal path.
+        return F.cross_entropy(logits, wanted.to(logits.device), reduction="none").to(share.device) * share
+    # Causal attention never looks right, where the padding is: it needs no mask, and keeps its fast causal path.
     hidden = causal_lm.get_decoder()(input_ids=batch["input_ids"], use_cache=False)[0]
     hidden = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device))
     head = causal_lm.get_output_embeddings()

@@ -88,21 +88,6 @@ def attach_adapter(base: nn.Module, folder: str | Path) -> nn.Module:
     return PeftModel.from_pretrained(base, str(folder), is_trainable=True)  # type: ignore[arg-type]
 
 
-def replace_adapter(model: nn.Module, folder: str | Path) -> None:
-    """Load another adapter of the same shape into a model that `attach_adapter` made.
-
-    Raises:
-        InputError: the adapter's matrices do not fit.
-    """
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    state = load_file(Path(folder, "adapter_model.safetensors"))
-    outcome = set_peft_model_state_dict(model, state)
-    if outcome.unexpected_keys:
-        raise InputError(f"adapter {folder} does not fit the model: unexpected {outcome.unexpected_keys[:3]}")
-
-
 def model_device() -> torch.device:
     """The GPU that this process was given, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

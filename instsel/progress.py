@@ -11,6 +11,7 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger("instsel")
+log.addHandler(logging.NullHandler())
 LINE_SECONDS = 15.0
 
 

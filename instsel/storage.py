@@ -6,7 +6,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,7 +26,7 @@ def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
     """File system and path of a local path or URI.
 
     Raises:
-        InputError: the URI's scheme is unknown or its package is not installed.
+        InputError: the URI's scheme is unknown, its package is not installed, or what it names does not answer.
     """
     text = str(uri)
     if "://" not in text:
@@ -35,6 +35,8 @@ def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
         return pafs.FileSystem.from_uri(text)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass
+    except OSError as error:
+        raise InputError(f"{text}: {error}; correct it or make it reachable") from error
     import fsspec
 
     try:
@@ -83,8 +85,8 @@ def space_errors(place: str) -> Iterator[None]:
 class Folder:
     """A folder: names inside it are read and written whole.
 
-    A write goes to a temporary name first and is renamed; where the file system is an object store, whose
-    objects appear only when complete, it goes to its name at once. Names that start with a dot are not listed.
+    A write goes to a temporary name first and is renamed, on object stores too, where a stream that is closed after an
+    error would leave half an object in place of the earlier one. Names that start with a dot are not listed.
     """
 
     filesystem: pafs.FileSystem
@@ -149,17 +151,14 @@ class Folder:
         final = f"{self.path}/{name}"
         with space_errors(final):
             self.create()
-            if not self.is_local:
-                with self.filesystem.open_output_stream(final) as stream:
-                    yield stream
-                return
             part = f"{self.path}/.{name}.{uuid.uuid4().hex[:8]}.part"
             try:
                 with self.filesystem.open_output_stream(part) as stream:
                     yield stream
                 self.filesystem.move(part, final)
             except BaseException:
-                Path(part).unlink(missing_ok=True)
+                with suppress(OSError):
+                    self.filesystem.delete_file(part)
                 raise
 
     def write(self, name: str, data: bytes) -> None:

@@ -85,16 +85,19 @@ def open_folder(out: str, name: str) -> Folder:
     """The folder of the study called `name`, made if it is not there.
 
     Raises:
-        InputError: the folder belongs to another study or holds other things.
+        InputError: the folder belongs to another study, holds other things, is a file or may not be written.
     """
     folder = Folder.at(out)
-    if folder.exists(STUDY):
-        owner = folder.read_json(STUDY).get("name")
-        if owner != name:
-            raise InputError(f"out: {out} holds the study {owner!r}, not {name!r}; give this study another folder")
-        return folder
-    if folder.names():
-        raise InputError(f"out: {out} holds files that are no study; give an empty or new folder")
-    folder.create()
-    folder.write_json(STUDY, {"name": name, "format": 1})
+    try:
+        if folder.exists(STUDY):
+            owner = folder.read_json(STUDY).get("name")
+            if owner != name:
+                raise InputError(f"out: {out} holds the study {owner!r}, not {name!r}; give this study another folder")
+            return folder
+        if folder.names():
+            raise InputError(f"out: {out} holds files that are no study; give an empty or new folder")
+        folder.create()
+        folder.write_json(STUDY, {"name": name, "format": 1})
+    except OSError as error:
+        raise InputError(f"out: {out} cannot be used as a folder: {error}; give another one") from error
     return folder

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ValidationError
 from instsel.config import StudyConfig
 from instsel.errors import InputError
 
+MERGE = "tag:yaml.org,2002:merge"
+OWN_WORDS = {"extra_forbidden", "missing", "value_error"}
+
 
 class _Loader(yaml.SafeLoader):
     """YAML as people expect it: 5e-4 is a number, and a key written twice is an error."""
@@ -18,7 +21,13 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            if key_node.tag == MERGE:
+                continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise InputError(
+                    f"line {key_node.start_mark.line + 1}: a key is no plain text; put quotes around {{{{...}}}}"
+                )
+            key = self.construct_object(key_node)
             if key in seen:
                 raise InputError(f"line {key_node.start_mark.line + 1}: key {key!r} is written twice; keep one of them")
             seen.add(key)
@@ -42,7 +51,8 @@ def load_study(path: str | Path, overrides: typing.Sequence[str] = ()) -> StudyC
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise InputError(f"study file {path} does not exist; give the path of a YAML file")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"study file {path} {what}; give the path of a YAML file")
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - _Loader is a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -65,28 +75,45 @@ def parse_study(raw: dict[str, Any], origin: str) -> StudyConfig:
     try:
         return StudyConfig.model_validate(raw)
     except ValidationError as error:
-        raise InputError(f"{origin} has {_count(error)}:\n" + "\n".join(_lines(error))) from error
+        lines = _lines(error, raw)
+        count = "a wrong key" if len(lines) == 1 else f"{len(lines)} wrong keys"
+        raise InputError(f"{origin} has {count}:\n" + "\n".join(lines.values())) from error
 
 
-def _count(error: ValidationError) -> str:
-    return "a wrong key" if error.error_count() == 1 else f"{error.error_count()} wrong keys"
-
-
-def _lines(error: ValidationError) -> list[str]:
-    lines = []
+def _lines(error: ValidationError, raw: dict[str, Any]) -> dict[str, str]:
+    """A line for each wrong key, with what every member of a union says about it."""
+    said: dict[tuple[int | str, ...], dict[str, Any]] = {}
     for item in error.errors():
-        place = [part for part in item["loc"] if part not in ("random", "less", "bids", "int", "float", "list[str]")]
-        key = ".".join(str(part) for part in place) or "study"
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "unknown key; remove it or correct its spelling"
-        elif item["type"] == "missing":
-            message = "is missing; write it"
-        elif item["type"] != "value_error":
-            message = f"{message}, not {item['input']!r}"
+        said.setdefault(_written(item["loc"], raw, missing=item["type"] == "missing"), {})[_message(item)] = item
+    lines = {}
+    for place, messages in said.items():
+        key = ".".join(str(part) for part in place)
+        last = list(messages.values())[-1]
+        value = "" if last["type"] in OWN_WORDS else f", not {last['input']!r}"
         meaning = _meaning(StudyConfig, [str(part) for part in place])
-        lines.append(f"  {key}: {message}" + (f" ({meaning})" if meaning else ""))
-    return list(dict.fromkeys(lines))
+        lines[key] = f"  {key}: {' or '.join(messages)}{value}" + (f" ({meaning})" if meaning else "")
+    return lines
+
+
+def _message(item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        return "unknown key; remove it or correct its spelling"
+    if item["type"] == "missing":
+        return "is missing; write it"
+    return item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+
+
+def _written(loc: tuple[int | str, ...], raw: Any, *, missing: bool) -> tuple[int | str, ...]:
+    """The parts of an error's place that stand in the file, without pydantic's names for members of unions."""
+    place: list[int | str] = []
+    for number, part in enumerate(loc, start=1):
+        if isinstance(raw, dict) and (part in raw or (missing and number == len(loc))):
+            place.append(part)
+            raw = raw.get(part)
+        elif isinstance(raw, list) and isinstance(part, int):
+            place.append(part)
+            raw = raw[part]
+    return tuple(place)
 
 
 def _meaning(model: type[BaseModel], place: list[str]) -> str | None:
@@ -111,7 +138,10 @@ def _override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"--set {override}: write it as key=value, for instance selection.budget=0.05")
-    value = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except (yaml.YAMLError, InputError) as error:
+        raise InputError(f"--set {override}: the value is not readable YAML: {error}") from error
     *parents, last = key.split(".")
     node: Any = raw
     for part in parents:
@@ -133,6 +163,6 @@ def _step(node: Any, part: str, override: str) -> Any:
 
 
 def _position(node: list[Any], part: str, override: str) -> int:
-    if not part.isdigit() or int(part) >= len(node):
+    if not part.isdecimal() or int(part) >= len(node):
         raise InputError(f"--set {override}: {part!r} is no place in a list of {len(node)}; places count from 0")
     return int(part)

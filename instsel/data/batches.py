@@ -7,12 +7,15 @@ from torch import Tensor
 
 IGNORED = -100
 
+Example = Mapping[str, Sequence[int]]
+"""input_ids and labels of one conversation, -100 where a token is no answer."""
+
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Groups rows of like length so that a padded batch stays within a budget of tokens.
 
-    The longest rows come first, so a batch that is too large for the machine shows at once. The same lengths give the same
-    batches.
+    The longest rows come first, so a batch that is too large for the machine shows at once. The same lengths give the
+    same batches.
 
     Args:
         lengths: Tokens of every row, each at least 1.
@@ -41,7 +44,7 @@ def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]
 
 
 def collate(
-    examples: Sequence[Mapping[str, Sequence[int]]], pad_id: int = 0, device: torch.device | str | None = None
+    examples: Sequence[Example], pad_id: int = 0, device: torch.device | str | None = None
 ) -> dict[str, Tensor]:
     """Pads examples on the right.
 

@@ -1,6 +1,7 @@
 """A conversation as the model sees it: the chat template's text, its tokens, and which of them are answers."""
 
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Any
 
 from instsel.data.rows import BadRow
@@ -39,7 +40,8 @@ def encode(tokenizer: Any, messages: list[dict[str, str]], max_length: int) -> E
     """Render, tokenise and mark a conversation.
 
     Answer tokens are those of assistant turns: what the template writes after the generation prompt, through the
-    end-of-turn mark, without the white space after it. A text longer than `max_length` tokens loses its end.
+    end-of-turn mark, without the white space after it; where a turn does not follow that prompt, as the first one of a
+    conversation, they start with its content. A text longer than `max_length` tokens loses its end.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer with a chat template.
@@ -59,8 +61,8 @@ def encode(tokenizer: Any, messages: list[dict[str, str]], max_length: int) -> E
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     labels = [
-        token if any(low <= start and end <= high for low, high in spans) and end > start else IGNORED
-        for token, (start, end) in zip(ids, offsets, strict=True)
+        token if any(_inside(place, span) for span in spans) else IGNORED
+        for token, place in zip(ids, offsets, strict=True)
     ]
     example = Example(ids[:max_length], labels[:max_length], len(ids) > max_length)
     if example.answer_tokens == 0:
@@ -68,21 +70,30 @@ def encode(tokenizer: Any, messages: list[dict[str, str]], max_length: int) -> E
     return example
 
 
+def _inside(token: tuple[int, int], span: tuple[int, int]) -> bool:
+    """Whether a token's characters lie in a span; tokenizers that trim white space give tokens of it no width."""
+    (start, end), (low, high) = token, span
+    return low <= start and end <= high and (start < end or low < start)
+
+
 def _render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool = False) -> str:
     from jinja2 import TemplateError
 
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-    except TemplateError as error:
+    except (TemplateError, TypeError) as error:
         raise BadRow(f"the chat template refuses the row: {error}") from None
 
 
 def _answer_span(tokenizer: Any, messages: list[dict[str, str]], turn: int, text: str) -> tuple[int, int]:
     """Characters of `text` that answer `turn` takes up."""
-    before = _render(tokenizer, messages[:turn], prompt=True) if turn else ""
     through = _render(tokenizer, messages[: turn + 1])
-    if not through.startswith(before):
-        before = _render(tokenizer, messages[:turn])
-    if not (through.startswith(before) and text.startswith(through.rstrip())):
+    end = len(through.rstrip())
+    if not text.startswith(through[:end]):
         raise BadRow("the chat template rewrites earlier turns, so answers cannot be marked")
-    return len(before), len(through.rstrip())
+    before = _render(tokenizer, messages[:turn], prompt=True) if turn else ""
+    if before and through.startswith(before):
+        return len(before), end
+    content = "1" if messages[turn]["content"].strip().startswith("0") else "0"
+    other = _render(tokenizer, [*messages[:turn], {"role": "assistant", "content": content}])
+    return len(commonprefix([through, other])), end

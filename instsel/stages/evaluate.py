@@ -9,13 +9,14 @@ import torch
 from instsel.config import Model, StudyConfig
 from instsel.data.batches import Example
 from instsel.evaluation.heldout import heldout_losses
-from instsel.model import attach_adapter, load_base, model_device, replace_adapter
+from instsel.model import attach_adapter, load_base, model_device
 from instsel.progress import Terminal
 from instsel.stages.actors import through_actors
 from instsel.stages.memory import peak_memory
 from instsel.stages.session import Allotment
 from instsel.storage import Folder
 from instsel.study import Stage
+from instsel.training.checkpoint import load_adapter
 
 BASE = "base"
 
@@ -117,5 +118,5 @@ class _Evaluator:
         if self.adapted is None:
             self.adapted = attach_adapter(self.base, folder).to(model_device())
         else:
-            replace_adapter(self.adapted, folder)
+            load_adapter(folder, self.adapted)
         self.loaded = run

@@ -14,14 +14,14 @@ from instsel.data.batches import Example
 from instsel.gradients.engine import GradientEngine
 from instsel.gradients.sketch import CountSketch
 from instsel.gradients.store import feature_table, normalise
-from instsel.model import attach_adapter, load_base, model_device, replace_adapter
+from instsel.model import attach_adapter, load_base, model_device
 from instsel.progress import Terminal
 from instsel.stages.actors import through_actors
 from instsel.stages.memory import peak_memory
 from instsel.stages.session import Allotment
 from instsel.storage import Folder
 from instsel.study import Stage
-from instsel.training.checkpoint import read_checkpoint
+from instsel.training.checkpoint import load_adapter, read_checkpoint
 
 SET_ASIDE = ".set_aside.json"
 
@@ -127,7 +127,7 @@ class _Extractor:
         if self.model is None:
             self.model = attach_adapter(self.base, folder).to(model_device())
         else:
-            replace_adapter(self.model, folder)
+            load_adapter(folder, self.model)
         self.moments, self.state = read_checkpoint(folder, self.model)
         self.checkpoint = checkpoint
 

@@ -21,7 +21,6 @@ from instsel.data.leaks import LeakIndex
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.shards import (
     DUPLICATE,
-    EXAMPLES,
     LEAK,
     REJECTED,
     encode_lines,

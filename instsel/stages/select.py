@@ -19,6 +19,7 @@ from instsel.study import Stage
 
 TABLE = "selected.parquet"
 ROWS = "selected.jsonl"
+TRAINING_SET = "training.arrow"
 
 
 def rows_to_choose(budget: int | float, pool_rows: int) -> int:
@@ -113,7 +114,7 @@ def _write_rows(prepared: Folder, out: Folder, table: pa.Table) -> dict[str, Any
             "labels": pa.array([row["labels"] for row in picked], pa.list_(pa.int32())),
         }
     )
-    out.write_table("training.arrow", training)
+    out.write_table(TRAINING_SET, training)
     out.write_table(TABLE, table)
     return {"rows": len(picked), "tokens": sum(row["tokens"] for row in picked), **_made_of(picked)}
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from instsel.data.batches import Example
 from instsel.errors import InputError, StudyError
 from instsel.training.checkpoint import (
     CheckpointState,
@@ -32,14 +33,14 @@ from instsel.training.schedule import (
 from instsel.training.settings import TrainSettings
 from instsel.training.sharded import gather, restore
 
-Example = Mapping[str, Sequence[int]]
 LossFunction = Callable[[nn.Module, Sequence[Example]], Tensor]
 
 
 @dataclass(frozen=True)
 class EpochMetrics:
     """What one epoch was: its number (from 1), optimizer steps so far, and of this epoch the mean loss, the mean
-    learning rate, the tokens of all workers and the seconds."""
+    learning rate, the tokens of all workers and the seconds.
+    """
 
     epoch: int
     step: int

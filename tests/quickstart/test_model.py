@@ -4,11 +4,13 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from huggingface_hub import close_session
 
 from instsel.errors import InputError
 from instsel.quickstart import model
@@ -30,7 +32,7 @@ def wheel_makes_folder(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return made
 
 
-def never() -> bool:
+def never() -> NoReturn:
     raise AssertionError("must not be asked")
 
 
@@ -72,7 +74,21 @@ def test_a_hub_chosen_before_and_gone_now_is_an_error(tmp_path: Path, wheel_make
 
 
 @pytest.fixture
-def hub() -> Iterator[str]:
+def set_offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], None]]:
+    """Set or clear the hub client's offline mode, whatever the environment says."""
+
+    def set_to(offline: bool) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        close_session()  # an open session was made for the mode before
+
+    set_to(False)
+    yield set_to
+    monkeypatch.undo()
+    close_session()
+
+
+@pytest.fixture
+def hub(set_offline: Callable[[bool], None]) -> Iterator[str]:
     """URL of a hub that knows the model."""
 
     class Hub(BaseHTTPRequestHandler):
@@ -102,17 +118,14 @@ def test_a_hub_that_knows_the_model_answers(hub: str) -> None:
     assert not hub_answers(f"{hub}/elsewhere", seconds=10)
 
 
-def test_offline_mode_is_respected(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    # The client keeps an open connection, which the offline switch has to reach too.
-    from huggingface_hub import close_session
-
-    close_session()
+def test_offline_mode_is_respected(hub: str, set_offline: Callable[[bool], None]) -> None:
+    set_offline(True)
     assert not hub_answers(hub, seconds=10)
-    monkeypatch.undo()
-    close_session()
+    set_offline(False)
+    assert hub_answers(hub, seconds=10)
 
 
+@pytest.mark.usefixtures("set_offline")
 def test_a_silent_hub_is_given_up_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
@@ -120,6 +133,7 @@ def test_a_silent_hub_is_given_up_in_time() -> None:
         assert time.monotonic() - start < 2
 
 
+@pytest.mark.usefixtures("set_offline")
 def test_a_closed_door_is_no_hub() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

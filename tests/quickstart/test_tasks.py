@@ -1,5 +1,8 @@
 import random
+from dataclasses import replace
+from typing import Literal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +31,12 @@ def test_a_record_becomes_a_conversation_with_options_and_answer() -> None:
     }
 
 
+@pytest.mark.parametrize(("form", "answer"), [("given", "A. Mr. Lee"), ("letter", "A"), ("text", "Mr. Lee")])
+def test_the_answer_has_the_form_of_its_task(form: Literal["given", "letter", "text"], answer: str) -> None:
+    (row,) = rows_of(replace(CHOICE, answer_as=form), [record("who", answer="A. Mr. Lee")])
+    assert row["messages"][1]["content"] == answer
+
+
 def test_the_first_of_several_answers_is_taken() -> None:
     task = Task("open", "Open", ("a.jsonl",), "{question}", answer="replies")
     (row,) = rows_of(task, [{"question": "who", "replies": ["Ann Lee", "Bo"]}])
@@ -44,6 +53,7 @@ def test_long_and_empty_records_are_left_out() -> None:
     over = record(at_limit["question"] + "x")
     assert prompts(rows_of(CHOICE, [over, at_limit])) == [at_limit["question"] + "\nA. yes\nB. no"]
     assert rows_of(CHOICE, [record(" ?"), record("why", answer=" ")]) == []
+    assert rows_of(replace(CHOICE, answer_as="letter"), [record("why", answer="none of these")]) == []
 
 
 @given(st.sets(st.text("abcdefgh", min_size=1, max_size=8), min_size=1, max_size=20), st.integers())

@@ -1,0 +1,171 @@
+"""One small Ray, one tiny model and small studies, for the tests of every part."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# Before Ray, torch or Hugging Face are imported: no hub, few threads, and no killing of workers on a busy machine.
+for _name, _value in {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_memory_usage_threshold": "0.99",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import pytest
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+VOCABULARY = 384
+FRUITS = ["apples", "pears", "plums", "figs", "limes", "melons", "dates", "grapes"]
+CITIES = ["Oslo", "Lima", "Cairo", "Quito", "Delhi", "Seoul", "Paris", "Rome", "Bern", "Accra"]
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray of two CPUs for the whole test run."""
+    import ray
+
+    from instsel.stages.session import quiet_data
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    quiet_data()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder with a random two-layer Llama and a byte-level BPE tokenizer with a ChatML template."""
+    import torch
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+    from tokenizers.models import BPE
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=SPECIAL,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    lines = [f"A basket holds {place} {fruit} and the train goes to {city}." for place, (fruit, city) in _pairs(40)]
+    tokenizer.train_from_iterator(lines, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
+    )
+    folder = tmp_path_factory.mktemp("tiny-model")
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=fast.eos_token_id,
+        pad_token_id=fast.pad_token_id,
+        initializer_range=0.1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_model: Path) -> Any:
+    """The tiny model's tokenizer; a test that changes it takes a deep copy."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> Callable[..., Path]:
+    """Write rows as JSONL below the test's folder."""
+
+    def write(name: str, rows: list[Any]) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def tiny_study(tmp_path: Path, tiny_model: Path, write_rows: Callable[..., Path]) -> Callable[..., dict[str, Any]]:
+    """Write a small pool and two targets, and return the study over them as a study file's keys.
+
+    `tiny_study(pool_rows=24, validation_rows=4, heldout_rows=4, **parts)`: `parts` replace whole top-level keys. The
+    pool has rows like each target's (sources `baskets` and `trains`) and rows like neither (`letters`).
+    """
+
+    def make(pool_rows: int = 24, validation_rows: int = 4, heldout_rows: int = 4, **parts: Any) -> dict[str, Any]:
+        kinds = [_basket, _train, _letters]
+        write_rows("pool/rows.jsonl", [kinds[number % 3](number) for number in range(pool_rows)])
+        targets = {}
+        for name, row in (("sums", _basket), ("cities", _train)):
+            numbers = range(1000, 1000 + validation_rows + heldout_rows)
+            rows = [row(number) for number in numbers]
+            write_rows(f"targets/{name}/validation.jsonl", rows[:validation_rows])
+            write_rows(f"targets/{name}/heldout.jsonl", rows[validation_rows:])
+            targets[name] = {
+                "validation": f"targets/{name}/validation.jsonl",
+                "heldout": f"targets/{name}/heldout.jsonl",
+            }
+        study = {
+            "name": "tiny",
+            "out": str(tmp_path / "study"),
+            "root": str(tmp_path),
+            "model": {"name": str(tiny_model), "dtype": "float32"},
+            "pool": [{"path": "pool/*.jsonl"}],
+            "targets": targets,
+            "data": {"max_length": 128, "shard_rows": 8},
+            "lora": {"rank": 2, "alpha": 4.0},
+            "warmup": {"share": 0.5, "epochs": 2, "learning_rate": 1e-2, "batch_size": 4},
+            "features": {"dim": 64, "token_budget": 512},
+            "selection": {"budget": 0.25, "methods": ["random", "less", "bids"]},
+            "finetune": {"epochs": 1, "learning_rate": 1e-2, "batch_size": 4},
+            "evaluation": {"token_budget": 512, "bootstrap_samples": 100},
+        }
+        return {**study, **parts}
+
+    return make
+
+
+def _pairs(count: int) -> list[tuple[int, tuple[str, str]]]:
+    return [(n, (FRUITS[n % len(FRUITS)], CITIES[(n // 3) % len(CITIES)])) for n in range(count)]
+
+
+def _basket(number: int) -> dict[str, Any]:
+    fruit = FRUITS[number % len(FRUITS)]
+    question = f"A basket holds {number} {fruit}, and {number % 7} more {fruit} come. How many?"
+    return _row(question, str(number + number % 7), "baskets", "sum")
+
+
+def _train(number: int) -> dict[str, Any]:
+    city = CITIES[number % len(CITIES)]
+    return _row(f"Train {number} goes to the capital {city}. Where is it going?", f"To {city}.", "trains", "city")
+
+
+def _letters(number: int) -> dict[str, Any]:
+    return _row(f"Write letter {number % 26} of the alphabet, row {number}.", chr(97 + number % 26), "letters", "write")
+
+
+def _row(question: str, answer: str, source: str, task: str) -> dict[str, Any]:
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": messages, "source": source, "task": task}
