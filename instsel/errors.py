@@ -2,7 +2,7 @@
 
 
 class InputError(Exception):
-    """The user's input is wrong: a key, a file or a row. The message names it and says what to change (exit status 2)."""
+    """The user's input is wrong: a key, a file or a row. The message names it and what to change (exit status 2)."""
 
 
 class StudyError(Exception):

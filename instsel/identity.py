@@ -12,6 +12,7 @@ from instsel.storage import resolve
 
 BLOCK = 1 << 20
 BLOCKS = 16
+MODEL_ENDINGS = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py"}
 
 
 def fingerprint(value: Any) -> str:
@@ -54,5 +55,5 @@ def model_identity(name: str, revision: str | None) -> dict[str, Any]:
         return {"hub": name, "revision": revision}
     if not (folder / "config.json").is_file():
         raise InputError(f"model.name: {name} is a folder without a config.json; give a Hugging Face model folder")
-    files = sorted(path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".model", ".jinja"})
+    files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_ENDINGS)
     return {path.name: file_identity(str(path))["sha256"] for path in files}

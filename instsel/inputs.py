@@ -39,9 +39,7 @@ def target_files(study: StudyConfig, name: str) -> dict[str, list[SourceFile]]:
 
 def files_identity(files: list[SourceFile]) -> list[dict[str, Any]]:
     """What a stage's input files are: their content and how they are read, not where they lie."""
-    return [
-        {"name": file.stem, **_content(file.uri), "as": [file.row_format, file.source, file.limit]} for file in files
-    ]
+    return [{"name": file.stem, **_content(file), "as": [file.row_format, file.source, file.limit]} for file in files]
 
 
 def _found(key: str, uri: str, how: dict[str, Any]) -> list[SourceFile]:
@@ -51,10 +49,10 @@ def _found(key: str, uri: str, how: dict[str, Any]) -> list[SourceFile]:
         raise InputError(f"{key}: {error}") from error
 
 
-def _content(uri: str) -> dict[str, Any]:
-    if uri.startswith(HUB):
-        return {"hub": uri}
-    filesystem, path = resolve(uri)
+def _content(file: SourceFile) -> dict[str, Any]:
+    if file.uri.startswith(HUB):
+        return {"hub": file.uri, "split": file.split}
+    filesystem, path = resolve(file.uri)
     if filesystem.get_file_info(path).is_file:
-        return file_identity(uri)
-    return {"saved": file_identity(f"{uri}/state.json")}
+        return file_identity(file.uri)
+    return {"saved": file_identity(f"{file.uri}/state.json")}

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: one bar a stage on a terminal, plain lines elsewhere, all of it in a log file."""
+"""What a person sees while a study runs: a bar a stage on a terminal, plain lines elsewhere, all in a log file."""
 
 import logging
 import time

@@ -47,7 +47,7 @@ def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
 
 
 def under_root(root: str, place: str) -> str:
-    """A pool or target place: URIs, hub ids and absolute paths as they are, others below `root`; ~ is the home folder."""
+    """A pool or target place: URIs, hub ids and absolute paths as they are, others below `root`; ~ is home."""
     if "://" in place or place.startswith("hf:"):
         return place
     place = os.path.expanduser(place)
@@ -57,7 +57,7 @@ def under_root(root: str, place: str) -> str:
 
 
 def expand(pattern: str) -> list[str]:
-    """Files that a path, URI or glob (in its last part) stands for, sorted. A path without a glob is returned as it is."""
+    """Files that a path, URI or glob (in its last part) stands for, sorted; a path without a glob as it is."""
     if not any(sign in pattern for sign in "*?["):
         return [pattern]
     parent, _, last = pattern.rpartition("/")

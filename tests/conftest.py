@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 # Before Ray, torch or Hugging Face are imported: no hub, few threads, and no killing of workers on a busy machine.
 for _name, _value in {
     "HF_HUB_OFFLINE": "1",
@@ -16,8 +18,6 @@ for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
 }.items():
     os.environ.setdefault(_name, _value)
-
-import pytest
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

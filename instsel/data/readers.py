@@ -8,11 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from instsel.config import RowFormat
 from instsel.errors import InputError
@@ -20,8 +19,7 @@ from instsel.storage import expand, resolve
 
 TEXT_ENDINGS = (".jsonl", ".json", ".ndjson")
 HUB = "hf:"
-PACKED_BYTES = 1 << 20
-DAMAGE = (EOFError, OSError, UnicodeDecodeError, zlib.error, pa.ArrowInvalid, zstandard.ZstdError)
+DAMAGE = (EOFError, OSError, UnicodeDecodeError, zlib.error, pa.ArrowInvalid)
 
 
 @dataclass(frozen=True)
@@ -93,12 +91,9 @@ def _lines(file: SourceFile) -> Iterator[bytes]:
     packed = name.removesuffix(".gz").removesuffix(".zst")
     if not packed.endswith(TEXT_ENDINGS):
         raise InputError(f"{file.uri}: unknown ending; files are .jsonl (or .json, .ndjson; .gz, .zst) or .parquet")
-    stream = filesystem.open_input_stream(path, compression=None)
-    if name.endswith(".zst"):
-        return _text_lines(_zstd_lines(stream), file.uri)
-    if name.endswith(".gz"):
-        return _text_lines(gzip.GzipFile(fileobj=cast(Any, stream)), file.uri)
-    return _text_lines(io.BufferedReader(cast(Any, stream)), file.uri)
+    stream: Any = filesystem.open_input_stream(path, compression="zstd" if name.endswith(".zst") else None)
+    unpacked = gzip.GzipFile(fileobj=stream) if name.endswith(".gz") else io.BufferedReader(stream)
+    return _text_lines(unpacked, file.uri)
 
 
 def _text_lines(stream: Iterable[bytes], uri: str) -> Iterator[bytes]:
@@ -109,22 +104,6 @@ def _text_lines(stream: Iterable[bytes], uri: str) -> Iterator[bytes]:
             yield line.strip()
     except DAMAGE as error:
         raise _damaged(uri, number, error) from error
-
-
-def _zstd_lines(stream: pa.NativeFile) -> Iterator[bytes]:
-    """Lines of a zstd stream, by hand because the usual readers take one that is cut off for one that ends."""
-    frame, rest = None, b""
-    while packed := stream.read(PACKED_BYTES):
-        while packed:
-            frame = frame or zstandard.ZstdDecompressor().decompressobj()
-            rest += frame.decompress(packed)
-            packed, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
-        *lines, rest = rest.split(b"\n")
-        yield from lines
-    if frame:
-        raise EOFError("compressed file ended within a frame")
-    if rest:
-        yield rest
 
 
 def _parquet_lines(source: pa.NativeFile, uri: str) -> Iterator[bytes]:

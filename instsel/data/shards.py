@@ -50,11 +50,13 @@ def encode_lines(
 
     Args:
         lines: JSON rows in UTF-8; blank ones are skipped.
-        first: number of the first line in its file; file: name for the tables.
+        first: number of the first line in its file.
+        file: the file's name for the tables.
         tokenizer: fast Hugging Face tokenizer with a chat template.
         max_length: longest example, tokens.
         row_format: see `parse_row`.
-        source: name that overrides the row's; default_source: name where the row has none.
+        source: source that overrides the row's.
+        default_source: source where the row has none.
         task_column: column that becomes the task.
         refuse: called with a row's messages; a returned reason sets the row aside.
 

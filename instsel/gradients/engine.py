@@ -124,7 +124,10 @@ class GradientEngine:
         batch = collate(examples, device=self._device)
         rows, length = batch["input_ids"].shape
         with torch.enable_grad(), self._capture.batch(rows, length, consume):
-            answer_losses(self._model, batch).sum().backward()
+            loss = answer_losses(self._model, batch).sum()
+            # Without a graph no module was reached, which the capture then reports by name.
+            if loss.requires_grad:
+                loss.backward()
 
     def _batches(self, examples: Sequence[Example]) -> list[list[int]]:
         for index, example in enumerate(examples):

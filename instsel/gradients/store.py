@@ -66,14 +66,6 @@ def feature_table(ids: Sequence[str], unit: np.ndarray, pins: Mapping[str, Any])
     return table.replace_schema_metadata({_PINS: json.dumps(pins, sort_keys=True).encode()})
 
 
-def shard_bytes(table: pa.Table) -> bytes:
-    """The table as an uncompressed Arrow IPC file of one record batch; the same table gives the same bytes."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-    return sink.getvalue().to_pybytes()
-
-
 def open_shard(path: str | Path) -> pa.Table:
     """A shard on a local disk, memory-mapped: nothing is read before it is looked at."""
     with pa.memory_map(str(path)) as source:
@@ -90,7 +82,8 @@ def read_features(shard: str | Path | pa.Table) -> tuple[list[str], np.ndarray]:
     if table.column_names != ["id", "feature"] or not pa.types.is_fixed_size_list(table.schema.field("feature").type):
         raise ValueError(f"columns are {table.column_names}; expected a feature shard with id and feature")
     features = table.column("feature").combine_chunks()
-    return table.column("id").to_pylist(), features.flatten().to_numpy(zero_copy_only=True).reshape(len(table), -1)
+    shape = (len(table), features.type.list_size)
+    return table.column("id").to_pylist(), features.flatten().to_numpy(zero_copy_only=True).reshape(shape)
 
 
 def read_pins(shard: str | Path | pa.Table) -> dict[str, Any]:

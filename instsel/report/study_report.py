@@ -44,7 +44,9 @@ def _losses(summary: Mapping[str, Any]) -> list[str]:
         for column, by_target in summary["losses"].items()
     }
     rows = ", ".join(f"{target} {count}" for target, count in summary["heldout_rows"].items())
-    seeds = [f"{column} is the mean of {len(runs)} runs" for column, runs in summary["columns"].items() if len(runs) > 1]
+    seeds = [
+        f"{column} is the mean of {len(runs)} runs" for column, runs in summary["columns"].items() if len(runs) > 1
+    ]
     notes = [
         f"Mean cross-entropy of answer tokens, nats; lower is better. In brackets: difference to {summary['baseline']} "
         f"with its {summary['confidence']:.0%} paired bootstrap interval over held-out rows ({rows}).",

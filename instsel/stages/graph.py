@@ -25,7 +25,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Graph:
-    """Every stage of a study. `select`, `finetune` and `evaluate` have one a run; `evaluate` one for the base model too."""
+    """Every stage of a study: `select`, `finetune` and `evaluate` one a run, `evaluate` one for the base model too."""
 
     runs: dict[str, Run]
     prepare: Stage
@@ -51,7 +51,9 @@ def runs_of(study: StudyConfig) -> dict[str, Run]:
         for seed in seeds:
             name = f"{method.name}-{seed}" if len(seeds) > 1 else method.name
             if name in runs or name == BASE:
-                raise InputError(f"selection.methods: two runs would be called {name!r}; rename a method")
+                raise InputError(
+                    f"selection.methods: two runs would be called {name!r}; rename a method or drop a seed"
+                )
             runs[name] = Run(name, method, seed)
     return runs
 

@@ -21,6 +21,7 @@ from instsel.data.leaks import LeakIndex
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.shards import (
     DUPLICATE,
+    EXAMPLES,
     LEAK,
     REJECTED,
     encode_lines,
@@ -51,6 +52,8 @@ def run(study: StudyConfig, stage: Stage, terminal: Terminal) -> None:
     ray.get(_index_targets.remote(stage.folder, list(study.targets), study.data.leak_words))
     files = pool_files(study)
     names = _encode_pool(study, stage.folder, files, terminal)
+    if not names:
+        raise InputError(f"pool: no usable row; {_why({})}")
     result = ray.get(_finish_pool.remote(stage.folder, names))
     if not result["rows"]:
         raise InputError(f"pool: no usable row; {_why(result['rejected'])}")
@@ -76,7 +79,7 @@ def _encode_target(
     for split, limit in (("validation", target.max_validation), ("heldout", target.max_heldout)):
         if split not in files:
             continue
-        kept, rejected = [], []
+        kept, rejected = [EXAMPLES.empty_table()], [REJECTED.empty_table()]
         for file in files[split]:
             for first, lines in read_chunks(file, data.shard_rows):
                 examples, bad = encode_lines(
@@ -209,11 +212,11 @@ def _finish_pool(folder: Folder, shards: list[str]) -> dict[str, Any]:
     if not rejected.exists("duplicates.parquet"):
         rejected.write_table("duplicates.parquet", _duplicates(pool, shards))
     twice = rejected.read_table("duplicates.parquet")
-    places = set(zip(twice["file"].to_pylist(), twice["line"].to_pylist(), strict=True))
+    places = set(zip(twice["shard"].to_pylist(), twice["line"].to_pylist(), strict=True))
     tables = []
     for shard in shards:
         table = pool.read_table(f"{shard}.parquet")
-        own = list(zip(table["file"].to_pylist(), table["line"].to_pylist(), strict=True))
+        own = [(shard, line) for line in table["line"].to_pylist()]
         if not places.isdisjoint(own):
             table = table.filter(pa.array([place not in places for place in own], pa.bool_()))
             pool.write_table(f"{shard}.parquet", table)
@@ -221,7 +224,7 @@ def _finish_pool(folder: Folder, shards: list[str]) -> dict[str, Any]:
         tables.append(table.select(REMEMBERED_COLUMNS).append_column("shard", name))
     index = pa.concat_tables(tables)
     folder.write_table("index.parquet", index)
-    aside = pa.concat_tables([rejected.read_table(name) for name in rejected.names()])
+    aside = pa.concat_tables([rejected.read_table(name, REJECTED.names) for name in rejected.names()])
     by_source = index.group_by("source").aggregate([("id", "count"), ("tokens", "sum")]).to_pylist()
     return {
         "rows": len(index),
@@ -234,17 +237,16 @@ def _finish_pool(folder: Folder, shards: list[str]) -> dict[str, Any]:
 
 
 def _duplicates(pool: Folder, shards: list[str]) -> pa.Table:
+    """Rejected rows with their shard: file and line do not tell apart two splits of a dataset or a file given twice."""
     ids = [numeric_ids(pool.read_table(f"{shard}.parquet", ["id"])["id"]) for shard in shards]
-    if not ids:
-        return REJECTED.empty_table()
     first = first_occurrences(np.concatenate(ids))
-    found, start = [REJECTED.empty_table()], 0
+    found, start = [REJECTED.append(pa.field("shard", pa.string())).empty_table()], 0
     for shard, own in zip(shards, ids, strict=True):
         again = ~first[start : start + len(own)]
         start += len(own)
         if again.any():
-            table = pool.read_table(f"{shard}.parquet")
-            found.append(reject(table.filter(pa.array(again)), DUPLICATE))
+            table = reject(pool.read_table(f"{shard}.parquet").filter(pa.array(again)), DUPLICATE)
+            found.append(table.append_column("shard", pa.array([shard] * len(table), pa.string())))
     return pa.concat_tables(found)
 
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from instsel import __version__
 from instsel.config import RandomMethod, StudyConfig
 from instsel.report.study_report import study_report
 from instsel.report.summary import differences, loss_table, pooled
 from instsel.stages.graph import BASE, Graph
 from instsel.study import Stage
 
-PACKAGES = ["instsel", "torch", "transformers", "peft", "ray", "deepspeed"]
+PACKAGES = ["torch", "transformers", "peft", "ray", "deepspeed"]
 
 
 def run(study: StudyConfig, graph: Graph) -> None:
@@ -54,7 +55,7 @@ def summarise(study: StudyConfig, graph: Graph) -> dict[str, Any]:
         "selections": {name: stage.manifest()["result"] for name, stage in graph.select.items()},
         "set_aside": graph.features.manifest()["result"]["set_aside"],
         "cost": {stage.name: stage.manifest()["cost"] for stage in graph.until("evaluate")},
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {"instsel": __version__, **{name: version(name) for name in PACKAGES}},
         "fingerprint": graph.report.fingerprint,
     }
 

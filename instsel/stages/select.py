@@ -29,7 +29,8 @@ def rows_to_choose(budget: int | float, pool_rows: int) -> int:
         InputError: the count is above the pool.
     """
     if isinstance(budget, float):
-        return max(1, int(budget * pool_rows))
+        # Rounded first: 0.29 * 100 is 28.999999999999996.
+        return max(1, int(round(budget * pool_rows, 6)))
     if budget > pool_rows:
         raise InputError(f"selection.budget is {budget} rows, but the pool has {pool_rows} usable ones; lower it")
     return budget

@@ -130,7 +130,9 @@ def _precision(user: dict[str, Any], dtype: str) -> dict[str, Any]:
     for key in ("bf16", "torch_autocast"):
         value = _section(user, key).get("enabled", AUTO)
         if value not in (AUTO, False, low):
-            raise InputError(f"deepspeed.config: {key}.enabled is {value!r}, but model.dtype is {dtype}; make them agree")
+            raise InputError(
+                f"deepspeed.config: {key}.enabled is {value!r}, but model.dtype is {dtype}; make them agree"
+            )
     if _section(user, "bf16").get("enabled", AUTO) is True:
         return {}
     return {

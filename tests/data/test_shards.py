@@ -1,0 +1,171 @@
+"""Raw lines become tables of examples, and of rows set aside with file, line and reason."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from instsel.data.chat import encode
+from instsel.data.rows import row_id
+from instsel.data.shards import (
+    DUPLICATE,
+    EXAMPLES,
+    REJECTED,
+    encode_lines,
+    first_occurrences,
+    numeric_ids,
+    reasons,
+    reject,
+    smallest_ids,
+)
+
+
+def messages(number: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"Q{number} é😀?"}, {"role": "assistant", "content": f"A {number}."}]
+
+
+def line(number: int, **more: Any) -> bytes:
+    return json.dumps({"messages": messages(number), **more}, ensure_ascii=False).encode()
+
+
+def encoded(tokenizer: Any, lines: list[bytes], first: int = 1, **options: Any) -> tuple[pa.Table, pa.Table]:
+    return encode_lines(lines, first, "a.jsonl", tokenizer=tokenizer, **{"max_length": 128, **options})
+
+
+def test_a_line_becomes_an_example_with_all_that_is_known_of_it(tiny_tokenizer: Any) -> None:
+    examples, rejected = encoded(tiny_tokenizer, [line(1, source="flan", task="law")], first=41)
+    assert (examples.schema, len(rejected)) == (EXAMPLES, 0)
+    expected = encode(tiny_tokenizer, messages(1), 128)
+    assert examples.to_pylist() == [
+        {
+            "id": row_id(messages(1)),
+            "source": "flan",
+            "task": "law",
+            "messages": messages(1),
+            "input_ids": expected.input_ids,
+            "labels": expected.labels,
+            "tokens": len(expected.input_ids),
+            "answer_tokens": expected.answer_tokens,
+            "truncated": False,
+            "file": "a.jsonl",
+            "line": 41,
+        }
+    ]
+
+
+def test_bad_rows_are_set_aside_with_file_line_and_reason(tiny_tokenizer: Any) -> None:
+    lines = [line(number) for number in range(1, 31)]
+    lines[16] = b'{"messages": [{"role": "user", '
+    lines[18] = b"\xff\xfe"
+    lines[19] = b""
+    lines[21] = json.dumps({"messages": messages(1)[:1]}).encode()
+    lines[23] = json.dumps({"text": "é" * 500}, ensure_ascii=False).encode()
+    lines[25] = json.dumps({"messages": [{"role": "user", "content": "long " * 200}, messages(1)[1]]}).encode()
+    examples, rejected = encoded(tiny_tokenizer, lines)
+    assert rejected.schema == REJECTED
+    assert [tuple(row.values())[:3] for row in rejected.to_pylist()] == [
+        ("a.jsonl", 17, "broken JSON at column 32"),
+        ("a.jsonl", 19, "not UTF-8"),
+        ("a.jsonl", 22, "no assistant turn"),
+        ("a.jsonl", 24, "none of the formats: needs `messages`, `conversations`, or `instruction` and `output`"),
+        ("a.jsonl", 26, "no answer token within max_length"),
+    ]
+    assert rejected["text"][0].as_py() == lines[16].decode()
+    assert rejected["text"][1].as_py() == "\ufffd\ufffd"
+    assert len(rejected["text"][3].as_py()) == 200
+    assert examples["line"].to_pylist() == [n for n in range(1, 31) if n not in (17, 19, 20, 22, 24, 26)]
+
+
+def test_truncation_is_told(tiny_tokenizer: Any) -> None:
+    length = len(encode(tiny_tokenizer, messages(1), 128).input_ids)
+    examples, _ = encoded(tiny_tokenizer, [line(1)], max_length=length - 2)
+    assert (examples["truncated"].to_pylist(), examples["tokens"].to_pylist()) == ([True], [length - 2])
+
+
+def test_a_row_that_is_refused_is_set_aside_with_the_refusal(tiny_tokenizer: Any) -> None:
+    examples, rejected = encoded(
+        tiny_tokenizer,
+        [line(1), line(2), line(3)],
+        refuse=lambda found: "is two" if found == messages(2) else None,
+    )
+    assert (rejected["line"].to_pylist(), rejected["reason"].to_pylist()) == ([2], ["is two"])
+    assert examples["line"].to_pylist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "row", "source"),
+    [
+        ({}, {}, ""),
+        ({"default_source": "file"}, {}, "file"),
+        ({"default_source": "file"}, {"source": "row"}, "row"),
+        ({"default_source": "file", "source": "study"}, {"source": "row"}, "study"),
+    ],
+)
+def test_the_study_names_a_source_before_the_row_and_the_row_before_the_file(
+    options: dict[str, str], row: dict[str, str], source: str, tiny_tokenizer: Any
+) -> None:
+    assert encoded(tiny_tokenizer, [line(1, **row)], **options)[0]["source"].to_pylist() == [source]
+
+
+def test_the_task_is_the_column_that_is_asked_for(tiny_tokenizer: Any) -> None:
+    rows = [line(1, task="a", subject="law"), line(2, task="b")]
+    assert encoded(tiny_tokenizer, rows)[0]["task"].to_pylist() == ["a", "b"]
+    assert encoded(tiny_tokenizer, rows, task_column="subject")[0]["task"].to_pylist() == ["law", None]
+
+
+def test_the_format_that_is_asked_for_is_used(tiny_tokenizer: Any) -> None:
+    both = json.dumps({"messages": messages(1), "instruction": "Add.", "output": "3"}).encode()
+    assert encoded(tiny_tokenizer, [both])[0]["id"].to_pylist() == [row_id(messages(1))]
+    alpaca, _ = encoded(tiny_tokenizer, [both], row_format="alpaca")
+    assert alpaca["messages"].to_pylist()[0][0]["content"] == "Add."
+
+
+def test_no_lines_give_empty_tables(tiny_tokenizer: Any) -> None:
+    examples, rejected = encoded(tiny_tokenizer, [b"", b""])
+    assert (examples, rejected) == (EXAMPLES.empty_table(), REJECTED.empty_table())
+
+
+def test_the_rows_of_smallest_id_are_a_sample_that_depends_on_the_rows_alone(tiny_tokenizer: Any) -> None:
+    examples, _ = encoded(tiny_tokenizer, [line(number) for number in range(12)])
+    smallest = sorted(examples["id"].to_pylist())[:5]
+    sample = smallest_ids(examples, 5)
+    assert sorted(sample["id"].to_pylist()) == smallest
+    assert sample["line"].to_pylist() == sorted(sample["line"].to_pylist())
+    shuffled = examples.take(np.random.default_rng(0).permutation(12))
+    assert set(smallest_ids(shuffled, 5)["id"].to_pylist()) == set(smallest)
+    for all_of_them in (None, 12, 13):
+        assert smallest_ids(examples, all_of_them) == examples
+
+
+def test_first_occurrences_are_those_of_a_naive_search() -> None:
+    ids = np.random.default_rng(0).integers(0, 40, 200).astype(np.uint64) * np.uint64(2**58 + 1)
+    seen: set[int] = set()
+    expected = [not (int(value) in seen or seen.add(int(value))) for value in ids]  # type: ignore[func-returns-value]
+    assert first_occurrences(ids).tolist() == expected
+    assert first_occurrences(ids[:0]).tolist() == []
+
+
+def test_ids_as_numbers() -> None:
+    ids = pa.chunked_array([["0000000000000000"], ["00000000000000ff", "ffffffffffffffff"]])
+    found = numeric_ids(ids)
+    assert (found.tolist(), found.dtype) == ([0, 255, 2**64 - 1], np.uint64)
+
+
+def test_examples_can_be_set_aside_later(tiny_tokenizer: Any) -> None:
+    examples, _ = encoded(tiny_tokenizer, [line(1), line(2)], first=5)
+    rejected = reject(examples, DUPLICATE)
+    assert rejected.schema == REJECTED
+    assert rejected.to_pylist()[1] == {
+        "file": "a.jsonl",
+        "line": 6,
+        "reason": DUPLICATE,
+        "text": "Q2 é😀? A 2.",
+    }
+    assert reject(examples.slice(0, 0), DUPLICATE) == REJECTED.empty_table()
+
+
+def test_reasons_are_counted_the_most_frequent_first() -> None:
+    table = pa.table({"reason": ["b", "a", "a", "c", "a", "c"]})
+    assert list(reasons(table).items()) == [("a", 3), ("c", 2), ("b", 1)]

@@ -1,0 +1,194 @@
+"""What a study file may hold: each wrong value is refused with its key and the key's meaning."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from instsel.config import BidsMethod, LessMethod, RandomMethod, StudyConfig
+from instsel.errors import InputError
+from instsel.study_file import parse_study
+
+LEAST = {
+    "name": "s",
+    "out": "runs/s",
+    "model": {"name": "m"},
+    "pool": [{"path": "pool.jsonl"}],
+    "targets": {"t": {"validation": "v.jsonl"}},
+    "selection": {"budget": 0.1, "methods": ["random"]},
+}
+
+
+def study(**parts: Any) -> StudyConfig:
+    return parse_study({**LEAST, **parts}, "study.yaml")
+
+
+def refusal(**parts: Any) -> str:
+    with pytest.raises(InputError) as error:
+        study(**parts)
+    return str(error.value)
+
+
+def selection(budget: Any = 0.1, methods: Any = ("random",)) -> dict[str, Any]:
+    return {"budget": budget, "methods": list(methods) if isinstance(methods, tuple) else methods}
+
+
+def test_the_least_study_file_has_defaults_for_all_else() -> None:
+    config = study()
+    assert config.selection.methods == [RandomMethod(method="random")]
+    assert (config.warmup.epochs, config.finetune.epochs) == (4, 2)
+    assert config.resources.actors is None
+
+
+def test_every_key_says_what_it_means() -> None:
+    def models(model: type[BaseModel]) -> list[type[BaseModel]]:
+        inner = [m for field in model.model_fields.values() for m in found(field.annotation)]
+        return [model, *(other for m in inner for other in models(m))]
+
+    def found(annotation: Any) -> list[type[BaseModel]]:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return [annotation]
+        return [m for inner in getattr(annotation, "__args__", ()) for m in found(inner)]
+
+    reached = models(StudyConfig)
+    assert {RandomMethod, LessMethod, BidsMethod} <= set(reached)
+    missing = [f"{m.__name__}.{name}" for m in reached for name, f in m.model_fields.items() if not f.description]
+    assert missing == []
+
+
+def test_values_do_not_change_after_loading() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        study().selection.budget = 3
+
+
+@pytest.mark.parametrize("budget", [1, 5, 0.25, 1.0])
+def test_a_budget_stays_a_count_or_a_share(budget: int | float) -> None:
+    chosen = study(selection=selection(budget)).selection.budget
+    assert (chosen, type(chosen)) == (budget, type(budget))
+
+
+@pytest.mark.parametrize(
+    ("budget", "what"),
+    [
+        (0, "budget is 0; write a share above 0 (0.1) or a count of at least 1 (500)"),
+        (0.0, "budget is 0.0; write"),
+        (-5, "budget is -5; write"),
+        (-0.1, "budget is -0.1; write"),
+        (1.5, "share 1.5, above 1; write a whole number"),
+        (float("inf"), "not inf"),
+        (float("nan"), "not nan"),
+        (True, "not True"),
+        ("many", "not 'many'"),
+        (None, "not None"),
+    ],
+)
+def test_a_budget_that_means_nothing_is_refused(budget: Any, what: str) -> None:
+    text = refusal(selection=selection(budget))
+    assert text.startswith("study.yaml has a wrong key:\n  selection.budget: ")
+    assert what in text
+    assert "a whole number is a count, a number with a point a share" in text
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [
+        ("random", "random"),
+        ("less", {"method": "bids", "name": "less"}),
+        ({"method": "bids", "normalize": False}, "bids"),
+    ],
+)
+def test_two_methods_of_one_name_are_refused(methods: tuple[Any, ...]) -> None:
+    text = refusal(selection=selection(methods=methods))
+    assert "selection.methods: two methods are called" in text
+    assert "give one of them another `name`" in text
+
+
+def test_one_method_twice_under_two_names_is_fine() -> None:
+    raw = {"method": "bids", "name": "bids-raw", "normalize": False}
+    assert [m.name for m in study(selection=selection(methods=("bids", raw))).selection.methods] == ["bids", "bids-raw"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "key", "what"),
+    [
+        (("g2s",), "selection.methods.0", "'random', 'less', 'bids'"),
+        (("random", {"name": "x"}), "selection.methods.1", "'method'"),
+        ((3,), "selection.methods.0", "not 3"),
+        ((), "selection.methods", "at least 1 item"),
+        ("random", "selection.methods", "not 'random'"),
+        (({"method": "less", "seeds": [1]},), "selection.methods.0.seeds", "unknown key"),
+        (({"method": "random", "seeds": []},), "selection.methods.0.seeds", "at least 1 item"),
+        (({"method": "less", "name": "base"},), "selection.methods", "not 'base'"),
+        (({"method": "less", "name": "a/b"},), "selection.methods", "'a/b' is not usable"),
+    ],
+)
+def test_a_wrong_method_is_named_by_its_place(methods: Any, key: str, what: str) -> None:
+    text = refusal(selection=selection(methods=methods))
+    assert f"\n  {key}: " in text
+    assert what in text
+
+
+@pytest.mark.parametrize(
+    ("parts", "key", "what", "meaning"),
+    [
+        ({"data": {"max_length": "long"}}, "data.max_length", "not 'long'", "longest example in tokens"),
+        ({"data": {"max_length": 10.5}}, "data.max_length", "not 10.5", "longest example in tokens"),
+        ({"data": {"max_length": True}}, "data.max_length", "not True", "longest example in tokens"),
+        ({"data": {"leak_words": 2}}, "data.leak_words", "greater than or equal to 3, not 2", "shares so many words"),
+        ({"data": None}, "data", "not None", "how rows become examples"),
+        ({"name": 2024}, "name", "not 2024", "name of the study"),
+        ({"name": "a b"}, "name", "'a b' is not usable", "name of the study"),
+        ({"pool": []}, "pool", "at least 1 item", "where the pool's rows are"),
+        ({"pool": [{}]}, "pool.0.path", "is missing; write it", "file, glob or URI"),
+        ({"pool": [{"path": "a", "format": "csv"}]}, "pool.0.format", "not 'csv'", "how a row looks"),
+        ({"targets": {}}, "targets", "at least 1 item", "abilities the selection is for"),
+        ({"targets": {"mean": {"validation": "v"}}}, "targets", "cannot be called 'mean'", "abilities"),
+        ({"targets": {"a/b": {"validation": "v"}}}, "targets", "'a/b' is not usable", "abilities"),
+        ({"targets": {"t": {}}}, "targets.t.validation", "is missing", "examples that show the ability"),
+        ({"targets": {"less": {}}}, "targets.less.validation", "is missing", "examples that show the ability"),
+        ({"targets": {"t": {"validation": "v", "max_heldout": 0}}}, "targets.t.max_heldout", "not 0", "held-out rows"),
+        ({"lora": {"target_modules": "q"}}, "lora.target_modules", "not 'q'", "modules that get LoRA matrices"),
+        ({"lora": {"dropout": 1}}, "lora.dropout", "less than 1, not 1", "LoRA dropout"),
+        ({"warmup": {"share": 0}}, "warmup.share", "greater than 0, not 0", "share of the pool"),
+        ({"finetune": {"share": 0.1}}, "finetune.share", "unknown key", "training on each selection"),
+        ({"finetune": {"learning_rate": float("inf")}}, "finetune.learning_rate", "finite", "peak learning rate"),
+        ({"finetune": {"schedule": "step"}}, "finetune.schedule", "'linear', 'cosine' or 'constant'", "decays"),
+        ({"deepspeed": {"stage": 4}}, "deepspeed.stage", "not 4", "ZeRO stage"),
+        ({"resources": {"actors": 0}}, "resources.actors", "not 0", "model actors"),
+        ({"evaluation": {"confidence": 95}}, "evaluation.confidence", "less than 1, not 95", "coverage"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_key_value_and_meaning(
+    parts: dict[str, Any], key: str, what: str, meaning: str
+) -> None:
+    text = refusal(**parts)
+    assert text.startswith(f"study.yaml has a wrong key:\n  {key}: ")
+    assert what in text
+    assert meaning in text
+
+
+@pytest.mark.parametrize(
+    ("parts", "key", "meaning"),
+    [
+        ({"modle": {}}, "modle", ""),
+        ({"data": {"max_len": 1}}, "data.max_len", "how rows become examples"),
+        ({"pool": [{"path": "a", "pth": "b"}]}, "pool.0.pth", "where the pool's rows are"),
+        ({"targets": {"t": {"validation": "v", "split": "x"}}}, "targets.t.split", "abilities the selection is for"),
+        ({1: 2}, "1", ""),
+    ],
+)
+def test_an_unknown_key_is_refused(parts: dict[Any, Any], key: str, meaning: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_study({**LEAST, **parts}, "study.yaml")
+    assert f"\n  {key}: " in str(error.value)
+    assert meaning in str(error.value)
+
+
+def test_every_wrong_key_is_told_at_once() -> None:
+    text = refusal(data={"max_length": "x", "shard_rows": 0}, modle=1)
+    assert text.startswith("study.yaml has 3 wrong keys:")
+    assert [line.split(":")[0].strip() for line in text.splitlines()[1:]] == [
+        "data.max_length",
+        "data.shard_rows",
+        "modle",
+    ]

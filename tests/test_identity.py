@@ -1,0 +1,86 @@
+"""Inputs are told apart by content: same bytes, same identity; other bytes, another."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from instsel import identity
+from instsel.errors import InputError
+from instsel.identity import file_identity, fingerprint, model_identity
+
+
+def test_equal_values_have_equal_fingerprints_in_any_process() -> None:
+    value = {"b": [1, 2.5, None, True], "a": {"é": "x"}}
+    code = "from instsel.identity import fingerprint; print(fingerprint({'a': {'é': 'x'}, 'b': [1, 2.5, None, True]}))"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert fingerprint(value) == other.stdout.strip()
+
+
+@pytest.mark.parametrize("other", [{"a": 2}, {"a": "1"}, {"a": True}, {"a": [1]}, {"b": 1}, {}, {"a": 1, "b": None}])
+def test_other_values_have_other_fingerprints(other: dict[str, object]) -> None:
+    assert fingerprint({"a": 1}) != fingerprint(other)
+
+
+def test_a_file_is_its_content_wherever_it_lies(tmp_path: Path) -> None:
+    for name, text in (("a", "text"), ("b", "text"), ("c", "texT"), ("d", "text\n")):
+        (tmp_path / name).write_text(text)
+    a, b, c, d = (file_identity(str(tmp_path / name)) for name in "abcd")
+    assert a == b == file_identity(f"file://{tmp_path}/a")
+    assert len({found["sha256"] for found in (a, c, d)}) == 3
+    assert (a["bytes"], d["bytes"]) == (4, 5)
+
+
+def test_large_files_are_told_apart_by_blocks_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "BLOCK", 10)
+    monkeypatch.setattr(identity, "BLOCKS", 4)
+    path = tmp_path / "large"
+
+    def sha(change: int | None = None, size: int = 1000) -> str:
+        content = bytearray(size)
+        if change is not None:
+            content[change] = 1
+        path.write_bytes(content)
+        return file_identity(str(path))["sha256"]
+
+    plain = sha()
+    assert plain == sha()
+    assert all(sha(change) != plain for change in (0, 9, 330, 660, 990, 999))
+    assert sha(size=1001) != plain
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"file .*/none does not exist; correct the path"):
+        file_identity(str(tmp_path / "none"))
+    with pytest.raises(InputError, match=r"is a folder, where a file is expected; write .*/\*\.jsonl"):
+        file_identity(f"{tmp_path}/")
+
+
+def test_a_model_folder_is_its_files_wherever_it_lies(tiny_model: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    (copy / "README.md").write_text("of no meaning")
+    same = model_identity(str(tiny_model), None)
+    assert same == model_identity(str(copy), None)
+    assert {"config.json", "tokenizer.json", "model.safetensors"} <= set(same)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "pytorch_model.bin", "merges.txt"]
+)
+def test_a_changed_model_file_is_another_model(name: str, tiny_model: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    with (copy / name).open("ab") as stream:
+        stream.write(b" ")
+    assert model_identity(str(copy), None) != model_identity(str(tiny_model), None)
+
+
+def test_a_hub_model_is_its_name_and_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert model_identity("owner/name", "main") == {"hub": "owner/name", "revision": "main"}
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model\.name: .* is a folder without a config\.json"):
+        model_identity(str(tmp_path), None)

@@ -1,0 +1,226 @@
+"""Folders on a local path, behind a file URI and behind fsspec: whole files or none."""
+
+import errno
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pytest
+
+from instsel.errors import InputError, StudyError
+from instsel.storage import Folder, expand, resolve, space_errors, under_root
+
+TABLE = pa.table({"id": ["a", "b", "c"], "n": [1, 2, 3], "tokens": [[1], [2, 3], []]})
+
+
+@pytest.fixture(params=["local", "file://", "memory://"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
+    """A folder that is not there yet, in each kind of place."""
+    places = {"local": str(tmp_path / "study"), "file://": f"file://{tmp_path}/study"}
+    made = Folder.at(places.get(request.param, f"memory://{uuid.uuid4().hex}/study"))
+    yield made
+    made.remove()
+
+
+def hidden_files(folder: Folder) -> list[str]:
+    infos = folder.filesystem.get_file_info(pafs.FileSelector(folder.path, recursive=True))
+    return [info.base_name for info in infos if info.base_name.startswith(".")]
+
+
+def test_what_is_written_is_read_back(folder: Folder) -> None:
+    assert (folder.exists(), folder.names(), folder.size()) == (False, [], 0)
+    folder.write("a.bin", b"\x00\xff")
+    folder.write_json("b.json", {"é": [1, None]})
+    (folder / "sub").write_table("t.parquet", TABLE)
+    (folder / "sub").write_table("t.arrow", TABLE)
+    assert folder.names() == ["a.bin", "b.json", "sub"]
+    assert (folder.read("a.bin"), folder.read_json("b.json")) == (b"\x00\xff", {"é": [1, None]})
+    for name in ("t.parquet", "t.arrow"):
+        assert (folder / "sub").read_table(name).equals(TABLE)
+        assert (folder / "sub").read_table(name, ["n"]).equals(TABLE.select(["n"]))
+    assert folder.size() > 1000
+    assert hidden_files(folder) == []
+
+
+def test_a_second_write_replaces_the_first(folder: Folder) -> None:
+    folder.write("a", b"long first text")
+    folder.write("a", b"second")
+    assert (folder.read("a"), folder.names()) == (b"second", ["a"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_write_that_fails_leaves_what_was_there(folder: Folder, error: type[BaseException]) -> None:
+    folder.write("old", b"old")
+    for name in ("old", "new"):
+        with pytest.raises(error), folder.writer(name) as stream:
+            stream.write(b"half")
+            raise error
+    assert (folder.names(), folder.read("old"), hidden_files(folder)) == (["old"], b"old", [])
+
+
+def test_nothing_is_visible_while_it_is_written(folder: Folder) -> None:
+    with folder.writer("a") as stream:
+        stream.write(b"1")
+        assert (folder.names(), folder.exists("a")) == ([], False)
+    assert folder.names() == ["a"]
+
+
+def test_clean_takes_away_half_files_and_nothing_else(folder: Folder) -> None:
+    folder.write("kept.part", b"1")
+    folder.write(".hidden", b"1")
+    for place in (folder, folder / "sub"):
+        place.create()
+        with place.filesystem.open_output_stream(f"{place.path}/.x.0.part") as stream:
+            stream.write(b"half")
+    folder.clean()
+    assert (folder.names(), (folder / "sub").names()) == (["kept.part", "sub"], [])
+    assert hidden_files(folder) == [".hidden"]
+
+
+def test_remove_takes_everything_and_may_be_repeated(folder: Folder) -> None:
+    (folder / "sub").write("a", b"1")
+    folder.remove()
+    folder.remove()
+    folder.clean()
+    assert (folder.exists(), folder.names()) == (False, [])
+
+
+def test_fetch_gives_a_local_copy(folder: Folder) -> None:
+    folder.write("a", b"1")
+    (folder / "sub").write("b", b"2")
+    local = folder.fetch()
+    assert ((local / "a").read_bytes(), (local / "sub" / "b").read_bytes()) == (b"1", b"2")
+    assert (str(local) == folder.path) == folder.is_local
+
+
+def test_a_file_uri_and_its_path_are_one_folder(tmp_path: Path) -> None:
+    Folder.at(f"file://{tmp_path}/x").write("a", b"1")
+    assert Folder.at(tmp_path / "x").read("a") == b"1"
+
+
+def test_local_arrow_files_are_memory_mapped(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    folder.write_table("t.arrow", pa.table({"x": pa.array(range(1_000_000), pa.int64())}))
+    before = pa.total_allocated_bytes()
+    table = folder.read_table("t.arrow")
+    assert len(table) == 1_000_000
+    assert pa.total_allocated_bytes() - before < 1_000_000
+
+
+WRITES: dict[str, Callable[[Folder, str], None]] = {
+    "small": lambda folder, name: folder.write(name, b"x"),
+    "large": lambda folder, name: folder.write(name, b"x" * 10_000_000),
+    "json": lambda folder, name: folder.write_json(name, {"a": 1}),
+    "parquet": lambda folder, name: folder.write_table(f"{name}.parquet", TABLE),
+    "arrow": lambda folder, name: folder.write_table(f"{name}.arrow", TABLE),
+}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, the device that is always full")
+@pytest.mark.parametrize("kind", WRITES)
+def test_a_full_disk_is_told_and_leaves_what_was_done(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fixed:
+        hex = "0" * 32
+
+    folder = Folder.at(tmp_path)
+    WRITES[kind](folder, "done")
+    (done,) = folder.names()
+    before = folder.read(done)
+    ending = done.removeprefix("done")
+    monkeypatch.setattr("instsel.storage.uuid.uuid4", Fixed)
+    for name in (f"new{ending}", done):
+        os.symlink("/dev/full", tmp_path / f".{name}.00000000.part")
+        with pytest.raises(StudyError) as error:
+            WRITES[kind](folder, name.removesuffix(ending) if ending else name)
+        assert str(error.value).startswith(f"no space left while writing {tmp_path}/{name}; everything finished before")
+        assert "free some space and run the same command again" in str(error.value)
+    assert os.listdir(tmp_path) == [done]
+    assert folder.read(done) == before
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_behind_fsspec_is_told(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFile
+
+    def full(self: MemoryFile, data: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    folder = Folder.at(f"memory://{uuid.uuid4().hex}")
+    folder.write("done", b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFile, "write", full)
+        for name in ("done", "new"):
+            with pytest.raises(StudyError, match="no space left while writing .*; everything finished before stays"):
+                folder.write(name, b"2")
+    assert (folder.names(), folder.read("done")) == (["done"], b"1")
+
+
+def test_other_errors_of_the_disk_stay_what_they_are() -> None:
+    with pytest.raises(PermissionError), space_errors("x"):
+        raise PermissionError(errno.EACCES, "no")
+
+
+@pytest.mark.parametrize("uri", ["nosuchscheme://x/y", "memoryy://x"])
+def test_an_unknown_scheme_is_refused(uri: str) -> None:
+    with pytest.raises(InputError, match="use a local path or a URI that pyarrow or fsspec knows"):
+        resolve(uri)
+
+
+def test_a_place_that_does_not_answer_is_the_users_to_correct(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(uri: str) -> None:
+        raise OSError("could not resolve host")
+
+    monkeypatch.setattr("instsel.storage.pafs.FileSystem", type("Gone", (), {"from_uri": staticmethod(unreachable)}))
+    with pytest.raises(InputError, match="s3://bucket/x: could not resolve host; correct it or make it reachable"):
+        resolve("s3://bucket/x")
+
+
+def test_local_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert resolve("a/../b")[1] == str(tmp_path / "b")
+    assert resolve("~/x")[1] == str(tmp_path / "home/x")
+
+
+@pytest.mark.parametrize(
+    ("root", "place", "expected"),
+    [
+        ("data", "a.jsonl", "data/a.jsonl"),
+        ("data/", "a.jsonl", "data/a.jsonl"),
+        ("data", "/abs/a.jsonl", "/abs/a.jsonl"),
+        ("data", "s3://b/a.jsonl", "s3://b/a.jsonl"),
+        ("data", "hf:owner/name", "hf:owner/name"),
+        ("s3://b/data", "a.jsonl", "s3://b/data/a.jsonl"),
+        ("data", "~/a.jsonl", "/home/someone/a.jsonl"),
+        ("~", "a.jsonl", "/home/someone/a.jsonl"),
+    ],
+)
+def test_relative_places_start_from_the_root(
+    root: str, place: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert under_root(root, place) == expected
+
+
+def test_globs_give_files_in_sorted_order(folder: Folder) -> None:
+    for name in ("b.jsonl", "a.jsonl", "a.txt"):
+        folder.write(name, b"1")
+    (folder / "c.jsonl").create()
+    where = folder.path if folder.is_local else f"memory://{folder.path}"
+    assert expand(f"{where}/*.jsonl") == [f"{where}/a.jsonl", f"{where}/b.jsonl"]
+    assert expand(f"{where}/[ab].jsonl") == expand(f"{where}/?.jsonl") == expand(f"{where}/*.jsonl")
+    assert expand(f"{where}/none*") == expand(f"{where}/none/*") == []
+    assert expand(f"{where}/none") == [f"{where}/none"]
+
+
+def test_json_is_the_same_bytes_whatever_the_order_of_keys(folder: Folder) -> None:
+    folder.write_json("a", {"x": 1, "y": {"b": 2, "a": 3}})
+    folder.write_json("b", {"y": {"a": 3, "b": 2}, "x": 1})
+    assert folder.read("a") == folder.read("b")
+    assert json.loads(folder.read("a")) == {"x": 1, "y": {"a": 3, "b": 2}}

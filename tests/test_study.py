@@ -1,0 +1,165 @@
+"""Stages of a study folder: what is done stays done, what changed is made anew, what was interrupted goes on."""
+
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instsel import study
+from instsel.errors import InputError, StudyError
+from instsel.storage import Folder
+from instsel.study import Stage, open_folder
+
+Chain = Callable[..., dict[str, Stage]]
+
+
+@pytest.fixture(params=["local", "memory"])
+def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Chain:
+    """Makes stages a -> b -> c, and d beside c, whose keys can be changed."""
+    folder = Folder.at(tmp_path if request.param == "local" else f"memory://{uuid.uuid4().hex}")
+
+    def make(**changed: Any) -> dict[str, Stage]:
+        stages: dict[str, Stage] = {}
+        for name, parents in (("a", ""), ("b", "a"), ("c", "b"), ("d", "b")):
+            config = {"key": changed.get(name, 1)}
+            stages[name] = Stage(folder / name, name, config, [stages[parent] for parent in parents])
+        return stages
+
+    return make
+
+
+def finish(stages: dict[str, Stage]) -> None:
+    for stage in stages.values():
+        if not stage.done():
+            stage.begin()
+            stage.folder.write("work", stage.name.encode())
+            stage.commit({"made": stage.name})
+
+
+def done(stages: dict[str, Stage]) -> str:
+    return "".join(name for name, stage in stages.items() if stage.done())
+
+
+def test_a_stage_is_done_from_its_commit_on(chain: Chain) -> None:
+    stages = chain()
+    assert done(stages) == ""
+    stages["a"].begin()
+    assert done(stages) == ""
+    stages["a"].commit({})
+    assert done(stages) == "a"
+    finish(stages)
+    assert done(chain()) == "abcd"
+
+
+@pytest.mark.parametrize(("changed", "left"), [("a", ""), ("b", "a"), ("c", "abd"), ("d", "abc")])
+def test_a_changed_key_makes_exactly_the_stages_after_it_stale(chain: Chain, changed: str, left: str) -> None:
+    finish(chain())
+    assert done(chain(**{changed: 2})) == left
+    assert done(chain()) == "abcd"
+    finish(chain(**{changed: 2}))
+    assert done(chain(**{changed: 2})) == "abcd"
+
+
+def test_another_code_version_makes_every_stage_stale(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish(chain())
+    monkeypatch.setattr(study, "__version__", "999")
+    assert done(chain()) == ""
+
+
+def test_an_interrupted_stage_keeps_its_work_but_no_half_files(chain: Chain) -> None:
+    stage = chain()["a"]
+    stage.begin()
+    (stage.folder / "pool").write("shard", b"1")
+    with stage.folder.filesystem.open_output_stream(f"{stage.folder.path}/pool/.next.0.part") as stream:
+        stream.write(b"half")
+    again = chain()["a"]
+    again.begin()
+    assert (again.folder / "pool").read("shard") == b"1"
+    assert not (again.folder / "pool").exists(".next.0.part")
+    assert not again.done()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_changed_fingerprint_clears_what_was_there(chain: Chain, finished: bool) -> None:
+    stage = chain()["b"]
+    stage.begin()
+    stage.folder.write("work", b"1")
+    if finished:
+        stage.commit({})
+    for changed in ({"b": 2}, {"a": 2}):
+        other = chain(**changed)["b"]
+        other.begin()
+        assert other.folder.names() == ["started.json"]
+        other.folder.write("work", b"2")
+
+
+def test_a_stage_that_was_begun_for_another_key_is_not_done(chain: Chain) -> None:
+    finish(chain())
+    chain(a=2)["a"].begin()
+    assert done(chain()) == "bcd"
+
+
+def test_the_manifest_tells_what_was_made_from_what_at_what_cost(chain: Chain) -> None:
+    stages = chain()
+    stages["a"].begin()
+    time.sleep(0.02)
+    written = stages["a"].commit({"rows": 3}, tokens=7, peak_memory=9)
+    assert stages["a"].manifest() == written
+    assert (written["stage"], written["config"], written["result"]) == ("a", {"key": 1}, {"rows": 3})
+    assert 0.02 <= written["cost"].pop("seconds") < 10
+    assert written["cost"] == {"tokens": 7, "peak_memory_bytes": 9}
+    stages["b"].begin()
+    assert stages["b"].commit({})["parents"] == {"a": written["fingerprint"]}
+
+
+def test_a_full_disk_leaves_the_stages_before_valid(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = chain()
+    stages["a"].begin()
+    stages["a"].commit({})
+
+    def full(self: Folder, name: str, value: Any) -> None:
+        raise StudyError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "write_json", full)
+        with pytest.raises(StudyError):
+            stages["b"].begin()
+        with pytest.raises(StudyError):
+            stages["a"].commit({"other": 1})
+    assert done(chain()) == "a"
+    assert chain()["a"].manifest()["result"] == {}
+
+
+@pytest.mark.parametrize("place", ["{tmp}/new/study", "file://{tmp}/new", "memory://{tmp}/new"])
+def test_a_study_folder_is_made_once_and_found_again(place: str, tmp_path: Path) -> None:
+    out = place.format(tmp=tmp_path)
+    open_folder(out, "mine").write("kept", b"1")
+    assert open_folder(out, "mine").read("kept") == b"1"
+
+
+def test_the_folder_of_another_study_is_refused(tmp_path: Path) -> None:
+    open_folder(str(tmp_path / "out"), "theirs").write("kept", b"1")
+    with pytest.raises(InputError) as error:
+        open_folder(str(tmp_path / "out"), "mine")
+    assert str(error.value) == (
+        f"out: {tmp_path}/out holds the study 'theirs', not 'mine'; give this study another folder"
+    )
+    assert open_folder(str(tmp_path / "out"), "theirs").read("kept") == b"1"
+
+
+def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("dear")
+    with pytest.raises(InputError, match=r"out: .* holds files that are no study; give an empty or new folder"):
+        open_folder(str(tmp_path), "mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("below", ["", "/study"])
+def test_a_file_in_place_of_the_folder_is_refused(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=r"out: .*/file.* cannot be used as a folder: .*; give another one"):
+        open_folder(f"{tmp_path}/file{below}", "mine")
+    assert (tmp_path / "file").read_text() == "x"

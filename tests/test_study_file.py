@@ -1,0 +1,160 @@
+"""A study file on disk: YAML as people write it, `--set` of every kind, and errors that name file, line or override."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instsel.errors import InputError
+from instsel.study_file import load_study
+
+TEXT = """\
+name: s
+out: runs/s
+model: {name: m}
+pool:
+  - path: a.jsonl
+  - {path: b.jsonl, source: b}
+targets:
+  t: {validation: v.jsonl}
+selection:
+  budget: 0.1
+  methods: [random, {method: bids, name: other}]
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., Any]:
+    """Write a study file and load it."""
+
+    def make(*overrides: str, text: str = TEXT) -> Any:
+        path = tmp_path / "study.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_study(path, overrides)
+
+    return make
+
+
+@pytest.mark.parametrize(("text", "value"), [("5e-4", 5e-4), ("1E3", 1000.0), ("2.5e+1", 25.0), ("0.001", 0.001)])
+def test_numbers_with_an_exponent_are_numbers(load: Callable[..., Any], text: str, value: float) -> None:
+    assert load(text=f"{TEXT}finetune: {{learning_rate: {text}}}\n").finetune.learning_rate == value
+
+
+def test_parts_can_be_shared_by_anchors(load: Callable[..., Any]) -> None:
+    study = load(text=f"{TEXT}finetune: &t {{seed: 3, epochs: 1}}\nwarmup:\n  <<: *t\n  epochs: 5\n")
+    assert (study.warmup.seed, study.warmup.epochs, study.finetune.epochs) == (3, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("extra", "what"),
+    [
+        ("name: again\n", "study.yaml, line 12: key 'name' is written twice; keep one of them"),
+        ("data:\n  max_length: 64\n  max_length: 65\n", "line 14: key 'max_length' is written twice"),
+        ("data: {max_length: 64, max_length: 64}\n", "line 12: key 'max_length' is written twice"),
+        ("data:\n  max_length: {{length}}\n", "line 13: a key is no plain text"),
+        ("data: [\n", "study.yaml is not readable YAML"),
+        ("data:\n\tmax_length: 64\n", "study.yaml is not readable YAML"),
+        ("data: !!python/object/apply:os.getcwd []\n", "study.yaml is not readable YAML"),
+        ("data: *nothing\n", "study.yaml is not readable YAML"),
+    ],
+)
+def test_broken_yaml_is_told_by_file_and_line(load: Callable[..., Any], extra: str, what: str) -> None:
+    with pytest.raises(InputError) as error:
+        load(text=TEXT + extra)
+    assert what in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n", "only words\n"])
+def test_a_file_without_keys_is_refused(load: Callable[..., Any], text: str) -> None:
+    with pytest.raises(InputError, match="holds no keys; a study file starts with `name:`"):
+        load(text=text)
+
+
+def test_a_missing_file_a_folder_and_bytes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.yaml does not exist; give the path of a YAML file"):
+        load_study(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="is a folder; give the path of a YAML file"):
+        load_study(tmp_path)
+    (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\xfe\n")
+    with pytest.raises(InputError, match=r"bytes\.yaml is not readable YAML"):
+        load_study(tmp_path / "bytes.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("selection.budget=5", "selection.budget", 5),
+        ("selection.budget=0.5", "selection.budget", 0.5),
+        ("selection.budget=1e-3", "selection.budget", 0.001),
+        ("data.max_length=64", "data.max_length", 64),
+        ("model.trust_remote_code=true", "model.trust_remote_code", True),
+        ("model.revision=null", "model.revision", None),
+        ("lora.target_modules=[q_proj]", "lora.target_modules", ["q_proj"]),
+        ("out=a=b", "out", "a=b"),
+        ("out=s3://bucket/folder", "out", "s3://bucket/folder"),
+        ("pool.1.path=c.jsonl", "pool.1.path", "c.jsonl"),
+        ("pool.0={path: c.jsonl}", "pool.0.path", "c.jsonl"),
+        ("targets.u.validation=u.jsonl", "targets.u.validation", "u.jsonl"),
+        ("selection.methods=[less]", "selection.methods.0.name", "less"),
+        ("selection.methods.1.normalize=false", "selection.methods.1.normalize", False),
+        ("selection.methods.0=less", "selection.methods.0.method", "less"),
+    ],
+)
+def test_an_override_reaches_its_key(load: Callable[..., Any], override: str, path: str, value: Any) -> None:
+    found = load(override)
+    for part in path.split("."):
+        found = (
+            found[int(part)]
+            if isinstance(found, list)
+            else found[part]
+            if isinstance(found, dict)
+            else getattr(found, part)
+        )
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_of_two_overrides_the_later_one_counts(load: Callable[..., Any]) -> None:
+    assert load("data.max_length=64", "data.max_length=65").data.max_length == 65
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("selection.budget", "write it as key=value"),
+        ("=3", "write it as key=value"),
+        ("", "write it as key=value"),
+        ("name.x=3", "the key above 'x' holds a value, not keys"),
+        ("name.x.y=3", "the key above 'x' holds a value, not keys"),
+        ("pool.2.path=x", "'2' is no place in a list of 2; places count from 0"),
+        ("pool.-1.path=x", "'-1' is no place in a list of 2"),
+        ("pool.first.path=x", "'first' is no place in a list of 2"),
+        ("pool.\u00b2.path=x", "'\u00b2' is no place in a list of 2"),
+        ("pool.2=x", "'2' is no place in a list of 2"),
+        ("data.max_length=[", "the value is not readable YAML"),
+        ("data.max_length=*x", "the value is not readable YAML"),
+        ("data={max_length: 64, max_length: 65}", "key 'max_length' is written twice"),
+    ],
+)
+def test_a_wrong_override_is_told_by_itself(load: Callable[..., Any], override: str, what: str) -> None:
+    with pytest.raises(InputError) as error:
+        load(override)
+    assert str(error.value).startswith(f"--set {override}: ")
+    assert what in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "meaning"),
+    [
+        ("data.maxlength=64", "data.maxlength: unknown key", "how rows become examples"),
+        ("data.max_length=long", "data.max_length: should be a valid integer, not 'long'", "longest example in tokens"),
+        ("lora.rank=", "lora.rank: should be a valid integer, not None", "rank of the LoRA matrices"),
+        ("selection.budget=-1", "selection.budget: budget is -1", "rows to choose"),
+        ("selection.methods=[bids,bids]", "selection.methods: two methods are called 'bids'", "selections to make"),
+    ],
+)
+def test_an_override_is_checked_like_the_file(load: Callable[..., Any], override: str, key: str, meaning: str) -> None:
+    with pytest.raises(InputError) as error:
+        load(override)
+    assert f"study.yaml has a wrong key:\n  {key}" in str(error.value)
+    assert meaning in str(error.value)
