@@ -162,7 +162,7 @@ class Resources(Strict):
         None, description="address of a running Ray cluster; by default one is started here"
     )
     actors: int | None = Field(
-        None, ge=1, description="model actors for features and evaluation; default one a GPU or node"
+        None, ge=1, description="model actors for features, evaluation; default one a GPU, without GPUs two a machine"
     )
     gpus_per_actor: float | None = Field(
         None, ge=0, description="GPUs an actor holds; default 1 where the cluster has any"
@@ -170,7 +170,9 @@ class Resources(Strict):
     threads_per_actor: int | None = Field(
         None, ge=1, description="CPU threads of an actor; default its share of a node"
     )
-    training_workers: int | None = Field(None, ge=1, description="Ray Train workers; default one a GPU, 1 without GPUs")
+    training_workers: int | None = Field(
+        None, ge=1, description="Ray Train workers; default one a GPU, without GPUs two a machine"
+    )
     max_failures: int = Field(3, ge=0, description="worker failures a training run survives")
 
 

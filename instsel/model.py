@@ -76,7 +76,7 @@ def attach_lora(base: nn.Module, lora: Lora, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return get_peft_model(base, config)  # type: ignore[arg-type]
+            return get_peft_model(base, config)
         except ValueError as error:
             raise InputError(f"lora.target_modules: {_first_line(error)}; name modules that the model has") from error
 
@@ -85,7 +85,7 @@ def attach_adapter(base: nn.Module, folder: str | Path) -> nn.Module:
     """Put a saved PEFT adapter on a base model, its matrices trainable."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(base, str(folder), is_trainable=True)  # type: ignore[arg-type]
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
 
 
 def model_device() -> torch.device:

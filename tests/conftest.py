@@ -98,39 +98,38 @@ def write_rows(tmp_path: Path) -> Callable[..., Path]:
     """Write rows as JSONL below the test's folder."""
 
     def write(name: str, rows: list[Any]) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        return path
+        return _write(tmp_path / name, rows)
 
     return write
 
 
-@pytest.fixture
-def tiny_study(tmp_path: Path, tiny_model: Path, write_rows: Callable[..., Path]) -> Callable[..., dict[str, Any]]:
-    """Write a small pool and two targets, and return the study over them as a study file's keys.
+@pytest.fixture(scope="session")
+def study_writer(tiny_model: Path) -> Callable[..., dict[str, Any]]:
+    """Write a small pool and two targets into a folder, and return the study over them as a study file's keys.
 
-    `tiny_study(pool_rows=24, validation_rows=4, heldout_rows=4, **parts)`: `parts` replace whole top-level keys. The
-    pool has rows like each target's (sources `baskets` and `trains`) and rows like neither (`letters`).
+    `study_writer(folder, pool_rows=24, validation_rows=4, heldout_rows=4, **parts)`: `parts` replace whole top-level
+    keys. The pool has rows like each target's (sources `baskets` and `trains`) and rows like neither (`letters`).
     """
 
-    def make(pool_rows: int = 24, validation_rows: int = 4, heldout_rows: int = 4, **parts: Any) -> dict[str, Any]:
+    def make(
+        folder: Path, pool_rows: int = 24, validation_rows: int = 4, heldout_rows: int = 4, **parts: Any
+    ) -> dict[str, Any]:
         kinds = [_basket, _train, _letters]
-        write_rows("pool/rows.jsonl", [kinds[number % 3](number) for number in range(pool_rows)])
+        _write(folder / "pool/rows.jsonl", [kinds[number % 3](number) for number in range(pool_rows)])
         targets = {}
         for name, row in (("sums", _basket), ("cities", _train)):
             numbers = range(1000, 1000 + validation_rows + heldout_rows)
             rows = [row(number) for number in numbers]
-            write_rows(f"targets/{name}/validation.jsonl", rows[:validation_rows])
-            write_rows(f"targets/{name}/heldout.jsonl", rows[validation_rows:])
+            _write(folder / f"targets/{name}/validation.jsonl", rows[:validation_rows])
+            _write(folder / f"targets/{name}/heldout.jsonl", rows[validation_rows:])
             targets[name] = {
                 "validation": f"targets/{name}/validation.jsonl",
                 "heldout": f"targets/{name}/heldout.jsonl",
             }
         study = {
             "name": "tiny",
-            "out": str(tmp_path / "study"),
-            "root": str(tmp_path),
+            "out": str(folder / "study"),
+            "root": str(folder),
             "model": {"name": str(tiny_model), "dtype": "float32"},
             "pool": [{"path": "pool/*.jsonl"}],
             "targets": targets,
@@ -145,6 +144,36 @@ def tiny_study(tmp_path: Path, tiny_model: Path, write_rows: Callable[..., Path]
         return {**study, **parts}
 
     return make
+
+
+@pytest.fixture
+def tiny_study(tmp_path: Path, study_writer: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """`study_writer` for the test's own folder."""
+
+    def make(**parts: Any) -> dict[str, Any]:
+        return study_writer(tmp_path, **parts)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished_study(
+    tmp_path_factory: pytest.TempPathFactory, study_writer: Callable[..., dict[str, Any]], ray_session: None
+) -> dict[str, Any]:
+    """The keys of a small study that ran from its file to its report; tests read its folder and leave it as it is."""
+    from instsel.progress import Terminal
+    from instsel.stages.pipeline import run_study
+    from instsel.study_file import parse_study
+
+    raw = study_writer(tmp_path_factory.mktemp("finished"))
+    run_study(parse_study(raw, "test"), Terminal())
+    return raw
+
+
+def _write(path: Path, rows: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def _pairs(count: int) -> list[tuple[int, tuple[str, str]]]:

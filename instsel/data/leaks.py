@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
-SPACED = re.compile(r"[^\W_]+")
+# Vowel signs and accents that stand alone are no letters to Python, and would cut Hindi or Arabic words to pieces.
+MARKS = r"\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
+SPACED = re.compile(rf"(?:[^\W_]|[{MARKS}])+")
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 UNSPACED_RATIO = 30 / 13
 TEMPLATE_WORDS = 5

@@ -8,6 +8,8 @@ from ray.exceptions import RayError
 from instsel.errors import InputError, StudyError
 from instsel.progress import log
 
+RAY_DATA_ADVICE = "\nFailed to apply UDF transform after "
+
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
@@ -37,9 +39,8 @@ def _known(error: BaseException | None) -> InputError | StudyError | None:
 def _plain(error: InputError | StudyError) -> InputError | StudyError:
     """The error without what Ray wraps around it: its class is a mixture of RayTaskError and the error's own."""
     inner = getattr(error, "cause", None)
-    if isinstance(inner, InputError | StudyError):
-        return inner
-    return error
+    found = inner if isinstance(inner, InputError | StudyError) else error
+    return type(found)(_text(found))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -58,5 +59,9 @@ def _of_ray(error: BaseException) -> bool:
 
 def _root(error: BaseException) -> str:
     *_, last = _causes(error)
-    lines = str(last).strip().splitlines()
-    return lines[-1] if lines else type(last).__name__
+    lines = _text(last).strip().splitlines()
+    return f"{type(last).__name__}: {lines[-1]}" if lines else type(last).__name__
+
+
+def _text(error: BaseException) -> str:
+    return str(error).partition(RAY_DATA_ADVICE)[0]

@@ -1,4 +1,4 @@
-"""Stage *features*: a sketch of every example's gradient at every warmup checkpoint, by actors that hold one model each.
+"""Stage *features*: a sketch of every example's gradient at every warmup checkpoint, by actors with one model each.
 
 An item of work is a shard at a checkpoint. Its rows are read by a task ahead of the actor; the actor commits the
 feature shard itself and hands back counts, so no gradient travels through Ray's object store.

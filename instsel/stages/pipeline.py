@@ -51,6 +51,8 @@ def _run(study: StudyConfig, graph: Graph, waiting: list[Stage], terminal: Termi
     if "prepare" in names:
         terminal.head("prepare")
         prepare.run(study, graph.prepare, terminal)
+    # A budget that cannot be met is told now, not after the hours that lie between.
+    select.rows_to_choose(study.selection.budget, graph.prepare.manifest()["result"]["pool"]["rows"])
     if "warmup" in names:
         terminal.head("warmup")
         warmup.run(study, graph.warmup, graph.prepare, share, terminal)

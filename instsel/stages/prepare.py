@@ -15,13 +15,11 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from instsel.config import Data, Model, StudyConfig, Target
+from instsel.config import Data, Model, StudyConfig
 from instsel.data.chat import check_tokenizer
-from instsel.data.leaks import LeakIndex
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.shards import (
     DUPLICATE,
-    EXAMPLES,
     LEAK,
     REJECTED,
     encode_lines,
@@ -29,14 +27,14 @@ from instsel.data.shards import (
     numeric_ids,
     reasons,
     reject,
-    smallest_ids,
 )
 from instsel.errors import InputError
-from instsel.inputs import pool_files, target_files
+from instsel.inputs import pool_files
 from instsel.model import load_tokenizer
 from instsel.progress import Terminal
 from instsel.stages.actors import READER_CPUS
 from instsel.stages.memory import peak_memory
+from instsel.stages.prepare_targets import leak_index, prepare_targets, why_rejected
 from instsel.storage import Folder
 from instsel.study import Stage
 
@@ -48,85 +46,16 @@ def run(study: StudyConfig, stage: Stage, terminal: Terminal) -> None:
     """Prepare targets and pool; the result holds counts by source and reason."""
     stage.begin()
     check_tokenizer(load_tokenizer(study.model))
-    targets = _targets(study, stage.folder / "targets")
-    ray.get(_index_targets.remote(stage.folder, list(study.targets), study.data.leak_words))
+    targets = prepare_targets(study, stage.folder)
     files = pool_files(study)
     names = _encode_pool(study, stage.folder, files, terminal)
     if not names:
-        raise InputError(f"pool: no usable row; {_why({})}")
+        raise InputError(f"pool: no usable row; {why_rejected({})}")
     result = ray.get(_finish_pool.remote(stage.folder, names))
     if not result["rows"]:
-        raise InputError(f"pool: no usable row; {_why(result['rejected'])}")
+        raise InputError(f"pool: no usable row; {why_rejected(result['rejected'])}")
     stage.commit({"pool": result, "targets": targets}, tokens=result["tokens"], peak_memory=result["peak_memory"])
     terminal.say(_summary(result))
-
-
-def _targets(study: StudyConfig, folder: Folder) -> dict[str, Any]:
-    pending = [
-        _encode_target.remote(folder / name, name, target, target_files(study, name), study.model, study.data)
-        for name, target in study.targets.items()
-    ]
-    return dict(zip(study.targets, ray.get(pending), strict=True))
-
-
-@ray.remote
-def _encode_target(
-    folder: Folder, name: str, target: Target, files: dict[str, list[SourceFile]], model: Model, data: Data
-) -> dict[str, Any]:
-    tokenizer = load_tokenizer(model)
-    known: set[str] = set()
-    counts: dict[str, Any] = {}
-    for split, limit in (("validation", target.max_validation), ("heldout", target.max_heldout)):
-        if split not in files:
-            continue
-        kept, rejected = [EXAMPLES.empty_table()], [REJECTED.empty_table()]
-        for file in files[split]:
-            for first, lines in read_chunks(file, data.shard_rows):
-                examples, bad = encode_lines(
-                    lines,
-                    first,
-                    file.uri,
-                    tokenizer=tokenizer,
-                    max_length=data.max_length,
-                    row_format=file.row_format,
-                    source=name,
-                    task_column=target.subtask or "task",
-                )
-                kept.append(examples)
-                rejected.append(bad)
-        examples, aside = pa.concat_tables(kept), pa.concat_tables(rejected)
-        again = pa.array(~first_occurrences(numeric_ids(examples["id"])))
-        aside = pa.concat_tables([aside, reject(examples.filter(again), DUPLICATE)])
-        examples = examples.filter(pc.invert(again))
-        shown = pa.array([row in known for row in examples["id"].to_pylist()], pa.bool_())
-        aside = pa.concat_tables([aside, reject(examples.filter(shown), "also a validation row")])
-        examples = smallest_ids(examples.filter(pc.invert(shown)), limit)
-        if not len(examples):
-            where = target.validation if split == "validation" else target.heldout
-            raise InputError(f"targets.{name}.{split}: {where} has no usable row; {_why(reasons(aside))}")
-        known |= set(examples["id"].to_pylist())
-        folder.write_table(f"{split}.parquet", examples)
-        folder.write_table(f"{split}.rejected.parquet", aside)
-        counts[split] = {"rows": len(examples), "rejected": reasons(aside)}
-    return counts
-
-
-@ray.remote
-def _index_targets(folder: Folder, targets: list[str], words: int) -> None:
-    """Write what is known of the targets' texts, for the encoders to read."""
-    rows = []
-    for target in targets:
-        place = folder / "targets" / target
-        splits = [name for name in ("validation.parquet", "heldout.parquet") if place.exists(name)]
-        rows.append([messages for name in splits for messages in place.read_table(name)["messages"].to_pylist()])
-    index = LeakIndex.of(rows, words)
-    for name in ("template", "runs"):
-        folder.write_table(f"leak_{name}.arrow", pa.table({"hash": getattr(index, name)}))
-
-
-def _leak_index(folder: Folder, words: int) -> LeakIndex:
-    template, runs = (folder.read_table(f"leak_{name}.arrow")["hash"].to_numpy() for name in ("template", "runs"))
-    return LeakIndex(words, template, runs)
 
 
 def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], terminal: Terminal) -> list[str]:
@@ -178,7 +107,7 @@ class _Encoder:
         self.tokenizer = load_tokenizer(model)
         self.data = data
         self.pool, self.rejected = folder / "pool", folder / "rejected"
-        self.leaks = _leak_index(folder, data.leak_words)
+        self.leaks = leak_index(folder, data.leak_words)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         counts = [self._shard(**row) for row in batch.to_pylist()]
@@ -250,13 +179,7 @@ def _duplicates(pool: Folder, shards: list[str]) -> pa.Table:
     return pa.concat_tables(found)
 
 
-def _why(rejected: dict[str, int]) -> str:
-    if not rejected:
-        return "its files hold no rows"
-    return "rows were set aside: " + ", ".join(f"{count} x {reason}" for reason, count in list(rejected.items())[:3])
-
-
 def _summary(result: dict[str, Any]) -> str:
     aside = sum(result["rejected"].values())
     text = f"{result['rows']} rows of {len(result['sources'])} sources, {result['tokens']} tokens"
-    return text + (f"; set aside {aside}: {_why(result['rejected']).partition(': ')[2]}" if aside else "")
+    return text + (f"; set aside {aside}: {why_rejected(result['rejected']).partition(': ')[2]}" if aside else "")

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ def ray_session(resources: Resources) -> Iterator[None]:
         yield
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # Ray's C++ side writes notices to the driver's standard error that no user can act on.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         ray.init(
             address=resources.ray_address,
@@ -55,11 +58,15 @@ def ray_session(resources: Resources) -> Iterator[None]:
 
 
 def quiet_data() -> None:
-    """Keep Ray Data's own bars and notices from the terminal; the study has its own."""
+    """Keep Ray Data's own bars and notices from the terminal, and hand on a worker's error as it was.
+
+    The study has bars of its own and tells errors itself; Ray Data's wrapping would lose which error it was.
+    """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.raise_original_map_exception = True
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
 def allot(resources: Resources) -> Allotment:
@@ -82,8 +89,11 @@ def allot(resources: Resources) -> Allotment:
         return Allotment(actors, share, 1, threads, workers, 1, 1, max(1, int(cpus // workers) - 1))
     if resources.gpus_per_actor:
         raise StudyError(f"resources.gpus_per_actor is {resources.gpus_per_actor}, but the cluster has no GPU")
-    actors = resources.actors or nodes
-    workers = resources.training_workers or 1
+    # Small models run faster as two processes than as one with twice the threads, which wait for each other at
+    # every operation; more than two would multiply the memory of large ones.
+    pairs = nodes * min(2, max(1, int(cpus // nodes)))
+    actors = resources.actors or pairs
+    workers = resources.training_workers or pairs
     threads = resources.threads_per_actor or max(1, int(cpus // actors))
     # Half of the CPUs stay free for the tasks that feed the actors; the threads use them all the same.
     cpus_each = min(1.0, cpus / (2 * actors))

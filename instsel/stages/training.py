@@ -1,9 +1,10 @@
 """Ray Train around the training loop: workers, restarts after failures, checkpoints into the stage's folder."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from instsel.config import StudyConfig, Training
-from instsel.progress import Bar, Terminal
+from instsel.errors import InputError, StudyError
+from instsel.progress import Bar, Terminal, log
 from instsel.stages.memory import peak_memory
 from instsel.stages.progress import ProgressBoard
 from instsel.stages.session import Allotment
@@ -25,6 +27,19 @@ from instsel.training.settings import TrainSettings
 RUN = "run"
 METRICS = "metrics.json"
 POLL_SECONDS = 1.0
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+# Each is a minute: long enough for a cluster to grow, and not for ever.
+FAILED_STARTS = 10
+ERRORS = {"InputError": InputError, "StudyError": StudyError}
+# Ray Train reads these where a trainer is made. It looks after its workers every 2 s by default, and the end of every
+# run would wait for that; in a folder of their own, relative paths would mean something else to the workers.
+RAY_TRAIN = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+# Saves a process on a single machine, which nobody takes away in part.
+ONE_NODE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +74,14 @@ def run_training(
 
     Returns:
         A result of "run", the folder of the checkpoints, and "checkpoints", name -> metrics of its epoch.
+
+    Raises:
+        InputError: DeepSpeed's configuration, the training set or a checkpoint does not fit.
+        StudyError: the run diverged.
+        ray.train.TrainingFailedError: workers failed more often than the study allows.
     """
-    board = ProgressBoard.remote()
+    _drop_unreadable(stage.folder / RUN)
+    board = ProgressBoard.remote()  # type: ignore[attr-defined]
     loop = {
         "model": study.model,
         "lora": study.lora,
@@ -71,25 +92,35 @@ def run_training(
         "board": board,
     }
     resources = {"CPU": allot.worker_cpus, **({"GPU": allot.worker_gpus} if allot.worker_gpus else {})}
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config=loop,
-        torch_config=TorchConfig(backend="nccl" if allot.worker_gpus else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=allot.workers, use_gpu=bool(allot.worker_gpus), resources_per_worker=resources
-        ),
-        run_config=ray.train.RunConfig(
-            name=RUN,
-            storage_path=stage.folder.path,
-            storage_filesystem=stage.folder.filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=study.resources.max_failures),
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-        ),
-    )
-    with terminal.bar(stage.name, None, "steps") as bar, _following(board, bar):
-        trainer.fit()
+    # Typed as version 1 of Ray Train, which they are not.
+    api: Any = ray.train
+    make_trainer: Any = TorchTrainer
+    with _ray_train_variables():
+        trainer = make_trainer(
+            _work,
+            train_loop_config=loop,
+            torch_config=TorchConfig(backend="nccl" if allot.worker_gpus else "gloo"),
+            scaling_config=api.ScalingConfig(
+                num_workers=allot.workers, use_gpu=bool(allot.worker_gpus), resources_per_worker=resources
+            ),
+            run_config=api.RunConfig(
+                name=RUN,
+                storage_path=stage.folder.path,
+                storage_filesystem=stage.folder.filesystem,
+                failure_config=api.FailureConfig(
+                    max_failures=study.resources.max_failures, controller_failure_limit=FAILED_STARTS
+                ),
+                logging_config=api.LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        with terminal.bar(stage.name, None, "steps") as bar, _following(board, bar):
+            failure = trainer.fit().return_value
+    if failure is not None:
+        kind, message = failure
+        raise ERRORS[kind](message)
     seen = ray.get(board.read.remote())
     names = [f"epoch-{epoch}" for epoch in range(1, training.epochs + 1)]
+    ray.kill(board)
     checkpoints = {name: (stage.folder / RUN / name).read_json(METRICS) for name in names}
     return Trained({"run": RUN, "checkpoints": checkpoints}, seen.get("tokens", 0), seen.get("peak_memory", 0))
 
@@ -101,8 +132,16 @@ def _deepspeed(study: StudyConfig) -> dict[str, Any]:
     return {"zero_optimization": {"stage": study.deepspeed.stage}}
 
 
-def _worker(plain: dict[str, Any]) -> None:
-    """What each Ray Train worker does."""
+def _work(plain: dict[str, Any]) -> tuple[str, str] | None:
+    """What each worker does. An error of ours meets all of them and would again: returned, it makes Ray Train stop."""
+    try:
+        _train(plain)
+    except (InputError, StudyError) as error:
+        return type(error).__name__, str(error)
+    return None
+
+
+def _train(plain: dict[str, Any]) -> None:
     # Imported here: the driver needs neither, and loads faster without.
     import torch
     from ray.train.torch import get_device
@@ -135,15 +174,43 @@ def _worker(plain: dict[str, Any]) -> None:
         **training.model_dump(exclude={"share"}), dtype=plain["model"].dtype, deepspeed=plain["deepspeed"]
     )
     last = ray.train.get_checkpoint()
-    train(
-        model,
-        TrainingSet(*plain["training_set"]),
-        settings,
-        lambda network, examples: answer_losses(network, collate(examples, device=device)),
-        on_epoch=on_epoch,
-        on_step=on_step,
-        resume=Path(last.to_directory()) if last else None,
-    )
+    with last.as_directory() if last else nullcontext() as resume:
+        train(
+            model,
+            TrainingSet(*plain["training_set"]),
+            settings,
+            lambda network, examples: answer_losses(network, collate(examples, device=device)),
+            on_epoch=on_epoch,
+            on_step=on_step,
+            resume=Path(resume) if resume else None,
+        )
+
+
+def _drop_unreadable(run: Folder) -> None:
+    """Remove a run whose list of checkpoints this Ray does not read: cut off while written, or of another version."""
+    if not run.exists(SNAPSHOT):
+        return
+    try:
+        written_by = run.read_json(SNAPSHOT)["ray_version"]
+    except (ValueError, KeyError, TypeError):
+        written_by = None
+    if written_by == ray.__version__:
+        return
+    log.warning("%s: Ray %s cannot read its list of checkpoints; the training starts anew", run, ray.__version__)
+    run.remove()
+
+
+@contextmanager
+def _ray_train_variables() -> Iterator[None]:
+    """Set Ray Train's environment variables while a trainer is made and runs; what the user set stays."""
+    wanted = RAY_TRAIN | (ONE_NODE if len(ray.nodes()) == 1 else {})
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Checkpoints of LoRA training that do not depend on how it was sharded: a PEFT adapter, Adam's moments by name, a JSON.
+"""Checkpoints of LoRA training, the same however it was sharded: a PEFT adapter, Adam's moments by name, a JSON.
 
 Reading needs no DeepSpeed.
 """
@@ -94,8 +94,8 @@ def read_checkpoint(folder: Path, model: nn.Module) -> tuple[Moments, dict[str, 
         model: the model whose trainable parameters the moments must match by name and shape.
 
     Returns:
-        {parameter name: (exp_avg, exp_avg_sq)}, float32 on the CPU, in the order of the model's parameters, and the JSON
-        as a dict with the fields of `CheckpointState`.
+        {parameter name: (exp_avg, exp_avg_sq)}, float32 on the CPU, in the order of the model's parameters; and the
+        JSON as a dict with the fields of `CheckpointState`.
 
     Raises:
         InputError: a file is missing or broken, or the moments are of another model; the first few names are told.
@@ -126,7 +126,7 @@ def load_adapter(folder: Path, model: nn.Module) -> None:
 
     weights = _load(folder / ADAPTER)
     try:
-        outcome = set_peft_model_state_dict(model, weights)
+        outcome: Any = set_peft_model_state_dict(model, weights)
     except RuntimeError as error:
         raise InputError(f"{folder / ADAPTER} does not fit the model: {str(error).splitlines()[-1].strip()}") from error
     missing = [name for name in outcome.missing_keys if name in trainable(model)]

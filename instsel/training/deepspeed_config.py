@@ -16,7 +16,7 @@ BUCKET_ELEMENTS = 20_000_000
 
 
 def import_deepspeed() -> ModuleType:
-    """DeepSpeed, silent below errors, and without its shared-memory collective, which a C++ compiler would have to build."""
+    """DeepSpeed, silent below errors and without its shared-memory collective, which would have to be compiled here."""
     logging.getLogger("DeepSpeed").addFilter(_errors_only)
     import deepspeed
 
@@ -117,8 +117,8 @@ def _check_scheduler(scheduler: dict[str, Any]) -> None:
     fixed = [key for key, value in _section(scheduler, "params").items() if value != AUTO]
     if fixed:
         raise InputError(
-            f"deepspeed.config: scheduler.params.{fixed[0]} is fixed, but the study file's schedule and warmup_ratio set "
-            "the learning rate; remove the scheduler section"
+            f"deepspeed.config: scheduler.params.{fixed[0]} is fixed, but the study file's schedule and warmup_ratio "
+            "set the learning rate; remove the scheduler section"
         )
 
 
@@ -134,6 +134,8 @@ def _precision(user: dict[str, Any], dtype: str) -> dict[str, Any]:
                 f"deepspeed.config: {key}.enabled is {value!r}, but model.dtype is {dtype}; make them agree"
             )
     if _section(user, "bf16").get("enabled", AUTO) is True:
+        if not _section(user, "zero_optimization").get("stage", 0):
+            raise InputError('deepspeed.config: bf16.enabled is true without ZeRO; write "auto", or set a ZeRO stage')
         return {}
     return {
         "bf16": {"enabled": False},

@@ -1,4 +1,4 @@
-"""The fine-tuning loop of one worker: DeepSpeed does the sharding, this file decides what is learned from which rows."""
+"""The fine-tuning loop of one worker: DeepSpeed shards, this file decides what is learned from which rows."""
 
 import tempfile
 import time
@@ -38,8 +38,15 @@ LossFunction = Callable[[nn.Module, Sequence[Example]], Tensor]
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What one epoch was: its number (from 1), optimizer steps so far, and of this epoch the mean loss, the mean
-    learning rate, the tokens of all workers and the seconds.
+    """What one epoch was.
+
+    Attributes:
+        epoch: its number, from 1.
+        step: optimizer steps so far, those of earlier epochs included.
+        loss: mean over its rows.
+        learning_rate: mean over its steps.
+        tokens: tokens of all workers in it.
+        seconds: its duration, without the checkpoint.
     """
 
     epoch: int
@@ -71,11 +78,12 @@ def train(
     on_step: Callable[[int, int, int, float], None],
     resume: Path | None = None,
 ) -> None:
-    """Train the LoRA matrices of a PEFT model in place; the default torch.distributed process group says who takes part.
+    """Train the LoRA matrices of a PEFT model in place.
 
-    A step's gradient is that of the mean loss over its global batch, so the number of workers changes the result only by
-    rounding (and, with LoRA dropout, by the draw of the masks). With the same number of workers a run that stops after
-    an epoch and resumes ends with the very weights of a run that does not stop.
+    The default torch.distributed process group says who takes part, the variable LOCAL_RANK which device a worker has.
+    A step's gradient is that of the mean loss over its global batch, so the number of workers changes the result only
+    by rounding (and, with LoRA dropout, by the draw of the masks). With the same number of workers a run that stops
+    after an epoch and resumes ends with the very weights of a run that does not stop.
 
     Args:
         model: PEFT model whose trainable parameters are its LoRA matrices.
@@ -84,8 +92,8 @@ def train(
         loss_fn: model and B rows -> their losses, float32 (B,), each with a gradient.
         on_epoch: called on every worker after each epoch with a checkpoint folder, which is gone afterwards, and the
             epoch's metrics; the folder is None on all workers but the first.
-        on_step: called on every worker after each step with steps done, steps of the run, tokens since the start of this
-            call, and the loss.
+        on_step: called on every worker after each step with steps done, steps of the run, tokens since the start of
+            this call, and the loss.
         resume: checkpoint folder to go on from.
 
     Raises:
@@ -125,7 +133,7 @@ def _start(model: nn.Module, settings: TrainSettings, loss_fn: LossFunction) -> 
             model=_LossModule(model, loss_fn), optimizer=optimizer, config=config, dist_init_required=False
         )
     except (ValueError, AssertionError) as error:
-        raise InputError(f"deepspeed.config: DeepSpeed refuses it: {error}") from error
+        raise InputError(f"deepspeed.config: DeepSpeed refuses it: {' '.join(str(error).split())}") from error
     engine.train()
     return engine
 

@@ -14,7 +14,7 @@ KEYS = ("exp_avg", "exp_avg_sq")
 
 
 def gather(engine: Any, model: nn.Module) -> tuple[dict[str, Tensor], Moments]:
-    """Trained weights and AdamW moments by parameter name: float32, whole, on the CPU. At least one step must be done."""
+    """Trained weights and AdamW moments by parameter name: float32, whole, on the CPU. A step must have been taken."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     weights, moments = {}, {}

@@ -124,15 +124,18 @@ def test_scripts_without_spaces_are_compared_by_thirty_characters(text: str) -> 
 @pytest.mark.parametrize(
     "text",
     [
-        "Мама купила двенадцать апельсинов на рынке и разделила их поровну между тремя детьми по сколько получил каждый",
+        "Мама купила двенадцать апельсинов на рынке и разделила их поровну между тремя детьми по сколько получил он",
         "اشترت الأم اثني عشر برتقالة من السوق وقسمتها بالتساوي بين أطفالها الثلاثة فكم برتقالة حصل عليها كل طفل",
         "엄마가 시장에서 오렌지 열두 개를 사서 세 아이에게 똑같이 나누어 주면 한 아이가 받는 오렌지는 모두 몇 개",
+        "एक किसान ने बाज़ार से बारह संतरे ख़रीदे और उन्हें अपने तीनों बच्चों में बराबर बाँट दिया तो हर बच्चे को कितने मिले",
+        "كَتَبَ الوَلَدُ الدَّرْسَ فِي دَفْتَرِهِ ثُمَّ قَرَأَهُ عَلَى أُمِّهِ وَأَبِيهِ وَإِخْوَتِهِ قَبْلَ النَّوْمِ وَفَرِحَ بِهِ",
+        "L’e\u0301te\u0301 dernier ma me\u0300re a pris douze oranges au marche\u0301 puis les a donne\u0301es a nous",
     ],
-    ids=["Russian", "Arabic", "Korean"],
+    ids=["Russian", "Arabic", "Korean", "Hindi", "Arabic with vowels", "French, decomposed"],
 )
 def test_other_scripts_are_compared_by_words(text: str) -> None:
     known = index([talk(text)])
-    words = text.split()
+    words = text.replace("’", " ").split()
     assert known.leaks(talk(" ".join(words[1:14])))
     assert not known.leaks(talk(" ".join(words[1:13])))
 

@@ -20,7 +20,7 @@ class Conv1D(nn.Module):
 
 
 class Net(nn.Module):
-    """A frozen entry; a trained map that runs twice, with an in-place operation behind it; one that the loss ignores."""
+    """A frozen entry; a trained map that runs twice, an in-place operation behind it; one that the loss ignores."""
 
     def __init__(self):
         super().__init__()

@@ -1,0 +1,111 @@
+"""The targets' part of stage *prepare*: validation and held-out rows, and what is known of their texts."""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from instsel.config import Data, Model, StudyConfig, Target
+from instsel.data.leaks import LeakIndex
+from instsel.data.readers import SourceFile, read_chunks
+from instsel.data.shards import (
+    DUPLICATE,
+    EXAMPLES,
+    REJECTED,
+    encode_lines,
+    first_occurrences,
+    numeric_ids,
+    reasons,
+    reject,
+    smallest_ids,
+)
+from instsel.errors import InputError
+from instsel.inputs import target_files
+from instsel.model import load_tokenizer
+from instsel.storage import Folder
+
+
+def prepare_targets(study: StudyConfig, folder: Folder) -> dict[str, Any]:
+    """Write every target's rows and the index of their texts below the stage's folder; counts by target and split.
+
+    Raises:
+        InputError: a target has no usable row.
+    """
+    pending = [
+        _encode_target.remote(
+            folder / "targets" / name, name, target, target_files(study, name), study.model, study.data
+        )
+        for name, target in study.targets.items()
+    ]
+    counts = dict(zip(study.targets, ray.get(pending), strict=True))
+    ray.get(_index_targets.remote(folder, list(study.targets), study.data.leak_words))
+    return counts
+
+
+@ray.remote
+def _encode_target(
+    folder: Folder, name: str, target: Target, files: dict[str, list[SourceFile]], model: Model, data: Data
+) -> dict[str, Any]:
+    tokenizer = load_tokenizer(model)
+    known: set[str] = set()
+    counts: dict[str, Any] = {}
+    for split, limit in (("validation", target.max_validation), ("heldout", target.max_heldout)):
+        if split not in files:
+            continue
+        kept, rejected = [EXAMPLES.empty_table()], [REJECTED.empty_table()]
+        for file in files[split]:
+            for first, lines in read_chunks(file, data.shard_rows):
+                examples, bad = encode_lines(
+                    lines,
+                    first,
+                    file.uri,
+                    tokenizer=tokenizer,
+                    max_length=data.max_length,
+                    row_format=file.row_format,
+                    source=name,
+                    task_column=target.subtask or "task",
+                )
+                kept.append(examples)
+                rejected.append(bad)
+        examples, aside = pa.concat_tables(kept), pa.concat_tables(rejected)
+        again = pa.array(~first_occurrences(numeric_ids(examples["id"])))
+        aside = pa.concat_tables([aside, reject(examples.filter(again), DUPLICATE)])
+        examples = examples.filter(pc.invert(again))
+        shown = pa.array([row in known for row in examples["id"].to_pylist()], pa.bool_())
+        aside = pa.concat_tables([aside, reject(examples.filter(shown), "also a validation row")])
+        examples = smallest_ids(examples.filter(pc.invert(shown)), limit)
+        if not len(examples):
+            where = target.validation if split == "validation" else target.heldout
+            raise InputError(f"targets.{name}.{split}: {where} has no usable row; {why_rejected(reasons(aside))}")
+        known |= set(examples["id"].to_pylist())
+        (folder / name).write_table(f"{split}.parquet", examples)
+        (folder / name).write_table(f"{split}.rejected.parquet", aside)
+        counts[split] = {"rows": len(examples), "rejected": reasons(aside)}
+    return counts
+
+
+@ray.remote
+def _index_targets(folder: Folder, targets: list[str], words: int) -> None:
+    """Write what is known of the targets' texts, for the encoders to read."""
+    rows = []
+    for target in targets:
+        place = folder / "targets" / target
+        splits = [name for name in ("validation.parquet", "heldout.parquet") if place.exists(name)]
+        rows.append([messages for name in splits for messages in place.read_table(name)["messages"].to_pylist()])
+    index = LeakIndex.of(rows, words)
+    for name in ("template", "runs"):
+        folder.write_table(f"leak_{name}.arrow", pa.table({"hash": getattr(index, name)}))
+
+
+def leak_index(folder: Folder, words: int) -> LeakIndex:
+    """The index of the targets' texts below the stage's folder."""
+    template, runs = (folder.read_table(f"leak_{name}.arrow")["hash"].to_numpy() for name in ("template", "runs"))
+    return LeakIndex(words, template, runs)
+
+
+def why_rejected(rejected: dict[str, int]) -> str:
+    """The most frequent reasons for which rows were set aside, as text."""
+    if not rejected:
+        return "its files hold no rows"
+    return "rows were set aside: " + ", ".join(f"{count} x {reason}" for reason, count in list(rejected.items())[:3])

@@ -1,0 +1,103 @@
+"""Errors of workers, as the command tells them: whose turn it is, in the words of the cause."""
+
+import logging
+import os
+from typing import Any
+
+import pytest
+import ray
+import ray.data
+
+from instsel.errors import InputError, StudyError
+from instsel.stages.errors import clear_errors
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@ray.remote(max_retries=0)
+def fail(error: Exception) -> None:
+    raise error
+
+
+@ray.remote(max_retries=0)
+def fail_within(error: Exception) -> None:
+    ray.get(fail.remote(error))
+
+
+@ray.remote(max_retries=0)
+def die() -> None:
+    os._exit(1)
+
+
+@ray.remote
+class Worker:
+    def fail(self, error: Exception) -> None:
+        raise error
+
+    def die(self) -> None:
+        os._exit(1)
+
+
+def _behind_another(error: Exception) -> None:
+    try:
+        ray.get(fail.remote(error))
+    except Exception as cause:
+        raise RuntimeError("while working") from cause
+
+
+def _in_ray_data(error: Exception) -> None:
+    def fail_row(row: dict[str, Any]) -> dict[str, Any]:
+        raise error
+
+    list(ray.data.range(2).map(fail_row).iter_rows())
+
+
+WAYS: dict[str, Any] = {
+    "here": lambda error: (_ for _ in ()).throw(error).__next__(),
+    "in a task": lambda error: ray.get(fail.remote(error)),
+    "in a task of a task": lambda error: ray.get(fail_within.remote(error)),
+    "behind another error": _behind_another,
+    "in an actor": lambda error: ray.get(Worker.remote().fail.remote(error)),
+    "in Ray Data": _in_ray_data,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", [InputError, StudyError])
+def test_an_error_of_ours_comes_back_as_it_was(kind: type[Exception], way: str) -> None:
+    with pytest.raises(kind) as error, clear_errors():
+        WAYS[way](kind("pool.0.path: correct it"))
+    assert type(error.value) is kind
+    assert str(error.value) == "pool.0.path: correct it"
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "here"])
+def test_any_other_error_of_a_worker_is_a_failed_study(way: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR, "instsel"), pytest.raises(StudyError) as error, clear_errors():
+        WAYS[way](ValueError("the matrix is odd"))
+    assert str(error.value) == "a worker failed: ValueError: the matrix is odd; the log file has the details"
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("death", [lambda: die.remote(), lambda: Worker.remote().die.remote()], ids=["task", "actor"])
+def test_a_worker_that_dies_is_a_failed_study(death: Any) -> None:
+    with pytest.raises(StudyError, match="^a worker failed: "), clear_errors():
+        ray.get(death())
+
+
+@pytest.mark.parametrize("kind", [InputError, StudyError, ValueError])
+def test_a_training_run_tells_the_failure_of_its_worker(kind: type[Exception]) -> None:
+    class WorkerGroupError(ray.exceptions.RayError):
+        def __init__(self, worker_failures: dict[int, Exception]) -> None:
+            super().__init__("workers failed")
+            self.worker_failures = worker_failures
+
+    expected = StudyError if kind is ValueError else kind
+    with pytest.raises(expected, match="the loss is infinite"), clear_errors():
+        raise WorkerGroupError({1: kind("the loss is infinite")})
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_an_error_of_the_driver_itself_stays_what_it_is(kind: type[BaseException]) -> None:
+    with pytest.raises(kind), clear_errors():
+        raise kind("a fault in the program")

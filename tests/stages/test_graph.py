@@ -1,0 +1,186 @@
+"""Which stages a study has, and which of them a changed key, file or model makes stale."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instsel.errors import InputError
+from instsel.stages.graph import Graph, build_graph, runs_of
+from instsel.storage import Folder
+from instsel.study_file import parse_study
+
+METHODS = ["random", "less", "bids"]
+TRAINED = {f"{stage}/{name}" for stage in ("finetune", "evaluate") for name in METHODS}
+INFLUENCE = {f"{stage}/{name}" for stage in ("select", "finetune", "evaluate") for name in ("less", "bids")}
+AFTER_FEATURES = {"features", "attribution", "report", *INFLUENCE}
+AFTER_SELECT = {"report", *TRAINED, *(f"select/{name}" for name in METHODS)}
+ALL = {"prepare", "warmup", "evaluate/base", *AFTER_FEATURES, *AFTER_SELECT}
+BIDS = {"select/bids", "finetune/bids", "evaluate/bids", "report"}
+
+Make = Callable[..., Graph]
+
+
+@pytest.fixture
+def graph(tiny_study: Callable[..., dict[str, Any]], tmp_path: Path) -> Make:
+    """Builds the graph of a tiny study whose keys `a__b=value` are changed."""
+    raw = tiny_study()
+
+    def make(**changed: Any) -> Graph:
+        study: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
+        for path, value in changed.items():
+            *parents, last = path.split("__")
+            part = study
+            for parent in parents:
+                part = part.setdefault(parent, {})
+            part[last] = value
+        return build_graph(parse_study(study, "study.yaml"), Folder.at(tmp_path / "study"))
+
+    return make
+
+
+def finish(graph: Graph) -> None:
+    for stage in graph.until("report"):
+        stage.begin()
+        stage.commit({})
+
+
+def stale(graph: Graph) -> set[str]:
+    return {stage.name for stage in graph.until("report") if not stage.done()}
+
+
+def test_a_new_study_has_all_stages_before_it_and_a_finished_one_none(graph: Make) -> None:
+    assert stale(graph()) == ALL
+    finish(graph())
+    assert stale(graph()) == set()
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"data__max_length": 64}, ALL),
+        ({"data__leak_words": 9}, ALL),
+        ({"model__dtype": "bfloat16"}, ALL),
+        ({"pool": [{"path": "pool/*.jsonl", "source": "x"}]}, ALL),
+        ({"targets__sums": {"validation": "targets/sums/validation.jsonl"}}, ALL),
+        ({"lora__rank": 4}, ALL - {"prepare", "select/random", "evaluate/base"}),
+        ({"deepspeed__stage": 3}, ALL - {"prepare", "select/random", "evaluate/base"}),
+        ({"warmup__epochs": 3}, {"warmup"} | AFTER_FEATURES),
+        ({"features__dim": 32}, AFTER_FEATURES),
+        ({"selection__budget": 5}, AFTER_SELECT),
+        ({"selection__methods": ["random", "less", {"method": "bids", "normalize": False}]}, BIDS),
+        (
+            {"selection__methods": ["less", "bids", {"method": "random", "seeds": [1]}]},
+            {n.replace("bids", "random") for n in BIDS},
+        ),
+        ({"selection__methods": ["random", "less"]}, {"report"}),
+        ({"finetune__seed": 1}, TRAINED | {"report"}),
+        ({"evaluation__token_budget": 256}, {f"evaluate/{name}" for name in ["base", *METHODS]} | {"report"}),
+        ({"evaluation__confidence": 0.9}, {"report"}),
+        ({"resources__actors": 7, "resources__max_failures": 0, "model__trust_remote_code": True}, set()),
+    ],
+)
+def test_a_changed_key_redoes_exactly_the_stages_that_depend_on_it(
+    changed: dict[str, Any], expected: set[str], graph: Make
+) -> None:
+    finish(graph())
+    assert stale(graph(**changed)) == expected
+    assert stale(graph()) == set()
+
+
+def test_another_method_adds_its_stages_and_leaves_the_others(graph: Make) -> None:
+    finish(graph())
+    raw = {"method": "bids", "name": "raw", "normalize": False}
+    assert stale(graph(selection__methods=[*METHODS, raw])) == {"select/raw", "finetune/raw", "evaluate/raw", "report"}
+
+
+def test_a_changed_file_redoes_everything_and_a_moved_one_nothing(graph: Make, tmp_path: Path) -> None:
+    finish(graph())
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for part in ("pool", "targets"):
+        (tmp_path / part).rename(moved / part)
+    assert stale(graph(root=str(moved))) == set()
+    with (moved / "targets/sums/heldout.jsonl").open("a") as stream:
+        stream.write("\n")
+    assert stale(graph(root=str(moved))) == ALL
+
+
+def test_a_template_counts_by_its_text(graph: Make, tmp_path: Path) -> None:
+    for name, text in (("a.jinja", "{{ messages }}"), ("b.jinja", "{{ messages }}"), ("c.jinja", "{{ messages }}!")):
+        (tmp_path / name).write_text(text)
+    finish(graph(model__chat_template=str(tmp_path / "a.jinja")))
+    assert stale(graph(model__chat_template=str(tmp_path / "b.jinja"))) == set()
+    assert stale(graph(model__chat_template=str(tmp_path / "c.jinja"))) == ALL
+    assert stale(graph()) == ALL
+
+
+def test_a_deepspeed_file_counts_by_its_text(graph: Make, tmp_path: Path) -> None:
+    for name, text in (("a.json", "{}"), ("b.json", "{}"), ("c.json", "{ }")):
+        (tmp_path / name).write_text(text)
+    finish(graph(deepspeed__config=str(tmp_path / "a.json")))
+    assert stale(graph(deepspeed__config=str(tmp_path / "b.json"), deepspeed__stage=3)) == set()
+    assert "warmup" in stale(graph(deepspeed__config=str(tmp_path / "c.json")))
+
+
+def test_stages_come_in_the_order_they_run(graph: Make) -> None:
+    made = graph()
+    assert [stage.name for stage in made.until("warmup")] == ["prepare", "warmup"]
+    assert [stage.name for stage in made.until("select")][-3:] == ["select/random", "select/less", "select/bids"]
+    names = [stage.name for stage in made.until("report")]
+    assert len(names) == len(set(names)) == len(ALL)
+    for stage in made.until("report"):
+        assert all(names.index(parent.name) < names.index(stage.name) for parent in stage.parents)
+        assert stage.folder.path.endswith(f"/study/{stage.name}")
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"pool": [{"path": "none.jsonl"}]}, "pool.0.path: file .*none.jsonl does not exist"),
+        ({"pool": [{"path": "pool"}]}, "pool.0.path: .*pool is a folder but no saved dataset"),
+        ({"targets__sums__heldout": "none.jsonl"}, "targets.sums.heldout: file .*none.jsonl does not exist"),
+        ({"model__chat_template": "none.jinja"}, "model.chat_template: file none.jinja does not exist"),
+        ({"deepspeed__config": "none.json"}, "deepspeed.config: file none.json does not exist"),
+        ({"model__name": "."}, "model.name: . is a folder without a config.json"),
+    ],
+)
+def test_a_missing_file_is_named_by_its_key(changed: dict[str, Any], what: str, graph: Make) -> None:
+    with pytest.raises(InputError, match=what):
+        graph(**changed)
+
+
+def test_a_run_is_a_method_or_a_seed_of_it(tiny_study: Callable[..., dict[str, Any]]) -> None:
+    methods = [{"method": "random", "seeds": [3, 1]}, {"method": "random", "name": "one", "seeds": [5]}, "bids"]
+    runs = runs_of(parse_study(tiny_study(selection={"budget": 1, "methods": methods}), "study.yaml"))
+    assert [(name, run.name, run.method.method, run.seed) for name, run in runs.items()] == [
+        ("random-3", "random-3", "random", 3),
+        ("random-1", "random-1", "random", 1),
+        ("one", "one", "random", 5),
+        ("bids", "bids", "bids", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("methods", "name"),
+    [
+        ([{"method": "random", "seeds": [1, 2]}, {"method": "less", "name": "random-2"}], "random-2"),
+        ([{"method": "random", "seeds": [1, 1]}], "random-1"),
+    ],
+)
+def test_two_runs_of_one_name_are_refused(
+    methods: list[dict[str, Any]], name: str, tiny_study: Callable[..., dict[str, Any]]
+) -> None:
+    with pytest.raises(InputError, match=f"selection.methods: two runs would be called '{name}'"):
+        runs_of(parse_study(tiny_study(selection={"budget": 1, "methods": methods}), "study.yaml"))
+
+
+def test_looking_at_a_study_loads_neither_ray_nor_torch() -> None:
+    code = (
+        "import sys, instsel.cli, instsel.stages.pipeline; print({'ray', 'torch', 'transformers'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"

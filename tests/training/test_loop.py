@@ -1,0 +1,234 @@
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from instsel.errors import InputError, StudyError
+from instsel.training.checkpoint import trainable
+from instsel.training.loop import train
+from instsel.training.schedule import epoch_order, learning_rate_at
+
+FILES = ("adapter_model.safetensors", "moments.safetensors")
+
+
+@pytest.fixture(scope="module")
+def lone_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """This process as the only worker of its group; DeepSpeed remembers the group, so there can only be one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCAL_RANK", "0")
+        group = tmp_path_factory.mktemp("group") / "store"
+        dist.init_process_group("gloo", init_method=f"file://{group}", rank=0, world_size=1)
+        yield
+        dist.destroy_process_group()
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {key: tensor for name in FILES for key, tensor in load_file(folder / name).items()}
+
+
+def assert_same(one: Path, other: Path) -> None:
+    left, right = tensors(one), tensors(other)
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
+
+
+def furthest(one: Path, other: Path) -> float:
+    """Largest difference of a tensor from its counterpart, as a share of that one's largest entry."""
+    left, right = tensors(one), tensors(other)
+    assert left.keys() == right.keys()
+    return max(((left[name] - right[name]).abs().max() / right[name].abs().max()).item() for name in left)
+
+
+def naive_run(worker: Any, settings: Any, count: int) -> tuple[Any, Any, list[float], list[float]]:
+    """The same training by torch alone, one example at a time, with the model's own loss."""
+    model, rows = worker.lora_model(), worker.examples(count)
+    model.train()
+    parameters = list(trainable(model).values())
+    adam = torch.optim.AdamW(parameters, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay)
+    per_epoch = math.ceil(count / settings.batch_size)
+    losses, rates = [], []
+    for step in range(settings.epochs * per_epoch):
+        epoch, at = divmod(step, per_epoch)
+        order = epoch_order(count, epoch + 1, settings.seed).tolist()
+        batch = order[at * settings.batch_size : (at + 1) * settings.batch_size]
+        of_rows = []
+        for row in batch:
+            ids, labels = (torch.tensor([rows[row][key]]) for key in ("input_ids", "labels"))
+            of_rows.append(model(input_ids=ids, labels=labels).loss)
+        loss = torch.stack(of_rows).mean()
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        rates.append(
+            learning_rate_at(step, settings.epochs * per_epoch, settings.learning_rate, "linear", settings.warmup_ratio)
+        )
+        adam.param_groups[0]["lr"] = rates[-1]
+        adam.step()
+        losses += [loss.item()] * len(batch)
+    return model, adam, losses, rates
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_weights_and_moments_are_those_of_torchs_adamw(worker, settings, lone_worker, tmp_path: Path, stage):
+    # Nine rows in batches of four: the last batch of an epoch holds one. The clipping acts: norms are around 1.
+    values = settings(stage=stage, max_grad_norm=0.5)
+    metrics = worker.run(tmp_path, values, count=9)
+    model, adam, losses, rates = naive_run(worker, values, 9)
+    found = tensors(tmp_path / "epoch-2")
+    for name, parameter in trainable(model).items():
+        moments = adam.state[parameter]
+        expected = {
+            name.replace(".default", ""): parameter.detach(),
+            f"exp_avg/{name}": moments["exp_avg"],
+            f"exp_avg_sq/{name}": moments["exp_avg_sq"],
+        }
+        for key, tensor in expected.items():
+            assert (found[key] - tensor).abs().max() <= 1e-5 * tensor.abs().max(), key
+    assert [epoch.loss for epoch in metrics] == pytest.approx([sum(losses[:9]) / 9, sum(losses[9:]) / 9], rel=1e-5)
+    state = json.loads((tmp_path / "epoch-2" / "checkpoint.json").read_text())
+    assert (state["epoch"], state["step"]) == (2, 6)
+    assert state["learning_rate"] == pytest.approx(sum(rates[3:]) / 3)
+    assert metrics[1].tokens == sum(len(row["input_ids"]) for row in worker.examples(9))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_resumed_run_ends_with_the_same_weights(worker, settings, lone_worker, tmp_path: Path, stage):
+    values = settings(stage=stage, epochs=3, micro_batch_size=2)
+    worker.run(tmp_path / "whole", values, dropout=0.2)
+    worker.run(tmp_path / "rest", values, resume=tmp_path / "whole" / "epoch-1", dropout=0.2)
+    assert not (tmp_path / "rest" / "epoch-1").exists()
+    for epoch in ("epoch-2", "epoch-3"):
+        assert_same(tmp_path / "rest" / epoch, tmp_path / "whole" / epoch)
+
+
+def test_a_finished_run_has_nothing_left_to_do(worker, settings, lone_worker, tmp_path: Path):
+    worker.run(tmp_path, settings(epochs=1))
+    assert worker.run(tmp_path, settings(epochs=1), resume=tmp_path / "epoch-1") == []
+
+
+def test_micro_batches_change_nothing_but_rounding(worker, settings, lone_worker, tmp_path: Path):
+    worker.run(tmp_path / "one", settings(micro_batch_size=1))
+    worker.run(tmp_path / "four", settings(micro_batch_size=4))
+    assert furthest(tmp_path / "one" / "epoch-2", tmp_path / "four" / "epoch-2") < 1e-4
+
+
+def test_seed_and_dropout_change_the_result(worker, settings, lone_worker, tmp_path: Path):
+    worker.run(tmp_path / "a", settings(epochs=1))
+    worker.run(tmp_path / "b", settings(epochs=1, seed=1))
+    worker.run(tmp_path / "c", settings(epochs=1), dropout=0.2)
+    for other in ("b", "c"):
+        assert furthest(tmp_path / "a" / "epoch-1", tmp_path / other / "epoch-1") > 1e-3
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("bf16", ["auto", True])
+def test_bfloat16_learns_like_float32_and_keeps_its_state_in_float32(
+    worker, settings, lone_worker, tmp_path: Path, stage, bf16
+):
+    exact = worker.run(tmp_path / "exact", settings())
+    json_file = {"bf16": {"enabled": bf16}, "zero_optimization": {"stage": stage}}
+    low = settings(dtype="bfloat16", deepspeed=json_file)
+    rounded = worker.run(tmp_path / "low", low, dtype="bfloat16")
+    assert [epoch.loss for epoch in rounded] == pytest.approx([epoch.loss for epoch in exact], rel=5e-3)
+    saved = tensors(tmp_path / "low" / "epoch-2")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    # More than bfloat16 holds.
+    assert any((tensor != tensor.bfloat16().float()).any() for name, tensor in saved.items() if "exp_avg" not in name)
+    worker.run(tmp_path / "rest", low, resume=tmp_path / "low" / "epoch-1", dtype="bfloat16")
+    assert_same(tmp_path / "rest" / "epoch-2", tmp_path / "low" / "epoch-2")
+
+
+def test_two_workers_learn_what_one_does(worker, settings, lone_worker, tmp_path: Path):
+    # The last batch of an epoch has one row: the second worker has none, and still takes part.
+    jobs = []
+    for stage in (0, 2, 3):
+        out = tmp_path / f"zero-{stage}"
+        common = {"settings": asdict(settings(stage=stage, epochs=3)), "count": 9}
+        jobs.append({**common, "out": str(out)})
+        jobs.append({**common, "out": f"{out}-rest", "resume": str(out / "epoch-2")})
+    together(tmp_path, jobs)
+    worker.run(tmp_path / "alone", settings(epochs=3))
+    for stage in (0, 2, 3):
+        out = tmp_path / f"zero-{stage}"
+        for epoch in ("epoch-1", "epoch-3"):
+            assert furthest(out / epoch, tmp_path / "alone" / epoch) < 1e-4
+        assert_same(tmp_path / f"zero-{stage}-rest" / "epoch-3", out / "epoch-3")
+    # A checkpoint of two workers under ZeRO 3 is one for a single worker without ZeRO as well.
+    worker.run(tmp_path / "other", settings(stage=0, epochs=3), resume=tmp_path / "zero-3" / "epoch-2")
+    assert furthest(tmp_path / "other" / "epoch-3", tmp_path / "alone" / "epoch-3") < 1e-4
+
+
+def together(folder: Path, jobs: list[dict[str, Any]]) -> None:
+    """Have two worker processes do the jobs."""
+    job_file = folder / "jobs.json"
+    job_file.write_text(json.dumps(jobs))
+    script = str(Path(__file__).with_name("worker.py"))
+    commands = [[sys.executable, script, str(rank), "2", str(job_file)] for rank in range(2)]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    try:
+        for process in running:
+            _, told = process.communicate(timeout=240)
+            assert process.returncode == 0, told
+    finally:
+        for process in running:
+            process.kill()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_change(worker, settings, lone_worker):
+    calls = []
+
+    def third_is_broken(model, rows):
+        calls.append(len(rows))
+        return worker.losses(model, rows) * (float("nan") if len(calls) == 3 else 1.0)
+
+    reported = []
+    with pytest.raises(StudyError, match="loss is nan at step 3 of 6; lower learning_rate"):
+        train(
+            worker.lora_model(),
+            worker.examples(9),
+            settings(micro_batch_size=4),
+            third_is_broken,
+            on_epoch=lambda *_: reported.append("epoch"),
+            on_step=lambda step, total, tokens, loss: reported.append((step, total)),
+        )
+    assert reported == [(1, 6), (2, 6)]
+
+
+def test_weights_that_diverge_in_the_last_step_are_not_saved(worker, settings, lone_worker):
+    def steep(model, rows):
+        losses = worker.losses(model, rows)
+        # Adds nothing to the loss, and an infinite slope.
+        return losses + (losses - losses.detach()).sqrt()
+
+    saved = []
+    with pytest.raises(StudyError, match="training diverged by step 1"):
+        train(
+            worker.lora_model(),
+            worker.examples(4),
+            settings(epochs=1),
+            steep,
+            on_epoch=lambda *_: saved.append("epoch"),
+            on_step=lambda *_: None,
+        )
+    assert saved == []
+
+
+def test_a_configuration_that_deepspeed_refuses_is_the_users_error(worker, settings, lone_worker, tmp_path: Path):
+    with pytest.raises(InputError, match=r"deepspeed\.config: DeepSpeed refuses it: .*stagee"):
+        worker.run(tmp_path, settings(deepspeed={"zero_optimization": {"stagee": 2}}))
+
+
+def test_a_checkpoint_of_another_model_is_not_gone_on_from(worker, settings, lone_worker, tmp_path: Path):
+    worker.run(tmp_path, settings(epochs=1))
+    with pytest.raises(InputError, match="has shape"):
+        worker.run(tmp_path, settings(), resume=tmp_path / "epoch-1", rank=8)

@@ -1,0 +1,83 @@
+"""A worker of a run of several, started by a test as a process of its own; tests also call its functions themselves."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from instsel.data.batches import collate
+from instsel.loss import answer_losses
+from instsel.training.loop import train
+from instsel.training.settings import TrainSettings
+
+
+def lora_model(rank: int = 4, dropout: float = 0.0, dtype: str = "float32") -> Any:
+    """A random Llama of two layers with LoRA matrices that are both not zero."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=128,
+        vocab_size=256,
+        use_cache=False,
+    )
+    base = LlamaForCausalLM(config).to(getattr(torch, dtype))
+    lora = LoraConfig(
+        r=rank, lora_alpha=8, lora_dropout=dropout, target_modules=["q_proj", "v_proj"], init_lora_weights=False
+    )
+    return get_peft_model(base, lora)
+
+
+def examples(count: int) -> list[dict[str, list[int]]]:
+    """Rows of 6 to 15 tokens; the first two are no answer."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = torch.randint(6, 16, (count,), generator=generator).tolist()
+    rows = [torch.randint(1, 256, (length,), generator=generator).tolist() for length in lengths]
+    return [{"input_ids": row, "labels": [-100, -100, *row[2:]]} for row in rows]
+
+
+def losses(model: Any, rows: Any) -> torch.Tensor:
+    return answer_losses(model, collate(rows))
+
+
+def run(out: Path, settings: TrainSettings, count: int = 9, resume: Path | None = None, **model: Any) -> list[Any]:
+    """Train, keep each epoch's checkpoint as out/epoch-N, and return the epochs' metrics."""
+    seen = []
+
+    def on_epoch(folder: Path | None, metrics: Any) -> None:
+        seen.append(metrics)
+        if folder is not None:
+            shutil.copytree(folder, out / f"epoch-{metrics.epoch}")
+
+    made = lora_model(**model)
+    train(made, examples(count), settings, losses, on_epoch=on_epoch, on_step=lambda *_: None, resume=resume)
+    return seen
+
+
+def main(rank: int, world_size: int, job_file: str) -> None:
+    """Join the group and do every job of the file: the arguments of `run`, settings as a dict."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{job_file}.group", rank=rank, world_size=world_size)
+    for job in json.loads(Path(job_file).read_text(encoding="utf-8")):
+        resume = job.pop("resume", None)
+        settings = TrainSettings(**{**job.pop("settings"), "betas": (0.9, 0.999)})
+        run(Path(job.pop("out")), settings, resume=Path(resume) if resume else None, **job)
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    sys.stdout.flush()
+    # Gloo's threads sometimes abort a process that takes its group down while the other one is gone already.
+    os._exit(0)
