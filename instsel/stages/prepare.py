@@ -144,11 +144,11 @@ def _finish_pool(folder: Folder, shards: list[str]) -> dict[str, Any]:
     places = set(zip(twice["shard"].to_pylist(), twice["line"].to_pylist(), strict=True))
     tables = []
     for shard in shards:
-        table = pool.read_table(f"{shard}.parquet")
-        own = [(shard, line) for line in table["line"].to_pylist()]
-        if not places.isdisjoint(own):
-            table = table.filter(pa.array([place not in places for place in own], pa.bool_()))
-            pool.write_table(f"{shard}.parquet", table)
+        table = pool.read_table(f"{shard}.parquet", [*REMEMBERED_COLUMNS, "line"])
+        kept = pa.array([(shard, line) not in places for line in table["line"].to_pylist()], pa.bool_())
+        if kept.false_count:
+            pool.write_table(f"{shard}.parquet", pool.read_table(f"{shard}.parquet").filter(kept))
+            table = table.filter(kept)
         name = pa.array([shard] * len(table), pa.string())
         tables.append(table.select(REMEMBERED_COLUMNS).append_column("shard", name))
     index = pa.concat_tables(tables)

@@ -79,8 +79,8 @@ def _encode_target(
             where = target.validation if split == "validation" else target.heldout
             raise InputError(f"targets.{name}.{split}: {where} has no usable row; {why_rejected(reasons(aside))}")
         known |= set(examples["id"].to_pylist())
-        (folder / name).write_table(f"{split}.parquet", examples)
-        (folder / name).write_table(f"{split}.rejected.parquet", aside)
+        folder.write_table(f"{split}.parquet", examples)
+        folder.write_table(f"{split}.rejected.parquet", aside)
         counts[split] = {"rows": len(examples), "rejected": reasons(aside)}
     return counts
 

@@ -21,7 +21,7 @@ from instsel.stages.progress import ProgressBoard
 from instsel.stages.session import Allotment
 from instsel.storage import Folder
 from instsel.study import Stage
-from instsel.training.deepspeed_config import read_json
+from instsel.training.deepspeed_config import complete, read_json
 from instsel.training.settings import TrainSettings
 
 RUN = "run"
@@ -80,13 +80,17 @@ def run_training(
         StudyError: the run diverged.
         ray.train.TrainingFailedError: workers failed more often than the study allows.
     """
+    settings = TrainSettings(
+        **training.model_dump(exclude={"share"}), dtype=study.model.dtype, deepspeed=_deepspeed(study)
+    )
+    # Contradictions in it are told here, before any worker starts.
+    complete(settings, allot.workers)
     _drop_unreadable(stage.folder / RUN)
     board = ProgressBoard.remote()  # type: ignore[attr-defined]
     loop = {
         "model": study.model,
         "lora": study.lora,
-        "training": training,
-        "deepspeed": _deepspeed(study),
+        "settings": settings,
         "training_set": training_set,
         "threads": allot.worker_threads,
         "board": board,
@@ -154,8 +158,8 @@ def _train(plain: dict[str, Any]) -> None:
 
     torch.set_num_threads(plain["threads"])
     device = get_device()
-    training: Training = plain["training"]
-    model = attach_lora(load_base(plain["model"]), plain["lora"], training.seed).to(device)
+    settings: TrainSettings = plain["settings"]
+    model = attach_lora(load_base(plain["model"]), plain["lora"], settings.seed).to(device)
     board = plain["board"] if ray.train.get_context().get_world_rank() == 0 else None
 
     def on_step(step: int, steps: int, tokens: int, loss: float) -> None:
@@ -170,9 +174,6 @@ def _train(plain: dict[str, Any]) -> None:
         (folder / METRICS).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         ray.train.report(values, ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
 
-    settings = TrainSettings(
-        **training.model_dump(exclude={"share"}), dtype=plain["model"].dtype, deepspeed=plain["deepspeed"]
-    )
     last = ray.train.get_checkpoint()
     with last.as_directory() if last else nullcontext() as resume:
         train(

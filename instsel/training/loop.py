@@ -98,7 +98,7 @@ def train(
 
     Raises:
         InputError: DeepSpeed refuses the configuration, or the checkpoint is not of this model.
-        StudyError: a loss, weight or moment is not finite.
+        StudyError: a loss, gradient, weight or moment is not finite.
     """
     first_epoch, step = 0, 0
     if resume is not None:
@@ -205,17 +205,22 @@ class _Run:
                 loss = self._mean_over_workers(total, len(rows))
             engine.backward(summed * weight)
             engine.step()
+        # ZeRO passes over a step whose gradient is not finite, without a word.
+        if not engine.was_step_applied():
+            raise self._diverged("gradient is not finite")
         return loss
 
     def _mean_over_workers(self, total: Tensor, rows: int) -> float:
         dist.all_reduce(total)
         loss = total.item() / rows
         if not np.isfinite(loss):
-            raise StudyError(
-                f"the loss is {loss} at step {self.step + 1} of {self.total_steps}; lower learning_rate, "
-                "or set model.dtype to float32"
-            )
+            raise self._diverged(f"loss is {loss}")
         return loss
+
+    def _diverged(self, what: str) -> StudyError:
+        return StudyError(
+            f"the {what} at step {self.step + 1} of {self.total_steps}; lower learning_rate, or set model.dtype to float32"
+        )
 
     def _seed_dropout(self, micro: int) -> None:
         entropy = [self.settings.seed, self.step, self.rank, micro]

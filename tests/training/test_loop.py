@@ -204,18 +204,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_change(worker,
     assert reported == [(1, 6), (2, 6)]
 
 
-def test_weights_that_diverge_in_the_last_step_are_not_saved(worker, settings, lone_worker):
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (0, "training diverged by step 1: .* not finite"),
+        (2, "gradient is not finite at step 1 of 1"),
+        (3, "gradient is not finite at step 1 of 1"),
+    ],
+)
+def test_a_last_step_that_diverges_is_neither_passed_over_nor_saved(worker, settings, lone_worker, stage, message):
     def steep(model, rows):
         losses = worker.losses(model, rows)
         # Adds nothing to the loss, and an infinite slope.
         return losses + (losses - losses.detach()).sqrt()
 
     saved = []
-    with pytest.raises(StudyError, match="training diverged by step 1"):
+    with pytest.raises(StudyError, match=message):
         train(
             worker.lora_model(),
             worker.examples(4),
-            settings(epochs=1),
+            settings(stage=stage, epochs=1),
             steep,
             on_epoch=lambda *_: saved.append("epoch"),
             on_step=lambda *_: None,

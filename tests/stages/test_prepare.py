@@ -1,0 +1,381 @@
+"""The prepare stage on a small pool of every kind of file, against a plain loop over the same rows."""
+
+import gzip
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from instsel.config import StudyConfig
+from instsel.data.chat import encode
+from instsel.data.rows import BadRow, parse_row
+from instsel.data.shards import DUPLICATE, LEAK
+from instsel.errors import InputError, StudyError
+from instsel.progress import Terminal
+from instsel.stages import prepare
+from instsel.stages.errors import clear_errors
+from instsel.stages.graph import build_graph
+from instsel.storage import Folder
+from instsel.study import Stage
+from instsel.study_file import parse_study
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+MAX_LENGTH = 160
+
+
+def row(number: int, answer: str = "", **more: Any) -> dict[str, Any]:
+    messages = [
+        {"role": "user", "content": f"Number {number}, who are you? 😀"},
+        {"role": "assistant", "content": answer or f"I am {number}."},
+    ]
+    return {"messages": messages, **more}
+
+
+def sharegpt(number: int) -> dict[str, Any]:
+    question, reply = row(number)["messages"]
+    return {
+        "conversations": [{"from": "human", "value": question["content"]}, {"from": "gpt", "value": reply["content"]}]
+    }
+
+
+def alpaca(number: int) -> dict[str, Any]:
+    question, reply = row(number)["messages"]
+    return {"instruction": question["content"], "input": "", "output": reply["content"], "source": "other"}
+
+
+def dump(rows: list[Any]) -> bytes:
+    return b"".join((r if isinstance(r, bytes) else json.dumps(r, ensure_ascii=False).encode()) + b"\n" for r in rows)
+
+
+COPIED = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+
+
+def write_study(folder: Path, model: Path) -> dict[str, Any]:
+    """A pool of three files, one listed twice, with copies within and across files and a bad row of each kind."""
+    first: list[Any] = [row(number, task=f"t{number % 2}", source="first") for number in range(1, 41)]
+    first[16] = b'{"messages": [{"role": "user", "content": "cut'
+    first[19] = {"messages": row(20)["messages"][:1]}
+    first[21] = row(3, task="again")
+    first[23] = b""
+    first[24] = row(25, f"Somebody said {COPIED} and no more.", source="first")
+    first[29] = b'{"messages": "\xff\xfe"}'
+    first[32] = row(33, "word " * 10) | {
+        "messages": [{"role": "user", "content": "word " * 200}, row(33)["messages"][1]]
+    }
+    first[33] = row(34, "word " * 200, source="first")
+    first[39] = row(3)
+    second = [alpaca(5), *(alpaca(number) for number in range(101, 112)), alpaca(101)]
+    third = [sharegpt(number) for number in (110, 201, 202, 7, 203)]
+    folder.joinpath("pool").mkdir(parents=True)
+    (folder / "pool/a.jsonl").write_bytes(dump(first))
+    (folder / "pool/b.jsonl.gz").write_bytes(gzip.compress(dump(second), mtime=0))
+    pq.write_table(pa.Table.from_pylist(third), folder / "pool/c.parquet")
+    folder.joinpath("targets").mkdir()
+    shown = [row(number, subject="even" if number % 2 == 0 else "odd") for number in range(301, 309)]
+    shown[3] = row(304, f"They said: {COPIED}.", subject="even")
+    (folder / "targets/shown.jsonl").write_bytes(dump([*shown, {"messages": []}, shown[1]]))
+    (folder / "targets/held.jsonl").write_bytes(dump([*shown[:2], *(row(number) for number in range(309, 313))]))
+    (folder / "targets/other.jsonl").write_bytes(dump([row(number) for number in range(401, 404)]))
+    return {
+        "name": "small",
+        "out": str(folder / "study"),
+        "root": str(folder),
+        "model": {"name": str(model)},
+        "pool": [
+            {"path": "pool/a.jsonl"},
+            {"path": "pool/*.jsonl.gz"},
+            {"path": "pool/c.parquet", "source": "third", "format": "sharegpt"},
+            {"path": "pool/b.jsonl.gz", "source": "second again"},
+        ],
+        "targets": {
+            "main": {"validation": "targets/shown.jsonl", "heldout": "targets/held.jsonl", "subtask": "subject"},
+            "other": {"validation": "targets/other.jsonl", "max_validation": 2},
+        },
+        "data": {"max_length": MAX_LENGTH, "shard_rows": 8},
+        "selection": {"budget": 5, "methods": ["random"]},
+    }
+
+
+def run(raw: dict[str, Any], folder: Folder | None = None) -> tuple[Stage, str]:
+    """Run the stage as the command does; return it and what a person saw."""
+    study: StudyConfig = parse_study(raw, "study.yaml")
+    shown = io.StringIO()
+    stage = build_graph(study, folder or Folder.at(study.out)).prepare
+    with clear_errors():
+        prepare.run(study, stage, Terminal(Console(file=shown, soft_wrap=True)))
+    return stage, shown.getvalue()
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, Any]:
+    """The keys of the study."""
+    return write_study(tmp_path_factory.mktemp("prepare"), tiny_model)
+
+
+@pytest.fixture(scope="module")
+def prepared(raw: dict[str, Any], ray_session: None) -> tuple[Stage, str]:
+    """The finished stage; tests leave it as it is."""
+    return run(raw)
+
+
+def expected_rows(raw: dict[str, Any], tokenizer: Any) -> tuple[list[dict[str, Any]], set[tuple[str, int, str]]]:
+    """The oracle: one loop over all rows in the order of the study file."""
+    root = Path(raw["root"])
+    text, packed = (root / "pool/a.jsonl").read_bytes(), (root / "pool/b.jsonl.gz").read_bytes()
+    columns = pq.read_table(root / "pool/c.parquet").to_pylist()
+    files = [
+        ("pool/a.jsonl", text.split(b"\n"), "first"),
+        ("pool/b.jsonl.gz", gzip.decompress(packed).split(b"\n"), "other"),
+        ("pool/c.parquet", [json.dumps(line).encode() for line in columns], "third"),
+        ("pool/b.jsonl.gz", gzip.decompress(packed).split(b"\n"), "second again"),
+    ]
+    kept, rejected, seen = [], set(), set()
+    for name, lines, source in files:
+        for number, line in enumerate(lines, start=1):
+            if not line:
+                continue
+            place = (f"{root}/{name}", number)
+            try:
+                found = parse_row(line, "auto")
+                if COPIED in found.messages[1]["content"]:
+                    raise BadRow(LEAK)
+                example = encode(tokenizer, found.messages, MAX_LENGTH)
+                if found.id in seen:
+                    raise BadRow(DUPLICATE)
+            except BadRow as error:
+                rejected.add((*place, str(error)))
+                continue
+            seen.add(found.id)
+            told = {"id": found.id, "source": found.source if source == "first" else source, "task": found.task}
+            counts = {"tokens": len(example.input_ids), "answer_tokens": example.answer_tokens}
+            kept.append({**told, **counts, "file": place[0], "line": number, "messages": found.messages})
+    return kept, rejected
+
+
+def pool_rows(stage: Stage) -> list[dict[str, Any]]:
+    folder = stage.folder / "pool"
+    return [{**line, "shard": name} for name in folder.names() for line in folder.read_table(name).to_pylist()]
+
+
+def files_of(folder: str) -> dict[str, bytes]:
+    """Everything the stage leaves but its manifest, which holds times."""
+    found = {str(path.relative_to(folder)): path for path in Path(folder).rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if name != "manifest.json"}
+
+
+def test_each_row_is_kept_once_where_it_first_stands(
+    raw: dict[str, Any], prepared: tuple[Stage, str], tiny_tokenizer: Any
+) -> None:
+    kept, _ = expected_rows(raw, tiny_tokenizer)
+    rows = pool_rows(prepared[0])
+    assert [{key: line[key] for key in kept[0]} for line in rows] == kept
+    assert len({line["id"] for line in rows}) == len(rows)
+    for line in rows:
+        example = encode(tiny_tokenizer, line["messages"], MAX_LENGTH)
+        assert (line["input_ids"], line["labels"]) == (example.input_ids, example.labels)
+
+
+def test_rows_set_aside_are_listed_with_file_line_and_reason(
+    raw: dict[str, Any], prepared: tuple[Stage, str], tiny_tokenizer: Any
+) -> None:
+    _, expected = expected_rows(raw, tiny_tokenizer)
+    folder = prepared[0].folder / "rejected"
+    found = [line for name in folder.names() for line in folder.read_table(name).to_pylist()]
+    assert {(line["file"], line["line"], line["reason"]) for line in found} == expected
+    a, b = (f"{raw['root']}/pool/{name}" for name in ("a.jsonl", "b.jsonl.gz"))
+    assert {(a, 17, "broken JSON at column 42"), (a, 22, DUPLICATE), (a, 25, LEAK), (b, 1, DUPLICATE)} <= expected
+    assert len(found) == sum(prepared[0].manifest()["result"]["pool"]["rejected"].values())
+
+
+def test_the_index_matches_the_shards(prepared: tuple[Stage, str]) -> None:
+    rows = pool_rows(prepared[0])
+    index = prepared[0].folder.read_table("index.parquet").to_pylist()
+    assert index == [{**{key: line[key] for key in index[0]}, "shard": line["shard"].split(".")[0]} for line in rows]
+    assert list(index[0]) == ["id", "source", "task", "tokens", "answer_tokens", "shard"]
+
+
+def test_the_manifest_counts_what_there_is(prepared: tuple[Stage, str]) -> None:
+    stage, shown = prepared
+    manifest, rows = stage.manifest(), pool_rows(stage)
+    pool = manifest["result"]["pool"]
+    tokens = sum(line["tokens"] for line in rows)
+    assert stage.done()
+    assert (pool["rows"], pool["tokens"], manifest["cost"]["tokens"]) == (len(rows), tokens, tokens)
+    assert pool["shards"] == sorted({line["shard"].split(".")[0] for line in rows})
+    assert pool["sources"] == {
+        source: {
+            "rows": sum(line["source"] == source for line in rows),
+            "tokens": sum(line["tokens"] for line in rows if line["source"] == source),
+        }
+        for source in ("first", "other", "third")
+    }
+    assert list(pool["rejected"].items())[0] == (DUPLICATE, 2 + 2 + 2 + 13)
+    assert manifest["cost"]["peak_memory_bytes"] > 10_000_000
+    assert f"{len(rows)} rows of 3 sources, {tokens} tokens; set aside " in shown
+    assert f"19 x {DUPLICATE}" in shown
+
+
+def test_targets_are_prepared_each_by_itself(prepared: tuple[Stage, str]) -> None:
+    stage, _ = prepared
+    main, other = (stage.folder / "targets" / name for name in ("main", "other"))
+    assert other.names() == ["validation.parquet", "validation.rejected.parquet"]
+    shown = main.read_table("validation.parquet").to_pylist()
+    assert [line["line"] for line in shown] == list(range(1, 9))
+    assert [line["task"] for line in shown] == ["odd", "even"] * 4
+    assert {line["source"] for line in shown} == {"main"}
+    aside = main.read_table("validation.rejected.parquet").to_pylist()
+    assert [(line["line"], line["reason"]) for line in aside] == [
+        (9, "`messages` is not a list of turns"),
+        (10, DUPLICATE),
+    ]
+    held = main.read_table("heldout.parquet").to_pylist()
+    assert [line["line"] for line in held] == [3, 4, 5, 6]
+    assert main.read_table("heldout.rejected.parquet")["reason"].to_pylist() == ["also a validation row"] * 2
+    assert stage.manifest()["result"]["targets"] == {
+        "main": {
+            "validation": {"rows": 8, "rejected": {"`messages` is not a list of turns": 1, DUPLICATE: 1}},
+            "heldout": {"rows": 4, "rejected": {"also a validation row": 2}},
+        },
+        "other": {"validation": {"rows": 2, "rejected": {}}},
+    }
+
+
+def test_a_second_run_elsewhere_gives_the_same_bytes(
+    raw: dict[str, Any], prepared: tuple[Stage, str], tmp_path: Path
+) -> None:
+    again, _ = run({**raw, "out": str(tmp_path / "again")})
+    assert files_of(again.folder.path) == files_of(prepared[0].folder.path)
+
+
+def test_a_killed_run_goes_on_with_what_is_missing(
+    raw: dict[str, Any], prepared: tuple[Stage, str], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(prepared[0].folder.path, tmp_path / "study/prepare")
+    whole = files_of(str(folder))
+    # Rows 3 and 5, whose copies stand in later shards, and such copies themselves.
+    lost = ["00000-000000", "00000-000002", "00001-000000"]
+    for shard in lost:
+        (folder / "pool" / f"{shard}.parquet").unlink()
+    (folder / "rejected" / f"{lost[0]}.parquet").unlink()
+    for name in ("manifest.json", "index.parquet"):
+        (folder / name).unlink()
+    (folder / "pool/.00000-000000.parquet.12345678.part").write_bytes(b"half")
+    kept = folder / "pool/00000-000001.parquet"
+    before = kept.stat()
+    stage, _ = run({**raw, "out": str(tmp_path / "study")})
+    assert files_of(str(folder)) == whole
+    assert (kept.stat().st_mtime_ns, kept.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert stage.manifest()["result"]["pool"]["rows"] == prepared[0].manifest()["result"]["pool"]["rows"]
+
+
+def test_a_full_disk_is_told_and_the_next_run_goes_on(
+    raw: dict[str, Any], prepared: tuple[Stage, str], tmp_path: Path
+) -> None:
+    from fsspec.implementations.local import LocalFileSystem
+
+    class Full(LocalFileSystem):
+        """A disk on which the pool's third shard finds no room."""
+
+        protocol, cachable = "full", False
+
+        def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+            if mode == "wb" and "/pool/.00000-000002" in path:
+                raise OSError(28, "No space left on device")
+            return super()._open(path, mode, **options)
+
+    out = tmp_path / "study"
+    full = Folder(pafs.PyFileSystem(pafs.FSSpecHandler(Full())), str(out))
+    with pytest.raises(
+        StudyError, match=r"^no space left while writing .*/prepare/pool/00000-000002\.parquet; .*valid"
+    ):
+        run(raw, full)
+    done = files_of(str(out / "prepare"))
+    assert "pool/00000-000000.parquet" in done
+    assert not [name for name in done if "000002" in name and name.startswith("pool") or name.endswith(".part")]
+    stage, _ = run({**raw, "out": str(out)})
+    assert files_of(stage.folder.path) == files_of(prepared[0].folder.path)
+
+
+Study = Callable[..., dict[str, Any]]
+
+
+def refusal(raw: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as error:
+        run(raw)
+    assert not build_graph(parse_study(raw, "x"), Folder.at(raw["out"])).prepare.done()
+    return str(error.value)
+
+
+def test_a_target_without_validation_rows_is_named(tiny_study: Study, tmp_path: Path) -> None:
+    raw = tiny_study()
+    bad = [{"messages": [{"role": "user", "content": "Why?"}]}] * 3 + [{"text": "x"}]
+    (tmp_path / "targets/sums/validation.jsonl").write_bytes(dump(bad))
+    assert refusal(raw) == (
+        "targets.sums.validation: targets/sums/validation.jsonl has no usable row; rows were set aside: "
+        "3 x no assistant turn, 1 x none of the formats: "
+        "needs `messages`, `conversations`, or `instruction` and `output`"
+    )
+
+
+def test_files_without_rows_are_named(tiny_study: Study, tmp_path: Path) -> None:
+    (tmp_path / "blank.jsonl").write_bytes(b"\n\n")
+    (tmp_path / "empty.jsonl.gz").write_bytes(gzip.compress(b""))
+    pq.write_table(pa.table({"messages": pa.array([], pa.string())}), tmp_path / "empty.parquet")
+    kinds = ["blank.jsonl", "empty.jsonl.gz", "empty.parquet"]
+    for kind in kinds:
+        text = refusal(tiny_study(targets={"sums": {"validation": kind}}))
+        assert text == f"targets.sums.validation: {kind} has no usable row; its files hold no rows"
+    for pool in (kinds, kinds[1:]):
+        text = refusal(tiny_study(pool=[{"path": kind} for kind in pool]))
+        assert text == "pool: no usable row; its files hold no rows"
+
+
+def test_heldout_rows_that_are_all_validation_rows_are_refused(tiny_study: Study, tmp_path: Path) -> None:
+    raw = tiny_study()
+    shutil.copy(tmp_path / "targets/sums/validation.jsonl", tmp_path / "targets/sums/heldout.jsonl")
+    text = refusal(raw)
+    assert text.startswith("targets.sums.heldout: targets/sums/heldout.jsonl has no usable row")
+    assert text.endswith("rows were set aside: 4 x also a validation row")
+
+
+def test_a_pool_without_a_usable_row_is_refused_with_reasons(tiny_study: Study, tmp_path: Path) -> None:
+    raw = tiny_study()
+    (tmp_path / "pool/rows.jsonl").write_bytes(b'{"text": 1}\n\xff\n{"text": 2}\n')
+    text = refusal(raw)
+    assert text.startswith("pool: no usable row; rows were set aside: 2 x none of the formats")
+    assert text.endswith("1 x not UTF-8")
+
+
+@pytest.mark.parametrize("part", ["pool", "target"])
+def test_a_damaged_file_is_named_with_its_line(part: str, tiny_study: Study, tmp_path: Path) -> None:
+    raw = tiny_study(pool_rows=200)
+    packed = gzip.compress((tmp_path / "pool/rows.jsonl").read_bytes())
+    (tmp_path / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    if part == "pool":
+        raw["pool"] = [{"path": "cut.jsonl.gz"}]
+    else:
+        raw["targets"]["sums"]["validation"] = "cut.jsonl.gz"
+    text = refusal(raw)
+    assert text.startswith(f"{tmp_path}/cut.jsonl.gz: damaged after line ")
+    assert text.endswith("fetch or pack the file again")
+
+
+def test_a_model_without_a_template_is_refused_unless_the_study_gives_one(
+    tiny_study: Study, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "chat_template.jinja").unlink()
+    raw = tiny_study(model={"name": str(model)})
+    assert refusal(raw) == "the tokenizer has no chat template; set model.chat_template to the path of a Jinja file"
+    shutil.copy(tiny_model / "chat_template.jinja", tmp_path / "mine.jinja")
+    stage, _ = run({**raw, "model": {"name": str(model), "chat_template": str(tmp_path / "mine.jinja")}})
+    assert stage.manifest()["result"]["pool"]["rows"] == 24

@@ -1,0 +1,119 @@
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+import torch
+from peft import PeftModel
+from rich.console import Console
+from safetensors.torch import load_file
+
+from instsel.config import StudyConfig
+from instsel.errors import InputError
+from instsel.model import attach_lora, load_base
+from instsel.progress import Terminal
+from instsel.stages.session import Allotment
+from instsel.stages.training import run_training
+from instsel.storage import Folder
+from instsel.study import Stage
+from instsel.training.checkpoint import read_checkpoint
+from instsel.training.dataset import SCHEMA
+
+ROWS, LENGTH = 120, 9
+TWO_WORKERS = Allotment(
+    actors=1, gpus=0, cpus=1, threads=1, workers=2, worker_gpus=0, worker_cpus=0.5, worker_threads=1
+)
+EPOCHS = ["epoch-1", "epoch-2", "epoch-3"]
+
+
+@pytest.fixture
+def study(tiny_study: Any) -> StudyConfig:
+    warmup = {"share": 0.5, "epochs": 3, "learning_rate": 1e-2, "batch_size": 4, "micro_batch_size": 1}
+    return StudyConfig.model_validate(tiny_study(warmup=warmup))
+
+
+def train(study: StudyConfig, folder: Path) -> Any:
+    """Train as the warmup stage does, on random rows."""
+    stage = Stage(Folder.at(folder).create(), "warmup", {})
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(3, 200, (ROWS, LENGTH), generator=generator).tolist()
+    table = [{"id": str(row), "input_ids": ids, "labels": [-100, *ids[1:]]} for row, ids in enumerate(tokens)]
+    stage.folder.write_table("rows.arrow", pa.Table.from_pylist(table, schema=SCHEMA))
+    terminal = Terminal(Console(file=open(os.devnull, "w")))
+    return run_training(study, stage, study.warmup, (stage.folder, "rows.arrow"), TWO_WORKERS, terminal)
+
+
+def kill_a_worker_after(snapshot: Path, killed: list[int]) -> None:
+    """Kill one training worker as soon as the first epoch's checkpoint is listed."""
+    while not snapshot.exists():
+        time.sleep(0.01)
+    for process in psutil.Process().children(recursive=True):
+        if process.name().startswith("ray::RayTrain"):
+            process.send_signal(signal.SIGKILL)
+            killed.append(process.pid)
+            return
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    names = ("adapter_model.safetensors", "moments.safetensors")
+    return {key: tensor for name in names for key, tensor in load_file(folder / name).items()}
+
+
+def test_a_run_survives_a_killed_worker_and_a_new_driver(ray_session, study: StudyConfig, tmp_path: Path):
+    run = tmp_path / "run"
+    snapshot = run / "checkpoint_manager_snapshot.json"
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker_after, args=(snapshot, killed), daemon=True)
+    killer.start()
+    trained = train(study, tmp_path)
+    killer.join(timeout=5)
+    assert killed
+    metrics = trained.result["checkpoints"]
+    assert list(metrics) == EPOCHS
+    assert [metrics[name]["step"] for name in EPOCHS] == [30, 60, 90]
+    assert sum(metrics[name]["tokens"] for name in EPOCHS) == 3 * ROWS * LENGTH
+    assert metrics["epoch-3"]["loss"] < metrics["epoch-1"]["loss"]
+    # What was done before the kill was not done again.
+    assert trained.tokens <= 2 * ROWS * LENGTH
+
+    # Its checkpoints are PEFT adapters, and their moments fit the model that the next stage builds.
+    PeftModel.from_pretrained(load_base(study.model), str(run / "epoch-3"))
+    moments, state = read_checkpoint(run / "epoch-3", attach_lora(load_base(study.model), study.lora, 0))
+    assert (state["epoch"], state["step"]) == (3, 90)
+    assert len(moments) == 2 * 4 * 2
+
+    # Started anew after the end, a run does nothing.
+    assert train(study, tmp_path).tokens == 0
+
+    # With its list of checkpoints cut off it starts from the beginning; undisturbed, it leaves the very same.
+    disturbed = {name: weights(run / name) for name in EPOCHS}
+    snapshot.write_text(snapshot.read_text()[:50])
+    assert train(study, tmp_path).tokens == 3 * ROWS * LENGTH
+    for name in EPOCHS:
+        whole = weights(run / name)
+        assert all(torch.equal(disturbed[name][key], whole[key]) for key in whole)
+
+
+def test_what_deepspeed_refuses_comes_back_as_the_users_error(ray_session, study: StudyConfig, tmp_path: Path):
+    # Were it raised in the workers, Ray Train would try again and end with an error of its own.
+    before = dict(os.environ)
+    with pytest.raises(InputError, match=r"deepspeed\.config: DeepSpeed refuses it: .*stagee"):
+        train(with_deepspeed(study, tmp_path, {"zero_optimization": {"stagee": 2}}), tmp_path)
+    assert dict(os.environ) == before
+
+
+def test_a_contradiction_in_deepspeeds_json_is_told_before_anything_starts(study: StudyConfig, tmp_path: Path):
+    with pytest.raises(InputError, match="gradient_clipping is 7"):
+        train(with_deepspeed(study, tmp_path, {"gradient_clipping": 7}), tmp_path)
+
+
+def with_deepspeed(study: StudyConfig, folder: Path, content: dict[str, Any]) -> StudyConfig:
+    path = folder / "ds.json"
+    path.write_text(json.dumps(content))
+    return study.model_copy(update={"deepspeed": study.deepspeed.model_copy(update={"config": str(path)})})

@@ -1,0 +1,82 @@
+"""The command: exit statuses, last lines, and that a finished study is told at once."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from instsel.cli import app
+
+
+@pytest.fixture
+def invoke():
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+def test_a_missing_study_file_exits_with_2_and_says_so(invoke):
+    result = invoke("run", "nowhere.yaml")
+    assert result.exit_code == 2
+    assert "study file nowhere.yaml does not exist" in result.stderr.splitlines()[-1]
+
+
+def test_a_wrong_key_exits_with_2_and_names_it(invoke, tmp_path, tiny_study):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**tiny_study(), "budgett": 3}))
+    result = invoke("run", str(path))
+    assert result.exit_code == 2
+    assert "budgett: unknown key" in result.stderr
+
+
+def test_an_unknown_stage_exits_with_2(invoke, tmp_path, tiny_study):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(tiny_study()))
+    result = invoke("run", str(path), "--until", "sekect")
+    assert result.exit_code == 2
+    assert "one of prepare, warmup" in result.stderr
+
+
+def test_a_missing_pool_file_is_told_before_ray_starts(invoke, tmp_path, tiny_study):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(tiny_study()))
+    result = invoke("run", str(path), "--set", "pool.0.path=nowhere.jsonl")
+    assert result.exit_code == 2
+    assert "pool.0.path" in result.stderr
+    assert "nowhere.jsonl does not exist" in result.stderr
+
+
+def test_a_folder_of_another_study_is_left_alone(invoke, tmp_path, tiny_study):
+    path = tmp_path / "study.yaml"
+    raw = tiny_study()
+    path.write_text(yaml.safe_dump(raw))
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "study.json").write_text('{"name": "other"}')
+    result = invoke("run", str(path))
+    assert result.exit_code == 2
+    assert "holds the study 'other', not 'tiny'" in result.stderr
+    assert [item.name for item in (tmp_path / "study").iterdir()] == ["study.json"]
+
+
+def test_a_finished_study_exits_with_0_and_shows_its_report(invoke, tmp_path, finished_study):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(finished_study))
+    result = invoke("run", str(path))
+    assert result.exit_code == 0, result.output
+    assert "nothing to do" in result.stdout
+    assert "| target | base | random | less | bids |" in result.stdout
+
+
+def test_telling_that_nothing_is_to_do_loads_neither_ray_nor_torch(tmp_path, finished_study):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(finished_study))
+    program = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from instsel.cli import app\n"
+        f"result = CliRunner().invoke(app, ['run', {str(path)!r}])\n"
+        "assert result.exit_code == 0, result.output\n"
+        "print([name for name in ('ray', 'torch', 'transformers') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
