@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,19 +65,12 @@ def feature_table(ids: Sequence[str], unit: np.ndarray, pins: Mapping[str, Any])
     return table.replace_schema_metadata({_PINS: json.dumps(pins, sort_keys=True).encode()})
 
 
-def open_shard(path: str | Path) -> pa.Table:
-    """A shard on a local disk, memory-mapped: nothing is read before it is looked at."""
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).read_all()
-
-
-def read_features(shard: str | Path | pa.Table) -> tuple[list[str], np.ndarray]:
-    """Ids and float16 (n, d) features of a shard; the array is a view of the file's pages, read-only.
+def read_features(table: pa.Table) -> tuple[list[str], np.ndarray]:
+    """Ids and float16 (n, d) features of a shard; of a memory-mapped one, a read-only view of the file's pages.
 
     Raises:
         ValueError: It is no feature shard.
     """
-    table = shard if isinstance(shard, pa.Table) else open_shard(shard)
     if table.column_names != ["id", "feature"] or not pa.types.is_fixed_size_list(table.schema.field("feature").type):
         raise ValueError(f"columns are {table.column_names}; expected a feature shard with id and feature")
     features = table.column("feature").combine_chunks()
@@ -86,13 +78,12 @@ def read_features(shard: str | Path | pa.Table) -> tuple[list[str], np.ndarray]:
     return table.column("id").to_pylist(), features.flatten().to_numpy(zero_copy_only=True).reshape(shape)
 
 
-def read_pins(shard: str | Path | pa.Table) -> dict[str, Any]:
+def read_pins(table: pa.Table) -> dict[str, Any]:
     """What the shard's writer said its features depend on.
 
     Raises:
         ValueError: It is no feature shard.
     """
-    table = shard if isinstance(shard, pa.Table) else open_shard(shard)
     metadata = table.schema.metadata or {}
     if _PINS not in metadata:
         raise ValueError(f"columns {table.column_names} without {_PINS.decode()} metadata; expected a feature shard")

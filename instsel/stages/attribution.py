@@ -10,7 +10,7 @@ import ray.data
 from instsel.attribution import score_block, unit_rows
 from instsel.config import StudyConfig
 from instsel.errors import StudyError
-from instsel.gradients.store import read_features
+from instsel.gradients.store import read_features, read_pins
 from instsel.progress import Terminal
 from instsel.stages.memory import peak_memory
 from instsel.storage import Folder
@@ -34,7 +34,14 @@ def run(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage, feature
         batch_format="pyarrow",
         num_cpus=0.5,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_scorers(len(missing))),
-        fn_constructor_args=(features.folder, list(checkpoints), list(study.targets), weights, stage.folder),
+        fn_constructor_args=(
+            features.folder,
+            features.fingerprint,
+            list(checkpoints),
+            list(study.targets),
+            weights,
+            stage.folder,
+        ),
     )
     memory = 0
     with terminal.bar("attribution", len(missing), "shards") as bar:
@@ -82,9 +89,16 @@ class _Scorer:
     """Holds the validation features of every checkpoint; scores shards of the pool against them."""
 
     def __init__(
-        self, features: Folder, checkpoints: list[str], targets: list[str], weights: list[float], out: Folder
+        self,
+        features: Folder,
+        fingerprint: str,
+        checkpoints: list[str],
+        targets: list[str],
+        weights: list[float],
+        out: Folder,
     ) -> None:
-        self.features, self.checkpoints, self.weights, self.out = features, checkpoints, weights, out / "blocks"
+        self.features, self.fingerprint = features, fingerprint
+        self.checkpoints, self.weights, self.out = checkpoints, weights, out / "blocks"
         columns = out.read_table(COLUMNS)["id"].to_pylist()
         self.validation = [unit_rows(self._validation(name, targets, columns)) for name in checkpoints]
 
@@ -94,9 +108,7 @@ class _Scorer:
         return pa.table({"peak_memory": [peak_memory()]})
 
     def _shard(self, shard: str) -> None:
-        found = [
-            read_features((self.features / name / "pool").read_table(f"{shard}.arrow")) for name in self.checkpoints
-        ]
+        found = [self._read(f"{name}/pool", shard) for name in self.checkpoints]
         common = set(found[0][0]).intersection(*(ids for ids, _ in found[1:]))
         places = [[place for place, row in enumerate(ids) if row in common] for ids, _ in found]
         blocks = [rows[own] for (_, rows), own in zip(found, places, strict=True)]
@@ -109,6 +121,16 @@ class _Scorer:
     def _validation(self, checkpoint: str, targets: list[str], columns: list[str]) -> np.ndarray:
         rows: dict[str, np.ndarray] = {}
         for target in targets:
-            ids, unit = read_features((self.features / checkpoint / "validation").read_table(f"{target}.arrow"))
+            ids, unit = self._read(f"{checkpoint}/validation", target)
             rows |= dict(zip(ids, unit, strict=True))
         return np.stack([rows[name] for name in columns])
+
+    def _read(self, folder: str, name: str) -> tuple[list[str], np.ndarray]:
+        table = (self.features / folder).read_table(f"{name}.arrow")
+        written_by = read_pins(table)["stage"]
+        if written_by != self.fingerprint:
+            raise StudyError(
+                f"features/{folder}/{name}.arrow was made by a features stage of fingerprint {written_by}, not "
+                f"{self.fingerprint}; delete the study's features folder and run again"
+            )
+        return read_features(table)

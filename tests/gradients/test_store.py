@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from instsel.gradients.store import NOT_FINITE, ZERO, feature_table, normalise, open_shard, read_features, read_pins
+from instsel.gradients.store import NOT_FINITE, ZERO, feature_table, normalise, read_features, read_pins
 from instsel.storage import Folder
 
 
@@ -37,13 +37,13 @@ def test_a_shard_is_read_back_as_a_view_of_the_file(tmp_path):
     unit, pins = unit_rows(5), {"sketch": {"dim": 6, "seed": 0}, "model": "tiny"}
     folder = Folder.at(tmp_path)
     folder.write_table("0.arrow", feature_table(list("abcde"), unit, pins))
-    ids, features = read_features(tmp_path / "0.arrow")
+    table = folder.read_table("0.arrow")
+    ids, features = read_features(table)
     assert ids == list("abcde")
     assert features.dtype == np.float16 and not features.flags.owndata and not features.flags.writeable
     np.testing.assert_array_equal(features, unit.astype(np.float16))
-    assert read_pins(tmp_path / "0.arrow") == pins
-    column = open_shard(tmp_path / "0.arrow").schema.field("feature").type
-    assert column == pa.list_(pa.float16(), 6)
+    assert read_pins(table) == pins
+    assert table.schema.field("feature").type == pa.list_(pa.float16(), 6)
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path):

@@ -1,0 +1,64 @@
+"""Loading models and adapters: what is frozen, what is refused."""
+
+import pytest
+import torch
+
+from instsel.config import Lora, Model
+from instsel.errors import InputError
+from instsel.model import attach_adapter, attach_lora, load_base, load_tokenizer
+
+
+@pytest.fixture
+def model(tiny_model):
+    return Model(name=str(tiny_model), dtype="float32")
+
+
+def test_the_base_is_frozen_and_lora_is_float32_even_on_a_bfloat16_base(tiny_model):
+    base = load_base(Model(name=str(tiny_model), dtype="bfloat16"))
+    assert not any(parameter.requires_grad for parameter in base.parameters())
+    adapted = attach_lora(base, Lora(rank=2), seed=0)
+    trainable = {name: p.dtype for name, p in adapted.named_parameters() if p.requires_grad}
+    assert trainable and all("lora_" in name and dtype == torch.float32 for name, dtype in trainable.items())
+
+
+def test_the_same_seed_gives_the_same_matrices_and_leaves_torchs_own_alone(model):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, second, third = (attach_lora(load_base(model), Lora(rank=2), seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(3), expected)
+    weights = [next(p for n, p in m.named_parameters() if "lora_A" in n) for m in (first, second, third)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_an_adapter_comes_back_trainable(model, tmp_path):
+    adapted = attach_lora(load_base(model), Lora(rank=2), seed=1)
+    adapted.save_pretrained(tmp_path, save_embedding_layers=False)
+    again = attach_adapter(load_base(model), tmp_path)
+    for (name, ours), (_, theirs) in zip(adapted.named_parameters(), again.named_parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+        assert ours.requires_grad == theirs.requires_grad
+
+
+def test_modules_that_the_model_lacks_are_refused(model):
+    with pytest.raises(InputError, match="lora.target_modules: .*; name modules that the model has"):
+        attach_lora(load_base(model), Lora(target_modules=["c_attn"]), seed=0)
+
+
+def test_a_missing_model_is_refused(tmp_path):
+    nowhere = Model(name=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="model.name: no tokenizer could be loaded from"):
+        load_tokenizer(nowhere)
+    with pytest.raises(InputError, match="model.name: .* could not be loaded"):
+        load_base(nowhere)
+
+
+def test_a_missing_chat_template_file_is_refused(tiny_model):
+    with pytest.raises(InputError, match="model.chat_template: file nowhere.jinja does not exist"):
+        load_tokenizer(Model(name=str(tiny_model), chat_template="nowhere.jinja"))
+
+
+def test_the_studys_own_chat_template_is_used(tiny_model, tmp_path):
+    (tmp_path / "own.jinja").write_text("own {{ messages[0]['content'] }}")
+    tokenizer = load_tokenizer(Model(name=str(tiny_model), chat_template=str(tmp_path / "own.jinja")))
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False) == "own x"
