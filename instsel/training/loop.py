@@ -219,7 +219,8 @@ class _Run:
 
     def _diverged(self, what: str) -> StudyError:
         return StudyError(
-            f"the {what} at step {self.step + 1} of {self.total_steps}; lower learning_rate, or set model.dtype to float32"
+            f"the {what} at step {self.step + 1} of {self.total_steps}; lower learning_rate, "
+            "or set model.dtype to float32"
         )
 
     def _seed_dropout(self, micro: int) -> None:

@@ -144,6 +144,17 @@ def test_a_template_without_end_marks_marks_the_answers(tokenizer: Callable[...,
     assert supervised(chat, encode(chat, messages, LONG)) == ["Because.", "No more."]
 
 
+@pytest.mark.parametrize("trim_offsets", [False, True], ids=["", "offsets trimmed"])
+def test_a_space_that_ends_the_prompt_is_no_answer(trim_offsets: bool, tokenizer: Callable[..., Any]) -> None:
+    spaced = "{% for m in messages %}{{ m['role'] }}:  {{ m['content'] }}\n{% endfor %}"
+    prompt = "{% if add_generation_prompt %}assistant:  {% endif %}"
+    chat = tokenizer(spaced + prompt, trim_offsets=trim_offsets)
+    assert supervised(chat, encode(chat, [user("Why?"), answer("zq"), user("And?"), answer("zq 1")], LONG)) == [
+        "zq",
+        "zq 1",
+    ]
+
+
 def test_answer_tokens_are_those_that_are_predicted(tiny_tokenizer: Any) -> None:
     example = encode(tiny_tokenizer, CONVERSATIONS["two turns"], LONG)
     assert example.answer_tokens == sum(label != IGNORED for label in example.labels)

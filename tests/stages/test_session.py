@@ -1,0 +1,83 @@
+"""How actors and workers share a cluster, and how a Ray session begins and ends."""
+
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instsel.config import Resources
+from instsel.errors import InputError, StudyError
+from instsel.stages import session
+from instsel.stages.session import Allotment, allot
+
+
+def allotted(cpus: int, gpus: int = 0, nodes: int = 1, **resources: Any) -> Allotment:
+    """What `allot` gives on a cluster of this size."""
+    total = {"CPU": float(cpus), **({"GPU": float(gpus)} if gpus else {})}
+    with (
+        mock.patch.object(session.ray, "cluster_resources", lambda: total),
+        mock.patch.object(session.ray, "nodes", lambda: [{"Alive": True}] * nodes + [{"Alive": False}]),
+    ):
+        return allot(Resources(**resources))
+
+
+@given(st.integers(1, 64), st.integers(1, 4))
+def test_without_gpus_half_of_the_cpus_stay_free_for_reading(cpus: int, nodes: int) -> None:
+    share = allotted(cpus, nodes=nodes)
+    assert share.actors * share.cpus <= cpus / 2 + 1e-9
+    assert share.workers * share.worker_cpus <= cpus / 2 + 1e-9
+    assert (share.gpus, share.worker_gpus) == (0, 0)
+    assert share.actors >= nodes
+    assert 1 <= share.threads <= max(1, cpus // share.actors)
+    assert 1 <= share.worker_threads <= max(1, cpus // share.workers)
+
+
+@given(st.integers(1, 8), st.integers(2, 16), st.integers(1, 2))
+def test_gpus_are_shared_out_whole(gpus: int, cpus_per_gpu: int, nodes: int) -> None:
+    share = allotted(gpus * cpus_per_gpu, gpus, nodes)
+    assert (share.actors, share.gpus, share.workers, share.worker_gpus) == (gpus, 1, gpus, 1)
+    assert share.threads == share.worker_threads == max(1, cpus_per_gpu - 1)
+
+
+@pytest.mark.parametrize(("per_actor", "actors"), [(0.5, 8), (0.3, 13), (2, 2), (0, 3)])
+def test_actors_hold_as_much_of_a_gpu_as_they_are_told(per_actor: float, actors: int) -> None:
+    share = allotted(32, 4, nodes=3, gpus_per_actor=float(per_actor))
+    assert (share.actors, share.gpus) == (actors, per_actor)
+
+
+def test_what_the_study_asks_for_is_what_it_gets() -> None:
+    share = allotted(16, actors=3, training_workers=5, threads_per_actor=7)
+    assert (share.actors, share.workers, share.threads) == (3, 5, 7)
+    share = allotted(16, 4, actors=3, training_workers=2, threads_per_actor=7)
+    assert (share.actors, share.workers, share.threads) == (3, 2, 7)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "what"),
+    [
+        (2, {"actors": 3}, "resources: 3 actors of 1.0 GPU and 2 workers, but 2 GPUs"),
+        (2, {"training_workers": 3}, "resources: 2 actors of 1.0 GPU and 3 workers, but 2 GPUs"),
+        (0, {"gpus_per_actor": 0.5}, "resources.gpus_per_actor is 0.5, but the cluster has no GPU"),
+    ],
+)
+def test_more_than_the_cluster_has_is_refused(gpus: int, asked: dict[str, Any], what: str) -> None:
+    with pytest.raises(StudyError, match=what):
+        allotted(8, gpus, **asked)
+
+
+def test_a_running_session_is_used_and_left_running(ray_session: None) -> None:
+    with session.ray_session(Resources()):
+        assert session.ray.is_initialized()
+    assert session.ray.is_initialized()
+
+
+def test_a_cluster_that_does_not_answer_is_named_by_its_key() -> None:
+    with (
+        mock.patch.object(session.ray, "is_initialized", lambda: False),
+        mock.patch.object(session.ray, "init", mock.Mock(side_effect=ConnectionError("no answer"))),
+        pytest.raises(InputError, match=r"resources\.ray_address: no Ray cluster answers there \(no answer\)"),
+        session.ray_session(Resources(ray_address="host:1")),
+    ):
+        pass
