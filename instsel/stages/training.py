@@ -16,8 +16,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from instsel.config import StudyConfig, Training
 from instsel.errors import InputError, StudyError
 from instsel.progress import Bar, Terminal, log
+from instsel.stages.board import ProgressBoard
 from instsel.stages.memory import peak_memory
-from instsel.stages.progress import ProgressBoard
 from instsel.stages.session import Allotment
 from instsel.storage import Folder
 from instsel.study import Stage
