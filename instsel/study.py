@@ -51,13 +51,16 @@ class Stage:
         self.folder.create()
         self.folder.write_json(STARTED, {"fingerprint": self.fingerprint})
 
-    def commit(self, result: Mapping[str, Any], *, tokens: int = 0, peak_memory: int = 0) -> dict[str, Any]:
+    def commit(
+        self, result: Mapping[str, Any], *, tokens: int = 0, peak_memory: int = 0, seconds: float | None = None
+    ) -> dict[str, Any]:
         """Write the manifest, which makes the stage done.
 
         Args:
             result: what later stages and readers need to know of it, JSON values only.
             tokens: tokens that went through a model in this run of the stage.
             peak_memory: largest resident memory of one of its processes, bytes.
+            seconds: wall-clock time of this run of the stage; by default since `begin`.
         """
         manifest = {
             "stage": self.name,
@@ -66,7 +69,7 @@ class Stage:
             "config": dict(self.config),
             "parents": {parent.name: parent.fingerprint for parent in self.parents},
             "cost": {
-                "seconds": round(time.monotonic() - self._began, 2),
+                "seconds": round(time.monotonic() - self._began if seconds is None else seconds, 2),
                 "tokens": int(tokens),
                 "peak_memory_bytes": int(peak_memory),
             },

@@ -1,5 +1,7 @@
 """Stage *evaluate*: held-out loss of the base model and of every trained adapter on every target."""
 
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,22 @@ from instsel.storage import Folder
 from instsel.study import Stage
 from instsel.training.checkpoint import load_adapter
 
-BASE = "base"
+
+@dataclass(frozen=True)
+class Spent:
+    """What the evaluation of one run took: seconds, tokens, and the highest memory of an actor in bytes."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    peak_memory: int = 0
+
+    def plus(self, row: dict[str, Any]) -> "Spent":
+        """With what an actor says of one more set."""
+        return Spent(
+            self.seconds + row["seconds"],
+            self.tokens + row["tokens"],
+            max(self.peak_memory, row["peak_memory"]),
+        )
 
 
 def run(
@@ -47,8 +64,8 @@ def run(
     spent = _evaluate(study, items, places, prepare.folder, allot, terminal)
     for name, stage in open_stages.items():
         losses = {target: float(mean_loss(stage.folder, target)) for target in targets}
-        tokens, memory = spent.get(name, (0, 0))
-        stage.commit({"losses": losses}, tokens=tokens, peak_memory=memory)
+        cost = spent.get(name, Spent())
+        stage.commit({"losses": losses}, tokens=cost.tokens, peak_memory=cost.peak_memory, seconds=cost.seconds)
 
 
 def mean_loss(folder: Folder, target: str) -> float:
@@ -71,16 +88,17 @@ def _evaluate(
     rows: Folder,
     allot: Allotment,
     terminal: Terminal,
-) -> dict[str, tuple[int, int]]:
-    """Tokens and peak memory by run."""
-    spent: dict[str, tuple[int, int]] = {}
+) -> dict[str, Spent]:
+    """What each run took; the wall-clock time of all is shared out by the time the actors spent on each."""
+    spent: dict[str, Spent] = {}
+    started = time.monotonic()
     with terminal.bar("evaluate", len(items), "sets") as bar:
         arguments = (study.model, places, study.evaluation.token_budget)
         for row in through_actors(items, rows, _Evaluator, arguments, allot):
-            tokens, memory = spent.get(row["run"], (0, 0))
-            spent[row["run"]] = tokens + row["tokens"], max(memory, row["peak_memory"])
+            spent[row["run"]] = spent.get(row["run"], Spent()).plus(row)
             bar.advance(1, row["tokens"])
-    return spent
+    share = (time.monotonic() - started) / max(sum(cost.seconds for cost in spent.values()), 1e-9)
+    return {run: replace(cost, seconds=cost.seconds * share) for run, cost in spent.items()}
 
 
 class _Evaluator:
@@ -96,11 +114,13 @@ class _Evaluator:
         self.places, self.token_budget = places, token_budget
 
     def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, Any]:
+        started = time.monotonic()
         adapter, out = self.places[item["run"]]
         losses = self._losses(item["run"], adapter, examples)
         out.write_table(f"{item['target']}.parquet", pa.table({"id": ids, "loss": losses}))
         tokens = sum(len(example["input_ids"]) for example in examples)
-        return {"run": item["run"], "tokens": tokens, "peak_memory": peak_memory()}
+        seconds = time.monotonic() - started
+        return {"run": item["run"], "seconds": seconds, "tokens": tokens, "peak_memory": peak_memory()}
 
     def _losses(self, run: str, adapter: Folder | None, examples: list[Example]) -> np.ndarray:
         if adapter is not None:

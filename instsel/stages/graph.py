@@ -7,11 +7,11 @@ from instsel.config import BidsMethod, LessMethod, RandomMethod, StudyConfig
 from instsel.errors import InputError
 from instsel.identity import file_identity, model_identity
 from instsel.inputs import files_identity, pool_files, target_files
+from instsel.report.markdown import BASE
 from instsel.storage import Folder
 from instsel.study import Stage
 
 ORDER = ["prepare", "warmup", "features", "attribution", "select", "finetune", "evaluate", "report"]
-BASE = "base"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from instsel.config import StudyConfig
 from instsel.progress import Terminal, log_to
-from instsel.stages.graph import BASE, ORDER, Graph, build_graph
+from instsel.stages.graph import ORDER, Graph, build_graph
 from instsel.storage import Folder
 from instsel.study import Stage, open_folder
 
@@ -27,17 +27,19 @@ def run_study(study: StudyConfig, terminal: Terminal, until: str = ORDER[-1]) ->
         StudyError: a stage failed.
     """
     folder = open_folder(study.out, study.name)
-    log_to(folder.fetch() / LOG if folder.is_local else Path(f"{study.name}.log"))
+    log_file = folder.fetch() / LOG if folder.is_local else Path(f"{study.name}.log")
+    log_to(log_file)
     graph = build_graph(study, folder)
     waiting = [stage for stage in graph.until(until) if not stage.done()]
     if not waiting:
         terminal.say(f"study {study.name}: nothing to do, every stage is done")
         return graph
     # Imported here: a finished study is told without the seconds that Ray and torch take to load.
+    from instsel.stages.chatter import native_errors_to
     from instsel.stages.errors import clear_errors
     from instsel.stages.session import ray_session
 
-    with clear_errors(), ray_session(study.resources):
+    with native_errors_to(log_file), clear_errors(), ray_session(study.resources):
         _run(study, graph, waiting, terminal, folder)
     return graph
 
@@ -73,8 +75,7 @@ def _run(study: StudyConfig, graph: Graph, waiting: list[Stage], terminal: Termi
     open_sets = {name: stage for name, stage in graph.evaluate.items() if stage.name in names}
     if open_sets:
         terminal.head(f"evaluate {', '.join(open_sets)}")
-        finetuned = {name: stage for name, stage in graph.finetune.items() if name != BASE}
-        evaluate.run(study, open_sets, finetuned, graph.prepare, share, terminal)
+        evaluate.run(study, open_sets, graph.finetune, graph.prepare, share, terminal)
     if "report" in names:
         report.run(study, graph)
         terminal.say(f"report: {folder}/report/report.md")

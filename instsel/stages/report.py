@@ -8,9 +8,10 @@ import numpy as np
 
 from instsel import __version__
 from instsel.config import RandomMethod, StudyConfig
+from instsel.report.markdown import BASE
 from instsel.report.study_report import study_report
 from instsel.report.summary import differences, loss_table, pooled
-from instsel.stages.graph import BASE, Graph
+from instsel.stages.graph import Graph
 from instsel.study import Stage
 
 PACKAGES = ["torch", "transformers", "peft", "ray", "deepspeed"]
