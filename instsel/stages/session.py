@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray._private import ray_logging
 
 from instsel.config import Resources
 from instsel.errors import InputError, StudyError
+from instsel.progress import log
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,20 @@ def ray_session(resources: Resources) -> Iterator[None]:
     except ConnectionError as error:
         raise InputError(f"resources.ray_address: no Ray cluster answers there ({error})") from error
     quiet_data()
+    raylet_lines_to_log()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def raylet_lines_to_log() -> None:
+    """Send the warnings of Ray's own processes to the log file, not the terminal; Ray has no public switch for them."""
+    lines = getattr(ray_logging, "global_worker_stdstream_dispatcher", None)
+    if lines is None:
+        return
+    lines.remove_handler("ray_print_logs")
+    lines.add_handler("instsel", lambda data: log.debug("ray: %s", " ".join(data["lines"])))
 
 
 def quiet_data() -> None:

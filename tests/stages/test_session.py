@@ -81,3 +81,16 @@ def test_a_cluster_that_does_not_answer_is_named_by_its_key() -> None:
         session.ray_session(Resources(ray_address="host:1")),
     ):
         pass
+
+
+def test_warnings_of_rays_own_processes_go_to_the_log_and_not_to_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = session.ray_logging.WorkerStandardStreamDispatcher()
+    lines.add_handler("ray_print_logs", lambda data: print(data["lines"]))
+    monkeypatch.setattr(session.ray_logging, "global_worker_stdstream_dispatcher", lines)
+    with caplog.at_level("DEBUG", logger="instsel"):
+        session.raylet_lines_to_log()
+        lines.emit({"lines": ["WARNING: 8 worker processes"], "pid": "raylet"})
+    assert capsys.readouterr().out == ""
+    assert "ray: WARNING: 8 worker processes" in caplog.text
