@@ -31,14 +31,12 @@ from instsel.study_file import parse_study
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 MAX_LENGTH = 160
+Study = Callable[..., dict[str, Any]]
 
 
 def row(number: int, answer: str = "", **more: Any) -> dict[str, Any]:
-    messages = [
-        {"role": "user", "content": f"Number {number}, who are you? 😀"},
-        {"role": "assistant", "content": answer or f"I am {number}."},
-    ]
-    return {"messages": messages, **more}
+    question = {"role": "user", "content": f"Number {number}, who are you? 😀"}
+    return {"messages": [question, {"role": "assistant", "content": answer or f"I am {number}."}], **more}
 
 
 def sharegpt(number: int) -> dict[str, Any]:
@@ -69,9 +67,7 @@ def write_study(folder: Path, model: Path) -> dict[str, Any]:
     first[23] = b""
     first[24] = row(25, f"Somebody said {COPIED} and no more.", source="first")
     first[29] = b'{"messages": "\xff\xfe"}'
-    first[32] = row(33, "word " * 10) | {
-        "messages": [{"role": "user", "content": "word " * 200}, row(33)["messages"][1]]
-    }
+    first[32] = {"messages": [{"role": "user", "content": "word " * 200}, row(33)["messages"][1]]}
     first[33] = row(34, "word " * 200, source="first")
     first[39] = row(3)
     second = [alpaca(5), *(alpaca(number) for number in range(101, 112)), alpaca(101)]
@@ -81,11 +77,8 @@ def write_study(folder: Path, model: Path) -> dict[str, Any]:
     (folder / "pool/b.jsonl.gz").write_bytes(gzip.compress(dump(second), mtime=0))
     pq.write_table(pa.Table.from_pylist(third), folder / "pool/c.parquet")
     folder.joinpath("targets").mkdir()
-    shown = [row(number, subject="even" if number % 2 == 0 else "odd") for number in range(301, 309)]
-    shown[3] = row(304, f"They said: {COPIED}.", subject="even")
-    (folder / "targets/shown.jsonl").write_bytes(dump([*shown, {"messages": []}, shown[1]]))
-    (folder / "targets/held.jsonl").write_bytes(dump([*shown[:2], *(row(number) for number in range(309, 313))]))
-    (folder / "targets/other.jsonl").write_bytes(dump([row(number) for number in range(401, 404)]))
+    (folder / "targets/shown.jsonl").write_bytes(dump([row(number) for number in range(301, 309)]))
+    (folder / "targets/held.jsonl").write_bytes(dump([row(309), row(310, f"They said: {COPIED}.")]))
     return {
         "name": "small",
         "out": str(folder / "study"),
@@ -97,10 +90,7 @@ def write_study(folder: Path, model: Path) -> dict[str, Any]:
             {"path": "pool/c.parquet", "source": "third", "format": "sharegpt"},
             {"path": "pool/b.jsonl.gz", "source": "second again"},
         ],
-        "targets": {
-            "main": {"validation": "targets/shown.jsonl", "heldout": "targets/held.jsonl", "subtask": "subject"},
-            "other": {"validation": "targets/other.jsonl", "max_validation": 2},
-        },
+        "targets": {"main": {"validation": "targets/shown.jsonl", "heldout": "targets/held.jsonl"}},
         "data": {"max_length": MAX_LENGTH, "shard_rows": 8},
         "selection": {"budget": 5, "methods": ["random"]},
     }
@@ -212,42 +202,15 @@ def test_the_manifest_counts_what_there_is(prepared: tuple[Stage, str]) -> None:
     assert stage.done()
     assert (pool["rows"], pool["tokens"], manifest["cost"]["tokens"]) == (len(rows), tokens, tokens)
     assert pool["shards"] == sorted({line["shard"].split(".")[0] for line in rows})
-    assert pool["sources"] == {
-        source: {
-            "rows": sum(line["source"] == source for line in rows),
-            "tokens": sum(line["tokens"] for line in rows if line["source"] == source),
-        }
-        for source in ("first", "other", "third")
+    by_source = {
+        name: [line["tokens"] for line in rows if line["source"] == name] for name in ("first", "other", "third")
     }
+    assert pool["sources"] == {name: {"rows": len(own), "tokens": sum(own)} for name, own in by_source.items()}
     assert pool["rejected"][DUPLICATE] == 2 + 2 + 2 + 13
     assert manifest["cost"]["peak_memory_bytes"] > 10_000_000
+    assert list(manifest["result"]["targets"]) == ["main"]
     assert f"{len(rows)} rows of 3 sources, {tokens} tokens; set aside " in shown
     assert f"19 x {DUPLICATE}" in shown
-
-
-def test_targets_are_prepared_each_by_itself(prepared: tuple[Stage, str]) -> None:
-    stage, _ = prepared
-    main, other = (stage.folder / "targets" / name for name in ("main", "other"))
-    assert other.names() == ["validation.parquet", "validation.rejected.parquet"]
-    shown = main.read_table("validation.parquet").to_pylist()
-    assert [line["line"] for line in shown] == list(range(1, 9))
-    assert [line["task"] for line in shown] == ["odd", "even"] * 4
-    assert {line["source"] for line in shown} == {"main"}
-    aside = main.read_table("validation.rejected.parquet").to_pylist()
-    assert [(line["line"], line["reason"]) for line in aside] == [
-        (9, "`messages` is not a list of turns"),
-        (10, DUPLICATE),
-    ]
-    held = main.read_table("heldout.parquet").to_pylist()
-    assert [line["line"] for line in held] == [3, 4, 5, 6]
-    assert main.read_table("heldout.rejected.parquet")["reason"].to_pylist() == ["also a validation row"] * 2
-    assert stage.manifest()["result"]["targets"] == {
-        "main": {
-            "validation": {"rows": 8, "rejected": {"`messages` is not a list of turns": 1, DUPLICATE: 1}},
-            "heldout": {"rows": 4, "rejected": {"also a validation row": 2}},
-        },
-        "other": {"validation": {"rows": 2, "rejected": {}}},
-    }
 
 
 def test_a_killed_run_goes_on_with_what_is_missing(
@@ -294,11 +257,6 @@ def test_after_a_full_disk_the_next_run_goes_on_and_gives_the_same_bytes_as_any_
     assert not [name for name in done if name.startswith("pool/00000-000002") or name.endswith(".part")]
     stage, _ = run({**raw, "out": str(out)})
     assert files_of(stage.folder.path) == files_of(prepared[0].folder.path)
-    for name, content in done.items():
-        assert name.startswith("pool/") or files_of(stage.folder.path)[name] == content
-
-
-Study = Callable[..., dict[str, Any]]
 
 
 def refusal(raw: dict[str, Any]) -> str:
@@ -308,35 +266,11 @@ def refusal(raw: dict[str, Any]) -> str:
     return str(error.value)
 
 
-def test_a_target_without_validation_rows_is_named(tiny_study: Study, tmp_path: Path) -> None:
-    raw = tiny_study()
-    bad = [{"messages": [{"role": "user", "content": "Why?"}]}] * 3 + [{"text": "x"}]
-    (tmp_path / "targets/sums/validation.jsonl").write_bytes(dump(bad))
-    assert refusal(raw) == (
-        "targets.sums.validation: targets/sums/validation.jsonl has no usable row; rows were set aside: "
-        "3 x no assistant turn, 1 x none of the formats: "
-        "needs `messages`, `conversations`, or `instruction` and `output`"
-    )
-
-
 def test_files_without_rows_are_named(tiny_study: Study, tmp_path: Path) -> None:
-    (tmp_path / "blank.jsonl").write_bytes(b"\n\n")
     (tmp_path / "empty.jsonl.gz").write_bytes(gzip.compress(b""))
     pq.write_table(pa.table({"messages": pa.array([], pa.string())}), tmp_path / "empty.parquet")
-    kinds = ["blank.jsonl", "empty.jsonl.gz", "empty.parquet"]
-    for kind in kinds:
-        text = refusal(tiny_study(targets={"sums": {"validation": kind}}))
-        assert text == f"targets.sums.validation: {kind} has no usable row; its files hold no rows"
-    text = refusal(tiny_study(pool=[{"path": kind} for kind in kinds[1:]]))
+    text = refusal(tiny_study(pool=[{"path": "empty.jsonl.gz"}, {"path": "empty.parquet"}]))
     assert text == "pool: no usable row; its files hold no rows"
-
-
-def test_heldout_rows_that_are_all_validation_rows_are_refused(tiny_study: Study, tmp_path: Path) -> None:
-    raw = tiny_study()
-    shutil.copy(tmp_path / "targets/sums/validation.jsonl", tmp_path / "targets/sums/heldout.jsonl")
-    text = refusal(raw)
-    assert text.startswith("targets.sums.heldout: targets/sums/heldout.jsonl has no usable row")
-    assert text.endswith("rows were set aside: 4 x also a validation row")
 
 
 def test_a_pool_without_a_usable_row_is_refused_with_reasons(tiny_study: Study, tmp_path: Path) -> None:
@@ -347,15 +281,10 @@ def test_a_pool_without_a_usable_row_is_refused_with_reasons(tiny_study: Study, 
     assert text.endswith("1 x not UTF-8")
 
 
-@pytest.mark.parametrize("part", ["pool", "target"])
-def test_a_damaged_file_is_named_with_its_line(part: str, tiny_study: Study, tmp_path: Path) -> None:
-    raw = tiny_study(pool_rows=200)
+def test_a_damaged_file_is_named_with_its_line(tiny_study: Study, tmp_path: Path) -> None:
+    raw = tiny_study(pool_rows=200, pool=[{"path": "cut.jsonl.gz"}])
     packed = gzip.compress((tmp_path / "pool/rows.jsonl").read_bytes())
     (tmp_path / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
-    if part == "pool":
-        raw["pool"] = [{"path": "cut.jsonl.gz"}]
-    else:
-        raw["targets"]["sums"]["validation"] = "cut.jsonl.gz"
     text = refusal(raw)
     assert text.startswith(f"{tmp_path}/cut.jsonl.gz: damaged after line ")
     assert text.endswith("fetch or pack the file again")
