@@ -123,12 +123,9 @@ def expected_rows(raw: dict[str, Any], tokenizer: Any) -> tuple[list[dict[str, A
     root = Path(raw["root"])
     text, packed = (root / "pool/a.jsonl").read_bytes(), (root / "pool/b.jsonl.gz").read_bytes()
     columns = pq.read_table(root / "pool/c.parquet").to_pylist()
-    files = [
-        ("pool/a.jsonl", text.split(b"\n"), "first"),
-        ("pool/b.jsonl.gz", gzip.decompress(packed).split(b"\n"), "other"),
-        ("pool/c.parquet", [json.dumps(line).encode() for line in columns], "third"),
-        ("pool/b.jsonl.gz", gzip.decompress(packed).split(b"\n"), "second again"),
-    ]
+    again = ("pool/b.jsonl.gz", gzip.decompress(packed).split(b"\n"), "other")
+    third = ("pool/c.parquet", [json.dumps(line).encode() for line in columns], "third")
+    files = [("pool/a.jsonl", text.split(b"\n"), "first"), again, third, again]
     kept, rejected, seen = [], set(), set()
     for name, lines, source in files:
         for number, line in enumerate(lines, start=1):
