@@ -10,7 +10,7 @@ import typer
 
 from instsel.config import StudyConfig
 from instsel.errors import InputError, StudyError
-from instsel.progress import Terminal, log
+from instsel.progress import Terminal
 from instsel.stages.graph import ORDER
 from instsel.stages.pipeline import run_study
 from instsel.study_file import load_study
@@ -67,11 +67,9 @@ def exit_status() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        log.error("%s", error)
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except StudyError as error:
-        log.error("%s", error)
         typer.echo(f"failed: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:

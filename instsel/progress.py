@@ -15,12 +15,21 @@ log.addHandler(logging.NullHandler())
 LINE_SECONDS = 15.0
 
 
-def log_to(path: Path) -> None:
-    """Append everything that is told, and more, to a file."""
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Append everything that is told, and more, to a file while the block runs; an error that ends it, too."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
+    try:
+        yield
+    except Exception as error:
+        log.error("%s", error)
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 class Bar:

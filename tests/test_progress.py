@@ -41,15 +41,18 @@ def terminal() -> Callable[..., tuple[Terminal, io.StringIO]]:
 
 @pytest.fixture
 def log_file(tmp_path: Path) -> Iterator[Path]:
-    """A log file of an earlier run; the handlers that a test adds are taken away again."""
-    before, level = list(log.handlers), log.level
+    """A log file of an earlier run."""
     (tmp_path / "run.log").write_text("earlier\n")
-    log_to(tmp_path / "run.log")
-    yield tmp_path / "run.log"
-    for handler in [h for h in log.handlers if h not in before]:
-        log.removeHandler(handler)
-        handler.close()
-    log.setLevel(level)
+    with log_to(tmp_path / "run.log"):
+        yield tmp_path / "run.log"
+
+
+def test_an_error_that_ends_a_run_is_logged_and_the_file_let_go(tmp_path: Path) -> None:
+    before = list(log.handlers)
+    with pytest.raises(ValueError, match="too far"), log_to(tmp_path / "run.log"):
+        raise ValueError("too far")
+    assert "ERROR too far" in (tmp_path / "run.log").read_text()
+    assert log.handlers == before
 
 
 def test_elsewhere_a_line_comes_now_and_then_with_rate_and_time_left(

@@ -27,7 +27,8 @@ class LeakIndex:
     Attributes:
         words: length of the run that counts as a leak.
         template: sorted hashes, uint64, of the 5-word runs that are the wording of a target and not its content.
-        runs: sorted hashes, uint64, of the targets' runs of `words` words, the wording left out.
+        runs: sorted hashes, uint64, of the targets' runs of `words` words, the wording left out, and of whole
+            conversations.
     """
 
     words: int
@@ -48,8 +49,11 @@ class LeakIndex:
         return cls(words, template, np.unique(np.concatenate([_empty(), *runs])))
 
     def runs_of(self, conversation: Conversation) -> np.ndarray:
-        """Hashes, uint64 (runs,), of a conversation's runs of `words` words, the targets' wording left out."""
-        found = [_empty()]
+        """Hashes, uint64, of a conversation's runs of `words` words, the targets' wording left out, and of it whole.
+
+        The whole is what tells a copy of a row too short to hold a run.
+        """
+        found = [_hashes(["\n".join(message["content"].lower() for message in conversation)])]
         for tokens, scale in _texts(conversation):
             covered = np.zeros(len(tokens), dtype=bool)
             short = round(TEMPLATE_WORDS * scale)
@@ -59,7 +63,7 @@ class LeakIndex:
         return np.concatenate(found)
 
     def leaks(self, conversation: Conversation) -> bool:
-        """Whether a conversation shares a run with a target."""
+        """Whether a conversation shares a run with a target, or is a row of it."""
         return bool(_among(self.runs_of(conversation), self.runs).any())
 
 

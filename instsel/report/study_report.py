@@ -23,9 +23,10 @@ def _what(summary: Mapping[str, Any]) -> str:
     pool = summary["pool"]
     budget = summary["budget"]
     share = f"{budget:.0%} of the pool" if isinstance(budget, float) else f"{budget} rows"
+    rejected = sorted(pool["rejected"].items(), key=lambda item: (-item[1], item[0]))
     lines = [
         f"Model `{summary['model']}`; pool of {pool['rows']:,} rows, {pool['tokens']:,} tokens; budget {share}.",
-        *(f"- set aside: {count:,} x {reason}" for reason, count in pool["rejected"].items()),
+        *(f"- set aside: {count:,} x {reason}" for reason, count in rejected),
     ]
     if summary["set_aside"]:
         lines.append(f"- set aside: {len(summary['set_aside']):,} x no usable gradient")

@@ -28,19 +28,19 @@ def run_study(study: StudyConfig, terminal: Terminal, until: str = ORDER[-1]) ->
     """
     folder = open_folder(study.out, study.name)
     log_file = folder.fetch() / LOG if folder.is_local else Path(f"{study.name}.log")
-    log_to(log_file)
-    graph = build_graph(study, folder)
-    waiting = [stage for stage in graph.until(until) if not stage.done()]
-    if not waiting:
-        terminal.say(f"study {study.name}: nothing to do, every stage is done")
-        return graph
-    # Imported here: a finished study is told without the seconds that Ray and torch take to load.
-    from instsel.stages.chatter import native_errors_to
-    from instsel.stages.errors import clear_errors
-    from instsel.stages.session import ray_session
+    with log_to(log_file):
+        graph = build_graph(study, folder)
+        waiting = [stage for stage in graph.until(until) if not stage.done()]
+        if not waiting:
+            terminal.say(f"study {study.name}: nothing to do, every stage is done")
+            return graph
+        # Imported here: a finished study is told without the seconds that Ray and torch take to load.
+        from instsel.stages.chatter import native_errors_to
+        from instsel.stages.errors import clear_errors
+        from instsel.stages.session import ray_session
 
-    with native_errors_to(log_file), clear_errors(), ray_session(study.resources):
-        _run(study, graph, waiting, terminal, folder)
+        with native_errors_to(log_file), clear_errors(), ray_session(study.resources):
+            _run(study, graph, waiting, terminal, folder)
     return graph
 
 

@@ -90,7 +90,7 @@ def allot(resources: Resources) -> Allotment:
     if gpus:
         share = 1.0 if resources.gpus_per_actor is None else resources.gpus_per_actor
         actors = resources.actors or (max(1, math.floor(gpus / share)) if share else nodes)
-        workers = resources.training_workers or int(gpus)
+        workers = resources.training_workers or max(1, int(gpus))
         per_actor = max(1, int(cpus // max(actors, 1)) - 1)
         if share * actors > gpus or workers > gpus:
             raise StudyError(f"resources: {actors} actors of {share} GPU and {workers} workers, but {gpus:g} GPUs")

@@ -157,16 +157,18 @@ _texts = st.lists(st.sampled_from("a b c d".split()), max_size=30).map(" ".join)
 @settings(max_examples=200, deadline=None)
 @given(st.lists(_texts, max_size=2), _texts, st.integers(3, 8))
 def test_runs_are_those_of_a_naive_search(target: list[str], text: str, words: int) -> None:
-    """Two rows are too few for any wording, so every shared run is a leak."""
+    """Two rows are too few for any wording, so every shared run is a leak, and so is a whole row."""
     known = LeakIndex.of([[talk(row) for row in target]], words)
     expected = bool(_runs(text, words) & {run for row in target for run in _runs(row, words)})
+    expected |= text.lower() in [row.lower() for row in target]
     assert known.leaks(talk(text)) == expected
 
 
 def test_without_texts_nothing_leaks() -> None:
-    for known in (index(), index([]), index([talk("too short")])):
+    for known in (index(), index([])):
         assert (len(known.runs), known.runs.dtype) == (0, np.uint64)
         assert not known.leaks(talk(story(1)))
+    assert not index([talk("too short")]).leaks(talk(story(1)))
     assert not index(STORIES).leaks(talk("", "!?"))
 
 
@@ -176,3 +178,13 @@ def test_an_index_is_two_sorted_arrays_that_do_not_depend_on_the_order_of_rows()
     assert np.array_equal(one.template, other.template)
     assert bool((np.diff(one.runs) > 0).all())
     assert LeakIndex(WORDS, one.template, one.runs).leaks(STORIES[4])
+
+
+def test_a_copy_of_a_short_target_row_is_found() -> None:
+    target = [
+        {"role": "user", "content": "What is the capital of France?"},
+        {"role": "assistant", "content": "Paris"},
+    ]
+    index = LeakIndex.of([[target]], 13)
+    assert index.leaks(target)
+    assert not index.leaks([target[0], {"role": "assistant", "content": "Lyon"}])
