@@ -1,39 +1,34 @@
-"""Per-example weight gradients of linear modules, taken by hooks while one backward pass serves a whole batch."""
+"""Per-example weight gradients of linear modules, taken while one backward pass serves a whole batch."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from instsel.gradients.sites import LoraSite, Site, blocks, frozen, linear_sites, lora_sites, replaced_forward
+from instsel.gradients.taps import LoraTap, Pair, Tap
 
 Consumer = Callable[[str, Tensor], None]
-
-
-class _Site(NamedTuple):
-    """A module that owns trainable parameters, by the names that model.named_parameters() gives them."""
-
-    module: nn.Module
-    weight: str | None
-    bias: str | None
-    transposed: bool
 
 
 class GradientCapture:
     """Hands out each trainable parameter's per-example gradients as soon as the backward pass has formed them.
 
     The gradient of a linear map's weight is, for one example, the sum over its positions of the outer product of output
-    gradient and input. Both pass by hooks on the module, so that neither the frozen parameters nor the trainable ones
-    need a gradient of their own: only activations flow back, down to the first hooked module.
+    gradient and input. Both pass by the taps that are put on the modules, so that neither the frozen parameters nor the
+    trainable ones need a gradient of their own: only activations flow back, down to the first tapped module.
 
     A context manager: inside it the model is in evaluation mode (no dropout), no parameter requires a gradient, and the
-    hooks are in place; on leaving, all is as it was. Gradients leave a parameter at a time and are not kept here.
+    taps are in place; on leaving, all is as it was. Gradients leave a parameter at a time and are not kept here.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Plans the hooks.
+        """Plans the taps.
 
         Args:
             model: Its parameters with requires_grad are those whose gradients are wanted. They have to be weights or
@@ -43,11 +38,13 @@ class GradientCapture:
             ValueError: Nothing is trainable, a trainable parameter is of another kind, or a module mixes examples.
         """
         self._model = model
-        self._sites = _sites(model)
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self._sites = linear_sites(model)
         self._restore = ExitStack()
+        self._anchor = torch.zeros((), requires_grad=True)
         self._consume: Consumer | None = None
         self._grid = (0, 0)
+        self._returning = False
         self._open: dict[str, int] = {}
         self._sums: dict[str, Tensor] = {}
 
@@ -57,23 +54,30 @@ class GradientCapture:
         return {name: tuple(parameter.shape) for name, parameter in self._parameters.items()}
 
     def __enter__(self) -> "GradientCapture":
-        """Freezes the model and places the hooks."""
+        """Freezes the model and places the taps."""
         self._restore = ExitStack()
-        self._restore.enter_context(_frozen(self._model))
+        self._restore.enter_context(frozen(self._model))
+        done: set[str] = set()
+        # Which layers are plain LoRA is asked here, as an adapter may be merged or switched off at any time.
+        for lora in lora_sites(self._model, self._parameters):
+            done |= {lora.down, lora.up}
+            self._restore.enter_context(replaced_forward(lora.module, partial(self._lora_forward, lora)))
         for site in self._sites:
+            if site.weight in done:
+                continue
             self._restore.callback(site.module.register_forward_hook(partial(self._forward, site)).remove)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Takes the hooks away and restores modes and requires_grad."""
+        """Takes the taps away and restores modes and requires_grad."""
         self._restore.close()
         self._open.clear()
         self._sums.clear()
 
     @contextmanager
-    def batch(self, rows: int, length: int, consume: Consumer) -> Iterator[None]:
+    def batch(self, rows: int, length: int, consume: Consumer, recompute: bool = False) -> Iterator[None]:
         """Spans forward and backward pass of one batch; on leaving, every parameter has been handed over once.
 
         Args:
@@ -81,15 +85,21 @@ class GradientCapture:
             length: Tokens of each, padding included.
             consume: Called with parameter name and float32 (rows, *parameter shape); zeros where the loss does not
                 depend on the parameter.
+            recompute: Keep only the inputs of the model's blocks, and run each block again on the way back.
 
         Raises:
             ValueError: A module was not called, or saw anything but one vector a token of this batch.
         """
         self._grid = (rows, length)
         self._consume = consume
+        self._returning = False
         self._open.clear()
         self._sums.clear()
-        yield
+        with ExitStack() as stack:
+            for block in blocks(self._model) if recompute else ():
+                again = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+                stack.enter_context(replaced_forward(block, again))
+            yield
         for name, parameter in self._parameters.items():
             if name not in self._open:
                 raise ValueError(
@@ -101,36 +111,50 @@ class GradientCapture:
             waiting = self._sums.pop(name, None)
             consume(name, torch.zeros(rows, *parameter.shape, device=parameter.device) if waiting is None else waiting)
 
-    def _forward(self, site: _Site, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        if not torch.is_grad_enabled():
-            return None
-        inputs = args[0]
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass of the batch's loss, a scalar."""
+        self._returning = True
+        # Without a graph no module was reached, which `batch` then reports by name.
+        if loss.requires_grad:
+            loss.backward()
+
+    def _forward(self, site: Site, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        self._pass(args[0], site.weight, site.bias)
+        return Tap.apply(output, args[0].detach(), self._anchor, partial(self._receive, site))
+
+    def _lora_forward(self, site: LoraSite, inputs: Tensor) -> Tensor:
+        self._pass(inputs, site.down, site.up)
+
+        def receive(down: Pair, up: Pair) -> None:
+            self._add(site.up, _outer_sums(*self._tokens(up)))
+            self._add(site.down, _outer_sums(*self._tokens(down)))
+
+        return LoraTap.apply(inputs, self._anchor, site.layer, receive)
+
+    def _pass(self, inputs: Tensor, *names: str | None) -> None:
         if inputs.ndim < 3 or tuple(inputs.shape[:2]) != self._grid:
             raise ValueError(
-                f"{site.weight or site.bias}: its module saw an input of shape {tuple(inputs.shape)} in a batch of "
+                f"{names[0] or names[1]}: its module saw an input of shape {tuple(inputs.shape)} in a batch of "
                 f"{self._grid} (examples, tokens); expected (examples, tokens, features): where a module mixes "
                 "examples or routes tokens, their gradients cannot be told apart"
             )
-        for name in (site.weight, site.bias):
+        # A block that is run again on the way back was counted on the way there.
+        for name in names if not self._returning else ():
             if name is not None:
                 self._open[name] = self._open.get(name, 0) + 1
-        replaced = None
-        if not output.requires_grad:
-            # Nothing below needs a gradient: the graph starts here. The clone keeps in-place operations on it lawful.
-            output = replaced = output.detach().requires_grad_().clone()
-        output.register_hook(partial(self._backward, site, inputs.detach()))
-        return replaced
 
-    def _backward(self, site: _Site, inputs: Tensor, upstream: Tensor) -> None:
-        rows = self._grid[0]
-        upstream = upstream.detach().reshape(rows, -1, upstream.shape[-1])
+    def _receive(self, site: Site, pair: Pair) -> None:
+        upstream, inputs = self._tokens(pair)
         if site.bias is not None:
             self._add(site.bias, upstream.float().sum(dim=1))
         if site.weight is not None:
-            left, right = upstream, inputs.reshape(rows, -1, inputs.shape[-1])
-            if site.transposed:
-                left, right = right, left
-            self._add(site.weight, _outer_sums(left, right))
+            self._add(site.weight, _outer_sums(*((inputs, upstream) if site.transposed else (upstream, inputs))))
+
+    def _tokens(self, pair: Pair) -> Pair:
+        """(examples, tokens, features) of both, whatever axes lie between."""
+        rows = self._grid[0]
+        left, right = (part.reshape(rows, -1, part.shape[-1]) for part in pair)
+        return left, right
 
     def _add(self, name: str, gradient: Tensor) -> None:
         if name in self._sums:
@@ -149,41 +173,3 @@ def _outer_sums(left: Tensor, right: Tensor) -> Tensor:
     if left.is_cuda and left.dtype == right.dtype and left.dtype in (torch.bfloat16, torch.float16):
         return torch.bmm(left, right, out_dtype=torch.float32)
     return torch.bmm(left.float(), right.float())
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    training = [module for module in model.modules() if module.training]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        model.eval()
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        for module in training:
-            module.training = True
-
-
-def _sites(model: nn.Module) -> list[_Site]:
-    names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if not names:
-        raise ValueError("the model has no trainable parameter; attach a LoRA adapter with is_trainable=True")
-    sites = []
-    for path, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(f"{path} is a {type(module).__name__}: it mixes examples; expected none in the model")
-        owned = {key: names[id(value)] for key, value in module.named_parameters(recurse=False) if id(value) in names}
-        if not owned:
-            continue
-        # By name, as transformers is not imported here.
-        transposed = type(module).__name__ == "Conv1D"
-        if not (transposed or isinstance(module, nn.Linear)) or not owned.keys() <= {"weight", "bias"}:
-            raise ValueError(
-                f"{next(iter(owned.values()))} belongs to a {type(module).__name__}; per-example gradients can be "
-                "taken of Linear and Conv1D modules only: train those, or set requires_grad to False"
-            )
-        sites.append(_Site(module, owned.get("weight"), owned.get("bias"), transposed))
-    return sites

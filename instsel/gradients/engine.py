@@ -1,15 +1,16 @@
 """Per-example gradient features: model and examples in, sketched gradients or Adam directions out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from instsel.data.batches import IGNORED, Example, collate, token_budget_batches
+from instsel.data.batches import IGNORED, Example, collate
 from instsel.gradients.adam import BETAS, EPS, Direction, require_hyperparameters, require_moments
 from instsel.gradients.capture import Consumer, GradientCapture
+from instsel.gradients.fitting import BatchFitter
 from instsel.gradients.sketch import CountSketch
 from instsel.loss import answer_losses
 
@@ -34,6 +35,7 @@ class GradientEngine:
         token_budget: int = 4096,
         betas: tuple[float, float] = BETAS,
         eps: float = EPS,
+        recompute: bool = False,
     ) -> None:
         """Checks that model and moments fit each other.
 
@@ -43,24 +45,35 @@ class GradientEngine:
             sketch: Where the features go.
             moments: {parameter name: (exp_avg, exp_avg_sq)} of exactly the trainable parameters, names as
                 model.named_parameters() gives them; None for plain gradients.
-            token_budget: Most tokens of a batch, padding included.
+            token_budget: Most tokens of a batch, padding included, to begin with. A batch that runs out of memory is
+                halved and tried again, and so are all later ones.
             betas: Adam's, of the checkpoint the moments come from.
             eps: Adam's, of the same.
+            recompute: Keep only the inputs of the model's blocks in the forward pass and run each block again on the
+                way back; about a third more time, and a block's activations in place of a model's. Switched on by
+                itself where a single row does not fit otherwise.
 
         Raises:
             ValueError: A parameter that cannot be done, moments that do not match by name or shape, or a value out of
                 range.
         """
-        if token_budget < 1:
-            raise ValueError(f"token_budget is {token_budget}; expected at least 1")
         require_hyperparameters(betas, eps)
         self._model = model
         self._sketch = sketch
-        self._token_budget = token_budget
+        self._fitter = BatchFitter(token_budget, recompute)
         self._capture = GradientCapture(model)
-        self._device = next(model.parameters()).device
-        self._vocabulary = _vocabulary(model)
+        self._embedding = _embedding(model)
         self._directions = None if moments is None else _directions(model, self._capture.shapes, moments, betas, eps)
+
+    @property
+    def token_budget(self) -> int:
+        """Most tokens of a batch, padding included: as given, or what was learned since from running out of memory."""
+        return self._fitter.token_budget
+
+    @property
+    def recompute(self) -> bool:
+        """Whether activations are recomputed: as given, or because a single row did not fit."""
+        return self._fitter.recompute
 
     def features(self, examples: Sequence[Example]) -> np.ndarray:
         """Sketched gradients, or sketched Adam directions if the engine has moments.
@@ -74,12 +87,14 @@ class GradientEngine:
 
         Raises:
             ValueError: An example, named by its index, that is malformed or has no answer token.
+            MemoryError: An example does not fit in memory even alone and recomputed.
         """
         features = np.zeros((len(examples), self._sketch.dim), dtype=np.float32)
-        batches = self._batches(examples)
-        with self._capture:
-            for rows in batches:
-                features[rows] = self._sketched([examples[row] for row in rows])
+
+        def fill(rows: list[int], recompute: bool) -> None:
+            features[rows] = self._sketched([examples[row] for row in rows], recompute)
+
+        self._run(examples, fill)
         return features
 
     def gradients(self, examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -95,14 +110,23 @@ class GradientEngine:
             ValueError: As `features`.
         """
         gradients = {name: torch.zeros(len(examples), *shape) for name, shape in self._capture.shapes.items()}
-        batches = self._batches(examples)
-        with self._capture:
-            for rows in batches:
-                for name, gradient in self._gradients([examples[row] for row in rows]).items():
-                    gradients[name][rows] = gradient
+
+        def fill(rows: list[int], recompute: bool) -> None:
+            def keep(name: str, gradient: Tensor) -> None:
+                gradients[name][rows] = gradient.cpu()
+
+            self._backward([examples[row] for row in rows], keep, recompute)
+
+        self._run(examples, fill)
         return gradients
 
-    def _sketched(self, examples: Sequence[Example]) -> np.ndarray:
+    def _run(self, examples: Sequence[Example], fill: Callable[[list[int], bool], None]) -> None:
+        for index, example in enumerate(examples):
+            _require_example(index, example, self._embedding.num_embeddings)
+        with self._capture:
+            self._fitter.run([len(example["input_ids"]) for example in examples], fill)
+
+    def _sketched(self, examples: Sequence[Example], recompute: bool) -> np.ndarray:
         totals: dict[torch.device, Tensor] = {}
 
         def add(name: str, gradient: Tensor) -> None:
@@ -112,27 +136,14 @@ class GradientEngine:
             direction = gradient if self._directions is None else self._directions[name](gradient)
             self._sketch.add_(totals[gradient.device], name, direction)
 
-        self._backward(examples, add)
+        self._backward(examples, add, recompute)
         return torch.stack([total.cpu() for total in totals.values()]).sum(dim=0).numpy()
 
-    def _gradients(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        gradients: dict[str, Tensor] = {}
-        self._backward(examples, lambda name, gradient: gradients.update({name: gradient.cpu()}))
-        return gradients
-
-    def _backward(self, examples: Sequence[Example], consume: Consumer) -> None:
-        batch = collate(examples, device=self._device)
+    def _backward(self, examples: Sequence[Example], consume: Consumer, recompute: bool) -> None:
+        batch = collate(examples, device=self._embedding.weight.device)
         rows, length = batch["input_ids"].shape
-        with torch.enable_grad(), self._capture.batch(rows, length, consume):
-            loss = answer_losses(self._model, batch).sum()
-            # Without a graph no module was reached, which the capture then reports by name.
-            if loss.requires_grad:
-                loss.backward()
-
-    def _batches(self, examples: Sequence[Example]) -> list[list[int]]:
-        for index, example in enumerate(examples):
-            _require_example(index, example, self._vocabulary)
-        return token_budget_batches([len(example["input_ids"]) for example in examples], self._token_budget)
+        with torch.enable_grad(), self._capture.batch(rows, length, consume, recompute):
+            self._capture.backward(answer_losses(self._model, batch).sum())
 
 
 def _require_example(index: int, example: Example, vocabulary: int) -> None:
@@ -147,8 +158,8 @@ def _require_example(index: int, example: Example, vocabulary: int) -> None:
         raise ValueError(f"example {index} has no answer token after its first position; its gradient would be zero")
 
 
-def _vocabulary(model: Any) -> int:
-    return int(model.get_input_embeddings().num_embeddings)
+def _embedding(model: Any) -> nn.Embedding:
+    return model.get_input_embeddings()
 
 
 def _directions(

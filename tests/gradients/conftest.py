@@ -76,6 +76,12 @@ def lora_model() -> Callable[..., Any]:
 
 
 @pytest.fixture
+def add_lora() -> Callable[..., Any]:
+    """Attaches LoRA to a model."""
+    return attach_lora
+
+
+@pytest.fixture
 def plain_model() -> Callable[..., Any]:
     """Makes a tiny model of a family without an adapter."""
     return build

@@ -201,6 +201,150 @@ def test_dora_is_refused_by_name(lora_model):
         GradientEngine(lora_model(use_dora=True), sketch=SKETCH)
 
 
+def test_a_plain_lora_layer_as_a_whole_equals_its_modules(lora_model, make_examples):
+    rows = make_examples(6)
+    for family, options in [("llama", {}), ("qwen2", {"use_rslora": True}), ("gpt2", {"fan_in_fan_out": True})]:
+        model = lora_model(family, **options)
+        whole = GradientEngine(model, sketch=SKETCH).gradients(rows)
+        for module in model.modules():
+            if hasattr(module, "lora_A"):
+                module.forward = module.forward
+        apart = GradientEngine(model, sketch=SKETCH).gradients(rows)
+        for name, gradient in apart.items():
+            assert error(whole[name], gradient) < 1e-5, name
+        assert all("forward" in vars(module) for module in model.modules() if hasattr(module, "lora_A"))
+
+
+@pytest.mark.parametrize(
+    ("options", "frozen"), [({"lora_bias": True}, None), ({"target_modules": "all-linear"}, None), ({}, "lora_A")]
+)
+def test_other_ways_of_lora_are_those_of_autograd(options, frozen, lora_model, make_examples, oracle):
+    model, rows = lora_model("llama", **options), make_examples(5)
+    for name, parameter in model.named_parameters():
+        if frozen and frozen in name:
+            parameter.requires_grad_(False)
+    got = GradientEngine(model, sketch=SKETCH, token_budget=48).gradients(rows)
+    wanted = oracle(model, rows)
+    assert got.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert error(got[name], gradient) < 1e-5, name
+
+
+def test_only_the_active_adapter_counts(lora_model, make_examples, oracle):
+    from peft import LoraConfig
+
+    model, rows = lora_model("llama"), make_examples(4)
+    model.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    got = GradientEngine(model, sketch=SKETCH).gradients(rows)
+    wanted = oracle(model, rows)
+    assert got.keys() == wanted.keys() and not any(".other." in name for name in got)
+    assert all(error(got[name], gradient) < 1e-5 for name, gradient in wanted.items())
+
+
+def test_a_model_that_accelerate_spread_out(lora_model, plain_model, add_lora, make_examples):
+    """Only one device is at hand here; the hooks that accelerate puts on modules are the same with more."""
+    from accelerate import dispatch_model
+
+    rows = make_examples(5)
+    wanted = GradientEngine(lora_model("llama"), sketch=SKETCH).features(rows)
+    base = plain_model("llama")
+    parts = ["model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "model.rotary_emb", "lm_head"]
+    spread = dispatch_model(base, dict.fromkeys(parts, "cpu"), force_hooks=True)
+    got = GradientEngine(add_lora(spread), sketch=SKETCH).features(rows)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_recomputed_activations_give_the_same_gradients(family, lora_model, make_examples):
+    model, rows = lora_model(family), make_examples(6)
+    calls = []
+    layers = model.get_base_model().get_decoder()
+    layer = (layers.h if family == "gpt2" else layers.layers)[0]
+    layer.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    kept = GradientEngine(model, sketch=SKETCH, token_budget=10_000).gradients(rows)
+    assert len(calls) == 1
+    engine = GradientEngine(model, sketch=SKETCH, token_budget=10_000, recompute=True)
+    again = engine.gradients(rows)
+    assert len(calls) == 3, "the block ran once more on the way back"
+    assert all(error(again[name], gradient) < 1e-6 for name, gradient in kept.items())
+    assert "forward" not in vars(layer)
+
+
+def test_recomputing_keeps_fewer_tensors_for_the_way_back(lora_model, make_examples):
+    model, rows = lora_model("llama"), make_examples(6)
+
+    def kept(**options):
+        total = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: total.append(t.numel()) or t, lambda t: t):
+            GradientEngine(model, sketch=SKETCH, token_budget=10_000, **options).features(rows)
+        return sum(total)
+
+    assert kept(recompute=True) < 0.5 * kept()
+
+
+def out_of_memory_above(model, tokens, monkeypatch):
+    """Let the model's decoder run out of memory for batches of more than so many tokens."""
+    decoder = model.get_base_model().get_decoder()
+    forward, tried = decoder.forward, []
+
+    def limited(*args, input_ids, **kwargs):
+        tried.append(input_ids.numel())
+        if input_ids.numel() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(*args, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(decoder, "forward", limited)
+    return tried
+
+
+def test_a_batch_that_runs_out_of_memory_is_halved_and_the_budget_remembered(lora_model, make_examples, monkeypatch):
+    model, rows = lora_model("llama"), make_examples(9)
+    moments = random_moments(model)
+    wanted = GradientEngine(model, sketch=SKETCH, moments=moments).features(rows)
+    tried = out_of_memory_above(model, 45, monkeypatch)
+    engine = GradientEngine(model, sketch=SKETCH, moments=moments, token_budget=4096)
+    got = engine.features(rows)
+    assert np.max(np.linalg.norm(got - wanted, axis=1) / np.linalg.norm(wanted, axis=1)) < 1e-5
+    assert 20 <= engine.token_budget <= 45 and not engine.recompute
+    refused = sum(tokens > 45 for tokens in tried)
+    assert refused >= 1
+    engine.features(rows)
+    engine.gradients(rows)
+    assert sum(tokens > 45 for tokens in tried) == refused, "nothing that large was tried again"
+
+
+def test_activations_are_recomputed_where_a_single_row_does_not_fit(lora_model, make_examples, monkeypatch):
+    model, rows = lora_model("llama"), make_examples(3)
+    wanted = GradientEngine(model, sketch=SKETCH).features(rows)
+    layer = model.get_base_model().get_decoder().layers[0]
+    forward = type(layer).forward
+
+    def hungry(self, *args, **kwargs):
+        # Under recomputation the block's forward is replaced.
+        if "forward" not in vars(self):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(layer), "forward", hungry)
+    engine = GradientEngine(model, sketch=SKETCH)
+    np.testing.assert_allclose(engine.features(rows), wanted, rtol=1e-4, atol=1e-6)
+    assert engine.recompute
+
+
+def test_a_row_that_never_fits_is_an_error_that_says_what_to_change(lora_model, make_examples, monkeypatch):
+    model = lora_model("llama")
+    out_of_memory_above(model, 0, monkeypatch)
+    with pytest.raises(MemoryError, match=r"one row of \d+ tokens does not fit .*data.max_length"):
+        GradientEngine(model, sketch=SKETCH).features(make_examples(2))
+
+
+def test_other_errors_are_no_lack_of_memory(lora_model, make_examples, monkeypatch):
+    model = lora_model("llama")
+    monkeypatch.setattr(model.get_base_model().get_decoder(), "forward", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        GradientEngine(model, sketch=SKETCH).features(make_examples(2))
+
+
 def test_a_merged_adapter_is_refused(lora_model, make_examples):
     model = lora_model()
     model.merge_adapter()
