@@ -34,11 +34,15 @@ def load_tokenizer(model: Model) -> Any:
     return tokenizer
 
 
-def load_base(model: Model) -> nn.Module:
-    """The frozen base model in its study dtype, in evaluation mode, on the CPU.
+def load_base(model: Model, device_map: str | dict[str, int] | None = None) -> Any:
+    """The frozen base model in its study dtype, in evaluation mode.
+
+    Args:
+        model: the study's.
+        device_map: where its parts go, as transformers takes it; the CPU if None.
 
     Raises:
-        InputError: there is no such model.
+        InputError: there is no such model, or its attention is not installed.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -49,12 +53,35 @@ def load_base(model: Model) -> nn.Module:
             _place(model),
             revision=model.revision,
             dtype=DTYPES[model.dtype],
+            attn_implementation=model.attention,
             trust_remote_code=model.trust_remote_code,
+            device_map=device_map,
         )
+    except ImportError as error:
+        raise InputError(f"model.attention: {model.attention} cannot be used: {_first_line(error)}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"model.name: {model.name} could not be loaded: {_first_line(error)}") from error
     base.config.use_cache = False
     return base.requires_grad_(False).eval()
+
+
+def load_on_devices(model: Model) -> nn.Module:
+    """The base model where this process computes: on its GPU, spread over its GPUs if it has several, else on the CPU.
+
+    Raises:
+        InputError: as `load_base`, or the GPUs have not room enough for it.
+    """
+    gpus = torch.cuda.device_count()
+    if gpus == 0:
+        return load_base(model)
+    base = load_base(model, "balanced" if gpus > 1 else {"": 0})
+    outside = sorted({str(place) for place in getattr(base, "hf_device_map", {}).values()} & {"cpu", "disk"})
+    if outside:
+        raise InputError(
+            f"resources.gpus_per_actor: {model.name} does not fit into the {gpus} GPUs of an actor, part of it would "
+            f"be left on {outside[0]}; give an actor more GPUs"
+        )
+    return base
 
 
 def attach_lora(base: nn.Module, lora: Lora, seed: int) -> nn.Module:
@@ -82,15 +109,10 @@ def attach_lora(base: nn.Module, lora: Lora, seed: int) -> nn.Module:
 
 
 def attach_adapter(base: nn.Module, folder: str | Path) -> nn.Module:
-    """Put a saved PEFT adapter on a base model, its matrices trainable."""
+    """Put a saved PEFT adapter on a base model, its matrices trainable and where the layers are that they belong to."""
     from peft import PeftModel
 
     return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
-
-
-def model_device() -> torch.device:
-    """The GPU that this process was given, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _place(model: Model) -> str:

@@ -5,7 +5,7 @@ import torch
 
 from instsel.config import Lora, Model
 from instsel.errors import InputError
-from instsel.model import attach_adapter, attach_lora, load_base, load_tokenizer
+from instsel.model import attach_adapter, attach_lora, load_base, load_on_devices, load_tokenizer
 
 
 @pytest.fixture
@@ -62,3 +62,49 @@ def test_the_studys_own_chat_template_is_used(tiny_model, tmp_path):
     (tmp_path / "own.jinja").write_text("own {{ messages[0]['content'] }}")
     tokenizer = load_tokenizer(Model(name=str(tiny_model), chat_template=str(tmp_path / "own.jinja")))
     assert tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False) == "own x"
+
+
+def test_without_a_gpu_a_model_is_on_the_cpu(model):
+    assert {parameter.device.type for parameter in load_on_devices(model).parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize(("gpus", "device_map"), [(1, {"": 0}), (2, "balanced")])
+def test_a_model_is_spread_over_the_gpus_of_its_process(gpus, device_map, model, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    asked = {}
+    load = AutoModelForCausalLM.from_pretrained
+
+    def from_pretrained(*args, device_map, **kwargs):
+        asked["device_map"] = device_map
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    load_on_devices(model)
+    assert asked["device_map"] == device_map
+
+
+def test_a_model_that_the_gpus_cannot_hold_is_refused(model, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    load = AutoModelForCausalLM.from_pretrained
+
+    def from_pretrained(*args, device_map, **kwargs):
+        base = load(*args, **kwargs)
+        base.hf_device_map = {"model.layers.0": 0, "model.layers.1": "cpu"}
+        return base
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="resources.gpus_per_actor: .* does not fit into the 2 GPUs of an actor"):
+        load_on_devices(model)
+
+
+def test_the_attention_that_a_study_asks_for_is_used(tiny_model):
+    assert load_base(Model(name=str(tiny_model), attention="eager")).config._attn_implementation == "eager"
+
+
+def test_an_attention_that_is_not_installed_is_refused(tiny_model):
+    with pytest.raises(InputError, match="model.attention: flash_attention_2 cannot be used"):
+        load_base(Model(name=str(tiny_model), attention="flash_attention_2"))

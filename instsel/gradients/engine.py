@@ -11,6 +11,7 @@ from instsel.data.batches import IGNORED, Example, collate
 from instsel.gradients.adam import BETAS, EPS, Direction, require_hyperparameters, require_moments
 from instsel.gradients.capture import Consumer, GradientCapture
 from instsel.gradients.fitting import BatchFitter
+from instsel.gradients.precision import float32_stream
 from instsel.gradients.sketch import CountSketch
 from instsel.loss import answer_losses
 
@@ -143,7 +144,9 @@ class GradientEngine:
         batch = collate(examples, device=self._embedding.weight.device)
         rows, length = batch["input_ids"].shape
         with torch.enable_grad(), self._capture.batch(rows, length, consume, recompute):
-            self._capture.backward(answer_losses(self._model, batch).sum())
+            with float32_stream(self._model):
+                loss = answer_losses(self._model, batch).sum()
+            self._capture.backward(loss)
 
 
 def _require_example(index: int, example: Example, vocabulary: int) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 Pair = tuple[Tensor, Tensor]
@@ -51,9 +50,9 @@ class LoraLayer(NamedTuple):
 
 
 class LoraTap(torch.autograd.Function):
-    """A whole LoRA layer in one step, in the type of its input, handing out the factors of both matrices' gradients.
+    """A whole LoRA layer in one step, in the type of its frozen weight.
 
-    The low-rank part is added by matrix products that accumulate in place: of the four passes over the activations that
+    On the way back it hands out the factors of both matrices' gradients. The low-rank part is added by matrix products that accumulate in place: of the four passes over the activations that
     PEFT makes beside them (cast, scale, add, and the sum of two gradients on the way back) none is left.
     """
 
@@ -62,11 +61,13 @@ class LoraTap(torch.autograd.Function):
         ctx: Any, inputs: Tensor, anchor: Tensor, layer: LoraLayer, receive: Callable[[Pair, Pair], None]
     ) -> Tensor:
         """`anchor` as for Tap; `receive` gets (output gradient, input) of down, then of up."""
-        low = F.linear(inputs, layer.down.to(inputs.dtype))
+        ctx.layer, ctx.receive, ctx.taken = layer, receive, inputs.dtype
+        inputs = inputs.to(layer.weight.dtype)
+        low = inputs @ layer.down.to(inputs.dtype).T
         output: Tensor = layer.base(inputs)
-        up = layer.up.to(inputs.dtype)
-        output.view(-1, output.shape[-1]).addmm_(low.view(-1, low.shape[-1]), up.T, alpha=layer.scale)
-        ctx.layer, ctx.receive = layer, receive
+        output.view(-1, output.shape[-1]).addmm_(
+            low.view(-1, low.shape[-1]), layer.up.to(inputs.dtype).T, alpha=layer.scale
+        )
         ctx.save_for_backward(inputs, low)
         return output
 
@@ -81,6 +82,5 @@ class LoraTap(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
         below = gradient @ layer.weight
-        down = layer.down.to(gradient.dtype)
-        below.view(-1, below.shape[-1]).addmm_(back.view(-1, back.shape[-1]), down)
-        return below, None, None, None
+        below.view(-1, below.shape[-1]).addmm_(back.view(-1, back.shape[-1]), layer.down.to(gradient.dtype))
+        return below.to(ctx.taken), None, None, None

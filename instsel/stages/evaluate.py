@@ -11,7 +11,7 @@ import torch
 from instsel.config import Model, StudyConfig
 from instsel.data.batches import Example
 from instsel.evaluation.heldout import heldout_losses
-from instsel.model import attach_adapter, load_base, model_device
+from instsel.model import attach_adapter, load_on_devices
 from instsel.progress import Terminal
 from instsel.stages.actors import through_actors
 from instsel.stages.memory import peak_memory
@@ -108,7 +108,7 @@ class _Evaluator:
         self, threads: int, model: Model, places: dict[str, tuple[Folder | None, Folder]], token_budget: int
     ) -> None:
         torch.set_num_threads(threads)
-        self.base = load_base(model).to(model_device())
+        self.base = load_on_devices(model)
         self.adapted: Any = None
         self.loaded: str | None = None
         self.places, self.token_budget = places, token_budget
@@ -136,7 +136,7 @@ class _Evaluator:
             return
         folder = adapter.fetch()
         if self.adapted is None:
-            self.adapted = attach_adapter(self.base, folder).to(model_device())
+            self.adapted = attach_adapter(self.base, folder)
         else:
             load_adapter(folder, self.adapted)
         self.loaded = run
