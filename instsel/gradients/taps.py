@@ -52,8 +52,9 @@ class LoraLayer(NamedTuple):
 class LoraTap(torch.autograd.Function):
     """A whole LoRA layer in one step, in the type of its frozen weight.
 
-    On the way back it hands out the factors of both matrices' gradients. The low-rank part is added by matrix products that accumulate in place: of the four passes over the activations that
-    PEFT makes beside them (cast, scale, add, and the sum of two gradients on the way back) none is left.
+    On the way back it hands out the factors of both matrices' gradients. The low-rank part is added by matrix products
+    that accumulate in place: of the four passes over the activations that PEFT makes beside them (cast, scale, add, and
+    the sum of two gradients on the way back) none is left.
     """
 
     @staticmethod
@@ -61,13 +62,13 @@ class LoraTap(torch.autograd.Function):
         ctx: Any, inputs: Tensor, anchor: Tensor, layer: LoraLayer, receive: Callable[[Pair, Pair], None]
     ) -> Tensor:
         """`anchor` as for Tap; `receive` gets (output gradient, input) of down, then of up."""
-        ctx.layer, ctx.receive, ctx.taken = layer, receive, inputs.dtype
-        inputs = inputs.to(layer.weight.dtype)
-        low = inputs @ layer.down.to(inputs.dtype).T
-        output: Tensor = layer.base(inputs)
-        output.view(-1, output.shape[-1]).addmm_(
-            low.view(-1, low.shape[-1]), layer.up.to(inputs.dtype).T, alpha=layer.scale
-        )
+        ctx.layer, ctx.receive = layer, receive
+        taken = inputs.to(layer.weight.dtype)
+        low = taken @ layer.down.to(taken.dtype).T
+        output: Tensor = layer.base(taken)
+        up = layer.up.to(taken.dtype)
+        output.view(-1, output.shape[-1]).addmm_(low.view(-1, low.shape[-1]), up.T, alpha=layer.scale)
+        # As it came: modules that share an input then keep it once.
         ctx.save_for_backward(inputs, low)
         return output
 
@@ -78,9 +79,9 @@ class LoraTap(torch.autograd.Function):
         layer: LoraLayer = ctx.layer
         gradient = upstream[0]
         back = (gradient @ layer.up.to(gradient.dtype)).mul_(layer.scale)
-        ctx.receive((back, inputs), (gradient, low * layer.scale))
+        ctx.receive((back, inputs.to(back.dtype)), (gradient, low * layer.scale))
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
         below = gradient @ layer.weight
         below.view(-1, below.shape[-1]).addmm_(back.view(-1, back.shape[-1]), layer.down.to(gradient.dtype))
-        return below.to(ctx.taken), None, None, None
+        return below.to(inputs.dtype), None, None, None
