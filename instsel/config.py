@@ -56,6 +56,9 @@ class Model(Strict):
     dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="type of the frozen weights and of activations"
     )
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
+        None, description="attention of transformers; by default the one it takes by itself, mostly sdpa"
+    )
     chat_template: str | None = Field(
         None, description="path of a Jinja chat template, in place of the tokenizer's own"
     )
@@ -91,6 +94,9 @@ class Warmup(Training):
 class Features(Strict):
     dim: int = Field(8192, ge=16, description="dimension of the gradient sketch")
     seed: int = Field(0, ge=0, description="seed of the sketch")
+    storage: Literal["float16", "int8"] = Field(
+        "float16", description="how a sketch is kept; int8 takes half the disk and rounds more"
+    )
     token_budget: int = Field(4096, ge=16, description="padded tokens of one backward pass")
 
 
@@ -165,7 +171,9 @@ class Resources(Strict):
         None, ge=1, description="model actors for features, evaluation; default one a GPU, without GPUs two a machine"
     )
     gpus_per_actor: float | None = Field(
-        None, ge=0, description="GPUs an actor holds; default 1 where the cluster has any"
+        None,
+        ge=0,
+        description="GPUs an actor holds: 0.5 for two actors a GPU, 2 for a model spread over two; default 1 if any",
     )
     threads_per_actor: int | None = Field(
         None, ge=1, description="CPU threads of an actor; default its share of a node"
@@ -174,6 +182,13 @@ class Resources(Strict):
         None, ge=1, description="Ray Train workers; default one a GPU, without GPUs two a machine"
     )
     max_failures: int = Field(3, ge=0, description="worker failures a training run survives")
+
+    @field_validator("gpus_per_actor")
+    @classmethod
+    def _check_gpus(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus_per_actor is {gpus}; above 1 it has to be a whole number")
+        return gpus
 
 
 class DeepSpeed(Strict):

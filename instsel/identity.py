@@ -8,7 +8,7 @@ from typing import Any
 from pyarrow import fs as pafs
 
 from instsel.errors import InputError
-from instsel.storage import resolve
+from instsel.storage import Folder, resolve
 
 BLOCK = 1 << 20
 BLOCKS = 16
@@ -33,15 +33,12 @@ def file_identity(uri: str) -> dict[str, Any]:
         raise InputError(f"file {uri} does not exist; correct the path")
     if not info.is_file:
         raise InputError(f"{uri} is a folder, where a file is expected; write {uri.rstrip('/')}/*.jsonl or alike")
-    digest = hashlib.sha256(str(info.size).encode())
-    with filesystem.open_input_file(path) as stream:
-        if info.size <= BLOCK * BLOCKS:
-            digest.update(stream.read())
-        else:
-            for step in range(BLOCKS):
-                stream.seek(step * (info.size - BLOCK) // (BLOCKS - 1))
-                digest.update(stream.read(BLOCK))
-    return {"bytes": info.size, "sha256": digest.hexdigest()[:32]}
+    return {"bytes": info.size, "sha256": _digest(filesystem, info)}
+
+
+def digest_in(folder: Folder, name: str) -> str:
+    """The digest of `file_identity`, of a file in a folder that may be behind a URI."""
+    return _digest(folder.filesystem, folder.filesystem.get_file_info(f"{folder.path}/{name}"))
 
 
 def model_identity(name: str, revision: str | None) -> dict[str, Any]:
@@ -57,3 +54,25 @@ def model_identity(name: str, revision: str | None) -> dict[str, Any]:
         raise InputError(f"model.name: {name} is a folder without a config.json; give a Hugging Face model folder")
     files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_ENDINGS)
     return {path.name: file_identity(str(path))["sha256"] for path in files}
+
+
+def tokenizer_identity(tokenizer: Any) -> dict[str, str]:
+    """Digests of what makes text to tokens: the tokenizer, as it was loaded, with its special tokens; the template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = tokenizer.get_vocab() if backend is None else backend.to_str()
+    return {
+        "tokenizer": fingerprint([text, tokenizer.special_tokens_map]),
+        "template": fingerprint(tokenizer.chat_template),
+    }
+
+
+def _digest(filesystem: pafs.FileSystem, info: pafs.FileInfo) -> str:
+    digest = hashlib.sha256(str(info.size).encode())
+    with filesystem.open_input_file(info.path) as stream:
+        if info.size <= BLOCK * BLOCKS:
+            digest.update(stream.read())
+        else:
+            for step in range(BLOCKS):
+                stream.seek(step * (info.size - BLOCK) // (BLOCKS - 1))
+                digest.update(stream.read(BLOCK))
+    return digest.hexdigest()[:32]

@@ -1,15 +1,18 @@
 """Inputs are told apart by content: same bytes, same identity; other bytes, another."""
 
+import copy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from instsel import identity
 from instsel.errors import InputError
-from instsel.identity import file_identity, fingerprint, model_identity
+from instsel.identity import digest_in, file_identity, fingerprint, model_identity, tokenizer_identity
+from instsel.storage import Folder
 
 
 def test_equal_values_have_equal_fingerprints_in_any_process() -> None:
@@ -84,3 +87,36 @@ def test_a_hub_model_is_its_name_and_revision(tmp_path: Path, monkeypatch: pytes
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model\.name: .* is a folder without a config\.json"):
         model_identity(str(tmp_path), None)
+
+
+def test_a_file_in_a_folder_has_the_digest_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("text")
+    assert digest_in(Folder.at(tmp_path), "a") == file_identity(str(tmp_path / "a"))["sha256"]
+
+
+def test_a_tokenizer_is_told_by_what_it_does(tiny_model: Path, tiny_tokenizer: Any) -> None:
+    from transformers import AutoTokenizer
+
+    ours = tokenizer_identity(tiny_tokenizer)
+    assert tokenizer_identity(AutoTokenizer.from_pretrained(tiny_model)) == ours
+
+    larger = copy.deepcopy(tiny_tokenizer)
+    larger.add_tokens(["<new>"])
+    other_end = copy.deepcopy(tiny_tokenizer)
+    other_end.eos_token = other_end.pad_token
+    for other in (larger, other_end):
+        assert tokenizer_identity(other)["tokenizer"] != ours["tokenizer"]
+        assert tokenizer_identity(other)["template"] == ours["template"]
+
+    reworded = copy.deepcopy(tiny_tokenizer)
+    reworded.chat_template += " "
+    assert tokenizer_identity(reworded)["tokenizer"] == ours["tokenizer"]
+    assert tokenizer_identity(reworded)["template"] != ours["template"]
+
+
+def test_a_tokenizer_written_in_python_is_told_by_its_vocabulary() -> None:
+    from transformers import ByT5Tokenizer
+
+    ours = tokenizer_identity(ByT5Tokenizer())
+    assert ours == tokenizer_identity(ByT5Tokenizer())
+    assert ours["tokenizer"] != tokenizer_identity(ByT5Tokenizer(extra_ids=10))["tokenizer"]

@@ -72,7 +72,7 @@ def comparison_table(
             if run in intervals:
                 cells[column] += f" ({_difference(intervals[run][target], digits)})"
         body.append([target, *cells])
-    return _table(["target", *runs], body)
+    return markdown_table(["target", *runs], body)
 
 
 def composition_table(counts: Mapping[str, Mapping[str, int]], pool: Mapping[str, int]) -> str:
@@ -100,7 +100,7 @@ def composition_table(counts: Mapping[str, Mapping[str, int]], pool: Mapping[str
     for source in sorted(pool, key=lambda name: (-pool[name], name)):
         body.append([source, *(_share(c.get(source, 0), total) for c, total in zip(columns, totals, strict=True))])
     body.append(["total", *(f"{total:,}" for total in totals)])
-    return _table(["source", "pool", *counts], body)
+    return markdown_table(["source", "pool", *counts], body)
 
 
 def cost_table(stages: Mapping[str, StageCost]) -> str:
@@ -115,7 +115,7 @@ def cost_table(stages: Mapping[str, StageCost]) -> str:
     body = [_cost_row(name, cost) for name, cost in stages.items()]
     peaks = [cost.peak_bytes for cost in stages.values() if cost.peak_bytes is not None]
     whole = StageCost(sum(cost.seconds for cost in stages.values()), None, max(peaks, default=None))
-    return _table(["stage", "seconds", "tokens", "tokens/s", "peak memory"], [*body, _cost_row("all", whole)])
+    return markdown_table(["stage", "seconds", "tokens", "tokens/s", "peak memory"], [*body, _cost_row("all", whole)])
 
 
 def _cost_row(name: str, cost: StageCost) -> list[str]:
@@ -143,7 +143,7 @@ def _share(count: int, total: int) -> str:
     return f"{count:,} ({count / total:.1%})" if total else f"{count:,}"
 
 
-def _table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     """Write a Markdown table: the first column to the left, figures to the right."""
     rows = [header, ["---", *["---:"] * (len(header) - 1)], *body]
     return "".join("| " + " | ".join(_escaped(cell) for cell in row) + " |\n" for row in rows)

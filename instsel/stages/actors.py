@@ -1,17 +1,22 @@
 """Items of work through a pool of model actors, their rows read ahead by tasks."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import ray
 import ray.data
 
+from instsel.errors import StudyError
 from instsel.stages.session import Allotment
 from instsel.storage import Folder
 
 # Unlike the actors' share, so that Ray Data runs the reading as tasks of its own, ahead of the actors.
 READER_CPUS = 0.1
+# Ray Data starts a worker that died anew, and its item with it, without end.
+MOST_STARTS = 4
 
 
 def through_actors(
@@ -19,16 +24,22 @@ def through_actors(
 ) -> Iterator[dict[str, Any]]:
     """Stream items through actors, one item a call, and yield what the actors return as it comes.
 
+    An item whose worker died is begun again by another one, so actors must commit their work whole or not at all.
+
     Args:
         items: what to do; item["rows"] is the table of examples below `rows` that it is about.
         rows: folder of the tables.
         actor: class whose instances take (item, ids, examples) and return a dict of plain values.
         arguments: arguments of the class, after the number of torch threads.
         allot: how many actors there are and what each holds.
+
+    Raises:
+        StudyError: one item's worker died `MOST_STARTS` times.
     """
     if not items:
         return
     work = [{"item": json.dumps(item)} for item in items]
+    starts = _Starts.remote()  # type: ignore[attr-defined]
     reader: Any = _read
     results = (
         ray.data.from_items(work, override_num_blocks=len(work))
@@ -40,7 +51,7 @@ def through_actors(
             num_cpus=allot.cpus,
             num_gpus=allot.gpus,
             compute=ray.data.ActorPoolStrategy(size=min(allot.actors, len(work))),
-            fn_constructor_args=(actor, (allot.threads, *arguments)),
+            fn_constructor_args=(starts, MOST_STARTS, actor, (allot.threads, *arguments)),
         )
     )
     yield from results.iter_rows()
@@ -52,16 +63,40 @@ def _read(batch: pa.Table, *, rows: Folder) -> pa.Table:
     return pa.table({"item": [item], **{name: pa.array([table[name].to_pylist()]) for name in table.column_names}})
 
 
+@ray.remote(num_cpus=0)
+class _Starts:
+    """Counts how often each item was begun."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def count(self, item: str) -> int:
+        self._counts[item] += 1
+        return self._counts[item]
+
+
 class _Caller:
     """Turns Ray Data's batches into the actor's plain arguments and its results back."""
 
-    def __init__(self, actor: Any, arguments: tuple[Any, ...]) -> None:
-        self.actor = actor(*arguments)
+    def __init__(self, starts: Any, most_starts: int, actor: Any, arguments: tuple[Any, ...]) -> None:
+        self.starts, self.most_starts = starts, most_starts
+        self.make = lambda: actor(*arguments)
+        self.actor: Any = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        results = []
-        for row in batch.to_pylist():
-            pairs = zip(row["input_ids"], row["labels"], strict=True)
-            examples = [{"input_ids": ids, "labels": labels} for ids, labels in pairs]
-            results.append(self.actor(json.loads(row["item"]), row["id"], examples))
-        return pa.Table.from_pylist(results)
+        return pa.Table.from_pylist([self._call(row) for row in batch.to_pylist()])
+
+    def _call(self, row: dict[str, Any]) -> dict[str, Any]:
+        item = json.loads(row["item"])
+        if ray.get(self.starts.count.remote(row["item"])) > self.most_starts:
+            raise StudyError(
+                f"{item['rows']}: {self.most_starts} workers died at these rows, one after the other; if memory is "
+                "short, lower token_budget or resources.actors, and run again"
+            )
+        if self.actor is None:
+            # Made here and not before: a worker that dies while it loads the model has begun the item, too.
+            self.actor = self.make()
+        pairs = zip(row["input_ids"], row["labels"], strict=True)
+        examples = [{"input_ids": ids, "labels": labels} for ids, labels in pairs]
+        result: dict[str, Any] = self.actor(item, row["id"], examples)
+        return result

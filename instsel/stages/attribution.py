@@ -1,5 +1,6 @@
 """Stage *attribution*: features become the n x m matrix of influences, a block of pool rows at a time."""
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ import ray.data
 from instsel.attribution import score_block, unit_rows
 from instsel.config import StudyConfig
 from instsel.errors import StudyError
-from instsel.gradients.store import read_features, read_pins
+from instsel.gradients.store import read_features, read_pins, require_pins
 from instsel.progress import Terminal
 from instsel.stages.memory import peak_memory
+from instsel.stages.pins import Pins
 from instsel.storage import Folder
 from instsel.study import Stage
 
@@ -22,9 +24,9 @@ COLUMNS = "columns.parquet"
 def run(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage, features: Stage, terminal: Terminal) -> None:
     """Write one block of scores a shard, and what each column is."""
     stage.begin()
-    checkpoints = features.manifest()["result"]["checkpoints"]
+    pins: Pins = features.manifest()["result"]["pins"]
     rates = warmup.manifest()["result"]["checkpoints"]
-    weights = [rates[name]["learning_rate"] for name in checkpoints]
+    weights = [rates[name]["learning_rate"] for name in pins]
     columns = _columns(study, prepare.folder, features, stage.folder)
     shards = prepare.manifest()["result"]["pool"]["shards"]
     missing = [shard for shard in shards if not (stage.folder / "blocks").exists(f"{shard}.arrow")]
@@ -34,14 +36,7 @@ def run(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage, feature
         batch_format="pyarrow",
         num_cpus=0.5,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_scorers(len(missing))),
-        fn_constructor_args=(
-            features.folder,
-            features.fingerprint,
-            list(checkpoints),
-            list(study.targets),
-            weights,
-            stage.folder,
-        ),
+        fn_constructor_args=(features.folder, pins, list(study.targets), weights, stage.folder),
     )
     memory = 0
     with terminal.bar("attribution", len(missing), "shards") as bar:
@@ -49,7 +44,7 @@ def run(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage, feature
             bar.advance(1)
             memory = max(memory, row["peak_memory"])
     rows = sum(len((stage.folder / "blocks").read_table(f"{shard}.arrow", ["id"])) for shard in shards)
-    terminal.say(f"{rows} pool rows x {len(columns)} validation rows, {len(checkpoints)} checkpoints")
+    terminal.say(f"{rows} pool rows x {len(columns)} validation rows, {len(pins)} checkpoints")
     stage.commit({"rows": rows, "columns": len(columns), "weights": weights, "shards": shards}, peak_memory=memory)
 
 
@@ -88,19 +83,9 @@ def _scorers(shards: int) -> int:
 class _Scorer:
     """Holds the validation features of every checkpoint; scores shards of the pool against them."""
 
-    def __init__(
-        self,
-        features: Folder,
-        fingerprint: str,
-        checkpoints: list[str],
-        targets: list[str],
-        weights: list[float],
-        out: Folder,
-    ) -> None:
-        self.features, self.fingerprint = features, fingerprint
-        self.checkpoints, self.weights, self.out = checkpoints, weights, out / "blocks"
-        columns = out.read_table(COLUMNS)["id"].to_pylist()
-        self.validation = [unit_rows(self._validation(name, targets, columns)) for name in checkpoints]
+    def __init__(self, features: Folder, pins: Pins, targets: list[str], weights: list[float], out: Folder) -> None:
+        self.features, self.pins, self.weights, self.out = features, pins, weights, out / "blocks"
+        self.targets, self.columns = targets, out.read_table(COLUMNS)["id"].to_pylist()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         for shard in batch["shard"].to_pylist():
@@ -108,29 +93,36 @@ class _Scorer:
         return pa.table({"peak_memory": [peak_memory()]})
 
     def _shard(self, shard: str) -> None:
-        found = [self._read(f"{name}/pool", shard) for name in self.checkpoints]
+        found = [self._read(name, "pool", shard) for name in self.pins]
         common = set(found[0][0]).intersection(*(ids for ids, _ in found[1:]))
         places = [[place for place, row in enumerate(ids) if row in common] for ids, _ in found]
         blocks = [rows[own] for (_, rows), own in zip(found, places, strict=True)]
-        scores = score_block(blocks, self.validation, self.weights)
+        scores = score_block(blocks, self._validation, self.weights)
         ids = [found[0][0][place] for place in places[0]]
         width = scores.shape[1]
         column = pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1)), width)
         self.out.write_table(f"{shard}.arrow", pa.table({"id": pa.array(ids, pa.string()), "scores": column}))
 
-    def _validation(self, checkpoint: str, targets: list[str], columns: list[str]) -> np.ndarray:
-        rows: dict[str, np.ndarray] = {}
-        for target in targets:
-            ids, unit = self._read(f"{checkpoint}/validation", target)
-            rows |= dict(zip(ids, unit, strict=True))
-        return np.stack([rows[name] for name in columns])
+    @cached_property
+    def _validation(self) -> list[np.ndarray]:
+        """Unit rows of every checkpoint in the order of the columns; not in __init__, whose errors Ray hides."""
+        return [unit_rows(self._validation_at(checkpoint)) for checkpoint in self.pins]
 
-    def _read(self, folder: str, name: str) -> tuple[list[str], np.ndarray]:
-        table = (self.features / folder).read_table(f"{name}.arrow")
-        written_by = read_pins(table)["stage"]
-        if written_by != self.fingerprint:
+    def _validation_at(self, checkpoint: str) -> np.ndarray:
+        rows: dict[str, np.ndarray] = {}
+        for target in self.targets:
+            ids, unit = self._read(checkpoint, "validation", target)
+            rows |= dict(zip(ids, unit, strict=True))
+        return np.stack([rows[name] for name in self.columns])
+
+    def _read(self, checkpoint: str, kind: str, name: str) -> tuple[list[str], np.ndarray]:
+        """Ids and features of a shard of these pins, any other is refused."""
+        table = (self.features / checkpoint / kind).read_table(f"{name}.arrow")
+        try:
+            require_pins(read_pins(table.schema), self.pins[checkpoint][kind])
+        except ValueError as error:
             raise StudyError(
-                f"features/{folder}/{name}.arrow was made by a features stage of fingerprint {written_by}, not "
-                f"{self.fingerprint}; delete the study's features folder and run again"
-            )
+                f"features/{checkpoint}/{kind}/{name}.arrow is not of this study: {error}; "
+                "delete the study's features folder and run again"
+            ) from error
         return read_features(table)

@@ -13,65 +13,111 @@ from instsel.config import Features, Model, StudyConfig
 from instsel.data.batches import Example
 from instsel.gradients.engine import GradientEngine
 from instsel.gradients.sketch import CountSketch
-from instsel.gradients.store import feature_table, normalise
-from instsel.model import attach_adapter, load_base, model_device
+from instsel.gradients.store import feature_table, normalise, require_pins
+from instsel.model import attach_adapter, load_on_devices
 from instsel.progress import Terminal
 from instsel.stages.actors import through_actors
 from instsel.stages.memory import peak_memory
+from instsel.stages.pins import Pins, feature_pins
 from instsel.stages.session import Allotment
 from instsel.storage import Folder
 from instsel.study import Stage
 from instsel.training.checkpoint import load_adapter, read_checkpoint
 
+PINS = "pins.json"
 SET_ASIDE = ".set_aside.json"
 
 
 def run(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage, allot: Allotment, terminal: Terminal) -> None:
-    """Write the feature shards that are missing, then the manifest."""
+    """Write the feature shards that are missing, then the manifest, which has the pins of every checkpoint."""
     stage.begin()
+    pins = feature_pins(study, stage, warmup)
+    _settle_pins(stage, pins, terminal)
     checkpoints = warmup.manifest()["result"]["checkpoints"]
     work = [item for name in checkpoints for item in _items(name, prepare)]
-    missing = [item for item in work if not stage.folder.exists(item["output"])]
+    missing = _missing(work, stage.folder)
     if len(missing) < len(work):
         terminal.say(f"{len(work) - len(missing)} of {len(work)} shards were there already")
-    tokens, memory = _extract(study, stage, prepare.folder, warmup, missing, allot, terminal) if missing else (0, 0)
+    tokens, memory = _extract(study, stage.folder, pins, prepare.folder, warmup, missing, allot, terminal)
+    # A worker that was killed may have left half a file.
+    stage.folder.clean()
     aside = _set_aside(stage.folder)
     if aside:
         terminal.say(f"set aside {len(aside)} rows with a zero or non-finite gradient")
-    result = {"checkpoints": checkpoints, "dim": study.features.dim, "set_aside": aside}
+    result = {"checkpoints": checkpoints, "pins": pins, "set_aside": aside}
     stage.commit(result, tokens=tokens, peak_memory=memory)
+
+
+def _settle_pins(stage: Stage, pins: Pins, terminal: Terminal) -> None:
+    """Note what the shards depend on; empty the stage if an interrupted run made them from something else.
+
+    The stage's fingerprint does not tell: a warmup that was done again has the same and may have other weights.
+    """
+    if stage.folder.exists(PINS):
+        try:
+            require_pins(stage.folder.read_json(PINS), pins)
+            return
+        except ValueError as error:
+            terminal.say(f"the shards that are there do not match and are made anew: {error}")
+        stage.folder.remove()
+        stage.begin()
+    stage.folder.write_json(PINS, pins)
 
 
 def _items(checkpoint: str, prepare: Stage) -> list[dict[str, str]]:
     result = prepare.manifest()["result"]
     items = [("validation", f"targets/{name}/validation.parquet", name) for name in result["targets"]]
     items += [("pool", f"pool/{shard}.parquet", shard) for shard in result["pool"]["shards"]]
-    return [
-        {"checkpoint": checkpoint, "kind": kind, "rows": rows, "output": f"{checkpoint}/{kind}/{name}.arrow"}
-        for kind, rows, name in items
-    ]
+    return [{"checkpoint": checkpoint, "kind": kind, "rows": rows, "name": name} for kind, rows, name in items]
+
+
+def _missing(work: list[dict[str, str]], folder: Folder) -> list[dict[str, str]]:
+    places = {(item["checkpoint"], item["kind"]) for item in work}
+    there = {place: set((folder / place[0] / place[1]).names()) for place in places}
+    return [item for item in work if f"{item['name']}.arrow" not in there[item["checkpoint"], item["kind"]]]
 
 
 def _extract(
     study: StudyConfig,
-    stage: Stage,
+    out: Folder,
+    pins: Pins,
     rows: Folder,
     warmup: Stage,
     missing: list[dict[str, str]],
     allot: Allotment,
     terminal: Terminal,
 ) -> tuple[int, int]:
+    """Make the missing shards; return the tokens that took and the highest memory of an actor in bytes."""
     result = warmup.manifest()["result"]
-    pins = {"stage": stage.fingerprint, "dim": study.features.dim, "sketch_seed": study.features.seed}
     checkpoints = {name: warmup.folder / result["run"] / name for name in result["checkpoints"]}
-    arguments = (study.model, study.features, checkpoints, stage.folder, pins)
+    arguments = (study.model, study.features, checkpoints, out, pins)
     tokens = memory = 0
+    shortage = _Shortage(study.features.token_budget, terminal)
     with terminal.bar("features", len(missing), "shards") as bar:
         for row in through_actors(missing, rows, _Extractor, arguments, allot):
             tokens += row["tokens"]
             memory = max(memory, row["peak_memory"])
+            shortage.look(row["token_budget"], row["recompute"])
             bar.advance(1, row["tokens"])
     return tokens, memory
+
+
+class _Shortage:
+    """Tells that workers ran out of memory: once, and again only if batches have to be half of what was told then."""
+
+    def __init__(self, token_budget: int, terminal: Terminal) -> None:
+        self.asked = self.told = token_budget
+        self.recompute = False
+        self.terminal = terminal
+
+    def look(self, token_budget: int, recompute: bool) -> None:
+        if 2 * token_budget > self.told and recompute <= self.recompute:
+            return
+        self.told, self.recompute = min(token_budget, self.told), recompute or self.recompute
+        self.terminal.say(
+            f"a worker ran out of memory: batches of at most {self.told} tokens from here "
+            f"(features.token_budget is {self.asked}){', activations recomputed' if self.recompute else ''}"
+        )
 
 
 class _Extractor:
@@ -84,40 +130,49 @@ class _Extractor:
         features: Features,
         checkpoints: dict[str, Folder],
         out: Folder,
-        pins: dict[str, Any],
+        pins: Pins,
     ) -> None:
         torch.set_num_threads(threads)
-        self.base = load_base(model).to(model_device())
+        self.base = load_on_devices(model)
         self.model: Any = None
-        self.features, self.checkpoints, self.out, self.pins = features, checkpoints, out, pins
+        self.checkpoints, self.out, self.pins = checkpoints, out, pins
+        self.storage, self.token_budget, self.recompute = features.storage, features.token_budget, False
         self.sketch = CountSketch(features.dim, features.seed)
         self.checkpoint: str | None = None
         self.moments: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self.state: dict[str, Any] = {}
 
-    def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, int]:
+    def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, Any]:
         self._load(item["checkpoint"])
-        unit, kept, reasons = normalise(self._engine(item["kind"]).features(examples))
-        folder, _, name = item["output"].rpartition("/")
+        engine = self._engine(item["kind"])
+        unit, kept, reasons = normalise(engine.features(examples))
+        # Other than before if the engine ran out of memory: the next shards are spared that.
+        self.token_budget, self.recompute = engine.token_budget, engine.recompute
+        folder = self.out / item["checkpoint"] / item["kind"]
         without = [row for row, keep in zip(ids, kept, strict=True) if not keep]
         if without:
             aside = [{"id": row, "reason": reason} for row, reason in zip(without, reasons, strict=True)]
-            (self.out / folder).write_json(f"{name.removesuffix('.arrow')}{SET_ASIDE}", aside)
+            folder.write_json(f"{item['name']}{SET_ASIDE}", aside)
         kept_ids = [row for row, keep in zip(ids, kept, strict=True) if keep]
-        (self.out / folder).write_table(name, feature_table(kept_ids, unit, {**self.pins, "kind": item["kind"]}))
-        return {"tokens": sum(len(example["input_ids"]) for example in examples), "peak_memory": peak_memory()}
+        pins = self.pins[item["checkpoint"]][item["kind"]]
+        folder.write_table(f"{item['name']}.arrow", feature_table(kept_ids, unit, pins, self.storage))
+        tokens = sum(len(example["input_ids"]) for example in examples)
+        return {
+            "tokens": tokens,
+            "peak_memory": peak_memory(),
+            "token_budget": self.token_budget,
+            "recompute": self.recompute,
+        }
 
     def _engine(self, kind: str) -> GradientEngine:
         """Adam directions for pool rows, plain gradients for validation rows (LESS, Definition 3.1)."""
-        if kind == "validation":
-            return GradientEngine(self.model, sketch=self.sketch, token_budget=self.features.token_budget)
+        adam = {"moments": self.moments, "betas": tuple(self.state["betas"]), "eps": self.state["eps"]}
         return GradientEngine(
             self.model,
             sketch=self.sketch,
-            moments=self.moments,
-            token_budget=self.features.token_budget,
-            betas=tuple(self.state["betas"]),
-            eps=self.state["eps"],
+            token_budget=self.token_budget,
+            recompute=self.recompute,
+            **(adam if kind == "pool" else {}),
         )
 
     def _load(self, checkpoint: str) -> None:
@@ -125,7 +180,7 @@ class _Extractor:
             return
         folder: Path = self.checkpoints[checkpoint].fetch()
         if self.model is None:
-            self.model = attach_adapter(self.base, folder).to(model_device())
+            self.model = attach_adapter(self.base, folder)
         else:
             load_adapter(folder, self.model)
         self.moments, self.state = read_checkpoint(folder, self.model)

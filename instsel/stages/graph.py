@@ -97,11 +97,12 @@ def _inputs(study: StudyConfig) -> dict[str, Any]:
 
 
 def _model(study: StudyConfig) -> dict[str, Any]:
-    """What pins the model: its files or revision, its dtype, and the template's text."""
+    """What pins the model: its files or revision, its dtype, its attention, and the template's text."""
     template = study.model.chat_template
     return {
         "identity": model_identity(study.model.name, study.model.revision),
         "dtype": study.model.dtype,
+        "attention": study.model.attention,
         "chat_template": None if template is None else _named("model.chat_template", template),
     }
 

@@ -4,7 +4,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from instsel.gradients.store import NOT_FINITE, ZERO, feature_table, normalise, read_features, read_pins
+from instsel.attribution import unit_rows as attribution_rows
+from instsel.gradients.store import (
+    NOT_FINITE,
+    ZERO,
+    bytes_per_row,
+    feature_table,
+    normalise,
+    read_features,
+    read_pins,
+    require_pins,
+)
 from instsel.storage import Folder
 
 
@@ -42,8 +52,71 @@ def test_a_shard_is_read_back_as_a_view_of_the_file(tmp_path):
     assert ids == list("abcde")
     assert features.dtype == np.float16 and not features.flags.owndata and not features.flags.writeable
     np.testing.assert_array_equal(features, unit.astype(np.float16))
-    assert read_pins(table) == pins
+    assert read_pins(table.schema) == pins
     assert table.schema.field("feature").type == pa.list_(pa.float16(), 6)
+
+
+def test_int8_rows_are_whole_multiples_of_their_scale_read_as_a_view_of_the_file(tmp_path):
+    unit = unit_rows(5, dim=512)
+    folder = Folder.at(tmp_path)
+    folder.write_table("0.arrow", feature_table(list("abcde"), unit, {}, "int8"))
+    table = folder.read_table("0.arrow")
+    ids, features = read_features(table)
+    assert ids == list("abcde")
+    assert features.dtype == np.int8 and not features.flags.owndata
+    assert np.abs(features).max(axis=1).tolist() == [127] * 5
+    scale = table["scale"].to_numpy()
+    assert table.column_names == ["id", "scale", "feature"] and scale.dtype == np.float32
+    # Half a step, and what float32 rounds.
+    assert np.all(np.abs(features * scale[:, None] - unit) <= 0.5001 * scale[:, None])
+    # Attribution needs no scale: it normalises rows itself.
+    assert np.sum(attribution_rows(features) * unit, axis=1).min() > 0.9999
+
+
+@pytest.mark.parametrize(("storage", "entry"), [("float16", 2), ("int8", 1)])
+def test_a_row_takes_the_bytes_it_is_said_to(storage, entry, tmp_path):
+    sizes = {}
+    for count in (100, 300):
+        table = feature_table([f"{row:08d}" for row in range(count)], unit_rows(count, dim=1024), {}, storage)
+        Folder.at(tmp_path).write_table(f"{count}.arrow", table)
+        sizes[count] = (tmp_path / f"{count}.arrow").stat().st_size
+    identifier = 8 + 4
+    assert (sizes[300] - sizes[100]) / 200 == pytest.approx(bytes_per_row(1024, storage) + identifier, abs=1)
+    assert bytes_per_row(1024, storage) == 1024 * entry + (4 if storage == "int8" else 0)
+
+
+PINS = {
+    "model": {"config.json": "a", "model.safetensors": "b"},
+    "moments": "m",
+    "sketch": {"dim": 64, "seed": 0},
+    "gradient": {"kind": "Adam direction", "betas": [0.9, 0.999]},
+}
+
+
+def test_equal_pins_are_let_through_in_any_order():
+    require_pins(dict(reversed(PINS.items())), PINS)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"moments": None}, 'moments is null, expected "m"'),
+        (
+            {"moments": "n", "sketch": {"dim": 64, "seed": 1}},
+            'moments is "n", expected "m"; sketch.seed is 1, expected 0',
+        ),
+        ({"model": {"config.json": "a"}}, 'model.model.safetensors is nothing, expected "b"'),
+        ({"storage": "int8"}, 'storage is "int8", expected nothing'),
+        (
+            {"gradient": {**PINS["gradient"], "betas": [0.9, 0.95]}},
+            "gradient.betas is [0.9, 0.95], expected [0.9, 0.999]",
+        ),
+    ],
+)
+def test_other_pins_are_refused_and_exactly_what_differs_is_named(changed, message):
+    with pytest.raises(ValueError) as error:
+        require_pins({**PINS, **changed}, PINS)
+    assert str(error.value) == message
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path):
@@ -59,8 +132,9 @@ def test_a_table_and_a_slice_of_it_can_be_read():
     np.testing.assert_array_equal(features, unit[1:4].astype(np.float16))
 
 
-def test_a_shard_may_be_empty():
-    ids, features = read_features(feature_table([], np.zeros((0, 6), dtype=np.float32), {}))
+@pytest.mark.parametrize("storage", ["float16", "int8"])
+def test_a_shard_may_be_empty(storage):
+    ids, features = read_features(feature_table([], np.zeros((0, 6), dtype=np.float32), {}, storage))
     assert ids == [] and features.shape == (0, 6)
 
 
@@ -78,9 +152,10 @@ def test_wrong_rows_are_refused(ids, unit, message):
         feature_table(ids, unit, {})
 
 
-def test_another_table_is_refused():
-    table = pa.table({"id": ["a"], "feature": [1.0]})
+@pytest.mark.parametrize("columns", [{"feature": [1.0]}, {"feature": pa.array([[1]], pa.list_(pa.int8(), 1))}])
+def test_another_table_is_refused(columns):
+    table = pa.table({"id": ["a"], **columns})
     with pytest.raises(ValueError, match="feature shard"):
         read_features(table)
     with pytest.raises(ValueError, match="feature shard"):
-        read_pins(table)
+        read_pins(table.schema)

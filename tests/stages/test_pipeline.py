@@ -1,15 +1,8 @@
-"""A study from its file to its report, again without change, with changed keys, and killed in the middle."""
+"""A study from its file to its report, again without change, and with changed keys."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from instsel.errors import InputError
 from instsel.progress import Terminal
@@ -101,29 +94,3 @@ def test_a_budget_above_the_pool_is_refused(tiny_study, ray_session):
     with pytest.raises(InputError, match="selection.budget is 1000 rows, but the pool has 9"):
         run_study(parse_study(raw, "test"), Terminal())
     assert not Path(raw["out"], "warmup").exists()
-
-
-def test_killed_during_features_it_goes_on_and_selects_the_same(finished_study, tmp_path, study_writer):
-    raw = study_writer(tmp_path)
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(raw))
-    command = [sys.executable, "-c", "from instsel.cli import app; app()", "run", str(path), "--until", "select"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    shards = Path(raw["out"], "features")
-    deadline = time.monotonic() + 200
-    while not list(shards.rglob("*.arrow")):
-        assert first.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    kept = {path: path.stat().st_mtime_ns for path in shards.rglob("*.arrow")}
-    assert not (shards / "manifest.json").exists()
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert again.returncode == 0, again.stderr
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    for method in ("random", "less", "bids"):
-        ours = Path(raw["out"], "select", method, "selected.jsonl").read_text().splitlines()
-        whole = Path(finished_study["out"], "select", method, "selected.jsonl").read_text().splitlines()
-        assert [json.loads(line)["id"] for line in ours] == [json.loads(line)["id"] for line in whole]

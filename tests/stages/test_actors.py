@@ -1,0 +1,61 @@
+"""Items that go through a pool of actors, some of which die."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from instsel.errors import StudyError
+from instsel.stages import actors
+from instsel.stages.actors import through_actors
+from instsel.stages.errors import clear_errors
+from instsel.stages.session import Allotment
+from instsel.storage import Folder
+
+ONE = Allotment(actors=1, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0, worker_cpus=1, worker_threads=1)
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Folder:
+    import pyarrow as pa
+
+    folder = Folder.at(tmp_path)
+    for name in ("a", "b", "c"):
+        table = pa.table({"id": [name], "input_ids": [[1, 2]], "labels": [[-100, 2]], "more": ["x"]})
+        folder.write_table(f"{name}.parquet", table)
+    return folder
+
+
+def items(**keys: str) -> list[dict[str, str]]:
+    return [{"rows": f"{name}.parquet", **keys} for name in ("a", "b", "c")]
+
+
+def test_every_item_meets_its_rows_once(rows, ray_session):
+    class Worker:
+        def __init__(self, threads, greeting):
+            self.greeting = greeting
+
+        def __call__(self, item, ids, examples):
+            return {"said": f"{self.greeting} {item['name']}", "ids": ids, "tokens": examples[0]["input_ids"]}
+
+    results = list(through_actors(items(name="you"), rows, Worker, ("hello",), ONE))
+    assert sorted(result["ids"] for result in results) == [["a"], ["b"], ["c"]]
+    assert all(result["said"] == "hello you" and result["tokens"] == [1, 2] for result in results)
+
+
+@pytest.mark.parametrize("where", ["loading", "working"])
+def test_rows_at_which_every_worker_dies_end_the_run(where, rows, ray_session, monkeypatch):
+    class Worker:
+        def __init__(self, threads):
+            if where == "loading":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def __call__(self, item, ids, examples):
+            if ids == ["b"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return {}
+
+    monkeypatch.setattr(actors, "MOST_STARTS", 2)
+    with pytest.raises(StudyError, match=r"^[abc]\.parquet: 2 workers died at these rows"), clear_errors():
+        list(through_actors(items(), rows, Worker, (), ONE))
