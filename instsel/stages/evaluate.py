@@ -60,7 +60,7 @@ def run(
         for target in targets
         if not stage.folder.exists(f"{target}.parquet")
     ]
-    places = {name: (_adapter(finetuned.get(name)), stage.folder) for name, stage in open_stages.items()}
+    places = {name: (adapter_of(finetuned.get(name)), stage.folder) for name, stage in open_stages.items()}
     spent = _evaluate(study, items, places, prepare.folder, allot, terminal)
     for name, stage in open_stages.items():
         losses = {target: mean_loss(stage.folder, target) for target in targets}
@@ -74,11 +74,13 @@ def mean_loss(folder: Folder, target: str) -> float:
     return float(losses.mean())
 
 
-def _adapter(stage: Stage | None) -> Folder | None:
+def adapter_of(stage: Stage | None) -> Folder | None:
+    """The checkpoint of the last epoch of a finetune stage; None for the base model."""
     if stage is None:
         return None
     result = stage.manifest()["result"]
-    return stage.folder / result["run"] / list(result["checkpoints"])[-1]
+    epochs = {metrics["epoch"]: name for name, metrics in result["checkpoints"].items()}
+    return stage.folder / result["run"] / epochs[max(epochs)]
 
 
 def _evaluate(
