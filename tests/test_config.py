@@ -192,3 +192,14 @@ def test_every_wrong_key_is_told_at_once() -> None:
         "data.shard_rows",
         "modle",
     ]
+
+
+@pytest.mark.parametrize("gpus", [0.25, 0.5, 1.0, 2.0, 4.0])
+def test_an_actor_holds_a_part_of_a_gpu_or_whole_ones(gpus: float) -> None:
+    assert study(resources={"gpus_per_actor": gpus}).resources.gpus_per_actor == gpus
+
+
+def test_one_and_a_half_gpus_an_actor_are_refused() -> None:
+    assert "resources.gpus_per_actor: gpus_per_actor is 1.5; above 1 it has to be a whole number" in refusal(
+        resources={"gpus_per_actor": 1.5}
+    )
