@@ -39,6 +39,15 @@ def run(study: StudyPath, overrides: Overrides = [], until: Until = ORDER[-1]) -
 
 
 @app.command()
+def plan(study: StudyPath, overrides: Overrides = []) -> None:  # noqa: B006
+    """Tell what a study will take, before it starts: rows, tokens, hours, memory and disk of every stage."""
+    with exit_status():
+        from instsel.stages.plan import plan_study
+
+        plan_study(load_study(study, overrides), Terminal())
+
+
+@app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="folder of the study")] = Path("runs/quickstart"),
 ) -> None:

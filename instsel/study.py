@@ -90,17 +90,34 @@ def open_folder(out: str, name: str) -> Folder:
     Raises:
         InputError: the folder belongs to another study, holds other things, is a file or may not be written.
     """
+    folder = look_at_folder(out, name)
+    try:
+        if not folder.exists(STUDY):
+            folder.create()
+            folder.write_json(STUDY, {"name": name, "format": 1})
+    except OSError as error:
+        raise _unusable(out, error) from error
+    return folder
+
+
+def look_at_folder(out: str, name: str) -> Folder:
+    """The folder of the study called `name`, which need not be there yet; nothing is written.
+
+    Raises:
+        InputError: the folder belongs to another study, holds other things or is a file.
+    """
     folder = Folder.at(out)
     try:
         if folder.exists(STUDY):
             owner = folder.read_json(STUDY).get("name")
             if owner != name:
                 raise InputError(f"out: {out} holds the study {owner!r}, not {name!r}; give this study another folder")
-            return folder
-        if folder.names():
+        elif folder.names():
             raise InputError(f"out: {out} holds files that are no study; give an empty or new folder")
-        folder.create()
-        folder.write_json(STUDY, {"name": name, "format": 1})
     except OSError as error:
-        raise InputError(f"out: {out} cannot be used as a folder: {error}; give another one") from error
+        raise _unusable(out, error) from error
     return folder
+
+
+def _unusable(out: str, error: OSError) -> InputError:
+    return InputError(f"out: {out} cannot be used as a folder: {error}; give another one")

@@ -63,7 +63,6 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = CHUNK_BLOCK_BYTES
     items = [{"number": number, "file": json.dumps(asdict(file))} for number, file in enumerate(files)]
-    encoders = max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
     reader: Any = _read
     shards = (
         ray.data.from_items(items, override_num_blocks=len(items))
@@ -79,7 +78,7 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=0.5,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=encoders),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=encoders()),
             fn_constructor_args=(study.model, study.data, folder),
         )
     )
@@ -89,6 +88,11 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
             names.append(row["shard"])
             bar.advance(row["rows"], row["tokens"])
     return sorted(names)
+
+
+def encoders() -> int:
+    """Most processes that tokenise at once: one CPU is left for reading."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
 
 
 def _read(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:

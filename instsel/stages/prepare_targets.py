@@ -47,9 +47,25 @@ def prepare_targets(study: StudyConfig, folder: Folder) -> dict[str, Any]:
 def _encode_target(
     folder: Folder, name: str, target: Target, files: dict[str, list[SourceFile]], model: Model, data: Data
 ) -> dict[str, Any]:
+    counts: dict[str, Any] = {}
+    for split, (examples, aside) in target_tables(name, target, files, model, data).items():
+        folder.write_table(f"{split}.parquet", examples)
+        folder.write_table(f"{split}.rejected.parquet", aside)
+        counts[split] = {"rows": len(examples), "rejected": reasons(aside)}
+    return counts
+
+
+def target_tables(
+    name: str, target: Target, files: dict[str, list[SourceFile]], model: Model, data: Data
+) -> dict[str, tuple[pa.Table, pa.Table]]:
+    """A target's rows and those set aside, of schema EXAMPLES and REJECTED, by split.
+
+    Raises:
+        InputError: a split has no usable row.
+    """
     tokenizer = load_tokenizer(model)
     known: set[str] = set()
-    counts: dict[str, Any] = {}
+    tables: dict[str, tuple[pa.Table, pa.Table]] = {}
     for split, limit in (("validation", target.max_validation), ("heldout", target.max_heldout)):
         if split not in files:
             continue
@@ -79,10 +95,8 @@ def _encode_target(
             where = target.validation if split == "validation" else target.heldout
             raise InputError(f"targets.{name}.{split}: {where} has no usable row; {why_rejected(reasons(aside))}")
         known |= set(examples["id"].to_pylist())
-        folder.write_table(f"{split}.parquet", examples)
-        folder.write_table(f"{split}.rejected.parquet", aside)
-        counts[split] = {"rows": len(examples), "rejected": reasons(aside)}
-    return counts
+        tables[split] = examples, aside
+    return tables
 
 
 @ray.remote

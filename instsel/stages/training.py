@@ -80,11 +80,7 @@ def run_training(
         StudyError: the run diverged.
         ray.train.TrainingFailedError: workers failed more often than the study allows.
     """
-    settings = TrainSettings(
-        **training.model_dump(exclude={"share"}), dtype=study.model.dtype, deepspeed=_deepspeed(study)
-    )
-    # Contradictions in it are told here, before any worker starts.
-    complete(settings, allot.workers)
+    settings = train_settings(study, training, allot.workers)
     _drop_unreadable(stage.folder / RUN)
     board = ProgressBoard.remote()  # type: ignore[attr-defined]
     loop = {
@@ -127,6 +123,19 @@ def run_training(
     ray.kill(board)
     checkpoints = {name: (stage.folder / RUN / name).read_json(METRICS) for name in names}
     return Trained({"run": RUN, "checkpoints": checkpoints}, seen.get("tokens", 0), seen.get("peak_memory", 0))
+
+
+def train_settings(study: StudyConfig, training: Training, workers: int) -> TrainSettings:
+    """The settings of a training run by `workers` workers.
+
+    Raises:
+        InputError: DeepSpeed's configuration contradicts the study file; told before any worker starts.
+    """
+    settings = TrainSettings(
+        **training.model_dump(exclude={"share"}), dtype=study.model.dtype, deepspeed=_deepspeed(study)
+    )
+    complete(settings, workers)
+    return settings
 
 
 def _deepspeed(study: StudyConfig) -> dict[str, Any]:

@@ -1,0 +1,87 @@
+"""What has to be known of a study before what it takes can be worked out: its rows, and the pace of its stages."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from instsel.planning.rows import RowSet
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What was measured of one process of a stage, and how many of them the stage will have.
+
+    Attributes:
+        start: seconds until a process is through its first batch.
+        speed: work a second of one process after that; None where memory ran out on the longest rows.
+        memory: largest resident memory, bytes.
+        processes: processes of the stage in the cluster.
+        together: of those, how many share a machine.
+        gpu_memory: most memory reserved on the GPU, bytes; 0 without one.
+        gpu_total: what the GPU has, bytes.
+        gpu_share: part of a GPU that a process holds.
+        token_budget: of features, where it was lowered because memory ran out; else 0.
+        timed: batches or steps behind `speed`, over all processes that ran at once.
+    """
+
+    start: float
+    speed: float | None
+    memory: int
+    processes: int = 1
+    together: int = 1
+    gpu_memory: int = 0
+    gpu_total: int = 0
+    gpu_share: float = 1.0
+    token_budget: int = 0
+    timed: int = 0
+
+    def seconds(self, work: float, items: int | None = None) -> float | None:
+        """Time that some work takes, cut into `items` pieces of which one process takes one at a time."""
+        if not work:
+            return 0.0
+        if self.speed is None:
+            return None
+        processes = self.processes if items is None else max(1, min(items, self.processes))
+        return self.start + work / (self.speed * processes)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a study before it runs.
+
+    Attributes:
+        pool: the pool's rows.
+        validation, heldout: the targets' rows, one set a target; targets without held-out rows have none.
+        todo: stage -> its parts that are not done yet; for `select` the methods, for `finetune` and `evaluate` runs.
+        chosen: rows that a selection has.
+        prepare_seconds, prepare_bytes, prepare_memory: of stage *prepare*, worked out where its rows are known.
+        checkpoint_bytes: an adapter with its moments.
+        chosen_bytes: a chosen row in the files of *select*, its tokens left out.
+        paces: stage (for *select*, `select/METHOD`) -> what was measured; stages that are done may be left out.
+    """
+
+    pool: Sequence[RowSet]
+    validation: Sequence[RowSet]
+    heldout: Sequence[RowSet]
+    todo: Mapping[str, Sequence[str]]
+    chosen: int
+    prepare_seconds: float = 0.0
+    prepare_bytes: int = 0
+    prepare_memory: int = 0
+    checkpoint_bytes: int = 0
+    chosen_bytes: float = 0.0
+    paces: Mapping[str, Pace] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the pool."""
+        return sum(part.rows for part in self.pool)
+
+    @property
+    def columns(self) -> int:
+        """Validation rows."""
+        return sum(part.rows for part in self.validation)
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens of a row of the pool."""
+        return sum(part.tokens for part in self.pool) / max(1, self.rows)

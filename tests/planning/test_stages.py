@@ -1,0 +1,197 @@
+"""Rows, tokens, batches, time, memory and disk of the stages, against numbers worked out by hand."""
+
+import numpy as np
+import pytest
+
+from instsel.planning.facts import Facts, Pace
+from instsel.planning.rows import RowSet
+from instsel.planning.stages import MIB, attribution_memory, feature_bytes, plan_stages, select_memory
+from instsel.study_file import parse_study
+
+KEYS = {
+    "name": "s",
+    "out": "nowhere",
+    "model": {"name": "m"},
+    "pool": [{"path": "p.jsonl"}],
+    "targets": {"t": {"validation": "v.jsonl", "heldout": "h.jsonl"}},
+    "selection": {"budget": 0.1, "methods": ["random", "less", "bids"]},
+    "warmup": {"share": 0.1, "epochs": 3, "batch_size": 10},
+    "finetune": {"epochs": 2, "batch_size": 40},
+    "features": {"dim": 100, "token_budget": 100},
+    "evaluation": {"token_budget": 40},
+}
+EVERYTHING = {
+    "prepare": ["prepare"],
+    "warmup": ["warmup"],
+    "features": ["features"],
+    "attribution": ["attribution"],
+    "select": ["random", "less", "bids"],
+    "finetune": ["random", "less", "bids"],
+    "evaluate": ["base", "random", "less", "bids"],
+}
+PACES = {
+    "warmup": Pace(5.0, 100.0, memory=10**9, processes=2, together=2),
+    "finetune": Pace(6.0, 50.0, memory=10**9, processes=2, together=2),
+    "features": Pace(7.0, 200.0, memory=2 * 10**9, processes=4, together=2),
+    "evaluate": Pace(8.0, 400.0, memory=10**9, processes=4, together=2),
+    "attribution": Pace(1.0, 600.0, memory=10**8, processes=8, together=4),
+    "select/random": Pace(0.0, 1000.0, memory=10**8),
+    "select/less": Pace(0.0, 500.0, memory=10**8),
+    "select/bids": Pace(0.0, 250.0, memory=10**8),
+}
+
+
+def rows(count, length, shards=1):
+    return RowSet(count, shards, np.full(count, length))
+
+
+def study(**changes):
+    return parse_study({**KEYS, **changes}, "test")
+
+
+def facts(**changes):
+    """1,000 pool rows of 20 tokens in 5 shards, 50 validation rows of 20 and 10 held-out rows of 10."""
+    known = {
+        "pool": [rows(600, 20, shards=3), rows(400, 20, shards=2)],
+        "validation": [rows(50, 20)],
+        "heldout": [rows(10, 10)],
+        "todo": EVERYTHING,
+        "chosen": 100,
+        "prepare_seconds": 12.0,
+        "prepare_bytes": 345,
+        "prepare_memory": 678,
+        "checkpoint_bytes": 1000,
+        "chosen_bytes": 50.0,
+        "paces": PACES,
+    }
+    return Facts(**{**known, **changes})
+
+
+def stages(**changes):
+    return {stage.name: stage for stage in plan_stages(study(), facts(**changes))}
+
+
+def test_prepare_has_every_row_once():
+    found = stages()["prepare"]
+    assert (found.rows, found.tokens, found.batches) == (1060, 21_100, None)
+    assert (found.seconds, found.disk, found.memory) == (12.0, 345, 678)
+
+
+def test_warmup_trains_on_its_share_and_keeps_a_checkpoint_an_epoch():
+    found = stages()["warmup"]
+    assert (found.rows, found.tokens, found.batches) == (300, 6000, 30)
+    assert found.seconds == 5.0 + 6000 / (2 * 100.0)
+    assert found.disk == 3 * 1000 + 100 * (20 + 20 * 8)
+    assert (found.memory, found.together) == (10**9, 2)
+
+
+def test_features_take_pool_and_validation_rows_at_every_checkpoint():
+    found = stages()["features"]
+    # 5 rows a batch of 100 tokens: 40 batches a shard of 200 rows, 10 for the validation rows.
+    assert (found.rows, found.tokens, found.batches) == (3 * 1050, 3 * 21_000, 3 * (5 * 40 + 10))
+    assert found.seconds == 7.0 + 3 * 21_000 / (4 * 200.0)
+    assert found.disk == 3 * (1050 * (200 + 20) + 6 * 2400)
+    assert found.memory == 2 * 10**9 + 200 * 100 * 20
+
+
+def test_fewer_shards_than_actors_keep_fewer_actors_busy():
+    found = plan_stages(
+        study(warmup={"share": 0.1, "epochs": 1}),
+        facts(pool=[rows(1000, 20)], validation=[rows(50, 20)]),
+    )[2]
+    assert found.seconds == 7.0 + 21_000 / (2 * 200.0)
+
+
+def test_a_checkpoint_of_270679_rows_of_8192_float16_is_4_4_gb():
+    assert feature_bytes(study(features={}), 270_679, 271) == pytest.approx(4.44e9, rel=1e-2)
+    assert 270_679 * 2 * 8192 == 4_434_804_736
+
+
+def test_int8_features_take_half_the_disk():
+    halved = feature_bytes(study(features={"storage": "int8"}), 270_679, 271)
+    assert halved == pytest.approx(2.22e9, rel=1e-2)
+
+
+def test_attribution_scores_every_row_at_every_checkpoint():
+    found = stages()["attribution"]
+    assert found.rows == 3000
+    # Eight processes and five shards.
+    assert found.seconds == 1.0 + 3000 / (5 * 600.0)
+    assert found.disk == 1000 * (20 + 4 * 50) + 5 * 800
+    assert found.memory == 10**8 + attribution_memory(3, 200, 50, 100)
+
+
+def test_attribution_holds_the_validation_features_of_all_checkpoints():
+    # 4 checkpoints, 500 validation rows of 8192 float32: 65.5 MB, and 16.4 MB scaled; 1,000 rows of float16.
+    expected = 5 * 500 * 8192 * 4 + 4 * 1000 * 8192 * 2 + 1000 * 500 * 4 + 3 * 1000 * 8192 * 4
+    assert attribution_memory(4, 1000, 500, 8192) == expected
+
+
+def test_select_holds_the_matrix_and_the_ranking_of_bids():
+    matrix = 270_679 * 500 * 4
+    ids = 270_679 * 73
+    assert select_memory(["random"], 270_679, 500, 13_533) == ids
+    assert select_memory(["less"], 270_679, 500, 13_533) == ids + matrix + 96 * MIB
+    with_bids = select_memory(["random", "less", "bids"], 270_679, 500, 13_533)
+    assert with_bids == ids + matrix + 12 * 13_533 * 500 + 3 * 128 * MIB
+
+
+def test_select_adds_up_the_methods():
+    found = stages()["select"]
+    assert found.rows == 3000
+    assert found.seconds == 1.0 + 2.0 + 4.0
+    assert found.disk == 3 * 100 * (50 + 20 * 8)
+
+
+def test_finetune_trains_every_run_and_starts_anew_for_each():
+    found = stages()["finetune"]
+    assert (found.rows, found.tokens) == (3 * 200, 3 * 4000)
+    # 100 rows in batches of 40: three steps an epoch.
+    assert found.batches == 3 * 2 * 3
+    assert found.seconds == 3 * (6.0 + 4000 / (2 * 50.0))
+    assert found.disk == 3 * 2 * 1000
+
+
+def test_evaluate_takes_the_held_out_rows_once_a_run():
+    found = stages()["evaluate"]
+    assert (found.rows, found.tokens, found.batches) == (40, 400, 4 * 3)
+    assert found.seconds == 8.0 + 400 / (4 * 400.0)
+
+
+def test_without_held_out_rows_there_is_nothing_to_evaluate():
+    found = stages(heldout=[])["evaluate"]
+    assert (found.rows, found.seconds, found.disk, found.done) == (0, 0.0, 0, False)
+
+
+def test_stages_that_are_done_need_nothing_more_and_no_pace():
+    left = {"finetune": ["bids"], "evaluate": ["bids"]}
+    paces = {name: PACES[name] for name in left}
+    found = stages(todo=left, paces=paces)
+    assert [name for name, stage in found.items() if stage.done] == list(EVERYTHING)[:5]
+    assert sum(stage.disk for stage in found.values() if stage.done) == 0
+    assert found["finetune"].rows == 200
+    assert found["evaluate"].rows == 10
+
+
+def test_a_share_below_one_row_warms_up_on_one():
+    found = plan_stages(study(warmup={"share": 1e-6, "epochs": 1}), facts())[1]
+    assert (found.rows, found.batches) == (1, 1)
+
+
+def test_where_the_longest_rows_ran_out_of_memory_there_is_no_time():
+    found = stages(paces={**PACES, "features": Pace(7.0, None, memory=10**9)})["features"]
+    assert found.seconds is None
+    assert found.exhausted
+
+
+def test_processes_that_share_a_gpu_need_its_memory_together():
+    pace = Pace(1.0, 1.0, memory=1, processes=8, together=8, gpu_memory=10, gpu_total=50, gpu_share=0.25)
+    found = stages(paces={**PACES, "features": pace})["features"]
+    assert (found.gpu_memory, found.gpu_total) == (40, 50)
+
+
+def test_features_are_batched_as_memory_allowed_when_they_were_tried():
+    pace = Pace(7.0, 200.0, memory=1, processes=4, token_budget=40)
+    found = stages(paces={**PACES, "features": pace})["features"]
+    assert found.batches == 3 * (5 * 100 + 25)
+    assert found.token_budget == 40

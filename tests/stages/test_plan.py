@@ -1,0 +1,254 @@
+"""A small study is planned, and compared with what it really used when it ran."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from instsel.cli import app
+from instsel.errors import InputError, StudyError
+from instsel.progress import Terminal
+from instsel.stages import plan_sample, plan_timing
+from instsel.stages.graph import build_graph
+from instsel.stages.plan import _log_file, free_bytes, plan_study
+from instsel.stages.plan_sample import sampled_rows
+from instsel.stages.plan_timing import Process, steps_of
+from instsel.stages.training import train_settings
+from instsel.storage import Folder
+from instsel.study_file import parse_study
+
+
+def contents(folder):
+    return {str(path): path.stat().st_mtime_ns for path in Path(folder).rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def planned(finished_study, tmp_path_factory):
+    """The plan of the finished study as it was before it ran, by stage, and the folder it was planned for."""
+    out = tmp_path_factory.mktemp("planned") / "study"
+    raw = {**finished_study, "out": str(out)}
+    plan = plan_study(parse_study(raw, "test"), Terminal(), free_disk=lambda folder: 1000)
+    return {stage.name: stage for stage in plan.stages}, plan.warnings, out
+
+
+@pytest.fixture(scope="module")
+def used(finished_study):
+    """Manifests of the finished study by stage; of `select`, `finetune` and `evaluate` one a run."""
+    graph = build_graph(parse_study(finished_study, "test"), Folder.at(finished_study["out"]))
+    parts = {name: getattr(graph, name) for name in ("prepare", "warmup", "features", "attribution")}
+    parts |= {name: getattr(graph, name) for name in ("select", "finetune", "evaluate")}
+    return {
+        name: [stage.manifest() for stage in (part.values() if isinstance(part, dict) else [part])]
+        for name, part in parts.items()
+    }
+
+
+def test_of_a_finished_study_nothing_is_left(finished_study, capsys):
+    before = contents(finished_study["out"])
+    plan = plan_study(parse_study(finished_study, "test"), Terminal())
+    assert all(stage.done for stage in plan.stages)
+    assert "nothing to do" in capsys.readouterr().out
+    assert contents(finished_study["out"]) == before
+
+
+def test_rows_and_tokens_are_those_that_the_study_had(planned, used):
+    stages, _, _ = planned
+    result = used["prepare"][0]["result"]
+    targets = result["targets"].values()
+    validation, heldout = (sum(counts[split]["rows"] for counts in targets) for split in ("validation", "heldout"))
+    pool = result["pool"]["rows"]
+    assert stages["prepare"].rows == pool + validation + heldout
+    assert stages["warmup"].rows == 2 * used["warmup"][0]["result"]["rows"]
+    assert stages["features"].rows == 2 * (pool + validation)
+    assert stages["features"].tokens == used["features"][0]["cost"]["tokens"]
+    assert stages["attribution"].rows == 2 * used["attribution"][0]["result"]["rows"]
+    assert stages["finetune"].rows == sum(manifest["result"]["rows"] for manifest in used["select"])
+    assert stages["evaluate"].rows == 4 * heldout
+    assert stages["evaluate"].tokens == sum(manifest["cost"]["tokens"] for manifest in used["evaluate"])
+
+
+def test_which_rows_are_trained_on_is_open_but_their_number_of_steps_is_not(planned, used):
+    stages, _, _ = planned
+    for name in ("warmup", "finetune"):
+        tokens = sum(manifest["cost"]["tokens"] for manifest in used[name])
+        assert stages[name].tokens == pytest.approx(tokens, rel=0.25)
+        steps = [list(manifest["result"]["checkpoints"].values())[-1]["step"] for manifest in used[name]]
+        assert stages[name].batches == sum(steps)
+
+
+@pytest.mark.parametrize(
+    ("stage", "places"),
+    [
+        ("prepare", ["prepare"]),
+        ("warmup", ["warmup"]),
+        ("features", ["features/epoch-1", "features/epoch-2"]),
+        ("attribution", ["attribution/blocks"]),
+        ("finetune", ["finetune"]),
+    ],
+)
+def test_disk_is_within_a_quarter_of_what_the_study_took(planned, finished_study, stage, places):
+    stages, _, _ = planned
+    written = sum(Folder.at(Path(finished_study["out"], place)).size() for place in places)
+    assert stages[stage].disk == pytest.approx(written, rel=0.25)
+
+
+@pytest.mark.parametrize("stage", ["warmup", "features", "finetune", "evaluate", "prepare", "attribution"])
+def test_memory_is_about_what_a_process_of_the_stage_had(planned, used, stage):
+    stages, _, _ = planned
+    peak = max(manifest["cost"]["peak_memory_bytes"] for manifest in used[stage])
+    assert 0.7 < stages[stage].memory / peak < 1.4
+
+
+def test_every_stage_takes_some_time_and_none_of_a_tiny_study_takes_an_hour(planned):
+    stages, _, _ = planned
+    assert all(0 < stage.seconds < 3600 for stage in stages.values())
+
+
+def test_a_disk_that_is_too_small_is_warned_of(planned):
+    _, warnings, out = planned
+    assert len(warnings) == 1
+    assert warnings[0].startswith("disk: ")
+    assert f"{out} has 1.0 kB free" in warnings[0]
+
+
+def test_nothing_is_written_where_the_study_will_be(planned):
+    _, _, out = planned
+    assert not out.exists()
+
+
+def test_what_is_done_is_told_as_done_and_only_the_rest_is_planned(finished_study, capsys):
+    before = contents(finished_study["out"])
+    raw = {**finished_study, "finetune": {"epochs": 3, "batch_size": 4}}
+    plan = plan_study(parse_study(raw, "test"), Terminal())
+    assert contents(finished_study["out"]) == before
+    stages = {stage.name: stage for stage in plan.stages}
+    assert [name for name, stage in stages.items() if not stage.done] == ["finetune", "evaluate"]
+    assert stages["finetune"].rows == 3 * 3 * 6
+    # The base model's losses stay.
+    assert stages["evaluate"].rows == 3 * 8
+    shown = capsys.readouterr().out
+    assert "24 rows of the pool, which are prepared already" in shown
+    assert "| features | – | – | – | done | – | – |" in shown
+    assert "batches of evaluate" in shown
+    assert "batches of features" not in shown
+
+
+def test_rows_that_prepare_would_set_aside_are_left_out(tiny_study, write_rows, ray_session):
+    raw = tiny_study(pool_rows=6)
+    own = [json.loads(line) for line in Path(raw["root"], "pool/rows.jsonl").read_text().splitlines()]
+    leak = Path(raw["root"], "targets/sums/heldout.jsonl").read_text().splitlines()[0]
+    write_rows("pool/rows.jsonl", [*own, own[0], {"messages": []}, json.loads(leak)])
+    found = sampled_rows(parse_study(raw, "test"), Terminal())
+    assert [part.rows.rows for part in found.pool] == [6]
+    assert "9 rows in 1 file of the pool; 9 of them tokenised: counts are exact" in found.told
+
+
+def test_of_a_large_file_a_sample_is_tokenised_and_every_row_counted(tiny_study, ray_session, monkeypatch):
+    study = parse_study(tiny_study(pool_rows=50), "test")
+    whole = sampled_rows(study, Terminal()).pool[0].rows
+    monkeypatch.setattr(plan_sample, "ROWS_PER_FILE", 20)
+    found = sampled_rows(study, Terminal())
+    rows = found.pool[0].rows
+    assert (rows.rows, len(rows.lengths), rows.shards) == (50, 20, 7)
+    assert rows.tokens == pytest.approx(whole.tokens, rel=0.2)
+    assert "20 of them tokenised, at most 20 a file: tokens are estimated" in found.told
+
+
+def test_a_pool_without_a_usable_row_is_refused(tiny_study, write_rows, ray_session):
+    raw = tiny_study(pool_rows=3)
+    write_rows("pool/rows.jsonl", [{"messages": []}])
+    with pytest.raises(InputError, match="pool: no usable row; rows were set aside: 1 x `messages` is not a list"):
+        sampled_rows(parse_study(raw, "test"), Terminal())
+
+
+def test_a_budget_above_the_pool_is_refused(tiny_study, ray_session):
+    raw = tiny_study(pool_rows=9, selection={"budget": 1000, "methods": ["random"]})
+    with pytest.raises(InputError, match="selection.budget is 1000 rows, but the pool has 9"):
+        plan_study(parse_study(raw, "test"), Terminal())
+    assert not Path(raw["out"]).exists()
+
+
+def test_a_folder_of_another_study_is_refused(tiny_study):
+    raw = tiny_study()
+    Folder.at(raw["out"]).write_json("study.json", {"name": "other"})
+    with pytest.raises(InputError, match="holds the study 'other', not 'tiny'"):
+        plan_study(parse_study(raw, "test"), Terminal())
+
+
+ROWS = [[{"input_ids": [3, 4, 5, 6], "labels": [-100, 4, 5, 6]}] * 2]
+
+
+@pytest.mark.parametrize("stage", ["features", "evaluate"])
+def test_a_process_tells_the_padded_tokens_that_it_timed(tiny_study, stage):
+    process = Process(1, parse_study(tiny_study(), "test"))
+    timed = getattr(process, stage)(ROWS, [*ROWS, *ROWS])
+    assert (timed.exhausted, timed.batches, timed.tokens, timed.token_budget) == (False, 2, 16, 0)
+    assert min(timed.first, timed.seconds, timed.memory, timed.machine) > 0
+
+
+def test_a_process_that_runs_out_of_memory_says_so(tiny_study, monkeypatch):
+    process = Process(1, parse_study(tiny_study(), "test"))
+
+    def run_out(*arguments):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(plan_timing, "heldout_losses", lambda *arguments, **named: run_out())
+    assert process.evaluate(ROWS, ROWS).exhausted
+    monkeypatch.setattr(plan_timing, "heldout_losses", lambda *arguments, **named: [].pop())
+    with pytest.raises(IndexError):
+        process.evaluate(ROWS, ROWS)
+
+
+def test_features_that_only_fit_in_smaller_batches_say_which(tiny_study, monkeypatch):
+    class Lowered:
+        token_budget = 128
+
+        def __init__(self, model, **settings):
+            self.features = len
+
+    monkeypatch.setattr(plan_timing, "GradientEngine", Lowered)
+    timed = Process(1, parse_study(tiny_study(), "test")).features(ROWS, ROWS)
+    assert (timed.exhausted, timed.token_budget) == (False, 128)
+
+
+def test_workers_that_are_timed_have_the_share_of_a_step_that_they_will_have(tiny_study):
+    raw = tiny_study(finetune={"batch_size": 64, "micro_batch_size": 2})
+    study = parse_study(raw, "test")
+    settings = train_settings(study, study.finetune, 16)
+    assert steps_of(settings, 16, 16) is settings
+    assert steps_of(settings, 4, 16).batch_size == 16
+    assert steps_of(settings, 1, 200).batch_size == 1
+
+
+def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path):
+    assert free_bytes(Folder.at(tmp_path / "a" / "b")) == free_bytes(Folder.at(tmp_path))
+    assert free_bytes(Folder.at("memory://bucket/study")) is None
+
+
+def test_the_log_file_stays_only_where_the_plan_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with _log_file() as log_file:
+        log_file.write_text("fine")
+    assert not log_file.parent.exists()
+    with pytest.raises(StudyError, match=r"a worker failed \(.*plan.log\)"), _log_file() as log_file:
+        log_file.write_text("why")
+        raise StudyError("a worker failed")
+    assert log_file.read_text() == "why"
+    with pytest.raises(InputError), _log_file() as log_file:
+        raise InputError("no such file")
+    assert not log_file.parent.exists()
+
+
+def test_the_command_says_what_is_left_and_names_what_is_wrong(finished_study, tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(finished_study))
+    result = CliRunner().invoke(app, ["plan", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "nothing to do" in result.stdout
+    result = CliRunner().invoke(app, ["plan", str(path), "--set", "pool.0.path=nowhere.jsonl"])
+    assert result.exit_code == 2
+    assert "pool.0.path" in result.stderr
