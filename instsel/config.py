@@ -172,7 +172,7 @@ class Resources(Strict):
     )
     gpus_per_actor: float | None = Field(
         None,
-        ge=0,
+        gt=0,
         description="GPUs an actor holds: 0.5 for two actors a GPU, 2 for a model spread over two; default 1 if any",
     )
     threads_per_actor: int | None = Field(

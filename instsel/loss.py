@@ -126,5 +126,6 @@ class _FrozenHeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        scale = upstream[0].unsqueeze(1)
+        # Of a model spread over devices the head may be on another one than the labels.
+        scale = upstream[0].to(gradient.device).unsqueeze(1)
         return (gradient * scale).to(gradient.dtype), None, None, None, None, None

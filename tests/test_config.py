@@ -203,3 +203,7 @@ def test_one_and_a_half_gpus_an_actor_are_refused() -> None:
     assert "resources.gpus_per_actor: gpus_per_actor is 1.5; above 1 it has to be a whole number" in refusal(
         resources={"gpus_per_actor": 1.5}
     )
+
+
+def test_an_actor_without_a_gpu_is_refused_where_it_is_asked_for() -> None:
+    assert "resources.gpus_per_actor" in refusal(resources={"gpus_per_actor": 0.0})

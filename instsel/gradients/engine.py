@@ -51,7 +51,7 @@ class GradientEngine:
             betas: Adam's, of the checkpoint the moments come from.
             eps: Adam's, of the same.
             recompute: Keep only the inputs of the model's blocks in the forward pass and run each block again on the
-                way back; about a third more time, and a block's activations in place of a model's. Switched on by
+                way back; another forward pass, and a block's activations in place of a model's. Switched on by
                 itself where a single row does not fit otherwise.
 
         Raises:

@@ -54,12 +54,14 @@ def linear_sites(model: nn.Module) -> list[Site]:
 
 
 def lora_sites(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[LoraSite]:
-    """The LoRA layers of PEFT that are as plain as `LoraTap` and whose two matrices are trainable."""
+    """The LoRA layers of PEFT that are as plain as `LoraTap`, their two matrices trainable and their base frozen."""
     names = {id(parameter): name for name, parameter in trainable.items()}
     sites = []
     for module in model.modules():
         layer = _plain_lora(module)
-        if layer is not None and id(layer.down) in names and id(layer.up) in names:
+        if layer is None or any(id(parameter) in names for parameter in layer.base.parameters()):
+            continue
+        if id(layer.down) in names and id(layer.up) in names:
             sites.append(LoraSite(module, layer, names[id(layer.down)], names[id(layer.up)]))
     return sites
 

@@ -53,8 +53,8 @@ class LoraTap(torch.autograd.Function):
     """A whole LoRA layer in one step, in the type of its frozen weight.
 
     On the way back it hands out the factors of both matrices' gradients. The low-rank part is added by matrix products
-    that accumulate in place: of the four passes over the activations that PEFT makes beside them (cast, scale, add, and
-    the sum of two gradients on the way back) none is left.
+    that accumulate in place: scaling, adding, and summing two gradients on the way back, as PEFT's layer does, would
+    each be one more pass over the activations.
     """
 
     @staticmethod
@@ -64,9 +64,10 @@ class LoraTap(torch.autograd.Function):
         """`anchor` as for Tap; `receive` gets (output gradient, input) of down, then of up."""
         ctx.layer, ctx.receive = layer, receive
         taken = inputs.to(layer.weight.dtype)
-        low = taken @ layer.down.to(taken.dtype).T
         output: Tensor = layer.base(taken)
-        up = layer.up.to(taken.dtype)
+        # Under autocast a float32 weight gives a lower type.
+        low = (taken @ layer.down.to(taken.dtype).T).to(output.dtype)
+        up = layer.up.to(output.dtype)
         output.view(-1, output.shape[-1]).addmm_(low.view(-1, low.shape[-1]), up.T, alpha=layer.scale)
         # As it came: modules that share an input then keep it once.
         ctx.save_for_backward(inputs, low)
@@ -82,6 +83,6 @@ class LoraTap(torch.autograd.Function):
         ctx.receive((back, inputs.to(back.dtype)), (gradient, low * layer.scale))
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
-        below = gradient @ layer.weight
+        below = gradient @ layer.weight.to(gradient.dtype)
         below.view(-1, below.shape[-1]).addmm_(back.view(-1, back.shape[-1]), layer.down.to(gradient.dtype))
         return below.to(inputs.dtype), None, None, None

@@ -130,7 +130,7 @@ def _training(name: str, training: Training, rows: int, runs: int, facts: Facts,
         batches=runs * training.epochs * steps_per_epoch(rows, training.batch_size),
         seconds=None if seconds is None else runs * seconds,
         disk=written + runs * training.epochs * facts.checkpoint_bytes,
-        **_needs(pace),
+        **_needs(pace, pace.processes),
     )
 
 
@@ -149,7 +149,10 @@ def _features(study: StudyConfig, facts: Facts) -> StagePlan:
         batches=checkpoints * batches.count,
         seconds=pace.seconds(checkpoints * batches.padded, checkpoints * shards),
         disk=checkpoints * feature_bytes(study, rows, shards),
-        **{**_needs(pace), "memory": pace.memory + largest * study.features.dim * NORMALISE_BYTES},
+        **{
+            **_needs(pace, checkpoints * shards),
+            "memory": pace.memory + largest * study.features.dim * NORMALISE_BYTES,
+        },
     )
 
 
@@ -162,7 +165,7 @@ def _attribution(study: StudyConfig, facts: Facts) -> StagePlan:
         rows=checkpoints * facts.rows,
         seconds=pace.seconds(checkpoints * facts.rows, shards),
         memory=pace.memory + attribution_memory(checkpoints, largest, facts.columns, study.features.dim),
-        together=pace.together,
+        together=min(pace.together, shards),
         disk=facts.rows * (ID_BYTES + facts.columns * FLOAT32) + shards * SCORE_FILE_BYTES,
     )
 
@@ -194,16 +197,16 @@ def _evaluate(study: StudyConfig, facts: Facts) -> StagePlan:
         batches=runs * batches.count,
         seconds=pace.seconds(runs * batches.padded, runs * len(facts.heldout)),
         disk=runs * rows * (ID_BYTES + 8),
-        **_needs(pace),
+        **_needs(pace, runs * len(facts.heldout)),
     )
 
 
-def _needs(pace: Pace) -> dict[str, Any]:
-    """Memory and GPU memory of a stage whose processes are as the one that was measured."""
+def _needs(pace: Pace, items: int) -> dict[str, Any]:
+    """Memory and GPU memory of a stage of so many items, whose processes are as the one that was measured."""
     on_one_gpu = max(1, min(pace.processes, int(1 / pace.gpu_share))) if pace.gpu_share else pace.together
     return {
         "memory": pace.memory,
-        "together": pace.together,
+        "together": min(pace.together, items),
         "gpu_memory": on_one_gpu * pace.gpu_memory,
         "gpu_total": pace.gpu_total,
         "token_budget": pace.token_budget,

@@ -14,7 +14,7 @@ from instsel.errors import StudyError
 from instsel.gradients.store import read_features, read_pins, require_pins
 from instsel.progress import Terminal
 from instsel.stages.memory import peak_memory
-from instsel.stages.pins import Pins
+from instsel.stages.pins import Pins, feature_pins, settle_pins
 from instsel.storage import Folder
 from instsel.study import Stage
 
@@ -24,7 +24,9 @@ COLUMNS = "columns.parquet"
 def run(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage, features: Stage, terminal: Terminal) -> None:
     """Write one block of scores a shard, and what each column is."""
     stage.begin()
-    pins: Pins = features.manifest()["result"]["pins"]
+    # Of the warmup as it is now: what the features say of themselves may be of one that was done again since.
+    pins = feature_pins(study, features, warmup)
+    settle_pins(stage, pins, terminal)
     rates = warmup.manifest()["result"]["checkpoints"]
     weights = [rates[name]["learning_rate"] for name in pins]
     columns = _columns(study, prepare.folder, features, stage.folder)

@@ -13,18 +13,17 @@ from instsel.config import Features, Model, StudyConfig
 from instsel.data.batches import Example
 from instsel.gradients.engine import GradientEngine
 from instsel.gradients.sketch import CountSketch
-from instsel.gradients.store import feature_table, normalise, require_pins
+from instsel.gradients.store import feature_table, normalise
 from instsel.model import attach_adapter, load_on_devices
 from instsel.progress import Terminal
 from instsel.stages.actors import through_actors
 from instsel.stages.memory import peak_memory
-from instsel.stages.pins import Pins, feature_pins
+from instsel.stages.pins import Pins, feature_pins, settle_pins
 from instsel.stages.session import Allotment
 from instsel.storage import Folder
 from instsel.study import Stage
 from instsel.training.checkpoint import load_adapter, read_checkpoint
 
-PINS = "pins.json"
 SET_ASIDE = ".set_aside.json"
 
 
@@ -32,7 +31,7 @@ def run(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage, allot: 
     """Write the feature shards that are missing, then the manifest, which has the pins of every checkpoint."""
     stage.begin()
     pins = feature_pins(study, stage, warmup)
-    _settle_pins(stage, pins, terminal)
+    settle_pins(stage, pins, terminal)
     checkpoints = warmup.manifest()["result"]["checkpoints"]
     work = [item for name in checkpoints for item in _items(name, prepare)]
     missing = _missing(work, stage.folder)
@@ -46,22 +45,6 @@ def run(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage, allot: 
         terminal.say(f"set aside {len(aside)} rows with a zero or non-finite gradient")
     result = {"checkpoints": checkpoints, "pins": pins, "set_aside": aside}
     stage.commit(result, tokens=tokens, peak_memory=memory)
-
-
-def _settle_pins(stage: Stage, pins: Pins, terminal: Terminal) -> None:
-    """Note what the shards depend on; empty the stage if an interrupted run made them from something else.
-
-    The stage's fingerprint does not tell: a warmup that was done again has the same and may have other weights.
-    """
-    if stage.folder.exists(PINS):
-        try:
-            require_pins(stage.folder.read_json(PINS), pins)
-            return
-        except ValueError as error:
-            terminal.say(f"the shards that are there do not match and are made anew: {error}")
-        stage.folder.remove()
-        stage.begin()
-    stage.folder.write_json(PINS, pins)
 
 
 def _items(checkpoint: str, prepare: Stage) -> list[dict[str, str]]:

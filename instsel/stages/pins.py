@@ -3,12 +3,15 @@
 from typing import Any
 
 from instsel.config import StudyConfig
+from instsel.gradients.store import require_pins
 from instsel.identity import digest_in, tokenizer_identity
 from instsel.model import load_tokenizer
+from instsel.progress import Terminal
 from instsel.storage import Folder
 from instsel.study import Stage
 from instsel.training.checkpoint import ADAPTER, MOMENTS, STATE
 
+PINS = "pins.json"
 LOSS = "mean answer-token cross-entropy per example"
 
 Pins = dict[str, dict[str, dict[str, Any]]]
@@ -35,6 +38,22 @@ def feature_pins(study: StudyConfig, stage: Stage, warmup: Stage) -> Pins:
         "storage": study.features.storage,
     }
     return {name: _of_checkpoint(warmup.folder / result["run"] / name, shared) for name in result["checkpoints"]}
+
+
+def settle_pins(stage: Stage, pins: Pins, terminal: Terminal) -> None:
+    """Note what a stage's shards depend on; empty the stage if an interrupted run made them from something else.
+
+    The stage's fingerprint does not tell: a warmup that was done again has the same and may have other weights.
+    """
+    if stage.folder.exists(PINS):
+        try:
+            require_pins(stage.folder.read_json(PINS), pins)
+            return
+        except ValueError as error:
+            terminal.say(f"the shards that are there do not match and are made anew: {error}")
+        stage.folder.remove()
+        stage.begin()
+    stage.folder.write_json(PINS, pins)
 
 
 def _of_checkpoint(folder: Folder, shared: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from instsel.config import StudyConfig, Training
+from instsel.errors import StudyError
 from instsel.planning.facts import Facts, Pace
 from instsel.planning.rows import pick_batches, pick_rows
 from instsel.progress import Terminal
@@ -27,6 +28,7 @@ from instsel.stages.training import train_settings
 
 TIMED_BATCHES = 4  # by each process
 TIMED_ROWS = 48  # of training steps
+ROOM_SECONDS = 300
 SEED = 0
 CHOSEN_BYTES = 256  # a chosen row in the files of *select*, messages and tokens left out
 
@@ -176,7 +178,11 @@ def _processes(together: int, cpus: float, gpus: float, arguments: tuple[Any, ..
     group = placement_group([bundle] * together, strategy="PACK")
     actors: list[Any] = []
     try:
-        ray.get(group.ready())
+        if not group.wait(ROOM_SECONDS):
+            raise StudyError(
+                f"no room on the cluster for {together} processes of {cpus:g} CPU and {gpus:g} GPU within "
+                f"{ROOM_SECONDS} s; is it busy? Wait, or change resources.actors or resources.gpus_per_actor"
+            )
         for number in range(together):
             where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
             made: Any = ray.remote(Process).options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=where)

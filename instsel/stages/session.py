@@ -89,7 +89,7 @@ def allot(resources: Resources) -> Allotment:
     cpus, gpus = total.get("CPU", 1.0), total.get("GPU", 0.0)
     if gpus:
         share = 1.0 if resources.gpus_per_actor is None else resources.gpus_per_actor
-        actors = resources.actors or (max(1, math.floor(gpus / share)) if share else nodes)
+        actors = resources.actors or max(1, math.floor(gpus / share))
         workers = resources.training_workers or max(1, int(gpus))
         per_actor = max(1, int(cpus // max(actors, 1)) - 1)
         if share * actors > gpus or workers > gpus:

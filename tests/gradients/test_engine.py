@@ -235,6 +235,27 @@ def test_other_ways_of_lora_are_those_of_autograd(options, frozen, lora_model, m
         assert error(got[name], gradient) < 1e-5, name
 
 
+def test_trained_biases_below_lora_are_not_taken_for_unheard(lora_model, make_examples, oracle):
+    model, rows = lora_model("gpt2", bias="lora_only"), make_examples(4)
+    got = GradientEngine(model, sketch=SKETCH).gradients(rows)
+    wanted = oracle(model, rows)
+    biases = [name for name in wanted if name.endswith("c_proj.base_layer.bias")]
+    assert biases and got.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(got[name], gradient, rtol=1e-4, atol=1e-6)
+    assert all(got[name].any() for name in biases)
+
+
+def test_a_float32_layer_in_a_bfloat16_model(lora_model, make_examples):
+    rows = make_examples(4)
+    wanted = GradientEngine(lora_model("llama"), sketch=SKETCH).features(rows)
+    model = lora_model("llama", torch.bfloat16)
+    model.get_base_model().get_decoder().layers[0].self_attn.q_proj.base_layer.float()
+    got = GradientEngine(model, sketch=SKETCH).features(rows)
+    cosines = (got * wanted).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(wanted, axis=1)
+    assert cosines.min() > 0.99
+
+
 def test_only_the_active_adapter_counts(lora_model, make_examples, oracle):
     from peft import LoraConfig
 

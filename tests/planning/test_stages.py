@@ -195,3 +195,9 @@ def test_features_are_batched_as_memory_allowed_when_they_were_tried():
     found = stages(paces={**PACES, "features": pace})["features"]
     assert found.batches == 3 * (5 * 100 + 25)
     assert found.token_budget == 40
+
+
+def test_no_more_processes_share_a_machine_than_there_are_shards():
+    one_shard = {"pool": [rows(1000, 20)], "validation": [rows(50, 20)]}
+    found = {stage.name: stage for stage in plan_stages(study(warmup={"epochs": 1}), facts(**one_shard))}
+    assert (found["attribution"].together, found["features"].together) == (1, 2)

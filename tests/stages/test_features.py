@@ -252,3 +252,16 @@ def test_attribution_refuses_a_shard_with_one_other_pin_and_names_it(place, name
     refusal = rf"^features/{place}/{name}\.arrow is not of this study: sketch\.seed is 7, expected 0; delete"
     with pytest.raises(StudyError, match=refusal), clear_errors():
         attribution.run(parse_study(raw, "test"), stage, graph.prepare, graph.warmup, made, Terminal())
+
+
+def test_attribution_refuses_features_of_a_warmup_that_was_made_again(raw, undisturbed, tmp_path):
+    """The features are done, and their fingerprint holds: only the adapter's weights tell."""
+    graph = build_graph(parse_study(raw, "test"), Folder.at(raw["out"]))
+    shutil.copytree(Path(graph.warmup.folder.path), tmp_path / "warmup")
+    run = tmp_path / "warmup" / graph.warmup.manifest()["result"]["run"]
+    shutil.copy(run / "epoch-2" / "adapter_model.safetensors", run / "epoch-1" / "adapter_model.safetensors")
+    warmup = dataclasses.replace(graph.warmup, folder=Folder.at(tmp_path / "warmup"))
+    made = dataclasses.replace(graph.features, folder=Folder.at(undisturbed))
+    stage = dataclasses.replace(graph.attribution, folder=Folder.at(tmp_path / "attribution"))
+    with pytest.raises(StudyError, match=r"is not of this study: adapter is .*, expected"), clear_errors():
+        attribution.run(parse_study(raw, "test"), stage, graph.prepare, warmup, made, Terminal())

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from instsel.cli import app
 from instsel.errors import InputError, StudyError
 from instsel.progress import Terminal
-from instsel.stages import plan_sample, plan_timing
+from instsel.stages import plan_measure, plan_sample, plan_timing
 from instsel.stages.graph import build_graph
 from instsel.stages.plan import _log_file, free_bytes, plan_study
 from instsel.stages.plan_sample import sampled_rows
@@ -252,3 +252,10 @@ def test_the_command_says_what_is_left_and_names_what_is_wrong(finished_study, t
     result = CliRunner().invoke(app, ["plan", str(path), "--set", "pool.0.path=nowhere.jsonl"])
     assert result.exit_code == 2
     assert "pool.0.path" in result.stderr
+
+
+def test_a_cluster_without_room_is_told_and_not_waited_for_without_end(ray_session, monkeypatch):
+    monkeypatch.setattr(plan_measure, "ROOM_SECONDS", 1)
+    with pytest.raises(StudyError, match="no room on the cluster for 3 processes of 1 CPU and 0 GPU within 1 s"):
+        with plan_measure._processes(3, 1.0, 0.0, ()):
+            pass
