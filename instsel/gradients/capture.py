@@ -55,15 +55,15 @@ class GradientCapture:
 
     def __enter__(self) -> "GradientCapture":
         """Freezes the model and places the taps."""
-        done: set[str] = set()
+        inside: set[int] = set()
         with ExitStack() as stack:
             stack.enter_context(frozen(self._model))
             # Which layers are plain LoRA is asked here, as an adapter may be merged or switched off at any time.
             for lora in lora_sites(self._model, self._parameters):
-                done |= {lora.down, lora.up}
+                inside |= {id(part) for part in lora.module.modules()}
                 stack.enter_context(replaced_forward(lora.module, partial(self._lora_forward, lora)))
             for site in self._sites:
-                if site.weight not in done:
+                if id(site.module) not in inside:
                     stack.callback(site.module.register_forward_hook(partial(self._forward, site)).remove)
             self._restore = stack.pop_all()
         return self

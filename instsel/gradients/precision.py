@@ -12,8 +12,8 @@ from torch import Tensor, nn
 def float32_stream(model: nn.Module) -> Iterator[None]:
     """In it the residual stream of a bfloat16 or float16 model is float32; its matrix products stay in its own type.
 
-    The stream is the sum of all layers' outputs, and rounding it after each is what parts bfloat16 gradients most from
-    float32 ones (docs/numerics.md). Models with torch's LayerNorm, which takes one type only, are left as they are.
+    The stream is the sum of all layers' outputs; this spares it the rounding after each. What the products round stays.
+    Models with torch's LayerNorm, which takes one type only, are left as they are.
     """
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     dtype = embedding.weight.dtype

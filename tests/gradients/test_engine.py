@@ -246,6 +246,17 @@ def test_trained_biases_below_lora_are_not_taken_for_unheard(lora_model, make_ex
     assert all(got[name].any() for name in biases)
 
 
+def test_a_matrix_that_a_plain_layer_shares_with_another_kind_is_summed_over_both(lora_model, make_examples, oracle):
+    model, rows = lora_model("llama"), make_examples(4)
+    first, second = (layer.self_attn.q_proj for layer in model.get_base_model().get_decoder().layers)
+    second.lora_A["default"].weight = first.lora_A["default"].weight
+    second.forward = second.forward
+    got = GradientEngine(model, sketch=SKETCH).gradients(rows)
+    wanted = oracle(model, rows)
+    assert got.keys() == wanted.keys()
+    assert all(error(got[name], gradient) < 1e-5 for name, gradient in wanted.items())
+
+
 def test_a_float32_layer_in_a_bfloat16_model(lora_model, make_examples):
     rows = make_examples(4)
     wanted = GradientEngine(lora_model("llama"), sketch=SKETCH).features(rows)
