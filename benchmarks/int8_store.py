@@ -79,7 +79,7 @@ def _float16_again(rows: np.ndarray) -> np.ndarray:
 def _through(rows: np.ndarray, storage: Storage) -> np.ndarray:
     """Rows as a shard gives them back."""
     ids = [str(row) for row in range(len(rows))]
-    return read_features(feature_table(ids, unit_rows(rows), {}, storage))[1]
+    return read_features(feature_table(ids, unit_rows(rows), np.ones(len(rows)), {}, storage))[1]
 
 
 def _selections(attribution: np.ndarray, count: int, subtasks: np.ndarray) -> dict[str, set[int]]:

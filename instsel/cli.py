@@ -18,6 +18,7 @@ from instsel.study_file import load_study
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 StudyPath = Annotated[Path, typer.Argument(help="study file, YAML", metavar="STUDY.yaml")]
+StudyFolder = Annotated[str, typer.Argument(help="folder of a study: its `out`", metavar="STUDY_DIR")]
 Overrides = Annotated[
     list[str], typer.Option("--set", help="override a key: selection.budget=0.05", metavar="KEY=VALUE")
 ]
@@ -45,6 +46,41 @@ def plan(study: StudyPath, overrides: Overrides = []) -> None:  # noqa: B006
         from instsel.stages.plan import plan_study
 
         plan_study(load_study(study, overrides), Terminal())
+
+
+@app.command()
+def select(
+    study: StudyFolder,
+    method: Annotated[str, typer.Option(help="name of a method: bids, less, g2is, smart, ...")],
+    budget: Annotated[str, typer.Option(help="0.1 is a share of the pool, 500 a count")],
+    unit: Annotated[str, typer.Option(help="what the budget counts: rows or tokens")] = "rows",
+    targets: Annotated[str | None, typer.Option(help="targets to choose for, by default all", metavar="A,B")] = None,
+    options: Annotated[
+        list[str], typer.Option("--set", help="option of the method: delta=0.9", metavar="KEY=VALUE")
+    ] = [],  # noqa: B006
+    attribution: Annotated[str | None, typer.Option(help="cosine or fisher, by default as the study")] = None,
+    name: Annotated[str | None, typer.Option(help="name of the selection")] = None,
+) -> None:
+    """Make a new selection from a finished study's stored gradients and embeddings, without a GPU."""
+    with exit_status():
+        from instsel.choice.anew import Wish, select_anew
+        from instsel.report.explanation import selection_summary
+
+        terminal = Terminal()
+        chosen = targets.split(",") if targets else None
+        wish = Wish(method, budget, unit, chosen, options, attribution, name)
+        folder, made = select_anew(study, wish, terminal.say)
+        terminal.verdict(selection_summary(made, str(folder)))
+
+
+@app.command()
+def explain(study: StudyFolder, row: Annotated[str, typer.Argument(help="id of a pool row", metavar="ROW_ID")]) -> None:
+    """Tell why a row was, or was not, chosen: its rank under each method, whom it helps and whom it hurts."""
+    with exit_status():
+        from instsel.choice.explain import explain as gather
+        from instsel.report.explanation import explanation
+
+        Terminal().verdict(explanation(gather(study, row)))
 
 
 @app.command()

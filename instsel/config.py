@@ -1,24 +1,13 @@
 """The study file as types: every key a user can write, what it means and what it may be."""
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+from instsel.methods import Form, Method
+from instsel.strict import Strict, usable_name
+
 RowFormat = Literal["auto", "messages", "alpaca", "sharegpt"]
-
-
-def _usable(name: str) -> str:
-    if not NAME.match(name):
-        raise ValueError(f"name {name!r} is not usable; use letters, digits, '.', '_' and '-'")
-    return name
-
-
-class Strict(BaseModel):
-    """A part of the study file: unknown keys and wrong types are errors, values never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class PoolSource(Strict):
@@ -100,36 +89,28 @@ class Features(Strict):
     token_budget: int = Field(4096, ge=16, description="padded tokens of one backward pass")
 
 
-class RandomMethod(Strict):
-    method: Literal["random"] = Field(description="a uniform draw, the baseline of the report")
-    name: str = Field("random", description="name of this selection")
-    seeds: list[int] = Field([0], min_length=1, description="one draw and one training run a seed")
-
-
-class LessMethod(Strict):
-    method: Literal["less"] = Field(description="mean influence within a subtask, best subtask counts, top rows")
-    name: str = Field("less", description="name of this selection")
-
-
-class BidsMethod(Strict):
-    method: Literal["bids"] = Field(
-        description="influence standardised per validation example, then a balancing greedy"
+class Embedding(Strict):
+    encoder: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2", description="folder or hub id of the model that embeds prompts"
     )
-    name: str = Field("bids", description="name of this selection")
-    normalize: bool = Field(True, description="standardise each validation example's column first")
-
-
-def _named_only(value: Any) -> Any:
-    return {"method": value} if isinstance(value, str) else value
-
-
-Method = Annotated[
-    Annotated[RandomMethod | LessMethod | BidsMethod, Field(discriminator="method")], BeforeValidator(_named_only)
-]
+    revision: str | None = Field(None, description="revision of a hub encoder")
+    pooling: Literal["auto", "mean", "cls", "last"] = Field(
+        "auto", description="how token vectors become one; auto takes what the encoder's folder says, else the mean"
+    )
+    max_length: int = Field(256, ge=2, description="longest prompt in tokens; what is beyond is cut from the end")
+    token_budget: int = Field(8192, ge=16, description="padded tokens of one forward pass")
 
 
 class SelectionPart(Strict):
-    budget: int | float = Field(description="rows to choose: a whole number is a count, a number with a point a share")
+    budget: int | float = Field(
+        description="rows to choose (or tokens, see unit): a whole number is a count, a number with a point a share"
+    )
+    unit: Literal["rows", "tokens"] = Field("rows", description="what the budget counts")
+    attribution: Form = Field(
+        "cosine",
+        description="influence that methods read: plain cosines, or preconditioned by the pool's Fisher matrix",
+    )
+    damping: float = Field(0.1, gt=0, description="damping of fisher, in units of the matrix' mean eigenvalue")
     methods: list[Method] = Field(min_length=1, description="selections to make, all of the same budget")
 
     @field_validator("budget")
@@ -149,10 +130,9 @@ class SelectionPart(Strict):
         if twice:
             raise ValueError(f"two methods are called {twice[0]!r}; give one of them another `name`")
         for name in names:
-            if not NAME.match(name) or name == "base":
-                raise ValueError(
-                    f"method name {name!r} is not usable; use letters, digits, '.', '_', '-', and not 'base'"
-                )
+            usable_name(name)
+            if name == "base":
+                raise ValueError("a method cannot be called 'base': the report's untrained model has that name")
         return methods
 
 
@@ -209,6 +189,7 @@ class StudyConfig(Strict):
     lora: Lora = Field(Lora(), description="LoRA of warmup and finetune")
     warmup: Warmup = Field(Warmup(), description="training whose checkpoints gradients are taken at")
     features: Features = Field(Features(), description="gradient sketches")
+    embedding: Embedding = Field(Embedding(), description="prompt embeddings, for the methods that read them")
     selection: SelectionPart = Field(description="what is chosen, and how")
     finetune: Training = Field(Training(), description="training on each selection")
     evaluation: Evaluation = Field(Evaluation(), description="held-out losses and their intervals")
@@ -218,13 +199,23 @@ class StudyConfig(Strict):
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        return _usable(name)
+        return usable_name(name)
 
     @field_validator("targets")
     @classmethod
     def _check_targets(cls, targets: dict[str, Target]) -> dict[str, Target]:
         for name in targets:
-            _usable(name)
+            usable_name(name)
         if "mean" in targets:
             raise ValueError("a target cannot be called 'mean': the report's mean over targets has that name")
         return targets
+
+    @model_validator(mode="after")
+    def _check_methods_targets(self) -> "StudyConfig":
+        for method in self.selection.methods:
+            for name in getattr(method, "targets", None) or ():
+                if name not in self.targets:
+                    raise ValueError(
+                        f"method {method.name!r} chooses for {name!r}; targets are {', '.join(self.targets)}"
+                    )
+        return self

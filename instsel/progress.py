@@ -102,7 +102,8 @@ class Terminal:
 
     def verdict(self, markdown: str) -> None:
         """Show the report of a finished study."""
-        self._console.print(Markdown(markdown) if self._console.is_terminal else markdown, highlight=False)
+        shown = Markdown(markdown) if self._console.is_terminal else markdown
+        self._console.print(shown, highlight=False, markup=False)
 
     @contextmanager
     def bar(self, name: str, total: int | None, unit: str) -> Iterator[Bar]:

@@ -70,8 +70,8 @@ def load_study(path: str | Path, overrides: typing.Sequence[str] = ()) -> StudyC
         raise InputError(f"{path}, {error}") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path} holds no keys; a study file starts with `name:`, `out:`, `model:`, `pool:`")
-    for override in overrides:
-        _override(raw, override)
+    for setting in overrides:
+        override(raw, setting)
     return parse_study(raw, str(path))
 
 
@@ -143,23 +143,28 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for inner in typing.get_args(annotation) for model in _models(inner)]
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
+def override(raw: dict[str, Any], setting: str) -> None:
+    """Set a key of a study given as a dict: `a.b=value`, the value YAML, list items by number.
+
+    Raises:
+        InputError: it is not written so, or what is above the key holds no keys.
+    """
+    key, equals, text = setting.partition("=")
     if not equals or not key:
-        raise InputError(f"--set {override}: write it as key=value, for instance selection.budget=0.05")
+        raise InputError(f"--set {setting}: write it as key=value, for instance selection.budget=0.05")
     try:
         value = _plain_values(text)
     except (yaml.YAMLError, InputError) as error:
-        raise InputError(f"--set {override}: the value is not readable YAML: {error}") from error
+        raise InputError(f"--set {setting}: the value is not readable YAML: {error}") from error
     *parents, last = key.split(".")
     node: Any = raw
     for part in parents:
-        node = _step(node, part, override)
+        node = _step(node, part, setting)
     if isinstance(node, list):
-        node[_position(node, last, override)] = value
+        node[_position(node, last, setting)] = value
         return
     if not isinstance(node, dict):
-        raise InputError(f"--set {override}: the key above {last!r} holds a value, not keys")
+        raise InputError(f"--set {setting}: the key above {last!r} holds a value, not keys")
     node[last] = value
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from instsel.config import BidsMethod, LessMethod, RandomMethod, StudyConfig
+from instsel.config import StudyConfig
 from instsel.errors import InputError
+from instsel.methods import BidsMethod, LessMethod, RandomMethod
 from instsel.study_file import parse_study
 
 LEAST = {
@@ -111,14 +112,16 @@ def test_one_method_twice_under_two_names_is_fine() -> None:
 @pytest.mark.parametrize(
     ("methods", "key", "what"),
     [
-        (("g2s",), "selection.methods.0", "'random', 'less', 'bids'"),
+        (("g2s",), "selection.methods.0", "'less', 'bids', 'instance_max'"),
         (("random", {"name": "x"}), "selection.methods.1", "'method'"),
         ((3,), "selection.methods.0", "not 3"),
         ((), "selection.methods", "at least 1 item"),
         ("random", "selection.methods", "not 'random'"),
-        (({"method": "less", "seeds": [1]},), "selection.methods.0.seeds", "unknown key"),
+        (({"method": "less", "lam": 0.4},), "selection.methods.0.lam", "unknown key"),
+        (({"method": "longest", "attribution": "fisher"},), "selection.methods.0.attribution", "unknown key"),
+        (({"method": "g2is", "delta": 1.5},), "selection.methods.0.delta", "less than or equal to 1, not 1.5"),
         (({"method": "random", "seeds": []},), "selection.methods.0.seeds", "at least 1 item"),
-        (({"method": "less", "name": "base"},), "selection.methods", "not 'base'"),
+        (({"method": "less", "name": "base"},), "selection.methods", "cannot be called 'base'"),
         (({"method": "less", "name": "a/b"},), "selection.methods", "'a/b' is not usable"),
     ],
 )
@@ -182,6 +185,12 @@ def test_an_unknown_key_is_refused(parts: dict[Any, Any], key: str, meaning: str
         parse_study({**LEAST, **parts}, "study.yaml")
     assert f"\n  {key}: " in str(error.value)
     assert meaning in str(error.value)
+
+
+def test_a_method_chooses_for_targets_of_the_study_only() -> None:
+    method = {"method": "bids", "targets": ["t", "u"]}
+    text = refusal(targets={"t": {"validation": "v"}}, selection=selection(methods=(method,)))
+    assert "method 'bids' chooses for 'u'; targets are t" in text
 
 
 def test_every_wrong_key_is_told_at_once() -> None:

@@ -16,26 +16,27 @@ NOT_FINITE = "non-finite gradient"
 Storage = Literal["float16", "int8"]
 
 _PINS = b"instsel.features"
-_COLUMNS = {"float16": ["id", "feature"], "int8": ["id", "scale", "feature"]}
+_COLUMNS = {"float16": ["id", "norm", "feature"], "int8": ["id", "norm", "scale", "feature"]}
 _TYPES = {"float16": pa.float16(), "int8": pa.int8()}
 _LARGEST = 127
 _ABSENT = "nothing"
 
 
 def bytes_per_row(dim: int, storage: Storage) -> int:
-    """Bytes that a row's feature of `dim` entries takes in a shard, its id left out."""
-    return 2 * dim if storage == "float16" else dim + np.dtype(np.float32).itemsize
+    """Bytes that a row's feature of `dim` entries and its norm take in a shard, the id left out."""
+    number = np.dtype(np.float32).itemsize
+    return number + (2 * dim if storage == "float16" else dim + number)
 
 
-def normalise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def normalise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """L2-normalises rows and sets aside those that have no direction (LESS projects first, then normalises).
 
     Args:
         features: float32 (n, d).
 
     Returns:
-        Unit rows float32 (k, d) of the k good rows, in order; bool (n,), which rows are good; and the reasons of the
-        n - k others, in order.
+        Unit rows float32 (k, d) of the k good rows, in order, and their norms float32 (k,); bool (n,), which rows are
+        good; and the reasons of the n - k others, in order.
 
     Raises:
         ValueError: features is not a floating (n, d) array.
@@ -44,40 +45,41 @@ def normalise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
         raise ValueError(f"features are {features.dtype} of shape {features.shape}; expected floating (n, d)")
     # float64: the square of a float32 may overflow, or vanish.
     norms = np.sqrt(np.einsum("nd,nd->n", features, features, dtype=np.float64))
-    finite = np.isfinite(norms)
+    finite = norms <= np.finfo(np.float32).max
     good = finite & (norms > 0)
     unit = (features[good] / norms[good, None]).astype(np.float32)
     reasons = [ZERO if row else NOT_FINITE for row in finite[~good]]
-    return unit, good, reasons
+    return unit, norms[good].astype(np.float32), good, reasons
 
 
 def feature_table(
-    ids: Sequence[str], unit: np.ndarray, pins: Mapping[str, Any], storage: Storage = "float16"
+    ids: Sequence[str], unit: np.ndarray, norms: np.ndarray, pins: Mapping[str, Any], storage: Storage = "float16"
 ) -> pa.Table:
     """One shard as a table.
 
     Args:
         ids: Row ids, n of them, each once.
         unit: (n, d) L2-normalised rows.
+        norms: (n,) lengths that the rows had; the mean gradient of several rows is made of rows times norms.
         pins: What the features depend on (model, adapter, moments, tokenizer, template, sketch, ...); JSON values.
         storage: float16 keeps the rows as they are; int8 rounds each to 127 steps of its largest entry either way.
 
     Returns:
-        Columns id (string), for int8 scale (float32), and feature (FixedSizeList<float16 or int8, d>), one chunk each;
-        `pins` in the schema's metadata. An int8 row times its scale is the row.
+        Columns id (string), norm (float32), for int8 scale (float32), and feature (FixedSizeList<float16 or int8, d>),
+        one chunk each; `pins` in the schema's metadata. An int8 row times its scale is the row.
 
     Raises:
         ValueError: Lengths differ, an id comes twice, or a row is not of unit length.
     """
-    if unit.ndim != 2 or len(ids) != len(unit):
-        raise ValueError(f"{len(ids)} ids for features of shape {unit.shape}; expected one id a row")
+    if unit.ndim != 2 or not len(ids) == len(unit) == len(norms):
+        raise ValueError(f"{len(ids)} ids, {len(norms)} norms for features of shape {unit.shape}; expected one a row")
     if len(set(ids)) != len(ids):
         raise ValueError("a row id comes twice; expected every id once")
-    norms = np.sqrt(np.einsum("nd,nd->n", unit, unit, dtype=np.float64))
-    off = np.flatnonzero(~(np.abs(norms - 1.0) <= 1e-2))
+    lengths = np.sqrt(np.einsum("nd,nd->n", unit, unit, dtype=np.float64))
+    off = np.flatnonzero(~(np.abs(lengths - 1.0) <= 1e-2))
     if len(off):
-        raise ValueError(f"row {ids[off[0]]} has length {norms[off[0]]}; expected L2-normalised rows")
-    columns: dict[str, pa.Array] = {"id": pa.array(ids, pa.string())}
+        raise ValueError(f"row {ids[off[0]]} has length {lengths[off[0]]}; expected L2-normalised rows")
+    columns: dict[str, pa.Array] = {"id": pa.array(ids, pa.string()), "norm": pa.array(norms, pa.float32())}
     if storage == "int8":
         unit, scale = _quantised(unit)
         columns["scale"] = pa.array(scale)
@@ -98,10 +100,18 @@ def read_features(table: pa.Table) -> tuple[list[str], np.ndarray]:
     """
     kind = next((storage for storage, columns in _COLUMNS.items() if table.column_names == columns), None)
     if kind is None or not _is_list_of(table.schema.field("feature").type, _TYPES[kind]):
-        raise ValueError(f"columns are {table.schema.names}; expected a feature shard: id, scale if int8, and feature")
+        raise ValueError(
+            f"columns are {table.schema.names}; expected a feature shard: id, norm, scale if int8, and feature"
+        )
     features = table.column("feature").combine_chunks()
     shape = (len(table), features.type.list_size)
     return table.column("id").to_pylist(), features.flatten().to_numpy(zero_copy_only=True).reshape(shape)
+
+
+def read_norms(table: pa.Table) -> np.ndarray:
+    """Lengths that the rows of a feature shard had before they were normalised, float32 (n,)."""
+    norms: np.ndarray = table.column("norm").to_numpy()
+    return norms
 
 
 def read_pins(schema: pa.Schema) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def comparison_table(
     table[MEAN] = [sum(losses[run].values()) / len(targets) for run in runs]
     body = []
     for target, means in table.items():
-        cells = [_number(mean, digits) for mean in means]
+        cells = [decimal(mean, digits) for mean in means]
         for column, run in enumerate(runs):
             if means[column] == min(means):
                 cells[column] = f"**{cells[column]}**"
@@ -130,11 +130,12 @@ def _cost_row(name: str, cost: StageCost) -> list[str]:
 
 
 def _difference(interval: Interval, digits: int) -> str:
-    low, high = _number(interval.low, digits), _number(interval.high, digits)
-    return f"{_number(interval.difference, digits)} [{low}, {high}]"
+    low, high = decimal(interval.low, digits), decimal(interval.high, digits)
+    return f"{decimal(interval.difference, digits)} [{low}, {high}]"
 
 
-def _number(value: float, digits: int) -> str:
+def decimal(value: float, digits: int = 2) -> str:
+    """Write a number with so many decimals and a true minus sign."""
     # Adding 0.0 turns the -0.0 that rounding can leave into 0.0.
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", _MINUS)
 

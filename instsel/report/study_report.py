@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from instsel.evaluation.bootstrap import Interval
-from instsel.report.markdown import StageCost, comparison_table, composition_table, cost_table
+from instsel.report.markdown import StageCost, comparison_table, composition_table, cost_table, decimal, markdown_table
 
 TASKS_SHOWN = 12
 
@@ -15,14 +15,22 @@ def study_report(summary: Mapping[str, Any]) -> str:
     Args:
         summary: what `stages.report.summarise` makes and summary.json holds.
     """
-    parts = [f"# Study {summary['study']}\n", _what(summary), *_losses(summary), *_made_of(summary), *_cost(summary)]
+    parts = [
+        f"# Study {summary['study']}\n",
+        _what(summary),
+        *_losses(summary),
+        *_made_of(summary),
+        *_served(summary),
+        *_cost(summary),
+    ]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 
 def _what(summary: Mapping[str, Any]) -> str:
     pool = summary["pool"]
     budget = summary["budget"]
-    share = f"{budget:.0%} of the pool" if isinstance(budget, float) else f"{budget} rows"
+    unit = summary["unit"]
+    share = f"{budget:.0%} of the pool's {unit}" if isinstance(budget, float) else f"{budget:,} {unit}"
     rejected = sorted(pool["rejected"].items(), key=lambda item: (-item[1], item[0]))
     lines = [
         f"Model `{summary['model']}`; pool of {pool['rows']:,} rows, {pool['tokens']:,} tokens; budget {share}.",
@@ -65,6 +73,33 @@ def _made_of(summary: Mapping[str, Any]) -> list[str]:
         shown = ", ".join(f"{task} {count}" for task, count in tasks)
         parts.append(f"**{name}**: {selection['rows']:,} rows, {selection['tokens']:,} tokens; most from {shown}.")
     return parts
+
+
+def _served(summary: Mapping[str, Any]) -> list[str]:
+    if not summary["figures"]:
+        return []
+    found = summary["figures"]["by_selection"]
+    targets = list(next(iter(found.values()))["served"])
+    body = [
+        [
+            name,
+            *(f"{figure['served'][target]:,} ({decimal(figure['influence'][target])})" for target in targets),
+            f"{decimal(figure['lowest'])} to {decimal(figure['highest'])}",
+            decimal(figure["redundancy"], 3),
+        ]
+        for name, figure in found.items()
+    ]
+    note = (
+        "Rows whose influence is highest on the target, and in brackets the mean influence of the whole selection on "
+        "it, in deviations of the pool above the pool's mean; the same for the validation rows that it serves worst "
+        "and best; the mean cosine of two gradients of the selection. "
+        f"By {summary['figures']['influence']}."
+    )
+    return [
+        "## What each selection serves\n",
+        markdown_table(["selection", *targets, "worst to best row", "redundancy"], body),
+        note,
+    ]
 
 
 def _cost(summary: Mapping[str, Any]) -> list[str]:

@@ -128,7 +128,7 @@ class _Extractor:
     def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, Any]:
         self._load(item["checkpoint"])
         engine = self._engine(item["kind"])
-        unit, kept, reasons = normalise(engine.features(examples))
+        unit, norms, kept, reasons = normalise(engine.features(examples))
         # Other than before if the engine ran out of memory: the next shards are spared that.
         self.token_budget, self.recompute = engine.token_budget, engine.recompute
         folder = self.out / item["checkpoint"] / item["kind"]
@@ -138,7 +138,7 @@ class _Extractor:
             folder.write_json(f"{item['name']}{SET_ASIDE}", aside)
         kept_ids = [row for row, keep in zip(ids, kept, strict=True) if keep]
         pins = self.pins[item["checkpoint"]][item["kind"]]
-        folder.write_table(f"{item['name']}.arrow", feature_table(kept_ids, unit, pins, self.storage))
+        folder.write_table(f"{item['name']}.arrow", feature_table(kept_ids, unit, norms, pins, self.storage))
         tokens = sum(len(example["input_ids"]) for example in examples)
         return {
             "tokens": tokens,

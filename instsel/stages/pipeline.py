@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+from instsel.choice.budget import Budget
+from instsel.choice.inputs import Inputs
 from instsel.config import StudyConfig
 from instsel.progress import Terminal, log_to
-from instsel.stages.graph import ORDER, Graph, build_graph
+from instsel.stages.graph import ORDER, Graph, build_graph, influences_of
 from instsel.storage import Folder
 from instsel.study import Stage, open_folder
 
 LOG = "instsel.log"
+CONFIG = "config.json"
 
 
 def run_study(study: StudyConfig, terminal: Terminal, until: str = ORDER[-1]) -> Graph:
@@ -39,39 +42,61 @@ def run_study(study: StudyConfig, terminal: Terminal, until: str = ORDER[-1]) ->
         from instsel.stages.errors import clear_errors
         from instsel.stages.session import ray_session
 
+        folder.write_json(CONFIG, study.model_dump())
         with native_errors_to(log_file), clear_errors(), ray_session(study.resources):
             _run(study, graph, waiting, terminal, folder)
     return graph
 
 
 def _run(study: StudyConfig, graph: Graph, waiting: list[Stage], terminal: Terminal, folder: Folder) -> None:
-    from instsel.stages import attribution, evaluate, features, finetune, prepare, report, select, warmup
+    from instsel.stages import (
+        attribution,
+        embed,
+        evaluate,
+        features,
+        finetune,
+        likelihood,
+        prepare,
+        report,
+        represent,
+        select,
+        warmup,
+    )  # fmt: skip
     from instsel.stages.session import allot
 
     share = allot(study.resources)
+    inputs = Inputs(folder)
     names = {stage.name for stage in waiting}
     if "prepare" in names:
         terminal.head("prepare")
         prepare.run(study, graph.prepare, terminal)
     # A budget that cannot be met is told now, not after the hours that lie between.
-    select.rows_to_choose(study.selection.budget, graph.prepare.manifest()["result"]["pool"]["rows"])
+    Budget(study.selection.budget, study.selection.unit).of(inputs.prepared["pool"])
+    extractions = ((graph.embed, embed), (graph.represent, represent), (graph.likelihood, likelihood))
+    for stage, extraction in extractions:
+        if stage.name in names:
+            terminal.head(stage.name)
+            extraction.run(study, stage, graph.prepare, share, terminal)
     if "warmup" in names:
         terminal.head("warmup")
         warmup.run(study, graph.warmup, graph.prepare, share, terminal)
     if "features" in names:
         terminal.head("features")
         features.run(study, graph.features, graph.prepare, graph.warmup, share, terminal)
-    if "attribution" in names:
-        terminal.head("attribution")
-        attribution.run(study, graph.attribution, graph.prepare, graph.warmup, graph.features, terminal)
-    for name, run in graph.runs.items():
+    for name, influence in influences_of(study).items():
+        if f"attribution/{name}" in names:
+            terminal.head(f"attribution {name}")
+            made = (graph.prepare, graph.warmup, graph.features)
+            attribution.run(study, graph.attribution[name], influence, *made, terminal)
+    selections = {run.selection: run for run in graph.runs.values()}
+    for name, run in selections.items():
         if f"select/{name}" in names:
             terminal.head(f"select {name}")
-            select.run(study, graph.select[name], run.method, run.seed, graph.prepare, graph.attribution, terminal)
-    for name in graph.runs:
+            select.run(study, graph.select[name], run, graph.prepare, inputs, terminal)
+    for name, run in graph.runs.items():
         if f"finetune/{name}" in names:
             terminal.head(f"finetune {name}")
-            finetune.run(study, graph.finetune[name], graph.select[name], share, terminal)
+            finetune.run(study, graph.finetune[name], graph.select[run.selection], run.seed, share, terminal)
     open_sets = {name: stage for name, stage in graph.evaluate.items() if stage.name in names}
     if open_sets:
         terminal.head(f"evaluate {', '.join(open_sets)}")

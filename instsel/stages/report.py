@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 
 from instsel import __version__
-from instsel.config import RandomMethod, StudyConfig
+from instsel.choice.figures import figures
+from instsel.choice.gradients import influence_matrix
+from instsel.choice.inputs import Inputs
+from instsel.choice.rows import TABLE
+from instsel.config import StudyConfig
+from instsel.methods import RandomMethod
 from instsel.report.markdown import BASE
 from instsel.report.study_report import study_report
 from instsel.report.summary import differences, loss_table, pooled
-from instsel.stages.graph import Graph
+from instsel.stages.graph import Graph, influences_of
 from instsel.study import Stage
 
 PACKAGES = ["torch", "transformers", "peft", "ray", "deepspeed"]
@@ -41,6 +46,7 @@ def summarise(study: StudyConfig, graph: Graph) -> dict[str, Any]:
         "study": study.name,
         "model": study.model.name,
         "budget": study.selection.budget,
+        "unit": study.selection.unit,
         "baseline": baseline,
         "columns": columns,
         "heldout_rows": {target: len(values) for target, values in losses[BASE].items()},
@@ -54,11 +60,32 @@ def summarise(study: StudyConfig, graph: Graph) -> dict[str, Any]:
         "pool": pool,
         "targets": graph.prepare.manifest()["result"]["targets"],
         "selections": {name: stage.manifest()["result"] for name, stage in graph.select.items()},
-        "set_aside": graph.features.manifest()["result"]["set_aside"],
+        "figures": _figures(study, graph),
+        "set_aside": _set_aside(graph),
         "cost": {stage.name: stage.manifest()["cost"] for stage in graph.until("evaluate")},
         "versions": {"instsel": __version__, **{name: version(name) for name in PACKAGES}},
         "fingerprint": graph.report.fingerprint,
     }
+
+
+def _figures(study: StudyConfig, graph: Graph) -> dict[str, Any]:
+    """What the selections serve, by the study's own form of influence if a method reads it, else by another's."""
+    ways = [way for way in influences_of(study).values() if way.average == "cosines"]
+    if not ways:
+        return {}
+    way = next((way for way in ways if way.form == study.selection.attribution), ways[0])
+    inputs = Inputs(graph.folder)
+    chosen = {name: stage.folder.read_table(TABLE, ["id"])["id"].to_pylist() for name, stage in graph.select.items()}
+    found = figures(chosen, influence_matrix(inputs, way), inputs)
+    return {"influence": way.name, "by_selection": {name: asdict(figure) for name, figure in found.items()}}
+
+
+def _set_aside(graph: Graph) -> dict[str, str]:
+    """Rows without a usable gradient, where gradients were taken."""
+    if graph.features not in graph.until("features"):
+        return {}
+    aside: dict[str, str] = graph.features.manifest()["result"]["set_aside"]
+    return aside
 
 
 def _losses(stage: Stage, targets: list[str]) -> dict[str, np.ndarray]:

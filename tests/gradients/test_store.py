@@ -12,6 +12,7 @@ from instsel.gradients.store import (
     feature_table,
     normalise,
     read_features,
+    read_norms,
     read_pins,
     require_pins,
 )
@@ -25,16 +26,17 @@ def unit_rows(count, dim=6):
 
 def test_rows_come_out_at_length_one_and_rows_without_direction_are_set_aside():
     features = np.array([[3, 4], [0, 0], [np.nan, 1], [1e-30, 0], [np.inf, 0], [1e30, 1e30]], dtype=np.float32)
-    unit, good, reasons = normalise(features)
+    unit, norms, good, reasons = normalise(features)
     assert good.tolist() == [True, False, False, True, False, True]
     assert reasons == [ZERO, NOT_FINITE, NOT_FINITE]
     np.testing.assert_allclose(unit, [[0.6, 0.8], [1, 0], [0.5**0.5, 0.5**0.5]], rtol=1e-6)
-    assert unit.dtype == np.float32
+    np.testing.assert_allclose(norms, [5, 1e-30, 2**0.5 * 1e30], rtol=1e-6)
+    assert unit.dtype == norms.dtype == np.float32
 
 
 def test_no_rows_are_no_trouble():
-    unit, good, reasons = normalise(np.zeros((0, 4), dtype=np.float32))
-    assert unit.shape == (0, 4) and good.shape == (0,) and reasons == []
+    unit, norms, good, reasons = normalise(np.zeros((0, 4), dtype=np.float32))
+    assert unit.shape == (0, 4) and norms.shape == good.shape == (0,) and reasons == []
 
 
 @pytest.mark.parametrize("features", [np.zeros(3, dtype=np.float32), np.zeros((2, 3), dtype=np.int64)])
@@ -46,12 +48,13 @@ def test_normalise_refuses_other_arrays(features):
 def test_a_shard_is_read_back_as_a_view_of_the_file(tmp_path):
     unit, pins = unit_rows(5), {"sketch": {"dim": 6, "seed": 0}, "model": "tiny"}
     folder = Folder.at(tmp_path)
-    folder.write_table("0.arrow", feature_table(list("abcde"), unit, pins))
+    folder.write_table("0.arrow", feature_table(list("abcde"), unit, np.arange(5.0), pins))
     table = folder.read_table("0.arrow")
     ids, features = read_features(table)
     assert ids == list("abcde")
     assert features.dtype == np.float16 and not features.flags.owndata and not features.flags.writeable
     np.testing.assert_array_equal(features, unit.astype(np.float16))
+    assert read_norms(table).tolist() == [0, 1, 2, 3, 4]
     assert read_pins(table.schema) == pins
     assert table.schema.field("feature").type == pa.list_(pa.float16(), 6)
 
@@ -59,14 +62,14 @@ def test_a_shard_is_read_back_as_a_view_of_the_file(tmp_path):
 def test_int8_rows_are_whole_multiples_of_their_scale_read_as_a_view_of_the_file(tmp_path):
     unit = unit_rows(5, dim=512)
     folder = Folder.at(tmp_path)
-    folder.write_table("0.arrow", feature_table(list("abcde"), unit, {}, "int8"))
+    folder.write_table("0.arrow", feature_table(list("abcde"), unit, np.arange(5.0), {}, "int8"))
     table = folder.read_table("0.arrow")
     ids, features = read_features(table)
     assert ids == list("abcde")
     assert features.dtype == np.int8 and not features.flags.owndata
     assert np.abs(features).max(axis=1).tolist() == [127] * 5
     scale = table["scale"].to_numpy()
-    assert table.column_names == ["id", "scale", "feature"] and scale.dtype == np.float32
+    assert table.column_names == ["id", "norm", "scale", "feature"] and scale.dtype == np.float32
     # Half a step, and what float32 rounds.
     assert np.all(np.abs(features * scale[:, None] - unit) <= 0.5001 * scale[:, None])
     # Attribution needs no scale: it normalises rows itself.
@@ -77,12 +80,14 @@ def test_int8_rows_are_whole_multiples_of_their_scale_read_as_a_view_of_the_file
 def test_a_row_takes_the_bytes_it_is_said_to(storage, entry, tmp_path):
     sizes = {}
     for count in (100, 300):
-        table = feature_table([f"{row:08d}" for row in range(count)], unit_rows(count, dim=1024), {}, storage)
+        table = feature_table(
+            [f"{row:08d}" for row in range(count)], unit_rows(count, dim=1024), np.ones(count), {}, storage
+        )
         Folder.at(tmp_path).write_table(f"{count}.arrow", table)
         sizes[count] = (tmp_path / f"{count}.arrow").stat().st_size
     identifier = 8 + 4
     assert (sizes[300] - sizes[100]) / 200 == pytest.approx(bytes_per_row(1024, storage) + identifier, abs=1)
-    assert bytes_per_row(1024, storage) == 1024 * entry + (4 if storage == "int8" else 0)
+    assert bytes_per_row(1024, storage) == 1024 * entry + 4 + (4 if storage == "int8" else 0)
 
 
 PINS = {
@@ -121,27 +126,27 @@ def test_other_pins_are_refused_and_exactly_what_differs_is_named(changed, messa
 
 def test_the_same_rows_give_the_same_bytes(tmp_path):
     for name, pins in (("a", {"x": 1, "y": 2}), ("b", {"y": 2, "x": 1})):
-        Folder.at(tmp_path).write_table(f"{name}.arrow", feature_table(["r"], unit_rows(1), pins))
+        Folder.at(tmp_path).write_table(f"{name}.arrow", feature_table(["r"], unit_rows(1), np.ones(1), pins))
     assert (tmp_path / "a.arrow").read_bytes() == (tmp_path / "b.arrow").read_bytes()
 
 
 def test_a_table_and_a_slice_of_it_can_be_read():
     unit = unit_rows(5)
-    ids, features = read_features(feature_table(list("abcde"), unit, {}).slice(1, 3))
+    ids, features = read_features(feature_table(list("abcde"), unit, np.arange(5.0), {}).slice(1, 3))
     assert ids == ["b", "c", "d"]
     np.testing.assert_array_equal(features, unit[1:4].astype(np.float16))
 
 
 @pytest.mark.parametrize("storage", ["float16", "int8"])
 def test_a_shard_may_be_empty(storage):
-    ids, features = read_features(feature_table([], np.zeros((0, 6), dtype=np.float32), {}, storage))
+    ids, features = read_features(feature_table([], np.zeros((0, 6), dtype=np.float32), np.zeros(0), {}, storage))
     assert ids == [] and features.shape == (0, 6)
 
 
 @pytest.mark.parametrize(
     ("ids", "unit", "message"),
     [
-        (["a"], unit_rows(2), "1 ids for features"),
+        (["a"], unit_rows(2), "1 ids, 2 norms for features"),
         (["a", "a"], unit_rows(2), "twice"),
         (["a", "b"], unit_rows(2) * 1.1, "row a has length 1.1"),
         (["a"], np.full((1, 6), np.nan), "row a has length nan"),
@@ -149,7 +154,7 @@ def test_a_shard_may_be_empty(storage):
 )
 def test_wrong_rows_are_refused(ids, unit, message):
     with pytest.raises(ValueError, match=message):
-        feature_table(ids, unit, {})
+        feature_table(ids, unit, np.ones(len(unit)), {})
 
 
 @pytest.mark.parametrize("columns", [{"feature": [1.0]}, {"feature": pa.array([[1]], pa.list_(pa.int8(), 1))}])

@@ -13,6 +13,7 @@ def summary():
         "study": "s",
         "model": "m",
         "budget": 0.1,
+        "unit": "rows",
         "baseline": "random",
         "columns": {"base": ["base"], "random": ["random-1", "random-2"], "bids": ["bids"]},
         "heldout_rows": {"a": 40},
@@ -26,6 +27,7 @@ def summary():
             "sources": {"web": {"rows": 10, "tokens": 100}},
         },
         "selections": {"bids": {"rows": 1, "tokens": 7, "sources": {"web": 1}, "tasks": {"web/qa": 1}}},
+        "figures": {},
         "set_aside": {"ab": "zero gradient at epoch-1"},
         "cost": {"features": {"seconds": 2.0, "tokens": 100, "peak_memory_bytes": 2**30}},
         "versions": {"instsel": "0.1.0"},
@@ -59,3 +61,13 @@ def test_a_study_without_heldout_rows_says_so(summary):
 
 def test_a_budget_in_rows_is_written_as_rows(summary):
     assert "budget 25 rows" in study_report({**summary, "budget": 25})
+
+
+def test_what_each_selection_serves_is_told_where_influence_was_read(summary):
+    assert "serves" not in study_report(summary)
+    figure = {"served": {"a": 3}, "influence": {"a": -0.25}, "lowest": -1.0, "highest": 2.5, "redundancy": 0.0625}
+    summary["figures"] = {"influence": "fisher-0.1", "by_selection": {"bids": figure}}
+    report = study_report(summary)
+    assert "| selection | a | worst to best row | redundancy |" in report
+    assert "| bids | 3 (−0.25) | −1.00 to 2.50 | 0.062 |" in report
+    assert "By fisher-0.1." in report

@@ -21,7 +21,7 @@ import yaml
 
 from instsel.attribution import unit_rows
 from instsel.errors import StudyError
-from instsel.gradients.store import feature_table, read_features, read_pins
+from instsel.gradients.store import feature_table, read_features, read_norms, read_pins
 from instsel.progress import Terminal
 from instsel.stages import attribution, features
 from instsel.stages.errors import clear_errors
@@ -245,7 +245,7 @@ def test_attribution_refuses_a_shard_with_one_other_pin_and_names_it(place, name
     folder = Folder.at(tmp_path / "features")
     table = (folder / place).read_table(f"{name}.arrow")
     pins = read_pins(table.schema)
-    other = feature_table(*read_features(table), {**pins, "sketch": {**pins["sketch"], "seed": 7}})
+    other = feature_table(*read_features(table), read_norms(table), {**pins, "sketch": {**pins["sketch"], "seed": 7}})
     (folder / place).write_table(f"{name}.arrow", other)
     made = dataclasses.replace(graph.features, folder=folder)
     stage = dataclasses.replace(graph.attribution, folder=Folder.at(tmp_path / "attribution"))

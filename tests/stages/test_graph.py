@@ -1,5 +1,6 @@
 """Which stages a study has, and which of them a changed key, file or model makes stale."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from instsel.study_file import parse_study
 METHODS = ["random", "less", "bids"]
 TRAINED = {f"{stage}/{name}" for stage in ("finetune", "evaluate") for name in METHODS}
 INFLUENCE = {f"{stage}/{name}" for stage in ("select", "finetune", "evaluate") for name in ("less", "bids")}
-AFTER_FEATURES = {"features", "attribution", "report", *INFLUENCE}
+AFTER_FEATURES = {"features", "attribution/cosine", "report", *INFLUENCE}
 AFTER_SELECT = {"report", *TRAINED, *(f"select/{name}" for name in METHODS)}
 ALL = {"prepare", "warmup", "evaluate/base", *AFTER_FEATURES, *AFTER_SELECT}
 BIDS = {"select/bids", "finetune/bids", "evaluate/bids", "report"}
@@ -77,6 +78,10 @@ def test_a_new_study_has_all_stages_before_it_and_a_finished_one_none(graph: Mak
             {n.replace("bids", "random") for n in BIDS},
         ),
         ({"selection__methods": ["random", "less"]}, {"report"}),
+        ({"selection__unit": "tokens"}, AFTER_SELECT),
+        ({"selection__damping": 0.3}, set()),
+        ({"selection__attribution": "fisher"}, {"attribution/fisher-0.1", "report", *INFLUENCE}),
+        ({"embedding": {"max_length": 8}}, set()),
         ({"finetune__seed": 1}, TRAINED | {"report"}),
         ({"evaluation__token_budget": 256}, {f"evaluate/{name}" for name in ["base", *METHODS]} | {"report"}),
         ({"evaluation__confidence": 0.9}, {"report"}),
@@ -95,6 +100,34 @@ def test_another_method_adds_its_stages_and_leaves_the_others(graph: Make) -> No
     finish(graph())
     raw = {"method": "bids", "name": "raw", "normalize": False}
     assert stale(graph(selection__methods=[*METHODS, raw])) == {"select/raw", "finetune/raw", "evaluate/raw", "report"}
+
+
+def test_only_what_the_methods_read_is_made(graph: Make, tiny_model: Path) -> None:
+    def stages(*methods: Any) -> list[str]:
+        made = graph(selection__methods=list(methods), embedding={"encoder": str(tiny_model)})
+        return [stage.name for stage in made.until("select") if not stage.name.startswith("select/")]
+
+    assert stages("random", "longest", "proportional") == ["prepare"]
+    assert stages("ifd", "perplexity") == ["prepare", "likelihood"]
+    assert stages("smart", "facility_location") == ["prepare", "embed"]
+    assert stages("rds") == ["prepare", "represent"]
+    assert stages("g2is") == ["prepare", "warmup", "features"]
+    gradients = ["prepare", "warmup", "features"]
+    assert stages("less", "bids", "sum") == [*gradients, "attribution/cosine"]
+    damped = {"method": "bids", "attribution": "fisher", "damping": 0.5}
+    means = {"method": "less", "average": "gradients"}
+    assert stages(damped, means) == [*gradients, "attribution/fisher-0.5", "attribution/cosine-subtasks"]
+
+
+def test_another_encoder_redoes_what_reads_its_embeddings(graph: Make, tiny_model: Path, tmp_path: Path) -> None:
+    methods = {"selection__methods": ["random", "smart"]}
+    finish(graph(**methods, embedding={"encoder": str(tiny_model)}))
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    assert stale(graph(**methods, embedding={"encoder": str(other)})) == set()
+    (other / "config.json").write_text("{}")
+    after = {f"{stage}/smart" for stage in ("select", "finetune", "evaluate")}
+    assert stale(graph(**methods, embedding={"encoder": str(other)})) == {"embed", "report", *after}
 
 
 def test_a_changed_file_redoes_everything_and_a_moved_one_nothing(graph: Make, tmp_path: Path) -> None:
@@ -154,13 +187,15 @@ def test_a_missing_file_is_named_by_its_key(changed: dict[str, Any], what: str, 
 
 
 def test_a_run_is_a_method_or_a_seed_of_it(tiny_study: Callable[..., dict[str, Any]]) -> None:
-    methods = [{"method": "random", "seeds": [3, 1]}, {"method": "random", "name": "one", "seeds": [5]}, "bids"]
+    methods = [{"method": "random", "seeds": [3, 1]}, {"method": "random", "name": "one", "seeds": [5]}]
+    methods.append({"method": "bids", "seeds": [0, 7]})
     runs = runs_of(parse_study(tiny_study(selection={"budget": 1, "methods": methods}), "study.yaml"))
-    assert [(name, run.name, run.method.method, run.seed) for name, run in runs.items()] == [
-        ("random-3", "random-3", "random", 3),
-        ("random-1", "random-1", "random", 1),
-        ("one", "one", "random", 5),
-        ("bids", "bids", "bids", 0),
+    assert [(name, run.name, run.selection, run.seed) for name, run in runs.items()] == [
+        ("random-3", "random-3", "random-3", 3),
+        ("random-1", "random-1", "random-1", 1),
+        ("one", "one", "one", 5),
+        ("bids-0", "bids-0", "bids", 0),
+        ("bids-7", "bids-7", "bids", 7),
     ]
 
 

@@ -1,0 +1,185 @@
+"""From a method of the study file to its selector: what it chooses from, and how it says why."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from instsel import methods
+from instsel.choice.gradients import influence_matrix, kernel_matrix
+from instsel.choice.inputs import Inputs
+from instsel.choice.matrices import Matrix
+from instsel.methods import Form
+from instsel.selection import (
+    Selection,
+    bids,
+    g2is,
+    ifd,
+    less,
+    longest,
+    perplexity,
+    random,
+    rds,
+    rules,
+    smart,
+    stratified,
+    submodular,
+)
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """A method over the rows that it can choose from.
+
+    Attributes:
+        ids: the rows.
+        pick: from a budget in rows to a Selection of places in `ids`.
+        why: from such a Selection to a reason a pick.
+    """
+
+    ids: Sequence[str]
+    pick: Callable[[int], Selection]
+    why: Callable[[Selection], list[str]]
+
+
+def chooser(method: methods.AnyMethod, seed: int, form: Form, damping: float, inputs: Inputs) -> Chooser:
+    """Make a method ready to choose.
+
+    Args:
+        method: as the study file has it.
+        seed: of a method that draws.
+        form: of the influence, for a method that names none itself.
+        damping: of fisher, for a method that names none itself.
+        inputs: the study.
+
+    Raises:
+        InputError: the study has no result of the stage that the method reads.
+    """
+    if isinstance(method, methods.G2isMethod):
+        return _walk(method, form, damping, inputs)
+    if isinstance(method, methods.InfluenceMethod):
+        return _by_influence(method, form, damping, inputs)
+    if isinstance(method, methods.RdsMethod):
+        pool, validation = inputs.representations(method.targets)
+        return Chooser(pool.ids, partial(rds.select, pool.values, validation), _examples(pool.columns))
+    if isinstance(method, methods.PerplexityMethod | methods.IfdMethod):
+        return _by_likelihood(method, inputs)
+    if method.reads == "embed":
+        return _by_prompt(method, inputs)
+    return _by_index(method, seed, inputs)
+
+
+def _by_influence(method: methods.InfluenceMethod, form: Form, damping: float, inputs: Inputs) -> Chooser:
+    matrix = of_targets(influence_matrix(inputs, method.influence(form, damping)), method.targets)
+    values, columns = matrix.values, matrix.columns
+    if isinstance(method, methods.LessMethod):
+        subtasks = np.asarray(columns["subtask"].to_pylist())
+        return Chooser(matrix.ids, partial(less.select, values, subtasks=subtasks), _named("subtask", subtasks))
+    if isinstance(method, methods.BidsMethod):
+        return Chooser(matrix.ids, partial(bids.select, values, normalize=method.normalize), _examples(columns))
+    tasks = np.asarray(columns["target"].to_pylist())
+    rule = method.method  # type: ignore[attr-defined]
+    normalize = method.normalize  # type: ignore[attr-defined]
+    pick = partial(rules.select, values, rule=rule, normalize=normalize, tasks=tasks if rule == "task_max" else None)
+    why = {"instance_max": _examples(columns), "task_max": _named("target", tasks), "sum": _always("sum of influences")}
+    return Chooser(matrix.ids, pick, why[rule])
+
+
+def _walk(method: methods.G2isMethod, form: Form, damping: float, inputs: Inputs) -> Chooser:
+    pool, validation = kernel_matrix(inputs, method.influence(form, damping), method.targets)
+    pick = partial(
+        g2is.select,
+        pool.values,
+        validation,
+        delta=method.delta,
+        explained_variance=method.explained_variance,
+        sign=method.sign,
+        neighbors=method.neighbors,
+        fill=method.fill,
+    )
+    return Chooser(pool.ids, pick, lambda found: [f"principal component {number + 1}" for number in _callers(found)])
+
+
+def _by_likelihood(method: methods.PerplexityMethod | methods.IfdMethod, inputs: Inputs) -> Chooser:
+    table = inputs.likelihoods()
+    ids, loss = table["id"].to_pylist(), table["loss"].to_numpy()
+    if isinstance(method, methods.PerplexityMethod):
+        pick = partial(perplexity.select, loss)
+        return Chooser(ids, pick, lambda found: [f"base loss {score:.3f}, in the middle" for score in found.scores])
+    pick = partial(ifd.select, loss, table["loss_alone"].to_numpy())
+    return Chooser(
+        ids, pick, lambda found: [f"loss with the instruction {score:.3f} of without" for score in found.scores]
+    )
+
+
+def _by_prompt(method: methods.BaseMethod, inputs: Inputs) -> Chooser:
+    matrix = inputs.embeddings()
+    if isinstance(method, methods.SmartMethod):
+        groups = np.asarray(groups_of(inputs, method.by, matrix.ids))
+        pick = partial(
+            smart.select,
+            matrix.values,
+            groups,
+            num_tasks=method.num_tasks,
+            lam=method.lam,
+            task_function=method.task_function,
+            instance_function=method.instance_function,
+        )
+        return Chooser(matrix.ids, pick, _named(method.by, groups))
+    if isinstance(method, methods.FacilityLocationMethod):
+        return Chooser(matrix.ids, partial(submodular.facility_location, matrix.values), _always("gain in coverage"))
+    if isinstance(method, methods.GraphCutMethod):
+        pick = partial(submodular.graph_cut, matrix.values, lam=method.lam)
+        return Chooser(matrix.ids, pick, _always("gain in likeness to the pool, less likeness to the choice"))
+    return Chooser(matrix.ids, partial(submodular.log_det, matrix.values), _always("gain in volume"))
+
+
+def _by_index(method: methods.BaseMethod, seed: int, inputs: Inputs) -> Chooser:
+    ids = inputs.index["id"].to_pylist()
+    if isinstance(method, methods.LongestMethod):
+        pick = partial(longest.select, inputs.index["answer_tokens"].to_numpy())
+        return Chooser(ids, pick, lambda found: [f"{score:.0f} answer tokens" for score in found.scores])
+    if isinstance(method, methods.ProportionalMethod | methods.EqualMethod):
+        groups = np.asarray(groups_of(inputs, method.by, ids))
+        pick = partial(stratified.select, groups, shares=method.method, seed=seed)
+        return Chooser(ids, pick, _named(f"uniform draw, seed {seed}, within {method.by}", groups))
+    draw = partial(random.select, len(ids), seed=seed)
+    return Chooser(ids, draw, _always(f"uniform draw, seed {seed}"))
+
+
+def groups_of(inputs: Inputs, by: str, ids: Sequence[str]) -> list[str]:
+    """The source, or source/task, of rows."""
+    index = inputs.index
+    names = index["source"].to_pylist()
+    if by == "task":
+        names = [f"{source}/{task or '-'}" for source, task in zip(names, index["task"].to_pylist(), strict=True)]
+    found = dict(zip(index["id"].to_pylist(), names, strict=True))
+    return [found[row] for row in ids]
+
+
+def of_targets(matrix: Matrix, targets: Sequence[str] | None) -> Matrix:
+    """The columns of some targets; the matrix as it is where all are wanted."""
+    if targets is None:
+        return matrix
+    kept = [place for place, name in enumerate(matrix.columns["target"].to_pylist()) if name in targets]
+    return Matrix(matrix.ids, matrix.values[:, kept], matrix.columns.take(pa.array(kept)))
+
+
+def _callers(selection: Selection) -> np.ndarray:
+    return np.empty(0, dtype=np.int64) if selection.called_by is None else selection.called_by
+
+
+def _examples(columns: pa.Table) -> Callable[[Selection], list[str]]:
+    names = [f"validation example {row['subtask']}:{row['id']}" for row in columns.to_pylist()]
+    return lambda found: [names[caller] for caller in _callers(found)]
+
+
+def _named(what: str, labels: np.ndarray) -> Callable[[Selection], list[str]]:
+    names = [f"{what} {label}" for label in np.unique(labels)]
+    return lambda found: [names[caller] for caller in _callers(found)]
+
+
+def _always(reason: str) -> Callable[[Selection], list[str]]:
+    return lambda found: [reason] * len(found)

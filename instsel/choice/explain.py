@@ -1,0 +1,163 @@
+"""Why a row was chosen or not: its place in every selection, and the validation rows that it helps and hurts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from instsel.choice.anew import SELECTIONS, method_influence, open_study
+from instsel.choice.choosers import chooser
+from instsel.choice.gradients import influence_matrix
+from instsel.choice.inputs import Inputs
+from instsel.choice.rows import TABLE
+from instsel.config import StudyConfig
+from instsel.errors import InputError
+from instsel.methods import AnyMethod, Influence, Method
+from instsel.study import MANIFEST
+
+SHOWN = 5
+# A ranking of a whole pool above this takes longer than one wants to wait.
+RANKED_ROWS = 50_000
+RANKED = {"prepare", "attribution", "likelihood", "represent"}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A row in one selection.
+
+    Attributes:
+        selection: its name.
+        chosen: rows that it has.
+        rank: of the row, from 1; among the whole pool where it was not chosen, None where that is not known.
+        is_chosen: whether the row is in it.
+        score, reason: of the pick, where it was chosen.
+    """
+
+    selection: str
+    chosen: int
+    rank: int | None
+    is_chosen: bool
+    score: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Influence of the row on a validation row, and that in deviations of the pool above the pool's mean."""
+
+    subtask: str
+    example: str
+    prompt: str
+    influence: float
+    standard: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All that is told of a row.
+
+    Attributes:
+        row: of stage *prepare*: id, source, task, messages, tokens, file, line.
+        standings: by selection.
+        way: name of the influence.
+        helped, hurt: validation rows with the highest influence, and with the lowest, most extreme first; None where
+            the study has no gradients or the row has none.
+    """
+
+    row: Mapping[str, Any]
+    standings: list[Standing]
+    way: str | None = None
+    helped: list[Effect] | None = None
+    hurt: list[Effect] | None = None
+
+
+def explain(place: str, row: str) -> Explanation:
+    """Gather what a study's folder says of a row.
+
+    Raises:
+        InputError: there is no such study or row.
+    """
+    study, inputs = open_study(place)
+    ids = inputs.index["id"].to_pylist()
+    if row not in ids:
+        raise InputError(
+            f"{place} has no pool row {row!r}; ids are in select/*/selected.jsonl and prepare/index.parquet"
+        )
+    shard = inputs.index["shard"][ids.index(row)].as_py()
+    table = (inputs.study / "prepare" / "pool").read_table(f"{shard}.parquet")
+    found = next(item for item in table.to_pylist() if item["id"] == row)
+    standings = [_standing(study, inputs, name, method, row) for name, method in _selections(study, inputs).items()]
+    if not inputs.has("features"):
+        return Explanation(found, standings)
+    part = study.selection
+    way = method_influence(part.methods[0], part.attribution, part.damping)
+    ways = [method_influence(method, part.attribution, part.damping) for method in part.methods]
+    way = next((own for own in ways if inputs.has(f"attribution/{own.name}")), way)
+    effects = _effects(inputs, way, row)
+    if effects is None:
+        return Explanation(found, standings)
+    return Explanation(found, standings, way.name, effects[:SHOWN], effects[: -SHOWN - 1 : -1])
+
+
+def _selections(study: StudyConfig, inputs: Inputs) -> dict[str, tuple[AnyMethod, int]]:
+    """Method and seed by folder of every finished selection, those of the study first."""
+    found: dict[str, tuple[AnyMethod, int]] = {}
+    for method in study.selection.methods:
+        for seed in method.seeds if method.draws else [0]:
+            name = f"{method.name}-{seed}" if method.draws and len(method.seeds) > 1 else method.name
+            found[f"select/{name}"] = (method, seed)
+    for name in (inputs.study / SELECTIONS).names():
+        asked = (inputs.study / SELECTIONS / name).read_json(MANIFEST)["selection"]
+        method = TypeAdapter(Method).validate_python(asked["methods"][0])
+        found[f"{SELECTIONS}/{name}"] = (method, method.seeds[0])
+    return {name: what for name, what in found.items() if inputs.has(name)}
+
+
+def _standing(study: StudyConfig, inputs: Inputs, name: str, by: tuple[AnyMethod, int], row: str) -> Standing:
+    picks = (inputs.study / name).read_table(TABLE, ["id", "score", "reason"]).to_pylist()
+    shown = name.partition("/")[2]
+    for rank, pick in enumerate(picks):
+        if pick["id"] == row:
+            return Standing(shown, len(picks), rank + 1, True, pick["score"], pick["reason"])
+    return Standing(shown, len(picks), _rank(study, inputs, by, row), False)
+
+
+def _rank(study: StudyConfig, inputs: Inputs, by: tuple[AnyMethod, int], row: str) -> int | None:
+    """Place of the row if the budget were the whole pool; None where a larger budget would be another choice."""
+    method, seed = by
+    if not method.nested or method.reads not in RANKED or len(inputs.index) > RANKED_ROWS:
+        return None
+    ready = chooser(method, seed, study.selection.attribution, study.selection.damping, inputs)
+    if row not in ready.ids:
+        return None
+    order = ready.pick(len(ready.ids)).indices.tolist()
+    return order.index(ready.ids.index(row)) + 1
+
+
+def _effects(inputs: Inputs, way: Influence, row: str) -> list[Effect] | None:
+    """Influence of the row on every validation row, highest first."""
+    matrix = influence_matrix(inputs, way)
+    if row not in matrix.ids:
+        return None
+    own = matrix.values[matrix.ids.index(row)].astype(np.float64)
+    mean, deviation = matrix.values.mean(axis=0, dtype=np.float64), matrix.values.std(axis=0, dtype=np.float64)
+    standard = (own - mean) / np.where(deviation > 0, deviation, 1.0)
+    columns, prompts = matrix.columns.to_pylist(), _prompts(inputs, matrix.columns["target"].to_pylist())
+    effects = [
+        Effect(column["subtask"], column["id"], prompts[column["id"]], float(value), float(above))
+        for column, value, above in zip(columns, own, standard, strict=True)
+    ]
+    return sorted(effects, key=lambda effect: -effect.influence)
+
+
+def _prompts(inputs: Inputs, targets: list[str]) -> dict[str, str]:
+    """What the last user turn of each validation row says."""
+    prompts = {}
+    for target in dict.fromkeys(targets):
+        table = (inputs.study / "prepare" / "targets" / target).read_table("validation.parquet", ["id", "messages"])
+        for item in table.to_pylist():
+            asked = [message["content"] for message in item["messages"] if message["role"] == "user"]
+            prompts[item["id"]] = asked[-1] if asked else ""
+    return prompts

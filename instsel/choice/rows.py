@@ -1,0 +1,63 @@
+"""A choice as files: a table of the picks, the rows as JSONL, and the examples that a training run reads."""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from instsel.storage import Folder
+
+TABLE = "selected.parquet"
+ROWS = "selected.jsonl"
+TRAINING_SET = "training.arrow"
+
+
+def write_rows(prepared: Folder, out: Folder, picks: pa.Table) -> dict[str, Any]:
+    """Fetch the picked rows from their shards and write them in pick order.
+
+    Args:
+        prepared: folder of stage *prepare*.
+        out: where to write.
+        picks: id, rank, score, reason.
+
+    Returns:
+        Rows and tokens, and how many rows are of each source and task.
+    """
+    index = prepared.read_table("index.parquet", ["id", "shard"])
+    order = {row: rank for rank, row in enumerate(picks["id"].to_pylist())}
+    pairs = zip(index["id"].to_pylist(), index["shard"].to_pylist(), strict=True)
+    picked: list[dict[str, Any]] = [{}] * len(order)
+    for shard in sorted({shard for row, shard in pairs if row in order}):
+        for row in (prepared / "pool").read_table(f"{shard}.parquet").to_pylist():
+            if row["id"] in order:
+                picked[order[row["id"]]] = row
+    table = picks
+    for name in ("source", "task", "tokens", "answer_tokens"):
+        table = table.append_column(name, pa.array([row[name] for row in picked]))
+    with out.writer(ROWS) as stream:
+        for row, item in zip(picked, table.to_pylist(), strict=True):
+            line = {
+                "messages": row["messages"],
+                **{key: item[key] for key in ("id", "source", "task", "score", "reason")},
+            }
+            stream.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
+    training = pa.table(
+        {
+            "id": table["id"],
+            "input_ids": pa.array([row["input_ids"] for row in picked], pa.list_(pa.int32())),
+            "labels": pa.array([row["labels"] for row in picked], pa.list_(pa.int32())),
+        }
+    )
+    out.write_table(TRAINING_SET, training)
+    out.write_table(TABLE, table)
+    return {"rows": len(picked), "tokens": sum(row["tokens"] for row in picked), **_made_of(picked)}
+
+
+def _made_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    sources: dict[str, int] = {}
+    tasks: dict[str, int] = {}
+    for row in rows:
+        sources[row["source"]] = sources.get(row["source"], 0) + 1
+        task = f"{row['source']}/{row['task'] or '-'}"
+        tasks[task] = tasks.get(task, 0) + 1
+    return {"sources": dict(sorted(sources.items())), "tasks": dict(sorted(tasks.items()))}

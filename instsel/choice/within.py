@@ -1,0 +1,59 @@
+"""A choice that keeps within a budget of rows or tokens."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from instsel.choice.budget import Budget
+from instsel.choice.choosers import Chooser
+from instsel.errors import InputError
+from instsel.selection import Selection
+
+
+def choose(chooser: Chooser, budget: Budget, tokens: Sequence[int] | np.ndarray, nested: bool) -> Selection:
+    """Choose within a budget.
+
+    A budget of tokens is kept by the number of rows: the most picks, in pick order, that hold no more tokens.
+
+    Args:
+        chooser: the method.
+        budget: a count of rows or tokens.
+        tokens: of each row in `chooser.ids`.
+        nested: whether the choice of fewer rows is the beginning of that of more; else the number of rows is searched
+            by halving, and the choice may leave some tokens unused.
+
+    Raises:
+        InputError: the budget holds no row.
+    """
+    sizes, room = np.asarray(tokens, dtype=np.int64), int(budget.amount)
+    if budget.unit == "rows":
+        return chooser.pick(room)
+    found = _nested(chooser, room, sizes) if nested else _searched(chooser, room, sizes)
+    if not len(found):
+        raise InputError(f"selection.budget is {room} tokens, and the first row chosen has more; raise it")
+    return found
+
+
+def _nested(chooser: Chooser, room: int, sizes: np.ndarray) -> Selection:
+    rows = min(len(sizes), 1 + int(1.5 * room / max(sizes.mean(), 1)))
+    found = chooser.pick(rows)
+    while sizes[found.indices].sum() <= room and rows < len(sizes):
+        rows = min(len(sizes), 2 * rows)
+        found = chooser.pick(rows)
+    kept = int(np.searchsorted(np.cumsum(sizes[found.indices]), room, side="right"))
+    callers = None if found.called_by is None else found.called_by[:kept]
+    return Selection(found.indices[:kept], found.scores[:kept], callers)
+
+
+def _searched(chooser: Chooser, room: int, sizes: np.ndarray) -> Selection:
+    """The choice of the most rows that fit, where more rows hold more tokens."""
+    low, high = 0, len(sizes)
+    best = chooser.pick(0)
+    while low < high:
+        rows = (low + high + 1) // 2
+        found = chooser.pick(rows)
+        if sizes[found.indices].sum() <= room:
+            low, best = rows, found
+        else:
+            high = rows - 1
+    return best

@@ -1,0 +1,86 @@
+"""Reading a study's gradients back: shards of the pool, and the validation rows that they are scored against."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from instsel.errors import StudyError
+from instsel.gradients.store import read_features, read_norms, read_pins, require_pins
+from instsel.storage import Folder
+
+Pins = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Checkpoint -> kind of rows (pool, validation) -> what their features depend on."""
+
+
+class GradientShards:
+    """The features of a study, by shard; each one is refused that was made from anything else than the pins say."""
+
+    def __init__(self, folder: Folder, pins: Pins) -> None:
+        self.folder, self.pins = folder, pins
+
+    def pool(self, shard: str) -> tuple[list[str], list[np.ndarray]]:
+        """Ids of a shard's rows that have a feature at every checkpoint, and those features, (rows, d) a checkpoint."""
+        found = [read_features(self._table(name, "pool", shard)) for name in self.pins]
+        common = set(found[0][0]).intersection(*(ids for ids, _ in found[1:]))
+        ids = [row for row in found[0][0] if row in common]
+        if all(len(own) == len(ids) for own, _ in found):
+            return ids, [rows for _, rows in found]
+        return ids, [rows[[row in common for row in own]] for own, rows in found]
+
+    def validation(self, columns: pa.Table) -> list[np.ndarray]:
+        """Gradients, not normalised, float32 (m, d) a checkpoint, of the validation rows that `columns` lists."""
+        return [self._validation(checkpoint, columns) for checkpoint in self.pins]
+
+    def _validation(self, checkpoint: str, columns: pa.Table) -> np.ndarray:
+        rows: dict[str, np.ndarray] = {}
+        for target in dict.fromkeys(columns["target"].to_pylist()):
+            table = self._table(checkpoint, "validation", target)
+            ids, features = read_features(table)
+            units = features.astype(np.float32)
+            units *= (read_norms(table) / np.linalg.norm(units, axis=1))[:, None]
+            rows |= dict(zip(ids, units, strict=True))
+        return np.stack([rows[name] for name in columns["id"].to_pylist()])
+
+    def _table(self, checkpoint: str, kind: str, name: str) -> pa.Table:
+        table = (self.folder / checkpoint / kind).read_table(f"{name}.arrow")
+        try:
+            require_pins(read_pins(table.schema), self.pins[checkpoint][kind])
+        except ValueError as error:
+            raise StudyError(
+                f"features/{checkpoint}/{kind}/{name}.arrow is not of this study: {error}; "
+                "delete the study's features folder and run again"
+            ) from error
+        return table
+
+
+def validation_columns(
+    prepared: Folder,
+    subtasks: Mapping[str, str | None],
+    set_aside: Mapping[str, str],
+    targets: Sequence[str] | None = None,
+) -> pa.Table:
+    """The validation rows that have a gradient, one line each: id, target, subtask.
+
+    Args:
+        prepared: folder of stage *prepare*.
+        subtasks: target -> the column that divides it, or None: the target is then its only subtask.
+        set_aside: ids of rows without a usable gradient.
+        targets: those that are wanted; default all.
+
+    Raises:
+        StudyError: a target has no row with a usable gradient.
+    """
+    found: list[dict[str, Any]] = []
+    for name, column in subtasks.items():
+        if targets is not None and name not in targets:
+            continue
+        rows = (prepared / "targets" / name).read_table("validation.parquet", ["id", "task"]).to_pylist()
+        kept = [row for row in rows if row["id"] not in set_aside]
+        if not kept:
+            raise StudyError(f"targets.{name}: no validation row has a usable gradient; lower the warmup learning rate")
+        for row in kept:
+            subtask = f"{name}/{row['task']}" if column and row["task"] else name
+            found.append({"id": row["id"], "target": name, "subtask": subtask})
+    return pa.Table.from_pylist(found)

@@ -1,0 +1,24 @@
+"""What every part of a study file keeps to."""
+
+import re
+
+from pydantic import BaseModel, ConfigDict
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+class Strict(BaseModel):
+    """A part of the study file: unknown keys and wrong types are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def usable_name(name: str) -> str:
+    """Return `name` if it can be the name of a file and of a column.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not NAME.match(name):
+        raise ValueError(f"name {name!r} is not usable; use letters, digits, '.', '_' and '-'")
+    return name
