@@ -1,6 +1,7 @@
 """Argument checks that the mathematics shares: each raises ValueError with the value and what was expected."""
 
 import operator
+from collections.abc import Hashable, Sequence
 from typing import SupportsIndex
 
 import numpy as np
@@ -39,6 +40,42 @@ def attribution_matrix(values: ArrayLike) -> np.ndarray:
             value = array[block][row, column]
             raise ValueError(f"attribution must be finite, got {value} at row {block.start + row}, column {column}")
     return array
+
+
+def not_negative(name: str, values: ArrayLike, *, nan: bool = False) -> np.ndarray:
+    """Return one finite number from 0 a row as float64 (n,); with `nan` a number may be NaN, too.
+
+    Raises:
+        ValueError: another rank or dtype, infinity, NaN that is not allowed, a number below 0 (the first one's row is
+            named).
+    """
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "fiu"):
+        raise ValueError(f"{name} must be one real number a row, got shape {array.shape} of {array.dtype}")
+    wide = array.astype(np.float64)
+    good = (wide >= 0) & (wide < np.inf)
+    bad = np.flatnonzero(~(good | np.isnan(wide)) if nan else ~good)
+    if bad.size:
+        raise ValueError(f"{name} must be finite and not negative, got {array[bad[0]]} at row {bad[0]}")
+    return wide
+
+
+def labels(name: str, values: Sequence[Hashable] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted unique labels, and for each of n labels its position among them, int64 (n,).
+
+    Raises:
+        ValueError: another rank, a label that is NaN, labels that do not sort.
+    """
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have rank 1, got shape {array.shape}")
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise ValueError(f"{name} must be labels, got NaN at position {np.flatnonzero(np.isnan(array))[0]}")
+    try:
+        unique, positions = np.unique(array, return_inverse=True)
+    except TypeError as error:
+        raise ValueError(f"{name} must be labels that sort, got {array.tolist()}") from error
+    return unique, positions
 
 
 def whole_number(name: str, value: object, *, least: int = 0) -> int:

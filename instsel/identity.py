@@ -41,19 +41,31 @@ def digest_in(folder: Folder, name: str) -> str:
     return _digest(folder.filesystem, folder.filesystem.get_file_info(f"{folder.path}/{name}"))
 
 
-def model_identity(name: str, revision: str | None) -> dict[str, Any]:
+def model_identity(name: str, revision: str | None, key: str = "model.name") -> dict[str, Any]:
     """What pins a model: the files of a local folder by content, a hub model by id and revision.
 
     Raises:
-        InputError: a local folder holds no config.json.
+        InputError: a local folder holds no config.json; the message names `key`.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return {"hub": name, "revision": revision}
     if not (folder / "config.json").is_file():
-        raise InputError(f"model.name: {name} is a folder without a config.json; give a Hugging Face model folder")
+        raise InputError(f"{key}: {name} is a folder without a config.json; give a Hugging Face model folder")
     files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_ENDINGS)
     return {path.name: file_identity(str(path))["sha256"] for path in files}
+
+
+def encoder_identity(name: str, revision: str | None) -> dict[str, Any]:
+    """What pins a text encoder: as `model_identity`, and how the modules in its folder are configured.
+
+    Raises:
+        InputError: a local folder holds no config.json.
+    """
+    folder = Path(name).expanduser()
+    modules = sorted(folder.glob("*/config.json")) if folder.is_dir() else []
+    configured = {f"{path.parent.name}/{path.name}": file_identity(str(path))["sha256"] for path in modules}
+    return {**model_identity(name, revision, "embedding.encoder"), **configured}
 
 
 def tokenizer_identity(tokenizer: Any) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """Models and tokenizers by name: the only place that calls transformers and PEFT to load something."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from instsel.config import Lora, Model
+from instsel.config import Embedding, Lora, Model
 from instsel.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -22,7 +23,7 @@ def load_tokenizer(model: Model) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            _place(model), revision=model.revision, trust_remote_code=model.trust_remote_code
+            _place(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise InputError(f"model.name: no tokenizer could be loaded from {model.name}: {_first_line(error)}") from error
@@ -50,7 +51,7 @@ def load_base(model: Model, device_map: str | dict[str, int] | None = None) -> A
     logging.disable_progress_bar()
     try:
         base = AutoModelForCausalLM.from_pretrained(
-            _place(model),
+            _place(model.name),
             revision=model.revision,
             dtype=DTYPES[model.dtype],
             attn_implementation=model.attention,
@@ -84,6 +85,40 @@ def load_on_devices(model: Model) -> nn.Module:
     return base
 
 
+def load_encoder(embedding: Embedding) -> tuple[Any, Any]:
+    """Tokenizer and transformer of a text encoder, frozen, in float32, on the GPU if there is one.
+
+    Code that comes with an encoder is never run.
+
+    Raises:
+        InputError: there is no such model, or it is none that turns one text into token vectors.
+    """
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    place, options = _place(embedding.encoder), {"revision": embedding.revision, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        encoder = AutoModel.from_pretrained(place, dtype=torch.float32, **options)
+    except (ImportError, OSError, ValueError) as error:
+        raise InputError(f"embedding.encoder: {embedding.encoder} could not be loaded: {_first_line(error)}") from error
+    if encoder.config.is_encoder_decoder:
+        raise InputError(f"embedding.encoder: {embedding.encoder} has a decoder too; name a model that only encodes")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return tokenizer, encoder.to(device).requires_grad_(False).eval()
+
+
+def encoder_file(embedding: Embedding, name: str) -> Any:
+    """The content of a JSON file of an encoder's folder, which may be on the hub; None if there is no such file."""
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        _place(embedding.encoder), name, revision=embedding.revision, _raise_exceptions_for_missing_entries=False
+    )
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def attach_lora(base: nn.Module, lora: Lora, seed: int) -> nn.Module:
     """Put fresh LoRA matrices, float32, on a base model; the same seed gives the same matrices.
 
@@ -115,9 +150,9 @@ def attach_adapter(base: nn.Module, folder: str | Path) -> nn.Module:
     return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
 
 
-def _place(model: Model) -> str:
-    folder = Path(model.name).expanduser()
-    return str(folder) if folder.is_dir() else model.name
+def _place(name: str) -> str:
+    folder = Path(name).expanduser()
+    return str(folder) if folder.is_dir() else name
 
 
 def _first_line(error: Exception) -> str:

@@ -35,3 +35,34 @@ def test_what_is_no_whole_number_is_refused(value: object) -> None:
 @pytest.mark.parametrize(("value", "rows", "expected"), [(0, 5, 0), (5, 5, 5), (6, 5, 5), (2, 0, 0)])
 def test_a_budget_buys_at_most_all_rows(value: int, rows: int, expected: int) -> None:
     assert checks.budget(value, rows) == expected
+
+
+def test_numbers_from_zero_become_float64() -> None:
+    values = checks.not_negative("loss", [0, 2, 1])
+    assert (values.dtype, values.tolist()) == (np.dtype(np.float64), [0.0, 2.0, 1.0])
+    assert np.isnan(checks.not_negative("loss", np.array([np.nan], np.float32), nan=True)).all()
+    assert checks.not_negative("loss", []).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("values", "nan", "message"),
+    [
+        ([[1.0]], False, r"shape \(1, 1\)"),
+        (3.0, False, r"shape \(\)"),
+        (["1"], False, "<U1"),
+        ([True], False, "bool"),
+        ([1.0, np.nan], False, "got nan at row 1"),
+        ([1.0, np.nan, -0.5], True, "got -0.5 at row 2"),
+        ([np.inf], True, "got inf at row 0"),
+        ([0, -3], False, "got -3 at row 1"),
+    ],
+)
+def test_what_is_no_list_of_numbers_from_zero_is_refused(values: object, nan: bool, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^loss must be .*{message}"):
+        checks.not_negative("loss", values, nan=nan)
+
+
+def test_labels_are_numbered_in_their_order() -> None:
+    unique, positions = checks.labels("groups", ["b", "a", "b"])
+    assert (unique.tolist(), positions.tolist()) == (["a", "b"], [1, 0, 1])
+    assert [len(part) for part in checks.labels("groups", [])] == [0, 0]

@@ -8,6 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 from instsel.cli import app
+from instsel.storage import Folder
 
 
 @pytest.fixture
@@ -80,3 +81,26 @@ def test_telling_that_nothing_is_to_do_loads_neither_ray_nor_torch(tmp_path, fin
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_selection_is_made_anew_and_told(invoke, finished_study):
+    result = invoke("select", finished_study["out"], "--method", "less", "--budget", "4", "--targets", "sums")
+    assert result.exit_code == 0, result.stderr
+    assert "**less-4-sums**: 4 rows" in result.stdout
+    assert "rows that serve a target most (cosine): " in result.stdout
+
+
+def test_a_selection_of_an_unknown_method_exits_with_2(invoke, finished_study):
+    result = invoke("select", finished_study["out"], "--method", "best", "--budget", "4")
+    assert result.exit_code == 2
+    assert "selection.methods.0" in result.stderr
+
+
+def test_a_row_is_explained(invoke, finished_study):
+    row = Folder.at(finished_study["out"]).read_table("prepare/index.parquet", ["id"])["id"][0].as_py()
+    result = invoke("explain", finished_study["out"], row)
+    assert result.exit_code == 0, result.stderr
+    assert f"**{row}**" in result.stdout and "Helps most" in result.stdout
+    result = invoke("explain", finished_study["out"], "nobody")
+    assert result.exit_code == 2
+    assert "no pool row 'nobody'" in result.stderr

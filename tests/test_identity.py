@@ -11,7 +11,14 @@ import pytest
 
 from instsel import identity
 from instsel.errors import InputError
-from instsel.identity import digest_in, file_identity, fingerprint, model_identity, tokenizer_identity
+from instsel.identity import (
+    digest_in,
+    encoder_identity,
+    file_identity,
+    fingerprint,
+    model_identity,
+    tokenizer_identity,
+)
 from instsel.storage import Folder
 
 
@@ -120,3 +127,19 @@ def test_a_tokenizer_written_in_python_is_told_by_its_vocabulary() -> None:
     ours = tokenizer_identity(ByT5Tokenizer())
     assert ours == tokenizer_identity(ByT5Tokenizer())
     assert ours["tokenizer"] != tokenizer_identity(ByT5Tokenizer(extra_ids=10))["tokenizer"]
+
+
+def test_an_encoder_is_its_files_and_how_its_modules_are_configured(tiny_encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_encoder, folder)
+    before = encoder_identity(str(folder), None)
+    assert before == encoder_identity(str(tiny_encoder), None)
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    after = encoder_identity(str(folder), None)
+    assert {name for name in before if before[name] != after[name]} == {"1_Pooling/config.json"}
+    assert encoder_identity("owner/encoder", "main") == {"hub": "owner/encoder", "revision": "main"}
+
+
+def test_a_folder_that_is_no_encoder_is_refused_by_its_key(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^embedding\.encoder: .* without a config\.json"):
+        encoder_identity(str(tmp_path), None)

@@ -109,9 +109,13 @@ def _by_likelihood(method: methods.PerplexityMethod | methods.IfdMethod, inputs:
         pick = partial(perplexity.select, loss)
         return Chooser(ids, pick, lambda found: [f"base loss {score:.3f}, in the middle" for score in found.scores])
     pick = partial(ifd.select, loss, table["loss_alone"].to_numpy())
-    return Chooser(
-        ids, pick, lambda found: [f"loss with the instruction {score:.3f} of without" for score in found.scores]
-    )
+    return Chooser(ids, pick, lambda found: [_difficulty(score) for score in found.scores])
+
+
+def _difficulty(ratio: float) -> str:
+    if ratio == ifd.NO_RATIO:
+        return "no loss without the instruction to compare with"
+    return f"loss with the instruction {ratio:.3f} of that without"
 
 
 def _by_prompt(method: methods.BaseMethod, inputs: Inputs) -> Chooser:

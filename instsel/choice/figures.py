@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from instsel.attribution import unit_rows
 from instsel.choice.inputs import Inputs
 from instsel.choice.matrices import Matrix
+from instsel.kernel import side_by_side
 from instsel.selection.influence import aid, redundancy, thi
 
 
@@ -65,11 +65,9 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _gradients(inputs: Inputs, chosen: set[str]) -> Iterator[np.ndarray]:
     """Unit rows of the choice, a shard at a time, checkpoints side by side with the root of their weight."""
-    shares = np.sqrt(np.asarray(inputs.weights) / np.sum(inputs.weights))
     shard_of = dict(zip(inputs.index["id"].to_pylist(), inputs.index["shard"].to_pylist(), strict=True))
     for shard in sorted({shard_of[row] for row in chosen}):
         ids, checkpoints = inputs.gradients.pool(shard)
         kept = [number for number, row in enumerate(ids) if row in chosen]
         if kept:
-            parts = [unit_rows(rows[kept]) * share for rows, share in zip(checkpoints, shares, strict=True)]
-            yield np.concatenate(parts, axis=1, dtype=np.float32)
+            yield side_by_side([rows[kept] for rows in checkpoints], inputs.weights)

@@ -8,7 +8,7 @@ import pyarrow as pa
 from instsel.attribution import precondition, score_block, second_moment, unit_rows
 from instsel.choice.inputs import Inputs
 from instsel.choice.matrices import Matrix, stack
-from instsel.kernel import subtask_means, whiten, whitening
+from instsel.kernel import side_by_side, subtask_means, whitening
 from instsel.methods import Influence
 
 
@@ -40,22 +40,14 @@ def kernel_matrix(inputs: Inputs, influence: Influence, targets: Sequence[str] |
     """
     columns = inputs.columns(targets)
     validation = inputs.gradients.validation(columns)
-    factors: list[np.ndarray | None] = [None] * len(validation)
+    factors = None
     if influence.damping is not None:
         factors = [whitening(fisher, influence.damping) for fisher in _fisher_matrices(inputs)]
-    shares = np.sqrt(np.asarray(inputs.weights) / np.sum(inputs.weights))
-
-    def side_by_side(checkpoints: Sequence[np.ndarray]) -> np.ndarray:
-        parts = []
-        for rows, factor, share in zip(checkpoints, factors, shares, strict=True):
-            units = unit_rows(rows)
-            parts.append((units if factor is None else whiten(units, factor)) * np.float32(share))
-        return np.concatenate(parts, axis=1)
-
     ids = [row for shard in inputs.shards for row in inputs.gradients.pool(shard)[0]]
-    blocks = (side_by_side(inputs.gradients.pool(shard)[1]) for shard in inputs.shards)
+    blocks = (side_by_side(inputs.gradients.pool(shard)[1], inputs.weights, factors) for shard in inputs.shards)
     width = sum(rows.shape[1] for rows in validation)
-    return Matrix(ids, stack(blocks, len(ids), width), columns), side_by_side(validation)
+    train = stack(blocks, len(ids), width)
+    return Matrix(ids, train, columns), side_by_side(validation, inputs.weights, factors)
 
 
 def mean_gradients(gradients: list[np.ndarray], columns: pa.Table) -> tuple[list[np.ndarray], pa.Table]:

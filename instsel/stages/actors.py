@@ -13,6 +13,8 @@ from instsel.errors import StudyError
 from instsel.stages.session import Allotment
 from instsel.storage import Folder
 
+EXAMPLE = ("input_ids", "labels")
+
 # Unlike the actors' share, so that Ray Data runs the reading as tasks of its own, ahead of the actors.
 READER_CPUS = 0.1
 # Ray Data starts a worker that died anew, and its item with it, without end.
@@ -20,7 +22,12 @@ MOST_STARTS = 4
 
 
 def through_actors(
-    items: Sequence[dict[str, str]], rows: Folder, actor: Any, arguments: tuple[Any, ...], allot: Allotment
+    items: Sequence[dict[str, str]],
+    rows: Folder,
+    actor: Any,
+    arguments: tuple[Any, ...],
+    allot: Allotment,
+    columns: Sequence[str] = EXAMPLE,
 ) -> Iterator[dict[str, Any]]:
     """Stream items through actors, one item a call, and yield what the actors return as it comes.
 
@@ -29,9 +36,11 @@ def through_actors(
     Args:
         items: what to do; item["rows"] is the table of examples below `rows` that it is about.
         rows: folder of the tables.
-        actor: class whose instances take (item, ids, examples) and return a dict of plain values.
+        actor: class whose instances take (item, ids, examples) and return a dict of plain values; an example has
+            these columns.
         arguments: arguments of the class, after the number of torch threads.
         allot: how many actors there are and what each holds.
+        columns: of the tables, beside the id.
 
     Raises:
         StudyError: one item's worker died `MOST_STARTS` times.
@@ -41,9 +50,10 @@ def through_actors(
     work = [{"item": json.dumps(item)} for item in items]
     starts = _Starts.remote()  # type: ignore[attr-defined]
     reader: Any = _read
+    reading = {"rows": rows, "columns": columns}
     results = (
         ray.data.from_items(work, override_num_blocks=len(work))
-        .map_batches(reader, batch_size=1, batch_format="pyarrow", num_cpus=READER_CPUS, fn_kwargs={"rows": rows})
+        .map_batches(reader, batch_size=1, batch_format="pyarrow", num_cpus=READER_CPUS, fn_kwargs=reading)
         .map_batches(
             _Caller,
             batch_size=1,
@@ -57,9 +67,9 @@ def through_actors(
     yield from results.iter_rows()
 
 
-def _read(batch: pa.Table, *, rows: Folder) -> pa.Table:
+def _read(batch: pa.Table, *, rows: Folder, columns: Sequence[str]) -> pa.Table:
     item = batch["item"][0].as_py()
-    table = rows.read_table(json.loads(item)["rows"], ["id", "input_ids", "labels"])
+    table = rows.read_table(json.loads(item)["rows"], ["id", *columns])
     return pa.table({"item": [item], **{name: pa.array([table[name].to_pylist()]) for name in table.column_names}})
 
 
@@ -96,7 +106,8 @@ class _Caller:
         if self.actor is None:
             # Made here and not before: a worker that dies while it loads the model has begun the item, too.
             self.actor = self.make()
-        pairs = zip(row["input_ids"], row["labels"], strict=True)
-        examples = [{"input_ids": ids, "labels": labels} for ids, labels in pairs]
+        columns = [name for name in row if name not in ("item", "id")]
+        values = zip(*(row[name] for name in columns), strict=True)
+        examples = [dict(zip(columns, example, strict=True)) for example in values]
         result: dict[str, Any] = self.actor(item, row["id"], examples)
         return result

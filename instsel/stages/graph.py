@@ -5,7 +5,7 @@ from typing import Any
 
 from instsel.config import StudyConfig
 from instsel.errors import InputError
-from instsel.identity import file_identity, model_identity
+from instsel.identity import encoder_identity, file_identity, model_identity
 from instsel.inputs import files_identity, pool_files, target_files
 from instsel.methods import AnyMethod, Influence, InfluenceMethod
 from instsel.report.markdown import BASE
@@ -168,7 +168,10 @@ def _embedding(study: StudyConfig) -> dict[str, Any]:
     part = study.embedding
     if not any(method.reads == "embed" for method in study.selection.methods):
         return {}
-    return {"encoder": model_identity(part.encoder, part.revision), **part.model_dump(exclude={"encoder", "revision"})}
+    return {
+        "encoder": encoder_identity(part.encoder, part.revision),
+        **part.model_dump(exclude={"encoder", "revision"}),
+    }
 
 
 def _inputs(study: StudyConfig) -> dict[str, Any]:

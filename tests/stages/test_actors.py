@@ -4,6 +4,7 @@ import os
 import signal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from instsel.errors import StudyError
@@ -18,8 +19,6 @@ ONE = Allotment(actors=1, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0,
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Folder:
-    import pyarrow as pa
-
     folder = Folder.at(tmp_path)
     for name in ("a", "b", "c"):
         table = pa.table({"id": [name], "input_ids": [[1, 2]], "labels": [[-100, 2]], "more": ["x"]})
@@ -42,6 +41,20 @@ def test_every_item_meets_its_rows_once(rows, ray_session):
     results = list(through_actors(items(name="you"), rows, Worker, ("hello",), ONE))
     assert sorted(result["ids"] for result in results) == [["a"], ["b"], ["c"]]
     assert all(result["said"] == "hello you" and result["tokens"] == [1, 2] for result in results)
+
+
+def test_examples_have_the_columns_asked_for(rows, ray_session):
+    class Worker:
+        def __init__(self, threads):
+            pass
+
+        def __call__(self, item, ids, examples):
+            return {"keys": sorted(examples[0]), "more": examples[0]["more"][0]["role"]}
+
+    messages = pa.table({"id": ["a"], "more": [[{"role": "user"}]], "labels": [[1]]})
+    rows.write_table("a.parquet", messages)
+    (result,) = through_actors(items()[:1], rows, Worker, (), ONE, columns=["more"])
+    assert (result["keys"], result["more"]) == (["more"], "user")
 
 
 @pytest.mark.parametrize("where", ["loading", "working"])

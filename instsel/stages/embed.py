@@ -1,0 +1,33 @@
+"""Stage *embed*: a text encoder's embedding of every pool row's prompt, by actors with one encoder each."""
+
+from typing import Any
+
+import torch
+
+from instsel.config import Embedding, StudyConfig
+from instsel.progress import Terminal
+from instsel.representations.encoder import Encoder, prompt_text
+from instsel.stages.extraction import extract, pool_items, write_vectors
+from instsel.stages.memory import peak_memory
+from instsel.stages.session import Allotment
+from instsel.storage import Folder
+from instsel.study import Stage
+
+
+def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, terminal: Terminal) -> None:
+    """Write the shards of embeddings that are missing, then the manifest, which names the rows set aside."""
+    arguments = (study.embedding, stage.folder)
+    extract(stage, pool_items(prepare), prepare, _Embedder, arguments, allot, terminal, columns=["messages"])
+
+
+class _Embedder:
+    """Holds the encoder."""
+
+    def __init__(self, threads: int, embedding: Embedding, out: Folder) -> None:
+        torch.set_num_threads(threads)
+        self.encoder, self.out = Encoder(embedding), out
+
+    def __call__(self, item: dict[str, str], ids: list[str], examples: list[dict[str, Any]]) -> dict[str, Any]:
+        prompts = self.encoder.tokenise([prompt_text(example["messages"]) for example in examples])
+        write_vectors(self.out, item, ids, self.encoder.embed(prompts))
+        return {"tokens": sum(map(len, prompts)), "peak_memory": peak_memory()}

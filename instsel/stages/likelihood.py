@@ -1,0 +1,43 @@
+"""Stage *likelihood*: the base model's loss of every pool row's answers, with the prompt and without it."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from instsel.config import Model, StudyConfig
+from instsel.data.batches import Example
+from instsel.likelihood import answer_likelihoods, answers_alone
+from instsel.model import load_on_devices
+from instsel.progress import Terminal
+from instsel.stages.extraction import NOT_FINITE, extract, pool_items, write_results
+from instsel.stages.memory import peak_memory
+from instsel.stages.session import Allotment
+from instsel.storage import Folder
+from instsel.study import Stage
+
+ENDING = ".parquet"
+
+
+def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, terminal: Terminal) -> None:
+    """Write the shards of losses that are missing, then the manifest, which names the rows set aside."""
+    arguments = (study.model, study.evaluation.token_budget, stage.folder)
+    extract(stage, pool_items(prepare), prepare, _Judge, arguments, allot, terminal, ending=ENDING)
+
+
+class _Judge:
+    """Holds the base model."""
+
+    def __init__(self, threads: int, model: Model, token_budget: int, out: Folder) -> None:
+        torch.set_num_threads(threads)
+        self.model, self.token_budget, self.out = load_on_devices(model), token_budget, out
+
+    def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, Any]:
+        loss, alone = answer_likelihoods(self.model, examples, token_budget=self.token_budget)
+        reasons = [None if finite else NOT_FINITE for finite in np.isfinite(loss) & np.isfinite(alone)]
+        table = pa.table({"loss": loss, "loss_alone": alone})
+        write_results(self.out, item, ids, table, reasons, ENDING)
+        answers = [answer for example in examples for answer in answers_alone(example)]
+        tokens = sum(len(example["input_ids"]) for example in [*examples, *answers])
+        return {"tokens": tokens, "peak_memory": peak_memory()}

@@ -1,0 +1,36 @@
+"""Stage *represent*: the base model's representation of every pool and validation row, for RDS+."""
+
+from typing import Any
+
+import torch
+
+from instsel.config import Model, StudyConfig
+from instsel.data.batches import Example
+from instsel.model import load_on_devices
+from instsel.progress import Terminal
+from instsel.representations.hidden_states import represent
+from instsel.stages.extraction import extract, pool_items, validation_items, write_vectors
+from instsel.stages.memory import peak_memory
+from instsel.stages.session import Allotment
+from instsel.storage import Folder
+from instsel.study import Stage
+
+
+def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, terminal: Terminal) -> None:
+    """Write the shards of representations that are missing, then the manifest, which names the rows set aside."""
+    items = validation_items(prepare) + pool_items(prepare)
+    arguments = (study.model, study.features.token_budget, stage.folder)
+    extract(stage, items, prepare, _Representer, arguments, allot, terminal)
+
+
+class _Representer:
+    """Holds the base model."""
+
+    def __init__(self, threads: int, model: Model, token_budget: int, out: Folder) -> None:
+        torch.set_num_threads(threads)
+        self.model, self.token_budget, self.out = load_on_devices(model), token_budget, out
+
+    def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, Any]:
+        write_vectors(self.out, item, ids, represent(self.model, examples, token_budget=self.token_budget))
+        tokens = sum(len(example["input_ids"]) for example in examples)
+        return {"tokens": tokens, "peak_memory": peak_memory()}

@@ -1,0 +1,63 @@
+"""A small study whose folder has what every method reads."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+METHODS: list[Any] = [
+    {"method": "random", "seeds": [0, 1]},
+    "proportional",
+    {"method": "equal", "by": "task"},
+    "longest",
+    "perplexity",
+    "ifd",
+    "rds",
+    {"method": "less", "seeds": [0, 1]},
+    {"method": "less", "name": "less-means", "average": "gradients"},
+    "bids",
+    {"method": "bids", "name": "bids-fisher", "attribution": "fisher"},
+    {"method": "bids", "name": "bids-sums", "targets": ["sums"]},
+    "instance_max",
+    {"method": "task_max", "normalize": True},
+    "sum",
+    {"method": "g2is", "fill": "similarity"},
+    {"method": "g2is", "name": "g2is-fisher", "attribution": "fisher", "sign": "align"},
+    "smart",
+    "facility_location",
+    "graph_cut",
+    "log_det",
+]
+
+
+@pytest.fixture(scope="session")
+def every_method(
+    tmp_path_factory: pytest.TempPathFactory, finished_study: dict[str, Any], tiny_encoder: Path
+) -> dict[str, Any]:
+    """The keys of a study that went on from the finished one and made a selection with every method."""
+    from instsel.progress import Terminal
+    from instsel.stages.pipeline import run_study
+    from instsel.study_file import parse_study
+
+    out = tmp_path_factory.mktemp("every") / "study"
+    shutil.copytree(finished_study["out"], out)
+    selection = {"budget": 6, "methods": METHODS}
+    raw = {**finished_study, "out": str(out), "selection": selection, "embedding": {"encoder": str(tiny_encoder)}}
+    run_study(parse_study(raw, "test"), Terminal(), "select")
+    return raw
+
+
+@pytest.fixture
+def say() -> Callable[[str], None]:
+    """Takes what is told, and keeps it in its `said`."""
+
+    class Said:
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def __call__(self, text: str) -> None:
+            self.said.append(text)
+
+    return Said()

@@ -1,0 +1,98 @@
+"""A selection made anew from a study's folder is the study's own, or of another budget, method or targets."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from instsel.choice.anew import Wish, select_anew
+from instsel.errors import InputError
+from instsel.storage import Folder
+
+SAME = {
+    "longest": Wish("longest", "6"),
+    "ifd": Wish("ifd", "0.25"),
+    "rds": Wish("rds", "6"),
+    "less": Wish("less", "6"),
+    "less-means": Wish("less", "6", options=["average=gradients"]),
+    "bids": Wish("bids", "6"),
+    "bids-fisher": Wish("bids", "6", attribution="fisher"),
+    "bids-sums": Wish("bids", "6", targets=["sums"]),
+    "g2is": Wish("g2is", "6", options=["fill=similarity"]),
+    "smart": Wish("smart", "6"),
+    "log_det": Wish("log_det", "6"),
+    "random-1": Wish("random", "6", options=["seeds=[1]"]),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_the_same_wish_gives_the_studys_own_selection(name, every_method, say):
+    folder, made = select_anew(every_method["out"], SAME[name], say)
+    own = Folder.at(every_method["out"]) / "select" / name
+    assert (folder.read_table("selected.parquet")).equals(own.read_table("selected.parquet"))
+    assert folder.read("selected.jsonl") == own.read("selected.jsonl")
+    assert made["rows"] == 6 and made["tokens"] == own.read_json("manifest.json")["result"]["tokens"]
+    assert set(made["figures"]["served"]) == {"sums", "cities"}
+
+
+def test_it_needs_none_of_the_users_files(every_method, tmp_path, say):
+    shutil.copytree(every_method["out"], tmp_path / "copy")
+    config = json.loads((tmp_path / "copy/config.json").read_text())
+    config |= {"root": "gone", "model": {"name": "gone"}, "embedding": {"encoder": "gone"}}
+    (tmp_path / "copy/config.json").write_text(json.dumps(config))
+    _, made = select_anew(str(tmp_path / "copy"), Wish("bids", "3"), say)
+    assert made["rows"] == 3
+
+
+def test_a_budget_of_tokens_is_kept(every_method, say):
+    folder, made = select_anew(every_method["out"], Wish("bids", "100", unit="tokens"), say)
+    assert folder.path.endswith("/selections/bids-100tokens")
+    assert 60 < made["tokens"] <= 100
+    assert sum(folder.read_table("selected.parquet", ["tokens"])["tokens"].to_pylist()) == made["tokens"]
+
+
+def test_another_name_keeps_both(every_method, say):
+    first, _ = select_anew(every_method["out"], Wish("sum", "2", name="a"), say)
+    second, _ = select_anew(every_method["out"], Wish("sum", "3", name="b"), say)
+    assert (Path(first.path).name, Path(second.path).name) == ("a", "b")
+    assert first.exists("selected.jsonl") and second.exists("selected.jsonl")
+
+
+def test_what_a_method_warns_of_is_told(every_method, say):
+    select_anew(every_method["out"], Wish("g2is", "24"), say)
+    assert any(line.startswith("g2is-24: ") for line in say.said)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (Wish("g2", "3"), "selection.methods.0: .*'g2is'"),
+        (Wish("bids", "0"), "selection.budget: budget is 0"),
+        (Wish("bids", "many"), "selection.budget: .*not 'many'"),
+        (Wish("bids", "25"), "selection.budget is 25 rows, but the pool has 24 usable ones; lower it"),
+        (Wish("bids", "3", unit="words"), "selection.unit"),
+        (Wish("bids", "3", targets=["law"]), "chooses for 'law'; targets are sums, cities"),
+        (Wish("longest", "3", targets=["sums"]), "selection.methods.0.targets: unknown key"),
+        (Wish("bids", "3", options=["lam=2"]), "selection.methods.0.lam: unknown key"),
+        (Wish("bids", "3", options=["lam"]), "write it as key=value"),
+        (Wish("bids", "3", attribution="dot"), "selection.methods.0.attribution"),
+        (Wish("bids", "3", name="a/b"), "--name: name 'a/b' is not usable"),
+    ],
+)
+def test_a_wrong_wish_is_refused_by_its_key(wish, message, every_method, say):
+    with pytest.raises(InputError, match=message):
+        select_anew(every_method["out"], wish, say)
+
+
+def test_a_study_without_what_the_method_reads_says_so(finished_study, say):
+    with pytest.raises(InputError, match="no finished stage 'embed'; run the study with a method that reads it"):
+        select_anew(finished_study["out"], Wish("smart", "3"), say)
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path, say):
+    with pytest.raises(InputError, match="is no study folder; give the `out` of a study that has run"):
+        select_anew(str(tmp_path), Wish("bids", "3"), say)
+    (tmp_path / "study.json").write_text('{"name": "x"}')
+    with pytest.raises(InputError, match="has no config.json; run the study again with this version"):
+        select_anew(str(tmp_path), Wish("bids", "3"), say)

@@ -1,0 +1,131 @@
+"""Every method of a study file makes its selection from what the stages left, with a reason for each pick."""
+
+import numpy as np
+import pytest
+
+from instsel.attribution import attribute
+from instsel.choice.gradients import influence_matrix, kernel_matrix
+from instsel.choice.inputs import Inputs
+from instsel.errors import InputError
+from instsel.kernel import subtask_means
+from instsel.methods import Influence
+from instsel.stages.graph import build_graph
+from instsel.storage import Folder
+from instsel.study_file import parse_study
+
+REASONS = {
+    "random-1": "uniform draw, seed 1",
+    "proportional": "uniform draw, seed 0, within source ",
+    "equal": "uniform draw, seed 0, within task ",
+    "longest": " answer tokens",
+    "perplexity": "base loss ",
+    "ifd": "the instruction ",
+    "rds": "validation example ",
+    "less": "subtask ",
+    "less-means": "subtask ",
+    "bids": "validation example ",
+    "bids-fisher": "validation example ",
+    "bids-sums": "validation example sums:",
+    "instance_max": "validation example ",
+    "task_max": "target ",
+    "sum": "sum of influences",
+    "g2is": "principal component ",
+    "g2is-fisher": "principal component ",
+    "smart": "source ",
+    "facility_location": "gain in coverage",
+    "graph_cut": "gain in likeness",
+    "log_det": "gain in volume",
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(every_method):
+    return Inputs(Folder.at(every_method["out"]))
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_every_method_makes_its_selection_and_says_why(name, every_method, inputs):
+    table = (inputs.study / "select" / name).read_table("selected.parquet")
+    # A walk may find no row that conflicts with none.
+    assert table.num_rows == 6 or (name == "g2is-fisher" and 0 < table.num_rows < 6)
+    assert len(set(table["id"].to_pylist())) == table.num_rows
+    assert set(table["id"].to_pylist()) <= set(inputs.index["id"].to_pylist())
+    assert all(REASONS[name] in reason for reason in table["reason"].to_pylist())
+    assert np.isfinite(table["score"].to_numpy()).all()
+
+
+def test_runs_of_several_training_seeds_share_their_selection(every_method):
+    graph = build_graph(parse_study(every_method, "test"), Folder.at(every_method["out"]))
+    assert [run.selection for name, run in graph.runs.items() if name.startswith("less-") and run.method.name == "less"]
+    assert (graph.runs["less-0"].selection, graph.runs["less-1"].selection) == ("less", "less")
+    assert graph.finetune["less-0"].config["finetune"]["seed"] == 0
+    assert graph.finetune["less-1"].config["finetune"]["seed"] == 1
+    assert not Folder.at(every_method["out"]).exists("select/less-0")
+
+
+def gradients(inputs):
+    columns = inputs.columns()
+    shards = [inputs.gradients.pool(shard) for shard in inputs.shards]
+    pool = [np.concatenate([features[c] for _, features in shards]) for c in range(len(inputs.weights))]
+    return [row for ids, _ in shards for row in ids], pool, inputs.gradients.validation(columns), columns
+
+
+@pytest.mark.parametrize("damping", [None, 0.1])
+def test_the_stages_influence_is_that_of_the_formula_and_directions_keep_their_order_in_the_file(damping, inputs):
+    """safetensors once wrote the memory of a transposed array, so fisher's directions were read back mixed."""
+    ids, pool, validation, columns = gradients(inputs)
+    stored = inputs.influence(Influence("cosine" if damping is None else "fisher", damping))
+    expected = attribute(pool, validation, inputs.weights, damping=damping)
+    order = [columns["id"].to_pylist().index(name) for name in stored.columns["id"].to_pylist()]
+    assert stored.ids == ids and not stored.values.flags.writeable
+    np.testing.assert_allclose(stored.values, expected[:, order], atol=1e-4 * np.abs(expected).max())
+
+
+def test_influence_on_the_mean_gradient_has_a_column_a_subtask(inputs):
+    _, pool, validation, columns = gradients(inputs)
+    stored = inputs.influence(Influence("cosine", None, "gradients"))
+    means = [subtask_means(rows, columns["subtask"].to_pylist())[0] for rows in validation]
+    assert stored.columns["subtask"].to_pylist() == ["cities", "sums"]
+    np.testing.assert_allclose(stored.values, attribute(pool, means, inputs.weights), atol=1e-5)
+
+
+@pytest.mark.parametrize("influence", [Influence("fisher", 0.7), Influence("cosine", None, "gradients")])
+def test_influence_that_no_stage_made_is_worked_out_from_the_gradients(influence, inputs, monkeypatch):
+    _, pool, validation, columns = gradients(inputs)
+    monkeypatch.setattr(Inputs, "influence", lambda self, influence: None)
+    found = influence_matrix(inputs, influence)
+    if influence.average == "gradients":
+        validation = [subtask_means(rows, columns["subtask"].to_pylist())[0] for rows in validation]
+    expected = attribute(pool, validation, inputs.weights, damping=influence.damping)
+    np.testing.assert_allclose(found.values, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("damping", [None, 0.1])
+def test_the_walks_features_have_the_influence_as_inner_products(damping, inputs):
+    ids, pool, validation, columns = gradients(inputs)
+    train, directions = kernel_matrix(inputs, Influence("fisher" if damping else "cosine", damping), ["cities"])
+    kept = [place for place, target in enumerate(columns["target"].to_pylist()) if target == "cities"]
+    expected = attribute(pool, validation, inputs.weights, damping=damping)[:, kept]
+    assert train.ids == ids and train.columns["target"].to_pylist() == ["cities"] * len(kept)
+    np.testing.assert_allclose(train.values @ directions.T, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_gradients_come_back_with_the_length_they_had(inputs):
+    """Means of gradients need it; the rows themselves are kept at length one."""
+    _, _, validation, columns = gradients(inputs)
+    lengths = np.linalg.norm(validation[0], axis=1)
+    norms = {}
+    for target in ("sums", "cities"):
+        table = (inputs.study / "features/epoch-1/validation").read_table(f"{target}.arrow")
+        norms |= dict(zip(table["id"].to_pylist(), table["norm"].to_pylist(), strict=True))
+    np.testing.assert_allclose(lengths, [norms[name] for name in columns["id"].to_pylist()], rtol=1e-5)
+    assert lengths.std() > 0.01 * lengths.mean()
+
+
+def test_a_stage_that_is_missing_or_of_another_pool_is_told(inputs, tmp_path):
+    with pytest.raises(InputError, match="has no finished stage 'embed'; run the study with a method that reads it"):
+        Inputs(Folder.at(tmp_path)).embeddings()
+    (Folder.at(tmp_path) / "prepare").write_json("manifest.json", {"fingerprint": "new", "parents": {}})
+    (Folder.at(tmp_path) / "embed").write_json("manifest.json", {"fingerprint": "e", "parents": {"prepare": "old"}})
+    with pytest.raises(InputError, match="embed is not of the prepare that is there now; run the study again"):
+        Inputs(Folder.at(tmp_path)).embeddings()

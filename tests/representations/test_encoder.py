@@ -1,0 +1,90 @@
+"""Prompts and their embeddings, against one text at a time through transformers."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from instsel.config import Embedding
+from instsel.errors import InputError
+from instsel.representations.encoder import Encoder, prompt_text
+
+TEXTS = ["A basket of pears", "", "a train to Oslo, " * 3, "figs", "a basket of limes and a train to Rome"]
+
+
+def plain(folder: Path, texts: Sequence[str], pooling: str, max_length: int) -> np.ndarray:
+    from transformers import AutoTokenizer, BertModel
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), BertModel.from_pretrained(folder)
+    vectors = []
+    for text in texts:
+        encoded = tokenizer(text, truncation=True, max_length=max_length, return_tensors="pt")
+        with torch.no_grad():
+            states = model(**encoded).last_hidden_state[0]
+        vectors.append({"mean": states.mean(dim=0), "cls": states[0], "last": states[-1]}[pooling].numpy())
+    return np.stack(vectors)
+
+
+def embed(folder: Path, texts: Sequence[str], **keys: object) -> np.ndarray:
+    settings = {"encoder": str(folder), "max_length": 20, "token_budget": 48, **keys}
+    encoder = Encoder(Embedding.model_validate(settings))
+    return encoder.embed(encoder.tokenise(texts))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+def test_batches_change_nothing_beyond_rounding(tiny_encoder: Path, pooling: str) -> None:
+    vectors = embed(tiny_encoder, TEXTS, pooling=pooling)
+    assert (vectors.dtype, vectors.shape) == (np.float32, (5, 32))
+    np.testing.assert_allclose(vectors, plain(tiny_encoder, TEXTS, pooling, 20), atol=2e-6)
+
+
+def test_auto_takes_what_the_folder_says(tiny_encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_encoder, folder)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_lasttoken": True}))
+    np.testing.assert_array_equal(embed(folder, TEXTS), embed(tiny_encoder, TEXTS, pooling="last"))
+    (folder / "modules.json").unlink()
+    np.testing.assert_array_equal(embed(folder, TEXTS), embed(tiny_encoder, TEXTS, pooling="mean"))
+
+
+def test_what_is_beyond_the_longest_prompt_is_cut_from_its_end(tiny_encoder: Path) -> None:
+    encoder = Encoder(Embedding(encoder=str(tiny_encoder), max_length=6))
+    (cut,), (whole,) = encoder.tokenise([TEXTS[2]]), encoder.tokenizer([TEXTS[2]])["input_ids"]
+    assert len(whole) > 6
+    assert cut == [*whole[:5], whole[-1]]
+
+
+def test_a_text_without_tokens_becomes_zeros(tiny_encoder: Path) -> None:
+    encoder = Encoder(Embedding(encoder=str(tiny_encoder), max_length=6))
+    vectors = encoder.embed([[], [2, 3]])
+    assert not vectors[0].any() and vectors[1].any()
+
+
+def test_more_tokens_than_the_encoder_takes_are_refused(tiny_encoder: Path) -> None:
+    with pytest.raises(InputError, match=r"embedding\.max_length is 65, but .* takes 64 tokens; lower it"):
+        Encoder(Embedding(encoder=str(tiny_encoder), max_length=65))
+
+
+def test_an_encoder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"embedding\.encoder: .*nowhere could not be loaded"):
+        Encoder(Embedding(encoder=str(tmp_path / "nowhere")))
+
+
+def test_a_model_with_a_decoder_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    from transformers import T5Config, T5Model
+
+    shutil.copytree(tiny_encoder, tmp_path, dirs_exist_ok=True)
+    T5Model(T5Config(vocab_size=200, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="has a decoder too"):
+        Encoder(Embedding(encoder=str(tmp_path)))
+
+
+def test_the_prompt_is_all_that_comes_before_the_last_answer() -> None:
+    turns = [("system", "Be brief."), ("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")]
+    messages = [{"role": role, "content": content} for role, content in [*turns, ("user", "Thanks")]]
+    assert prompt_text(messages) == "Be brief.\nOne?\n1\nTwo?"
+    assert prompt_text(messages[2:3]) == ""

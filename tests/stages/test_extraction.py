@@ -1,0 +1,86 @@
+"""What the stages of one pass over the rows share: which rows are set aside, and when a stage has nothing left."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from instsel.errors import StudyError
+from instsel.progress import Terminal
+from instsel.stages.extraction import NOT_FINITE, ZERO, extract, pool_items, validation_items, write_vectors
+from instsel.storage import Folder
+from instsel.study import Stage
+
+
+@pytest.fixture
+def prepare(tmp_path: Path) -> Stage:
+    stage = Stage(Folder.at(tmp_path) / "prepare", "prepare", {})
+    stage.begin()
+    for name in ("pool/a", "pool/b", "targets/t/validation"):
+        folder, _, last = name.rpartition("/")
+        ids = [f"{last}{number}" for number in range(3)]
+        (stage.folder / folder).write_table(f"{last}.parquet", pa.table({"id": ids, "value": [1.0, 2.0, 3.0]}))
+    stage.commit({"pool": {"rows": 6, "shards": ["a", "b"]}, "targets": {"t": {}}})
+    return stage
+
+
+class Doubler:
+    """Makes vectors of a row's value and of a factor, which may be NaN or 0."""
+
+    def __init__(self, threads: int, out: Folder, factors: dict[str, float]) -> None:
+        self.out, self.factors = out, factors
+
+    def __call__(self, item: dict[str, str], ids: list[str], examples: list[dict[str, Any]]) -> dict[str, Any]:
+        factors = [self.factors.get(row, 1.0) for row in ids]
+        rows = [[example["value"] * factor, factor] for example, factor in zip(examples, factors, strict=True)]
+        write_vectors(self.out, item, ids, np.array(rows, dtype=np.float32))
+        return {"tokens": len(ids), "peak_memory": 7 if item["name"] == "a" else 5}
+
+
+def run(prepare: Stage, allot: Any, factors: dict[str, float]) -> Stage:
+    folder = Folder(prepare.folder.filesystem, prepare.folder.path.replace("prepare", "made"))
+    stage = Stage(folder, "made", {}, [prepare])
+    items = pool_items(prepare) + validation_items(prepare)
+    extract(stage, items, prepare, Doubler, (stage.folder, factors), allot, Terminal(), columns=["value"])
+    return stage
+
+
+def test_rows_without_a_direction_are_set_aside_with_their_reason(prepare, allot, in_this_process, capsys):
+    stage = run(prepare, allot, {"a1": np.nan, "b0": 0.0, "b2": np.inf, "validation2": -np.inf})
+    reasons = {"a1": NOT_FINITE, "b0": ZERO, "b2": NOT_FINITE, "validation2": NOT_FINITE}
+    manifest = stage.manifest()
+    assert manifest["result"]["set_aside"] == reasons
+    assert (manifest["cost"]["tokens"], manifest["cost"]["peak_memory_bytes"]) == (9, 7)
+    assert "set aside 3 rows with NaN or infinity, 1 rows with zero vector" in capsys.readouterr().out
+    tables = {name: stage.folder.read_table(f"{name}.arrow") for name in ("pool/a", "pool/b", "validation/t")}
+    assert {name: table["id"].to_pylist() for name, table in tables.items()} == {
+        "pool/a": ["a0", "a2"],
+        "pool/b": ["b1"],
+        "validation/t": ["validation0", "validation1"],
+    }
+    assert tables["pool/a"]["embedding"].to_pylist() == [[1.0, 1.0], [3.0, 1.0]]
+    assert tables["pool/a"].schema.field("embedding").type == pa.list_(pa.float32(), 2)
+
+
+def test_large_vectors_have_a_direction(prepare, allot, in_this_process):
+    stage = run(prepare, allot, {"a0": 3e38})
+    assert stage.folder.read_table("pool/a.arrow")["id"].to_pylist() == ["a0", "a1", "a2"]
+
+
+def test_an_interrupted_stage_makes_only_what_is_missing(prepare, allot, in_this_process, capsys):
+    stage = run(prepare, allot, {"a1": 0.0})
+    (Path(stage.folder.path) / "manifest.json").unlink()
+    (Path(stage.folder.path) / "pool" / "b.arrow").unlink()
+    in_this_process.clear()
+    again = run(prepare, allot, {"a1": 0.0})
+    assert in_this_process == ["pool/b.parquet"]
+    assert "2 of 3 shards were there already" in capsys.readouterr().out
+    assert again.manifest()["result"]["set_aside"] == {"a1": ZERO}
+
+
+def test_a_pool_without_any_usable_row_ends_the_study(prepare, allot, in_this_process):
+    factors = dict.fromkeys(["a0", "a1", "a2", "b0", "b1", "b2"], np.nan)
+    with pytest.raises(StudyError, match="made: no row of the pool has a usable result, 6 rows with NaN or infinity"):
+        run(prepare, allot, factors)
