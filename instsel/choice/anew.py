@@ -73,7 +73,7 @@ def select_anew(place: str, wish: Wish, say: Callable[[str], None]) -> tuple[Fol
     if inputs.has("features"):
         way = method_influence(method, part.attribution, part.damping)
         found = figures({method.name: picks["id"].to_pylist()}, influence_matrix(inputs, way), inputs)
-        result |= {"influence": way.name, "figures": asdict(found[method.name])}
+        result |= {"influence": way.name, "figures": asdict(found[method.name])} if found else {}
     out.write_json(MANIFEST, {"selection": part.model_dump(), "result": result})
     return out, {"name": method.name, **result}
 

@@ -34,7 +34,7 @@ def figures(choices: Mapping[str, Sequence[str]], matrix: Matrix, inputs: Inputs
     """Figures of some choices, all by the same influence.
 
     Args:
-        choices: name -> ids of the rows, those without a gradient are left out.
+        choices: name -> ids of the rows; rows without a gradient are left out, and choices of such rows alone.
         matrix: influence of the pool on validation rows.
         inputs: the study, for its gradients.
     """
@@ -44,6 +44,8 @@ def figures(choices: Mapping[str, Sequence[str]], matrix: Matrix, inputs: Inputs
     found = {}
     for name, ids in choices.items():
         rows = np.array([place[row] for row in ids if row in place], dtype=np.int64)
+        if not rows.size:
+            continue
         standard = (aid(matrix.values, rows) - mean) / deviation
         labels = np.unique(tasks)
         served = thi(matrix.values, rows, tasks)

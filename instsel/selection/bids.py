@@ -6,15 +6,13 @@ column and c the mean of z over the rows taken. The two maxima can change places
 ranked once a step costs O(m) in place of O(n m), and nothing is approximated.
 """
 
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from instsel import checks
-from instsel.blocks import row_blocks
 from instsel.selection.result import Selection
+from instsel.selection.standardise import column_blocks, column_moments
 
 
 def select(attribution: np.ndarray, budget: int, *, normalize: bool = True) -> Selection:
@@ -41,7 +39,7 @@ def select(attribution: np.ndarray, budget: int, *, normalize: bool = True) -> S
     count = checks.budget(budget, len(matrix))
     if count == 0:
         return Selection(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
-    standard = _standardise(matrix) if normalize and len(matrix) > 1 else _Standard.identity(matrix)
+    standard = _Standard.of(matrix) if normalize and len(matrix) > 1 else _Standard.identity(matrix)
     return _walk(standard, _rank(standard, count), count)
 
 
@@ -53,6 +51,10 @@ class _Standard:
     columns: np.ndarray  # int64 (m,), those kept
     mean: np.ndarray  # float64 (m,)
     deviation: np.ndarray  # float64 (m,)
+
+    @classmethod
+    def of(cls, matrix: np.ndarray) -> "_Standard":
+        return cls(matrix, *column_moments(matrix, "bids"))
 
     @classmethod
     def identity(cls, matrix: np.ndarray) -> "_Standard":
@@ -80,36 +82,12 @@ class _Ranking:
     values: np.ndarray  # float64 (m, depth)
 
 
-def _column_blocks(matrix: np.ndarray, columns: int) -> Iterator[slice]:
-    return row_blocks(columns, len(matrix) * np.dtype(np.float64).itemsize, block_bytes=2**27)
-
-
-def _standardise(matrix: np.ndarray) -> _Standard:
-    """Take means and deviations, and drop the columns that have no deviation to divide by."""
-    columns = matrix.shape[1]
-    mean, deviation = np.empty(columns), np.empty(columns)
-    for block in _column_blocks(matrix, columns):
-        values = matrix[:, block].astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean[block] = values.mean(axis=0)
-            deviation[block] = values.std(axis=0)
-        # Rounding of the mean can leave a constant column with a tiny deviation.
-        deviation[block][values.max(axis=0) == values.min(axis=0)] = 0
-    usable = np.isfinite(deviation) & (deviation > 0)
-    kept, dropped = np.flatnonzero(usable), np.flatnonzero(~usable)
-    if kept.size == 0:
-        raise ValueError(f"attribution must have a column that varies over the rows, got {columns} without deviation")
-    if dropped.size:
-        warnings.warn(f"bids drops the attribution columns without deviation: {dropped.tolist()}", stacklevel=3)
-    return _Standard(matrix, kept, mean[kept], deviation[kept])
-
-
 def _rank(standard: _Standard, depth: int) -> _Ranking:
     """Rank the columns as deep as the walk can go: after t picks at most t of a column's best rows are taken."""
     rows = len(standard.matrix)
     columns = len(standard.columns)
     ranking = _Ranking(np.empty((columns, depth), dtype=np.int32), np.empty((columns, depth)))
-    for block in _column_blocks(standard.matrix, columns):
+    for block in column_blocks(standard.matrix, columns):
         for column, values in enumerate(np.ascontiguousarray(standard.part(block).T), start=block.start):
             least = np.partition(values, rows - depth)[rows - depth]
             best = np.flatnonzero(values >= least)

@@ -7,6 +7,7 @@ import numpy as np
 from instsel import checks
 from instsel.blocks import row_blocks
 from instsel.selection.result import Selection
+from instsel.selection.tasks import members
 
 
 def select(attribution: np.ndarray, budget: int, *, subtasks: Sequence[Hashable] | np.ndarray) -> Selection:
@@ -29,27 +30,13 @@ def select(attribution: np.ndarray, budget: int, *, subtasks: Sequence[Hashable]
     """
     matrix = checks.attribution_matrix(attribution)
     count = checks.budget(budget, len(matrix))
-    members = _members(subtasks, matrix.shape[1])
+    groups = members("subtasks", subtasks, matrix.shape[1])
     scores = np.empty(len(matrix))
     winners = np.empty(len(matrix), dtype=np.int64)
     for block in row_blocks(len(matrix), matrix.shape[1] * np.dtype(np.float64).itemsize):
         values = matrix[block].astype(np.float64)
-        means = np.stack([values[:, columns].mean(axis=1) for columns in members], axis=1)
+        means = np.stack([values[:, columns].mean(axis=1) for columns in groups], axis=1)
         winners[block] = means.argmax(axis=1)
         scores[block] = means.max(axis=1)
     order = np.argsort(-scores, kind="stable")[:count]
     return Selection(order, scores[order], winners[order])
-
-
-def _members(subtasks: Sequence[Hashable] | np.ndarray, columns: int) -> list[np.ndarray]:
-    """Return the columns of each subtask, subtasks in sorted order."""
-    labels = np.asarray(subtasks)
-    if labels.shape != (columns,):
-        raise ValueError(f"subtasks must have one label for each of {columns} columns, got shape {labels.shape}")
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise ValueError(f"subtasks must be labels, got NaN at column {np.flatnonzero(np.isnan(labels))[0]}")
-    try:
-        unique, positions = np.unique(labels, return_inverse=True)
-    except TypeError as error:
-        raise ValueError(f"subtasks must be labels that sort, got {labels.tolist()}") from error
-    return [np.flatnonzero(positions == position) for position in range(len(unique))]

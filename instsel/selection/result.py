@@ -12,10 +12,11 @@ class Selection:
     Attributes:
         indices: int64 (k,), row numbers in pick order, each at most once.
         scores: float64 (k,), the value each pick had when it was picked.
-        called_by: int64 (k,) or None: what called for each pick. bids: the validation example (column of the
-            attribution as it was given, whether or not columns were dropped) with the largest standardised shortfall
-            at that pick. less: the position of the winning subtask among the sorted unique subtasks. None where
-            nothing in particular calls for a row.
+        called_by: int64 (k,) or None: what called for each pick. bids, instance_max: the validation example (column of
+            the attribution as it was given, whether or not columns were dropped) whose need the pick met. rds: the
+            validation row whose turn it was. less, task_max, smart and the stratified draws: the position of the
+            subtask, task or group among the sorted unique labels. g2is: the component, 0 has the largest variance.
+            None where nothing in particular calls for a row.
 
     Raises:
         ValueError: an array of the wrong rank, length or dtype, a negative or repeated index, a score that is not

@@ -1,0 +1,25 @@
+"""Longest answers first, a baseline that is hard to beat (Long Is More for Alignment, arXiv 2402.04833)."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from instsel import checks
+from instsel.selection.result import Selection
+
+
+def select(tokens: ArrayLike, budget: int) -> Selection:
+    """Pick the rows with the most answer tokens.
+
+    Args:
+        tokens: (n,) answer tokens of every row.
+        budget: rows wanted; above n gives all n.
+
+    Returns:
+        Selection by falling number of tokens, which is the score; ties go to the lowest row; no `called_by`.
+
+    Raises:
+        ValueError: wrong rank or dtype, NaN or infinity, a negative number of tokens or budget.
+    """
+    lengths = checks.not_negative("tokens", tokens)
+    order = np.argsort(-lengths, kind="stable")[: checks.budget(budget, len(lengths))]
+    return Selection(order, lengths[order])

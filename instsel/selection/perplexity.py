@@ -1,0 +1,33 @@
+"""The middle by perplexity (When Less is More: Investigating Data Pruning, arXiv 2309.04564, Section 3)."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from instsel import checks
+from instsel.selection.result import Selection
+
+
+def select(loss: ArrayLike, budget: int) -> Selection:
+    """Pick the rows around the median: neither those the model knows already nor those it cannot make sense of.
+
+    Perplexity is exp(loss), so both put the rows in one order. Rows are picked from the median of that order outward,
+    so that a smaller budget gives the beginning of a larger one's picks.
+
+    Args:
+        loss: (n,) mean cross-entropy of every row, nats.
+        budget: rows wanted; above n gives all n.
+
+    Returns:
+        Selection by rising distance from the middle of the order by loss (ties of it by row); of two rows at the same
+        distance, one on either side, the lowest row comes first. Scores are losses; no `called_by`.
+
+    Raises:
+        ValueError: wrong rank or dtype, NaN or infinity, a negative loss or budget.
+    """
+    losses = checks.not_negative("loss", loss)
+    rows = len(losses)
+    distances = np.empty(rows, dtype=np.int64)
+    # Twice the distance, as the middle of an even number of rows lies between two.
+    distances[np.argsort(losses, kind="stable")] = np.abs(2 * np.arange(rows) - (rows - 1))
+    order = np.argsort(distances, kind="stable")[: checks.budget(budget, rows)]
+    return Selection(order, losses[order])

@@ -1,0 +1,98 @@
+"""The rules that BIDS is compared with: one score a row, and the rows that score highest (arXiv 2501.12147, Section 5).
+
+With `normalize`, instance_max is the paper's ablation "Normalised".
+"""
+
+import warnings
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from instsel import checks
+from instsel.blocks import row_blocks
+from instsel.selection.result import Selection
+from instsel.selection.standardise import column_moments
+from instsel.selection.tasks import members
+
+RULES = ("instance_max", "task_max", "sum")
+
+
+def select(
+    attribution: np.ndarray, budget: int,
+    *, rule: str, normalize: bool = False, tasks: Sequence[Hashable] | np.ndarray | None = None,
+    task_function: Literal["sum", "mean"] = "sum",
+) -> Selection:  # fmt: skip
+    """Pick the rows of the highest score.
+
+    instance_max: the largest entry of the row. task_max: the largest sum over the columns of a task, as the paper's
+    formula has it; its text says mean. sum: the sum of the row.
+
+    Args:
+        attribution: (n, m), any real dtype; read in blocks, so that it may be memory-mapped.
+        budget: rows wanted; above n gives all n.
+        rule: one of `RULES`.
+        normalize: standardise the columns first (population deviation); columns without deviation are dropped with a
+            warning. A pool of one row is taken as it is.
+        tasks: (m,) one label a column, for task_max alone; the labels must sort. A warning tells when tasks differ in
+            size, as sums then favour the larger ones.
+        task_function: of task_max; "mean" gives tasks of all sizes the same say.
+
+    Returns:
+        Selection in order of falling score, ties to the lowest row. `called_by` is for instance_max the column of the
+        largest entry, for task_max the position of the task among the sorted unique labels, ties to the first; None
+        for sum.
+
+    Raises:
+        ValueError: wrong rank or lengths, NaN or infinity, a negative budget, another rule or task function,
+            task_max without tasks or another rule with them; with normalize no column with a deviation, or for
+            task_max a task without one.
+    """
+    if rule not in RULES:
+        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    if task_function not in ("sum", "mean"):
+        raise ValueError(f"task_function must be 'sum' or 'mean', got {task_function!r}")
+    if (tasks is not None) != (rule == "task_max"):
+        raise ValueError(f"tasks must be given for task_max and for no other rule, got rule {rule!r} and {tasks!r}")
+    matrix = checks.attribution_matrix(attribution)
+    count = checks.budget(budget, len(matrix))
+    groups = [] if tasks is None else members("tasks", tasks, matrix.shape[1])
+    if task_function == "sum":
+        _warn_of_unequal([len(group) for group in groups])
+    columns, mean, deviation = np.arange(matrix.shape[1]), np.zeros(()), np.ones(())
+    if normalize and len(matrix) > 1:
+        columns, mean, deviation = column_moments(matrix, rule)
+        groups = _places(groups, columns)
+    scores, callers = np.empty(len(matrix)), np.empty(len(matrix), dtype=np.int64)
+    for block in row_blocks(len(matrix), matrix.shape[1] * np.dtype(np.float64).itemsize):
+        values = (matrix[block][:, columns].astype(np.float64) - mean) / deviation
+        calls = _calls(values, rule, groups, task_function)
+        scores[block], callers[block] = calls.max(axis=1), calls.argmax(axis=1)
+    order = np.argsort(-scores, kind="stable")[:count]
+    called_by = {"instance_max": columns[callers[order]], "task_max": callers[order], "sum": None}
+    return Selection(order, scores[order], called_by[rule])
+
+
+def _calls(values: np.ndarray, rule: str, groups: list[np.ndarray], task_function: str) -> np.ndarray:
+    """Return (rows, callers): what a row is worth to each caller."""
+    if rule == "instance_max":
+        return values
+    if rule == "sum":
+        return values.sum(axis=1, keepdims=True)
+    function = np.sum if task_function == "sum" else np.mean
+    return np.stack([function(values[:, group], axis=1) for group in groups], axis=1)
+
+
+def _places(groups: list[np.ndarray], kept: np.ndarray) -> list[np.ndarray]:
+    """Return for each task the places of its columns among those kept."""
+    found = [np.flatnonzero(np.isin(kept, group)) for group in groups]
+    for group, places in zip(groups, found, strict=True):
+        if places.size == 0:
+            raise ValueError(f"every task must have a column that varies over the rows, none of {group.tolist()} does")
+    return found
+
+
+def _warn_of_unequal(sizes: list[int]) -> None:
+    if len(set(sizes)) > 1:
+        message = f"tasks have from {min(sizes)} to {max(sizes)} validation examples: sums favour the larger tasks"
+        warnings.warn(message, stacklevel=3)

@@ -1,0 +1,75 @@
+"""Stratified choice: a random draw that gives every group its share."""
+
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from instsel import checks
+from instsel.selection import random
+from instsel.selection.result import Selection
+
+Shares = Literal["proportional", "equal"]
+
+
+def select(groups: Sequence[Hashable] | np.ndarray, budget: int, *, shares: Shares, seed: int) -> Selection:
+    """Draw rows uniformly, without replacement, inside every group.
+
+    The rows of the pool are put in the order of `random.select` with the same seed, the same on every platform, and
+    each group gives the first of its rows until its share is full. With one group this is the random draw itself.
+
+    Args:
+        groups: (n,) one label a row; the labels must sort.
+        budget: rows wanted; above n gives all n.
+        shares: "proportional" gives a group the share of the budget that it has of the pool, by largest remainder;
+            "equal" gives all groups the same number, those that are too small all they have, and shares out what is
+            left among the others alike. Where it does not come out even, the first groups in sorted order get more.
+        seed: any whole number from 0.
+
+    Returns:
+        Selection in the order of the draw, the groups mixed, with scores 0; `called_by` is the position of the row's
+        group among the sorted unique labels.
+
+    Raises:
+        ValueError: labels of another rank, that are NaN or do not sort, unknown shares, a negative budget or seed.
+    """
+    unique, members = checks.labels("groups", groups)
+    count = checks.budget(budget, len(members))
+    if shares not in ("proportional", "equal"):
+        raise ValueError(f'shares must be "proportional" or "equal", got {shares!r}')
+    order = random.select(len(members), len(members), seed=seed).indices
+    sizes = np.bincount(members, minlength=len(unique))
+    quotas = _proportional(sizes, count) if shares == "proportional" else _equal(sizes, count)
+    drawn = members[order]
+    picked = order[_places_in_group(drawn, sizes) < quotas[drawn]]
+    return Selection(picked, np.zeros(count), members[picked])
+
+
+def _proportional(sizes: np.ndarray, count: int) -> np.ndarray:
+    """Shares of `count` by largest remainder, ties to the first: int64, the sum is `count`."""
+    rows = max(1, int(sizes.sum()))
+    quotas, remainders = np.divmod(sizes * count, rows)
+    more = np.argsort(-remainders, kind="stable")[: count - int(quotas.sum())]
+    quotas[more] += 1
+    return quotas
+
+
+def _equal(sizes: np.ndarray, count: int) -> np.ndarray:
+    """Equal shares of `count`, each at most the group's size, what is over shared out again."""
+    quotas = np.zeros_like(sizes)
+    while left := count - int(quotas.sum()):
+        able = np.flatnonzero(quotas < sizes)
+        share = left // len(able)
+        if share == 0:
+            quotas[able[:left]] += 1
+        else:
+            quotas[able] = np.minimum(sizes[able], quotas[able] + share)
+    return quotas
+
+
+def _places_in_group(drawn: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Of each drawn row, how many rows of its group were drawn before it."""
+    by_group = np.argsort(drawn, kind="stable")
+    places = np.empty(len(drawn), dtype=np.int64)
+    places[by_group] = np.arange(len(drawn)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return places
