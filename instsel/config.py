@@ -215,7 +215,6 @@ class StudyConfig(Strict):
         for method in self.selection.methods:
             for name in getattr(method, "targets", None) or ():
                 if name not in self.targets:
-                    raise ValueError(
-                        f"method {method.name!r} chooses for {name!r}; targets are {', '.join(self.targets)}"
-                    )
+                    known = ", ".join(self.targets)
+                    raise ValueError(f"selection.methods: {method.name!r} chooses for {name!r}; targets are {known}")
         return self

@@ -100,7 +100,9 @@ def _lines(error: ValidationError, raw: dict[str, Any]) -> dict[str, str]:
         last = list(messages.values())[-1]
         value = "" if last["type"] in OWN_WORDS else f", not {last['input']!r}"
         meaning = _meaning(StudyConfig, [str(part) for part in place])
-        lines[key] = f"  {key}: {' or '.join(messages)}{value}" + (f" ({meaning})" if meaning else "")
+        # A check over several keys names them itself.
+        where = f"{key}: " if key else ""
+        lines[key] = f"  {where}{' or '.join(messages)}{value}" + (f" ({meaning})" if meaning else "")
     return lines
 
 

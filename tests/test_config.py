@@ -190,7 +190,7 @@ def test_an_unknown_key_is_refused(parts: dict[Any, Any], key: str, meaning: str
 def test_a_method_chooses_for_targets_of_the_study_only() -> None:
     method = {"method": "bids", "targets": ["t", "u"]}
     text = refusal(targets={"t": {"validation": "v"}}, selection=selection(methods=(method,)))
-    assert "method 'bids' chooses for 'u'; targets are t" in text
+    assert "selection.methods: 'bids' chooses for 'u'; targets are t" in text
 
 
 def test_every_wrong_key_is_told_at_once() -> None:

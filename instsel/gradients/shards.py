@@ -73,7 +73,8 @@ def validation_columns(
         StudyError: a target has no row with a usable gradient.
     """
     found: list[dict[str, Any]] = []
-    for name, column in subtasks.items():
+    # In one order whatever that of the study file, which its JSON copies do not keep.
+    for name, column in sorted(subtasks.items()):
         if targets is not None and name not in targets:
             continue
         rows = (prepared / "targets" / name).read_table("validation.parquet", ["id", "task"]).to_pylist()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from instsel.methods import Influence
 from instsel.planning.rows import RowSet
 
 
@@ -21,6 +22,8 @@ class Pace:
         gpu_share: part of a GPU that a process holds.
         token_budget: of features, where it was lowered because memory ran out; else 0.
         timed: batches or steps behind `speed`, over all processes that ran at once.
+        width: entries of the vector that the stage makes of a row; 0 where it makes none.
+        scratch: bytes of temporary files.
     """
 
     start: float
@@ -33,6 +36,8 @@ class Pace:
     gpu_share: float = 1.0
     token_budget: int = 0
     timed: int = 0
+    width: int = 0
+    scratch: int = 0
 
     def seconds(self, work: float, items: int | None = None) -> float | None:
         """Time that some work takes, cut into `items` pieces of which one process takes one at a time."""
@@ -45,18 +50,38 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class Fisher:
+    """What the Fisher matrices of the pool take.
+
+    Attributes:
+        pace: of the processes that sum them; its work is a row at one checkpoint.
+        groups: files of sums, one a process at a time.
+        solve: seconds of one checkpoint's system.
+    """
+
+    pace: Pace
+    groups: int
+    solve: float
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of a study before it runs.
 
     Attributes:
         pool: the pool's rows.
         validation, heldout: the targets' rows, one set a target; targets without held-out rows have none.
-        todo: stage -> its parts that are not done yet; for `select` the methods, for `finetune` and `evaluate` runs.
+        todo: stage -> its parts that are not done yet, in the order of the stages. The parts of `attribution` are ways
+            to take influence, those of `select` selections, those of `finetune` and `evaluate` runs. A stage that the
+            methods do not need is left out.
         chosen: rows that a selection has.
+        subtasks: of all targets.
+        influences: part of `attribution` -> what it is.
         prepare_seconds, prepare_bytes, prepare_memory: of stage *prepare*, worked out where its rows are known.
         checkpoint_bytes: an adapter with its moments.
         chosen_bytes: a chosen row in the files of *select*, its tokens left out.
-        paces: stage (for *select*, `select/METHOD`) -> what was measured; stages that are done may be left out.
+        paces: stage, or PART below `attribution/` and `select/` -> what was measured; what is done may be left out.
+        fisher: what was measured of it, where an influence that is not done is preconditioned.
     """
 
     pool: Sequence[RowSet]
@@ -64,12 +89,15 @@ class Facts:
     heldout: Sequence[RowSet]
     todo: Mapping[str, Sequence[str]]
     chosen: int
+    subtasks: int = 1
+    influences: Mapping[str, Influence] = field(default_factory=dict)
     prepare_seconds: float = 0.0
     prepare_bytes: int = 0
     prepare_memory: int = 0
     checkpoint_bytes: int = 0
     chosen_bytes: float = 0.0
     paces: Mapping[str, Pace] = field(default_factory=dict)
+    fisher: Fisher | None = None
 
     @property
     def rows(self) -> int:
@@ -77,11 +105,15 @@ class Facts:
         return sum(part.rows for part in self.pool)
 
     @property
-    def columns(self) -> int:
-        """Validation rows."""
-        return sum(part.rows for part in self.validation)
+    def shards(self) -> int:
+        """Shards of the pool."""
+        return sum(part.shards for part in self.pool)
 
     @property
     def mean_tokens(self) -> float:
         """Tokens of a row of the pool."""
         return sum(part.tokens for part in self.pool) / max(1, self.rows)
+
+    def columns(self, influence: Influence) -> int:
+        """What a pool row has an influence on: validation rows, or where gradients are averaged subtasks."""
+        return self.subtasks if influence.average == "gradients" else sum(part.rows for part in self.validation)

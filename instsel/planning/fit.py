@@ -4,22 +4,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from instsel.gradients.store import Storage
-from instsel.planning.stages import StagePlan
+from instsel.planning.stage import StagePlan
 from instsel.planning.units import size
 
 # Keys that lower a stage's memory, of the machine and of its GPU.
 MEMORY_KEYS = {
     "prepare": "lower data.shard_rows",
+    "embed": "lower embedding.token_budget or resources.actors",
+    "represent": "lower features.token_budget or resources.actors",
+    "likelihood": "lower evaluation.token_budget or resources.actors",
     "warmup": "lower warmup.micro_batch_size or resources.training_workers",
     "features": "lower features.token_budget or resources.actors",
     "attribution": "lower features.dim or targets.NAME.max_validation",
-    "select": "lower targets.NAME.max_validation",
+    "select": "lower targets.NAME.max_validation, features.dim or selection.budget",
     "finetune": "lower finetune.micro_batch_size or resources.training_workers",
     "evaluate": "lower evaluation.token_budget or resources.actors",
 }
 DISK_KEYS = {
     "features": "lower features.dim",
-    "attribution": "lower targets.NAME.max_validation",
+    "attribution": "lower targets.NAME.max_validation or, with fisher, features.dim",
+    "select": "lower features.dim or targets.NAME.max_validation",
     "warmup": "lower warmup.epochs or lora.rank",
     "finetune": "lower finetune.epochs or lora.rank",
 }

@@ -20,6 +20,11 @@ class Batches:
         return Batches(self.count + other.count, self.padded + other.padded)
 
 
+def prompt_tokens(tokens: np.ndarray, answers: np.ndarray, most: int) -> np.ndarray:
+    """Tokens of a row that are no answer, at least one and cut to `most`: int64 of the shape that both have."""
+    return np.clip(tokens - answers, 1, most)
+
+
 @dataclass(frozen=True, eq=False)
 class RowSet:
     """Rows that are cut into shards of their own: a file of the pool, a shard, or a split of a target.
@@ -28,11 +33,13 @@ class RowSet:
         rows: usable rows.
         shards: files they are cut into; batches are formed within one.
         lengths: int64 (sampled,), tokens of every row, or of a sample of the rows.
+        answers: int64 (sampled,), those of them that are answer tokens.
     """
 
     rows: int
     shards: int
     lengths: np.ndarray
+    answers: np.ndarray
 
     @property
     def exact(self) -> bool:
@@ -50,6 +57,15 @@ class RowSet:
     def rows_per_shard(self) -> int:
         """Rows of the largest shard."""
         return -(-self.rows // self.shards)
+
+    def prompts(self, most: int) -> "RowSet":
+        """The same rows without their answers, see `prompt_tokens`."""
+        lengths = prompt_tokens(self.lengths, self.answers, most)
+        return RowSet(self.rows, self.shards, lengths, np.zeros_like(lengths))
+
+    def alone(self) -> "RowSet":
+        """The same rows' answers, each row's as one text with the token before it."""
+        return RowSet(self.rows, self.shards, self.answers + 1, self.answers)
 
     def batches(self, budget: int) -> Batches:
         """What `token_budget_batches` makes of the shards; a sample stands for the rows that were not looked at."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from instsel.planning.stages import StagePlan
+from instsel.planning.stage import StagePlan
 from instsel.planning.units import size, span
 from instsel.report.markdown import markdown_table
 

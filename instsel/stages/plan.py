@@ -10,23 +10,24 @@ from pathlib import Path
 from instsel.config import StudyConfig
 from instsel.errors import StudyError
 from instsel.planning.fit import Room, what_will_not_fit
-from instsel.planning.stages import StagePlan, plan_stages
+from instsel.planning.stage import StagePlan
+from instsel.planning.stages import plan_stages
 from instsel.planning.table import plan_table
 from instsel.progress import Terminal, log_to
 from instsel.stages.chatter import native_errors_to
 from instsel.stages.errors import clear_errors
-from instsel.stages.graph import ORDER, Graph, build_graph
+from instsel.stages.graph import Graph, build_graph
 from instsel.stages.plan_measure import measure
 from instsel.stages.session import ray_session
 from instsel.storage import Folder
-from instsel.study import Stage, look_at_folder
+from instsel.study import look_at_folder
 
-PLANNED = ORDER[: ORDER.index("report")]
+LAST = "evaluate"
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """The stages of a study from *prepare* to *evaluate*, and what will not fit."""
+    """The stages of a study from *prepare* to *evaluate* that its methods need, and what will not fit."""
 
     stages: list[StagePlan]
     warnings: list[str]
@@ -58,10 +59,10 @@ def plan_study(
     """
     folder = look_at_folder(study.out, study.name)
     graph = build_graph(study, folder)
-    todo = {name: _open_parts(graph, name) for name in PLANNED}
+    todo = _open_parts(graph)
     if not any(todo.values()):
         terminal.say(f"study {study.name}: nothing to do, every stage is done")
-        return StudyPlan([StagePlan(name, done=True) for name in PLANNED], [])
+        return StudyPlan([StagePlan(name, done=True) for name in todo], [])
     with _log_file() as log_file:
         with log_to(log_file), native_errors_to(log_file), clear_errors(), ray_session(study.resources):
             terminal.head(f"plan {study.name}")
@@ -74,13 +75,15 @@ def plan_study(
     return StudyPlan(stages, warnings)
 
 
-def _open_parts(graph: Graph, name: str) -> list[str]:
-    """Parts of a stage that are not done: the methods of *select*, runs of *finetune* and *evaluate*, else itself."""
-    stages: Stage | dict[str, Stage] = getattr(graph, name)
-    if isinstance(stages, Stage):
-        return [] if stages.done() else [name]
-    runs = [run for run, stage in stages.items() if not stage.done()]
-    return [graph.runs[run].method.method for run in runs] if name == "select" else runs
+def _open_parts(graph: Graph) -> dict[str, list[str]]:
+    """Stage -> its parts that are not done, or itself where it has none; see `Facts.todo`."""
+    found: dict[str, list[str]] = {}
+    for stage in graph.until(LAST):
+        name, _, part = stage.name.partition("/")
+        parts = found.setdefault(name, [])
+        if not stage.done():
+            parts.append(part or name)
+    return found
 
 
 @contextmanager

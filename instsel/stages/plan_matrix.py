@@ -1,4 +1,4 @@
-"""What attribution and the selectors take, timed on random numbers of the study's shape."""
+"""What attribution takes, timed on random numbers of the study's shape."""
 
 import time
 from collections.abc import Sequence
@@ -6,62 +6,69 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from instsel.attribution import score_block, unit_rows
-from instsel.selection import bids, less
+from instsel.attribution import precondition, score_block, second_moment, unit_rows
 from instsel.stages.memory import peak_memory
 
 SCORED_ROWS = 256
-SELECTED_ROWS = 2048
+SUMMED_ROWS = 512
+# The most: what larger matrices take is worked out from these.
+SUMMED_DIM = 2048
 
 
 @dataclass(frozen=True)
 class MatrixTimes:
-    """Seconds of one row of the pool: scored at one checkpoint, and by selector; bytes of the process before that."""
+    """Seconds of one row at one checkpoint, scored by number of columns, and summed up; bytes of the process before."""
 
-    score: float
-    select: dict[str, float]
+    score: dict[int, float]
+    sum: float
     memory: int
 
 
 class Matrix:
-    """A process that scores and selects, as the stages' own would."""
+    """A process that scores, as the stage's own would."""
 
     def ready(self) -> None:
         """Return once the process has loaded what a process of stage *attribution* has."""
         import instsel.stages.attribution  # noqa: F401
 
-    def times(self, rows: int, columns: int, dim: int, chosen: int, methods: Sequence[str]) -> MatrixTimes:
+    def times(self, columns: Sequence[int], dim: int) -> MatrixTimes:
         """Time some rows.
 
         Args:
-            rows: of the pool.
-            columns: validation rows.
+            columns: of the influence matrices.
             dim: of the features.
-            chosen: rows of a selection.
-            methods: selectors to time; random costs nothing.
         """
         memory = peak_memory()
-        random = np.random.default_rng(0)
-        score = _score(random, columns, dim)
-        count = min(rows, SELECTED_ROWS)
-        matrix = random.standard_normal((count, columns), dtype=np.float32)
-        picks = max(1, round(chosen * count / rows))
-        select = {"random": 0.0}
-        if "less" in methods:
-            began = time.monotonic()
-            less.select(matrix, picks, subtasks=[0] * columns)
-            select["less"] = (time.monotonic() - began) / count
-        if "bids" in methods:
-            began = time.monotonic()
-            bids.select(matrix, picks)
-            select["bids"] = (time.monotonic() - began) / count
-        return MatrixTimes(score, select, memory)
+        return MatrixTimes({count: _score(count, dim) for count in columns}, seconds_to_sum(dim), memory)
 
 
-def _score(random: np.random.Generator, columns: int, dim: int) -> float:
-    directions = [unit_rows(random.standard_normal((columns, dim), dtype=np.float32))]
-    block = [random.standard_normal((SCORED_ROWS, dim), dtype=np.float32).astype(np.float16)]
+def seconds_to_sum(dim: int) -> float:
+    """Time that this process takes to add one row to a Fisher matrix, which grows as the square of `dim`."""
+    width = min(dim, SUMMED_DIM)
+    rows = _normal(SUMMED_ROWS, width).astype(np.float16)
+    second_moment(rows[:1])
+    began = time.monotonic()
+    second_moment(rows)
+    return (time.monotonic() - began) / SUMMED_ROWS * (dim / width) ** 2
+
+
+def seconds_to_solve(dim: int, columns: int) -> float:
+    """Time that this process takes to solve a Fisher system: d^3 / 3 for the factor, m d^2 for the columns."""
+    width, few = min(dim, SUMMED_DIM), min(columns, SUMMED_DIM)
+    directions, fisher = _normal(few, width), np.eye(width)
+    began = time.monotonic()
+    precondition(directions, fisher, 0.1)
+    return (time.monotonic() - began) * (dim**3 / 3 + columns * dim**2) / (width**3 / 3 + few * width**2)
+
+
+def _score(columns: int, dim: int) -> float:
+    directions = [unit_rows(_normal(columns, dim))]
+    block = [_normal(SCORED_ROWS, dim).astype(np.float16)]
     score_block(block, directions, [1.0])
     began = time.monotonic()
     score_block(block, directions, [1.0])
     return (time.monotonic() - began) / SCORED_ROWS
+
+
+def _normal(rows: int, columns: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((rows, columns), dtype=np.float32)

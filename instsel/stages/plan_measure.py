@@ -1,204 +1,145 @@
 """Facts about a study that is to run on this cluster: its rows, and the pace of every stage that is not done."""
 
-import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from statistics import fmean
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-import ray
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-from instsel.config import StudyConfig, Training
-from instsel.errors import StudyError
+from instsel.choice.budget import Budget
+from instsel.config import StudyConfig
+from instsel.methods import AnyMethod, InfluenceMethod
 from instsel.planning.facts import Facts, Pace
-from instsel.planning.rows import pick_batches, pick_rows
+from instsel.planning.rows import RowSet
+from instsel.planning.selectors import Shape, selector_memory, selector_scratch
 from instsel.progress import Terminal
-from instsel.stages.graph import Graph
-from instsel.stages.memory import machine_memory, peak_memory
-from instsel.stages.plan_matrix import Matrix
-from instsel.stages.plan_rows import Part, Rows, examples, prepared_rows
+from instsel.stages.graph import Graph, influences_of
+from instsel.stages.memory import peak_memory
+from instsel.stages.plan_processes import EncoderProcess
+from instsel.stages.plan_rows import KEPT, Part, Rows, prepared_rows
 from instsel.stages.plan_sample import sampled_rows
-from instsel.stages.plan_timing import Process, Timed, steps_of
-from instsel.stages.select import rows_to_choose
-from instsel.stages.session import Allotment, allot
-from instsel.stages.training import train_settings
+from instsel.stages.plan_selectors import selector_seconds
+from instsel.stages.plan_stopwatch import Stopwatch
+from instsel.stages.session import allot
+from instsel.study import Stage
 
-TIMED_BATCHES = 4  # by each process
-TIMED_ROWS = 48  # of training steps
-ROOM_SECONDS = 300
-SEED = 0
 CHOSEN_BYTES = 256  # a chosen row in the files of *select*, messages and tokens left out
 
 
 def measure(
     study: StudyConfig, graph: Graph, todo: Mapping[str, Sequence[str]], terminal: Terminal
 ) -> tuple[Facts, int]:
-    """Count the rows and time the stages in `todo`; also the memory of the smallest machine that was met, bytes."""
+    """Count the rows and time the stages in `todo`; also the memory of the smallest machine that was met, bytes.
+
+    Raises:
+        InputError: the budget does not fit the pool.
+        StudyError: a batch could not be done.
+    """
     share = allot(study.resources)
     rows = prepared_rows(graph.prepare) if graph.prepare.done() else sampled_rows(study, terminal)
     terminal.say(rows.told)
-    pool_rows = sum(part.rows.rows for part in rows.pool)
-    chosen = rows_to_choose(study.selection.budget, pool_rows)
-    stopwatch = _Stopwatch(study, share, terminal)
-    stopwatch.matrix(rows, chosen, todo)
-    if todo["features"]:
-        stopwatch.batches("features", rows.pool, study.features.token_budget)
-    if todo["evaluate"] and rows.heldout:
-        stopwatch.batches("evaluate", rows.heldout, study.evaluation.token_budget)
-    for name, training in (("warmup", study.warmup), ("finetune", study.finetune)):
-        if todo[name]:
-            stopwatch.training(name, rows.pool, training)
     pool, validation, heldout = ([part.rows for part in parts] for parts in (rows.pool, rows.validation, rows.heldout))
     facts = Facts(
         pool,
         validation,
         heldout,
         todo,
-        chosen,
+        _chosen(study, pool),
+        subtasks=_subtasks(study, rows.validation),
+        influences=influences_of(study),
         prepare_seconds=rows.seconds,
         prepare_bytes=rows.disk,
         prepare_memory=rows.memory,
-        checkpoint_bytes=stopwatch.checkpoint_bytes,
         chosen_bytes=CHOSEN_BYTES + rows.reading.messages / rows.reading.rows,
-        paces=stopwatch.paces,
     )
-    return facts, stopwatch.machine
+    # Before anything is timed here: what the driver of the study has, too.
+    base = peak_memory()
+    stopwatch = Stopwatch(study, share, terminal)
+    if todo.get("attribution"):
+        stopwatch.attribution(facts)
+    _time_batches(study, todo, rows, stopwatch)
+    for name, training in (("warmup", study.warmup), ("finetune", study.finetune)):
+        if todo.get(name):
+            stopwatch.training(name, rows.pool, training)
+    selections = _selections(study, graph, rows, replace(facts, paces=stopwatch.paces), base)
+    known = replace(
+        facts,
+        checkpoint_bytes=stopwatch.checkpoint_bytes,
+        paces={**stopwatch.paces, **selections},
+        fisher=stopwatch.fisher,
+    )
+    return known, stopwatch.machine
 
 
-class _Stopwatch:
-    """Starts processes as the stages do, as many at once as will share a machine, and keeps what they took."""
+def _subtasks(study: StudyConfig, validation: Sequence[Part]) -> int:
+    divided = zip(study.targets.values(), validation, strict=True)
+    return sum(len(set(part.read()["task"].to_pylist())) if target.subtask else 1 for target, part in divided)
 
-    def __init__(self, study: StudyConfig, share: Allotment, terminal: Terminal) -> None:
-        self.study, self.share, self.terminal = study, share, terminal
-        self.paces: dict[str, Pace] = {}
-        self.checkpoint_bytes = 0
-        self.machine = machine_memory()
-        self._trained: dict[tuple[int, int], Pace] = {}
 
-    def matrix(self, rows: Rows, chosen: int, todo: Mapping[str, Sequence[str]]) -> None:
-        """Attribution and selection, on random numbers."""
-        if not (todo["attribution"] or todo["select"]):
-            return
-        pool, columns = (sum(part.rows.rows for part in parts) for parts in (rows.pool, rows.validation))
-        methods = todo["select"]
-        began = time.monotonic()
-        actor: Any = ray.remote(Matrix).options(num_cpus=0.5).remote()
-        try:
-            ray.get(actor.ready.remote())
-            start = time.monotonic() - began
-            times = ray.get(actor.times.remote(pool, columns, self.study.features.dim, chosen, methods))
-        finally:
-            ray.kill(actor)
-        cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        self.paces["attribution"] = Pace(start, 1 / times.score, times.memory, cpus, _on_one_machine(cpus, gpus=0))
-        read_back = rows.reading.seconds / rows.reading.rows
-        for method in methods:
-            self.paces[f"select/{method}"] = Pace(0.0, 1 / (times.select[method] + read_back), peak_memory())
+def _chosen(study: StudyConfig, pool: Sequence[RowSet]) -> int:
+    """Rows of a selection; of a budget of tokens as many as it holds of mean length."""
+    whole = {"rows": sum(part.rows for part in pool), "tokens": sum(part.tokens for part in pool)}
+    budget = Budget(study.selection.budget, study.selection.unit).of(whole)
+    return max(1, int(budget.amount * whole["rows"] / whole[budget.unit]))
 
-    def batches(self, stage: str, parts: Sequence[Part], budget: int) -> None:
-        """Batches of a stage of model actors."""
-        share = self.share
-        together = _on_one_machine(share.actors, share.gpus)
-        warm_up, timed = pick_batches([part.rows for part in parts], budget, TIMED_BATCHES * together)
-        first, rest = examples(parts, warm_up), examples(parts, timed)
-        began = time.monotonic()
-        with _processes(together, share.cpus, share.gpus, (share.threads, self.study)) as actors:
-            ready = time.monotonic() - began
-            calls = [
-                getattr(actor, stage).remote(first, rest[number::together] or rest)
-                for number, actor in enumerate(actors)
-            ]
-            found = _results(calls)
-        self._keep(stage, ready, found, share.actors, share.gpus)
-        self.terminal.say(f"timed {self.paces[stage].timed} batches of {stage} on {_processes_text(together)}")
 
-    def training(self, stage: str, parts: Sequence[Part], training: Training) -> None:
-        """Steps of a stage that trains; stages with batches of one size share them."""
-        share = self.share
-        key = (training.batch_size, training.micro_batch_size)
-        if key not in self._trained:
-            together = _on_one_machine(share.workers, share.worker_gpus)
-            settings = steps_of(train_settings(self.study, training, share.workers), together, share.workers)
-            size = settings.batch_size
-            steps = max(1, TIMED_ROWS // size)
-            picks = pick_rows([part.rows for part in parts], size, steps * size, SEED)
-            warm_up, timed = ([row for rows in examples(parts, found) for row in rows] for found in picks)
-            began = time.monotonic()
-            with _processes(
-                together, share.worker_cpus, share.worker_gpus, (share.worker_threads, self.study)
-            ) as actors:
-                ready = time.monotonic() - began
-                address = ray.get(actors[0].address.remote())
-                found = _results(
-                    [
-                        actor.train.remote(settings, warm_up, timed, rank, together, address)
-                        for rank, actor in enumerate(actors)
-                    ]
-                )
-            self._keep(stage, ready, found, share.workers, share.worker_gpus)
-            self._trained[key] = self.paces[stage]
-            self.terminal.say(f"timed {found[0].batches} training steps of {size} rows on {_processes_text(together)}")
-        self.paces[stage] = self._trained[key]
+def _time_batches(study: StudyConfig, todo: Mapping[str, Sequence[str]], rows: Rows, stopwatch: Stopwatch) -> None:
+    if todo.get("embed"):
+        prompts = [Part(part.rows.prompts(study.embedding.max_length), part.read) for part in rows.pool]
+        stopwatch.batches("embed", prompts, study.embedding.token_budget, process=EncoderProcess, columns=KEPT)
+    budgets = {
+        "represent": study.features.token_budget,
+        "likelihood": study.evaluation.token_budget,
+        "features": study.features.token_budget,
+        "evaluate": study.evaluation.token_budget,
+    }
+    for name, budget in budgets.items():
+        parts = rows.heldout if name == "evaluate" else rows.pool
+        if todo.get(name) and parts:
+            stopwatch.batches(name, parts, budget)
 
-    def _keep(self, stage: str, ready: float, found: Sequence[Timed], processes: int, gpus: float) -> None:
-        exhausted = any(timed.exhausted for timed in found)
-        self.machine = min(self.machine, *(timed.machine for timed in found))
-        self.checkpoint_bytes = max(self.checkpoint_bytes, *(timed.checkpoint_bytes for timed in found))
-        self.paces[stage] = Pace(
-            start=ready + max(timed.first for timed in found),
-            speed=None if exhausted else fmean(timed.tokens / timed.seconds for timed in found),
-            memory=max(timed.memory for timed in found),
-            processes=processes,
-            together=_on_one_machine(processes, gpus),
-            gpu_memory=max(timed.gpu_memory for timed in found),
-            gpu_total=max(timed.gpu_total for timed in found),
-            gpu_share=gpus,
-            token_budget=min((timed.token_budget for timed in found if timed.token_budget), default=0),
-            timed=sum(timed.batches for timed in found),
+
+def _selections(study: StudyConfig, graph: Graph, rows: Rows, facts: Facts, base: int) -> dict[str, Pace]:
+    """The pace of every selection: the time of the choice, and then of reading the pool for the rows to write.
+
+    `base` is the memory of this process before it timed anything, bytes.
+    """
+    methods = {run.selection: run.method for run in graph.runs.values()}
+    read_back = rows.reading.seconds / rows.reading.rows
+    found = {}
+    for name in facts.todo.get("select", ()):
+        method = methods[name]
+        shape, damping = _shape(study, graph, rows, facts, method)
+        found[f"select/{name}"] = Pace(
+            start=selector_seconds(method, shape, study.selection.unit, damping),
+            speed=1 / read_back,
+            memory=base + selector_memory(method, shape, damping),
+            scratch=selector_scratch(method, shape),
         )
-
-
-def _on_one_machine(processes: int, gpus: float) -> int:
-    """How many processes share a machine, if they are spread over those that can hold them."""
-    able = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU" if gpus else "CPU")]
-    return math.ceil(processes / max(1, len(able)))
-
-
-def _processes_text(together: int) -> str:
-    return "1 process" if together == 1 else f"{together} processes at once"
-
-
-@contextmanager
-def _processes(together: int, cpus: float, gpus: float, arguments: tuple[Any, ...]) -> Iterator[list[Any]]:
-    """Processes on one machine, where there is room on one, with their models loaded; they end with the block."""
-    bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
-    group = placement_group([bundle] * together, strategy="PACK")
-    actors: list[Any] = []
-    try:
-        if not group.wait(ROOM_SECONDS):
-            raise StudyError(
-                f"no room on the cluster for {together} processes of {cpus:g} CPU and {gpus:g} GPU within "
-                f"{ROOM_SECONDS} s; is it busy? Wait, or change resources.actors or resources.gpus_per_actor"
-            )
-        for number in range(together):
-            where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
-            made: Any = ray.remote(Process).options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=where)
-            actors.append(made.remote(*arguments))
-        ray.get([actor.ready.remote() for actor in actors])
-        yield actors
-    finally:
-        for actor in actors:
-            ray.kill(actor)
-        remove_placement_group(group)
-
-
-def _results(calls: list[Any]) -> list[Timed]:
-    """What processes return; without waiting for the others of one that ran out of memory, as they wait for it."""
-    found: list[Timed] = []
-    while calls and not any(timed.exhausted for timed in found):
-        done, calls = ray.wait(calls)
-        found += ray.get(done)
     return found
+
+
+def _shape(study: StudyConfig, graph: Graph, rows: Rows, facts: Facts, method: AnyMethod) -> tuple[Shape, float | None]:
+    """What a method chooses from, and the damping of its influence."""
+    part, columns, damping = study.selection, sum(targets.rows for targets in facts.validation), None
+    if isinstance(method, InfluenceMethod):
+        influence = method.influence(part.attribution, part.damping)
+        columns, damping = facts.columns(influence), influence.damping
+    shape = Shape(
+        rows=facts.rows,
+        chosen=facts.chosen,
+        columns=columns,
+        checkpoints=study.warmup.epochs,
+        dim=study.features.dim,
+        embedding=_width(graph.embed, facts) if method.reads == "embed" else 0,
+        hidden=_width(graph.represent, facts) if method.reads == "represent" else 0,
+        groups=rows.groups,
+    )
+    return shape, damping
+
+
+def _width(stage: Stage, facts: Facts) -> int:
+    """Entries of a vector of a stage: as it was measured, or as its files have it where it is done."""
+    if stage.name in facts.paces:
+        return facts.paces[stage.name].width
+    folder = stage.folder / "pool"
+    first = next(name for name in folder.names() if name.endswith(".arrow"))
+    size: int = folder.read_table(first).schema.field("embedding").type.list_size
+    return size

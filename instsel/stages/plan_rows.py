@@ -2,23 +2,27 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from instsel.data.batches import Example
 from instsel.planning.rows import Pick, RowSet
+from instsel.stages.actors import EXAMPLE
 from instsel.storage import Folder
 from instsel.study import Stage
+
+KEPT = ["task", "messages", "input_ids", "labels", "tokens", "answer_tokens"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A set of rows, and how to get at those whose lengths are known (columns input_ids and labels)."""
+    """A set of rows, and how to get at those whose lengths are known: a table with the columns `KEPT`."""
 
     rows: RowSet
     read: Callable[[], pa.Table]
@@ -61,6 +65,7 @@ class Rows:
 
     Attributes:
         pool, validation, heldout: sets of rows, one a file or shard of the pool and one a target.
+        groups: "source" and "task" -> rows of the pool that each has; a task is one of its source.
         reading: of rows of the pool.
         told: what was counted, for the user.
         seconds, disk, memory: what stage *prepare* will take; 0 where it is done.
@@ -69,6 +74,7 @@ class Rows:
     pool: list[Part]
     validation: list[Part]
     heldout: list[Part]
+    groups: Mapping[str, Sequence[float]]
     reading: Reading
     told: str
     seconds: float = 0.0
@@ -83,47 +89,68 @@ def parquet(table: pa.Table) -> pa.Buffer:
     return sink.getvalue()
 
 
-def part_of(lengths: np.ndarray, read: Callable[[], pa.Table], rows: int | None = None, shards: int = 1) -> Part:
-    """Rows of these lengths; a sample of `rows` rows where that is given."""
-    return Part(RowSet(len(lengths) if rows is None else rows, shards, lengths.astype(np.int64)), read)
+def part_of(known: pa.Table, read: Callable[[], pa.Table], rows: int | None = None, shards: int = 1) -> Part:
+    """Rows of which `known` has tokens and answer_tokens; a sample of `rows` rows where that is given."""
+    lengths, answers = (known[name].to_numpy().astype(np.int64) for name in ("tokens", "answer_tokens"))
+    return Part(RowSet(len(known) if rows is None else rows, shards, lengths, answers), read)
 
 
-def examples(parts: Sequence[Part], picks: Sequence[Pick]) -> list[list[Example]]:
+def examples(
+    parts: Sequence[Part], picks: Sequence[Pick], columns: Sequence[str] = EXAMPLE
+) -> list[list[dict[str, Any]]]:
     """The rows of each pick."""
     tables: dict[int, pa.Table] = {}
     found = []
     for number, places in picks:
         if number not in tables:
             tables[number] = parts[number].read()
-        found.append(tables[number].take(pa.array(places)).select(["input_ids", "labels"]).to_pylist())
+        found.append(tables[number].take(pa.array(places)).select(list(columns)).to_pylist())
     return found
+
+
+def group_sizes(tables: Iterable[tuple[pa.Table, float]]) -> dict[str, list[float]]:
+    """Rows of every source and every task of it.
+
+    Args:
+        tables: columns source and task, and how many rows of the pool one of theirs stands for.
+    """
+    sources: dict[str, float] = defaultdict(float)
+    tasks: dict[tuple[str, str | None], float] = defaultdict(float)
+    for table, weight in tables:
+        counted = table.select(["source", "task"]).group_by(["source", "task"]).aggregate([([], "count_all")])
+        for row in counted.to_pylist():
+            sources[row["source"]] += weight * row["count_all"]
+            tasks[row["source"], row["task"]] += weight * row["count_all"]
+    return {"source": list(sources.values()), "task": list(tasks.values())}
 
 
 def prepared_rows(prepare: Stage) -> Rows:
     """The rows that stage *prepare* left."""
     folder = prepare.folder
-    index = folder.read_table("index.parquet", ["shard", "tokens"])
+    index = folder.read_table("index.parquet", ["shard", "source", "task", "tokens", "answer_tokens"])
     shards = index["shard"].combine_chunks().dictionary_encode()
-    lengths, ends = index["tokens"].to_numpy(), np.flatnonzero(np.diff(shards.indices.to_numpy())) + 1
+    ends = (np.flatnonzero(np.diff(shards.indices.to_numpy())) + 1).tolist()
     names = shards.dictionary.to_pylist()
     pool = [
-        _stored(folder / "pool", f"{name}.parquet", own)
-        for name, own in zip(names, np.split(lengths, ends), strict=True)
+        _stored(folder / "pool", f"{name}.parquet", index.slice(start, end - start))
+        for name, start, end in zip(names, [0, *ends], [*ends, len(index)], strict=True)
     ]
     reading = ray.get(_read_back.remote(folder / "pool", f"{names[0]}.parquet"))
     told = f"{len(index):,} rows of the pool, which are prepared already"
-    return Rows(pool, _targets(prepare, "validation"), _targets(prepare, "heldout"), reading, told)
+    validation, heldout = _targets(prepare, "validation"), _targets(prepare, "heldout")
+    return Rows(pool, validation, heldout, group_sizes([(index, 1)]), reading, told)
 
 
 def _targets(prepare: Stage, split: str) -> list[Part]:
+    """In the order of the study file."""
     name = f"{split}.parquet"
     counted = prepare.manifest()["result"]["targets"]
-    places = [prepare.folder / "targets" / target for target, counts in counted.items() if split in counts]
-    return [_stored(place, name, place.read_table(name, ["tokens"])["tokens"].to_numpy()) for place in places]
+    places = [prepare.folder / "targets" / target for target in prepare.config["targets"] if split in counted[target]]
+    return [_stored(place, name, place.read_table(name, ["tokens", "answer_tokens"])) for place in places]
 
 
-def _stored(folder: Folder, name: str, lengths: np.ndarray) -> Part:
-    return part_of(lengths, lambda: folder.read_table(name, ["input_ids", "labels"]))
+def _stored(folder: Folder, name: str, known: pa.Table) -> Part:
+    return part_of(known, lambda: folder.read_table(name, KEPT))
 
 
 @ray.remote

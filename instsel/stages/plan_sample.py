@@ -22,7 +22,7 @@ from instsel.model import load_tokenizer
 from instsel.planning.rows import sample_lines
 from instsel.progress import Terminal
 from instsel.stages.memory import peak_memory
-from instsel.stages.plan_rows import Part, Reading, Rows, parquet, part_of
+from instsel.stages.plan_rows import KEPT, Part, Reading, Rows, group_sizes, parquet, part_of
 from instsel.stages.prepare import encoders
 from instsel.stages.prepare_targets import target_tables, why_rejected
 
@@ -48,11 +48,15 @@ class _Sample:
     seconds: float
     memory: int
 
+    @property
+    def weight(self) -> float:
+        """Rows of the file that a row of the sample stands for."""
+        return self.rows / max(1, self.looked_at)
+
     def part(self, shard_rows: int) -> Part:
         """The file's rows, as many as the share of usable ones in the sample makes likely."""
-        rows = round(self.rows * len(self.usable) / max(1, self.looked_at))
         shards = max(1, -(-self.lines // shard_rows))
-        return part_of(self.usable["tokens"].to_numpy(), lambda: self.usable, rows, shards)
+        return part_of(self.usable, lambda: self.usable, round(self.weight * len(self.usable)), shards)
 
 
 def sampled_rows(study: StudyConfig, terminal: Terminal) -> Rows:
@@ -81,6 +85,7 @@ def sampled_rows(study: StudyConfig, terminal: Terminal) -> Rows:
         pool,
         validation,
         heldout,
+        group_sizes((sample.usable, sample.weight) for sample in samples),
         reading=sum((sample.reading for sample in samples), Reading()),
         told=_told(samples, rows, looked_at),
         seconds=time.monotonic() - began + (rows - looked_at) / (speed * encoders()),
@@ -122,7 +127,7 @@ def _encode_target(name: str, target: Target, files: dict[str, list[SourceFile]]
 
 def _held(targets: list[Tables], split: str) -> list[Part]:
     tables = [found[split][0] for found in targets if split in found]
-    return [part_of(table["tokens"].to_numpy(), lambda table=table: table) for table in tables]  # type: ignore[misc]
+    return [part_of(table, lambda table=table: table) for table in tables]  # type: ignore[misc]
 
 
 def _samples(study: StudyConfig, leaks: LeakIndex, terminal: Terminal) -> list[_Sample]:
@@ -157,7 +162,7 @@ def _sample(file: SourceFile, number: int, count: int, model: Model, data: Data,
         refuse=lambda messages: LEAK if leaks.leaks(messages) else None,
     )
     seconds = time.monotonic() - began
-    kept = usable.select(["id", "tokens", "input_ids", "labels"])
+    kept = usable.select(["id", "source", *KEPT])
     looked_at, reading = len(found.sample), Reading.of(usable)
     return _Sample(found.lines, found.rows, looked_at, kept, reasons(rejected), reading, seconds, peak_memory())
 

@@ -44,7 +44,12 @@ def every_method(
     out = tmp_path_factory.mktemp("every") / "study"
     shutil.copytree(finished_study["out"], out)
     selection = {"budget": 6, "methods": METHODS}
-    raw = {**finished_study, "out": str(out), "selection": selection, "embedding": {"encoder": str(tiny_encoder)}}
+    raw = {
+        **finished_study,
+        "out": str(out),
+        "selection": selection,
+        "embedding": {"encoder": str(tiny_encoder), "max_length": 64},
+    }
     run_study(parse_study(raw, "test"), Terminal(), "select")
     return raw
 
