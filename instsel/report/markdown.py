@@ -8,6 +8,9 @@ from instsel.evaluation.bootstrap import MEAN, Interval
 BASE = "base"
 """Name of the run that is the model as it came, before any finetuning: always the first column."""
 
+MOST_COLUMNS = 8
+"""Runs that a table of targets has room for beside each other."""
+
 _MINUS = "\N{MINUS SIGN}"
 _NONE = "\N{EN DASH}"
 
@@ -33,7 +36,7 @@ def comparison_table(
 ) -> str:  # fmt: skip
     """Lay out held-out losses: targets as rows and their mean below, runs as columns, the base model first.
 
-    The lowest loss of a row is bold. A run with intervals shows its difference to the baseline and the interval too:
+    More runs than `MOST_COLUMNS` become rows, in order of their mean. The lowest loss of a target is bold. A run with intervals shows its difference to the baseline and the interval too:
     `**1.93** (−0.41 [−0.52, −0.30])`.
 
     Args:
@@ -63,16 +66,16 @@ def comparison_table(
     runs = sorted(losses, key=lambda run: run != BASE)
     table = {target: [losses[run][target] for run in runs] for target in targets}
     table[MEAN] = [sum(losses[run].values()) / len(targets) for run in runs]
-    body = []
+    cells: dict[str, list[str]] = {}
     for target, means in table.items():
-        cells = [decimal(mean, digits) for mean in means]
+        cells[target] = [_number_or_best(mean, min(means), digits) for mean in means]
         for column, run in enumerate(runs):
-            if means[column] == min(means):
-                cells[column] = f"**{cells[column]}**"
             if run in intervals:
-                cells[column] += f" ({_difference(intervals[run][target], digits)})"
-        body.append([target, *cells])
-    return markdown_table(["target", *runs], body)
+                cells[target][column] += f" ({_difference(intervals[run][target], digits)})"
+    if len(runs) <= MOST_COLUMNS:
+        return markdown_table(["target", *runs], [[target, *row] for target, row in cells.items()])
+    order = sorted(range(len(runs)), key=lambda column: table[MEAN][column])
+    return markdown_table(["run", *cells], [[runs[c], *(row[c] for row in cells.values())] for c in order])
 
 
 def composition_table(counts: Mapping[str, Mapping[str, int]], pool: Mapping[str, int]) -> str:
@@ -127,6 +130,10 @@ def _cost_row(name: str, cost: StageCost) -> list[str]:
         _NONE if speed is None else f"{speed:,.0f}",
         _NONE if cost.peak_bytes is None else f"{cost.peak_bytes / 2**30:.2f} GiB",
     ]
+
+
+def _number_or_best(value: float, best: float, digits: int) -> str:
+    return f"**{decimal(value, digits)}**" if value == best else decimal(value, digits)
 
 
 def _difference(interval: Interval, digits: int) -> str:

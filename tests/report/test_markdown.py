@@ -84,3 +84,14 @@ def test_cost_sums_seconds_and_takes_the_highest_peak() -> None:
 
 def test_cost_of_nothing_measured() -> None:
     assert "| all | 0.0 | – | – | – |" in cost_table({"report": StageCost(0.0, 5)})
+
+
+def test_many_runs_become_rows_in_order_of_their_mean() -> None:
+    losses = {f"run-{number}": {"a": 9.0 - number, "b": 1.0} for number in range(9)}
+    interval = Interval(-1.5, -2.0, -1.0)
+    lines = comparison_table(losses, {"run-1": dict.fromkeys(["a", "b", "mean"], interval)}, "run-0").splitlines()
+    assert lines[0] == "| run | a | b | mean |"
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| run-{number}" for number in [8, 7, 6, 5, 4, 3, 2, 1, 0]]
+    assert lines[2] == "| run-8 | **1.00** | **1.00** | **1.00** |"
+    change = "(\N{MINUS SIGN}1.50 [\N{MINUS SIGN}2.00, \N{MINUS SIGN}1.00])"
+    assert lines[9] == f"| run-1 | 8.00 {change} | **1.00** {change} | 4.50 {change} |"
