@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.linalg import solve
 
 from instsel import checks
 from instsel.blocks import row_blocks
@@ -149,7 +150,8 @@ def precondition(directions: np.ndarray, fisher: np.ndarray, damping: float) -> 
         raise ValueError(f"fisher must have shape {(d, d)}, as directions have {d} columns, got {fisher.shape}")
     damped = np.array(fisher, dtype=np.float64)
     damped.flat[:: d + 1] += damping * np.trace(damped) / d
-    return np.linalg.solve(damped, directions.T.astype(np.float64)).T.astype(np.float32)
+    solved = solve(damped, directions.T.astype(np.float64), assume_a="pos", overwrite_a=True, overwrite_b=True)
+    return np.ascontiguousarray(solved.T, dtype=np.float32)
 
 
 def _feature_blocks(array: np.ndarray) -> list[slice]:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from instsel.methods import Form, Method
+from instsel.methods import Form, InfluenceMethod, Method
 from instsel.strict import Strict, usable_name
 
 RowFormat = Literal["auto", "messages", "alpaca", "sharegpt"]
@@ -211,10 +211,17 @@ class StudyConfig(Strict):
         return targets
 
     @model_validator(mode="after")
-    def _check_methods_targets(self) -> "StudyConfig":
+    def _check_methods_fit(self) -> "StudyConfig":
         for method in self.selection.methods:
             for name in getattr(method, "targets", None) or ():
                 if name not in self.targets:
                     known = ", ".join(self.targets)
                     raise ValueError(f"selection.methods: {method.name!r} chooses for {name!r}; targets are {known}")
+            if not isinstance(method, InfluenceMethod) or method.damping is None:
+                continue
+            if (method.attribution or self.selection.attribution) != "fisher":
+                raise ValueError(
+                    f"selection.methods: {method.name!r} has a damping, which only `attribution: fisher` reads; "
+                    "remove it or write that"
+                )
         return self

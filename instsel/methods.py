@@ -47,7 +47,7 @@ class BaseMethod(Strict):
     draws: ClassVar[bool] = False
     nested: ClassVar[bool] = True
 
-    seeds: list[int] = Field(
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
         [0],
         min_length=1,
         description="one training run a seed, added to finetune.seed; a method that draws, draws by it",

@@ -39,8 +39,13 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _plain_values(text: str) -> Any:
-    """YAML as dicts, lists, texts and numbers: the loader is a SafeLoader and builds nothing else."""
+def plain_values(text: str) -> Any:
+    """YAML as dicts, lists, texts and numbers: the loader is a SafeLoader and builds nothing else.
+
+    Raises:
+        yaml.YAMLError: the text is no YAML.
+        InputError: a key is written twice or is no plain text.
+    """
     loader = _Loader(text)
     try:
         return loader.get_single_data()
@@ -63,7 +68,7 @@ def load_study(path: str | Path, overrides: typing.Sequence[str] = ()) -> StudyC
         what = "is a folder" if path.is_dir() else "does not exist"
         raise InputError(f"study file {path} {what}; give the path of a YAML file")
     try:
-        raw = _plain_values(path.read_text(encoding="utf-8"))
+        raw = plain_values(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not readable YAML: {error}") from error
     except InputError as error:
@@ -155,7 +160,7 @@ def override(raw: dict[str, Any], setting: str) -> None:
     if not equals or not key:
         raise InputError(f"--set {setting}: write it as key=value, for instance selection.budget=0.05")
     try:
-        value = _plain_values(text)
+        value = plain_values(text)
     except (yaml.YAMLError, InputError) as error:
         raise InputError(f"--set {setting}: the value is not readable YAML: {error}") from error
     *parents, last = key.split(".")

@@ -1,5 +1,6 @@
 """A new selection from a finished study: its stored gradients and embeddings, another method, budget or targets."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,16 +13,16 @@ from instsel.choice.gradients import influence_matrix
 from instsel.choice.inputs import Inputs
 from instsel.choice.picks import make_picks
 from instsel.choice.rows import write_rows
-from instsel.config import StudyConfig
+from instsel.config import SelectionPart, StudyConfig
 from instsel.errors import InputError
 from instsel.methods import AnyMethod, Influence
 from instsel.storage import Folder
-from instsel.strict import usable_name
 from instsel.study import MANIFEST, STUDY
-from instsel.study_file import override, parse_study
+from instsel.study_file import override, parse_study, plain_values
 
 CONFIG = "config.json"
 SELECTIONS = "selections"
+MOST_LETTERS = 120
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Wish:
         targets: to choose for; None for all.
         options: `key=value` of the method.
         attribution: form of the influence; None for the study's own.
-        name: of the selection; by default method, budget and targets.
+        name: of the selection; by default all of the above.
     """
 
     method: str
@@ -65,17 +66,32 @@ def select_anew(place: str, wish: Wish, say: Callable[[str], None]) -> tuple[Fol
     study, inputs = open_study(place)
     part = _asked(study, wish).selection
     method = part.methods[0]
-    out = inputs.study / SELECTIONS / method.name
-    picks = make_picks(
-        method, method.seeds[0], Budget(part.budget, part.unit), part.attribution, part.damping, inputs, say
-    )
-    result = write_rows(inputs.study / "prepare", out, picks)
+    budget = Budget(part.budget, part.unit)
+    picks = make_picks(method, method.seeds[0], budget, part.attribution, part.damping, inputs, say)
+    served = {}
     if inputs.has("features"):
         way = method_influence(method, part.attribution, part.damping)
         found = figures({method.name: picks["id"].to_pylist()}, influence_matrix(inputs, way), inputs)
-        result |= {"influence": way.name, "figures": asdict(found[method.name])} if found else {}
-    out.write_json(MANIFEST, {"selection": part.model_dump(), "result": result})
+        served = {"influence": way.name, "figures": asdict(found[method.name])} if found else {}
+    out = inputs.study / SELECTIONS / method.name
+    out.remove()
+    result = {**write_rows(inputs.study / "prepare", out, picks), **served}
+    made_from = inputs.manifest("prepare")["fingerprint"]
+    out.write_json(MANIFEST, {"selection": part.model_dump(), "prepare": made_from, "result": result})
     return out, {"name": method.name, **result}
+
+
+def made_anew(inputs: Inputs) -> dict[str, SelectionPart]:
+    """Selections that were made anew from the pool as it is now: name -> what was asked for."""
+    found = {}
+    folder = inputs.study / SELECTIONS
+    for name in folder.names():
+        if not (folder / name).exists(MANIFEST):
+            continue
+        manifest = (folder / name).read_json(MANIFEST)
+        if manifest["prepare"] == inputs.manifest("prepare")["fingerprint"]:
+            found[name] = SelectionPart.model_validate(manifest["selection"])
+    return found
 
 
 def open_study(place: str) -> tuple[StudyConfig, Inputs]:
@@ -101,17 +117,28 @@ def method_influence(method: AnyMethod, form: Any, damping: float) -> Influence:
 
 def _asked(study: StudyConfig, wish: Wish) -> StudyConfig:
     """The study with the wish as its only method, checked like a study file."""
-    budget = yaml.safe_load(wish.budget)
-    parts = [wish.method, f"{wish.budget}{'' if wish.unit == 'rows' else wish.unit}", *(wish.targets or ())]
-    method: dict[str, Any] = {"method": wish.method, "name": wish.name or "-".join(parts)}
+    try:
+        budget = plain_values(wish.budget)
+    except (yaml.YAMLError, InputError) as error:
+        raise InputError(f"--budget {wish.budget}: write a count (500) or a share (0.1)") from error
+    method: dict[str, Any] = {"method": wish.method, "name": wish.name or _default_name(wish)}
     method |= {"targets": list(wish.targets)} if wish.targets else {}
     method |= {"attribution": wish.attribution} if wish.attribution else {}
     for option in wish.options:
         override(method, option)
     raw = study.model_dump()
     raw["selection"] |= {"budget": budget, "unit": wish.unit, "methods": [method]}
-    try:
-        usable_name(method["name"])
-    except ValueError as error:
-        raise InputError(f"--name: {error}") from error
-    return parse_study(raw, "this selection")
+    asked = parse_study(raw, "this selection")
+    if len(asked.selection.methods[0].seeds) > 1:
+        raise InputError("--set seeds: one selection is made, give one seed")
+    return asked
+
+
+def _default_name(wish: Wish) -> str:
+    """What was asked for, so that another wish has another name."""
+    unit = "" if wish.unit == "rows" else wish.unit
+    parts = [wish.method, wish.budget + unit, *(wish.targets or ()), *([wish.attribution] if wish.attribution else [])]
+    name = "-".join([*parts, *(re.sub(r"[^A-Za-z0-9._-]", "", option) for option in wish.options)])
+    if len(name) > MOST_LETTERS:
+        raise InputError(f"a name of all that is asked for would have {len(name)} letters; give one with --name")
+    return name

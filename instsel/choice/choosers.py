@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from instsel import methods
+from instsel.blocks import row_blocks
 from instsel.choice.gradients import influence_matrix, kernel_matrix
 from instsel.choice.inputs import Inputs
-from instsel.choice.matrices import Matrix
+from instsel.choice.matrices import Matrix, stack
 from instsel.methods import Form
 from instsel.selection import (
     Selection,
@@ -168,7 +169,11 @@ def of_targets(matrix: Matrix, targets: Sequence[str] | None) -> Matrix:
     if targets is None:
         return matrix
     kept = [place for place, name in enumerate(matrix.columns["target"].to_pylist()) if name in targets]
-    return Matrix(matrix.ids, matrix.values[:, kept], matrix.columns.take(pa.array(kept)))
+    rows = len(matrix.ids)
+    blocks = (
+        matrix.values[block][:, kept] for block in row_blocks(rows, matrix.values.shape[1] * matrix.values.itemsize)
+    )
+    return Matrix(matrix.ids, stack(blocks, rows, len(kept)), matrix.columns.take(pa.array(kept)))
 
 
 def _callers(selection: Selection) -> np.ndarray:

@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
-from instsel.choice.anew import SELECTIONS, method_influence, open_study
+from instsel.choice.anew import SELECTIONS, made_anew, method_influence, open_study
 from instsel.choice.choosers import chooser
 from instsel.choice.gradients import influence_matrix
 from instsel.choice.inputs import Inputs
+from instsel.choice.matrices import moments
 from instsel.choice.rows import TABLE
-from instsel.config import StudyConfig
+from instsel.config import SelectionPart, StudyConfig
 from instsel.errors import InputError
-from instsel.methods import AnyMethod, Influence, Method
-from instsel.study import MANIFEST
+from instsel.methods import AnyMethod, Influence
 
 SHOWN = 5
 # A ranking of a whole pool above this takes longer than one wants to wait.
@@ -73,6 +72,15 @@ class Explanation:
     hurt: list[Effect] | None = None
 
 
+@dataclass(frozen=True)
+class _Made:
+    """How a selection was made: its method and seed, and the influence that a method reads which names none itself."""
+
+    method: AnyMethod
+    seed: int
+    part: SelectionPart
+
+
 def explain(place: str, row: str) -> Explanation:
     """Gather what a study's folder says of a row.
 
@@ -88,7 +96,7 @@ def explain(place: str, row: str) -> Explanation:
     shard = inputs.index["shard"][ids.index(row)].as_py()
     table = (inputs.study / "prepare" / "pool").read_table(f"{shard}.parquet")
     found = next(item for item in table.to_pylist() if item["id"] == row)
-    standings = [_standing(study, inputs, name, method, row) for name, method in _selections(study, inputs).items()]
+    standings = [_standing(inputs, name, made, row) for name, made in _selections(study, inputs).items()]
     if not inputs.has("features"):
         return Explanation(found, standings)
     part = study.selection
@@ -101,35 +109,34 @@ def explain(place: str, row: str) -> Explanation:
     return Explanation(found, standings, way.name, effects[:SHOWN], effects[: -SHOWN - 1 : -1])
 
 
-def _selections(study: StudyConfig, inputs: Inputs) -> dict[str, tuple[AnyMethod, int]]:
-    """Method and seed by folder of every finished selection, those of the study first."""
-    found: dict[str, tuple[AnyMethod, int]] = {}
+def _selections(study: StudyConfig, inputs: Inputs) -> dict[str, _Made]:
+    """How every finished selection was made, by its folder, those of the study first."""
+    found: dict[str, _Made] = {}
     for method in study.selection.methods:
         for seed in method.seeds if method.draws else [0]:
             name = f"{method.name}-{seed}" if method.draws and len(method.seeds) > 1 else method.name
-            found[f"select/{name}"] = (method, seed)
-    for name in (inputs.study / SELECTIONS).names():
-        asked = (inputs.study / SELECTIONS / name).read_json(MANIFEST)["selection"]
-        method = TypeAdapter(Method).validate_python(asked["methods"][0])
-        found[f"{SELECTIONS}/{name}"] = (method, method.seeds[0])
-    return {name: what for name, what in found.items() if inputs.has(name)}
+            if inputs.has(f"select/{name}"):
+                found[f"select/{name}"] = _Made(method, seed, study.selection)
+    for name, asked in made_anew(inputs).items():
+        found[f"{SELECTIONS}/{name}"] = _Made(asked.methods[0], asked.methods[0].seeds[0], asked)
+    return found
 
 
-def _standing(study: StudyConfig, inputs: Inputs, name: str, by: tuple[AnyMethod, int], row: str) -> Standing:
+def _standing(inputs: Inputs, name: str, made: _Made, row: str) -> Standing:
     picks = (inputs.study / name).read_table(TABLE, ["id", "score", "reason"]).to_pylist()
     shown = name.partition("/")[2]
     for rank, pick in enumerate(picks):
         if pick["id"] == row:
             return Standing(shown, len(picks), rank + 1, True, pick["score"], pick["reason"])
-    return Standing(shown, len(picks), _rank(study, inputs, by, row), False)
+    return Standing(shown, len(picks), _rank(inputs, made, row), False)
 
 
-def _rank(study: StudyConfig, inputs: Inputs, by: tuple[AnyMethod, int], row: str) -> int | None:
+def _rank(inputs: Inputs, made: _Made, row: str) -> int | None:
     """Place of the row if the budget were the whole pool; None where a larger budget would be another choice."""
-    method, seed = by
+    method, part = made.method, made.part
     if not method.nested or method.reads not in RANKED or len(inputs.index) > RANKED_ROWS:
         return None
-    ready = chooser(method, seed, study.selection.attribution, study.selection.damping, inputs)
+    ready = chooser(method, made.seed, part.attribution, part.damping, inputs)
     if row not in ready.ids:
         return None
     order = ready.pick(len(ready.ids)).indices.tolist()
@@ -142,8 +149,8 @@ def _effects(inputs: Inputs, way: Influence, row: str) -> list[Effect] | None:
     if row not in matrix.ids:
         return None
     own = matrix.values[matrix.ids.index(row)].astype(np.float64)
-    mean, deviation = matrix.values.mean(axis=0, dtype=np.float64), matrix.values.std(axis=0, dtype=np.float64)
-    standard = (own - mean) / np.where(deviation > 0, deviation, 1.0)
+    mean, deviation = moments(matrix.values)
+    standard = (own - mean) / deviation
     columns, prompts = matrix.columns.to_pylist(), _prompts(inputs, matrix.columns["target"].to_pylist())
     effects = [
         Effect(column["subtask"], column["id"], prompts[column["id"]], float(value), float(above))

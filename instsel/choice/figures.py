@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from instsel.choice.inputs import Inputs
-from instsel.choice.matrices import Matrix
+from instsel.choice.matrices import Matrix, moments
 from instsel.kernel import side_by_side
 from instsel.selection.influence import aid, redundancy, thi
 
@@ -40,7 +40,7 @@ def figures(choices: Mapping[str, Sequence[str]], matrix: Matrix, inputs: Inputs
     """
     place = {row: number for number, row in enumerate(matrix.ids)}
     tasks = np.asarray(matrix.columns["target"].to_pylist())
-    mean, deviation = _moments(matrix.values)
+    mean, deviation = moments(matrix.values)
     found = {}
     for name, ids in choices.items():
         rows = np.array([place[row] for row in ids if row in place], dtype=np.int64)
@@ -57,12 +57,6 @@ def figures(choices: Mapping[str, Sequence[str]], matrix: Matrix, inputs: Inputs
             redundancy=redundancy(_gradients(inputs, set(ids))),
         )
     return found
-
-
-def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    mean = values.mean(axis=0, dtype=np.float64)
-    deviation = values.std(axis=0, dtype=np.float64)
-    return mean, np.where(deviation > 0, deviation, 1.0)
 
 
 def _gradients(inputs: Inputs, chosen: set[str]) -> Iterator[np.ndarray]:

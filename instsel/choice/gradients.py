@@ -14,9 +14,10 @@ from instsel.methods import Influence
 
 def influence_matrix(inputs: Inputs, influence: Influence) -> Matrix:
     """The attribution matrix: as its stage stored it, else worked out here, a shard at a time."""
-    stored = inputs.influence(influence)
-    if stored is not None:
-        return stored
+    return inputs.keep(influence, lambda: inputs.influence(influence) or _worked_out(inputs, influence))
+
+
+def _worked_out(inputs: Inputs, influence: Influence) -> Matrix:
     columns = inputs.columns()
     gradients = inputs.gradients.validation(columns)
     if influence.average == "gradients":

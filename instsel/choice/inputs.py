@@ -1,6 +1,6 @@
 """What the stages of a study left, read once and only when it is asked for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ class Inputs:
 
     def __init__(self, study: Folder) -> None:
         self.study = study
+        self._kept: dict[Influence, Matrix] = {}
 
     def has(self, stage: str) -> bool:
         """Whether a stage is finished."""
@@ -35,7 +36,7 @@ class Inputs:
             raise InputError(f"{self.study} has no finished stage {stage!r}; run the study with a method that reads it")
         manifest: dict[str, Any] = (self.study / stage).read_json(MANIFEST)
         for parent, fingerprint in manifest["parents"].items():
-            if self.has(parent) and (self.study / parent).read_json(MANIFEST)["fingerprint"] != fingerprint:
+            if not self.has(parent) or self.manifest(parent)["fingerprint"] != fingerprint:
                 raise InputError(f"{self.study}/{stage} is not of the {parent} that is there now; run the study again")
         return manifest
 
@@ -48,6 +49,7 @@ class Inputs:
     @cached_property
     def index(self) -> pa.Table:
         """One line a row of the pool: id, source, task, tokens, answer_tokens, shard."""
+        self.manifest("prepare")
         return (self.study / "prepare").read_table("index.parquet")
 
     @property
@@ -79,6 +81,12 @@ class Inputs:
             return None
         shards, folder = self.manifest(name)["result"]["shards"], self.study / name
         return self._stacked(folder / "blocks", shards, "scores", folder.read_table("columns.parquet"))
+
+    def keep(self, influence: Influence, make: Callable[[], Matrix]) -> Matrix:
+        """The matrix of an influence, made once; the last two are kept, as each may be gigabytes."""
+        if influence not in self._kept:
+            self._kept = {**dict(list(self._kept.items())[-1:]), influence: make()}
+        return self._kept[influence]
 
     def embeddings(self) -> Matrix:
         """Prompt embeddings, float32 (n, e)."""

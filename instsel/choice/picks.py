@@ -10,7 +10,7 @@ from instsel.choice.budget import Budget
 from instsel.choice.choosers import chooser
 from instsel.choice.inputs import Inputs
 from instsel.choice.within import choose
-from instsel.errors import StudyError
+from instsel.errors import InputError
 from instsel.methods import AnyMethod, Form
 
 
@@ -38,8 +38,8 @@ def make_picks(
         One line a pick, in order: id, rank (from 0), score, reason.
 
     Raises:
-        InputError: the budget does not fit the pool, or the study lacks what the method reads.
-        StudyError: the method cannot choose from what there is.
+        InputError: the budget does not fit the pool, the study lacks what the method reads, or the method cannot choose
+            so from what there is.
     """
     ready = chooser(method, seed, form, damping, inputs)
     sizes = dict(zip(inputs.index["id"].to_pylist(), inputs.index["tokens"].to_pylist(), strict=True))
@@ -48,7 +48,7 @@ def make_picks(
         try:
             found = choose(ready, budget.of(inputs.prepared["pool"]), [sizes[row] for row in ready.ids], method.nested)
         except ValueError as error:
-            raise StudyError(f"{method.name}: {error}") from error
+            raise InputError(f"{method.name}: {error}") from error
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         say(f"{method.name}: {message}")
     return pa.table(

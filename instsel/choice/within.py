@@ -1,5 +1,6 @@
 """A choice that keeps within a budget of rows or tokens."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -48,12 +49,23 @@ def _nested(chooser: Chooser, room: int, sizes: np.ndarray) -> Selection:
 def _searched(chooser: Chooser, room: int, sizes: np.ndarray) -> Selection:
     """The choice of the most rows that fit, where more rows hold more tokens."""
     low, high = 0, len(sizes)
-    best = chooser.pick(0)
-    while low < high:
-        rows = (low + high + 1) // 2
-        found = chooser.pick(rows)
-        if sizes[found.indices].sum() <= room:
-            low, best = rows, found
-        else:
-            high = rows - 1
-    return best
+    # What a trial warns of is not said of the choice.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        while low < high:
+            rows = (low + high + 1) // 2
+            if _fits(chooser, rows, room, sizes):
+                low = rows
+            else:
+                high = rows - 1
+    return chooser.pick(low)
+
+
+def _fits(chooser: Chooser, rows: int, room: int, sizes: np.ndarray) -> bool:
+    try:
+        return int(sizes[chooser.pick(rows).indices].sum()) <= room
+    except ValueError:
+        # A method may be left with fewer rows than that, as smart is by `num_tasks`; one row it has, or it fails below.
+        if rows == 1:
+            raise
+        return False

@@ -36,7 +36,8 @@ def comparison_table(
 ) -> str:  # fmt: skip
     """Lay out held-out losses: targets as rows and their mean below, runs as columns, the base model first.
 
-    More runs than `MOST_COLUMNS` become rows, in order of their mean. The lowest loss of a target is bold. A run with intervals shows its difference to the baseline and the interval too:
+    More runs than `MOST_COLUMNS` become rows, in order of their mean. The lowest loss of a target is bold.
+    A run with intervals shows its difference to the baseline and the interval too:
     `**1.93** (−0.41 [−0.52, −0.30])`.
 
     Args:

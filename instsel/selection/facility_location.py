@@ -1,8 +1,10 @@
-"""Facility location by lazy greedy: the rows that leave no row of the pool without something similar to it.
+"""Facility location by greedy: the rows that leave no row of the pool without something similar to it.
 
-Gains never grow as rows are picked, so an old gain bounds the new one and most rows need not be looked at again. Those
-that must be are evaluated in batches. A late pick raises the best similarity of few rows: then all bounds are brought
-down by what these rows take off them, at the cost of as many evaluations.
+Cosines: a pick changes gains only through the rows that it serves better than any pick before, which soon are few. What
+they take off every gain is computed in batches, and no gain is ever computed anew.
+
+Given matrices, and random draws: lazy greedy. Gains never grow as rows are picked, so an old gain bounds the new one,
+and only the rows whose old gains are the largest are looked at again, in batches.
 """
 
 import math
@@ -17,9 +19,6 @@ from instsel.selection.similarity import check_metric, cosine_units, similarity_
 
 _KERNEL_BYTES = 2**30
 _FIRST_BATCH = 16
-# A row of similarities costs as much to bring bounds down as to evaluate a gain anew. At most twice as many spent on the
-# former saved 10 to 60 % of all rows on clustered and on random points.
-_TIGHTENING = 2
 
 
 def facility_location(
@@ -37,12 +36,12 @@ def facility_location(
         x: (n, d) embeddings, or (n, n) similarities for metric "precomputed"; any real dtype.
         budget: rows wanted, k; above n gives all n.
         metric: "cosine" or "precomputed".
-        kernel_bytes: the cosines of all pairs are held if their 4 n^2 bytes are no more than this. If not they are
-            computed when they are needed, and memory stays near 8 n d bytes. The picks are the same.
+        kernel_bytes: the cosines of all pairs are held if their 4 n^2 bytes are no more than this (16,384 rows). If
+            not they are computed when they are needed, some six times each for 1,000 picks, and memory stays near
+            8 n d bytes. The picks are the same.
         stochastic: epsilon, between 0 and 1, of stochastic greedy (Mirzasoleiman et al., 2015, arXiv 1409.7938): each
             pick is the best of n/k ln(1/epsilon) rows drawn at random, which in expectation gives at least
-            1 - 1/e - epsilon of the optimum. That is at most n ln(1/epsilon) gains in all, where exact greedy takes n
-            and then some dozens a pick: it pays where k is large beside n. None is exact greedy.
+            1 - 1/e - epsilon of the optimum. That is at most n ln(1/epsilon) gains in all. None is exact greedy.
         seed: of those draws, any whole number from 0; without `stochastic` there are none.
 
     Returns:
@@ -59,8 +58,7 @@ def facility_location(
         units = cosine_units(x)
         return from_units(units, checks.budget(budget, len(units)), kernel_bytes=most, draws=draws)
     matrix = similarity_matrix(x)
-    bounds = np.full(len(matrix), np.inf)
-    return _greedy(GivenSimilarities(matrix), bounds, checks.budget(budget, len(matrix)), draws)
+    return _lazy(GivenSimilarities(matrix), checks.budget(budget, len(matrix)), draws)
 
 
 @dataclass(frozen=True)
@@ -81,15 +79,28 @@ def from_units(
     """Pick `count` rows, at most n, of unit rows float64 (n, d), as `similarity.unit_rows` makes them."""
     if count == 0:
         return Selection(np.empty(0, np.int64), np.empty(0))
-    hold = HeldCosines.size(len(units)) <= kernel_bytes
-    cosines = HeldCosines(units) if hold else ComputedCosines(units)
-    # A stochastic walk may never ask for the gains of many rows.
-    bounds = cosines.first_gains() if hold or draws is None else np.full(len(units), np.inf)
-    return _greedy(cosines, bounds, count, draws)
+    cosines = HeldCosines(units) if HeldCosines.size(len(units)) <= kernel_bytes else ComputedCosines(units)
+    return _exact(cosines, count) if draws is None else _lazy(cosines, count, draws)
 
 
-def _greedy(kernel: Kernel, bounds: np.ndarray, count: int, draws: _Draws | None) -> Selection:
-    walk = _Walk(kernel, bounds, tighten=draws is None)
+def _exact(cosines: ComputedCosines, count: int) -> Selection:
+    """Keep all gains as they are: sums of rounded cosines are exact, so that differences may be taken off them."""
+    indices, scores = np.empty(count, np.int64), np.empty(count)
+    gains, best = cosines.first_gains(), np.zeros(cosines.rows)
+    for pick in range(count):
+        row = int(gains.argmax())
+        indices[pick], scores[pick] = row, gains[row]
+        gains[row] = -np.inf
+        similarities = cosines.row(row)
+        risen = np.flatnonzero(similarities > best)
+        after = similarities[risen].astype(np.float64)
+        gains -= cosines.losses(risen, best[risen], after)
+        best[risen] = after
+    return Selection(indices, scores)
+
+
+def _lazy(kernel: Kernel, count: int, draws: _Draws | None) -> Selection:
+    walk = _LazyWalk(kernel)
     indices, scores = np.empty(count, np.int64), np.empty(count)
     remaining = np.arange(kernel.rows)
     words = np.random.PCG64(draws.seed if draws else 0)
@@ -105,21 +116,14 @@ def _greedy(kernel: Kernel, bounds: np.ndarray, count: int, draws: _Draws | None
     return Selection(indices, scores)
 
 
-class _Walk:
-    """A greedy walk: what is known of the gains, and the best similarities so far."""
+class _LazyWalk:
+    """What is known of the gains, and the best similarities so far."""
 
-    def __init__(self, kernel: Kernel, bounds: np.ndarray, *, tighten: bool) -> None:
-        """Stand before the first pick.
-
-        Args:
-            kernel: similarities of the pool.
-            bounds: float64 (n,), no gain is above its bound.
-            tighten: after a pick that changed little, bring all bounds down, where a kernel knows by how much.
-        """
-        self.kernel, self.bounds = kernel, bounds
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        # Each row's gain when it was last evaluated: never below what it is now, in floating point either.
+        self.bounds = np.full(kernel.rows, np.inf)
         self.best = np.zeros(kernel.rows)
-        self._cosines = kernel if tighten and isinstance(kernel, ComputedCosines) else None
-        self._affordable = 0  # rows of similarities that may be spent on bringing bounds down
 
     def pick(self, candidates: np.ndarray) -> tuple[int, float]:
         """Take the candidate with the largest gain, the lowest of equals, and return it with its gain.
@@ -133,7 +137,6 @@ class _Walk:
             chosen = _largest(self.bounds[waiting], batch)
             rows = waiting[chosen]
             gains = self.bounds[rows] = self.kernel.gains(rows, self.best)
-            self._affordable += _TIGHTENING * rows.size
             top = float(gains.max())
             first = int(rows[gains == top].min())
             if top > gain or (top == gain and first < row):
@@ -142,17 +145,8 @@ class _Walk:
             bounds = self.bounds[waiting]
             waiting = waiting[(bounds > gain) | ((bounds == gain) & (waiting < row))]
             batch *= 2
-        self._cover(self.kernel.row(row))
+        np.maximum(self.best, self.kernel.row(row), out=self.best)
         return row, gain
-
-    def _cover(self, similarities: np.ndarray) -> None:
-        """Raise the best similarities to those of a picked row."""
-        risen = np.flatnonzero(similarities > self.best)
-        before, after = self.best[risen], similarities[risen].astype(np.float64)
-        if self._cosines and risen.size <= self._affordable:
-            self._affordable -= risen.size
-            self.bounds -= self._cosines.losses(risen, before, after)
-        self.best[risen] = after
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:

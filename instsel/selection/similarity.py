@@ -35,15 +35,15 @@ def lowest_of_largest(gains: np.ndarray, left: np.ndarray, slack: float) -> int:
     return int(np.argmax(left & (gains >= largest - slack)))
 
 
-def cosine_units(values: np.ndarray, name: str = "x") -> np.ndarray:
+def cosine_units(x: np.ndarray) -> np.ndarray:
     """Return float64 (n, d) unit rows whose products are cosines; a warning names and counts zero rows.
 
     Raises:
         ValueError: as `embedding_rows`.
     """
-    rows = embedding_rows(name, values)
+    rows = embedding_rows("x", x)
     units = unit_rows(rows)
-    warn_of_zeros(f"rows of {name}", np.flatnonzero(~units.any(axis=1)))
+    warn_of_zeros("rows of x", np.flatnonzero(~units.any(axis=1)))
     return units
 
 

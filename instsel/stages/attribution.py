@@ -82,10 +82,11 @@ def _write_directions(
     out.write_table(COLUMNS, columns)
     directions = [unit_rows(rows, f"validation, {name}") for name, rows in zip(pins, gradients, strict=True)]
     if influence.damping is not None:
-        fisher = fisher_matrices(features.folder, pins, shards, out / "moments", terminal)
+        dim = study.features.dim
+        fisher = fisher_matrices(features.folder, pins, dim, shards, out / "moments", terminal)
         directions = [precondition(v, next(fisher), influence.damping) for v in directions]
     # safetensors writes an array's memory as it lies there, whatever its strides say.
-    kept = {name: np.ascontiguousarray(v) for name, v in zip(pins, directions, strict=True)}
+    kept = {name: np.ascontiguousarray(rows) for name, rows in zip(pins, directions, strict=True)}
     out.write(DIRECTIONS, save(kept))
     (out / "moments").remove()
 

@@ -18,55 +18,65 @@ from instsel.progress import Terminal
 from instsel.stages.pins import Pins
 from instsel.storage import Folder
 
-# The most groups: each leaves a d x d matrix on disk, 0.27 GB at d = 8192.
+# The most groups of a checkpoint. Each leaves a d x d matrix on disk until all are added up, 0.27 GB at d = 8192.
 GROUPS = 32
 
 
 def fisher_matrices(
-    features: Folder, pins: Pins, shards: list[str], out: Folder, terminal: Terminal
+    features: Folder, pins: Pins, dim: int, shards: list[str], out: Folder, terminal: Terminal
 ) -> Iterator[np.ndarray]:
     """The mean of u u^T over the pool's unit rows u, float64 (d, d), one checkpoint after the other.
 
     Args:
         features: folder of stage *features*.
         pins: checkpoints in order, and what their features depend on.
+        dim: d.
         shards: of the pool, in order.
-        out: folder for the sums of groups; those that are there are kept.
+        out: folder for the sums of groups; those that are there are kept, and removed when they are added up.
         terminal: where progress is shown.
     """
     groups = [part.tolist() for part in np.array_split(np.array(shards), min(GROUPS, len(shards)))]
-    names = [f"{number:05d}.safetensors" for number in range(len(groups))]
-    missing = [
-        {"name": name, "shards": group} for name, group in zip(names, groups, strict=True) if not out.exists(name)
-    ]
-    summing: Any = _sum_group
-    if missing:
-        summed = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
-            summing, batch_size=1, batch_format="pyarrow", num_cpus=1, fn_args=(features, pins, out)
-        )
-        with terminal.bar("fisher", len(missing), "groups") as bar:
-            for _ in summed.iter_rows():
-                bar.advance(1)
-    for checkpoint in pins:
-        total, rows = np.zeros(()), 0
-        for name in names:
-            found = load(out.read(name))
-            total = total + found[checkpoint]
+    for place, checkpoint in enumerate(pins):
+        items = [
+            {"name": f"{number:05d}.safetensors", "place": place, "shards": group}
+            for number, group in enumerate(groups)
+        ]
+        folder = out / checkpoint
+        _sum_groups([item for item in items if not folder.exists(item["name"])], features, pins, dim, folder, terminal)
+        total, rows = np.zeros((dim, dim)), 0
+        for item in items:
+            found = load(folder.read(item["name"]))
+            total += found["sum"]
             rows += int(found["rows"][0])
+        folder.remove()
         yield total / rows
+
+
+def _sum_groups(
+    missing: list[dict[str, Any]], features: Folder, pins: Pins, dim: int, out: Folder, terminal: Terminal
+) -> None:
+    if not missing:
+        return
+    summing: Any = _sum_group
+    # A task holds its sum, a product on its way into it, and a copy to write.
+    memory = 20 * dim * dim
+    summed = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
+        summing, batch_size=1, batch_format="pyarrow", num_cpus=1, memory=memory, fn_args=(features, pins, out)
+    )
+    with terminal.bar(f"fisher of {out.path.rpartition('/')[2]}", len(missing), "groups") as bar:
+        for _ in summed.iter_rows():
+            bar.advance(1)
 
 
 def _sum_group(batch: pa.Table, features: Folder, pins: Pins, out: Folder) -> pa.Table:
     gradients = GradientShards(features, pins)
     for item in batch.to_pylist():
-        sums: dict[str, np.ndarray] = {}
-        rows = 0
+        total, rows = np.zeros(()), 0
         for shard in item["shards"]:
-            ids, blocks = gradients.pool(shard)
+            ids, checkpoints = gradients.pool(shard)
+            total = total + second_moment(checkpoints[item["place"]])
             rows += len(ids)
-            for checkpoint, block in zip(pins, blocks, strict=True):
-                sums[checkpoint] = sums.get(checkpoint, 0.0) + second_moment(block)
         # float32 keeps seven digits of a sum that is added to others in float64.
-        kept = {name: np.ascontiguousarray(total, dtype=np.float32) for name, total in sums.items()}
-        out.write(item["name"], save({**kept, "rows": np.array([rows], dtype=np.int64)}))
+        kept = np.ascontiguousarray(total, dtype=np.float32)
+        out.write(item["name"], save({"sum": kept, "rows": np.array([rows], dtype=np.int64)}))
     return pa.table({"done": [len(batch)]})

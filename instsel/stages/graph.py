@@ -76,15 +76,18 @@ class Graph:
 
 def runs_of(study: StudyConfig) -> dict[str, Run]:
     """Runs by name: one a method, or one a seed for a method with several."""
-    runs = {}
+    runs: dict[str, Run] = {}
+    owners: dict[str, AnyMethod] = {}
     for method in study.selection.methods:
         for seed in method.seeds:
             name = f"{method.name}-{seed}" if len(method.seeds) > 1 else method.name
-            if name in runs or name == BASE:
+            selection = name if method.draws else method.name
+            if name in runs or name == BASE or owners.setdefault(selection, method) is not method:
                 raise InputError(
-                    f"selection.methods: two runs would be called {name!r}; rename a method or drop a seed"
+                    f"selection.methods: two runs would be called {name!r}, or two selections {selection!r}; "
+                    "rename a method or drop a seed"
                 )
-            runs[name] = Run(name, method, seed, name if method.draws else method.name)
+            runs[name] = Run(name, method, seed, selection)
     return runs
 
 
@@ -94,6 +97,19 @@ def influences_of(study: StudyConfig) -> dict[str, Influence]:
     read = [method for method in part.methods if isinstance(method, InfluenceMethod) and method.reads == "attribution"]
     found = [method.influence(part.attribution, part.damping) for method in read]
     return {influence.name: influence for influence in found}
+
+
+def figures_influence(study: StudyConfig) -> Influence | None:
+    """The influence by which the report says what selections serve; None where no method reads gradients.
+
+    The study's own form if a method reads it, else another that is there, else the study's own, to be worked out.
+    """
+    part = study.selection
+    if not any(isinstance(method, InfluenceMethod) for method in part.methods):
+        return None
+    ways = [way for way in influences_of(study).values() if way.average == "cosines"]
+    own = Influence(part.attribution, part.damping if part.attribution == "fisher" else None)
+    return next((way for way in ways if way.form == part.attribution), ways[0] if ways else own)
 
 
 def build_graph(study: StudyConfig, folder: Folder) -> Graph:
@@ -130,8 +146,10 @@ def build_graph(study: StudyConfig, folder: Folder) -> Graph:
         evaluate[name] = Stage(folder / "evaluate" / name, f"evaluate/{name}", evaluation, [finetune[name]])
     intervals = study.evaluation.model_dump(exclude={"token_budget"})
     names = {name: run.method.name for name, run in runs.items()}
-    parents = [*evaluate.values(), *attribution.values()]
-    report = Stage(folder / "report", "report", {"intervals": intervals, "runs": names}, parents)
+    way = figures_influence(study)
+    parents = [*evaluate.values(), *attribution.values(), *([features] if way else [])]
+    config = {"intervals": intervals, "runs": names, "figures": way.name if way else None}
+    report = Stage(folder / "report", "report", config, parents)
     return Graph(
         folder,
         runs,

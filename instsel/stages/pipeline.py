@@ -33,6 +33,8 @@ def run_study(study: StudyConfig, terminal: Terminal, until: str = ORDER[-1]) ->
     log_file = folder.fetch() / LOG if folder.is_local else Path(f"{study.name}.log")
     with log_to(log_file):
         graph = build_graph(study, folder)
+        # Also where nothing is left to do: what is asked of the folder later goes by it.
+        folder.write_json(CONFIG, study.model_dump())
         waiting = [stage for stage in graph.until(until) if not stage.done()]
         if not waiting:
             terminal.say(f"study {study.name}: nothing to do, every stage is done")
@@ -42,7 +44,6 @@ def run_study(study: StudyConfig, terminal: Terminal, until: str = ORDER[-1]) ->
         from instsel.stages.errors import clear_errors
         from instsel.stages.session import ray_session
 
-        folder.write_json(CONFIG, study.model_dump())
         with native_errors_to(log_file), clear_errors(), ray_session(study.resources):
             _run(study, graph, waiting, terminal, folder)
     return graph

@@ -16,7 +16,7 @@ from instsel.methods import RandomMethod
 from instsel.report.markdown import BASE
 from instsel.report.study_report import study_report
 from instsel.report.summary import differences, loss_table, pooled
-from instsel.stages.graph import Graph, influences_of
+from instsel.stages.graph import Graph, figures_influence
 from instsel.study import Stage
 
 PACKAGES = ["torch", "transformers", "peft", "ray", "deepspeed"]
@@ -69,11 +69,10 @@ def summarise(study: StudyConfig, graph: Graph) -> dict[str, Any]:
 
 
 def _figures(study: StudyConfig, graph: Graph) -> dict[str, Any]:
-    """What the selections serve, by the study's own form of influence if a method reads it, else by another's."""
-    ways = [way for way in influences_of(study).values() if way.average == "cosines"]
-    if not ways:
+    """What the selections serve, where the study has gradients."""
+    way = figures_influence(study)
+    if way is None:
         return {}
-    way = next((way for way in ways if way.form == study.selection.attribution), ways[0])
     inputs = Inputs(graph.folder)
     chosen = {name: stage.folder.read_table(TABLE, ["id"])["id"].to_pylist() for name, stage in graph.select.items()}
     found = figures(chosen, influence_matrix(inputs, way), inputs)

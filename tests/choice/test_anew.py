@@ -61,6 +61,29 @@ def test_another_name_keeps_both(every_method, say):
     assert first.exists("selected.jsonl") and second.exists("selected.jsonl")
 
 
+def test_wishes_that_differ_have_names_that_differ(every_method, say):
+    wishes = [
+        Wish("less", "2"),
+        Wish("less", "2", attribution="fisher"),
+        Wish("less", "2", options=["average=gradients"]),
+        Wish("less", "2", options=["seeds=[1]"]),
+        Wish("less", "2", targets=["sums"]),
+        Wish("less", "20", unit="tokens"),
+    ]
+    names = [select_anew(every_method["out"], wish, say)[1]["name"] for wish in wishes[:-1]]
+    assert names == ["less-2", "less-2-fisher", "less-2-averagegradients", "less-2-seeds1", "less-2-sums"]
+    with pytest.raises(InputError, match="first row chosen has more"):
+        select_anew(every_method["out"], wishes[-1], say)
+
+
+def test_a_budget_of_tokens_below_that_of_the_tasks_kept_is_searched_for(every_method, say):
+    wish = Wish("smart", "150", unit="tokens", options=["num_tasks=1"])
+    _, made = select_anew(every_method["out"], wish, say)
+    assert 0 < made["tokens"] <= 150 and len(made["sources"]) == 1
+    with pytest.raises(InputError, match="smart-20-num_tasks1: "):
+        select_anew(every_method["out"], Wish("smart", "20", options=["num_tasks=1"]), say)
+
+
 def test_what_a_method_warns_of_is_told(every_method, say):
     select_anew(every_method["out"], Wish("g2is", "24", options=["delta=1.0"], name="strict"), say)
     assert any(line.startswith("strict: ") for line in say.said)
@@ -79,7 +102,13 @@ def test_what_a_method_warns_of_is_told(every_method, say):
         (Wish("bids", "3", options=["lam=2"]), "selection.methods.0.lam: unknown key"),
         (Wish("bids", "3", options=["lam"]), "write it as key=value"),
         (Wish("bids", "3", attribution="dot"), "selection.methods.0.attribution"),
-        (Wish("bids", "3", name="a/b"), "--name: name 'a/b' is not usable"),
+        (Wish("bids", "[1"), r"--budget \[1: write a count \(500\) or a share \(0.1\)"),
+        (Wish("bids", "3", options=["name=5"]), "selection.methods.0.name: .*not 5"),
+        (Wish("bids", "3", options=["damping=0.5"]), "has a damping, which only `attribution: fisher` reads"),
+        (Wish("random", "3", options=["seeds=[1,2]"]), "--set seeds: one selection is made, give one seed"),
+        (Wish("random", "3", options=["seeds=[-1]"]), "selection.methods.0.seeds.0: .*not -1"),
+        (Wish("bids", "3", options=[f"name={'x' * 9}", *["damping=0.1"] * 20]), "give one with --name"),
+        (Wish("bids", "3", name="a/b"), "name 'a/b' is not usable"),
     ],
 )
 def test_a_wrong_wish_is_refused_by_its_key(wish, message, every_method, say):

@@ -122,10 +122,26 @@ def test_gradients_come_back_with_the_length_they_had(inputs):
     assert lengths.std() > 0.01 * lengths.mean()
 
 
-def test_a_stage_that_is_missing_or_of_another_pool_is_told(inputs, tmp_path):
+def test_a_stage_that_is_missing_is_told(tmp_path):
     with pytest.raises(InputError, match="has no finished stage 'embed'; run the study with a method that reads it"):
         Inputs(Folder.at(tmp_path)).embeddings()
-    (Folder.at(tmp_path) / "prepare").write_json("manifest.json", {"fingerprint": "new", "parents": {}})
-    (Folder.at(tmp_path) / "embed").write_json("manifest.json", {"fingerprint": "e", "parents": {"prepare": "old"}})
-    with pytest.raises(InputError, match="embed is not of the prepare that is there now; run the study again"):
-        Inputs(Folder.at(tmp_path)).embeddings()
+    with pytest.raises(InputError, match="has no finished stage 'prepare'"):
+        _ = Inputs(Folder.at(tmp_path)).index
+
+
+@pytest.mark.parametrize("changed", ["prepare", "warmup", "features"])
+@pytest.mark.parametrize("how", ["done again", "begun again"])
+def test_what_was_made_from_another_stage_than_is_there_is_refused(changed, how, tmp_path):
+    """Only the stage right before was once looked at, and one that had just been begun again was not."""
+    chain = {"prepare": [], "warmup": ["prepare"], "features": ["warmup"], "attribution/cosine": ["features"]}
+    for name, parents in chain.items():
+        manifest = {"fingerprint": name, "parents": {parent: parent for parent in parents}}
+        (Folder.at(tmp_path) / name).write_json("manifest.json", manifest)
+    assert Inputs(Folder.at(tmp_path)).manifest("attribution/cosine")["fingerprint"] == "attribution/cosine"
+    manifest = {"fingerprint": "new", "parents": {parent: parent for parent in chain[changed]}}
+    if how == "done again":
+        (Folder.at(tmp_path) / changed).write_json("manifest.json", manifest)
+    else:
+        (tmp_path / changed / "manifest.json").unlink()
+    with pytest.raises(InputError, match=f"is not of the {changed} that is there now; run the study again"):
+        Inputs(Folder.at(tmp_path)).manifest("attribution/cosine")

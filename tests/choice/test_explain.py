@@ -67,3 +67,12 @@ def test_what_is_told_has_the_row_its_places_and_its_effects(every_method, matri
     assert "| selection | rank | of | score | why |" in text
     assert "Helps most (cosine" in text and "Helps least, or hurts most" in text
     assert text.count("| sums:") + text.count("| cities:") == 10
+
+
+def test_selections_of_another_pool_or_left_half_written_are_not_told(every_method, matrix, say):
+    folder, _ = select_anew(every_method["out"], Wish("longest", "24", name="stale"), say)
+    manifest = folder.read_json("manifest.json")
+    folder.write_json("manifest.json", {**manifest, "prepare": "another"})
+    (Folder.at(every_method["out"]) / "selections/half").write("selected.jsonl", b"")
+    names = {one.selection for one in explain(every_method["out"], matrix.ids[0]).standings}
+    assert not names & {"stale", "half"}

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from instsel.choice import matrices
-from instsel.choice.matrices import stack, vectors
+from instsel.choice.matrices import moments, stack, vectors
 
 
 @pytest.mark.parametrize("bound", [0, 2**30])
@@ -24,3 +24,12 @@ def test_a_column_of_lists_is_an_array_also_of_a_slice():
     np.testing.assert_array_equal(vectors(table, "x"), values)
     np.testing.assert_array_equal(vectors(table.slice(1, 2), "x"), values[1:3])
     assert vectors(table.slice(0, 0), "x").shape == (0, 3)
+
+
+def test_moments_are_those_of_the_columns_and_never_zero():
+    values = np.random.default_rng(0).normal(3, 2, size=(50_000, 90)).astype(np.float32)
+    values[:, 4] = 7
+    mean, deviation = moments(values)
+    np.testing.assert_allclose(mean, values.mean(axis=0, dtype=np.float64))
+    assert deviation[4] == 1
+    np.testing.assert_allclose(np.delete(deviation, 4), np.delete(values.std(axis=0, dtype=np.float64), 4))

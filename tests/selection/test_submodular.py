@@ -179,6 +179,14 @@ def test_facility_location_of_many_tiles_and_batches_equals_plain_greedy(
     assert (got.indices.tolist(), got.scores.tolist()) == (picks, scores)
 
 
+@pytest.mark.parametrize("batch", [1, 16])
+def test_lazy_greedy_of_a_large_matrix_equals_plain_greedy(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facility_location, "_FIRST_BATCH", batch)
+    s = np.rint(cosines(duplicated(200, 6, seed=0)) * 2**24) / 2**24
+    got = submodular.facility_location(s, 200, metric="precomputed")
+    assert (got.indices.tolist(), got.scores.tolist()) == plain_facility_location(s, 200)
+
+
 def test_the_others_with_many_duplicates_equal_plain_greedy() -> None:
     x = duplicated(90, 6, seed=1)
     s = cosines(x)
@@ -192,36 +200,36 @@ def test_equal_rows_go_by_their_number(function: Callable[..., Selection]) -> No
     assert function(x, 40).indices.tolist() == list(range(40))
 
 
-def test_batches_change_no_bit_of_facility_location(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_and_batches_change_no_bit_of_facility_location(monkeypatch: pytest.MonkeyPatch) -> None:
     x = duplicated(900, 50, seed=4).astype(np.float32)
     expected = submodular.facility_location(x, 300)
-    for batch, kernel_bytes in ((1, 2**30), (7, 0), (900, 0)):
-        monkeypatch.setattr(facility_location, "_FIRST_BATCH", batch)
+    for tile, work, kernel_bytes in ((64, 2**12, 2**30), (100, 2**10, 0), (1000, 2**24, 0)):
+        monkeypatch.setattr(kernels, "_TILE", tile)
+        monkeypatch.setattr(kernels, "_WORK_BYTES", work)
         got = submodular.facility_location(x, 300, kernel_bytes=kernel_bytes)
         assert got.indices.tolist() == expected.indices.tolist()
         assert got.scores.tolist() == expected.scores.tolist()
 
 
-@pytest.mark.parametrize("kernel", [kernels.HeldCosines, kernels.ComputedCosines])
-def test_few_rows_are_evaluated_again(kernel: type[kernels.ComputedCosines], monkeypatch: pytest.MonkeyPatch) -> None:
-    looked_at = {"gains": 0, "losses": 0}
+@pytest.mark.parametrize("metric", ["cosine", "precomputed"])
+def test_few_rows_are_looked_at_again(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = []
 
-    def counted(name: str) -> Callable[..., np.ndarray]:
-        plain = getattr(kernel, name)
+    def count(owner: type, name: str) -> None:
+        plain = getattr(owner, name)
 
         def call(self: object, rows: np.ndarray, *arguments: np.ndarray) -> np.ndarray:
-            looked_at[name] += len(rows)
+            looked_at.append(len(rows))
             return plain(self, rows, *arguments)
 
-        return call
+        monkeypatch.setattr(owner, name, call)
 
-    for name in looked_at:
-        monkeypatch.setattr(kernel, name, counted(name))
+    count(kernels.HeldCosines, "losses")
+    count(kernels.GivenSimilarities, "gains")
     x = np.random.default_rng(5).standard_normal((1500, 64))
-    submodular.facility_location(x, 200, kernel_bytes=2**30 if kernel is kernels.HeldCosines else 0)
-    # Plain greedy looks at 280,100 rows, lazy greedy without bringing bounds down at 21,000.
-    assert 0 < looked_at["losses"] <= 2 * looked_at["gains"]
-    assert sum(looked_at.values()) < 15_000
+    submodular.facility_location(x if metric == "cosine" else np.corrcoef(x), 200, metric=metric)
+    # Plain greedy looks at 280,100.
+    assert 0 < sum(looked_at) < {"cosine": 8_000, "precomputed": 30_000}[metric]
 
 
 @pytest.mark.parametrize("function", [submodular.graph_cut, submodular.log_det])

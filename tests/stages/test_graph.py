@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from instsel.errors import InputError
-from instsel.stages.graph import Graph, build_graph, runs_of
+from instsel.stages.graph import Graph, build_graph, figures_influence, runs_of
 from instsel.storage import Folder
 from instsel.study_file import parse_study
 
@@ -81,6 +81,10 @@ def test_a_new_study_has_all_stages_before_it_and_a_finished_one_none(graph: Mak
         ({"selection__unit": "tokens"}, AFTER_SELECT),
         ({"selection__damping": 0.3}, set()),
         ({"selection__attribution": "fisher"}, {"attribution/fisher-0.1", "report", *INFLUENCE}),
+        (
+            {"selection__methods": ["random", {"method": "less", "seeds": [0, 1]}, "bids"]},
+            {*(f"{stage}/less-{seed}" for stage in ("finetune", "evaluate") for seed in (0, 1)), "report"},
+        ),
         ({"embedding": {"max_length": 8}}, set()),
         ({"finetune__seed": 1}, TRAINED | {"report"}),
         ({"evaluation__token_budget": 256}, {f"evaluate/{name}" for name in ["base", *METHODS]} | {"report"}),
@@ -204,6 +208,10 @@ def test_a_run_is_a_method_or_a_seed_of_it(tiny_study: Callable[..., dict[str, A
     [
         ([{"method": "random", "seeds": [1, 2]}, {"method": "less", "name": "random-2"}], "random-2"),
         ([{"method": "random", "seeds": [1, 1]}], "random-1"),
+        (
+            [{"method": "random", "name": "r", "seeds": [1, 2]}, {"method": "bids", "name": "r-1", "seeds": [5, 6]}],
+            "r-1-5",
+        ),
     ],
 )
 def test_two_runs_of_one_name_are_refused(
@@ -219,3 +227,19 @@ def test_looking_at_a_study_loads_neither_ray_nor_torch() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_what_selections_serve_is_told_by_the_studys_own_form_where_a_method_reads_it(
+    tiny_study: Callable[..., dict[str, Any]],
+) -> None:
+    def way(*methods: Any, form: str = "cosine") -> str | None:
+        selection = {"budget": 1, "attribution": form, "methods": list(methods)}
+        found = figures_influence(parse_study(tiny_study(selection=selection), "study.yaml"))
+        return found.name if found else None
+
+    fisher = {"method": "bids", "attribution": "fisher"}
+    assert way("random", "longest") is None
+    assert way(fisher, "less") == "cosine"
+    assert way(fisher) == "fisher-0.1"
+    assert way("g2is", form="fisher") == "fisher-0.1"
+    assert way({"method": "less", "average": "gradients"}) == "cosine"
