@@ -49,7 +49,8 @@ def fisher_matrices(
             total += found["sum"]
             rows += int(found["rows"][0])
         folder.remove()
-        yield total / rows
+        total /= rows
+        yield total
 
 
 def _sum_groups(
@@ -61,20 +62,20 @@ def _sum_groups(
     # A task holds its sum, a product on its way into it, and a copy to write.
     memory = 20 * dim * dim
     summed = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
-        summing, batch_size=1, batch_format="pyarrow", num_cpus=1, memory=memory, fn_args=(features, pins, out)
+        summing, batch_size=1, batch_format="pyarrow", num_cpus=1, memory=memory, fn_args=(features, pins, dim, out)
     )
     with terminal.bar(f"fisher of {out.path.rpartition('/')[2]}", len(missing), "groups") as bar:
         for _ in summed.iter_rows():
             bar.advance(1)
 
 
-def _sum_group(batch: pa.Table, features: Folder, pins: Pins, out: Folder) -> pa.Table:
+def _sum_group(batch: pa.Table, features: Folder, pins: Pins, dim: int, out: Folder) -> pa.Table:
     gradients = GradientShards(features, pins)
     for item in batch.to_pylist():
-        total, rows = np.zeros(()), 0
+        total, rows = np.zeros((dim, dim)), 0
         for shard in item["shards"]:
             ids, checkpoints = gradients.pool(shard)
-            total = total + second_moment(checkpoints[item["place"]])
+            total += second_moment(checkpoints[item["place"]])
             rows += len(ids)
         # float32 keeps seven digits of a sum that is added to others in float64.
         kept = np.ascontiguousarray(total, dtype=np.float32)

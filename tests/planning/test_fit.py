@@ -1,7 +1,8 @@
 """Warnings of what will not fit."""
 
-from instsel.planning.fit import Room, what_will_not_fit
-from instsel.planning.stages import StagePlan
+from instsel.planning.fit import MEMORY_KEYS, Room, what_will_not_fit
+from instsel.planning.stage import StagePlan
+from instsel.stages.graph import ORDER
 
 GB = 10**9
 ROOM = Room("runs/s", 100 * GB, 16 * GB)
@@ -46,8 +47,13 @@ def test_processes_of_one_machine_need_its_memory_together():
         "lower features.token_budget or resources.actors"
     ]
     assert warnings(StagePlan("select", memory=20 * GB)) == [
-        "memory: select needs 20.0 GB on a machine that has 16.0 GB; lower targets.NAME.max_validation"
+        "memory: select needs 20.0 GB on a machine that has 16.0 GB; "
+        "lower targets.NAME.max_validation, features.dim or selection.budget"
     ]
+
+
+def test_every_stage_of_a_plan_has_keys_that_lower_its_memory():
+    assert set(MEMORY_KEYS) == set(ORDER) - {"report"}
 
 
 def test_what_was_seen_when_batches_were_tried_is_told():

@@ -11,8 +11,9 @@ from instsel.planning.rows import RowSet, pick_batches, pick_rows, sample_lines
 LENGTHS = st.lists(st.integers(1, 90), min_size=1, max_size=40)
 
 
-def row_set(lengths: list[int], rows: int | None = None, shards: int = 1) -> RowSet:
-    return RowSet(len(lengths) if rows is None else rows, shards, np.asarray(lengths, dtype=np.int64))
+def row_set(lengths: list[int], rows: int | None = None, shards: int = 1, answers: int = 1) -> RowSet:
+    known = np.asarray(lengths, dtype=np.int64)
+    return RowSet(len(lengths) if rows is None else rows, shards, known, np.full_like(known, answers))
 
 
 @given(LENGTHS, st.integers(1, 5), st.integers(20, 200))
@@ -114,3 +115,13 @@ def test_no_rows_take_no_batches():
 @pytest.mark.parametrize(("rows", "shards", "largest"), [(10, 3, 4), (9, 3, 3), (2, 5, 1)])
 def test_the_largest_shard(rows, shards, largest):
     assert row_set([5], rows=rows, shards=shards).rows_per_shard == largest
+
+
+def test_prompts_are_what_is_no_answer_and_no_longer_than_may_be():
+    prompts = row_set([10, 30, 4], rows=6, shards=2, answers=4).prompts(20)
+    assert (prompts.lengths.tolist(), prompts.rows, prompts.shards) == ([6, 20, 1], 6, 2)
+
+
+def test_an_answer_alone_has_the_token_before_it():
+    alone = row_set([10, 30], rows=4, shards=2, answers=4).alone()
+    assert (alone.lengths.tolist(), alone.tokens, alone.shards) == ([5, 5], 20, 2)

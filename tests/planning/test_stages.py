@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from instsel.planning.facts import Facts, Pace
+from instsel.methods import Influence
+from instsel.planning.facts import Facts, Fisher, Pace
+from instsel.planning.influence import attribution_memory, fisher_memory
 from instsel.planning.rows import RowSet
-from instsel.planning.stages import MIB, attribution_memory, feature_bytes, plan_stages, select_memory
+from instsel.planning.stages import feature_bytes, plan_stages
 from instsel.study_file import parse_study
 
 KEYS = {
@@ -22,9 +24,12 @@ KEYS = {
 }
 EVERYTHING = {
     "prepare": ["prepare"],
+    "embed": ["embed"],
+    "represent": ["represent"],
+    "likelihood": ["likelihood"],
     "warmup": ["warmup"],
     "features": ["features"],
-    "attribution": ["attribution"],
+    "attribution": ["cosine"],
     "select": ["random", "less", "bids"],
     "finetune": ["random", "less", "bids"],
     "evaluate": ["base", "random", "less", "bids"],
@@ -34,15 +39,27 @@ PACES = {
     "finetune": Pace(6.0, 50.0, memory=10**9, processes=2, together=2),
     "features": Pace(7.0, 200.0, memory=2 * 10**9, processes=4, together=2),
     "evaluate": Pace(8.0, 400.0, memory=10**9, processes=4, together=2),
-    "attribution": Pace(1.0, 600.0, memory=10**8, processes=8, together=4),
+    "embed": Pace(2.0, 1000.0, memory=10**8, processes=2, together=2, width=48),
+    "represent": Pace(3.0, 800.0, memory=10**9, processes=2, together=2, width=64),
+    "likelihood": Pace(4.0, 400.0, memory=10**9, processes=2, together=2),
+    "attribution/cosine": Pace(1.0, 600.0, memory=10**8, processes=8, together=4),
+    "attribution/fisher-0.1": Pace(1.0, 600.0, memory=10**8, processes=8, together=4),
+    "attribution/cosine-subtasks": Pace(1.0, 1200.0, memory=10**8, processes=8, together=4),
     "select/random": Pace(0.0, 1000.0, memory=10**8),
-    "select/less": Pace(0.0, 500.0, memory=10**8),
-    "select/bids": Pace(0.0, 250.0, memory=10**8),
+    "select/less": Pace(1.0, 1000.0, memory=2 * 10**8, scratch=500),
+    "select/bids": Pace(3.0, 1000.0, memory=10**8, scratch=400),
 }
+INFLUENCES = {
+    "cosine": Influence("cosine", None),
+    "fisher-0.1": Influence("fisher", 0.1),
+    "cosine-subtasks": Influence("cosine", None, "gradients"),
+}
+FISHER = Fisher(Pace(2.0, 100.0, memory=10**8, processes=8, together=4), groups=5, solve=7.0)
 
 
 def rows(count, length, shards=1):
-    return RowSet(count, shards, np.full(count, length))
+    """A quarter of the tokens are answers."""
+    return RowSet(count, shards, np.full(count, length), np.full(count, length // 4))
 
 
 def study(**changes):
@@ -57,6 +74,9 @@ def facts(**changes):
         "heldout": [rows(10, 10)],
         "todo": EVERYTHING,
         "chosen": 100,
+        "subtasks": 2,
+        "influences": INFLUENCES,
+        "fisher": FISHER,
         "prepare_seconds": 12.0,
         "prepare_bytes": 345,
         "prepare_memory": 678,
@@ -90,15 +110,13 @@ def test_features_take_pool_and_validation_rows_at_every_checkpoint():
     # 5 rows a batch of 100 tokens: 40 batches a shard of 200 rows, 10 for the validation rows.
     assert (found.rows, found.tokens, found.batches) == (3 * 1050, 3 * 21_000, 3 * (5 * 40 + 10))
     assert found.seconds == 7.0 + 3 * 21_000 / (4 * 200.0)
-    assert found.disk == 3 * (1050 * (200 + 20) + 6 * 2400)
+    assert found.disk == 3 * (1050 * (204 + 20) + 6 * 2400)
     assert found.memory == 2 * 10**9 + 200 * 100 * 20
 
 
 def test_fewer_shards_than_actors_keep_fewer_actors_busy():
-    found = plan_stages(
-        study(warmup={"share": 0.1, "epochs": 1}),
-        facts(pool=[rows(1000, 20)], validation=[rows(50, 20)]),
-    )[2]
+    few = facts(pool=[rows(1000, 20)], validation=[rows(50, 20)], todo={"features": ["features"]})
+    found = plan_stages(study(warmup={"share": 0.1, "epochs": 1}), few)[0]
     assert found.seconds == 7.0 + 21_000 / (2 * 200.0)
 
 
@@ -118,29 +136,53 @@ def test_attribution_scores_every_row_at_every_checkpoint():
     # Eight processes and five shards.
     assert found.seconds == 1.0 + 3000 / (5 * 600.0)
     assert found.disk == 1000 * (20 + 4 * 50) + 5 * 800
-    assert found.memory == 10**8 + attribution_memory(3, 200, 50, 100)
+    assert found.memory == 10**8 + attribution_memory(3, 200, 50, 100, "float16")
 
 
-def test_attribution_holds_the_validation_features_of_all_checkpoints():
-    # 4 checkpoints, 500 validation rows of 8192 float32: 65.5 MB, and 16.4 MB scaled; 1,000 rows of float16.
-    expected = 5 * 500 * 8192 * 4 + 4 * 1000 * 8192 * 2 + 1000 * 500 * 4 + 3 * 1000 * 8192 * 4
-    assert attribution_memory(4, 1000, 500, 8192) == expected
+def test_every_way_of_influence_is_scored_and_stored():
+    found = stages(todo={"attribution": ["cosine", "cosine-subtasks"]})["attribution"]
+    assert found.rows == 2 * 3000
+    assert found.seconds == 1.0 + 3000 / (5 * 600.0) + 1.0 + 3000 / (5 * 1200.0)
+    # 50 validation rows, 2 subtasks.
+    assert found.disk == 1000 * (20 + 4 * 50) + 1000 * (20 + 4 * 2) + 2 * 5 * 800
 
 
-def test_select_holds_the_matrix_and_the_ranking_of_bids():
-    matrix = 270_679 * 500 * 4
-    ids = 270_679 * 73
-    assert select_memory(["random"], 270_679, 500, 13_533) == ids
-    assert select_memory(["less"], 270_679, 500, 13_533) == ids + matrix + 96 * MIB
-    with_bids = select_memory(["random", "less", "bids"], 270_679, 500, 13_533)
-    assert with_bids == ids + matrix + 12 * 13_533 * 500 + 3 * 128 * MIB
+def test_fisher_sums_and_solves_before_it_scores():
+    cosine, fisher = (stages(todo={"attribution": [name]})["attribution"] for name in ("cosine", "fisher-0.1"))
+    # Five groups on eight processes, then three systems.
+    assert fisher.seconds == cosine.seconds + 2.0 + 3000 / (5 * 100.0) + 3 * 7.0
+    assert fisher.disk == cosine.disk + 5 * 100**2 * 4
+    assert (fisher.memory, fisher.together) == (10**8 + fisher_memory(100)[0], 4)
 
 
-def test_select_adds_up_the_methods():
+def test_select_adds_up_the_methods_and_holds_the_largest():
     found = stages()["select"]
     assert found.rows == 3000
     assert found.seconds == 1.0 + 2.0 + 4.0
-    assert found.disk == 3 * 100 * (50 + 20 * 8)
+    assert found.memory == 2 * 10**8
+    assert found.disk == 3 * 100 * (50 + 20 * 8) + 500
+
+
+def test_embed_takes_the_prompts():
+    found = plan_stages(study(embedding={"max_length": 12, "token_budget": 60}), facts())[1]
+    # 15 tokens a prompt, cut to 12; 5 rows a batch.
+    assert (found.rows, found.tokens, found.batches) == (1000, 12_000, 200)
+    assert found.seconds == 2.0 + 12_000 / (2 * 1000.0)
+    assert found.disk == 1000 * (20 + 48 * 4) + 5 * 800
+
+
+def test_represent_takes_pool_and_validation_rows():
+    found = stages()["represent"]
+    assert (found.rows, found.tokens, found.batches) == (1050, 21_000, 5 * 40 + 10)
+    assert found.seconds == 3.0 + 21_000 / (2 * 800.0)
+    assert found.disk == 1050 * (20 + 64 * 4) + 6 * 800
+
+
+def test_likelihood_takes_every_row_and_its_answer_alone():
+    found = stages()["likelihood"]
+    # 2 rows a batch of 40 tokens, or 6 answers of 5 tokens and the one before: 34 batches a shard of 200.
+    assert (found.rows, found.tokens, found.batches) == (2000, 26_000, 5 * 100 + 5 * 34)
+    assert found.seconds == 4.0 + 26_000 / (2 * 400.0)
 
 
 def test_finetune_trains_every_run_and_starts_anew_for_each():
@@ -163,18 +205,19 @@ def test_without_held_out_rows_there_is_nothing_to_evaluate():
     assert (found.rows, found.seconds, found.disk, found.done) == (0, 0.0, 0, False)
 
 
-def test_stages_that_are_done_need_nothing_more_and_no_pace():
-    left = {"finetune": ["bids"], "evaluate": ["bids"]}
-    paces = {name: PACES[name] for name in left}
+def test_stages_that_are_done_need_nothing_more_and_those_that_are_not_needed_are_left_out():
+    left = {"select": [], "finetune": ["bids"], "evaluate": ["bids"]}
+    paces = {name: PACES[name] for name in ("finetune", "evaluate")}
     found = stages(todo=left, paces=paces)
-    assert [name for name, stage in found.items() if stage.done] == list(EVERYTHING)[:5]
-    assert sum(stage.disk for stage in found.values() if stage.done) == 0
+    assert list(found) == ["select", "finetune", "evaluate"]
+    assert [name for name, stage in found.items() if stage.done] == ["select"]
+    assert found["select"].disk == 0
     assert found["finetune"].rows == 200
     assert found["evaluate"].rows == 10
 
 
 def test_a_share_below_one_row_warms_up_on_one():
-    found = plan_stages(study(warmup={"share": 1e-6, "epochs": 1}), facts())[1]
+    found = plan_stages(study(warmup={"share": 1e-6, "epochs": 1}), facts(todo={"warmup": ["warmup"]}))[0]
     assert (found.rows, found.batches) == (1, 1)
 
 

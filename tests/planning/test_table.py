@@ -2,7 +2,7 @@
 
 import pytest
 
-from instsel.planning.stages import StagePlan
+from instsel.planning.stage import StagePlan
 from instsel.planning.table import plan_table
 from instsel.planning.units import size, span
 

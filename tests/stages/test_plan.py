@@ -5,19 +5,18 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from typer.testing import CliRunner
 
 from instsel.cli import app
 from instsel.errors import InputError, StudyError
+from instsel.likelihood import answers_alone
 from instsel.progress import Terminal
-from instsel.stages import plan_measure, plan_sample, plan_timing
-from instsel.stages.graph import build_graph
-from instsel.stages.plan import _log_file, free_bytes, plan_study
+from instsel.stages import plan_sample, plan_stopwatch
+from instsel.stages.graph import ORDER, build_graph
+from instsel.stages.plan import _log_file, _open_parts, free_bytes, plan_study
+from instsel.stages.plan_processes import ModelProcess
 from instsel.stages.plan_sample import sampled_rows
-from instsel.stages.plan_timing import Process, steps_of
-from instsel.stages.training import train_settings
 from instsel.storage import Folder
 from instsel.study_file import parse_study
 
@@ -39,12 +38,10 @@ def planned(finished_study, tmp_path_factory):
 def used(finished_study):
     """Manifests of the finished study by stage; of `select`, `finetune` and `evaluate` one a run."""
     graph = build_graph(parse_study(finished_study, "test"), Folder.at(finished_study["out"]))
-    parts = {name: getattr(graph, name) for name in ("prepare", "warmup", "features", "attribution")}
-    parts |= {name: getattr(graph, name) for name in ("select", "finetune", "evaluate")}
-    return {
-        name: [stage.manifest() for stage in (part.values() if isinstance(part, dict) else [part])]
-        for name, part in parts.items()
-    }
+    found: dict = {}
+    for stage in graph.until("evaluate"):
+        found.setdefault(stage.name.partition("/")[0], []).append(stage.manifest())
+    return found
 
 
 def test_of_a_finished_study_nothing_is_left(finished_study, capsys):
@@ -86,7 +83,7 @@ def test_which_rows_are_trained_on_is_open_but_their_number_of_steps_is_not(plan
         ("prepare", ["prepare"]),
         ("warmup", ["warmup"]),
         ("features", ["features/epoch-1", "features/epoch-2"]),
-        ("attribution", ["attribution/blocks"]),
+        ("attribution", ["attribution/cosine/blocks"]),
         ("finetune", ["finetune"]),
     ],
 )
@@ -137,6 +134,62 @@ def test_what_is_done_is_told_as_done_and_only_the_rest_is_planned(finished_stud
     assert "batches of features" not in shown
 
 
+EVERY_METHOD = [
+    "random",
+    "proportional",
+    "equal",
+    "longest",
+    "perplexity",
+    "ifd",
+    "rds",
+    {"method": "less", "average": "gradients"},
+    "bids",
+    {"method": "bids", "name": "bids-fisher", "attribution": "fisher", "seeds": [1, 2]},
+    "instance_max",
+    {"method": "task_max", "normalize": True},
+    "sum",
+    {"method": "g2is", "attribution": "fisher"},
+    {"method": "smart", "by": "task"},
+    "facility_location",
+    "graph_cut",
+    "log_det",
+]
+
+
+def test_a_study_of_every_method_has_every_stage(finished_study, prepared, tiny_encoder):
+    raw = {
+        **finished_study,
+        "embedding": {"encoder": str(tiny_encoder), "max_length": 32},
+        "selection": {"budget": 0.25, "unit": "tokens", "methods": EVERY_METHOD},
+    }
+    before = contents(finished_study["out"])
+    stages = {stage.name: stage for stage in plan_study(parse_study(raw, "test"), Terminal()).stages}
+    assert contents(finished_study["out"]) == before
+    assert list(stages) == ORDER[: ORDER.index("report")]
+    assert [name for name, stage in stages.items() if stage.done] == ["prepare", "warmup", "features"]
+    left = [stage for stage in stages.values() if not stage.done]
+    assert all(0 < stage.seconds < 3600 and stage.disk and stage.memory for stage in left)
+    assert [stages[name].rows for name in ("embed", "represent", "likelihood")] == [24, 24 + 8, 2 * 24]
+    assert stages["embed"].disk == 24 * (20 + 32 * 4) + 3 * 800
+    # Of cosines, cosines with subtasks' means, and fisher, the first are there; two checkpoints.
+    assert stages["attribution"].rows == 2 * 2 * 24
+    assert stages["select"].rows == len(EVERY_METHOD) * 24
+    # Two runs share a selection that does not draw; a quarter of the tokens is five rows of mean length.
+    assert stages["finetune"].rows == (len(EVERY_METHOD) + 1) * 5
+    shards = prepared.manifest()["result"]["pool"]["shards"]
+    rows = [row for shard in shards for row in (prepared.folder / "pool").read_table(f"{shard}.parquet").to_pylist()]
+    alone = [answer for row in rows for answer in answers_alone(row)]
+    assert stages["likelihood"].tokens == sum(len(row["input_ids"]) for row in [*rows, *alone])
+
+
+def test_stages_that_no_method_needs_are_not_planned(tiny_study):
+    raw = tiny_study(selection={"budget": 0.25, "methods": ["random", "ifd"]})
+    todo = _open_parts(build_graph(parse_study(raw, "test"), Folder.at(raw["out"])))
+    assert list(todo) == ["prepare", "likelihood", "select", "finetune", "evaluate"]
+    assert todo["likelihood"] == ["likelihood"]
+    assert todo["evaluate"] == ["base", "random", "ifd"]
+
+
 def test_rows_that_prepare_would_set_aside_are_left_out(tiny_study, write_rows, ray_session):
     raw = tiny_study(pool_rows=6)
     own = [json.loads(line) for line in Path(raw["root"], "pool/rows.jsonl").read_text().splitlines()]
@@ -179,51 +232,6 @@ def test_a_folder_of_another_study_is_refused(tiny_study):
         plan_study(parse_study(raw, "test"), Terminal())
 
 
-ROWS = [[{"input_ids": [3, 4, 5, 6], "labels": [-100, 4, 5, 6]}] * 2]
-
-
-@pytest.mark.parametrize("stage", ["features", "evaluate"])
-def test_a_process_tells_the_padded_tokens_that_it_timed(tiny_study, stage):
-    process = Process(1, parse_study(tiny_study(), "test"))
-    timed = getattr(process, stage)(ROWS, [*ROWS, *ROWS])
-    assert (timed.exhausted, timed.batches, timed.tokens, timed.token_budget) == (False, 2, 16, 0)
-    assert min(timed.first, timed.seconds, timed.memory, timed.machine) > 0
-
-
-def test_a_process_that_runs_out_of_memory_says_so(tiny_study, monkeypatch):
-    process = Process(1, parse_study(tiny_study(), "test"))
-
-    def run_out(*arguments):
-        raise torch.OutOfMemoryError("no memory")
-
-    monkeypatch.setattr(plan_timing, "heldout_losses", lambda *arguments, **named: run_out())
-    assert process.evaluate(ROWS, ROWS).exhausted
-    monkeypatch.setattr(plan_timing, "heldout_losses", lambda *arguments, **named: [].pop())
-    with pytest.raises(IndexError):
-        process.evaluate(ROWS, ROWS)
-
-
-def test_features_that_only_fit_in_smaller_batches_say_which(tiny_study, monkeypatch):
-    class Lowered:
-        token_budget = 128
-
-        def __init__(self, model, **settings):
-            self.features = len
-
-    monkeypatch.setattr(plan_timing, "GradientEngine", Lowered)
-    timed = Process(1, parse_study(tiny_study(), "test")).features(ROWS, ROWS)
-    assert (timed.exhausted, timed.token_budget) == (False, 128)
-
-
-def test_workers_that_are_timed_have_the_share_of_a_step_that_they_will_have(tiny_study):
-    raw = tiny_study(finetune={"batch_size": 64, "micro_batch_size": 2})
-    study = parse_study(raw, "test")
-    settings = train_settings(study, study.finetune, 16)
-    assert steps_of(settings, 16, 16) is settings
-    assert steps_of(settings, 4, 16).batch_size == 16
-    assert steps_of(settings, 1, 200).batch_size == 1
-
-
 def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path):
     assert free_bytes(Folder.at(tmp_path / "a" / "b")) == free_bytes(Folder.at(tmp_path))
     assert free_bytes(Folder.at("memory://bucket/study")) is None
@@ -255,7 +263,7 @@ def test_the_command_says_what_is_left_and_names_what_is_wrong(finished_study, t
 
 
 def test_a_cluster_without_room_is_told_and_not_waited_for_without_end(ray_session, monkeypatch):
-    monkeypatch.setattr(plan_measure, "ROOM_SECONDS", 1)
+    monkeypatch.setattr(plan_stopwatch, "ROOM_SECONDS", 1)
     with pytest.raises(StudyError, match="no room on the cluster for 3 processes of 1 CPU and 0 GPU within 1 s"):
-        with plan_measure._processes(3, 1.0, 0.0, ()):
+        with plan_stopwatch._processes(ModelProcess, 3, 1.0, 0.0, ()):
             pass
