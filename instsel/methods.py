@@ -199,6 +199,10 @@ class FacilityLocationMethod(BaseMethod):
     reads = "embed"
     method: Literal["facility_location"] = Field(description="rows whose prompts stand for all prompts of the pool")
     name: str = Field("facility_location", description="name of this selection")
+    stochastic: float | None = Field(
+        None, gt=0, lt=1, description="epsilon of stochastic greedy, for large budgets of large pools; default exact"
+    )
+    seed: int = Field(0, ge=0, description="seed of stochastic's draws")
 
 
 class GraphCutMethod(BaseMethod):

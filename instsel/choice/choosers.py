@@ -134,7 +134,8 @@ def _by_prompt(method: methods.BaseMethod, inputs: Inputs) -> Chooser:
         )
         return Chooser(matrix.ids, pick, _named(method.by, groups))
     if isinstance(method, methods.FacilityLocationMethod):
-        return Chooser(matrix.ids, partial(submodular.facility_location, matrix.values), _always("gain in coverage"))
+        pick = partial(submodular.facility_location, matrix.values, stochastic=method.stochastic, seed=method.seed)
+        return Chooser(matrix.ids, pick, _always("gain in coverage"))
     if isinstance(method, methods.GraphCutMethod):
         pick = partial(submodular.graph_cut, matrix.values, lam=method.lam)
         return Chooser(matrix.ids, pick, _always("gain in likeness to the pool, less likeness to the choice"))

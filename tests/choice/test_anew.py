@@ -54,6 +54,15 @@ def test_a_budget_of_tokens_is_kept(every_method, say):
     assert sum(folder.read_table("selected.parquet", ["tokens"])["tokens"].to_pylist()) == made["tokens"]
 
 
+def test_a_stochastic_choice_is_that_of_its_seed(every_method, say):
+    def chosen(seed):
+        wish = Wish("facility_location", "6", options=["stochastic=0.5", f"seed={seed}"], name="drawn")
+        return select_anew(every_method["out"], wish, say)[0].read_table("selected.parquet", ["id"])["id"].to_pylist()
+
+    assert chosen(1) == chosen(1)
+    assert len({tuple(chosen(seed)) for seed in range(4)}) > 1
+
+
 def test_another_name_keeps_both(every_method, say):
     first, _ = select_anew(every_method["out"], Wish("sum", "2", name="a"), say)
     second, _ = select_anew(every_method["out"], Wish("sum", "3", name="b"), say)
