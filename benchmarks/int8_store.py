@@ -25,12 +25,12 @@ OTHER_GRID = np.float32(1.37)
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads a study's features, keeps them again in the other ways and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", type=Path, help="folder of a study whose attribution is done, of float16 features")
+    parser.add_argument("study", type=Path, help="folder of a study whose attribution/cosine is done, of float16 features")
     parser.add_argument("--budget", type=float, default=0.1, help="share of the pool that the methods choose")
     arguments = parser.parse_args(argv)
     study = Folder.at(arguments.study)
-    manifest = (study / "attribution").read_json("manifest.json")["result"]
-    columns = (study / "attribution").read_table("columns.parquet")
+    stage = study / "attribution" / "cosine"
+    manifest, columns = stage.read_json("manifest.json")["result"], stage.read_table("columns.parquet")
     subtasks = np.asarray(columns["subtask"].to_pylist())
     checkpoints = list((study / "features").read_json("manifest.json")["result"]["checkpoints"])
     pool = [_pool(study / "features" / name / "pool", manifest["shards"]) for name in checkpoints]
