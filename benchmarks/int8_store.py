@@ -25,7 +25,9 @@ OTHER_GRID = np.float32(1.37)
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads a study's features, keeps them again in the other ways and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", type=Path, help="folder of a study whose attribution/cosine is done, of float16 features")
+    parser.add_argument(
+        "study", type=Path, help="folder of a study whose attribution/cosine is done, of float16 features"
+    )
     parser.add_argument("--budget", type=float, default=0.1, help="share of the pool that the methods choose")
     arguments = parser.parse_args(argv)
     study = Folder.at(arguments.study)

@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from instsel.evaluation.bootstrap import Interval
-from instsel.report.markdown import StageCost, comparison_table, composition_table, cost_table, decimal, markdown_table
+from instsel.report.markdown import (
+    MOST_COLUMNS,
+    StageCost,
+    comparison_table,
+    composition_table,
+    cost_table,
+    decimal,
+    markdown_table,
+)
 
 TASKS_SHOWN = 12
 
@@ -67,7 +75,9 @@ def _losses(summary: Mapping[str, Any]) -> list[str]:
 def _made_of(summary: Mapping[str, Any]) -> list[str]:
     selections = summary["selections"]
     sources = {source: counts["rows"] for source, counts in summary["pool"]["sources"].items()}
-    parts = ["## What was chosen\n", composition_table({n: s["sources"] for n, s in selections.items()}, sources)]
+    parts = ["## What was chosen\n"]
+    if len(selections) <= MOST_COLUMNS:
+        parts.append(composition_table({name: made["sources"] for name, made in selections.items()}, sources))
     for name, selection in selections.items():
         tasks = sorted(selection["tasks"].items(), key=lambda item: (-item[1], item[0]))[:TASKS_SHOWN]
         shown = ", ".join(f"{task} {count}" for task, count in tasks)

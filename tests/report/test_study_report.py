@@ -71,3 +71,11 @@ def test_what_each_selection_serves_is_told_where_influence_was_read(summary):
     assert "| selection | a | worst to best row | redundancy |" in report
     assert "| bids | 3 (−0.25) | −1.00 to 2.50 | 0.062 |" in report
     assert "By fisher-0.1." in report
+
+
+def test_many_selections_are_told_line_by_line(summary):
+    assert "| source | pool | bids |" in study_report(summary)
+    summary["selections"] = {f"bids-{number}": summary["selections"]["bids"] for number in range(9)}
+    report = study_report(summary)
+    assert "| source | pool |" not in report
+    assert report.count("1 rows, 7 tokens; most from web/qa 1.") == 9
