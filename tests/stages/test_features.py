@@ -22,6 +22,7 @@ import yaml
 from instsel.attribution import unit_rows
 from instsel.errors import StudyError
 from instsel.gradients.store import feature_table, read_features, read_norms, read_pins
+from instsel.methods import Influence
 from instsel.progress import Terminal
 from instsel.stages import attribution, features
 from instsel.stages.errors import clear_errors
@@ -248,10 +249,11 @@ def test_attribution_refuses_a_shard_with_one_other_pin_and_names_it(place, name
     other = feature_table(*read_features(table), read_norms(table), {**pins, "sketch": {**pins["sketch"], "seed": 7}})
     (folder / place).write_table(f"{name}.arrow", other)
     made = dataclasses.replace(graph.features, folder=folder)
-    stage = dataclasses.replace(graph.attribution, folder=Folder.at(tmp_path / "attribution"))
+    stage = dataclasses.replace(graph.attribution["cosine"], folder=Folder.at(tmp_path / "attribution"))
     refusal = rf"^features/{place}/{name}\.arrow is not of this study: sketch\.seed is 7, expected 0; delete"
     with pytest.raises(StudyError, match=refusal), clear_errors():
-        attribution.run(parse_study(raw, "test"), stage, graph.prepare, graph.warmup, made, Terminal())
+        stages = (graph.prepare, graph.warmup, made)
+        attribution.run(parse_study(raw, "test"), stage, Influence("cosine", None), *stages, Terminal())
 
 
 def test_attribution_refuses_features_of_a_warmup_that_was_made_again(raw, undisturbed, tmp_path):
@@ -262,6 +264,7 @@ def test_attribution_refuses_features_of_a_warmup_that_was_made_again(raw, undis
     shutil.copy(run / "epoch-2" / "adapter_model.safetensors", run / "epoch-1" / "adapter_model.safetensors")
     warmup = dataclasses.replace(graph.warmup, folder=Folder.at(tmp_path / "warmup"))
     made = dataclasses.replace(graph.features, folder=Folder.at(undisturbed))
-    stage = dataclasses.replace(graph.attribution, folder=Folder.at(tmp_path / "attribution"))
+    stage = dataclasses.replace(graph.attribution["cosine"], folder=Folder.at(tmp_path / "attribution"))
     with pytest.raises(StudyError, match=r"is not of this study: adapter is .*, expected"), clear_errors():
-        attribution.run(parse_study(raw, "test"), stage, graph.prepare, warmup, made, Terminal())
+        stages = (graph.prepare, warmup, made)
+        attribution.run(parse_study(raw, "test"), stage, Influence("cosine", None), *stages, Terminal())
