@@ -27,6 +27,11 @@ class Influence:
     damping: float | None
     average: Average = "cosines"
 
+    @classmethod
+    def of(cls, form: Form, damping: float, average: Average = "cosines") -> "Influence":
+        """The influence of a form; the damping counts where the form has one."""
+        return cls(form, damping if form == "fisher" else None, average)
+
     @property
     def name(self) -> str:
         """Name of the stage that computes it."""
@@ -117,8 +122,7 @@ class InfluenceMethod(TargetedMethod):
 
     def influence(self, form: Form, damping: float) -> Influence:
         """The influence that the method reads, where the study's own form and damping are these."""
-        own = self.attribution or form
-        return Influence(own, (self.damping or damping) if own == "fisher" else None, self.averages)
+        return Influence.of(self.attribution or form, self.damping or damping, self.averages)
 
     @property
     def averages(self) -> Average:

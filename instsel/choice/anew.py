@@ -13,9 +13,9 @@ from instsel.choice.gradients import influence_matrix
 from instsel.choice.inputs import Inputs
 from instsel.choice.picks import make_picks
 from instsel.choice.rows import write_rows
+from instsel.choice.ways import method_influence
 from instsel.config import SelectionPart, StudyConfig
 from instsel.errors import InputError
-from instsel.methods import AnyMethod, Influence
 from instsel.storage import Folder
 from instsel.study import MANIFEST, STUDY
 from instsel.study_file import override, parse_study, plain_values
@@ -106,13 +106,6 @@ def open_study(place: str) -> tuple[StudyConfig, Inputs]:
     if not folder.exists(CONFIG):
         raise InputError(f"{place} has no {CONFIG}; run the study again with this version, finished stages are kept")
     return parse_study(folder.read_json(CONFIG), f"{place}/{CONFIG}"), Inputs(folder)
-
-
-def method_influence(method: AnyMethod, form: Any, damping: float) -> Influence:
-    """The influence by validation row that a method reads, or for one that reads none, that of the study."""
-    own = method.influence(form, damping) if hasattr(method, "influence") else None
-    form, damping = (own.form, own.damping or damping) if own else (form, damping)
-    return Influence(form, damping if form == "fisher" else None)
 
 
 def _asked(study: StudyConfig, wish: Wish) -> StudyConfig:

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from instsel.choice.anew import SELECTIONS, made_anew, method_influence, open_study
+from instsel.choice.anew import SELECTIONS, made_anew, open_study
 from instsel.choice.choosers import chooser
 from instsel.choice.gradients import influence_matrix
 from instsel.choice.inputs import Inputs
 from instsel.choice.matrices import moments
 from instsel.choice.rows import TABLE
+from instsel.choice.ways import figures_influence
 from instsel.config import SelectionPart, StudyConfig
 from instsel.errors import InputError
 from instsel.methods import AnyMethod, Influence
@@ -100,9 +101,7 @@ def explain(place: str, row: str) -> Explanation:
     if not inputs.has("features"):
         return Explanation(found, standings)
     part = study.selection
-    way = method_influence(part.methods[0], part.attribution, part.damping)
-    ways = [method_influence(method, part.attribution, part.damping) for method in part.methods]
-    way = next((own for own in ways if inputs.has(f"attribution/{own.name}")), way)
+    way = figures_influence(study) or Influence.of(part.attribution, part.damping)
     effects = _effects(inputs, way, row)
     if effects is None:
         return Explanation(found, standings)

@@ -3,11 +3,12 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from instsel.choice.ways import figures_influence, influences_of
 from instsel.config import StudyConfig
 from instsel.errors import InputError
 from instsel.identity import encoder_identity, file_identity, model_identity
 from instsel.inputs import files_identity, pool_files, target_files
-from instsel.methods import AnyMethod, Influence, InfluenceMethod
+from instsel.methods import AnyMethod, InfluenceMethod
 from instsel.report.markdown import BASE
 from instsel.storage import Folder
 from instsel.study import Stage
@@ -89,27 +90,6 @@ def runs_of(study: StudyConfig) -> dict[str, Run]:
                 )
             runs[name] = Run(name, method, seed, selection)
     return runs
-
-
-def influences_of(study: StudyConfig) -> dict[str, Influence]:
-    """The ways to take influence that the study's methods read as a matrix, by name."""
-    part = study.selection
-    read = [method for method in part.methods if isinstance(method, InfluenceMethod) and method.reads == "attribution"]
-    found = [method.influence(part.attribution, part.damping) for method in read]
-    return {influence.name: influence for influence in found}
-
-
-def figures_influence(study: StudyConfig) -> Influence | None:
-    """The influence by which the report says what selections serve; None where no method reads gradients.
-
-    The study's own form if a method reads it, else another that is there, else the study's own, to be worked out.
-    """
-    part = study.selection
-    if not any(isinstance(method, InfluenceMethod) for method in part.methods):
-        return None
-    ways = [way for way in influences_of(study).values() if way.average == "cosines"]
-    own = Influence(part.attribution, part.damping if part.attribution == "fisher" else None)
-    return next((way for way in ways if way.form == part.attribution), ways[0] if ways else own)
 
 
 def build_graph(study: StudyConfig, folder: Folder) -> Graph:

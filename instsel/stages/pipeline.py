@@ -4,9 +4,10 @@ from pathlib import Path
 
 from instsel.choice.budget import Budget
 from instsel.choice.inputs import Inputs
+from instsel.choice.ways import influences_of
 from instsel.config import StudyConfig
 from instsel.progress import Terminal, log_to
-from instsel.stages.graph import ORDER, Graph, build_graph, influences_of
+from instsel.stages.graph import ORDER, Graph, build_graph
 from instsel.storage import Folder
 from instsel.study import Stage, open_folder
 

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from instsel.choice.budget import Budget
+from instsel.choice.ways import influences_of
 from instsel.config import StudyConfig
 from instsel.methods import AnyMethod, InfluenceMethod
 from instsel.planning.facts import Facts, Pace
 from instsel.planning.rows import RowSet
 from instsel.planning.selectors import Shape, selector_memory, selector_scratch
 from instsel.progress import Terminal
-from instsel.stages.graph import Graph, influences_of
+from instsel.stages.graph import Graph
 from instsel.stages.memory import peak_memory
 from instsel.stages.plan_processes import EncoderProcess
 from instsel.stages.plan_rows import KEPT, Part, Rows, prepared_rows

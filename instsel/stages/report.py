@@ -11,12 +11,13 @@ from instsel.choice.figures import figures
 from instsel.choice.gradients import influence_matrix
 from instsel.choice.inputs import Inputs
 from instsel.choice.rows import TABLE
+from instsel.choice.ways import figures_influence
 from instsel.config import StudyConfig
 from instsel.methods import RandomMethod
 from instsel.report.markdown import BASE
 from instsel.report.study_report import study_report
 from instsel.report.summary import differences, loss_table, pooled
-from instsel.stages.graph import Graph, figures_influence
+from instsel.stages.graph import Graph
 from instsel.study import Stage
 
 PACKAGES = ["torch", "transformers", "peft", "ray", "deepspeed"]

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from instsel.choice.ways import figures_influence
 from instsel.errors import InputError
-from instsel.stages.graph import Graph, build_graph, figures_influence, runs_of
+from instsel.stages.graph import Graph, build_graph, runs_of
 from instsel.storage import Folder
 from instsel.study_file import parse_study
 
