@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from instsel.attribution import precondition, score_block, second_moment, unit_rows
+from instsel.attribution import precondition, score_block, unit_rows
 from instsel.choice.inputs import Inputs
 from instsel.choice.matrices import Matrix, stack
 from instsel.kernel import side_by_side, subtask_means, whitening
@@ -63,9 +63,5 @@ def mean_gradients(gradients: list[np.ndarray], columns: pa.Table) -> tuple[list
 def _fisher_matrices(inputs: Inputs) -> Iterator[np.ndarray]:
     """The mean of u u^T over the pool's unit rows u, float64 (d, d), one checkpoint after the other."""
     for checkpoint in range(len(inputs.gradients.pins)):
-        total, rows = np.zeros(()), 0
-        for shard in inputs.shards:
-            ids, features = inputs.gradients.pool(shard)
-            total = total + second_moment(features[checkpoint])
-            rows += len(ids)
+        total, rows = inputs.gradients.second_moment(inputs.shards, checkpoint)
         yield total / rows

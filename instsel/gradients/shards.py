@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from instsel.attribution import second_moment
 from instsel.errors import StudyError
 from instsel.gradients.store import read_features, read_norms, read_pins, require_pins
 from instsel.storage import Folder
@@ -32,6 +33,25 @@ class GradientShards:
     def validation(self, columns: pa.Table) -> list[np.ndarray]:
         """Gradients, not normalised, float32 (m, d) a checkpoint, of the validation rows that `columns` lists."""
         return [self._validation(checkpoint, columns) for checkpoint in self.pins]
+
+    def second_moment(self, shards: Sequence[str], checkpoint: int) -> tuple[np.ndarray, int]:
+        """Sum u u^T over the unit rows u of at least one shard, in order.
+
+        Args:
+            shards: names.
+            checkpoint: its place among the pins.
+
+        Returns:
+            float64 (d, d), and the rows that it is of.
+        """
+        total: np.ndarray = np.zeros(())
+        rows = 0
+        for number, shard in enumerate(shards):
+            ids, checkpoints = self.pool(shard)
+            part = second_moment(checkpoints[checkpoint])
+            total = part if number == 0 else np.add(total, part, out=total)
+            rows += len(ids)
+        return total, rows
 
     def _validation(self, checkpoint: str, columns: pa.Table) -> np.ndarray:
         rows: dict[str, np.ndarray] = {}

@@ -12,7 +12,6 @@ import pyarrow as pa
 import ray.data
 from safetensors.numpy import load, save
 
-from instsel.attribution import second_moment
 from instsel.gradients.shards import GradientShards
 from instsel.progress import Terminal
 from instsel.stages.pins import Pins
@@ -62,21 +61,17 @@ def _sum_groups(
     # A task holds its sum, a product on its way into it, and a copy to write.
     memory = 20 * dim * dim
     summed = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
-        summing, batch_size=1, batch_format="pyarrow", num_cpus=1, memory=memory, fn_args=(features, pins, dim, out)
+        summing, batch_size=1, batch_format="pyarrow", num_cpus=1, memory=memory, fn_args=(features, pins, out)
     )
     with terminal.bar(f"fisher of {out.path.rpartition('/')[2]}", len(missing), "groups") as bar:
         for _ in summed.iter_rows():
             bar.advance(1)
 
 
-def _sum_group(batch: pa.Table, features: Folder, pins: Pins, dim: int, out: Folder) -> pa.Table:
+def _sum_group(batch: pa.Table, features: Folder, pins: Pins, out: Folder) -> pa.Table:
     gradients = GradientShards(features, pins)
     for item in batch.to_pylist():
-        total, rows = np.zeros((dim, dim)), 0
-        for shard in item["shards"]:
-            ids, checkpoints = gradients.pool(shard)
-            total += second_moment(checkpoints[item["place"]])
-            rows += len(ids)
+        total, rows = gradients.second_moment(item["shards"], item["place"])
         # float32 keeps seven digits of a sum that is added to others in float64.
         kept = np.ascontiguousarray(total, dtype=np.float32)
         out.write(item["name"], save({"sum": kept, "rows": np.array([rows], dtype=np.int64)}))
