@@ -84,6 +84,18 @@ def explain(study: StudyFolder, row: Annotated[str, typer.Argument(help="id of a
 
 
 @app.command()
+def search(study: StudyPath, overrides: Overrides = []) -> None:  # noqa: B006
+    """Try methods, budgets, mixtures, orders and settings; ends with the best study file. Goes on where it stopped."""
+    with exit_status():
+        from instsel.stages.search_study import BEST, REPORT, search_study
+
+        terminal = Terminal()
+        folder = search_study(load_study(study, overrides), terminal)
+        terminal.verdict(folder.read(REPORT).decode())
+        terminal.say(f"the best study: instsel run {folder}/{BEST}")
+
+
+@app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="folder of the study")] = Path("runs/quickstart"),
 ) -> None:

@@ -4,8 +4,12 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from instsel.methods import Form, InfluenceMethod, Method
+from instsel.methods import AnyMethod, Form, InfluenceMethod, Method
+from instsel.mixture.curriculum import PASSES
+from instsel.mixture.settings import Curriculum, Mixture
+from instsel.search.settings import Search
 from instsel.strict import Strict, usable_name
+from instsel.training.keys import Training
 
 RowFormat = Literal["auto", "messages", "alpaca", "sharegpt"]
 
@@ -61,18 +65,6 @@ class Lora(Strict):
     target_modules: list[str] | Literal["all-linear"] = Field(
         ["q_proj", "k_proj", "v_proj", "o_proj"], description="names of the modules that get LoRA matrices"
     )
-
-
-class Training(Strict):
-    epochs: int = Field(2, ge=1, description="passes over the training rows")
-    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW")
-    batch_size: int = Field(8, ge=1, description="rows an optimizer step sees, over all workers")
-    micro_batch_size: int = Field(8, ge=1, description="rows one worker holds at once; the rest is accumulated")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="how the learning rate decays")
-    warmup_ratio: float = Field(0.03, ge=0, le=1, description="share of the steps over which the learning rate rises")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradient norm above which gradients are scaled down")
-    seed: int = Field(0, ge=0, description="seed of LoRA's start, of the row order and of dropout")
 
 
 class Warmup(Training):
@@ -161,6 +153,12 @@ class Resources(Strict):
     training_workers: int | None = Field(
         None, ge=1, description="Ray Train workers; default one a GPU, without GPUs two a machine"
     )
+    trial_workers: int | None = Field(
+        None,
+        ge=1,
+        description="Ray Train workers of each of many small runs (interventions, search); default one on GPUs, else "
+        "as training_workers",
+    )
     max_failures: int = Field(3, ge=0, description="worker failures a training run survives")
 
     @field_validator("gpus_per_actor")
@@ -191,7 +189,10 @@ class StudyConfig(Strict):
     features: Features = Field(Features(), description="gradient sketches")
     embedding: Embedding = Field(Embedding(), description="prompt embeddings, for the methods that read them")
     selection: SelectionPart = Field(description="what is chosen, and how")
+    mixture: Mixture | None = Field(None, description="shares of categories, for methods that keep to them")
+    curriculum: Curriculum = Field(Curriculum(), description="levels of categories, for orders of training by them")
     finetune: Training = Field(Training(), description="training on each selection")
+    search: Search | None = Field(None, description="what `instsel search` tries")
     evaluation: Evaluation = Field(Evaluation(), description="held-out losses and their intervals")
     resources: Resources = Field(Resources(), description="what of the cluster is used; never changes results")
     deepspeed: DeepSpeed = Field(DeepSpeed(), description="DeepSpeed of warmup and finetune")
@@ -217,11 +218,36 @@ class StudyConfig(Strict):
                 if name not in self.targets:
                     known = ", ".join(self.targets)
                     raise ValueError(f"selection.methods: {method.name!r} chooses for {name!r}; targets are {known}")
-            if not isinstance(method, InfluenceMethod) or method.damping is None:
-                continue
-            if (method.attribution or self.selection.attribution) != "fisher":
-                raise ValueError(
-                    f"selection.methods: {method.name!r} has a damping, which only `attribution: fisher` reads; "
-                    "remove it or write that"
-                )
+            self._check_damping(method)
+            self._check_categories(method)
         return self
+
+    def _check_damping(self, method: AnyMethod) -> None:
+        if not isinstance(method, InfluenceMethod) or method.damping is None:
+            return
+        if (method.attribution or self.selection.attribution) != "fisher":
+            raise ValueError(
+                f"selection.methods: {method.name!r} has a damping, which only `attribution: fisher` reads; "
+                "remove it or write that"
+            )
+
+    def _check_categories(self, method: AnyMethod) -> None:
+        what = method.needs_categories
+        if what is None:
+            return
+        if self.mixture is None:
+            raise ValueError(f"selection.methods: {method.name!r} has {what}, which needs the key `mixture`")
+        if method.order == "shuffled":
+            return
+        if method.order == "three_pass" and self.finetune.epochs != PASSES:
+            raise ValueError(
+                f"selection.methods: {method.name!r} has order: three_pass, which takes {PASSES} epochs; "
+                f"finetune.epochs is {self.finetune.epochs}"
+            )
+        measured = "interventions" in self.mixture.estimators and self.mixture.interventions.removals
+        if self.curriculum.levels == "dependencies" and not measured:
+            raise ValueError(
+                f"selection.methods: {method.name!r} has order: {method.order}, and curriculum.levels are by "
+                "dependencies, which interventions with removals tell; add `interventions` to mixture.compare, or "
+                "give the levels"
+            )

@@ -5,11 +5,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from instsel.mixture.curriculum import Order
 from instsel.strict import Strict
 
 Form = Literal["cosine", "fisher"]
 SubmodularFunction = Literal["facility_location", "graph_cut", "log_det"]
-Groups = Literal["source", "task"]
+Groups = Literal["source", "task", "category"]
+Shares = Literal["pool", "choice"]
 Average = Literal["cosines", "gradients"]
 
 
@@ -57,6 +59,21 @@ class BaseMethod(Strict):
         min_length=1,
         description="one training run a seed, added to finetune.seed; a method that draws, draws by it",
     )
+    mixture: Shares | None = Field(
+        None,
+        description="keep to the shares that the programme of `mixture` makes of the pool's, or of what the method "
+        "would choose; default no shares are kept",
+    )
+    order: Order = Field("shuffled", description="order of training by the levels of `curriculum`")
+
+    @property
+    def needs_categories(self) -> str | None:
+        """What of the method needs the pool's rows to have categories, as it is written; None if nothing does."""
+        if getattr(self, "by", None) == "category":
+            return "by: category"
+        if self.mixture is not None:
+            return f"mixture: {self.mixture}"
+        return None if self.order == "shuffled" else f"order: {self.order}"
 
 
 class RandomMethod(BaseMethod):

@@ -67,7 +67,9 @@ def select_anew(place: str, wish: Wish, say: Callable[[str], None]) -> tuple[Fol
     part = _asked(study, wish).selection
     method = part.methods[0]
     budget = Budget(part.budget, part.unit)
-    picks = make_picks(method, method.seeds[0], budget, part.attribution, part.damping, inputs, say)
+    picks, kept = make_picks(
+        method, method.seeds[0], budget, part.attribution, part.damping, inputs, say, study.mixture
+    )
     served = {}
     if inputs.has("features"):
         way = method_influence(method, part.attribution, part.damping)
@@ -75,7 +77,7 @@ def select_anew(place: str, wish: Wish, say: Callable[[str], None]) -> tuple[Fol
         served = {"influence": way.name, "figures": asdict(found[method.name])} if found else {}
     out = inputs.study / SELECTIONS / method.name
     out.remove()
-    result = {**write_rows(inputs.study / "prepare", out, picks), **served}
+    result = {**write_rows(inputs.study / "prepare", out, picks), **served, **kept}
     made_from = inputs.manifest("prepare")["fingerprint"]
     out.write_json(MANIFEST, {"selection": part.model_dump(), "prepare": made_from, "result": result})
     return out, {"name": method.name, **result}

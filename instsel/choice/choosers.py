@@ -10,6 +10,7 @@ import pyarrow as pa
 from instsel import methods
 from instsel.blocks import row_blocks
 from instsel.choice.gradients import influence_matrix, kernel_matrix
+from instsel.choice.groups import groups_of
 from instsel.choice.inputs import Inputs
 from instsel.choice.matrices import Matrix, stack
 from instsel.methods import Form
@@ -153,16 +154,6 @@ def _by_index(method: methods.BaseMethod, seed: int, inputs: Inputs) -> Chooser:
         return Chooser(ids, pick, _named(f"uniform draw, seed {seed}, within {method.by}", groups))
     draw = partial(random.select, len(ids), seed=seed)
     return Chooser(ids, draw, _always(f"uniform draw, seed {seed}"))
-
-
-def groups_of(inputs: Inputs, by: str, ids: Sequence[str]) -> list[str]:
-    """The source, or source/task, of rows."""
-    index = inputs.index
-    names = index["source"].to_pylist()
-    if by == "task":
-        names = [f"{source}/{task or '-'}" for source, task in zip(names, index["task"].to_pylist(), strict=True)]
-    found = dict(zip(index["id"].to_pylist(), names, strict=True))
-    return [found[row] for row in ids]
 
 
 def of_targets(matrix: Matrix, targets: Sequence[str] | None) -> Matrix:

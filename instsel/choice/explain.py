@@ -133,7 +133,7 @@ def _standing(inputs: Inputs, name: str, made: _Made, row: str) -> Standing:
 def _rank(inputs: Inputs, made: _Made, row: str) -> int | None:
     """Place of the row if the budget were the whole pool; None where a larger budget would be another choice."""
     method, part = made.method, made.part
-    if not method.nested or method.reads not in RANKED or len(inputs.index) > RANKED_ROWS:
+    if not method.nested or method.mixture or method.reads not in RANKED or len(inputs.index) > RANKED_ROWS:
         return None
     ready = chooser(method, made.seed, part.attribution, part.damping, inputs)
     if row not in ready.ids:

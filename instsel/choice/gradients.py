@@ -48,7 +48,7 @@ def kernel_matrix(inputs: Inputs, influence: Influence, targets: Sequence[str] |
     blocks = (side_by_side(inputs.gradients.pool(shard)[1], inputs.weights, factors) for shard in inputs.shards)
     width = sum(rows.shape[1] for rows in validation)
     train = stack(blocks, len(ids), width)
-    return Matrix(ids, train, columns), side_by_side(validation, inputs.weights, factors)
+    return inputs.narrow(Matrix(ids, train, columns)), side_by_side(validation, inputs.weights, factors)
 
 
 def mean_gradients(gradients: list[np.ndarray], columns: pa.Table) -> tuple[list[np.ndarray], pa.Table]:

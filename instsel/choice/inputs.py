@@ -1,6 +1,6 @@
 """What the stages of a study left, read once and only when it is asked for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,9 +18,24 @@ from instsel.study import MANIFEST
 class Inputs:
     """Reads a study folder, without the user's own files; what it gives is of pool rows, named by their ids."""
 
-    def __init__(self, study: Folder) -> None:
-        self.study = study
+    def __init__(self, study: Folder, only: frozenset[str] | None = None) -> None:
+        """Read a study folder; of the pool only these rows, where they are given."""
+        self.study, self._only = study, only
         self._kept: dict[Influence, Matrix] = {}
+        self._whole: Inputs = self
+
+    def only(self, rows: Collection[str]) -> "Inputs":
+        """The same study as if its pool had only these rows."""
+        narrowed = Inputs(self.study, frozenset(rows))
+        narrowed._whole = self
+        return narrowed
+
+    def narrow(self, matrix: Matrix) -> Matrix:
+        """The rows of a matrix of the whole pool that are among those here."""
+        if self._only is None:
+            return matrix
+        places = [place for place, row in enumerate(matrix.ids) if row in self._only]
+        return Matrix([matrix.ids[place] for place in places], matrix.values[places], matrix.columns)
 
     def has(self, stage: str) -> bool:
         """Whether a stage is finished."""
@@ -50,7 +65,27 @@ class Inputs:
     def index(self) -> pa.Table:
         """One line a row of the pool: id, source, task, tokens, answer_tokens, shard."""
         self.manifest("prepare")
-        return (self.study / "prepare").read_table("index.parquet")
+        return self._rows_of((self.study / "prepare").read_table("index.parquet"))
+
+    @cached_property
+    def category_of(self) -> dict[str, str]:
+        """Row of the pool -> its category.
+
+        Raises:
+            InputError: the study has none.
+        """
+        self.manifest("tag")
+        table = (self.study / "tag").read_table("tags.parquet", ["id", "category"])
+        return dict(zip(table["id"].to_pylist(), table["category"].to_pylist(), strict=True))
+
+    def interaction(self, estimator: str) -> dict[str, Any]:
+        """What stage *interaction* found by an estimator.
+
+        Raises:
+            InputError: the study has no such result.
+        """
+        result: dict[str, Any] = self.manifest(f"interaction/{estimator}")["result"]
+        return result
 
     @property
     def shards(self) -> list[str]:
@@ -84,6 +119,8 @@ class Inputs:
 
     def keep(self, influence: Influence, make: Callable[[], Matrix]) -> Matrix:
         """The matrix of an influence, made once; the last two are kept, as each may be gigabytes."""
+        if self._whole is not self:
+            return self.narrow(self._whole.keep(influence, make))
         if influence not in self._kept:
             self._kept = {**dict(list(self._kept.items())[-1:]), influence: make()}
         return self._kept[influence]
@@ -91,24 +128,39 @@ class Inputs:
     def embeddings(self) -> Matrix:
         """Prompt embeddings, float32 (n, e)."""
         self.manifest("embed")
-        return self._stacked(self.study / "embed" / "pool", self.shards, "embedding")
+        return self.narrow(self._stacked(self.study / "embed" / "pool", self.shards, "embedding"))
+
+    def validation_embeddings(self) -> tuple[np.ndarray, list[str]]:
+        """Prompt embeddings of the validation rows, float32 (m, e), and their targets."""
+        columns, rows = self._validation_vectors("embed", None)
+        return rows, columns["target"].to_pylist()
 
     def representations(self, targets: Sequence[str] | None = None) -> tuple[Matrix, np.ndarray]:
         """Hidden states of the pool, float32 (n, h), and of the validation rows that are its columns, (m, h)."""
-        set_aside = self.manifest("represent")["result"]["set_aside"]
+        columns, rows = self._validation_vectors("represent", targets)
+        pool = self._stacked(self.study / "represent" / "pool", self.shards, "embedding", columns)
+        return self.narrow(pool), rows
+
+    def _validation_vectors(self, stage: str, targets: Sequence[str] | None) -> tuple[pa.Table, np.ndarray]:
+        set_aside = self.manifest(stage)["result"]["set_aside"]
         columns = validation_columns(self.study / "prepare", self._subtasks, set_aside, targets)
         rows: dict[str, np.ndarray] = {}
         for target in dict.fromkeys(columns["target"].to_pylist()):
-            table = (self.study / "represent" / "validation").read_table(f"{target}.arrow")
+            table = (self.study / stage / "validation").read_table(f"{target}.arrow")
             rows |= dict(zip(table["id"].to_pylist(), vectors(table, "embedding"), strict=True))
-        pool = self._stacked(self.study / "represent" / "pool", self.shards, "embedding", columns)
-        return pool, np.stack([rows[name] for name in columns["id"].to_pylist()])
+        return columns, np.stack([rows[name] for name in columns["id"].to_pylist()])
 
     def likelihoods(self) -> pa.Table:
         """The base model's losses of each row: id, loss, loss_alone."""
         self.manifest("likelihood")
         folder = self.study / "likelihood" / "pool"
-        return pa.concat_tables([folder.read_table(f"{shard}.parquet") for shard in self.shards])
+        return self._rows_of(pa.concat_tables([folder.read_table(f"{shard}.parquet") for shard in self.shards]))
+
+    def _rows_of(self, table: pa.Table) -> pa.Table:
+        """The lines of a table that are of rows here."""
+        if self._only is None:
+            return table
+        return table.filter(pa.array([row in self._only for row in table["id"].to_pylist()], pa.bool_()))
 
     @property
     def _subtasks(self) -> Mapping[str, str | None]:

@@ -2,16 +2,19 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from instsel.choice.budget import Budget
-from instsel.choice.choosers import chooser
+from instsel.choice.choosers import Chooser, chooser
 from instsel.choice.inputs import Inputs
+from instsel.choice.mixing import MixedChoice
 from instsel.choice.within import choose
 from instsel.errors import InputError
 from instsel.methods import AnyMethod, Form
+from instsel.mixture.settings import Mixture
 
 
 def make_picks(
@@ -22,7 +25,8 @@ def make_picks(
     damping: float,
     inputs: Inputs,
     say: Callable[[str], None],
-) -> pa.Table:
+    mixture: Mixture | None = None,
+) -> tuple[pa.Table, dict[str, Any]]:
     """Choose rows.
 
     Args:
@@ -33,25 +37,37 @@ def make_picks(
         damping: of fisher, for a method that names none itself.
         inputs: the study.
         say: is told what the method warns of.
+        mixture: settings of the programme, for a method that keeps to its shares.
 
     Returns:
-        One line a pick, in order: id, rank (from 0), score, reason.
+        One line a pick, in order: id, rank (from 0), score, reason. And what the choice keeps to: `mixture`, where the
+        method keeps to one.
 
     Raises:
         InputError: the budget does not fit the pool, the study lacks what the method reads, or the method cannot choose
             so from what there is.
     """
-    ready = chooser(method, seed, form, damping, inputs)
+
+    def of(pool: Inputs) -> Chooser:
+        return chooser(method, seed, form, damping, pool)
+
+    mixed = None
+    if method.mixture is not None:
+        if mixture is None:
+            raise InputError(f"{method.name}: mixture: {method.mixture} needs the key `mixture` in the study file")
+        mixed = MixedChoice(of, method.mixture, mixture, inputs)
+    ready = of(inputs) if mixed is None else mixed.chooser
     sizes = dict(zip(inputs.index["id"].to_pylist(), inputs.index["tokens"].to_pylist(), strict=True))
+    nested = method.nested and mixed is None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            found = choose(ready, budget.of(inputs.prepared["pool"]), [sizes[row] for row in ready.ids], method.nested)
+            found = choose(ready, budget.of(inputs.prepared["pool"]), [sizes[row] for row in ready.ids], nested)
         except ValueError as error:
             raise InputError(f"{method.name}: {error}") from error
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         say(f"{method.name}: {message}")
-    return pa.table(
+    table = pa.table(
         {
             "id": pa.array([ready.ids[place] for place in found.indices], pa.string()),
             "rank": pa.array(np.arange(len(found))),
@@ -59,3 +75,4 @@ def make_picks(
             "reason": pa.array(ready.why(found), pa.string()),
         }
     )
+    return table, {"mixture": mixed.mix.told()} if mixed is not None and mixed.mix is not None else {}

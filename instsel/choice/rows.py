@@ -1,11 +1,13 @@
 """A choice as files: a table of the picks, the rows as JSONL, and the examples that a training run reads."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from instsel.storage import Folder
+from instsel.training.dataset import SCHEMA
 
 TABLE = "selected.parquet"
 ROWS = "selected.jsonl"
@@ -23,11 +25,9 @@ def write_rows(prepared: Folder, out: Folder, picks: pa.Table) -> dict[str, Any]
     Returns:
         Rows and tokens, and how many rows are of each source and task.
     """
-    index = prepared.read_table("index.parquet", ["id", "shard"])
     order = {row: rank for rank, row in enumerate(picks["id"].to_pylist())}
-    pairs = zip(index["id"].to_pylist(), index["shard"].to_pylist(), strict=True)
     picked: list[dict[str, Any]] = [{}] * len(order)
-    for shard in sorted({shard for row, shard in pairs if row in order}):
+    for shard in sorted({shard for row, shard in _shards(prepared) if row in order}):
         for row in (prepared / "pool").read_table(f"{shard}.parquet").to_pylist():
             if row["id"] in order:
                 picked[order[row["id"]]] = row
@@ -41,16 +41,36 @@ def write_rows(prepared: Folder, out: Folder, picks: pa.Table) -> dict[str, Any]
                 **{key: item[key] for key in ("id", "source", "task", "score", "reason")},
             }
             stream.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
-    training = pa.table(
-        {
-            "id": table["id"],
-            "input_ids": pa.array([row["input_ids"] for row in picked], pa.list_(pa.int32())),
-            "labels": pa.array([row["labels"] for row in picked], pa.list_(pa.int32())),
-        }
-    )
-    out.write_table(TRAINING_SET, training)
+    out.write_table(TRAINING_SET, _training_set(picked))
     out.write_table(TABLE, table)
     return {"rows": len(picked), "tokens": sum(row["tokens"] for row in picked), **_made_of(picked)}
+
+
+def write_training_sets(prepared: Folder, folders: Mapping[str, Folder], sets: Mapping[str, Sequence[str]]) -> None:
+    """Write the training set of several runs, with one look at each shard.
+
+    Args:
+        prepared: folder of stage *prepare*.
+        folders: run -> where to write it.
+        sets: run -> ids of its rows, in order.
+    """
+    wanted = {row for ids in sets.values() for row in ids}
+    found: dict[str, dict[str, Any]] = {}
+    for shard in sorted({shard for row, shard in _shards(prepared) if row in wanted}):
+        table = (prepared / "pool").read_table(f"{shard}.parquet", ["id", "input_ids", "labels"])
+        found |= {row["id"]: row for row in table.to_pylist() if row["id"] in wanted}
+    for name, ids in sets.items():
+        folders[name].write_table(TRAINING_SET, _training_set([found[row] for row in ids]))
+
+
+def _shards(prepared: Folder) -> list[tuple[str, str]]:
+    """Id and shard of every row."""
+    index = prepared.read_table("index.parquet", ["id", "shard"])
+    return list(zip(index["id"].to_pylist(), index["shard"].to_pylist(), strict=True))
+
+
+def _training_set(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    return pa.table({name: pa.array([row[name] for row in rows], SCHEMA.field(name).type) for name in SCHEMA.names})
 
 
 def _made_of(rows: list[dict[str, Any]]) -> dict[str, Any]:

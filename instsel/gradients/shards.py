@@ -23,12 +23,7 @@ class GradientShards:
 
     def pool(self, shard: str) -> tuple[list[str], list[np.ndarray]]:
         """Ids of a shard's rows that have a feature at every checkpoint, and those features, (rows, d) a checkpoint."""
-        found = [read_features(self._table(name, "pool", shard)) for name in self.pins]
-        common = set(found[0][0]).intersection(*(ids for ids, _ in found[1:]))
-        ids = [row for row in found[0][0] if row in common]
-        if all(len(own) == len(ids) for own, _ in found):
-            return ids, [rows for _, rows in found]
-        return ids, [rows[[row in common for row in own]] for own, rows in found]
+        return _common([read_features(self._table(name, "pool", shard)) for name in self.pins])
 
     def validation(self, columns: pa.Table) -> list[np.ndarray]:
         """Gradients, not normalised, float32 (m, d) a checkpoint, of the validation rows that `columns` lists."""
@@ -53,14 +48,34 @@ class GradientShards:
             rows += len(ids)
         return total, rows
 
+    def validation_rows(self, name: str) -> tuple[list[str], list[np.ndarray]]:
+        """Ids of a table of validation rows that have a gradient at every checkpoint, and those, as `validation`."""
+        return _common([_lengthened(self._table(checkpoint, "validation", name)) for checkpoint in self.pins])
+
+    def grouped_sums(self, shard: str, group_of: Mapping[str, int], groups: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sum a shard's directions, not normalised, by groups.
+
+        Args:
+            shard: name.
+            group_of: row -> number of its group; rows without one are left out.
+            groups: number of groups.
+
+        Returns:
+            float64 (checkpoints, groups, d), and int64 (groups,), the rows in each.
+        """
+        ids, checkpoints = _common([_lengthened(self._table(checkpoint, "pool", shard)) for checkpoint in self.pins])
+        members = np.array([group_of.get(row, groups) for row in ids])
+        sums = np.zeros((len(checkpoints), groups, checkpoints[0].shape[1]))
+        for group in np.unique(members[members < groups]):
+            for place, rows in enumerate(checkpoints):
+                sums[place, group] = rows[members == group].sum(axis=0, dtype=np.float64)
+        return sums, np.bincount(members, minlength=groups + 1)[:groups].astype(np.int64)
+
     def _validation(self, checkpoint: str, columns: pa.Table) -> np.ndarray:
         rows: dict[str, np.ndarray] = {}
         for target in dict.fromkeys(columns["target"].to_pylist()):
-            table = self._table(checkpoint, "validation", target)
-            ids, features = read_features(table)
-            units = features.astype(np.float32)
-            units *= (read_norms(table) / np.linalg.norm(units, axis=1))[:, None]
-            rows |= dict(zip(ids, units, strict=True))
+            ids, gradients = _lengthened(self._table(checkpoint, "validation", target))
+            rows |= dict(zip(ids, gradients, strict=True))
         return np.stack([rows[name] for name in columns["id"].to_pylist()])
 
     def _table(self, checkpoint: str, kind: str, name: str) -> pa.Table:
@@ -73,6 +88,23 @@ class GradientShards:
                 "delete the study's features folder and run again"
             ) from error
         return table
+
+
+def _common(found: list[tuple[list[str], np.ndarray]]) -> tuple[list[str], list[np.ndarray]]:
+    """Ids that all have, and their rows in each."""
+    common = set(found[0][0]).intersection(*(ids for ids, _ in found[1:]))
+    ids = [row for row in found[0][0] if row in common]
+    if all(len(own) == len(ids) for own, _ in found):
+        return ids, [rows for _, rows in found]
+    return ids, [rows[[row in common for row in own]] for own, rows in found]
+
+
+def _lengthened(table: pa.Table) -> tuple[list[str], np.ndarray]:
+    """Ids of a feature shard and its rows at the length that they had before they were normalised, float32 (n, d)."""
+    ids, features = read_features(table)
+    rows = features.astype(np.float32)
+    rows *= (read_norms(table) / np.linalg.norm(rows, axis=1))[:, None]
+    return ids, rows
 
 
 def validation_columns(

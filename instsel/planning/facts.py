@@ -76,6 +76,7 @@ class Facts:
             methods do not need is left out.
         chosen: rows that a selection has.
         subtasks: of all targets.
+        categories: of the pool, where the study has a mixture; else 0.
         influences: part of `attribution` -> what it is.
         prepare_seconds, prepare_bytes, prepare_memory: of stage *prepare*, worked out where its rows are known.
         checkpoint_bytes: an adapter with its moments.
@@ -90,6 +91,7 @@ class Facts:
     todo: Mapping[str, Sequence[str]]
     chosen: int
     subtasks: int = 1
+    categories: int = 0
     influences: Mapping[str, Influence] = field(default_factory=dict)
     prepare_seconds: float = 0.0
     prepare_bytes: int = 0

@@ -17,7 +17,7 @@ def plan_embed(study: StudyConfig, facts: Facts) -> StagePlan:
     Tokens are those of the study's tokenizer, template marks counted, cut to `embedding.max_length`; the encoder's own
     tokenizer may cut a text into somewhat more or fewer. The time is right all the same: its batches are counted alike.
     """
-    prompts = [part.prompts(study.embedding.max_length) for part in facts.pool]
+    prompts = [part.prompts(study.embedding.max_length) for part in [*facts.pool, *facts.validation]]
     return _vectors("embed", prompts, study.embedding.token_budget, facts)
 
 

@@ -4,6 +4,7 @@ from instsel.config import StudyConfig, Training
 from instsel.gradients.store import bytes_per_row
 from instsel.planning.facts import Facts
 from instsel.planning.influence import plan_attribution
+from instsel.planning.mixture import plan_interaction, plan_tag
 from instsel.planning.passes import plan_embed, plan_likelihood, plan_represent
 from instsel.planning.rows import Batches
 from instsel.planning.stage import ID_BYTES, StagePlan, needs
@@ -21,9 +22,11 @@ def plan_stages(study: StudyConfig, facts: Facts) -> list[StagePlan]:
         "embed": plan_embed,
         "represent": plan_represent,
         "likelihood": plan_likelihood,
+        "tag": plan_tag,
         "warmup": _warmup,
         "features": _features,
         "attribution": plan_attribution,
+        "interaction": plan_interaction,
         "select": _select,
         "finetune": _finetune,
         "evaluate": _evaluate,

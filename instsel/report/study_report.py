@@ -13,6 +13,7 @@ from instsel.report.markdown import (
     decimal,
     markdown_table,
 )
+from instsel.report.mixture import mixture_sections
 
 TASKS_SHOWN = 12
 
@@ -29,6 +30,7 @@ def study_report(summary: Mapping[str, Any]) -> str:
         *_losses(summary),
         *_made_of(summary),
         *_served(summary),
+        *mixture_sections(summary),
         *_cost(summary),
     ]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)

@@ -1,4 +1,4 @@
-"""Stage *embed*: a text encoder's embedding of every pool row's prompt, by actors with one encoder each."""
+"""Stage *embed*: a text encoder's embeddings of all prompts, pool and validation, by actors with one encoder each."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from instsel.config import Embedding, StudyConfig
 from instsel.progress import Terminal
 from instsel.representations.encoder import Encoder, prompt_text
-from instsel.stages.extraction import extract, pool_items, write_vectors
+from instsel.stages.extraction import extract, pool_items, validation_items, write_vectors
 from instsel.stages.memory import peak_memory
 from instsel.stages.session import Allotment
 from instsel.storage import Folder
@@ -17,7 +17,8 @@ from instsel.study import Stage
 def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, terminal: Terminal) -> None:
     """Write the shards of embeddings that are missing, then the manifest, which names the rows set aside."""
     arguments = (study.embedding, stage.folder)
-    extract(stage, pool_items(prepare), prepare, _Embedder, arguments, allot, terminal, columns=["messages"])
+    items = validation_items(prepare) + pool_items(prepare)
+    extract(stage, items, prepare, _Embedder, arguments, allot, terminal, columns=["messages"])
 
 
 class _Embedder:

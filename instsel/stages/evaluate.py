@@ -1,6 +1,7 @@
 """Stage *evaluate*: held-out loss of the base model and of every trained adapter on every target."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,19 +54,27 @@ def run(
     open_stages = {name: stage for name, stage in stages.items() if not stage.done()}
     for stage in open_stages.values():
         stage.begin()
-    targets = [name for name, counts in prepare.manifest()["result"]["targets"].items() if "heldout" in counts]
+    tables = heldout_tables(prepare)
     items = [
-        {"run": name, "target": target, "rows": f"targets/{target}/heldout.parquet"}
+        {"run": name, "target": target, "rows": rows}
         for name, stage in open_stages.items()
-        for target in targets
+        for target, rows in tables.items()
         if not stage.folder.exists(f"{target}.parquet")
     ]
-    places = {name: (adapter_of(finetuned.get(name)), stage.folder) for name, stage in open_stages.items()}
-    spent = _evaluate(study, items, places, prepare.folder, allot, terminal)
+    trained = {name: made for name, made in finetuned.items() if name in open_stages}
+    adapters = {name: adapter_of(made.folder, made.manifest()["result"]) for name, made in trained.items()}
+    places = {name: (adapters.get(name), stage.folder) for name, stage in open_stages.items()}
+    spent = evaluate_sets(study, items, places, prepare.folder, allot, terminal)
     for name, stage in open_stages.items():
-        losses = {target: mean_loss(stage.folder, target) for target in targets}
+        losses = {target: mean_loss(stage.folder, target) for target in tables}
         cost = spent.get(name, Spent())
         stage.commit({"losses": losses}, tokens=cost.tokens, peak_memory=cost.peak_memory, seconds=cost.seconds)
+
+
+def heldout_tables(prepare: Stage) -> dict[str, str]:
+    """Target -> table of its held-out rows below *prepare*; targets without any are left out."""
+    targets = prepare.manifest()["result"]["targets"]
+    return {name: f"targets/{name}/heldout.parquet" for name, counts in targets.items() if "heldout" in counts}
 
 
 def mean_loss(folder: Folder, target: str) -> float:
@@ -74,24 +83,33 @@ def mean_loss(folder: Folder, target: str) -> float:
     return float(losses.mean())
 
 
-def adapter_of(stage: Stage | None) -> Folder | None:
-    """The checkpoint of the last epoch of a finetune stage; None for the base model."""
-    if stage is None:
-        return None
-    result = stage.manifest()["result"]
+def adapter_of(folder: Folder, result: dict[str, Any]) -> Folder:
+    """The checkpoint of the last epoch of a training run in a stage's folder, by the stage's result."""
     epochs = {metrics["epoch"]: name for name, metrics in result["checkpoints"].items()}
-    return stage.folder / result["run"] / epochs[max(epochs)]
+    return folder / result["run"] / epochs[max(epochs)]
 
 
-def _evaluate(
+def evaluate_sets(
     study: StudyConfig,
     items: list[dict[str, str]],
-    places: dict[str, tuple[Folder | None, Folder]],
+    places: Mapping[str, tuple[Folder | None, Folder]],
     rows: Folder,
     allot: Allotment,
     terminal: Terminal,
 ) -> dict[str, Spent]:
-    """What each run took; the wall-clock time of all is shared out by the time the actors spent on each."""
+    """Write the losses of models on sets of rows.
+
+    Args:
+        study: model and settings of evaluation.
+        items: what to evaluate: name of the run, name of the target, and its table of rows.
+        places: run -> its adapter, None for the base model, and the folder for TARGET.parquet (id, loss).
+        rows: folder of the tables.
+        allot: how many actors there are and what each holds.
+        terminal: where progress is shown.
+
+    Returns:
+        What each run took; the wall-clock time of all is shared out by the time that actors spent on each.
+    """
     spent: dict[str, Spent] = {}
     started = time.monotonic()
     with terminal.bar("evaluate", len(items), "sets") as bar:
@@ -107,7 +125,7 @@ class _Evaluator:
     """Holds the base model and puts on it the adapter of the run at hand."""
 
     def __init__(
-        self, threads: int, model: Model, places: dict[str, tuple[Folder | None, Folder]], token_budget: int
+        self, threads: int, model: Model, places: Mapping[str, tuple[Folder | None, Folder]], token_budget: int
     ) -> None:
         torch.set_num_threads(threads)
         self.base = load_on_devices(model)

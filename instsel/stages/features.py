@@ -34,10 +34,10 @@ def run(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage, allot: 
     settle_pins(stage, pins, terminal)
     checkpoints = warmup.manifest()["result"]["checkpoints"]
     work = [item for name in checkpoints for item in _items(name, prepare)]
-    missing = _missing(work, stage.folder)
+    missing = missing_items(work, stage.folder)
     if len(missing) < len(work):
         terminal.say(f"{len(work) - len(missing)} of {len(work)} shards were there already")
-    tokens, memory = _extract(study, stage.folder, pins, prepare.folder, warmup, missing, allot, terminal)
+    tokens, memory = extract_features(study, stage.folder, pins, prepare.folder, warmup, missing, allot, terminal)
     # A worker that was killed may have left half a file.
     stage.folder.clean()
     aside = _set_aside(stage.folder)
@@ -54,13 +54,14 @@ def _items(checkpoint: str, prepare: Stage) -> list[dict[str, str]]:
     return [{"checkpoint": checkpoint, "kind": kind, "rows": rows, "name": name} for kind, rows, name in items]
 
 
-def _missing(work: list[dict[str, str]], folder: Folder) -> list[dict[str, str]]:
+def missing_items(work: list[dict[str, str]], folder: Folder) -> list[dict[str, str]]:
+    """Of shards to make, by checkpoint, kind and name, those that are not in the folder."""
     places = {(item["checkpoint"], item["kind"]) for item in work}
     there = {place: set((folder / place[0] / place[1]).names()) for place in places}
     return [item for item in work if f"{item['name']}.arrow" not in there[item["checkpoint"], item["kind"]]]
 
 
-def _extract(
+def extract_features(
     study: StudyConfig,
     out: Folder,
     pins: Pins,
@@ -70,7 +71,18 @@ def _extract(
     allot: Allotment,
     terminal: Terminal,
 ) -> tuple[int, int]:
-    """Make the missing shards; return the tokens that took and the highest memory of an actor in bytes."""
+    """Make shards of features; return the tokens that took and the highest memory of an actor in bytes.
+
+    Args:
+        study: model and settings of features.
+        out: folder for CHECKPOINT/KIND/NAME.arrow.
+        pins: what the shards depend on.
+        rows: folder of the tables that items name as `rows`.
+        warmup: stage with the checkpoints.
+        missing: what to make: checkpoint, kind (pool or validation), rows and name.
+        allot: how many actors there are and what each holds.
+        terminal: where progress is shown.
+    """
     result = warmup.manifest()["result"]
     checkpoints = {name: warmup.folder / result["run"] / name for name in result["checkpoints"]}
     arguments = (study.model, study.features, checkpoints, out, pins)

@@ -1,22 +1,26 @@
 """The stages of a study and what each depends on. Imports no Ray, so that a finished study is recognised at once."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from instsel.choice.ways import figures_influence, influences_of
 from instsel.config import StudyConfig
 from instsel.errors import InputError
-from instsel.identity import encoder_identity, file_identity, model_identity
-from instsel.inputs import files_identity, pool_files, target_files
-from instsel.methods import AnyMethod, InfluenceMethod
+from instsel.methods import AnyMethod
+from instsel.mixture.settings import Estimator
 from instsel.report.markdown import BASE
+from instsel.stages import depends
 from instsel.storage import Folder
 from instsel.study import Stage
 
 ORDER = [
-    "prepare", "embed", "represent", "likelihood", "warmup", "features", "attribution",
+    "prepare", "embed", "represent", "likelihood", "tag", "warmup", "features", "attribution", "interaction",
     "select", "finetune", "evaluate", "report",
 ]  # fmt: skip
+
+# What a trial of a search does not share with the others.
+OWN = {"select", "finetune", "evaluate", "report"}
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ class Run:
 class Graph:
     """Every stage that a study can have, and which of them its methods need.
 
-    `attribution` has one a way to take influence, `select` one a selection, `finetune` and `evaluate` one a run,
-    `evaluate` one for the base model too.
+    `attribution` has one a way to take influence, `interaction` one an estimator, `select` one a selection, `finetune`
+    and `evaluate` one a run, `evaluate` one for the base model too.
     """
 
     folder: Folder
@@ -50,9 +54,11 @@ class Graph:
     embed: Stage
     represent: Stage
     likelihood: Stage
+    tag: Stage
     warmup: Stage
     features: Stage
     attribution: dict[str, Stage]
+    interaction: dict[Estimator, Stage]
     select: dict[str, Stage]
     finetune: dict[str, Stage]
     evaluate: dict[str, Stage]
@@ -92,44 +98,66 @@ def runs_of(study: StudyConfig) -> dict[str, Run]:
     return runs
 
 
-def build_graph(study: StudyConfig, folder: Folder) -> Graph:
+def build_graph(study: StudyConfig, folder: Folder, own: Folder | None = None) -> Graph:
     """The stages with their fingerprints.
+
+    Args:
+        study: the checked study file.
+        folder: of the study.
+        own: folder of the selections and what follows; by default that of the study. What is above does not change
+            with it, nor does any fingerprint.
 
     Raises:
         InputError: an input file is missing or is a folder; the message names its key.
     """
     runs = runs_of(study)
-    model = _model(study)
-    prepare = Stage(folder / "prepare", "prepare", {**_inputs(study), "model": model, "data": study.data.model_dump()})
-    embed = Stage(folder / "embed", "embed", _embedding(study), [prepare])
-    represent = Stage(folder / "represent", "represent", {"token_budget": study.features.token_budget}, [prepare])
-    likelihood = Stage(folder / "likelihood", "likelihood", {"token_budget": study.evaluation.token_budget}, [prepare])
-    trained = {"model": model, "lora": study.lora.model_dump(), "deepspeed": _deepspeed(study)}
-    warmup = Stage(folder / "warmup", "warmup", {**trained, "warmup": study.warmup.model_dump()}, [prepare])
-    features = Stage(folder / "features", "features", study.features.model_dump(), [warmup])
+    model = depends.on_model(study)
+    trained = {"model": model, "lora": study.lora.model_dump(), "deepspeed": depends.on_deepspeed(study)}
+
+    def stage(name: str, config: dict[str, Any], *parents: Stage) -> Stage:
+        place = own if own is not None and name.partition("/")[0] in OWN else folder
+        return Stage(place / name, name, config, parents)
+
+    prepare = stage("prepare", {**depends.on_inputs(study), "model": model, "data": study.data.model_dump()})
+    embed = stage("embed", depends.on_encoder(study) if depends.reads_embeddings(study) else {}, prepare)
+    represent = stage("represent", {"token_budget": study.features.token_budget}, prepare)
+    likelihood = stage("likelihood", {"token_budget": study.evaluation.token_budget}, prepare)
+    warmup = stage("warmup", {**trained, "warmup": study.warmup.model_dump()}, prepare)
+    features = stage("features", study.features.model_dump(), warmup)
     attribution = {
-        name: Stage(folder / "attribution" / name, f"attribution/{name}", asdict(influence), [features])
+        name: stage(f"attribution/{name}", asdict(influence), features)
         for name, influence in influences_of(study).items()
     }
+    tag, interaction = _mixture(study, stage, trained, prepare, embed, features)
     read = {"prepare": prepare, "embed": embed, "represent": represent, "likelihood": likelihood, "features": features}
-    select, finetune, evaluate = {}, {}, {}
+    select, finetune = {}, {}
     evaluation = {"token_budget": study.evaluation.token_budget}
-    evaluate[BASE] = Stage(folder / "evaluate" / BASE, f"evaluate/{BASE}", {**evaluation, "model": model}, [prepare])
+    evaluate = {BASE: stage(f"evaluate/{BASE}", {**evaluation, "model": model}, prepare)}
     for name, run in runs.items():
-        config = _selection(study, run)
-        source = attribution[config["influence"]] if run.method.reads == "attribution" else read[run.method.reads]
-        chosen = run.selection
-        select[chosen] = Stage(folder / "select" / chosen, f"select/{chosen}", config, [source])
+        method, chosen = run.method, run.selection
+        config = depends.on_method(study, method, run.seed)
+        source = attribution[config["influence"]] if method.reads == "attribution" else read[method.reads]
+        by = [source, *_shares(study, method, tag, interaction)]
+        select[chosen] = stage(f"select/{chosen}", config, *by)
         settings = {**study.finetune.model_dump(), "seed": study.finetune.seed + run.seed}
-        config = {**trained, "finetune": settings}
-        finetune[name] = Stage(folder / "finetune" / name, f"finetune/{name}", config, [select[chosen]])
-        evaluate[name] = Stage(folder / "evaluate" / name, f"evaluate/{name}", evaluation, [finetune[name]])
-    intervals = study.evaluation.model_dump(exclude={"token_budget"})
-    names = {name: run.method.name for name, run in runs.items()}
+        ordered = {**trained, "finetune": settings, **depends.on_order(study, method)}
+        levels = _levels(study, method, tag, interaction)
+        finetune[name] = stage(f"finetune/{name}", ordered, select[chosen], *levels)
+        evaluate[name] = stage(f"evaluate/{name}", evaluation, finetune[name])
     way = figures_influence(study)
-    parents = [*evaluate.values(), *attribution.values(), *([features] if way else [])]
-    config = {"intervals": intervals, "runs": names, "figures": way.name if way else None}
-    report = Stage(folder / "report", "report", config, parents)
+    names = {name: run.method.name for name, run in runs.items()}
+    report = stage(
+        "report",
+        {
+            "intervals": study.evaluation.model_dump(exclude={"token_budget"}),
+            "runs": names,
+            "figures": way.name if way else None,
+        },
+        *evaluate.values(),
+        *attribution.values(),
+        *interaction.values(),
+        *([features] if way else []),
+    )
     return Graph(
         folder,
         runs,
@@ -137,9 +165,11 @@ def build_graph(study: StudyConfig, folder: Folder) -> Graph:
         embed,
         represent,
         likelihood,
+        tag,
         warmup,
         features,
         attribution,
+        interaction,
         select,
         finetune,
         evaluate,
@@ -147,57 +177,41 @@ def build_graph(study: StudyConfig, folder: Folder) -> Graph:
     )
 
 
-def _selection(study: StudyConfig, run: Run) -> dict[str, Any]:
-    """What a selection depends on, beside the stage that it reads."""
-    part, method = study.selection, run.method
-    config = {
-        "budget": part.budget,
-        "unit": part.unit,
-        "seed": run.seed if method.draws else 0,
-        **method.model_dump(exclude={"name", "seeds", "attribution", "damping"}),
-    }
-    if isinstance(method, InfluenceMethod):
-        config["influence"] = method.influence(part.attribution, part.damping).name
-    return config
+def _mixture(
+    study: StudyConfig,
+    stage: Callable[..., Stage],
+    trained: dict[str, Any],
+    prepare: Stage,
+    embed: Stage,
+    features: Stage,
+) -> tuple[Stage, dict[Estimator, Stage]]:
+    """Stages *tag* and *interaction*, the latter by estimator; without the key `mixture` nothing needs them."""
+    mixture = study.mixture
+    if mixture is None:
+        return stage("tag", {}, prepare), {}
+    tag = stage(
+        "tag",
+        depends.on_categories(study, mixture),
+        prepare,
+        *([embed] if depends.categories_by_embeddings(mixture) else []),
+    )
+    interaction: dict[Estimator, Stage] = {}
+    for estimator in mixture.estimators:
+        config = depends.on_estimator(study, mixture, estimator, trained)
+        parents = [tag, features] if estimator == "gradients" else [tag]
+        interaction[estimator] = stage(f"interaction/{estimator}", config, *parents)
+    return tag, interaction
 
 
-def _embedding(study: StudyConfig) -> dict[str, Any]:
-    """What pins the embeddings: the encoder's files or revision, and how it is used."""
-    part = study.embedding
-    if not any(method.reads == "embed" for method in study.selection.methods):
-        return {}
-    return {
-        "encoder": encoder_identity(part.encoder, part.revision),
-        **part.model_dump(exclude={"encoder", "revision"}),
-    }
+def _shares(study: StudyConfig, method: AnyMethod, tag: Stage, interaction: Mapping[Estimator, Stage]) -> list[Stage]:
+    """What a selection reads of categories."""
+    if method.mixture is not None and study.mixture is not None:
+        return [tag, interaction[study.mixture.estimator]]
+    return [tag] if getattr(method, "by", None) == "category" else []
 
 
-def _inputs(study: StudyConfig) -> dict[str, Any]:
-    targets = {}
-    for name, target in study.targets.items():
-        files = {split: files_identity(found) for split, found in target_files(study, name).items()}
-        targets[name] = {"files": files, **target.model_dump(exclude={"validation", "heldout"})}
-    return {"pool": files_identity(pool_files(study)), "targets": targets}
-
-
-def _model(study: StudyConfig) -> dict[str, Any]:
-    """What pins the model: its files or revision, its dtype, its attention, and the template's text."""
-    template = study.model.chat_template
-    return {
-        "identity": model_identity(study.model.name, study.model.revision),
-        "dtype": study.model.dtype,
-        "attention": study.model.attention,
-        "chat_template": None if template is None else _named("model.chat_template", template),
-    }
-
-
-def _deepspeed(study: StudyConfig) -> dict[str, Any]:
-    config = study.deepspeed.config
-    return {"stage": study.deepspeed.stage} if config is None else {"config": _named("deepspeed.config", config)}
-
-
-def _named(key: str, path: str) -> str:
-    try:
-        return str(file_identity(path)["sha256"])
-    except InputError as error:
-        raise InputError(f"{key}: {error}") from error
+def _levels(study: StudyConfig, method: AnyMethod, tag: Stage, interaction: Mapping[Estimator, Stage]) -> list[Stage]:
+    """What the order of training reads of categories."""
+    if method.order == "shuffled":
+        return []
+    return [tag, interaction["interventions"]] if study.curriculum.levels == "dependencies" else [tag]

@@ -1,5 +1,6 @@
 """A study from its file to its report: the stages that are not done, in order."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from instsel.choice.budget import Budget
@@ -15,13 +16,19 @@ LOG = "instsel.log"
 CONFIG = "config.json"
 
 
-def run_study(study: StudyConfig, terminal: Terminal, until: str = ORDER[-1]) -> Graph:
+def run_study(
+    study: StudyConfig,
+    terminal: Terminal,
+    until: str = ORDER[-1],
+    then: Callable[[Graph], None] | None = None,
+) -> Graph:
     """Run every stage through `until` that is not done yet.
 
     Args:
         study: the checked study file.
         terminal: where to tell what happens.
         until: name of the last stage, one of `ORDER`.
+        then: called with the stages when they are done, while Ray and the log are still there.
 
     Returns:
         The stages, all done through `until`.
@@ -37,7 +44,7 @@ def run_study(study: StudyConfig, terminal: Terminal, until: str = ORDER[-1]) ->
         # Also where nothing is left to do: what is asked of the folder later goes by it.
         folder.write_json(CONFIG, study.model_dump())
         waiting = [stage for stage in graph.until(until) if not stage.done()]
-        if not waiting:
+        if not waiting and then is None:
             terminal.say(f"study {study.name}: nothing to do, every stage is done")
             return graph
         # Imported here: a finished study is told without the seconds that Ray and torch take to load.
@@ -46,7 +53,10 @@ def run_study(study: StudyConfig, terminal: Terminal, until: str = ORDER[-1]) ->
         from instsel.stages.session import ray_session
 
         with native_errors_to(log_file), clear_errors(), ray_session(study.resources):
-            _run(study, graph, waiting, terminal, folder)
+            if waiting:
+                _run(study, graph, waiting, terminal, folder)
+            if then is not None:
+                then(graph)
     return graph
 
 
@@ -62,8 +72,10 @@ def _run(study: StudyConfig, graph: Graph, waiting: list[Stage], terminal: Termi
         report,
         represent,
         select,
+        tag,
         warmup,
     )  # fmt: skip
+    from instsel.stages.estimators import run_estimators
     from instsel.stages.session import allot
 
     share = allot(study.resources)
@@ -79,6 +91,9 @@ def _run(study: StudyConfig, graph: Graph, waiting: list[Stage], terminal: Termi
         if stage.name in names:
             terminal.head(stage.name)
             extraction.run(study, stage, graph.prepare, share, terminal)
+    if "tag" in names and study.mixture is not None:
+        terminal.head("tag")
+        tag.run(study, study.mixture, graph.tag, graph.prepare, inputs, share, terminal)
     if "warmup" in names:
         terminal.head("warmup")
         warmup.run(study, graph.warmup, graph.prepare, share, terminal)
@@ -90,6 +105,7 @@ def _run(study: StudyConfig, graph: Graph, waiting: list[Stage], terminal: Termi
             terminal.head(f"attribution {name}")
             made = (graph.prepare, graph.warmup, graph.features)
             attribution.run(study, graph.attribution[name], influence, *made, terminal)
+    run_estimators(study, graph, names, share, terminal)
     selections = {run.selection: run for run in graph.runs.values()}
     for name, run in selections.items():
         if f"select/{name}" in names:
@@ -98,7 +114,7 @@ def _run(study: StudyConfig, graph: Graph, waiting: list[Stage], terminal: Termi
     for name, run in graph.runs.items():
         if f"finetune/{name}" in names:
             terminal.head(f"finetune {name}")
-            finetune.run(study, graph.finetune[name], graph.select[run.selection], run.seed, share, terminal)
+            finetune.run(study, graph.finetune[name], graph.select[run.selection], run, inputs, share, terminal)
     open_sets = {name: stage for name, stage in graph.evaluate.items() if stage.name in names}
     if open_sets:
         terminal.head(f"evaluate {', '.join(open_sets)}")

@@ -7,10 +7,12 @@ from instsel.choice.budget import Budget
 from instsel.choice.ways import influences_of
 from instsel.config import StudyConfig
 from instsel.methods import AnyMethod, InfluenceMethod
+from instsel.mixture.settings import ColumnCategories, EndpointCategories, Mixture
 from instsel.planning.facts import Facts, Pace
 from instsel.planning.rows import RowSet
 from instsel.planning.selectors import Shape, selector_memory, selector_scratch
 from instsel.progress import Terminal
+from instsel.stages.depends import training_of_runs
 from instsel.stages.graph import Graph
 from instsel.stages.memory import peak_memory
 from instsel.stages.plan_processes import EncoderProcess
@@ -44,6 +46,7 @@ def measure(
         todo,
         _chosen(study, pool),
         subtasks=_subtasks(study, rows.validation),
+        categories=_categories(study.mixture, rows),
         influences=influences_of(study),
         prepare_seconds=rows.seconds,
         prepare_bytes=rows.disk,
@@ -59,6 +62,9 @@ def measure(
     for name, training in (("warmup", study.warmup), ("finetune", study.finetune)):
         if todo.get(name):
             stopwatch.training(name, rows.pool, training)
+    runs = [part for part in todo.get("interaction", ()) if part != "gradients"]
+    if runs and study.mixture is not None:
+        stopwatch.training("interaction", rows.pool, training_of_runs(study, study.mixture))
     selections = _selections(study, graph, rows, replace(facts, paces=stopwatch.paces), base)
     known = replace(
         facts,
@@ -72,6 +78,18 @@ def measure(
 def _subtasks(study: StudyConfig, validation: Sequence[Part]) -> int:
     divided = zip(study.targets.values(), validation, strict=True)
     return sum(len(set(part.read()["task"].to_pylist())) if target.subtask else 1 for target, part in divided)
+
+
+def _categories(mixture: Mixture | None, rows: Rows) -> int:
+    """Categories of the pool, those counted that will be too small to be measured."""
+    if mixture is None:
+        return 0
+    how = mixture.categories
+    if isinstance(how, ColumnCategories):
+        return len(rows.groups[how.by])
+    if isinstance(how, EndpointCategories) and how.labels is not None:
+        return len(how.labels)
+    return how.count
 
 
 def _chosen(study: StudyConfig, pool: Sequence[RowSet]) -> int:
@@ -93,7 +111,8 @@ def _time_batches(study: StudyConfig, todo: Mapping[str, Sequence[str]], rows: R
     }
     for name, budget in budgets.items():
         parts = rows.heldout if name == "evaluate" else rows.pool
-        if todo.get(name) and parts:
+        wanted = todo.get(name) or (name == "features" and "gradients" in todo.get("interaction", ()))
+        if wanted and parts:
             stopwatch.batches(name, parts, budget)
 
 

@@ -14,10 +14,13 @@ from instsel.choice.rows import TABLE
 from instsel.choice.ways import figures_influence
 from instsel.config import StudyConfig
 from instsel.methods import RandomMethod
+from instsel.mixture.agreement import agreement
 from instsel.report.markdown import BASE
+from instsel.report.mixture import mixture_pictures
 from instsel.report.study_report import study_report
 from instsel.report.summary import differences, loss_table, pooled
 from instsel.stages.graph import Graph
+from instsel.stages.interaction import without_nan
 from instsel.study import Stage
 
 PACKAGES = ["torch", "transformers", "peft", "ray", "deepspeed"]
@@ -29,6 +32,8 @@ def run(study: StudyConfig, graph: Graph) -> None:
     summary = summarise(study, graph)
     graph.report.folder.write_json("summary.json", summary)
     graph.report.folder.write("report.md", study_report(summary).encode())
+    for name, picture in mixture_pictures(summary).items():
+        graph.report.folder.write(name, picture)
     graph.report.commit({})
 
 
@@ -62,6 +67,7 @@ def summarise(study: StudyConfig, graph: Graph) -> dict[str, Any]:
         "targets": graph.prepare.manifest()["result"]["targets"],
         "selections": {name: stage.manifest()["result"] for name, stage in graph.select.items()},
         "figures": _figures(study, graph),
+        **_categories(graph),
         "set_aside": _set_aside(graph),
         "cost": {stage.name: stage.manifest()["cost"] for stage in graph.until("evaluate")},
         "versions": {"instsel": __version__, **{name: version(name) for name in PACKAGES}},
@@ -78,6 +84,24 @@ def _figures(study: StudyConfig, graph: Graph) -> dict[str, Any]:
     chosen = {name: stage.folder.read_table(TABLE, ["id"])["id"].to_pylist() for name, stage in graph.select.items()}
     found = figures(chosen, influence_matrix(inputs, way), inputs)
     return {"influence": way.name, "by_selection": {name: asdict(figure) for name, figure in found.items()}}
+
+
+def _categories(graph: Graph) -> dict[str, Any]:
+    """How categories help each other, by estimator, how far estimators agree, and the mixtures that follow."""
+    found = {str(name): stage.manifest()["result"] for name, stage in graph.interaction.items()}
+    selections = {name: stage.manifest()["result"] for name, stage in graph.select.items()}
+    names = list(found)
+    compared = {}
+    for name in names[1:]:
+        pair = (np.array(found[one]["gamma"], dtype=np.float64) for one in (names[0], name))
+        values = asdict(agreement(*pair))
+        compared[f"{names[0]} against {name}"] = {key: without_nan(value) for key, value in values.items()}
+    return {
+        "categories": graph.tag.manifest()["result"]["sizes"] if found else {},
+        "interaction": found,
+        "agreement": compared,
+        "mixtures": {name: made["mixture"] for name, made in selections.items() if "mixture" in made},
+    }
 
 
 def _set_aside(graph: Graph) -> dict[str, str]:

@@ -6,6 +6,7 @@ import ray
 
 from instsel.choice.budget import Budget
 from instsel.choice.inputs import Inputs
+from instsel.choice.mixing import MIXTURE, mixture_table
 from instsel.choice.picks import make_picks
 from instsel.choice.rows import write_rows
 from instsel.config import StudyConfig
@@ -19,8 +20,12 @@ def run(study: StudyConfig, stage: Stage, by: Run, prepare: Stage, inputs: Input
     stage.begin()
     part = study.selection
     budget = Budget(part.budget, part.unit)
-    picks = make_picks(by.method, by.seed, budget, part.attribution, part.damping, inputs, terminal.say)
+    picks, kept = make_picks(
+        by.method, by.seed, budget, part.attribution, part.damping, inputs, terminal.say, study.mixture
+    )
     writing: Any = ray.remote(write_rows)
-    result = ray.get(writing.remote(prepare.folder, stage.folder, picks))
+    result = ray.get(writing.remote(prepare.folder, stage.folder, picks)) | kept
+    if kept:
+        stage.folder.write_table(MIXTURE, mixture_table(kept["mixture"]))
     terminal.say(f"{stage.name.partition('/')[2]}: {result['rows']} rows, {result['tokens']} tokens")
     stage.commit(result)

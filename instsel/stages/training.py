@@ -58,11 +58,13 @@ def run_training(
     training_set: tuple[Folder, str],
     allot: Allotment,
     terminal: Terminal,
+    until: int | None = None,
 ) -> Trained:
     """Train fresh LoRA matrices; each epoch leaves a checkpoint `run/epoch-N` in the stage's folder.
 
     A run that was stopped goes on after the last epoch it finished, whoever stopped it: Ray Train restarts workers
-    that died, and finds the run again by its name when the driver is started anew.
+    that died, and finds the run again by its name when the driver is started anew. The rows come in the order that
+    stands in the stage's folder (`training.order`), by default in one that the seed draws.
 
     Args:
         study: model, LoRA and DeepSpeed settings, and how many worker failures to survive.
@@ -71,6 +73,7 @@ def run_training(
         training_set: folder and name of the Arrow file of examples.
         allot: workers and what each holds.
         terminal: where progress is shown.
+        until: epoch to stop after, for now; by default the last one.
 
     Returns:
         A result of "run", the folder of the checkpoints, and "checkpoints", name -> metrics of its epoch.
@@ -88,6 +91,8 @@ def run_training(
         "lora": study.lora,
         "settings": settings,
         "training_set": training_set,
+        "out": stage.folder,
+        "until": until,
         "threads": allot.worker_threads,
         "board": board,
     }
@@ -119,7 +124,7 @@ def run_training(
         kind, message = failure
         raise ERRORS[kind](message)
     seen = ray.get(board.read.remote())
-    names = [f"epoch-{epoch}" for epoch in range(1, training.epochs + 1)]
+    names = [f"epoch-{epoch}" for epoch in range(1, (until or training.epochs) + 1)]
     ray.kill(board)
     checkpoints = {name: (stage.folder / RUN / name).read_json(METRICS) for name in names}
     return Trained({"run": RUN, "checkpoints": checkpoints}, seen.get("tokens", 0), seen.get("peak_memory", 0))
@@ -164,6 +169,7 @@ def _train(plain: dict[str, Any]) -> None:
     from instsel.model import attach_lora, load_base
     from instsel.training.dataset import TrainingSet
     from instsel.training.loop import EpochMetrics, train
+    from instsel.training.order import read_order
 
     torch.set_num_threads(plain["threads"])
     device = get_device()
@@ -193,6 +199,8 @@ def _train(plain: dict[str, Any]) -> None:
             on_epoch=on_epoch,
             on_step=on_step,
             resume=Path(resume) if resume else None,
+            order=read_order(plain["out"]),
+            until=plain["until"],
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from instsel.data.batches import Example
@@ -23,6 +24,7 @@ from instsel.training.checkpoint import (
     write_checkpoint,
 )
 from instsel.training.deepspeed_config import complete, import_deepspeed
+from instsel.training.order import check_order
 from instsel.training.schedule import (
     epoch_order,
     global_batches,
@@ -77,6 +79,8 @@ def train(
     on_epoch: Callable[[Path | None, EpochMetrics], None],
     on_step: Callable[[int, int, int, float], None],
     resume: Path | None = None,
+    order: Sequence[NDArray[np.int64]] | None = None,
+    until: int | None = None,
 ) -> None:
     """Train the LoRA matrices of a PEFT model in place.
 
@@ -95,11 +99,16 @@ def train(
         on_step: called on every worker after each step with steps done, steps of the run, tokens since the start of
             this call, and the loss.
         resume: checkpoint folder to go on from.
+        order: places of the rows in each epoch, int64 (N,) an epoch; by default each epoch is shuffled by the seed.
+        until: epoch to stop after; by default the last one. The schedule is that of the whole run.
 
     Raises:
-        InputError: DeepSpeed refuses the configuration, or the checkpoint is not of this model.
+        InputError: DeepSpeed refuses the configuration, the checkpoint is not of this model, or the order not of this
+            training.
         StudyError: a loss, gradient, weight or moment is not finite.
     """
+    if order is not None:
+        check_order(order, len(examples), settings.epochs)
     first_epoch, step = 0, 0
     if resume is not None:
         moments, state = read_checkpoint(resume, model)
@@ -110,8 +119,8 @@ def train(
     try:
         if resume is not None:
             restore(engine, model, masters, moments, step)
-        run = _Run(engine, model, examples, settings, on_step, step)
-        for epoch in range(first_epoch + 1, settings.epochs + 1):
+        run = _Run(engine, model, examples, settings, on_step, step, order)
+        for epoch in range(first_epoch + 1, (until or settings.epochs) + 1):
             metrics = run.epoch(epoch)
             _checkpoint(run, metrics, on_epoch)
     finally:
@@ -149,9 +158,10 @@ class _Run:
         settings: TrainSettings,
         on_step: Callable[[int, int, int, float], None],
         step: int,
+        order: Sequence[NDArray[np.int64]] | None,
     ) -> None:
         self.engine, self.model, self.examples, self.settings, self.on_step = engine, model, examples, settings, on_step
-        self.step, self.tokens = step, 0
+        self.step, self.tokens, self.order = step, 0, order
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.total_steps = settings.epochs * steps_per_epoch(len(examples), settings.batch_size)
 
@@ -159,7 +169,8 @@ class _Run:
         """Take one pass over the rows."""
         started, tokens = time.monotonic(), self.tokens
         losses, rates = [], []
-        order = epoch_order(len(self.examples), epoch, self.settings.seed)
+        shuffled = epoch_order(len(self.examples), epoch, self.settings.seed)
+        order = shuffled if self.order is None else self.order[epoch - 1]
         for batch in global_batches(order, self.settings.batch_size):
             rate = learning_rate_at(
                 self.step,

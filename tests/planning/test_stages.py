@@ -169,10 +169,10 @@ def test_select_adds_up_the_methods_and_holds_the_largest():
 
 def test_embed_takes_the_prompts():
     found = plan_stages(study(embedding={"max_length": 12, "token_budget": 60}), facts())[1]
-    # 15 tokens a prompt, cut to 12; 5 rows a batch.
-    assert (found.rows, found.tokens, found.batches) == (1000, 12_000, 200)
-    assert found.seconds == 2.0 + 12_000 / (2 * 1000.0)
-    assert found.disk == 1000 * (20 + 48 * 4) + 5 * 800
+    # Of pool and targets. 15 tokens a prompt, cut to 12; 5 rows a batch.
+    assert (found.rows, found.tokens, found.batches) == (1050, 12_600, 210)
+    assert found.seconds == 2.0 + 12_600 / (2 * 1000.0)
+    assert found.disk == 1050 * (20 + 48 * 4) + 6 * 800
 
 
 def test_represent_takes_pool_and_validation_rows():

@@ -32,10 +32,12 @@ def test_every_prompt_is_embedded_as_it_is_alone(made, prepared, tiny_encoder):
     from transformers import AutoTokenizer, BertModel
 
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_encoder), BertModel.from_pretrained(tiny_encoder)
-    tokens = 0
-    for shard in prepared.manifest()["result"]["pool"]["shards"]:
-        rows = prepared.folder.read_table(f"pool/{shard}.parquet").to_pylist()
-        table = made.folder.read_table(f"pool/{shard}.arrow")
+    tokens, result = 0, prepared.manifest()["result"]
+    places = {f"pool/{shard}": f"pool/{shard}" for shard in result["pool"]["shards"]}
+    places |= {f"targets/{name}/validation": f"validation/{name}" for name in result["targets"]}
+    for source, embedded in places.items():
+        rows = prepared.folder.read_table(f"{source}.parquet").to_pylist()
+        table = made.folder.read_table(f"{embedded}.arrow")
         assert table["id"].to_pylist() == [row["id"] for row in rows]
         for vector, row in zip(vectors(table, "embedding"), rows, strict=True):
             encoded = tokenizer(row["messages"][0]["content"], truncation=True, max_length=40, return_tensors="pt")

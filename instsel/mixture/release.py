@@ -1,0 +1,69 @@
+"""The mixture as the release of Beyond IID makes it, to compare with: only the sign of each change counts."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from instsel.mixture.apportion import apportion
+
+RATE = 1e-4
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+STEPS = 2000
+FLOOR = 1e-5
+
+
+def release_counts(
+    importance: ArrayLike, gamma: ArrayLike, rows: ArrayLike, supply: ArrayLike, *, share: float = 0.03, least: int = 5
+) -> NDArray[np.int64]:
+    """Rows of each category after the release's exchange.
+
+    Adam climbs the objective from `importance` until a share is used up; categories that grew get equal parts of
+    `share` of the rows, categories that shrank give equal parts. The release lets the importance drift along with the
+    weights, which share its memory; here it stays.
+
+    Args:
+        importance: (K,), shares; sums to 1.
+        gamma: (K, K), gamma[added, evaluated].
+        rows: (K,), rows of each category in the baseline.
+        supply: (K,), further rows of each category that the pool has.
+        share: of all rows, exchanged.
+        least: rows that a category keeps, where it has so many.
+
+    Returns:
+        int64 (K,). The sum is that of `rows` unless those that shrink cannot give, or those that grow cannot take.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    weights, effect = np.asarray(importance, dtype=np.float64), np.asarray(gamma, dtype=np.float64)
+    had, more = np.asarray(rows, dtype=np.int64), np.asarray(supply, dtype=np.int64)
+    if effect.shape != (len(weights), len(weights)) or had.shape != weights.shape or more.shape != weights.shape:
+        raise ValueError(f"importance has shape {weights.shape}; rows and supply must too, gamma its square")
+    climbed = _climb(weights, effect @ weights)
+    grew, shrank = climbed > weights, climbed < weights
+    moved = int(had.sum() * share)
+    found = had.copy()
+    if not grew.any() or not shrank.any():
+        return found
+    found[shrank] -= np.minimum(np.maximum(had[shrank] - least, 0), moved // int(shrank.sum()))
+    room = np.where(grew, np.maximum(more - 1, 0), 0)
+    wanted = min(moved, int(room.sum()))
+    found += apportion(grew.astype(np.float64), wanted, room)
+    return found
+
+
+def _climb(start: NDArray[np.float64], worth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Adam on the mean worth of the weights, until the smallest of them is used up."""
+    weights = start.copy()
+    first, second = np.zeros_like(weights), np.zeros_like(weights)
+    for step in range(1, STEPS + 1):
+        total = weights.sum()
+        slope = -(worth - worth @ weights / total) / total
+        first = BETAS[0] * first + (1 - BETAS[0]) * slope
+        second = BETAS[1] * second + (1 - BETAS[1]) * slope**2
+        direction = (first / (1 - BETAS[0] ** step)) / (np.sqrt(second / (1 - BETAS[1] ** step)) + EPSILON)
+        weights = weights - RATE * direction
+        if weights.min() < FLOOR:
+            break
+    found: NDArray[np.float64] = weights * start.sum() / weights.sum()
+    return found

@@ -1,0 +1,69 @@
+"""The stages *tag* and *interaction*: trainings by the number of categories, and gradients of the rows evaluated on."""
+
+from instsel.config import StudyConfig
+from instsel.mixture.settings import EndpointCategories, Mixture
+from instsel.planning.facts import Facts
+from instsel.planning.stage import ID_BYTES, StagePlan, needs
+
+TAG_BYTES = 40  # a line of tags.parquet, the id left out
+TOKEN_BYTES = 8  # input id and label, int32
+
+
+def plan_tag(study: StudyConfig, facts: Facts) -> StagePlan:
+    """Time is not known where an endpoint is asked; the others take seconds."""
+    asks = study.mixture is not None and isinstance(study.mixture.categories, EndpointCategories)
+    return StagePlan("tag", rows=facts.rows, seconds=None if asks else 0.0, disk=facts.rows * (ID_BYTES + TAG_BYTES))
+
+
+def plan_interaction(study: StudyConfig, facts: Facts) -> StagePlan:
+    """All estimators that are not done, one run after the other; adapters are removed when a run is evaluated.
+
+    Every category counts as one that is measured, and every base sample as one that has rows of each. Evaluation is
+    left out where its pace was not measured.
+    """
+    mixture = study.mixture
+    assert mixture is not None
+    parts = [_estimator(study, mixture, facts, estimator) for estimator in facts.todo["interaction"]]
+    rows, tokens = (round(sum(part[place] for part in parts)) for place in range(2))
+    times = [part[2] for part in parts]
+    pace = facts.paces["interaction" if "interaction" in facts.paces else "features"]
+    return StagePlan(
+        "interaction",
+        rows=rows,
+        tokens=tokens,
+        seconds=None if None in times else sum(time for time in times if time is not None),
+        disk=round(rows * (ID_BYTES + facts.mean_tokens * TOKEN_BYTES)) + facts.checkpoint_bytes,
+        **needs(pace, pace.processes),
+    )
+
+
+def _estimator(study: StudyConfig, mixture: Mixture, facts: Facts, name: str) -> tuple[float, float, float | None]:
+    """Rows and tokens that go through the model, every epoch counted, and seconds."""
+    if name == "gradients":
+        taken = study.warmup.epochs * facts.categories * mixture.evaluation_rows
+        tokens = taken * facts.mean_tokens
+        return taken, tokens, facts.paces["features"].seconds(tokens)
+    sizes = _interventions(mixture, facts.categories) if name == "interventions" else _subsets(mixture, facts)
+    trained = sum(sizes) * (mixture.training or study.finetune).epochs
+    tokens = trained * facts.mean_tokens
+    seconds = facts.paces["interaction"].seconds(tokens / len(sizes))
+    if seconds is None:
+        return trained, tokens, None
+    evaluation = 0.0
+    if "evaluate" in facts.paces:
+        evaluated = len(sizes) * facts.categories * mixture.evaluation_rows * facts.mean_tokens
+        evaluation = facts.paces["evaluate"].seconds(evaluated) or 0.0
+    return trained, tokens, len(sizes) * seconds + evaluation
+
+
+def _interventions(mixture: Mixture, categories: int) -> list[float]:
+    """Rows of each run."""
+    plan = mixture.interventions
+    base, added = plan.base_rows, plan.base_rows + plan.added_rows
+    less = [plan.base_rows * (1 - 1 / categories)] * categories if plan.removals else []
+    return plan.bases * [base, *[added] * categories, *less]
+
+
+def _subsets(mixture: Mixture, facts: Facts) -> list[float]:
+    plan = mixture.regression
+    return [plan.base_rows + plan.share * facts.categories * plan.added_rows] * plan.runs

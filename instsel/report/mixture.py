@@ -1,0 +1,151 @@
+"""What a report says of categories: how they help or harm each other, the mixture that follows, and the levels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from instsel.report import pictures
+from instsel.report.markdown import decimal, markdown_table
+
+# Below this a constraint holds nothing back that anyone would notice.
+FELT = 1e-6
+SHOWN_BOUNDS = 5
+
+
+def mixture_sections(summary: Mapping[str, Any]) -> list[str]:
+    """Sections of a report on categories; empty where the study has none.
+
+    Args:
+        summary: `interaction`, by estimator; `agreement`, by estimator compared; `mixtures`, by selection.
+    """
+    if not summary["interaction"]:
+        return []
+    parts = ["## How categories help each other\n", _sizes(summary["categories"])]
+    for estimator, found in summary["interaction"].items():
+        parts += [f"### By {estimator}\n", _gamma(found), *_unknown(found), f"![gamma](gamma-{estimator}.svg)"]
+    parts += [_agreement(name, found) for name, found in summary["agreement"].items()]
+    for found in summary["interaction"].values():
+        parts += _dependencies(found.get("dependency"))
+    if summary["mixtures"]:
+        parts.append("## Mixture\n")
+        for name, told in summary["mixtures"].items():
+            parts += [f"### {name}\n", _shares(told), " ".join(duals_in_words(told))]
+        parts.append("![shares](shares.svg)")
+    return parts
+
+
+def mixture_pictures(summary: Mapping[str, Any]) -> dict[str, bytes]:
+    """The pictures that `mixture_sections` names: file name -> SVG."""
+    found: dict[str, bytes] = {}
+    for estimator, made in summary["interaction"].items():
+        found[f"gamma-{estimator}.svg"] = pictures.heatmap(made["categories"], made["gamma"], made["error"])
+        if made.get("dependency"):
+            graph = made["dependency"]
+            found["dependencies.svg"] = pictures.dependency_graph(graph["levels"], graph["needs"])
+    mixtures = summary["mixtures"]
+    if mixtures:
+        names = list(dict.fromkeys(name for told in mixtures.values() for name in told["categories"]))
+        found["shares.svg"] = pictures.shares(
+            names, {name: _before_and_after(told, names) for name, told in mixtures.items()}
+        )
+    return found
+
+
+def duals_in_words(told: Mapping[str, Any]) -> list[str]:
+    """What the constraints of a mixture cost, a sentence each.
+
+    Args:
+        told: objective, start_objective and duals, as `choice.mixing.Mix.told` has them.
+    """
+    gain = told["objective"] - told["start_objective"]
+    said = [
+        f"A row of this mixture is worth {decimal(told['objective'], 4)} rows of what counts, "
+        f"{decimal(gain, 4)} more than before."
+    ]
+    wider = told["duals"]["max_shift"]
+    if wider > FELT:
+        said.append(f"One more percent of trust region (max_shift) is worth {decimal(wider / 100, 4)}.")
+    else:
+        said.append("A wider trust region (max_shift) would gain nothing.")
+    for bound, loosened in (
+        ("upper", "one percent more of {name} than the pool has"),
+        ("lower", "a floor of {name} one percent lower"),
+    ):
+        felt = {name: value for name, value in told["duals"][bound].items() if value > FELT}
+        for name in sorted(felt, key=lambda one: -felt[one])[:SHOWN_BOUNDS]:
+            said.append(f"{loosened.format(name=name).capitalize()} would be worth {decimal(felt[name] / 100, 4)}.")
+    return said
+
+
+def _sizes(categories: Mapping[str, Mapping[str, int]]) -> str:
+    body = [[name, f"{size['rows']:,}", f"{size['tokens']:,}"] for name, size in categories.items()]
+    return markdown_table(["category", "rows", "tokens"], body)
+
+
+def _gamma(found: Mapping[str, Any]) -> str:
+    names = found["categories"]
+    body = []
+    for added, values, errors in zip(names, found["gamma"], found["error"], strict=True):
+        cells = [_cell(value, error) for value, error in zip(values, errors, strict=True)]
+        body.append([added, *cells])
+    note = (
+        "What one added row (left) is worth for a category (above), in rows of that category, with standard errors.\n"
+    )
+    return f"{note}\n{markdown_table(['added', *names], body)}"
+
+
+def _cell(value: float | None, error: float | None) -> str:
+    if value is None:
+        return "unknown"
+    return decimal(value) if not error else f"{decimal(value)} ± {decimal(error)}"
+
+
+def _unknown(found: Mapping[str, Any]) -> list[str]:
+    if not found["unknown"]:
+        return []
+    return [f"Unknown: the own rows of {', '.join(found['unknown'])} do not clearly help them."]
+
+
+def _agreement(name: str, found: Mapping[str, Any]) -> str:
+    if found["correlation"] is None:
+        return f"{name}: too few entries are known by both to compare."
+    within = "" if found["within"] is None else f"; {decimal(found['within'])} on average within an evaluated category"
+    return (
+        f"{name}: Spearman's rank correlation {decimal(found['correlation'])} "
+        f"[{decimal(found['low'])}, {decimal(found['high'])}] over {found['entries']} pairs of categories{within}."
+    )
+
+
+def _dependencies(found: Mapping[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    levels = [
+        [level, ", ".join(name for name, own in found["levels"].items() if own == level) or "–"]
+        for level in pictures.LEVELS
+    ]
+    parts = ["## Which category needs which\n", markdown_table(["level", "categories"], levels)]
+    if found["needs"]:
+        parts.append("; ".join(f"{pair['category']} needs {pair['needs']}" for pair in found["needs"]) + ".")
+    else:
+        parts.append("No removal clearly harms another category.")
+    parts += [f"In a round: {', '.join(cycle)} need each other." for cycle in found["cycles"]]
+    return [*parts, "![dependencies](dependencies.svg)"]
+
+
+def _before_and_after(told: Mapping[str, Any], names: Sequence[str]) -> tuple[list[float], list[float]]:
+    own = [told["categories"].get(name, {"start": 0.0, "weight": 0.0}) for name in names]
+    return [one["start"] for one in own], [one["weight"] for one in own]
+
+
+def _shares(told: Mapping[str, Any]) -> str:
+    body: list[Sequence[str]] = [
+        [
+            name,
+            f"{own['start']:.1%}",
+            f"{own['weight']:.1%}",
+            f"{own['rows']:,}",
+            decimal(own["importance"]),
+            decimal(own["worth"], 3),
+        ]
+        for name, own in told["categories"].items()
+    ]
+    return markdown_table(["category", "before", "after", "rows", "importance", "worth of a row"], body)

@@ -1,0 +1,1 @@
+"""Searching over how a study selects, mixes, orders and trains."""

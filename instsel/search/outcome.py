@@ -1,0 +1,116 @@
+"""What a search found: objectives, the Pareto set, and which keys mattered."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instsel.search.settings import Objective, Range
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One trial.
+
+    Attributes:
+        name: of the trial, by what it depends on.
+        point: key of the space -> value.
+        objective: what was minimised; infinite where the trial failed.
+        tokens: trained on, epochs counted.
+        searched: target -> mean loss of the held-out rows that were searched by.
+        judged: target -> mean loss of the other held-out rows.
+        failed: why, where it failed.
+        stopped: whether it was stopped early.
+    """
+
+    name: str
+    point: Mapping[str, Any]
+    objective: float
+    tokens: int
+    searched: Mapping[str, float]
+    judged: Mapping[str, float]
+    failed: str | None = None
+    stopped: bool = False
+
+
+def searched_rows(ids: Sequence[str], share: float) -> NDArray[np.bool_]:
+    """Which held-out rows are searched by, bool (n,): the share of smallest ids, at least one row on either side.
+
+    Args:
+        ids: of the rows, hashes; two or more.
+        share: of the rows.
+
+    Raises:
+        ValueError: there are fewer than two rows.
+    """
+    if len(ids) < 2:
+        raise ValueError(f"{len(ids)} held-out rows cannot be parted; a target that is searched by needs two or more")
+    count = min(max(1, round(share * len(ids))), len(ids) - 1)
+    found = np.zeros(len(ids), dtype=bool)
+    found[np.argsort(np.asarray(ids), kind="stable")[:count]] = True
+    return found
+
+
+def objective_of(losses: Mapping[str, float], tokens: int, weights: Objective) -> float:
+    """What is minimised: mean loss over targets, the worst one weighed more if wanted, and what training costs.
+
+    Args:
+        losses: target -> mean loss, nats; at least one.
+        tokens: trained on.
+        weights: of the worst target, and of a million tokens.
+    """
+    values = list(losses.values())
+    mean = sum(values) / len(values)
+    return (1 - weights.worst) * mean + weights.worst * max(values) + weights.cost * tokens / 1e6
+
+
+def pareto_set(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Trials than which none has both fewer tokens and a lower objective, by tokens; of equal ones the first."""
+    found: list[Outcome] = []
+    for outcome in sorted(outcomes, key=lambda one: (one.tokens, one.objective, one.name)):
+        if np.isfinite(outcome.objective) and (not found or outcome.objective < found[-1].objective):
+            found.append(outcome)
+    return found
+
+
+def importances(outcomes: Sequence[Outcome], space: Mapping[str, Any], seed: int) -> dict[str, float]:
+    """How much of the objective's spread each key explains (functional ANOVA on a random forest, by Optuna).
+
+    Args:
+        outcomes: trials; failed ones are left out.
+        space: key -> choices or range.
+        seed: of the forest.
+
+    Returns:
+        Key -> share, the largest first; they sum to 1. Empty with fewer than four trials, or where nothing varied.
+    """
+    import optuna
+
+    done = [one for one in outcomes if np.isfinite(one.objective) and not one.stopped]
+    if len(done) < 4 or len({one.objective for one in done}) < 2:
+        return {}
+    distributions = {key: _distribution(values) for key, values in space.items()}
+    varied = {key: found for key, found in distributions.items() if not found.single()}
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study()
+    for one in done:
+        params = {key: _param(one.point[key]) for key in varied}
+        study.add_trial(optuna.create_trial(params=params, distributions=varied, value=one.objective))
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+
+
+def _distribution(values: Any) -> Any:
+    import optuna
+
+    if not isinstance(values, Range):
+        return optuna.distributions.CategoricalDistribution([_param(value) for value in values])
+    if isinstance(values.low, int) and isinstance(values.high, int):
+        return optuna.distributions.IntDistribution(values.low, values.high, log=values.log)
+    return optuna.distributions.FloatDistribution(values.low, values.high, log=values.log)
+
+
+def _param(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool) else str(value)

@@ -1,0 +1,72 @@
+"""From a point of the search space to the study of one trial."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from instsel.config import StudyConfig
+from instsel.errors import InputError
+from instsel.search.settings import METHOD, ORDER, Search
+from instsel.study_file import parse_study
+
+
+def study_of(study: StudyConfig, point: Mapping[str, Any]) -> StudyConfig:
+    """The study of a trial: the one method that the point names, with the point's values in place of the study's.
+
+    Args:
+        study: the study file.
+        point: key of the space -> value.
+
+    Raises:
+        InputError: the study would not be a valid one.
+    """
+    return parse_study(raw_study_of(study, point), "search.space")
+
+
+def raw_study_of(study: StudyConfig, point: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as the keys of a study file, those that the user set and those of the point."""
+    raw = study.model_dump(exclude_unset=True)
+    raw.pop("search", None)
+    names = [method.name for method in study.selection.methods]
+    name = point.get(METHOD, names[0])
+    if name not in names:
+        raise InputError(f"search.space.method: {name!r} is no method of the study; they are {', '.join(names)}")
+    method = dict(_as_mapping(raw["selection"]["methods"][names.index(name)]))
+    # One training a trial: more seeds are for the study that follows.
+    method |= {"name": name, "seeds": [method.get("seeds", [0])[0]]}
+    if ORDER in point:
+        method["order"] = point[ORDER]
+    raw["selection"] = {**raw["selection"], "methods": [method]}
+    if raw.get("mixture") and study.mixture and study.mixture.training is None:
+        # Gamma is what trials share: its runs stay as the study has them, however a trial is trained.
+        raw["mixture"] = {**raw["mixture"], "training": study.finetune.model_dump(exclude_unset=True)}
+    for key, value in point.items():
+        if key in (METHOD, ORDER):
+            continue
+        part, _, last = key.partition(".")
+        raw[part] = {**(raw.get(part) or {}), last: value}
+    return raw
+
+
+def check_space(study: StudyConfig, search: Search) -> None:
+    """Try every choice of the space, with the others at their first, so that no trial fails on a key.
+
+    Raises:
+        InputError: a value cannot be.
+    """
+    first = {key: _values(values)[0] for key, values in search.space.items()}
+    for key, values in search.space.items():
+        for value in _values(values):
+            study_of(study, {**first, key: value})
+            estimator = value if key == "mixture.estimator" else None
+            if estimator and (study.mixture is None or estimator not in study.mixture.estimators):
+                raise InputError(
+                    f"search.space: mixture.estimator {estimator} is not run by the study; add it to mixture.compare"
+                )
+
+
+def _values(values: Any) -> list[Any]:
+    return list(values) if isinstance(values, list) else [values.low, values.high]
+
+
+def _as_mapping(method: Any) -> Mapping[str, Any]:
+    return {"method": method} if isinstance(method, str) else method

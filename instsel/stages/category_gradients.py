@@ -1,0 +1,132 @@
+"""Estimator *gradients* of stage *interaction*: from the pool's features, and gradients of the rows evaluated on."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from safetensors.numpy import load, save
+
+from instsel.config import StudyConfig
+from instsel.gradients.shards import GradientShards
+from instsel.mixture.categories import FOLDS
+from instsel.mixture.interaction import from_gradients
+from instsel.progress import Terminal
+from instsel.stages import features as extraction
+from instsel.stages import interaction
+from instsel.stages.pins import Pins, feature_pins, settle_pins
+from instsel.stages.session import Allotment
+from instsel.stages.tag import TAGS, evaluation_file
+from instsel.storage import Folder
+from instsel.study import Stage
+
+SUMS = "sums"
+
+
+def run(
+    study: StudyConfig,
+    stage: Stage,
+    tag: Stage,
+    prepare: Stage,
+    warmup: Stage,
+    features: Stage,
+    allot: Allotment,
+    terminal: Terminal,
+) -> None:
+    """Take the gradients of the evaluation rows, add up the pool's directions by category, and estimate gamma."""
+    stage.begin()
+    assert study.mixture is not None
+    pins = feature_pins(study, features, warmup)
+    settle_pins(stage, pins, terminal)
+    names: list[str] = tag.manifest()["result"]["categories"]
+    tags = tag.folder.read_table(TAGS)
+    spent = _take_gradients(study, stage, names, tag, warmup, pins, allot, terminal)
+    shards = prepare.manifest()["result"]["pool"]["shards"]
+    steps = _pool_directions(stage, names, tag, features, pins, shards, terminal)
+    slopes = _evaluation_gradients(stage, names, tags, pins)
+    checkpoints = warmup.manifest()["result"]["checkpoints"]
+    rates = np.array([checkpoints[name]["learning_rate"] for name in pins])
+    weighted = (steps * (rates / rates.sum())[:, None]).reshape(FOLDS, len(names), -1)
+    # What is unknown is named in the result.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = from_gradients(weighted, slopes.reshape(FOLDS, len(names), -1), threshold=study.mixture.threshold)
+    interaction.commit(stage, names, found, None, {}, tokens=spent[0], peak_memory=spent[1], terminal=terminal)
+
+
+def _take_gradients(
+    study: StudyConfig,
+    stage: Stage,
+    names: list[str],
+    tag: Stage,
+    warmup: Stage,
+    pins: Pins,
+    allot: Allotment,
+    terminal: Terminal,
+) -> tuple[int, int]:
+    """Plain gradients of the evaluation rows, as the features stage takes those of targets; tokens and memory."""
+    items = [
+        {"checkpoint": name, "kind": "validation", "rows": evaluation_file(number), "name": f"{number:04d}"}
+        for name in pins
+        for number in range(len(names))
+    ]
+    missing = extraction.missing_items(items, stage.folder)
+    return extraction.extract_features(study, stage.folder, pins, tag.folder, warmup, missing, allot, terminal)
+
+
+def _pool_directions(
+    stage: Stage, names: list[str], tag: Stage, features: Stage, pins: Pins, shards: list[str], terminal: Terminal
+) -> np.ndarray:
+    """Mean Adam direction of each category in each fold, (folds, K, checkpoints, d); summed where the shards are."""
+    out = stage.folder / SUMS
+    there = set(out.names())
+    missing = [{"shard": shard} for shard in shards if f"{shard}.safetensors" not in there]
+    if missing:
+        summing: Any = _sum_shard
+        arguments = (features.folder, pins, tag.folder, names, out)
+        summed = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
+            summing, batch_size=1, batch_format="pyarrow", num_cpus=1, fn_args=arguments
+        )
+        with terminal.bar("directions by category", len(missing), "shards") as bar:
+            for _ in summed.iter_rows():
+                bar.advance(1)
+    totals: np.ndarray = np.zeros(())
+    rows = np.zeros(FOLDS * len(names))
+    for shard in shards:
+        found = load(out.read(f"{shard}.safetensors"))
+        totals = totals + found["sums"].astype(np.float64)
+        rows += found["rows"]
+    out.remove()
+    means = totals / np.maximum(rows, 1)[None, :, None]
+    return np.moveaxis(means.reshape(len(pins), FOLDS, len(names), -1), 0, 2)
+
+
+def _sum_shard(batch: pa.Table, features: Folder, pins: Pins, tags: Folder, names: list[str], out: Folder) -> pa.Table:
+    table = tags.read_table(TAGS, ["id", "category", "held", "fold"])
+    number = {name: place for place, name in enumerate(names)}
+    group_of = {
+        row["id"]: row["fold"] * len(names) + number[row["category"]]
+        for row in table.to_pylist()
+        if not row["held"] and row["category"] in number
+    }
+    gradients = GradientShards(features, pins)
+    for shard in batch["shard"].to_pylist():
+        sums, rows = gradients.grouped_sums(shard, group_of, FOLDS * len(names))
+        out.write(f"{shard}.safetensors", save({"sums": sums.astype(np.float32), "rows": rows}))
+    return pa.table({"done": [len(batch)]})
+
+
+def _evaluation_gradients(stage: Stage, names: list[str], tags: pa.Table, pins: Pins) -> np.ndarray:
+    """Mean gradient of each category's evaluation rows in each fold, float64 (folds, K, checkpoints, d)."""
+    gradients = GradientShards(stage.folder, pins)
+    fold_of = dict(zip(tags["id"].to_pylist(), tags["fold"].to_pylist(), strict=True))
+    found = []
+    for number in range(len(names)):
+        ids, rows = gradients.validation_rows(f"{number:04d}")
+        folds = np.array([fold_of[row] for row in ids])
+        # A fold whose only row was set aside has the category's mean.
+        every = np.ones(len(ids), dtype=bool)
+        members = [folds == fold if (folds == fold).any() else every for fold in range(FOLDS)]
+        found.append([[values[member].mean(axis=0, dtype=np.float64) for values in rows] for member in members])
+    return np.moveaxis(np.array(found), 0, 1)

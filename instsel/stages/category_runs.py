@@ -1,0 +1,219 @@
+"""Estimators *interventions* and *regression* of stage *interaction*: train, evaluate on every category, estimate."""
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from instsel.choice.rows import TRAINING_SET, write_training_sets
+from instsel.config import StudyConfig
+from instsel.errors import InputError, StudyError
+from instsel.mixture import design
+from instsel.mixture.categories import Categories
+from instsel.mixture.dependency import Dependency, dependencies
+from instsel.mixture.design import PlannedRun
+from instsel.mixture.effects import Scores, effects_of_additions, effects_of_removals, subset_scores
+from instsel.mixture.interaction import Interaction, from_effects, from_subsets
+from instsel.mixture.settings import Estimator, Mixture
+from instsel.progress import Terminal
+from instsel.stages import interaction
+from instsel.stages.depends import training_of_runs
+from instsel.stages.evaluate import adapter_of, evaluate_sets
+from instsel.stages.session import Allotment
+from instsel.stages.tag import TAGS, evaluation_file
+from instsel.stages.training import run_training
+from instsel.stages.trials import run_each, trial_allotment
+from instsel.study import Stage
+
+RUNS = "runs"
+TUNE = "tune"
+LOSSES = "losses"
+TRAINED = "trained.json"
+TABLE = "runs.parquet"
+
+
+def run(
+    study: StudyConfig,
+    estimator: Estimator,
+    stage: Stage,
+    tag: Stage,
+    prepare: Stage,
+    allot: Allotment,
+    terminal: Terminal,
+) -> None:
+    """Train and evaluate the runs that are not done, then estimate gamma and, from removals, who needs whom."""
+    stage.begin()
+    mixture = study.mixture
+    assert mixture is not None
+    categories, ids = read_categories(tag)
+    try:
+        if estimator == "interventions":
+            planned = design.interventions(categories, mixture.interventions)
+        else:
+            planned = design.subsets(categories, mixture.regression)
+    except ValueError as error:
+        raise InputError(f"mixture.{estimator}: {error}") from error
+    stages = {one.name: _stage(stage, one, ids) for one in planned}
+    todo = [name for name, made in stages.items() if not made.done()]
+    if len(todo) < len(stages):
+        terminal.say(f"{len(stages) - len(todo)} of {len(stages)} runs were there already")
+    untrained = [name for name in todo if not _trained(stages[name])]
+    _lay_out(stage, planned, stages, untrained, ids, prepare)
+    each, at_once = trial_allotment(allot, study.resources.trial_workers)
+    one = partial(_train, study=study, stages=stages, allot=each)
+    run_each(stage.name, untrained, one, stage.folder / TUNE, at_once, study.resources.max_failures, terminal)
+    _evaluate(study, stages, todo, categories.names, tag, allot, terminal)
+    scores = _scores(planned, stages, len(categories.names))
+    failed = [one.name for one, values in zip(planned, scores, strict=True) if values is None]
+    if failed:
+        terminal.say(f"{len(failed)} runs diverged and are left out: {', '.join(failed)}")
+    stage.folder.write_table(TABLE, _table(planned, scores, categories.names))
+    try:
+        # What is unknown is named in the result.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found, dependency = _estimate(estimator, mixture, planned, scores)
+    except ValueError as error:
+        raise StudyError(f"mixture.{estimator}: {error}") from error
+    costs = [made.manifest()["cost"] for made in stages.values()]
+    interaction.commit(
+        stage,
+        list(categories.names),
+        found,
+        dependency,
+        {"runs": len(planned), "failed": failed},
+        tokens=sum(cost["tokens"] for cost in costs),
+        peak_memory=max(cost["peak_memory_bytes"] for cost in costs),
+        terminal=terminal,
+    )
+
+
+def read_categories(tag: Stage) -> tuple[Categories, list[str]]:
+    """The categories as stage *tag* left them, and the ids of their rows."""
+    table = tag.folder.read_table(TAGS)
+    result = tag.manifest()["result"]
+    labels = np.array(table["category"].to_pylist(), dtype=np.str_)
+    held, folds = table["held"].to_numpy(), table["fold"].to_numpy()
+    return Categories(result["categories"], labels, held, folds, result["gathered"]), table["id"].to_pylist()
+
+
+def _stage(parent: Stage, one: PlannedRun, ids: Sequence[str]) -> Stage:
+    """A run's own stage: what it is made from is all that the estimator depends on, and its rows."""
+    config = {"of": parent.fingerprint, "rows": [ids[place] for place in one.rows.tolist()]}
+    return Stage(parent.folder / RUNS / one.name, f"{parent.name}/{one.name}", config)
+
+
+def _trained(stage: Stage) -> bool:
+    return stage.folder.exists(TRAINED)
+
+
+def _lay_out(
+    stage: Stage,
+    planned: Sequence[PlannedRun],
+    stages: dict[str, Stage],
+    names: Sequence[str],
+    ids: Sequence[str],
+    prepare: Stage,
+) -> None:
+    """Write the training sets of runs."""
+    for name in names:
+        stages[name].begin()
+    wanted = set(names)
+    sets = {one.name: [ids[place] for place in one.rows.tolist()] for one in planned if one.name in wanted}
+    writing: Any = ray.remote(write_training_sets)
+    ray.get(writing.remote(prepare.folder, {name: stages[name].folder for name in names}, sets))
+
+
+def _train(name: str, study: StudyConfig, stages: dict[str, Stage], allot: Allotment) -> None:
+    """Train one run, in a process of its own; a run that diverges is done, and says so."""
+    assert study.mixture is not None
+    stage = stages[name]
+    training_set = (stage.folder, TRAINING_SET)
+    try:
+        trained = run_training(study, stage, training_of_runs(study, study.mixture), training_set, allot, Terminal())
+    except StudyError as error:
+        stage.folder.write_json(TRAINED, {"failed": str(error)})
+        return
+    told = {**trained.result, "tokens": trained.tokens, "peak_memory": trained.peak_memory}
+    stage.folder.write_json(TRAINED, told)
+
+
+def _evaluate(
+    study: StudyConfig,
+    stages: dict[str, Stage],
+    todo: Sequence[str],
+    names: Sequence[str],
+    tag: Stage,
+    allot: Allotment,
+    terminal: Terminal,
+) -> None:
+    """Evaluate the trained runs on every category, and commit them; adapters are removed then."""
+    told = {name: stages[name].folder.read_json(TRAINED) for name in todo}
+    good = [name for name in todo if "failed" not in told[name]]
+    items = [
+        {"run": name, "target": f"{number:04d}", "rows": evaluation_file(number)}
+        for name in good
+        for number in range(len(names))
+        if not (stages[name].folder / LOSSES).exists(f"{number:04d}.parquet")
+    ]
+    places = {name: (adapter_of(stages[name].folder, told[name]), stages[name].folder / LOSSES) for name in good}
+    spent = evaluate_sets(study, items, places, tag.folder, allot, terminal)
+    for name in todo:
+        stage, trained = stages[name], told[name]
+        if "failed" in trained:
+            stage.commit({"failed": trained["failed"]})
+            continue
+        tokens = trained["tokens"] + spent[name].tokens if name in spent else trained["tokens"]
+        stage.commit({"checkpoints": trained["checkpoints"]}, tokens=tokens, peak_memory=trained["peak_memory"])
+        (stage.folder / trained["run"]).remove()
+
+
+def _scores(planned: Sequence[PlannedRun], stages: dict[str, Stage], size: int) -> list[Scores | None]:
+    """Of each run, the score of every row that a category is evaluated on; None for one that diverged."""
+    found: list[Scores | None] = []
+    for one in planned:
+        stage = stages[one.name]
+        if "failed" in stage.manifest()["result"]:
+            found.append(None)
+            continue
+        tables = [(stage.folder / LOSSES).read_table(f"{number:04d}.parquet") for number in range(size)]
+        found.append([-table["loss"].to_numpy() for table in tables])
+    return found
+
+
+def _estimate(
+    estimator: Estimator, mixture: Mixture, planned: Sequence[PlannedRun], scores: Sequence[Scores | None]
+) -> tuple[Interaction, Dependency | None]:
+    if estimator == "regression":
+        included, seen = subset_scores(planned, scores, mixture.regression.added_rows)
+        return from_subsets(included, seen, ridge=mixture.regression.ridge, threshold=mixture.threshold), None
+    effects, errors = effects_of_additions(planned, scores, mixture.interventions.added_rows)
+    found = from_effects(effects, errors=errors, threshold=mixture.threshold)
+    if not mixture.interventions.removals:
+        return found, None
+    full, without, unsure = effects_of_removals(planned, scores, len(found.gamma))
+    return found, dependencies(full, without, errors=unsure, threshold=mixture.threshold)
+
+
+def _table(planned: Sequence[PlannedRun], scores: Sequence[Scores | None], names: Sequence[str]) -> pa.Table:
+    """A line a run and category: mean loss and its standard error."""
+    rows = []
+    for one, values in zip(planned, scores, strict=True):
+        for name, each in zip(names, values or [], strict=bool(values)):
+            rows.append(
+                {
+                    "run": one.name,
+                    "kind": one.kind,
+                    "sample": one.sample,
+                    "category": None if one.category is None else names[one.category],
+                    "rows": len(one.rows),
+                    "evaluated": name,
+                    "loss": -float(each.mean()),
+                    "error": float(each.std(ddof=1) / np.sqrt(len(each))),
+                }
+            )
+    return pa.Table.from_pylist(rows)

@@ -1,0 +1,240 @@
+"""Stage *search*: trials of a study with other methods, budgets, mixtures, orders and settings, by Ray Tune.
+
+What is asked for and what comes out is kept as JSON, a file a point. Ray Tune could restore its searchers by itself,
+but from pickles; so a search that goes on tells a new searcher what is known, and asks again for what was under way.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.tune.search.optuna import OptunaSearch
+
+from instsel.config import StudyConfig
+from instsel.errors import StudyError
+from instsel.progress import Terminal
+from instsel.search.outcome import Outcome, objective_of
+from instsel.search.settings import Range, Search
+from instsel.search.space import study_of
+from instsel.stages.session import Allotment
+from instsel.stages.trial import OUTCOME, OWNER, run_trial, trial_folder
+from instsel.stages.trials import DRIVER, Counting, last_line, quiet_tune, trial_allotment
+from instsel.storage import Folder
+from instsel.study import Stage
+
+TUNE = "tune"
+TRIALS = "trials"
+POINTS = "points"
+
+
+def run(study: StudyConfig, search: Search, stage: Stage, allot: Allotment, terminal: Terminal) -> list[Outcome]:
+    """Search, going on where an earlier call of the same search was stopped.
+
+    Args:
+        study: the study file, all stages before the selections done.
+        search: its key `search`.
+        stage: of this search, in the folder `search` of the study's.
+        allot: what the cluster gives a single run.
+        terminal: where progress is shown.
+
+    Returns:
+        Every trial that told something, the best first.
+
+    Raises:
+        StudyError: every trial failed.
+    """
+    each, at_once = trial_allotment(allot, study.resources.trial_workers)
+    searches = Folder(stage.folder.filesystem, stage.folder.path.rpartition("/")[0])
+    shared = Folder(searches.filesystem, searches.path.rpartition("/")[0])
+    trials, points = searches / TRIALS, stage.folder / POINTS
+    _release(trials)
+    known = _outcomes(search, points, trials)
+    ended = {name for name, outcome in known.items() if outcome is not None}
+    if ended:
+        terminal.say(f"{len(ended)} trials were there already")
+    errors: list[str] = []
+    left = search.points - len(ended)
+    spent = sum(outcome.tokens for outcome in known.values() if outcome is not None)
+    if left > 0 and (search.tokens is None or spent < search.tokens):
+        one = partial(_trial, study=study, search=search, shared=shared, trials=trials, points=points, allot=each)
+        with terminal.bar("search", left, "trials") as bar, quiet_tune():
+            asked = _asked(points, known)
+            results = _tuner(study, search, stage.folder, one, at_once, left, asked, spent, Counting(bar)).fit()
+        found = [results[place] for place in range(len(results))]
+        _note_stopped(found, points)
+        errors = [last_line(result.error) for result in found if result.error is not None]
+        (stage.folder / TUNE).remove()
+        known = _outcomes(search, points, trials)
+    outcomes = [outcome for outcome in known.values() if outcome is not None]
+    if not any(np.isfinite(outcome.objective) for outcome in outcomes):
+        reasons = sorted({*errors, *(outcome.failed for outcome in outcomes if outcome.failed)})
+        raise StudyError(f"search: no trial came to its end: {'; '.join(reasons) or 'the caps left no time'}")
+    return sorted(outcomes, key=lambda outcome: (outcome.objective, outcome.name))
+
+
+def _trial(
+    config: Mapping[str, Any],
+    study: StudyConfig,
+    search: Search,
+    shared: Folder,
+    trials: Folder,
+    points: Folder,
+    allot: Allotment,
+) -> None:
+    """What a trial's process does."""
+    made = study_of(study, dict(config))
+    own = trial_folder(made, shared, trials, tune.get_context().get_trial_id())
+    name = own.path.rpartition("/")[2]
+    points.write_json(f"{name}.json", {"point": dict(config), "told": None})
+
+    def report(told: dict[str, Any]) -> None:
+        points.write_json(f"{name}.json", {"point": dict(config), "told": told})
+        objective = float("inf") if told["failed"] else told["objective"]
+        tune.report({"objective": objective, "epoch": told["epoch"], "tokens": told["tokens"], "trial": name})
+
+    run_trial(made, search, shared, own, allot, report)
+
+
+def _note_stopped(results: Sequence[Any], points: Folder) -> None:
+    """Mark the trials that Ray Tune ended before they told their last."""
+    for result in results:
+        name = (result.metrics or {}).get("trial")
+        if name is None or result.error is not None:
+            continue
+        kept = points.read_json(f"{name}.json")
+        if not kept["told"]["last"]:
+            points.write_json(f"{name}.json", {**kept, "told": {**kept["told"], "stopped": True}})
+
+
+def _release(trials: Folder) -> None:
+    """Take their owners from trials that an earlier call left under way."""
+    for name in trials.names():
+        if not (trials / name).exists(OUTCOME) and (trials / name).exists(OWNER):
+            trials.filesystem.delete_file(f"{trials}/{name}/{OWNER}")
+
+
+def _outcomes(search: Search, points: Folder, trials: Folder) -> dict[str, Outcome | None]:
+    """What every trial that was asked for told last; None for one that was under way."""
+    found: dict[str, Outcome | None] = {}
+    for file in points.names():
+        name, kept = file.removesuffix(".json"), points.read_json(file)
+        found[name] = _outcome(search, name, kept["point"], kept["told"], trials / name)
+    return found
+
+
+def _outcome(
+    search: Search, name: str, point: Mapping[str, Any], told: Mapping[str, Any] | None, folder: Folder
+) -> Outcome | None:
+    if folder.exists(OUTCOME):
+        kept = folder.read_json(OUTCOME)
+        objective = objective_of(kept["searched"], kept["tokens"], search.objective)
+        return Outcome(name, point, objective, kept["tokens"], kept["searched"], kept["judged"])
+    if told is None:
+        return None
+    if told["failed"]:
+        return Outcome(name, point, float("inf"), 0, {}, {}, failed=told["failed"])
+    if not told.get("stopped"):
+        return None
+    return Outcome(name, point, told["objective"], told["tokens"], {}, {}, stopped=True)
+
+
+def _asked(points: Folder, known: Mapping[str, Outcome | None]) -> list[tuple[dict[str, Any], Outcome | None]]:
+    """Every point that was asked for, and what came out."""
+    return [(points.read_json(f"{name}.json")["point"], outcome) for name, outcome in known.items()]
+
+
+def _tuner(
+    study: StudyConfig,
+    search: Search,
+    folder: Folder,
+    one: Any,
+    at_once: int,
+    left: int,
+    asked: Sequence[tuple[dict[str, Any], Outcome | None]],
+    spent: int,
+    counting: Counting,
+) -> tune.Tuner:
+    (folder / TUNE).remove()
+    trainable: Any = tune.with_resources(one, DRIVER)
+    space = {key: _domain(values, search) for key, values in search.space.items()}
+    by_optuna = search.searcher == "optuna"
+    return tune.Tuner(
+        trainable,
+        # A searcher that was told of points has the space already.
+        param_space={} if by_optuna else space,
+        tune_config=tune.TuneConfig(
+            metric="objective",
+            mode="min",
+            num_samples=1 if search.searcher == "grid" else left if by_optuna else search.trials,
+            max_concurrent_trials=at_once,
+            search_alg=_optuna(search, space, asked) if by_optuna else BasicVariantGenerator(random_state=search.seed),
+            scheduler=_scheduler(study, search),
+            time_budget_s=None if search.hours is None else search.hours * 3600,
+        ),
+        run_config=tune.RunConfig(
+            name=TUNE,
+            storage_path=folder.path,
+            storage_filesystem=folder.filesystem,
+            failure_config=tune.FailureConfig(max_failures=study.resources.max_failures),
+            callbacks=[counting],
+            stop=None if search.tokens is None else TokenCap(search.tokens - spent),
+            verbose=0,
+        ),
+    )
+
+
+def _domain(values: Any, search: Search) -> Any:
+    """A key of the space as Ray Tune has it."""
+    if not isinstance(values, Range):
+        return tune.grid_search(values) if search.searcher == "grid" else tune.choice(values)
+    if isinstance(values.low, int) and isinstance(values.high, int):
+        draw: Any = tune.lograndint if values.log else tune.randint
+        return draw(values.low, values.high + 1)
+    draw = tune.loguniform if values.log else tune.uniform
+    return draw(values.low, values.high)
+
+
+def _optuna(
+    search: Search, space: Mapping[str, Any], asked: Sequence[tuple[dict[str, Any], Outcome | None]]
+) -> OptunaSearch:
+    """A searcher that knows what came out so far, and asks first for what was under way."""
+    under_way = [point for point, outcome in asked if outcome is None]
+    searcher = OptunaSearch(
+        OptunaSearch.convert_search_space(dict(space)),
+        metric="objective",
+        mode="min",
+        # Another draw in each call: the same seed would ask for the same points again.
+        seed=search.seed + len(asked),
+        points_to_evaluate=under_way or None,
+    )
+    for point, outcome in asked:
+        if outcome is not None and np.isfinite(outcome.objective):
+            searcher.add_evaluated_point(point, outcome.objective)
+    return searcher
+
+
+def _scheduler(study: StudyConfig, search: Search) -> ASHAScheduler | None:
+    if search.early_stopping == "none":
+        return None
+    epochs = search.space.get("finetune.epochs", [study.finetune.epochs])
+    most = epochs.high if isinstance(epochs, Range) else max(epochs)
+    return ASHAScheduler(time_attr="epoch", max_t=int(most), grace_period=1, reduction_factor=2)
+
+
+class TokenCap(tune.Stopper):
+    """Ends a search, trials under way with it, when its trials were trained on so many tokens."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.tokens: dict[str, int] = {}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        self.tokens[trial_id] = int(result.get("tokens") or 0)
+        return False
+
+    def stop_all(self) -> bool:
+        return sum(self.tokens.values()) >= self.most

@@ -1,0 +1,141 @@
+"""Many independent runs as trials of Ray Tune: as many side by side as the cluster has room for."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray import tune
+
+from instsel.errors import StudyError
+from instsel.progress import Bar, Terminal, log
+from instsel.stages.session import Allotment
+from instsel.storage import Folder
+
+RUN = "run"
+# Of the process that looks after a run; what works in it asks for its own. Ray Tune takes no request for nothing.
+DRIVER = {"CPU": 0.01}
+# Ray Tune's own table of trials and its notices; the study has a bar of its own.
+QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+
+
+def trial_allotment(allot: Allotment, workers: int | None) -> tuple[Allotment, int]:
+    """What one of many runs gets, and how many run at once.
+
+    Args:
+        allot: of a run that has the cluster to itself.
+        workers: training workers of a run; default one where there are GPUs, else all that a single run would have.
+
+    Raises:
+        StudyError: a run would have more workers than the cluster has room for.
+    """
+    each = workers or (1 if allot.worker_gpus else allot.workers)
+    total = ray.cluster_resources()
+    room = total.get("GPU", 0.0) / allot.worker_gpus if allot.worker_gpus else total.get("CPU", 1.0) / allot.worker_cpus
+    # Without GPUs the CPUs that are left free feed the workers, see `allot`.
+    at_once = int(room // each) if allot.worker_gpus else int(room // (2 * each))
+    if each > room:
+        raise StudyError(f"resources.trial_workers is {each}, but the cluster has room for {int(room)} workers")
+    return replace(allot, workers=each), max(1, at_once)
+
+
+def run_each(
+    title: str,
+    names: Sequence[str],
+    one: Callable[[str], None],
+    out: Folder,
+    at_once: int,
+    retries: int,
+    terminal: Terminal,
+) -> None:
+    """Call `one` for every name, each in a process of its own.
+
+    The calls commit their work themselves and are not told of it again: what is done is not among the names.
+
+    Args:
+        title: of the bar.
+        names: of the runs.
+        one: picklable; raises where a run could not be done and may be tried again.
+        out: folder for Ray Tune's own files, removed at the end.
+        at_once: most runs at a time.
+        retries: how often a run that raised, or whose process died, is tried again.
+        terminal: where progress is shown.
+
+    Raises:
+        StudyError: a run failed more often than that; the others were carried to their ends.
+    """
+    if not names:
+        return
+    out.remove()
+    with terminal.bar(title, len(names), "runs") as bar, quiet_tune():
+        trainable: Any = tune.with_resources(tune.with_parameters(_trial, one=one), DRIVER)
+        tuner = tune.Tuner(
+            trainable,
+            param_space={RUN: tune.grid_search(list(names))},
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=out.path,
+                storage_filesystem=out.filesystem,
+                failure_config=tune.FailureConfig(max_failures=retries),
+                callbacks=[Counting(bar)],
+                verbose=0,
+            ),
+        )
+        results = tuner.fit()
+    ended = [results[place] for place in range(len(results))]
+    errors = [(result.config or {}, result.error) for result in ended if result.error is not None]
+    failed = [config.get(RUN) for config, _ in errors]
+    if failed:
+        named = ", ".join(map(str, failed[:5]))
+        raise StudyError(
+            f"{title}: {len(failed)} of {len(names)} runs failed ({named}): {last_line(errors[0][1])}; "
+            "run the same command again, the others are kept"
+        )
+    out.remove()
+
+
+def _trial(config: dict[str, Any], one: Callable[[str], None]) -> None:
+    one(config[RUN])
+
+
+class Counting(tune.Callback):
+    """Moves the bar, a trial at a time."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar = bar
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray Tune writes its callbacks down, to restore them; nothing here is restored.
+        return {}
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.bar.advance(1)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        log.warning("%s failed", trial)
+
+
+@contextmanager
+def quiet_tune() -> Iterator[None]:
+    """Keep Ray Tune's tables and notices from the terminal; what the user set stays."""
+    ours = {name: value for name, value in QUIET.items() if name not in os.environ}
+    os.environ.update(ours)
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name in ours:
+            del os.environ[name]
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error of Ray Tune, which puts the reason there."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,145 @@
+"""Interventions on a study where a row of a category lowers losses by amounts that the test sets."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from instsel.errors import StudyError
+from instsel.progress import Terminal
+from instsel.stages import category_runs
+from instsel.stages.evaluate import Spent
+from instsel.stages.graph import Graph, build_graph
+from instsel.storage import Folder
+from instsel.study_file import parse_study
+
+SOURCES = ["baskets", "letters", "trains"]
+# How much a row (left) lowers the loss on a category (above).
+HELP = np.array([[0.5, 0.1, -0.2], [0.0, 0.4, 0.2], [0.05, 0.0, 0.3]])
+PLAN = {"bases": 2, "base_rows": 7, "added_rows": 3}
+MIXTURE = {"evaluation_rows": 2, "least_rows": 4, "estimator": "interventions", "interventions": PLAN, "threshold": 0.0}
+
+
+class Cluster:
+    """Stands for training and evaluation: a run's losses follow from the rows of its training set."""
+
+    def __init__(self, sources: dict[str, str]) -> None:
+        self.sources = sources
+        self.trained: list[str] = []
+        self.diverge: set[str] = set()
+        self.stop_after: int | None = None
+
+    def run_each(self, title: str, names: list[str], one: Any, *_: Any) -> None:
+        for name in names:
+            if self.stop_after is not None and len(self.trained) >= self.stop_after:
+                raise StudyError("stopped")
+            self.trained.append(name)
+            folder = one.keywords["stages"][name].folder
+            good = {"run": "run", "checkpoints": {"epoch-1": {"epoch": 1}}, "tokens": 10, "peak_memory": 1}
+            folder.write_json("trained.json", {"failed": "nan"} if name in self.diverge else good)
+
+    def evaluate(self, study: Any, items: list[dict[str, str]], places: Any, rows: Folder, *_: Any) -> dict[str, Spent]:
+        for item in items:
+            _, out = places[item["run"]]
+            run = Folder(out.filesystem, out.path.rpartition("/")[0])
+            ids = run.read_table("training.arrow", ["id"])["id"].to_pylist()
+            counts = np.array([sum(self.sources[row] == source for row in ids) for source in SOURCES])
+            table = rows.read_table(item["rows"], ["id"])
+            level = 9 - counts @ HELP[:, int(item["target"])]
+            losses = level + 0.01 * np.arange(len(table))
+            out.write_table(f"{item['target']}.parquet", pa.table({"id": table["id"], "loss": losses}))
+        return {}
+
+
+@pytest.fixture
+def study(finished_study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The study after stage *tag*, and the cluster that its runs go to."""
+    from instsel.choice.inputs import Inputs
+    from instsel.stages import tag
+
+    out = tmp_path / "study"
+    shutil.copytree(finished_study["out"], out)
+    made = parse_study({**finished_study, "out": str(out), "mixture": MIXTURE}, "test")
+    graph = build_graph(made, Folder.at(out))
+    inputs = Inputs(graph.folder)
+    tag.run(made, made.mixture, graph.tag, graph.prepare, inputs, None, Terminal())
+    index = inputs.index
+    cluster = Cluster(dict(zip(index["id"].to_pylist(), index["source"].to_pylist(), strict=True)))
+    monkeypatch.setattr(category_runs, "run_each", cluster.run_each)
+    monkeypatch.setattr(category_runs, "evaluate_sets", cluster.evaluate)
+    return made, graph, cluster
+
+
+def _run(study: Any, graph: Graph, allot: Any) -> dict[str, Any]:
+    stage = graph.interaction["interventions"]
+    category_runs.run(study, "interventions", stage, graph.tag, graph.prepare, allot, Terminal())
+    return stage.manifest()["result"]
+
+
+def test_gamma_is_the_help_that_was_planted(study, allot):
+    made, graph, _ = study
+    result = _run(made, graph, allot)
+    assert np.array(result["gamma"]) == pytest.approx(HELP / np.diagonal(HELP))
+    assert np.array(result["error"]) == pytest.approx(0, abs=1e-9)
+    assert result["own"] == pytest.approx(3 * np.diagonal(HELP))
+
+
+def test_needs_are_the_help_that_was_planted(study, allot):
+    made, graph, _ = study
+    needs = _run(made, graph, allot)["dependency"]["needs"]
+    expected = {(SOURCES[i], SOURCES[j]) for i, j in np.argwhere(HELP > 0).tolist() if i != j}
+    assert {(pair["needs"], pair["category"]) for pair in needs} == expected
+
+
+def test_every_run_is_in_the_table(study, allot):
+    made, graph, cluster = study
+    _run(made, graph, allot)
+    table = graph.interaction["interventions"].folder.read_table("runs.parquet").to_pandas()
+    assert sorted(table["run"].unique()) == sorted(cluster.trained)
+    assert (table.groupby("run").size() == 3).all()
+    base = table[table["run"] == "base-0"].iloc[0]
+    assert (base["kind"], base["rows"]) == ("base", 7)
+    assert set(table[table["kind"] == "add"]["category"]) == set(SOURCES)
+
+
+def test_stopped_study_goes_on_with_the_runs_that_are_missing(study, allot):
+    made, graph, cluster = study
+    whole = build_graph(made, graph.folder)
+    cluster.stop_after = 4
+    with pytest.raises(StudyError, match="stopped"):
+        _run(made, graph, allot)
+    first = list(cluster.trained)
+    cluster.stop_after = None
+    result = _run(made, whole, allot)
+    assert len(first) == 4 and len(set(cluster.trained)) == len(cluster.trained)
+    assert np.array(result["gamma"]) == pytest.approx(HELP / np.diagonal(HELP))
+
+
+def test_diverged_run_is_left_out_and_named(study, allot, capsys):
+    made, graph, cluster = study
+    cluster.diverge = {"add-0-1"}
+    result = _run(made, graph, allot)
+    assert result["failed"] == ["add-0-1"]
+    assert "1 runs diverged and are left out: add-0-1" in capsys.readouterr().out
+    assert np.array(result["gamma"]) == pytest.approx(HELP / np.diagonal(HELP))
+
+
+def test_nothing_is_estimated_where_all_samples_failed(study, allot):
+    made, graph, cluster = study
+    cluster.diverge = {"base-0", "base-1"}
+    with pytest.raises(StudyError, match="was measured on no sample"):
+        _run(made, graph, allot)
+
+
+def test_category_that_harms_itself_is_unknown(study, allot, monkeypatch, capsys):
+    made, graph, _ = study
+    harmed = HELP.copy()
+    harmed[2, 2] = -0.3
+    monkeypatch.setitem(globals(), "HELP", harmed)
+    result = _run(made, graph, allot)
+    assert result["unknown"] == ["trains"]
+    assert [row[2] for row in result["gamma"]] == [None, None, 1.0]
+    assert "unknown for trains" in capsys.readouterr().out
