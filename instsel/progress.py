@@ -1,9 +1,10 @@
 """What a person sees while a study runs: a bar a stage on a terminal, plain lines elsewhere, all in a log file."""
 
+import io
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from rich.console import Console
@@ -84,6 +85,16 @@ class Bar:
         return time.monotonic() - self._start
 
 
+class _LogLines(io.TextIOBase):
+    """A stream whose lines go to the log."""
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            if line.strip():
+                log.debug("%s", line.rstrip())
+        return len(text)
+
+
 class Terminal:
     """Where a study tells what it does."""
 
@@ -104,6 +115,14 @@ class Terminal:
         """Show the report of a finished study."""
         shown = Markdown(markdown) if self._console.is_terminal else markdown
         self._console.print(shown, highlight=False, markup=False)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Send what others print while the block runs to the log."""
+        # Bound now, as it else looks for the standard output of the moment.
+        self._console.file = self._console.file
+        with redirect_stdout(_LogLines()):
+            yield
 
     @contextmanager
     def bar(self, name: str, total: int | None, unit: str) -> Iterator[Bar]:

@@ -24,7 +24,7 @@ def plan_interaction(study: StudyConfig, facts: Facts) -> StagePlan:
     mixture = study.mixture
     assert mixture is not None
     parts = [_estimator(study, mixture, facts, estimator) for estimator in facts.todo["interaction"]]
-    rows, tokens = (round(sum(part[place] for part in parts)) for place in range(2))
+    rows, tokens = round(sum(part[0] for part in parts)), round(sum(part[1] for part in parts))
     times = [part[2] for part in parts]
     pace = facts.paces["interaction" if "interaction" in facts.paces else "features"]
     return StagePlan(

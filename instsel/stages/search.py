@@ -61,7 +61,7 @@ def run(study: StudyConfig, search: Search, stage: Stage, allot: Allotment, term
     spent = sum(outcome.tokens for outcome in known.values() if outcome is not None)
     if left > 0 and (search.tokens is None or spent < search.tokens):
         one = partial(_trial, study=study, search=search, shared=shared, trials=trials, points=points, allot=each)
-        with terminal.bar("search", left, "trials") as bar, quiet_tune():
+        with terminal.bar("search", left, "trials") as bar, quiet_tune(terminal):
             asked = _asked(points, known)
             results = _tuner(study, search, stage.folder, one, at_once, left, asked, spent, Counting(bar)).fit()
         found = [results[place] for place in range(len(results))]

@@ -77,7 +77,7 @@ def _check_heldout(graph: Graph) -> None:
         raise InputError("search: no target has held-out rows to search by; give targets.*.heldout")
     counts = graph.prepare.manifest()["result"]["targets"]
     for target in tables:
-        if counts[target]["heldout"] < 2:
+        if counts[target]["heldout"]["rows"] < 2:
             raise InputError(f"targets.{target}: one held-out row cannot be parted for the search; give two or more")
 
 

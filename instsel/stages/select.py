@@ -23,7 +23,8 @@ def run(study: StudyConfig, stage: Stage, by: Run, prepare: Stage, inputs: Input
     picks, kept = make_picks(
         by.method, by.seed, budget, part.attribution, part.damping, inputs, terminal.say, study.mixture
     )
-    writing: Any = ray.remote(write_rows)
+    # Anywhere in the cluster, also where a trial of a search selects: its own place has room for nothing.
+    writing: Any = ray.remote(write_rows).options(scheduling_strategy="DEFAULT")
     result = ray.get(writing.remote(prepare.folder, stage.folder, picks)) | kept
     if kept:
         stage.folder.write_table(MIXTURE, mixture_table(kept["mixture"]))

@@ -57,6 +57,10 @@ def run_trial(
         allot: what the trial gets of the cluster.
         report: told the objective after each epoch where trials may be stopped early, and at the end.
     """
+    if own.exists(OUTCOME):
+        kept = own.read_json(OUTCOME)
+        report(_told(search, kept["searched"], kept["tokens"], study.finetune.epochs, last=True))
+        return
     graph = build_graph(study, shared, own)
     run, terminal = next(iter(graph.runs.values())), Terminal()
     chosen, stage, judged = graph.select[run.selection], graph.finetune[run.name], graph.evaluate[run.name]

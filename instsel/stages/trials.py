@@ -70,7 +70,7 @@ def run_each(
     if not names:
         return
     out.remove()
-    with terminal.bar(title, len(names), "runs") as bar, quiet_tune():
+    with terminal.bar(title, len(names), "runs") as bar, quiet_tune(terminal):
         trainable: Any = tune.with_resources(tune.with_parameters(_trial, one=one), DRIVER)
         tuner = tune.Tuner(
             trainable,
@@ -120,15 +120,16 @@ class Counting(tune.Callback):
 
 
 @contextmanager
-def quiet_tune() -> Iterator[None]:
-    """Keep Ray Tune's tables and notices from the terminal; what the user set stays."""
+def quiet_tune(terminal: Terminal) -> Iterator[None]:
+    """Keep Ray Tune's tables and notices from the terminal; what the user set in the environment stays."""
     ours = {name: value for name, value in QUIET.items() if name not in os.environ}
     os.environ.update(ours)
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with terminal.alone():
+            yield
     finally:
         logger.setLevel(level)
         for name in ours:
