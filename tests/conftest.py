@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["tests.endpoint"]
+
 # Before Ray, torch or Hugging Face are imported: no hub, few threads, and no killing of workers on a busy machine.
 for _name, _value in {
     "HF_HUB_OFFLINE": "1",

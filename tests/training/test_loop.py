@@ -186,6 +186,47 @@ def together(folder: Path, jobs: list[dict[str, Any]]) -> None:
             process.kill()
 
 
+ORDER = [[7, 6, 5, 4, 3, 2, 1, 0], [0, 2, 4, 6, 1, 3, 5, 7]]
+
+
+def steps_seen(folder: Path, workers: int) -> list[list[int]]:
+    """The rows of each step, over all workers."""
+    logs = [json.loads((folder / f"steps-{rank}.json").read_text()) for rank in range(workers)]
+    return [sorted(row for log in logs for row in log[step]) for step in range(len(logs[0]))]
+
+
+def test_rows_come_in_the_order_that_is_given_whatever_the_workers(worker, settings, lone_worker, tmp_path: Path):
+    job = {"settings": asdict(settings()), "out": str(tmp_path / "two"), "count": 8, "order": ORDER}
+    together(tmp_path, [job])
+    worker.run(tmp_path / "one", settings(), count=8, order=ORDER)
+    wanted = [sorted(order[start : start + 4]) for order in ORDER for start in (0, 4)]
+    assert steps_seen(tmp_path / "one", 1) == wanted
+    assert steps_seen(tmp_path / "two", 2) == wanted
+    assert furthest(tmp_path / "two" / "epoch-2", tmp_path / "one" / "epoch-2") < 1e-4
+
+
+def test_a_run_until_an_epoch_goes_on_to_the_same_weights(worker, settings, lone_worker, tmp_path: Path):
+    worker.run(tmp_path / "whole", settings(), count=8, order=ORDER)
+    worker.run(tmp_path / "part", settings(), count=8, order=ORDER, until=1)
+    assert not (tmp_path / "part" / "epoch-2").exists()
+    assert steps_seen(tmp_path / "part", 1) == [sorted(ORDER[0][:4]), sorted(ORDER[0][4:])]
+    worker.run(tmp_path / "part", settings(), count=8, order=ORDER, resume=tmp_path / "part" / "epoch-1")
+    assert_same(tmp_path / "part" / "epoch-2", tmp_path / "whole" / "epoch-2")
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (ORDER[:1], "1 passes, the training 2 epochs"),
+        ([ORDER[0], [0, 1, 2]], "pass 2 of the order does not fit"),
+        ([ORDER[0], [*ORDER[1][:7], 8]], "pass 2 of the order does not fit a training set of 8 rows"),
+    ],
+)
+def test_an_order_of_another_training_is_refused(worker, settings, lone_worker, tmp_path: Path, order, message):
+    with pytest.raises(InputError, match=message):
+        worker.run(tmp_path, settings(), count=8, order=order)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_change(worker, settings, lone_worker):
     calls = []
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -50,9 +51,26 @@ def losses(model: Any, rows: Any) -> torch.Tensor:
     return answer_losses(model, collate(rows))
 
 
-def run(out: Path, settings: TrainSettings, count: int = 9, resume: Path | None = None, **model: Any) -> list[Any]:
-    """Train, keep each epoch's checkpoint as out/epoch-N, and return the epochs' metrics."""
+def run(
+    out: Path,
+    settings: TrainSettings,
+    count: int = 9,
+    resume: Path | None = None,
+    order: list[list[int]] | None = None,
+    until: int | None = None,
+    **model: Any,
+) -> list[Any]:
+    """Train, keep each epoch's checkpoint as out/epoch-N, and return the epochs' metrics.
+
+    With an order, out/steps-RANK.json has the rows that this worker saw in each step.
+    """
     seen = []
+    steps: list[list[int]] = [[]]
+    rows = examples(count)
+
+    def logged(network: Any, batch: Any) -> torch.Tensor:
+        steps[-1] += [rows.index(row) for row in batch]
+        return losses(network, batch)
 
     def on_epoch(folder: Path | None, metrics: Any) -> None:
         seen.append(metrics)
@@ -60,7 +78,20 @@ def run(out: Path, settings: TrainSettings, count: int = 9, resume: Path | None 
             shutil.copytree(folder, out / f"epoch-{metrics.epoch}")
 
     made = lora_model(**model)
-    train(made, examples(count), settings, losses, on_epoch=on_epoch, on_step=lambda *_: None, resume=resume)
+    train(
+        made,
+        rows,
+        settings,
+        logged,
+        on_epoch=on_epoch,
+        on_step=lambda *_: steps.append([]),
+        resume=resume,
+        order=None if order is None else [np.array(one) for one in order],
+        until=until,
+    )
+    if order is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"steps-{dist.get_rank()}.json").write_text(json.dumps(steps[:-1]))
     return seen
 
 
