@@ -7,3 +7,7 @@ class InputError(Exception):
 
 class StudyError(Exception):
     """The study failed while it ran: a full disk, a dead worker, a diverged run (exit status 1)."""
+
+
+class Diverged(StudyError):
+    """A training run diverged, and would again: a loss, gradient, weight or moment is not finite."""

@@ -165,6 +165,17 @@ class Folder:
         with self.writer(name) as stream:
             stream.write(data)
 
+    def create_once(self, name: str, data: bytes) -> None:
+        """Write a small file if it is not there; of several at the same time one wins, on a local folder for sure."""
+        self.create()
+        if not self.is_local:
+            self.write(name, data)
+            return
+        with suppress(FileExistsError), tempfile.NamedTemporaryFile(dir=self.path, prefix=".", suffix=".part") as part:
+            part.write(data)
+            part.flush()
+            os.link(part.name, f"{self.path}/{name}")
+
     def read_json(self, name: str) -> Any:
         return json.loads(self.read(name))
 

@@ -29,6 +29,7 @@ class Mix:
         start: (K,), shares that it started from.
         importance: (K,).
         capacity: (K,), rows of the pool.
+        floor: (K,), least shares that were asked for.
         solution: of the measured categories and "other", which is left as it was.
         rows: (K,), rows of each.
     """
@@ -37,6 +38,7 @@ class Mix:
     start: np.ndarray
     importance: np.ndarray
     capacity: np.ndarray
+    floor: np.ndarray
     solution: Solution
     rows: np.ndarray
 
@@ -53,6 +55,7 @@ class Mix:
             "weight": self.solution.weights,
             "rows": self.rows,
             "capacity": self.capacity,
+            "floor": self.floor,
         }
         return {
             "categories": {
@@ -105,7 +108,8 @@ def mix(mixture: Mixture, inputs: Inputs, labels: Sequence[str], start: Mapping[
         rows = counts(solution.weights, total, capacity=have)
     except ValueError as error_found:
         raise InputError(f"mixture: {error_found}") from error_found
-    return Mix(names, begin, importance, have, solution, rows)
+    floor = np.array([mixture.floors.get(name, 0.0) for name in names])
+    return Mix(names, begin, importance, have, floor, solution, rows)
 
 
 def mixture_table(told: Mapping[str, Any]) -> pa.Table:
@@ -217,9 +221,11 @@ def _bounds(
     mixture: Mixture, names: Sequence[str], have: np.ndarray, begin: np.ndarray, total: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Floors as wanted, capacities as the pool has them; "other" stays as it is."""
-    unknown = sorted(set(mixture.floors) - set(names))
+    unknown = sorted(set(mixture.floors) - (set(names) - {OTHER}))
     if unknown:
-        raise InputError(f"mixture.floors names {unknown[0]!r}, which is no category; they are {', '.join(names)}")
+        raise InputError(
+            f"mixture.floors names {unknown[0]!r}, which is no measured category; they are {', '.join(names)}"
+        )
     lower = np.array([mixture.floors.get(name, 0.0) for name in names])
     upper = np.minimum(have / max(total, 1), 1.0)
     if names[-1] == OTHER:

@@ -64,8 +64,9 @@ def _searched(chooser: Chooser, room: int, sizes: np.ndarray) -> Selection:
 def _fits(chooser: Chooser, rows: int, room: int, sizes: np.ndarray) -> bool:
     try:
         return int(sizes[chooser.pick(rows).indices].sum()) <= room
-    except ValueError:
-        # A method may be left with fewer rows than that, as smart is by `num_tasks`; one row it has, or it fails below.
+    except (ValueError, InputError):
+        # A method may be left with fewer rows than that, as smart is by `num_tasks`, or a mixture with floors above
+        # what there is; one row it has, or it fails below.
         if rows == 1:
             raise
         return False

@@ -25,7 +25,9 @@ def standard_error(rest: ArrayLike, within: ArrayLike) -> NDArray[np.float64]:
     return found
 
 
-def clearly_above_zero(mean: ArrayLike, error: ArrayLike, samples: ArrayLike, threshold: float) -> NDArray[np.bool_]:
+def clearly_above_zero(
+    mean: ArrayLike, error: ArrayLike, samples: ArrayLike, threshold: float, *, freedom: float | None = None
+) -> NDArray[np.bool_]:
     """Whether means are above 0 by as much as a normal variable would be at `threshold` standard errors.
 
     The spread of a few samples is itself unsure, so Student's distribution sets the bar: two standard errors are 13.97
@@ -37,13 +39,15 @@ def clearly_above_zero(mean: ArrayLike, error: ArrayLike, samples: ArrayLike, th
         error: (...), standard errors; NaN where there is nothing to tell them by, with which any mean above 0 counts.
         samples: (...), samples behind each mean.
         threshold: in standard errors of a normal variable; at 0 any mean above 0 counts.
+        freedom: degrees of freedom of the errors, where they are not those of the samples' spread.
 
     Returns:
         bool (...); False where the mean is NaN.
     """
     number = np.asarray(samples)
     bar = stats.t.isf(stats.norm.sf(threshold), np.maximum(number - 1, 1))
-    bar = np.where(number >= 2, bar, threshold)
+    alone = threshold if freedom is None else stats.t.isf(stats.norm.sf(threshold), freedom)
+    bar = np.where(number >= 2, bar, alone)
     with np.errstate(invalid="ignore"):
         above: NDArray[np.bool_] = np.asarray(mean) > np.maximum(bar * np.nan_to_num(np.asarray(error)), 0)
     return above

@@ -10,6 +10,11 @@ PASSES = 3
 LARGE = 50_000
 
 
+def most_held_back(rows: int) -> int:
+    """Rows that the release moves between the first and the last pass: a tenth, of 50,000 or more a twentieth."""
+    return rows // (10 if rows < LARGE else 20)
+
+
 def schedule(
     levels: ArrayLike, *, seed: int, held_back: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -36,7 +41,7 @@ def schedule(
     if found.ndim != 1 or not np.isin(found, (0, 1, 2)).all():
         raise ValueError(f"levels have shape {found.shape}; expected (N,) of 0, 1 or 2")
     rows = len(found)
-    held = rows // (10 if rows < LARGE else 20) if held_back is None else held_back
+    held = most_held_back(rows) if held_back is None else held_back
     random = np.random.default_rng(seed)
     early, late = (random.permutation(np.flatnonzero(found == level)) for level in (0, 2))
     if held < 0 or held > min(len(early), len(late)):

@@ -66,8 +66,12 @@ def subsets(categories: Categories, plan: Regression) -> list[PlannedRun]:
     Every category is in some run and missing in another: its members are drawn again until that holds.
 
     Raises:
-        ValueError: the pool has fewer rows than the base sample, or no rows of a category are left to add.
+        ValueError: there are fewer than two runs more than categories, the pool has fewer rows than the base sample, or
+            no rows of a category are left to add.
     """
+    size = len(categories.names)
+    if plan.runs < size + 2:
+        raise ValueError(f"runs is {plan.runs}, too few to tell {size} categories apart; take {size + 2} or more")
     random = np.random.default_rng([plan.seed, 0])
     base = _uniform(categories, plan.base_rows, random)
     pieces = _additions(categories, base, plan.added_rows, random)

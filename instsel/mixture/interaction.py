@@ -81,7 +81,13 @@ def effect_equivalence(
     return gamma
 
 
-def from_effects(effects: ArrayLike, *, errors: ArrayLike | None = None, threshold: float = 2.0) -> Interaction:
+def from_effects(
+    effects: ArrayLike,
+    *,
+    errors: ArrayLike | None = None,
+    threshold: float = 2.0,
+    freedom: float | None = None,
+) -> Interaction:
     """Estimate gamma, with standard errors, from the effects that were measured on several base samples.
 
     Gamma is the ratio of the mean effects over the samples. The paper takes the mean of the samples' ratios; that has
@@ -94,6 +100,7 @@ def from_effects(effects: ArrayLike, *, errors: ArrayLike | None = None, thresho
         errors: (B, K, K), standard errors of the effects over the items; used where a single sample has an effect.
         threshold: a category counts as helped by its own rows if their mean effect is above so many standard errors,
             see `certainty.clearly_above_zero`; else its column is unknown.
+        freedom: degrees of freedom of `errors`; default so many that they are as good as known.
 
     Returns:
         The estimate.
@@ -115,7 +122,7 @@ def from_effects(effects: ArrayLike, *, errors: ArrayLike | None = None, thresho
     own = np.diagonal(mean).copy()
     own_each = np.einsum("bjj->bj", measured)
     own_error = standard_error(own_each - own, np.einsum("bjj->bj", noise))
-    known = (own > SMALLEST) & clearly_above_zero(own, own_error, np.diagonal(samples), threshold)
+    known = (own > SMALLEST) & clearly_above_zero(own, own_error, np.diagonal(samples), threshold, freedom=freedom)
     if not known.all():
         _warn_unknown(np.flatnonzero(~known), "their own rows do not clearly help them")
     divisor = np.where(known, own, np.nan)
@@ -183,17 +190,17 @@ def from_subsets(included: ArrayLike, scores: ArrayLike, *, ridge: float = 1e-2,
         The estimate; errors are the coefficients' under equal noise in all runs.
 
     Raises:
-        ValueError: the shapes do not fit, an entry is not finite, there are fewer than three runs, or a category is in
-            all runs or in none.
+        ValueError: the shapes do not fit, an entry is not finite, there are fewer than two runs more than categories,
+            or a category is in all runs or in none.
     """
     design, seen = np.asarray(included, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-    if design.ndim != 2 or design.shape != seen.shape or len(design) < 3:
-        raise ValueError(
-            f"included has shape {design.shape}, scores {seen.shape}; expected (runs, categories), 3 runs or more"
-        )
+    if design.ndim != 2 or design.shape != seen.shape:
+        raise ValueError(f"included has shape {design.shape}, scores {seen.shape}; expected (runs, categories) of both")
     if not (np.isfinite(design).all() and np.isfinite(seen).all()):
         raise ValueError("an entry of included or scores is NaN or infinite; leave that run out")
     runs, categories = design.shape
+    if runs < categories + 2:
+        raise ValueError(f"{runs} runs cannot tell {categories} categories apart; take {categories + 2} or more")
     centred = design - design.mean(axis=0)
     constant = np.flatnonzero((centred == 0).all(axis=0))
     if len(constant):
@@ -203,10 +210,10 @@ def from_subsets(included: ArrayLike, scores: ArrayLike, *, ridge: float = 1e-2,
     inverse = np.linalg.inv(gram + penalty * np.eye(categories))
     effects = inverse @ centred.T @ (seen - seen.mean(axis=0))
     rest = seen - seen.mean(axis=0) - centred @ effects
-    freedom = max(runs - 1 - np.trace(inverse @ gram), 1.0)
+    freedom = runs - 1 - float(np.trace(inverse @ gram))
     noise = (rest**2).sum(axis=0) / freedom
     spread = np.sqrt(np.outer(np.diagonal(inverse @ gram @ inverse), noise))
-    return from_effects(effects[None], errors=spread[None], threshold=threshold)
+    return from_effects(effects[None], errors=spread[None], threshold=threshold, freedom=freedom)
 
 
 def _warn_unknown(places: NDArray[np.int64], why: str) -> None:

@@ -98,6 +98,22 @@ class Mixture(Strict):
             raise ValueError(f"importance sums to {sum(value.values()):.6g}; its weights have to sum to 1")
         return value
 
+    @field_validator("floors")
+    @classmethod
+    def _check_floors(cls, value: dict[str, float]) -> dict[str, float]:
+        if sum(value.values()) > 1:
+            raise ValueError(f"floors sum to {sum(value.values()):.4g}, above 1; lower some")
+        return value
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> "Mixture":
+        if self.evaluation_rows >= self.least_rows:
+            raise ValueError(
+                f"evaluation_rows is {self.evaluation_rows} and least_rows {self.least_rows}; a category needs rows to "
+                "train on beside those that it is evaluated on"
+            )
+        return self
+
     @model_validator(mode="after")
     def _check_compare(self) -> "Mixture":
         if self.estimator in self.compare or len(set(self.compare)) < len(self.compare):
@@ -117,5 +133,7 @@ class Curriculum(Strict):
         "that is not named is intermediate",
     )
     held_back: int | None = Field(
-        None, ge=0, description="rows that three_pass moves between its first and last pass; default a tenth"
+        None,
+        ge=0,
+        description="rows that three_pass moves between its first and last pass; default a tenth, or what there is",
     )

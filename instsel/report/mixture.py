@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from instsel.mixture.settings import OTHER
 from instsel.report import pictures
 from instsel.report.markdown import decimal, markdown_table
 
@@ -54,7 +55,7 @@ def duals_in_words(told: Mapping[str, Any]) -> list[str]:
     """What the constraints of a mixture cost, a sentence each.
 
     Args:
-        told: objective, start_objective and duals, as `choice.mixing.Mix.told` has them.
+        told: objective, start_objective, categories and duals, as `choice.mixing.Mix.told` has them.
     """
     gain = told["objective"] - told["start_objective"]
     said = [
@@ -66,14 +67,24 @@ def duals_in_words(told: Mapping[str, Any]) -> list[str]:
         said.append(f"One more percent of trust region (max_shift) is worth {decimal(wider / 100, 4)}.")
     else:
         said.append("A wider trust region (max_shift) would gain nothing.")
-    for bound, loosened in (
-        ("upper", "one percent more of {name} than the pool has"),
-        ("lower", "a floor of {name} one percent lower"),
-    ):
-        felt = {name: value for name, value in told["duals"][bound].items() if value > FELT}
-        for name in sorted(felt, key=lambda one: -felt[one])[:SHOWN_BOUNDS]:
-            said.append(f"{loosened.format(name=name).capitalize()} would be worth {decimal(felt[name] / 100, 4)}.")
+    for name in _felt(told, "upper"):
+        gain = decimal(told["duals"]["upper"][name] / 100, 4)
+        said.append(f"If the pool had more of {name}, one more percent of it would be worth {gain}.")
+    for name in _felt(told, "lower"):
+        gain = decimal(told["duals"]["lower"][name] / 100, 4)
+        said.append(f"A floor of {name} one percent lower would be worth {gain}.")
     return said
+
+
+def _felt(told: Mapping[str, Any], bound: str) -> list[str]:
+    """Categories that a bound of the user's, or of the pool, holds back, the most first; "other" is held on purpose."""
+    duals, categories = told["duals"][bound], told["categories"]
+    real = {
+        name: own["floor"] > 0 if bound == "lower" else own["rows"] >= own["capacity"]
+        for name, own in categories.items()
+    }
+    felt = [name for name, value in duals.items() if value > FELT and real[name] and name != OTHER]
+    return sorted(felt, key=lambda name: -duals[name])[:SHOWN_BOUNDS]
 
 
 def _sizes(categories: Mapping[str, Mapping[str, int]]) -> str:

@@ -15,13 +15,13 @@ def search_summary(outcomes: Sequence[Outcome], importance: Mapping[str, float],
     """All numbers of a search, JSON values only.
 
     Args:
-        outcomes: the trials.
+        outcomes: the trials, the best first, those that were stopped early or failed last.
         importance: key -> share of the objective's spread.
         share: of the held-out rows that were searched by.
     """
     best = [one.name for one in pareto_set([one for one in outcomes if not one.stopped])]
     trials = []
-    for one in sorted(outcomes, key=lambda one: (one.objective, one.name)):
+    for one in outcomes:
         values = asdict(one)
         # JSON has no infinity.
         trials.append({**values, "objective": None if one.failed else one.objective, "pareto": one.name in best})

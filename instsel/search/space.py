@@ -8,6 +8,8 @@ from instsel.errors import InputError
 from instsel.search.settings import METHOD, ORDER, Search
 from instsel.study_file import parse_study
 
+ESTIMATOR = "mixture.estimator"
+
 
 def study_of(study: StudyConfig, point: Mapping[str, Any]) -> StudyConfig:
     """The study of a trial: the one method that the point names, with the point's values in place of the study's.
@@ -30,7 +32,7 @@ def raw_study_of(study: StudyConfig, point: Mapping[str, Any]) -> dict[str, Any]
     name = point.get(METHOD, names[0])
     if name not in names:
         raise InputError(f"search.space.method: {name!r} is no method of the study; they are {', '.join(names)}")
-    method = dict(_as_mapping(raw["selection"]["methods"][names.index(name)]))
+    method = dict(raw["selection"]["methods"][names.index(name)])
     # One training a trial: more seeds are for the study that follows.
     method |= {"name": name, "seeds": [method.get("seeds", [0])[0]]}
     if ORDER in point:
@@ -44,6 +46,8 @@ def raw_study_of(study: StudyConfig, point: Mapping[str, Any]) -> dict[str, Any]
             continue
         part, _, last = key.partition(".")
         raw[part] = {**(raw.get(part) or {}), last: value}
+        if key == ESTIMATOR and study.mixture is not None:
+            raw[part]["compare"] = [name for name in study.mixture.estimators if name != value]
     return raw
 
 
@@ -56,17 +60,12 @@ def check_space(study: StudyConfig, search: Search) -> None:
     first = {key: _values(values)[0] for key, values in search.space.items()}
     for key, values in search.space.items():
         for value in _values(values):
-            study_of(study, {**first, key: value})
-            estimator = value if key == "mixture.estimator" else None
-            if estimator and (study.mixture is None or estimator not in study.mixture.estimators):
+            if key == ESTIMATOR and (study.mixture is None or value not in study.mixture.estimators):
                 raise InputError(
-                    f"search.space: mixture.estimator {estimator} is not run by the study; add it to mixture.compare"
+                    f"search.space: {ESTIMATOR} {value} is not run by the study; add it to mixture.compare"
                 )
+            study_of(study, {**first, key: value})
 
 
 def _values(values: Any) -> list[Any]:
     return list(values) if isinstance(values, list) else [values.low, values.high]
-
-
-def _as_mapping(method: Any) -> Mapping[str, Any]:
-    return {"method": method} if isinstance(method, str) else method

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray.data
 from safetensors.numpy import load, save
 
 from instsel.config import StudyConfig
+from instsel.errors import StudyError
 from instsel.gradients.shards import GradientShards
 from instsel.mixture.categories import FOLDS
 from instsel.mixture.interaction import from_gradients
@@ -43,15 +45,20 @@ def run(
     tags = tag.folder.read_table(TAGS)
     spent = _take_gradients(study, stage, names, tag, warmup, pins, allot, terminal)
     shards = prepare.manifest()["result"]["pool"]["shards"]
-    steps = _pool_directions(stage, names, tag, features, pins, shards, terminal)
-    slopes = _evaluation_gradients(stage, names, tags, pins)
+    pool = _pool_directions(stage, names, tag, features, pins, shards, terminal)
+    held = _evaluation_gradients(stage, names, tags, pins)
+    # As many groups as the smallest category fills, on either side.
+    folds = int(min(FOLDS, (pool[1] > 0).sum(axis=0).min(), (held[1] > 0).sum(axis=0).min()))
+    if not folds:
+        raise StudyError("interaction: a category has no row with a usable gradient; raise mixture.least_rows")
+    steps, slopes = group_means(*pool, folds), group_means(*held, folds)
     checkpoints = warmup.manifest()["result"]["checkpoints"]
     rates = np.array([checkpoints[name]["learning_rate"] for name in pins])
-    weighted = (steps * (rates / rates.sum())[:, None]).reshape(FOLDS, len(names), -1)
+    weighted = (steps * (rates / rates.sum())[:, None]).reshape(folds, len(names), -1)
     # What is unknown is named in the result.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        found = from_gradients(weighted, slopes.reshape(FOLDS, len(names), -1), threshold=study.mixture.threshold)
+        found = from_gradients(weighted, slopes.reshape(folds, len(names), -1), threshold=study.mixture.threshold)
     interaction.commit(stage, names, found, None, {}, tokens=spent[0], peak_memory=spent[1], terminal=terminal)
 
 
@@ -77,8 +84,8 @@ def _take_gradients(
 
 def _pool_directions(
     stage: Stage, names: list[str], tag: Stage, features: Stage, pins: Pins, shards: list[str], terminal: Terminal
-) -> np.ndarray:
-    """Mean Adam direction of each category in each fold, (folds, K, checkpoints, d); summed where the shards are."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Summed Adam directions of each category in each fold, (folds, K, checkpoints, d), and their rows, (folds, K)."""
     out = stage.folder / SUMS
     there = set(out.names())
     missing = [{"shard": shard} for shard in shards if f"{shard}.safetensors" not in there]
@@ -98,35 +105,53 @@ def _pool_directions(
         totals = totals + found["sums"].astype(np.float64)
         rows += found["rows"]
     out.remove()
-    means = totals / np.maximum(rows, 1)[None, :, None]
-    return np.moveaxis(means.reshape(len(pins), FOLDS, len(names), -1), 0, 2)
+    sums = totals.reshape(len(pins), FOLDS, len(names), -1)
+    return np.moveaxis(sums, 0, 2), rows.reshape(FOLDS, len(names))
 
 
 def _sum_shard(batch: pa.Table, features: Folder, pins: Pins, tags: Folder, names: list[str], out: Folder) -> pa.Table:
     table = tags.read_table(TAGS, ["id", "category", "held", "fold"])
     number = {name: place for place, name in enumerate(names)}
-    group_of = {
-        row["id"]: row["fold"] * len(names) + number[row["category"]]
-        for row in table.to_pylist()
-        if not row["held"] and row["category"] in number
-    }
     gradients = GradientShards(features, pins)
     for shard in batch["shard"].to_pylist():
+        own = table.filter(pc.is_in(table["id"], pa.array(gradients.pool(shard)[0], pa.string())))
+        group_of = {
+            row["id"]: row["fold"] * len(names) + number[row["category"]]
+            for row in own.to_pylist()
+            if not row["held"] and row["category"] in number
+        }
         sums, rows = gradients.grouped_sums(shard, group_of, FOLDS * len(names))
         out.write(f"{shard}.safetensors", save({"sums": sums.astype(np.float32), "rows": rows}))
     return pa.table({"done": [len(batch)]})
 
 
-def _evaluation_gradients(stage: Stage, names: list[str], tags: pa.Table, pins: Pins) -> np.ndarray:
-    """Mean gradient of each category's evaluation rows in each fold, float64 (folds, K, checkpoints, d)."""
+def _evaluation_gradients(stage: Stage, names: list[str], tags: pa.Table, pins: Pins) -> tuple[np.ndarray, np.ndarray]:
+    """The same of the gradients of the evaluation rows."""
     gradients = GradientShards(stage.folder, pins)
-    fold_of = dict(zip(tags["id"].to_pylist(), tags["fold"].to_pylist(), strict=True))
-    found = []
+    held = tags.filter(tags["held"])
+    fold_of = dict(zip(held["id"].to_pylist(), held["fold"].to_pylist(), strict=True))
+    sums, rows = [], np.zeros((FOLDS, len(names)))
     for number in range(len(names)):
-        ids, rows = gradients.validation_rows(f"{number:04d}")
+        ids, checkpoints = gradients.validation_rows(f"{number:04d}")
         folds = np.array([fold_of[row] for row in ids])
-        # A fold whose only row was set aside has the category's mean.
-        every = np.ones(len(ids), dtype=bool)
-        members = [folds == fold if (folds == fold).any() else every for fold in range(FOLDS)]
-        found.append([[values[member].mean(axis=0, dtype=np.float64) for values in rows] for member in members])
-    return np.moveaxis(np.array(found), 0, 1)
+        members = [folds == fold for fold in range(FOLDS)]
+        rows[:, number] = [member.sum() for member in members]
+        sums.append([[values[member].sum(axis=0, dtype=np.float64) for values in checkpoints] for member in members])
+    return np.moveaxis(np.array(sums), 0, 1), rows
+
+
+def group_means(sums: np.ndarray, rows: np.ndarray, groups: int) -> np.ndarray:
+    """Put folds together to so many groups, and take the means.
+
+    Args:
+        sums: (folds, K, ...), sums over rows.
+        rows: (folds, K), how many.
+        groups: at most as many as folds; each has rows of every category.
+
+    Returns:
+        (groups, K, ...).
+    """
+    totals = np.stack([sums[group::groups].sum(axis=0) for group in range(groups)])
+    counts = np.stack([rows[group::groups].sum(axis=0) for group in range(groups)])
+    found: np.ndarray = totals / counts.reshape(*counts.shape, *[1] * (sums.ndim - 2))
+    return found

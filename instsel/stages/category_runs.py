@@ -11,7 +11,8 @@ import ray
 
 from instsel.choice.rows import TRAINING_SET, write_training_sets
 from instsel.config import StudyConfig
-from instsel.errors import InputError, StudyError
+from instsel.errors import Diverged, InputError, StudyError
+from instsel.identity import fingerprint
 from instsel.mixture import design
 from instsel.mixture.categories import Categories
 from instsel.mixture.dependency import Dependency, dependencies
@@ -27,9 +28,13 @@ from instsel.stages.session import Allotment
 from instsel.stages.tag import TAGS, evaluation_file
 from instsel.stages.training import run_training
 from instsel.stages.trials import run_each, trial_allotment
+from instsel.storage import Folder
 from instsel.study import Stage
 
 RUNS = "runs"
+RUN = "interaction/run"
+# Of what the estimator depends on, the part that a run does.
+TRAINING = ("model", "lora", "deepspeed", "finetune", "evaluation")
 TUNE = "tune"
 LOSSES = "losses"
 TRAINED = "trained.json"
@@ -57,7 +62,7 @@ def run(
             planned = design.subsets(categories, mixture.regression)
     except ValueError as error:
         raise InputError(f"mixture.{estimator}: {error}") from error
-    stages = {one.name: _stage(stage, one, ids) for one in planned}
+    stages = {one.name: _stage(stage, prepare, categories, one, ids) for one in planned}
     todo = [name for name, made in stages.items() if not made.done()]
     if len(todo) < len(stages):
         terminal.say(f"{len(stages) - len(todo)} of {len(stages)} runs were there already")
@@ -101,10 +106,23 @@ def read_categories(tag: Stage) -> tuple[Categories, list[str]]:
     return Categories(result["categories"], labels, held, folds, result["gathered"]), table["id"].to_pylist()
 
 
-def _stage(parent: Stage, one: PlannedRun, ids: Sequence[str]) -> Stage:
-    """A run's own stage: what it is made from is all that the estimator depends on, and its rows."""
-    config = {"of": parent.fingerprint, "rows": [ids[place] for place in one.rows.tolist()]}
-    return Stage(parent.folder / RUNS / one.name, f"{parent.name}/{one.name}", config)
+def _stage(parent: Stage, prepare: Stage, categories: Categories, one: PlannedRun, ids: Sequence[str]) -> Stage:
+    """A run's own stage, in a folder named by what it depends on: its rows, training, and what it is evaluated on.
+
+    So it is kept when the estimator takes more runs or another threshold, and shared where estimators train alike.
+    """
+    evaluated = [
+        [ids[place] for place in np.flatnonzero(categories.held & (categories.labels == name)).tolist()]
+        for name in categories.names
+    ]
+    config = {
+        **{key: parent.config[key] for key in TRAINING},
+        "rows": [ids[place] for place in one.rows.tolist()],
+        "evaluated": fingerprint(evaluated),
+    }
+    name = Stage(parent.folder, RUN, config, [prepare]).fingerprint
+    runs = Folder(parent.folder.filesystem, parent.folder.path.rpartition("/")[0]) / RUNS
+    return Stage(runs / name, RUN, config, [prepare])
 
 
 def _trained(stage: Stage) -> bool:
@@ -135,7 +153,7 @@ def _train(name: str, study: StudyConfig, stages: dict[str, Stage], allot: Allot
     training_set = (stage.folder, TRAINING_SET)
     try:
         trained = run_training(study, stage, training_of_runs(study, study.mixture), training_set, allot, Terminal())
-    except StudyError as error:
+    except Diverged as error:
         stage.folder.write_json(TRAINED, {"failed": str(error)})
         return
     told = {**trained.result, "tokens": trained.tokens, "peak_memory": trained.peak_memory}

@@ -1,13 +1,14 @@
 """Stage *finetune*: the base model trained on one selection; every run has the same settings."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from instsel.choice.inputs import Inputs
 from instsel.choice.levels import levels_of_rows
 from instsel.choice.rows import TRAINING_SET
 from instsel.config import StudyConfig
 from instsel.errors import InputError
-from instsel.mixture.curriculum import passes
+from instsel.mixture.curriculum import most_held_back, passes
 from instsel.progress import Terminal
 from instsel.stages.graph import Run
 from instsel.stages.session import Allotment
@@ -38,17 +39,35 @@ def train(
     stage.begin()
     settings = study.finetune.model_copy(update={"seed": study.finetune.seed + by.seed})
     if by.method.order != "shuffled":
-        _order(study, stage, selection, by, inputs, settings.seed)
+        ids, levels, order = order_of(study, selection, by, inputs)
+        write_order(stage.folder, order, ids, levels)
     return run_training(study, stage, settings, (selection.folder, TRAINING_SET), allot, terminal, until)
 
 
-def _order(study: StudyConfig, stage: Stage, selection: Stage, by: Run, inputs: Inputs, seed: int) -> None:
-    """Write the order in which a curriculum has the rows."""
+def order_of(
+    study: StudyConfig, selection: Stage, by: Run, inputs: Inputs
+) -> tuple[list[str], NDArray[np.int64], list[NDArray[np.int64]]]:
+    """The order in which a curriculum has the rows: their ids, their levels, and the places of each pass.
+
+    Where `held_back` is not given, three_pass holds back as many rows as the levels allow, at most a tenth.
+
+    Raises:
+        InputError: the levels do not allow the order.
+    """
     ids = selection.folder.read_table(TRAINING_SET, ["id"])["id"].to_pylist()
     levels = levels_of_rows(study.curriculum, inputs, ids)
+    early, middle, late = np.bincount(levels, minlength=3).tolist()
+    sizes = f"{early} rows are preliminary, {middle} intermediate and {late} subsequent"
+    held = study.curriculum.held_back
+    if by.method.order == "three_pass" and held is None:
+        held = min(most_held_back(len(ids)), early, late)
+        if not min(early, late):
+            raise InputError(
+                f"{by.name}: three_pass needs preliminary and subsequent rows, and {sizes}; give curriculum.levels, "
+                "or another order"
+            )
+    seed = study.finetune.seed + by.seed
     try:
-        made = passes(levels, by.method.order, study.finetune.epochs, seed=seed, held_back=study.curriculum.held_back)
+        return ids, levels, passes(levels, by.method.order, study.finetune.epochs, seed=seed, held_back=held)
     except ValueError as error:
-        sizes = np.bincount(levels, minlength=3).tolist()
-        raise InputError(f"{by.name}: {error} (rows of each level: {sizes})") from error
-    write_order(stage.folder, made, ids, levels)
+        raise InputError(f"{by.name}: {error}; {sizes}") from error

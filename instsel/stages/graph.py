@@ -155,7 +155,7 @@ def build_graph(study: StudyConfig, folder: Folder, own: Folder | None = None) -
         },
         *evaluate.values(),
         *attribution.values(),
-        *interaction.values(),
+        *(interaction.values() if _wants_gamma(study) else []),
         *([features] if way else []),
     )
     return Graph(
@@ -201,6 +201,14 @@ def _mixture(
         parents = [tag, features] if estimator == "gradients" else [tag]
         interaction[estimator] = stage(f"interaction/{estimator}", config, *parents)
     return tag, interaction
+
+
+def _wants_gamma(study: StudyConfig) -> bool:
+    """Whether the report has all estimators: not where categories are there to stratify or to order by alone."""
+    methods = study.selection.methods
+    reads = any(method.mixture is not None for method in methods)
+    others = any(method.needs_categories is not None and method.mixture is None for method in methods)
+    return study.mixture is not None and (reads or not others or bool(study.mixture.compare))
 
 
 def _shares(study: StudyConfig, method: AnyMethod, tag: Stage, interaction: Mapping[Estimator, Stage]) -> list[Stage]:

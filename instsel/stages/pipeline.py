@@ -112,6 +112,10 @@ def _run(study: StudyConfig, graph: Graph, waiting: list[Stage], terminal: Termi
             terminal.head(f"select {name}")
             select.run(study, graph.select[name], run, graph.prepare, inputs, terminal)
     for name, run in graph.runs.items():
+        # An order that cannot be is told now, not after the hours of the trainings before it.
+        if f"finetune/{name}" in names and run.method.order != "shuffled":
+            finetune.order_of(study, graph.select[run.selection], run, inputs)
+    for name, run in graph.runs.items():
         if f"finetune/{name}" in names:
             terminal.head(f"finetune {name}")
             finetune.run(study, graph.finetune[name], graph.select[run.selection], run, inputs, share, terminal)

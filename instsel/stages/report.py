@@ -88,7 +88,7 @@ def _figures(study: StudyConfig, graph: Graph) -> dict[str, Any]:
 
 def _categories(graph: Graph) -> dict[str, Any]:
     """How categories help each other, by estimator, how far estimators agree, and the mixtures that follow."""
-    found = {str(name): stage.manifest()["result"] for name, stage in graph.interaction.items()}
+    found = {str(name): stage.manifest()["result"] for name, stage in graph.interaction.items() if stage.done()}
     selections = {name: stage.manifest()["result"] for name, stage in graph.select.items()}
     names = list(found)
     compared = {}

@@ -15,11 +15,12 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from instsel.config import StudyConfig
-from instsel.errors import StudyError
+from instsel.errors import InputError, StudyError
 from instsel.progress import Terminal
-from instsel.search.outcome import Outcome, objective_of
+from instsel.search.outcome import Outcome
 from instsel.search.settings import Range, Search
 from instsel.search.space import study_of
+from instsel.stages.points import Points
 from instsel.stages.session import Allotment
 from instsel.stages.trial import OUTCOME, OWNER, run_trial, trial_folder
 from instsel.stages.trials import DRIVER, Counting, last_line, quiet_tune, trial_allotment
@@ -48,66 +49,69 @@ def run(study: StudyConfig, search: Search, stage: Stage, allot: Allotment, term
         StudyError: every trial failed.
     """
     each, at_once = trial_allotment(allot, study.resources.trial_workers)
-    searches = Folder(stage.folder.filesystem, stage.folder.path.rpartition("/")[0])
-    shared = Folder(searches.filesystem, searches.path.rpartition("/")[0])
-    trials, points = searches / TRIALS, stage.folder / POINTS
-    _release(trials)
-    known = _outcomes(search, points, trials)
-    ended = {name for name, outcome in known.items() if outcome is not None}
-    if ended:
-        terminal.say(f"{len(ended)} trials were there already")
-    errors: list[str] = []
-    left = search.points - len(ended)
-    spent = sum(outcome.tokens for outcome in known.values() if outcome is not None)
+    points = points_of(search, stage)
+    _release(points.trials)
+    known = points.outcomes()
+    left = search.points - sum(outcome is not None for _, outcome in known)
+    if left < search.points:
+        terminal.say(f"{search.points - left} trials were there already")
+    spent = sum(outcome.tokens for _, outcome in known if outcome is not None)
     if left > 0 and (search.tokens is None or spent < search.tokens):
-        one = partial(_trial, study=study, search=search, shared=shared, trials=trials, points=points, allot=each)
+        shared = Folder(stage.folder.filesystem, stage.folder.path.rpartition("/search/")[0])
+        one = partial(_trial, study=study, search=search, shared=shared, points=points, allot=each)
         with terminal.bar("search", left, "trials") as bar, quiet_tune(terminal):
-            asked = _asked(points, known)
-            results = _tuner(study, search, stage.folder, one, at_once, left, asked, spent, Counting(bar)).fit()
-        found = [results[place] for place in range(len(results))]
-        _note_stopped(found, points)
-        errors = [last_line(result.error) for result in found if result.error is not None]
+            results = _tuner(study, search, stage.folder, one, at_once, left, known, spent, Counting(bar)).fit()
+        for place in range(len(results)):
+            error = results[place].error
+            points.end(results[place].config or {}, failed=None if error is None else last_line(error))
         (stage.folder / TUNE).remove()
-        known = _outcomes(search, points, trials)
-    outcomes = [outcome for outcome in known.values() if outcome is not None]
-    if not any(np.isfinite(outcome.objective) for outcome in outcomes):
-        reasons = sorted({*errors, *(outcome.failed for outcome in outcomes if outcome.failed)})
+    return told(points)
+
+
+def points_of(search: Search, stage: Stage) -> Points:
+    """The points of a search, in its stage's folder; the trials beside it."""
+    searches = Folder(stage.folder.filesystem, stage.folder.path.rpartition("/")[0])
+    return Points(stage.folder / POINTS, searches / TRIALS, search)
+
+
+def told(points: Points) -> list[Outcome]:
+    """Every trial that ended, the best first.
+
+    Raises:
+        StudyError: none came to its end.
+    """
+    outcomes = [outcome for _, outcome in points.outcomes() if outcome is not None]
+    if not any(np.isfinite(outcome.objective) and not outcome.stopped for outcome in outcomes):
+        reasons = sorted({outcome.failed for outcome in outcomes if outcome.failed})
         raise StudyError(f"search: no trial came to its end: {'; '.join(reasons) or 'the caps left no time'}")
-    return sorted(outcomes, key=lambda outcome: (outcome.objective, outcome.name))
+    return sorted(outcomes, key=lambda outcome: (outcome.stopped, outcome.objective, outcome.name))
 
 
 def _trial(
-    config: Mapping[str, Any],
-    study: StudyConfig,
-    search: Search,
-    shared: Folder,
-    trials: Folder,
-    points: Folder,
-    allot: Allotment,
+    config: Mapping[str, Any], study: StudyConfig, search: Search, shared: Folder, points: Points, allot: Allotment
 ) -> None:
-    """What a trial's process does."""
-    made = study_of(study, dict(config))
-    own = trial_folder(made, shared, trials, tune.get_context().get_trial_id())
+    """What a trial's process does. A point that has ended, which some searchers ask for again, answers at once."""
+    point = dict(config)
+    kept = points.asked(point)
+    if kept is not None and (outcome := points.outcome(kept)) is not None:
+        tune.report({"objective": outcome.objective, "epoch": 1, "tokens": 0})
+        return
+    try:
+        made = study_of(study, point)
+    except InputError as error:
+        points.note(point, None, {"failed": str(error), "last": True, "stopped": False})
+        tune.report({"objective": float("inf"), "epoch": 1, "tokens": 0})
+        return
+    own = trial_folder(made, shared, points.trials, tune.get_context().get_trial_id())
     name = own.path.rpartition("/")[2]
-    points.write_json(f"{name}.json", {"point": dict(config), "told": None})
+    points.note(point, name, None)
 
     def report(told: dict[str, Any]) -> None:
-        points.write_json(f"{name}.json", {"point": dict(config), "told": told})
+        points.note(point, name, told)
         objective = float("inf") if told["failed"] else told["objective"]
-        tune.report({"objective": objective, "epoch": told["epoch"], "tokens": told["tokens"], "trial": name})
+        tune.report({"objective": objective, "epoch": told["epoch"], "tokens": told["tokens"]})
 
     run_trial(made, search, shared, own, allot, report)
-
-
-def _note_stopped(results: Sequence[Any], points: Folder) -> None:
-    """Mark the trials that Ray Tune ended before they told their last."""
-    for result in results:
-        name = (result.metrics or {}).get("trial")
-        if name is None or result.error is not None:
-            continue
-        kept = points.read_json(f"{name}.json")
-        if not kept["told"]["last"]:
-            points.write_json(f"{name}.json", {**kept, "told": {**kept["told"], "stopped": True}})
 
 
 def _release(trials: Folder) -> None:
@@ -115,36 +119,6 @@ def _release(trials: Folder) -> None:
     for name in trials.names():
         if not (trials / name).exists(OUTCOME) and (trials / name).exists(OWNER):
             trials.filesystem.delete_file(f"{trials}/{name}/{OWNER}")
-
-
-def _outcomes(search: Search, points: Folder, trials: Folder) -> dict[str, Outcome | None]:
-    """What every trial that was asked for told last; None for one that was under way."""
-    found: dict[str, Outcome | None] = {}
-    for file in points.names():
-        name, kept = file.removesuffix(".json"), points.read_json(file)
-        found[name] = _outcome(search, name, kept["point"], kept["told"], trials / name)
-    return found
-
-
-def _outcome(
-    search: Search, name: str, point: Mapping[str, Any], told: Mapping[str, Any] | None, folder: Folder
-) -> Outcome | None:
-    if folder.exists(OUTCOME):
-        kept = folder.read_json(OUTCOME)
-        objective = objective_of(kept["searched"], kept["tokens"], search.objective)
-        return Outcome(name, point, objective, kept["tokens"], kept["searched"], kept["judged"])
-    if told is None:
-        return None
-    if told["failed"]:
-        return Outcome(name, point, float("inf"), 0, {}, {}, failed=told["failed"])
-    if not told.get("stopped"):
-        return None
-    return Outcome(name, point, told["objective"], told["tokens"], {}, {}, stopped=True)
-
-
-def _asked(points: Folder, known: Mapping[str, Outcome | None]) -> list[tuple[dict[str, Any], Outcome | None]]:
-    """Every point that was asked for, and what came out."""
-    return [(points.read_json(f"{name}.json")["point"], outcome) for name, outcome in known.items()]
 
 
 def _tuner(
@@ -171,7 +145,7 @@ def _tuner(
             mode="min",
             num_samples=1 if search.searcher == "grid" else left if by_optuna else search.trials,
             max_concurrent_trials=at_once,
-            search_alg=_optuna(search, space, asked) if by_optuna else BasicVariantGenerator(random_state=search.seed),
+            search_alg=_optuna(search, space, asked) if by_optuna else _in_turn(search, at_once),
             scheduler=_scheduler(study, search),
             time_budget_s=None if search.hours is None else search.hours * 3600,
         ),
@@ -185,6 +159,11 @@ def _tuner(
             verbose=0,
         ),
     )
+
+
+def _in_turn(search: Search, at_once: int) -> BasicVariantGenerator:
+    """Points at random or of a grid. Ray Tune's own cap of concurrent trials passes this searcher by."""
+    return BasicVariantGenerator(max_concurrent=at_once, random_state=search.seed)
 
 
 def _domain(values: Any, search: Search) -> Any:

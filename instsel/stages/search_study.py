@@ -44,27 +44,34 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
     check_space(study, search)
     opened = open_folder(study.out, study.name)
     folder = opened / "search"
-    if _stage(study, search, build_graph(study, opened)).done():
+    stage = _stage(study, search, build_graph(study, opened))
+    if stage.done() and stage.manifest()["result"]["caps"] == _caps(search):
         terminal.say(f"search of {study.name}: nothing to do, it is finished")
+        _write(study, search, folder, trials.told(trials.points_of(search, stage)))
         return folder
 
     def then(graph: Graph) -> None:
         _check_heldout(graph)
-        stage = _stage(study, search, graph)
         stage.begin()
         terminal.head("search")
         outcomes = trials.run(study, search, stage, allot(study.resources), terminal)
         _write(study, search, folder, outcomes)
-        stage.commit({"trials": len(outcomes)}, tokens=sum(one.tokens for one in outcomes))
+        told = {"trials": len(outcomes), "caps": _caps(search)}
+        stage.commit(told, tokens=sum(one.tokens for one in outcomes))
 
     run_study(study, terminal, SHARED, then)
     return folder
 
 
+def _caps(search: Search) -> dict[str, Any]:
+    """What ends a search; with higher ones it goes on."""
+    return {"trials": search.trials, "hours": search.hours, "tokens": search.tokens}
+
+
 def _stage(study: StudyConfig, search: Search, graph: Graph) -> Stage:
     """The search's stage, in a folder of its own by what it depends on: trials are shared by all searches."""
     settings = study.model_dump(exclude={"search", "out", "root", "resources", "name"})
-    config = {"search": search.model_dump(), "study": settings}
+    config = {"search": search.model_dump(exclude=set(_caps(search))), "study": settings}
     parents = graph.until(SHARED)
     name = Stage(graph.folder / "search", "search", config, parents).fingerprint[:12]
     return Stage(graph.folder / "search" / name, "search", config, parents)
@@ -83,8 +90,7 @@ def _check_heldout(graph: Graph) -> None:
 
 def _write(study: StudyConfig, search: Search, folder: Folder, outcomes: list[Outcome]) -> None:
     summary = search_summary(outcomes, importances(outcomes, search.space, search.seed), search.share)
-    best = next(one for one in outcomes if one.name == summary["trials"][0]["name"])
-    folder.write(BEST, _best_study(study, best).encode())
+    folder.write(BEST, _best_study(study, outcomes[0]).encode())
     folder.write_table(TRIALS, _table(outcomes))
     folder.write("pareto.svg", search_picture(summary))
     folder.write(REPORT, search_report(summary, f"{folder}/{BEST}").encode())

@@ -15,6 +15,7 @@ from instsel.choice.groups import groups_of
 from instsel.choice.inputs import Inputs
 from instsel.config import Embedding, StudyConfig
 from instsel.errors import InputError
+from instsel.identity import fingerprint
 from instsel.mixture.categories import Categories, divide
 from instsel.mixture.clusters import cluster, nearest
 from instsel.mixture.endpoint import Tagger
@@ -94,8 +95,9 @@ def _labels(
         return _clusters(how, inputs, ids)
     if not isinstance(how, EndpointCategories):
         return groups_of(inputs, how.by, ids), {}
-    _ask(how, stage, prepare, allot, terminal)
-    answers = pa.concat_tables([(stage.folder / ANSWERS).read_table(f"{shard}.parquet") for shard in inputs.shards])
+    out = _answers(how, stage, prepare)
+    _ask(how, out, prepare, allot, terminal)
+    answers = pa.concat_tables([out.read_table(f"{shard}.parquet") for shard in inputs.shards])
     tags = dict(zip(answers["id"].to_pylist(), answers["tag"].to_pylist(), strict=True))
     reasons = Counter(reason for reason in answers["reason"].to_pylist() if reason)
     if how.labels is not None:
@@ -133,12 +135,18 @@ def _texts(inputs: Inputs, wanted: Mapping[str, int]) -> Iterator[tuple[str, int
                 yield prompt_text(messages), wanted[row]
 
 
-def _ask(how: EndpointCategories, stage: Stage, prepare: Stage, allot: Allotment, terminal: Terminal) -> None:
+def _answers(how: EndpointCategories, stage: Stage, prepare: Stage) -> Folder:
+    """Folder of the endpoint's answers, named by what they depend on: other sizes of categories do not ask again."""
+    study = Folder(stage.folder.filesystem, stage.folder.path.rpartition("/")[0])
+    name = fingerprint({"model": how.model, "labels": how.labels, "prepare": prepare.fingerprint})
+    return study / ANSWERS / name
+
+
+def _ask(how: EndpointCategories, out: Folder, prepare: Stage, allot: Allotment, terminal: Terminal) -> None:
     """Put the shards without answers to the endpoint."""
     key = None if how.key_variable is None else os.environ.get(how.key_variable)
     if how.key_variable is not None and not key:
         raise InputError(f"mixture.categories.key_variable: {how.key_variable} is not set; put the key there")
-    out = stage.folder / ANSWERS
     there = set(out.names())
     missing = [item for item in pool_items(prepare) if f"{item['name']}.parquet" not in there]
     # The waiting is the endpoint's; a process of its own keeps the driver free.
@@ -146,7 +154,7 @@ def _ask(how: EndpointCategories, stage: Stage, prepare: Stage, allot: Allotment
     with terminal.bar("tag", len(missing), "shards") as bar:
         for _ in through_actors(missing, prepare.folder, _Asker, (how, key, out), one, ["messages"]):
             bar.advance(1)
-    stage.folder.clean()
+    out.clean()
 
 
 class _Asker:

@@ -14,7 +14,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from instsel.config import StudyConfig, Training
-from instsel.errors import InputError, StudyError
+from instsel.errors import Diverged, InputError, StudyError
 from instsel.progress import Bar, Terminal, log
 from instsel.stages.board import ProgressBoard
 from instsel.stages.memory import peak_memory
@@ -30,7 +30,7 @@ POLL_SECONDS = 1.0
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 # Each is a minute: long enough for a cluster to grow, and not for ever.
 FAILED_STARTS = 10
-ERRORS = {"InputError": InputError, "StudyError": StudyError}
+ERRORS = {"InputError": InputError, "StudyError": StudyError, "Diverged": Diverged}
 # Ray Train reads these where a trainer is made. It looks after its workers every 2 s by default, and the end of every
 # run would wait for that; in a folder of their own, relative paths would mean something else to the workers.
 RAY_TRAIN = {
@@ -80,7 +80,7 @@ def run_training(
 
     Raises:
         InputError: DeepSpeed's configuration, the training set or a checkpoint does not fit.
-        StudyError: the run diverged.
+        Diverged: the run diverged.
         ray.train.TrainingFailedError: workers failed more often than the study allows.
     """
     settings = train_settings(study, training, allot.workers)

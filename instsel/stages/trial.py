@@ -1,11 +1,12 @@
 """One trial of a search: its selection, its training and its evaluation, on what all trials share."""
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from instsel.choice.inputs import Inputs
 from instsel.config import StudyConfig
-from instsel.errors import InputError, StudyError
+from instsel.errors import Diverged, InputError
 from instsel.progress import Terminal
 from instsel.report.markdown import BASE
 from instsel.search.outcome import objective_of, searched_rows
@@ -40,7 +41,7 @@ def trial_folder(study: StudyConfig, shared: Folder, trials: Folder, trial: str)
     if folder.exists(OUTCOME):
         return folder
     if not folder.exists(OWNER):
-        folder.write_json(OWNER, {"trial": trial})
+        folder.create_once(OWNER, json.dumps({"trial": trial}).encode())
     return folder if folder.read_json(OWNER)["trial"] == trial else trials / f"{name}-{trial}"
 
 
@@ -57,10 +58,6 @@ def run_trial(
         allot: what the trial gets of the cluster.
         report: told the objective after each epoch where trials may be stopped early, and at the end.
     """
-    if own.exists(OUTCOME):
-        kept = own.read_json(OUTCOME)
-        report(_told(search, kept["searched"], kept["tokens"], study.finetune.epochs, last=True))
-        return
     graph = build_graph(study, shared, own)
     run, terminal = next(iter(graph.runs.values())), Terminal()
     chosen, stage, judged = graph.select[run.selection], graph.finetune[run.name], graph.evaluate[run.name]
@@ -73,12 +70,12 @@ def run_trial(
             finetune.run(study, stage, chosen, run, Inputs(shared), allot, terminal)
         if not judged.done():
             evaluate.run(study, {run.name: judged}, {run.name: stage}, graph.prepare, allot, terminal)
-    except (InputError, StudyError) as error:
-        report({"failed": str(error), "tokens": 0, "epoch": study.finetune.epochs, "last": True})
+    except (InputError, Diverged) as error:
+        report({"failed": str(error), "tokens": 0, "epoch": study.finetune.epochs, "last": True, "stopped": False})
         return
-    tokens = tokens_of(stage)
-    searched, rest = split_losses(judged.folder, evaluate.heldout_tables(graph.prepare), search.share)
-    own.write_json(OUTCOME, {"tokens": tokens, "searched": searched, "judged": rest})
+    tokens, targets = tokens_of(stage), list(evaluate.heldout_tables(graph.prepare))
+    searched, _ = split_losses(judged.folder, targets, search.share)
+    own.write_json(OUTCOME, {"tokens": tokens, "evaluated": f"evaluate/{run.name}", "targets": targets})
     report(_told(search, searched, tokens, study.finetune.epochs, last=True))
 
 
@@ -120,4 +117,4 @@ def _watch(study: StudyConfig, search: Search, graph: Graph, run: Run, allot: Al
 
 def _told(search: Search, losses: Mapping[str, float], tokens: int, epoch: int, *, last: bool) -> dict[str, Any]:
     objective = objective_of(losses, tokens, search.objective)
-    return {"failed": None, "objective": objective, "tokens": tokens, "epoch": epoch, "last": last}
+    return {"failed": None, "objective": objective, "tokens": tokens, "epoch": epoch, "last": last, "stopped": False}

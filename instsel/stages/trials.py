@@ -18,8 +18,8 @@ from instsel.storage import Folder
 RUN = "run"
 # Of the process that looks after a run; what works in it asks for its own. Ray Tune takes no request for nothing.
 DRIVER = {"CPU": 0.01}
-# Ray Tune's own table of trials and its notices; the study has a bar of its own.
-QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+# Ray Tune writes logs of its own, and would end a run at Ctrl-C as if it had come to its end.
+QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
 
 
 def trial_allotment(allot: Allotment, workers: int | None) -> tuple[Allotment, int]:
@@ -39,7 +39,8 @@ def trial_allotment(allot: Allotment, workers: int | None) -> tuple[Allotment, i
     at_once = int(room // each) if allot.worker_gpus else int(room // (2 * each))
     if each > room:
         raise StudyError(f"resources.trial_workers is {each}, but the cluster has room for {int(room)} workers")
-    return replace(allot, workers=each), max(1, at_once)
+    at_once = max(1, at_once)
+    return replace(allot, workers=each, actors=max(1, allot.actors // at_once)), at_once
 
 
 def run_each(

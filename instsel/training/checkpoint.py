@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from instsel.errors import InputError, StudyError
+from instsel.errors import Diverged, InputError
 
 ADAPTER = "adapter_model.safetensors"
 MOMENTS = "moments.safetensors"
@@ -55,11 +55,11 @@ def check_finite(weights: Mapping[str, Tensor], moments: Moments, step: int) -> 
     """Refuse what a diverged run would leave behind.
 
     Raises:
-        StudyError: a weight or moment is not finite.
+        Diverged: a weight or moment is not finite.
     """
     for name, weight in weights.items():
         if not all(torch.isfinite(tensor).all() for tensor in (weight, *moments[name])):
-            raise StudyError(
+            raise Diverged(
                 f"training diverged by step {step}: {name} or its moments are not finite; lower learning_rate, "
                 "or set model.dtype to float32"
             )

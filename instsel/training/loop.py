@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from instsel.data.batches import Example
-from instsel.errors import InputError, StudyError
+from instsel.errors import Diverged, InputError
 from instsel.training.checkpoint import (
     CheckpointState,
     check_finite,
@@ -105,7 +105,7 @@ def train(
     Raises:
         InputError: DeepSpeed refuses the configuration, the checkpoint is not of this model, or the order not of this
             training.
-        StudyError: a loss, gradient, weight or moment is not finite.
+        Diverged: a loss, gradient, weight or moment is not finite.
     """
     if order is not None:
         check_order(order, len(examples), settings.epochs)
@@ -228,8 +228,8 @@ class _Run:
             raise self._diverged(f"loss is {loss}")
         return loss
 
-    def _diverged(self, what: str) -> StudyError:
-        return StudyError(
+    def _diverged(self, what: str) -> Diverged:
+        return Diverged(
             f"the {what} at step {self.step + 1} of {self.total_steps}; lower learning_rate, "
             "or set model.dtype to float32"
         )

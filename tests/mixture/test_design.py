@@ -82,6 +82,11 @@ def test_base_that_leaves_nothing_to_add_is_refused(categories):
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_every_category_is_in_some_subset_and_not_in_all(categories, share):
     added = np.array(
-        [one.added for one in subsets(categories, Regression(runs=4, share=share, base_rows=9, added_rows=5))]
+        [one.added for one in subsets(categories, Regression(runs=5, share=share, base_rows=9, added_rows=5))]
     )
     assert ((added > 0).any(axis=0) & (added == 0).any(axis=0)).all()
+
+
+def test_too_few_subsets_are_refused_before_anything_is_trained(categories):
+    with pytest.raises(ValueError, match="runs is 4, too few to tell 3 categories apart; take 5"):
+        subsets(categories, Regression(runs=4, base_rows=9))

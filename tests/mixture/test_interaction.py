@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -166,6 +168,23 @@ def test_regression_of_few_runs_is_less_sure():
 
 
 def test_category_in_every_run_cannot_be_told():
-    included = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]])
+    included = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     with pytest.raises(ValueError, match="category 0"):
-        from_subsets(included, np.zeros((3, 2)))
+        from_subsets(included, np.zeros((4, 2)))
+
+
+def test_bug_regression_took_noise_of_few_runs_for_help():
+    random = np.random.default_rng(7)
+    helped = 0
+    for _ in range(300):
+        included = np.stack([random.permutation([0.0, 1.0] * 5) for _ in range(6)], axis=1)
+        scores = random.normal(size=(10, 6))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            helped += 6 - len(from_subsets(included, scores).unknown)
+    assert helped / 1800 < 0.05
+
+
+def test_fewer_runs_than_categories_are_refused():
+    with pytest.raises(ValueError, match="4 runs cannot tell 3 categories apart; take 5 or more"):
+        from_subsets(np.eye(4)[:, :3], np.zeros((4, 3)))

@@ -65,3 +65,11 @@ def test_estimator_that_the_study_does_not_run_is_refused(study):
 def test_search_that_makes_no_sense_is_refused(search, message):
     with pytest.raises(ValidationError, match=message):
         Search.model_validate(search)
+
+
+def test_bug_another_estimator_could_not_be_searched(study):
+    mixture = {"estimator": "gradients", "compare": ["regression"]}
+    made = study(mixture=mixture)
+    search = Search(space={"mixture.estimator": ["gradients", "regression"]})
+    check_space(made, search)
+    assert study_of(made, {"mixture.estimator": "regression"}).mixture.estimators == ["regression", "gradients"]

@@ -20,7 +20,16 @@ SOURCES = ["baskets", "letters", "trains"]
 # How much a row (left) lowers the loss on a category (above).
 HELP = np.array([[0.5, 0.1, -0.2], [0.0, 0.4, 0.2], [0.05, 0.0, 0.3]])
 PLAN = {"bases": 2, "base_rows": 7, "added_rows": 3}
-MIXTURE = {"evaluation_rows": 2, "least_rows": 4, "estimator": "interventions", "interventions": PLAN, "threshold": 0.0}
+SUBSETS = {"runs": 12, "base_rows": 4, "added_rows": 3, "ridge": 1e-9}
+MIXTURE = {
+    "evaluation_rows": 2,
+    "least_rows": 4,
+    "estimator": "interventions",
+    "compare": ["regression"],
+    "interventions": PLAN,
+    "regression": SUBSETS,
+    "threshold": 0.0,
+}
 
 
 class Cluster:
@@ -73,9 +82,9 @@ def study(finished_study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mo
     return made, graph, cluster
 
 
-def _run(study: Any, graph: Graph, allot: Any) -> dict[str, Any]:
-    stage = graph.interaction["interventions"]
-    category_runs.run(study, "interventions", stage, graph.tag, graph.prepare, allot, Terminal())
+def _run(study: Any, graph: Graph, allot: Any, estimator: Any = "interventions") -> dict[str, Any]:
+    stage = graph.interaction[estimator]
+    category_runs.run(study, estimator, stage, graph.tag, graph.prepare, allot, Terminal())
     return stage.manifest()["result"]
 
 
@@ -143,3 +152,36 @@ def test_category_that_harms_itself_is_unknown(study, allot, monkeypatch, capsys
     assert result["unknown"] == ["trains"]
     assert [row[2] for row in result["gamma"]] == [None, None, 1.0]
     assert "unknown for trains" in capsys.readouterr().out
+
+
+def test_regression_finds_the_help_that_was_planted(study, allot):
+    made, graph, cluster = study
+    result = _run(made, graph, allot, "regression")
+    assert len(cluster.trained) == 12
+    assert np.array(result["gamma"]) == pytest.approx(HELP / np.diagonal(HELP), abs=1e-4)
+
+
+def test_bug_another_threshold_or_more_samples_trained_finished_runs_again(study, allot):
+    made, graph, cluster = study
+    _run(made, graph, allot)
+    first = len(cluster.trained)
+    for changes, more in (({"threshold": 0.5}, 0), ({"interventions": {**PLAN, "bases": 3}}, 7)):
+        mixture = made.mixture.model_dump(exclude_unset=True) | changes
+        raw = made.model_dump(exclude_unset=True) | {"mixture": mixture}
+        other = parse_study(raw, "test")
+        _run(other, build_graph(other, graph.folder), allot)
+        assert len(cluster.trained) <= first + more
+    assert len(cluster.trained) > first
+
+
+def test_bug_a_full_disk_was_taken_for_a_diverged_run(study, allot, monkeypatch):
+    made, graph, cluster = study
+
+    def fail(*_: Any) -> Any:
+        raise StudyError("no space left")
+
+    monkeypatch.setattr(category_runs, "run_training", fail)
+    monkeypatch.setattr(category_runs, "run_each", lambda title, names, one, *_: one(names[0]))
+    with pytest.raises(StudyError, match="no space left"):
+        _run(made, graph, allot)
+    assert not list(Path(str(graph.folder)).glob("interaction/runs/*/trained.json"))

@@ -9,8 +9,4 @@ def test_the_last_of_ten_epochs_is_evaluated_and_not_the_ninth(tmp_path):
     stage = Stage(Folder.at(tmp_path), "finetune/bids", {})
     stage.begin()
     stage.commit({"run": "run", "checkpoints": {f"epoch-{epoch}": {"epoch": epoch} for epoch in range(1, 11)}})
-    assert str(adapter_of(stage)).endswith("run/epoch-10")
-
-
-def test_the_base_model_has_no_adapter():
-    assert adapter_of(None) is None
+    assert str(adapter_of(stage.folder, stage.manifest()["result"])).endswith("run/epoch-10")

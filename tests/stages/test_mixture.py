@@ -25,8 +25,8 @@ MIXTURE = {
     "evaluation_rows": 2,
     "least_rows": 4,
     "estimator": "gradients",
-    "compare": ["regression"],
-    "regression": {"runs": 3, "base_rows": 4, "added_rows": 3},
+    "compare": ["interventions"],
+    "interventions": {"bases": 1, "base_rows": 6, "added_rows": 3, "removals": False},
     "max_shift": 0.2,
     "unknown": "zero",
     "threshold": 0.0,
@@ -65,7 +65,7 @@ def test_every_row_has_a_category_and_some_of_each_are_kept_apart(mixed):
         assert sorted(kept["id"].to_pylist()) == sorted(table[table["held"] & (table["category"] == name)]["id"])
 
 
-@pytest.mark.parametrize("estimator", ["gradients", "regression"])
+@pytest.mark.parametrize("estimator", ["gradients", "interventions"])
 def test_every_estimator_leaves_gamma_with_ones_on_the_diagonal(mixed, estimator):
     _, graph, _ = mixed
     result = _interaction(graph, estimator)
@@ -85,14 +85,16 @@ def test_every_estimator_leaves_gamma_with_ones_on_the_diagonal(mixed, estimator
 
 def test_runs_train_on_what_was_planned_and_leave_no_adapter(mixed):
     _, graph, _ = mixed
-    folder = Path(str(graph.interaction["regression"].folder))
+    folder = Path(str(graph.folder)) / "interaction"
     held = {row["id"] for row in graph.tag.folder.read_table("tags.parquet").to_pylist() if row["held"]}
-    for name in ("subset-0", "subset-1", "subset-2"):
-        manifest = json.loads((folder / "runs" / name / "manifest.json").read_text())
+    runs = list((folder / "runs").iterdir())
+    assert len(runs) == 4
+    for run in runs:
+        manifest = json.loads((run / "manifest.json").read_text())
         assert not held & set(manifest["config"]["rows"])
         assert manifest["cost"]["tokens"] > 0
-        assert not (folder / "runs" / name / "run").exists()
-    assert not (folder / "tune").exists()
+        assert not (run / "run").exists()
+    assert not (folder / "interventions" / "tune").exists()
 
 
 @pytest.mark.parametrize("name", ["random", "bids"])
@@ -137,6 +139,29 @@ def test_training_in_order_keeps_to_the_levels(mixed, allot, tmp_path):
     assert order["level"].is_monotonic_increasing
 
 
+def _three_pass(mixed, **curriculum):
+    _, graph, raw = mixed
+    selection = {"budget": 8, "methods": [{"method": "random", "order": "three_pass"}]}
+    parts = {"finetune": {**raw["finetune"], "epochs": 3}, "selection": selection, "curriculum": curriculum}
+    study = parse_study({**raw, **parts}, "test")
+    run = build_graph(study, graph.folder).runs["random"]
+    return finetune.order_of(study, graph.select["random"], run, Inputs(graph.folder))
+
+
+def test_three_passes_move_preliminary_rows_forward(mixed):
+    _, levels, order = _three_pass(mixed, levels={"letters": "preliminary", "trains": "subsequent"}, held_back=1)
+    early = int((levels == 0).sum())
+    assert [int((levels[one] == 0).sum()) for one in order] == [early + 1, early, early - 1]
+    assert np.bincount(np.concatenate(order)).tolist() == [3] * 8
+
+
+def test_three_passes_without_both_ends_are_refused(mixed):
+    with pytest.raises(InputError, match="needs preliminary and subsequent rows, and . rows are preliminary"):
+        _three_pass(mixed, levels={"letters": "preliminary"})
+    with pytest.raises(InputError, match="held_back is 7"):
+        _three_pass(mixed, levels={"letters": "preliminary", "trains": "subsequent"}, held_back=7)
+
+
 def test_finished_study_does_nothing_and_another_shift_only_selects_anew(mixed, capsys):
     study, graph, raw = mixed
     run_study(study, Terminal(), "select")
@@ -144,9 +169,12 @@ def test_finished_study_does_nothing_and_another_shift_only_selects_anew(mixed, 
     other = parse_study({**raw, "mixture": {**MIXTURE, "max_shift": 0.1}}, "test")
     waiting = [stage.name for stage in build_graph(other, graph.folder).until("select") if not stage.done()]
     assert waiting == ["select/random", "select/bids"]
+    surer = parse_study({**raw, "mixture": {**MIXTURE, "threshold": 1.0}}, "test")
+    waiting = [stage.name for stage in build_graph(surer, graph.folder).until("interaction") if not stage.done()]
+    assert waiting == ["interaction/gradients", "interaction/interventions"]
     faster = parse_study({**raw, "finetune": {**raw["finetune"], "learning_rate": 1e-3}}, "test")
     waiting = [stage.name for stage in build_graph(faster, graph.folder).until("interaction") if not stage.done()]
-    assert waiting == ["interaction/regression"]
+    assert waiting == ["interaction/interventions"]
 
 
 def test_category_that_is_not_there_is_named(mixed):
@@ -154,7 +182,7 @@ def test_category_that_is_not_there_is_named(mixed):
     inputs = Inputs(graph.folder)
     labels = list(inputs.category_of.values())
     start = dict.fromkeys(SOURCES, 1)
-    for key, message in (("floors", "no category"), ("importance", "no measured category")):
+    for key, message in (("floors", "floors names .poems."), ("importance", "importance names .poems.")):
         wrong = parse_study({**raw, "mixture": {**MIXTURE, key: {"poems": 1.0}}}, "test").mixture
         with pytest.raises(InputError, match=message):
             mix(wrong, inputs, labels, start, 8)

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from ray import tune
 
-from instsel.errors import InputError
+from instsel.errors import InputError, StudyError
 from instsel.progress import Terminal
 from instsel.report.markdown import BASE
 from instsel.search.outcome import Outcome
 from instsel.search.settings import Search
 from instsel.stages.graph import build_graph
-from instsel.stages.search import TokenCap, _domain, _note_stopped, _optuna, _outcomes
-from instsel.stages.search_study import search_study
+from instsel.stages.points import Points
+from instsel.stages.search import TokenCap, _domain, _in_turn, _optuna, told
+from instsel.stages.search_study import _stage, search_study
 from instsel.stages.trial import OUTCOME, OWNER, trial_folder
 from instsel.storage import Folder
 from instsel.study_file import load_study, parse_study
@@ -76,10 +77,14 @@ def test_report_names_the_best_and_the_pareto_set(searched):
 
 def test_finished_search_is_told_again_without_a_trial(searched, capsys):
     raw, folder = searched
-    before = (folder / "trials.parquet").stat().st_mtime_ns
+    trials = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/*")}
+    before = (folder / "report.md").read_bytes()
+    # As another search of the same study would leave it.
+    (folder / "report.md").write_text("of another search")
     search_study(parse_study(raw, "test"), Terminal())
     assert "it is finished" in capsys.readouterr().out
-    assert (folder / "trials.parquet").stat().st_mtime_ns == before
+    assert (folder / "report.md").read_bytes() == before
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/*")} == trials
 
 
 def test_stopped_search_goes_on_with_the_trial_that_was_under_way(searched, tmp_path, capsys):
@@ -87,10 +92,12 @@ def test_stopped_search_goes_on_with_the_trial_that_was_under_way(searched, tmp_
     out = tmp_path / "study"
     shutil.copytree(raw["out"], out)
     left, done = (trial["name"] for trial in _trials(folder))
-    search = next(path for path in (out / "search").iterdir() if (path / "points").exists())
-    (search / "manifest.json").unlink()
-    point = json.loads((search / "points" / f"{left}.json").read_text())
-    (search / "points" / f"{left}.json").write_text(json.dumps({**point, "told": None}))
+    (points,) = (out / "search").glob("*/points")
+    (points.parent / "manifest.json").unlink()
+    for file in points.iterdir():
+        point = json.loads(file.read_text())
+        if point["trial"] == left:
+            file.write_text(json.dumps({**point, "told": None}))
     trial = out / "search" / "trials" / left
     (trial / OUTCOME).unlink()
     (trial / OWNER).write_text(json.dumps({"trial": "one that is dead"}))
@@ -102,6 +109,25 @@ def test_stopped_search_goes_on_with_the_trial_that_was_under_way(searched, tmp_
     assert next(trial.glob("finetune/*/manifest.json")).stat().st_mtime_ns == trained
     assert (out / "search" / "trials" / done / OUTCOME).stat().st_mtime_ns == kept
     assert _trials(out / "search") == _trials(folder)
+
+
+def test_bug_another_share_told_the_losses_of_the_first(searched, tmp_path):
+    raw, folder = searched
+    (points,) = folder.glob("*/points")
+    found = [
+        Points(Folder.at(points), Folder.at(folder / "trials"), Search(space=SPACE, searcher="grid", share=share))
+        for share in (0.5, 0.25)
+    ]
+    half, quarter = ({outcome.name: outcome.searched for _, outcome in one.outcomes()} for one in found)
+    assert half.keys() == quarter.keys() and all(half[name] != quarter[name] for name in half)
+
+
+def test_bug_higher_cap_began_a_new_search(searched):
+    raw, _ = searched
+    study = parse_study(raw, "test")
+    more = parse_study({**raw, "search": {**raw["search"], "trials": 9, "tokens": 10**6}}, "test")
+    graph = build_graph(study, Folder.at(raw["out"]))
+    assert str(_stage(study, study.search, graph).folder) == str(_stage(more, more.search, graph).folder)
 
 
 def test_two_trials_of_one_study_at_the_same_time_have_a_folder_each(searched, tmp_path):
@@ -141,28 +167,41 @@ def test_ranges_of_whole_numbers_have_both_their_ends():
     assert {domain.sample() for _ in range(60)} == {1, 2}
 
 
-class _Result:
-    def __init__(self, metrics, error=None):
-        self.metrics, self.error = metrics, error
+@pytest.fixture
+def points(tmp_path):
+    return Points(Folder.at(tmp_path / "points"), Folder.at(tmp_path / "trials"), Search(space={"method": ["a"]}))
 
 
-def test_trial_that_was_stopped_early_counts_as_such_and_one_cut_off_as_under_way(tmp_path):
-    points, trials = Folder.at(tmp_path / "points"), Folder.at(tmp_path / "trials")
-    told = {"failed": None, "objective": 2.0, "tokens": 5, "epoch": 1, "last": False}
-    for name in ("stopped", "cut"):
-        points.write_json(f"{name}.json", {"point": {"method": "a"}, "told": told})
-    _note_stopped([_Result({"trial": "stopped"}), _Result({"trial": "cut"}, error=RuntimeError())], points)
-    found = _outcomes(Search(space={"method": ["a"]}), points, trials)
-    assert found["cut"] is None
-    assert found["stopped"].stopped and found["stopped"].objective == 2.0
+def test_point_under_way_has_no_outcome_until_it_ends(points):
+    told = {"failed": None, "objective": 2.0, "tokens": 5, "epoch": 1, "last": False, "stopped": False}
+    points.note({"method": "a"}, "trial", told)
+    assert points.outcomes() == [({"method": "a"}, None)]
+    points.end({"method": "a"}, failed=None)
+    ((_, outcome),) = points.outcomes()
+    assert outcome.stopped and outcome.objective == 2.0
 
 
-def test_diverged_trial_is_marked_failed(tmp_path):
-    points = Folder.at(tmp_path / "points")
-    told = {"failed": "loss is nan", "tokens": 0, "epoch": 1, "last": True}
-    points.write_json("bad.json", {"point": {}, "told": told})
-    found = _outcomes(Search(space={"method": ["a"]}), points, Folder.at(tmp_path / "trials"))
-    assert found["bad"].failed == "loss is nan" and found["bad"].objective == float("inf")
+def test_bug_trial_whose_process_died_was_lost(points):
+    points.note({"method": "a"}, "trial", None)
+    points.end({"method": "a"}, failed="out of memory")
+    points.end({"method": "b"}, failed="was never asked")
+    assert sorted(outcome.failed for _, outcome in points.outcomes()) == ["out of memory", "was never asked"]
+
+
+def test_trial_that_told_its_last_keeps_it(points):
+    told = {"failed": "loss is nan", "tokens": 0, "epoch": 1, "last": True, "stopped": False}
+    points.note({}, "bad", told)
+    points.end({}, failed=None)
+    ((_, outcome),) = points.outcomes()
+    assert outcome.failed == "loss is nan" and outcome.objective == float("inf")
+
+
+def test_bug_stopped_trial_became_the_best_study(points):
+    early = {"failed": None, "objective": 0.1, "tokens": 5, "epoch": 1, "last": False, "stopped": False}
+    points.note({"method": "a"}, "trial", early)
+    points.end({"method": "a"}, failed=None)
+    with pytest.raises(StudyError, match="no trial came to its end"):
+        told(points)
 
 
 def test_cap_of_tokens_counts_what_all_trials_took():
@@ -172,3 +211,7 @@ def test_cap_of_tokens_counts_what_all_trials_took():
     assert not cap.stop_all()
     cap("b", {"tokens": 3})
     assert cap.stop_all()
+
+
+def test_bug_trials_of_a_grid_all_ran_at_once():
+    assert _in_turn(Search(space={"method": ["a", "b"]}, searcher="grid"), 1).max_concurrent == 1
