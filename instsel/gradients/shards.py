@@ -25,6 +25,11 @@ class GradientShards:
         """Ids of a shard's rows that have a feature at every checkpoint, and those features, (rows, d) a checkpoint."""
         return _common([read_features(self._table(name, "pool", shard)) for name in self.pins])
 
+    def ids(self, shard: str) -> list[str]:
+        """Ids of a shard's rows that have a feature at the first checkpoint; no feature is read."""
+        ids: list[str] = self._table(next(iter(self.pins)), "pool", shard)["id"].to_pylist()
+        return ids
+
     def validation(self, columns: pa.Table) -> list[np.ndarray]:
         """Gradients, not normalised, float32 (m, d) a checkpoint, of the validation rows that `columns` lists."""
         return [self._validation(checkpoint, columns) for checkpoint in self.pins]

@@ -114,7 +114,7 @@ def _sum_shard(batch: pa.Table, features: Folder, pins: Pins, tags: Folder, name
     number = {name: place for place, name in enumerate(names)}
     gradients = GradientShards(features, pins)
     for shard in batch["shard"].to_pylist():
-        own = table.filter(pc.is_in(table["id"], pa.array(gradients.pool(shard)[0], pa.string())))
+        own = table.filter(pc.is_in(table["id"], pa.array(gradients.ids(shard), pa.string())))
         group_of = {
             row["id"]: row["fold"] * len(names) + number[row["category"]]
             for row in own.to_pylist()

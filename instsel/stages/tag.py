@@ -112,7 +112,6 @@ def _clusters(how: ClusterCategories, inputs: Inputs, ids: Sequence[str]) -> tup
     embeddings = inputs.embeddings()
     numbers, _ = cluster(embeddings.values, how.count, seed=how.seed)
     of = dict(zip(embeddings.ids, numbers.tolist(), strict=True))
-
     names = name_clusters(_texts(inputs, {embeddings.ids[place]: of_row for place, of_row in _telling(numbers)}))
     without = len(ids) - len(of)
     return [names[of[row]] if row in of else OTHER for row in ids], {"no embedding": without} if without else {}

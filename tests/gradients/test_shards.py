@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from instsel.gradients.shards import GradientShards
+from instsel.gradients.store import feature_table
+from instsel.storage import Folder
+
+PINS = {"epoch-1": {"pool": {"of": "first"}}, "epoch-2": {"pool": {"of": "second"}}}
+IDS = ["a", "b", "c", "d"]
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Two checkpoints of four rows, the last of which has no feature at the second."""
+    random = np.random.default_rng(0)
+    folder, rows = Folder.at(tmp_path), {}
+    for name, pins in PINS.items():
+        kept = 4 if name == "epoch-1" else 3
+        unit = random.normal(size=(kept, 16)).astype(np.float32)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        norms = random.uniform(1, 5, kept).astype(np.float32)
+        table = feature_table(IDS[:kept], unit, norms, pins["pool"], "float16")
+        (folder / name / "pool").write_table("s.arrow", table)
+        rows[name] = unit * norms[:, None]
+    return GradientShards(folder, PINS), rows
+
+
+def test_ids_are_those_of_the_first_checkpoint(stored):
+    shards, _ = stored
+    assert shards.ids("s") == IDS
+
+
+def test_grouped_sums_have_the_lengths_back_and_only_rows_of_all_checkpoints(stored):
+    shards, rows = stored
+    sums, counts = shards.grouped_sums("s", {"a": 1, "c": 1, "b": 0, "d": 0}, 3)
+    assert counts.tolist() == [1, 2, 0]
+    for place, values in enumerate(rows.values()):
+        np.testing.assert_allclose(sums[place, 0], values[1], atol=5e-3)
+        np.testing.assert_allclose(sums[place, 1], values[0] + values[2], atol=1e-2)
+        assert (sums[place, 2] == 0).all()
+
+
+def test_rows_without_a_group_are_left_out(stored):
+    shards, _ = stored
+    sums, counts = shards.grouped_sums("s", {}, 2)
+    assert (sums == 0).all() and counts.tolist() == [0, 0]
