@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from instsel.blocks import row_blocks
 from instsel.choice.groups import groups_of
 from instsel.choice.inputs import Inputs
 from instsel.config import Embedding, StudyConfig
@@ -210,8 +211,12 @@ def _validation(made: Categories, ids: Sequence[str], inputs: Inputs) -> dict[st
     matrix, own, targets = inputs.embeddings(), *inputs.validation_embeddings()
     of = dict(zip(ids, made.labels.tolist(), strict=True))
     labels = np.array([of[row] for row in matrix.ids])
-    unit = matrix.values / np.linalg.norm(matrix.values, axis=1, keepdims=True)
-    centres = np.stack([unit[labels == name].mean(axis=0) for name in made.names])
+    # A mean's length does not change which is nearest, so sums do.
+    centres = np.zeros((len(made.names), matrix.values.shape[1]))
+    for block in row_blocks(len(labels), matrix.values.shape[1] * matrix.values.itemsize):
+        unit = matrix.values[block] / np.linalg.norm(matrix.values[block], axis=1, keepdims=True)
+        for place, name in enumerate(made.names):
+            centres[place] += unit[labels[block] == name].sum(axis=0)
     found: dict[str, Counter[str]] = {target: Counter() for target in targets}
     for target, place in zip(targets, nearest(own, centres).tolist(), strict=True):
         found[target][made.names[place]] += 1
