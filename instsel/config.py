@@ -156,8 +156,8 @@ class Resources(Strict):
     trial_workers: int | None = Field(
         None,
         ge=1,
-        description="Ray Train workers of each of many small runs (interventions, search); default one on GPUs, else "
-        "as training_workers",
+        description="Ray Train workers of each of many runs side by side: interventions and trials of a search, one "
+        "by default; runs of finetune only where it is given, by default they have the whole cluster in turn",
     )
     max_failures: int = Field(3, ge=0, description="worker failures a training run survives")
 

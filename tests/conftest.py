@@ -185,8 +185,9 @@ def study_writer(tiny_model: Path) -> Callable[..., dict[str, Any]]:
             "lora": {"rank": 2, "alpha": 4.0},
             "warmup": {"share": 0.5, "epochs": 2, "learning_rate": 1e-2, "batch_size": 4},
             "features": {"dim": 64, "token_budget": 512},
-            "selection": {"budget": 0.25, "methods": ["random", "less", "bids"]},
+            "selection": {"budget": 0.25, "methods": ["random", "bids"]},
             "finetune": {"epochs": 1, "learning_rate": 1e-2, "batch_size": 4},
+            "resources": {"trial_workers": 1},
             "evaluation": {"token_budget": 512, "bootstrap_samples": 100},
         }
         return {**study, **parts}

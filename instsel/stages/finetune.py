@@ -1,5 +1,8 @@
 """Stage *finetune*: the base model trained on one selection; every run has the same settings."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,14 +10,59 @@ from instsel.choice.inputs import Inputs
 from instsel.choice.levels import levels_of_rows
 from instsel.choice.rows import TRAINING_SET
 from instsel.config import StudyConfig
-from instsel.errors import InputError
+from instsel.errors import Diverged, InputError
 from instsel.mixture.curriculum import most_held_back, passes
 from instsel.progress import Terminal
-from instsel.stages.graph import Run
+from instsel.stages.graph import Graph, Run
 from instsel.stages.session import Allotment
 from instsel.stages.training import Trained, run_training
+from instsel.stages.trials import run_each, trial_allotment
 from instsel.study import Stage
 from instsel.training.order import write_order
+
+TUNE = "finetune-trials"
+DIVERGED = "diverged.json"
+
+
+def run_all(
+    study: StudyConfig, graph: Graph, names: Sequence[str], inputs: Inputs, allot: Allotment, terminal: Terminal
+) -> None:
+    """Train the named runs: one after another on the whole cluster, or side by side as trials of Ray Tune.
+
+    Side by side where `resources.trial_workers` says how many workers a run has.
+
+    Raises:
+        Diverged: a run diverged; side by side, the others were carried to their ends.
+        InputError: a run's order cannot be; told before any is trained.
+    """
+    runs = [graph.runs[name] for name in names]
+    for one in runs:
+        if one.method.order != "shuffled":
+            order_of(study, graph.select[one.selection], one, inputs)
+    if study.resources.trial_workers is None or len(names) < 2:
+        for one in runs:
+            terminal.head(f"finetune {one.name}")
+            run(study, graph.finetune[one.name], graph.select[one.selection], one, inputs, allot, terminal)
+        return
+    terminal.head(f"finetune {', '.join(names)}")
+    each, at_once = trial_allotment(allot, study.resources.trial_workers)
+    call = partial(_run_one, study=study, graph=graph, allot=each)
+    run_each("finetune", names, call, graph.folder / TUNE, at_once, study.resources.max_failures, terminal)
+    for name in names:
+        folder = graph.finetune[name].folder
+        if not graph.finetune[name].done():
+            raise Diverged(f"finetune {name}: {folder.read_json(DIVERGED)['why']}")
+
+
+def _run_one(name: str, study: StudyConfig, graph: Graph, allot: Allotment) -> None:
+    """One of the runs side by side; one that diverges would do so again, and is not tried again."""
+    by, stage = graph.runs[name], graph.finetune[name]
+    if stage.done():
+        return
+    try:
+        run(study, stage, graph.select[by.selection], by, Inputs(graph.folder), allot, Terminal())
+    except Diverged as error:
+        stage.folder.write_json(DIVERGED, {"why": str(error)})
 
 
 def run(

@@ -111,14 +111,8 @@ def _run(study: StudyConfig, graph: Graph, waiting: list[Stage], terminal: Termi
         if f"select/{name}" in names:
             terminal.head(f"select {name}")
             select.run(study, graph.select[name], run, graph.prepare, inputs, terminal)
-    for name, run in graph.runs.items():
-        # An order that cannot be is told now, not after the hours of the trainings before it.
-        if f"finetune/{name}" in names and run.method.order != "shuffled":
-            finetune.order_of(study, graph.select[run.selection], run, inputs)
-    for name, run in graph.runs.items():
-        if f"finetune/{name}" in names:
-            terminal.head(f"finetune {name}")
-            finetune.run(study, graph.finetune[name], graph.select[run.selection], run, inputs, share, terminal)
+    untrained = [name for name in graph.runs if f"finetune/{name}" in names]
+    finetune.run_all(study, graph, untrained, inputs, share, terminal)
     open_sets = {name: stage for name, stage in graph.evaluate.items() if stage.name in names}
     if open_sets:
         terminal.head(f"evaluate {', '.join(open_sets)}")

@@ -27,12 +27,12 @@ def trial_allotment(allot: Allotment, workers: int | None) -> tuple[Allotment, i
 
     Args:
         allot: of a run that has the cluster to itself.
-        workers: training workers of a run; default one where there are GPUs, else all that a single run would have.
+        workers: training workers of a run; default one, since runs side by side do not wait for each other.
 
     Raises:
         StudyError: a run would have more workers than the cluster has room for.
     """
-    each = workers or (1 if allot.worker_gpus else allot.workers)
+    each = workers or 1
     total = ray.cluster_resources()
     room = total.get("GPU", 0.0) / allot.worker_gpus if allot.worker_gpus else total.get("CPU", 1.0) / allot.worker_cpus
     # Without GPUs the CPUs that are left free feed the workers, see `allot`.

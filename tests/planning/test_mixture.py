@@ -84,6 +84,12 @@ def test_estimators_add_up(facts):
     assert both.seconds == pytest.approx(sum(found.seconds for found in apart))
 
 
+def test_adapters_of_all_runs_lie_on_the_disk_until_they_are_evaluated(facts):
+    few, many = (_plan(replace(facts, checkpoint_bytes=size), "interventions", "regression").disk for size in (0, 10**6))
+    # Every epoch leaves a checkpoint; of the two estimators the one with more runs counts.
+    assert many - few == 14 * 2 * 10**6
+
+
 def test_memory_that_ran_out_leaves_no_time(facts):
     paces = {**PACES, "interaction": replace(PACES["interaction"], speed=None)}
     found = _plan(replace(facts, paces=paces), "interventions")

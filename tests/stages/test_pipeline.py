@@ -20,12 +20,12 @@ def test_every_stage_is_done_and_reported(finished_study):
     graph = _graph(finished_study)
     assert all(stage.done() for stage in graph.until("report"))
     summary = graph.report.folder.read_json("summary.json")
-    assert set(summary["losses"]) == {"base", "random", "less", "bids"}
+    assert set(summary["losses"]) == {"base", "random", "bids"}
     assert set(summary["losses"]["bids"]) == {"sums", "cities", "mean"}
     assert set(summary["differences"]["bids"]["mean"]) == {"difference", "low", "high"}
     assert all(cost["seconds"] > 0 for name, cost in summary["cost"].items() if name == "features")
     report = graph.report.folder.read("report.md").decode()
-    assert "| target | base | random | less | bids |" in report
+    assert "| target | base | random | bids |" in report
 
 
 def test_training_on_a_selection_lowers_the_heldout_loss(finished_study):
@@ -57,7 +57,7 @@ def test_a_changed_key_makes_the_stages_after_it_stale(finished_study, key, valu
 
 
 def test_a_changed_method_leaves_the_others(finished_study):
-    methods = ["random", "less", {"method": "bids", "normalize": False}]
+    methods = ["random", {"method": "bids", "normalize": False}]
     graph = _graph({**finished_study, "selection": {"budget": 0.25, "methods": methods}})
     redone = {stage.name for stage in graph.until("report") if not stage.done()}
     assert redone == {"select/bids", "finetune/bids", "evaluate/bids", "report"}

@@ -64,7 +64,7 @@ def test_rows_and_tokens_are_those_that_the_study_had(planned, used):
     assert stages["features"].tokens == used["features"][0]["cost"]["tokens"]
     assert stages["attribution"].rows == 2 * used["attribution"][0]["result"]["rows"]
     assert stages["finetune"].rows == sum(manifest["result"]["rows"] for manifest in used["select"])
-    assert stages["evaluate"].rows == 4 * heldout
+    assert stages["evaluate"].rows == 3 * heldout
     assert stages["evaluate"].tokens == sum(manifest["cost"]["tokens"] for manifest in used["evaluate"])
 
 
@@ -124,9 +124,9 @@ def test_what_is_done_is_told_as_done_and_only_the_rest_is_planned(finished_stud
     assert contents(finished_study["out"]) == before
     stages = {stage.name: stage for stage in plan.stages}
     assert [name for name, stage in stages.items() if not stage.done] == ["finetune", "evaluate"]
-    assert stages["finetune"].rows == 3 * 3 * 6
+    assert stages["finetune"].rows == 3 * 2 * 6
     # The base model's losses stay.
-    assert stages["evaluate"].rows == 3 * 8
+    assert stages["evaluate"].rows == 2 * 8
     shown = capsys.readouterr().out
     assert "24 rows of the pool, which are prepared already" in shown
     assert "| features | – | – | – | done | – | – |" in shown

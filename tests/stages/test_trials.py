@@ -61,9 +61,11 @@ def test_on_gpus_a_run_has_one_and_as_many_run_as_there_are(cluster):
     assert (each.workers, at_once) == (4, 2)
 
 
-def test_without_gpus_one_run_has_what_a_single_one_would(cluster):
+def test_without_gpus_half_of_the_cpus_feed_the_runs(cluster):
     cluster(CPU=2.0)
     each, at_once = trial_allotment(_allotment(2, 0), None)
+    assert (each.workers, at_once) == (1, 2)
+    each, at_once = trial_allotment(_allotment(2, 0), 2)
     assert (each.workers, at_once) == (2, 1)
 
 
