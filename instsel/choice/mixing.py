@@ -90,6 +90,9 @@ def mix(mixture: Mixture, inputs: Inputs, labels: Sequence[str], start: Mapping[
     begin /= begin.sum()
     importance = _importance(mixture, inputs, names, have)
     gamma, error = (_with_other(told[key], len(names)) for key in ("gamma", "error"))
+    if mixture.effects_in == "nats":
+        scale = _own_effects(told["own"], importance)
+        gamma, error = gamma * scale, error * scale
     if mixture.unknown == "zero":
         gamma, error = np.nan_to_num(gamma), np.nan_to_num(error)
     lower, upper = _bounds(mixture, names, have, begin, total)
@@ -207,6 +210,16 @@ def _importance(mixture: Mixture, inputs: Inputs, names: Sequence[str], have: np
         shares = np.where(measured, have if wanted == "proportional" else 1.0, 0.0).astype(np.float64)
     found: np.ndarray = shares / shares.sum()
     return found
+
+
+def _own_effects(own: Sequence[float], importance: np.ndarray) -> np.ndarray:
+    """What rows of each category do for it, in units of their mean over what counts; "other" has none."""
+    found = np.zeros(len(importance))
+    found[: len(own)] = np.maximum(own, 0)
+    mean = float(importance @ found)
+    if not mean > 0:
+        raise InputError("mixture.effects_in: no category that importance counts is helped by its own rows; use rows")
+    return found / mean
 
 
 def _with_other(values: Any, size: int) -> np.ndarray:

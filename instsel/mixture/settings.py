@@ -84,6 +84,11 @@ class Mixture(Strict):
         description="how much each category counts: its share of the pool, all the same, its share of the validation "
         "rows by their prompts, or weights by category",
     )
+    effects_in: Literal["rows", "nats"] = Field(
+        "rows",
+        description="what effects are added up in: rows of the category that is helped, as the paper, or loss, so "
+        "that a category whose loss its own rows move more counts more",
+    )
     max_shift: float = Field(0.1, ge=0, le=1, description="largest share of the rows that the mixture exchanges")
     floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field({}, description="least share of a category")
     caution: float = Field(0.0, ge=0, description="effects count less so many of their standard errors")

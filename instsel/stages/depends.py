@@ -9,7 +9,7 @@ from instsel.inputs import files_identity, pool_files, target_files
 from instsel.methods import BaseMethod, InfluenceMethod
 from instsel.mixture.settings import ClusterCategories, EndpointCategories, Estimator, Mixture
 
-PROGRAMME = {"estimator", "importance", "max_shift", "floors", "caution", "unknown"}
+PROGRAMME = {"estimator", "importance", "effects_in", "max_shift", "floors", "caution", "unknown"}
 
 
 def on_inputs(study: StudyConfig) -> dict[str, Any]:

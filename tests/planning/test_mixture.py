@@ -85,7 +85,9 @@ def test_estimators_add_up(facts):
 
 
 def test_adapters_of_all_runs_lie_on_the_disk_until_they_are_evaluated(facts):
-    few, many = (_plan(replace(facts, checkpoint_bytes=size), "interventions", "regression").disk for size in (0, 10**6))
+    few, many = (
+        _plan(replace(facts, checkpoint_bytes=size), "interventions", "regression").disk for size in (0, 10**6)
+    )
     # Every epoch leaves a checkpoint; of the two estimators the one with more runs counts.
     assert many - few == 14 * 2 * 10**6
 

@@ -1,0 +1,56 @@
+"""The programme of a selection, on effects given by hand."""
+
+import pytest
+
+from instsel.choice.mixing import mix
+from instsel.errors import InputError
+from instsel.mixture.settings import Mixture
+
+NAN = float("nan")
+
+
+class Effects:
+    """Stands for a study whose estimator found these."""
+
+    def __init__(self, gamma, own):
+        self.told = {"categories": ["few", "many"], "gamma": gamma, "error": [[0.1, 0.1], [0.1, 0.1]], "own": own}
+
+    def interaction(self, estimator):
+        return self.told
+
+
+def _mixed(gamma, own, labels=("few", "many"), **settings):
+    mixture = Mixture(importance="equal", max_shift=0.25, **settings)
+    return mix(mixture, Effects(gamma, own), [*labels] * 20, dict.fromkeys(labels, 1), 8)
+
+
+def test_in_rows_of_each_category_a_large_loss_counts_as_a_small_one():
+    found = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0])
+    # A row of the first is worth (1 - 0.1) / 2, one of the second (1 - 0.6) / 2.
+    assert found.solution.worth == pytest.approx([0.45, 0.2])
+    assert found.rows.tolist() == [6, 2]
+
+
+def test_in_nats_the_category_whose_loss_moves_more_counts_more():
+    found = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0], effects_in="nats")
+    # In loss: (0.01 - 0.1 x 1) / 2 and (1 - 0.6 x 0.01) / 2, and a row of the mean category (0.01 + 1) / 2.
+    assert found.solution.worth == pytest.approx([-0.045 / 0.505, 0.497 / 0.505])
+    assert found.rows.tolist() == [2, 6]
+
+
+def test_in_nats_what_is_not_known_of_still_has_no_effect():
+    found = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0], labels=("few", "many", "other"), effects_in="nats")
+    assert found.solution.worth[2] == 0
+    assert found.solution.weights[2] == pytest.approx(1 / 3)
+
+
+def test_unknown_effects_that_count_are_refused_in_nats_too():
+    with pytest.raises(InputError, match="gamma is unknown for few"):
+        _mixed([[1, -0.1], [NAN, 1]], [0.001, 1.0], effects_in="nats")
+    taken_for_none = _mixed([[1, -0.1], [NAN, 1]], [0.0, 1.0], effects_in="nats", unknown="zero")
+    assert taken_for_none.solution.worth == pytest.approx([-0.1, 1])
+
+
+def test_where_no_rows_help_their_own_category_nats_are_refused():
+    with pytest.raises(InputError, match="mixture.effects_in: no category that importance counts is helped"):
+        _mixed([[1, 0], [0, 1]], [-0.1, 0.0], effects_in="nats")
