@@ -34,11 +34,12 @@ own_folder() {
     [[ -O $folder && ! -L $folder ]] || fail "$folder belongs to someone else; set INSTSEL_RAY_DIR" 2
 }
 
-# Another Ray on the port would answer in place of the one that is to be started.
-free() {
-    if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then
-        fail "port $1 is taken; set $2"
-    fi
+taken() {
+    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+}
+
+answers() {
+    taken "$dashboard_port" && ray status --address="127.0.0.1:$port" >/dev/null 2>&1
 }
 
 # Whoever reaches the ports of a Ray without a token can run any code as this user, other users of the machine too.
@@ -54,7 +55,7 @@ start() {
     local option
     for option in "$@"; do
         case $option in
-        --head | --block | --address* | --temp-dir* | --port* | --dashboard-host* | --dashboard-port*)
+        --head | --block | --address* | --temp-dir* | --port* | --dashboard-host* | --dashboard-port* | --include-dashboard*)
             fail "$option is given by this script; see its first lines for what can be set" 2
             ;;
         esac
@@ -64,22 +65,23 @@ start() {
     if running; then
         fail "Ray of $folder runs already; cluster/local.sh stop"
     fi
-    free "$port" INSTSEL_RAY_PORT
-    free "$dashboard_port" INSTSEL_DASHBOARD_PORT
+    # Another Ray on a port would answer in place of the one that is to be started.
+    ! taken "$port" || fail "port $port is taken; set INSTSEL_RAY_PORT"
+    ! taken "$dashboard_port" || fail "port $dashboard_port is taken; set INSTSEL_DASHBOARD_PORT"
     token
     # `ray stop` ends every Ray of the user. With --block one process holds all of this Ray and ends it when it is
     # told to. It would first wait 30 seconds for work to leave, but there is no other machine to go to.
-    RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 nohup ray start --head --block --temp-dir="$folder" \
-        --node-ip-address=127.0.0.1 --port="$port" --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port" \
+    RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 nohup ray start --head --block --temp-dir="$folder" --port="$port" \
+        --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port" \
         "$@" >"$log" 2>&1 </dev/null &
     echo $! >"$pid_file"
-    until ray status --address="127.0.0.1:$port" >/dev/null 2>&1; do
+    until answers; do
         kill -0 $! 2>/dev/null || fail "Ray did not start:"$'\n'"$(tail -n 20 "$log")"
         if ((SECONDS > timeout)); then
             stop >/dev/null
             fail "Ray did not answer within $timeout seconds; see $log"
         fi
-        sleep 1
+        sleep 0.5
     done
     cat <<END
 Ray runs; its dashboard is http://127.0.0.1:$dashboard_port (it asks for what \`ray get-auth-token\` prints). To use it:

@@ -40,7 +40,7 @@ steps=()
 study=
 
 taken() {
-    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+    (exec 3<>"/dev/tcp/$head_ip/$1" || exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }
 
 # Ray's own ports are the same for everyone, so two jobs on a node would meet. Each job has 400 of its own by its

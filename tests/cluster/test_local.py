@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 RAY = """
+import socket
 what = sys.argv[1]
 if what == "start":
     drain = os.environ["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]
@@ -20,6 +21,9 @@ if what == "start":
         sys.exit("the port is taken")
     if os.environ.get("DEAF"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if not os.environ.get("BLIND"):
+        port = next(int(word.split("=")[1]) for word in sys.argv if word.startswith("--dashboard-port="))
+        server = socket.create_server(("127.0.0.1", port))
     time.sleep(60)
 elif what == "status":
     note()
@@ -68,7 +72,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_start_gives_ray_localhost_its_own_folder_and_the_options(local, calls, ray_start, tmp_path) -> None:
+def test_start_gives_ray_its_own_folder_a_dashboard_for_this_machine_and_the_options(
+    local, calls, ray_start, tmp_path
+) -> None:
     port, dashboard = unused_port(), unused_port()
     ports = {"INSTSEL_RAY_PORT": str(port), "INSTSEL_DASHBOARD_PORT": str(dashboard)}
     done = local("start", "--num-gpus=2", "--num-cpus", "8", **ports)
@@ -77,8 +83,9 @@ def test_start_gives_ray_localhost_its_own_folder_and_the_options(local, calls, 
     options = ray_start(call["arguments"][1:])
     assert options["head"] and options["block"]
     assert options["temp_dir"] == str(tmp_path / "ray")
+    assert options["include_dashboard"] is True
     assert (options["port"], options["dashboard_port"]) == (port, dashboard)
-    assert (options["node_ip_address"], options["dashboard_host"]) == ("127.0.0.1", "127.0.0.1")
+    assert options["dashboard_host"] == "127.0.0.1"
     assert (options["num_gpus"], options["num_cpus"]) == (2, 8)
     assert calls("status")[-1]["arguments"] == ["status", f"--address=127.0.0.1:{port}"]
     assert f"RAY_API_SERVER_ADDRESS=http://127.0.0.1:{dashboard}" in done.stdout
@@ -126,14 +133,17 @@ def test_a_ray_that_does_not_start_is_told_with_its_last_words(local) -> None:
     assert "the port is taken" in done.stderr
 
 
-def test_a_ray_that_never_answers_is_ended(local, calls) -> None:
-    done = local("start", ANSWERS_AFTER="99", INSTSEL_RAY_TIMEOUT="1")
+@pytest.mark.parametrize("fault", [{"ANSWERS_AFTER": "99"}, {"BLIND": "1"}])
+def test_a_ray_or_dashboard_that_never_answers_is_ended(local, calls, fault: dict[str, str]) -> None:
+    done = local("start", INSTSEL_RAY_TIMEOUT="1", **fault)
     assert done.returncode == 1
     assert "did not answer within 1 seconds" in done.stderr
     assert not alive(calls("start")[0]["pid"])
 
 
-@pytest.mark.parametrize("option", ["--port=1", "--temp-dir=/x", "--dashboard-host=0.0.0.0", "--address", "--block"])
+@pytest.mark.parametrize(
+    "option", ["--port=1", "--temp-dir=/x", "--dashboard-host=0.0.0.0", "--address", "--block", "--include-dashboard=0"]
+)
 def test_options_that_the_script_gives_itself_are_refused(local, calls, option: str) -> None:
     assert local("start", option).returncode == 2
     assert calls() == []
@@ -142,6 +152,7 @@ def test_options_that_the_script_gives_itself_are_refused(local, calls, option: 
 def test_stop_ends_its_own_ray_and_no_other(local, calls, tmp_path) -> None:
     local("start")
     second = {"INSTSEL_RAY_DIR": str(tmp_path / "other"), "INSTSEL_RAY_PORT": str(unused_port())}
+    second["INSTSEL_DASHBOARD_PORT"] = str(unused_port())
     local("start", **second)
     mine, other = (call["pid"] for call in calls("start"))
     done = local("stop")

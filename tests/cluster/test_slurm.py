@@ -26,7 +26,7 @@ token = os.environ["RAY_AUTH_TOKEN_PATH"]
 note(pid=os.getpid(), mode=os.environ["RAY_AUTH_MODE"], token=open(token).read(), rights=os.stat(token).st_mode)
 if "--head" in arguments:
     port = next(int(word.split("=")[1]) for word in arguments if word.startswith("--port="))
-    server = socket.create_server(("127.0.0.1", port))
+    server = socket.create_server(("127.0.0.2", port))
 time.sleep(60)
 """
 STUDY = """
@@ -55,7 +55,7 @@ def slurm(
     fake("srun", SRUN)
     fake("python", STUDY)
     fake("scontrol", SCONTROL)
-    fake("hostname", "print('10.0.0.1 fd00::1')\n")
+    fake("hostname", "print('127.0.0.2 fd00::1')\n")
     environment |= {
         "SLURM_JOB_ID": str(free_job()),
         "SLURM_CPUS_PER_TASK": "16",
@@ -82,8 +82,11 @@ def base(job: int) -> int:
 
 
 def is_free(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) != 0
+    for host in ("127.0.0.1", "127.0.0.2"):
+        with socket.socket() as client:
+            if client.connect_ex((host, port)) == 0:
+                return False
+    return True
 
 
 def free_job() -> int:
@@ -119,7 +122,7 @@ def rays(noted: list[dict], ray_start: Callable[[list[str]], dict]) -> list[dict
 def test_head_first_then_a_worker_on_every_other_node(slurm, calls, ray_start, environment) -> None:
     assert finish(slurm("study.yaml", "--set", "a=1")) == (0, "")
     head, *workers = rays(calls("srun"), ray_start)
-    address = f"10.0.0.1:{base(int(environment['SLURM_JOB_ID']))}"
+    address = f"127.0.0.2:{base(int(environment['SLURM_JOB_ID']))}"
     assert (head["head"], head["step"]["nodelist"]) == (True, "n1")
     assert f"{head['node_ip_address']}:{head['port']}" == address
     assert head["dashboard_host"] == "127.0.0.1"
@@ -161,10 +164,12 @@ def test_two_jobs_on_a_node_share_no_port_and_leave_those_of_linux_alone(slurm, 
     assert 1024 < min(one + two) and max(base(49) + 399, *one, *two) < 32768
 
 
-@pytest.mark.parametrize("offset", [0, 1])
-def test_a_taken_port_moves_the_job_to_the_next_ports(slurm, calls, ray_start, environment, offset: int) -> None:
+@pytest.mark.parametrize(("host", "offset"), [("127.0.0.2", 0), ("127.0.0.1", 1)])
+def test_a_taken_port_moves_the_job_to_the_next_ports(
+    slurm, calls, ray_start, environment, host: str, offset: int
+) -> None:
     own = base(int(environment["SLURM_JOB_ID"]))
-    with socket.create_server(("127.0.0.1", own + offset)):
+    with socket.create_server((host, own + offset)):
         assert finish(slurm("study.yaml"))[0] == 0
     assert rays(calls("srun"), ray_start)[0]["port"] == 11000 + (own - 11000 + 400) % 20000
 
