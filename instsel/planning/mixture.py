@@ -38,9 +38,7 @@ def plan_interaction(study: StudyConfig, facts: Facts) -> StagePlan:
     )
 
 
-def _estimator(
-    study: StudyConfig, mixture: Mixture, facts: Facts, name: str
-) -> tuple[float, float, float | None, int]:
+def _estimator(study: StudyConfig, mixture: Mixture, facts: Facts, name: str) -> tuple[float, float, float | None, int]:
     """Rows and tokens that go through the model, every epoch counted, seconds, and checkpoints of trainings."""
     if name == "gradients":
         taken = study.warmup.epochs * facts.categories * mixture.evaluation_rows
