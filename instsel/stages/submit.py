@@ -153,32 +153,36 @@ def _working_dir(order: Order) -> Iterator[Path]:
 
 def _follow(client: Any, job: str, terminal: Terminal) -> str:
     """Print the log as it comes until the job has ended; a connection that breaks is made again."""
-    seen, tries = 0, 0
+    log, tries = _Log(client, job, terminal), 0
     while True:
         try:
-            seen = asyncio.run(_tail(client, job, seen, terminal))
+            asyncio.run(log.follow())
+            status = client.get_job_status(job)
             tries = 0
         except (RuntimeError, OSError) as error:
             tries += 1
             if tries == TRIES:
                 raise StudyError(
-                    f"job {job}: the cluster no longer answers ({error}); it may still be running"
+                    f"job {job}: the cluster no longer answers ({error}); it may still run, and the same command "
+                    "comes back to it"
                 ) from error
-        try:
-            status = client.get_job_status(job)
-        except (RuntimeError, OSError):
             status = None
         if status is not None and status.is_terminal():
             return str(status.value)
         time.sleep(WAIT_SECONDS)
 
 
-async def _tail(client: Any, job: str, seen: int, terminal: Terminal) -> int:
-    """Print what comes after the first `seen` characters, and return how many there are now."""
-    place = 0
-    async for text in client.tail_job_logs(job):
-        place += len(text)
-        if place > seen:
-            terminal.raw(text[-(place - seen) :])
-            seen = place
-    return seen
+class _Log:
+    """A job's log: a connection gives it from its beginning, and what was printed is not printed again."""
+
+    def __init__(self, client: Any, job: str, terminal: Terminal) -> None:
+        self.client, self.job, self.terminal = client, job, terminal
+        self.printed = 0
+
+    async def follow(self) -> None:
+        place = 0
+        async for text in self.client.tail_job_logs(self.job):
+            place += len(text)
+            if place > self.printed:
+                self.terminal.raw(text[-(place - self.printed) :])
+                self.printed = place
