@@ -34,9 +34,8 @@ def main() -> None:
 def run(study: StudyPath, overrides: Overrides = [], until: Until = ORDER[-1]) -> None:  # noqa: B006
     """Run a study; goes on where it stopped."""
     with exit_status():
-        if until not in ORDER:
-            raise InputError(f"--until {until}: no such stage; one of {', '.join(ORDER)}")
-        _run(load_study(study, overrides), until)
+        _check_stage(until)
+        run_and_tell(load_study(study, overrides), until)
 
 
 @app.command()
@@ -87,12 +86,31 @@ def explain(study: StudyFolder, row: Annotated[str, typer.Argument(help="id of a
 def search(study: StudyPath, overrides: Overrides = []) -> None:  # noqa: B006
     """Try methods, budgets, mixtures, orders and settings; ends with the best study file. Goes on where it stopped."""
     with exit_status():
-        from instsel.stages.search_study import BEST, REPORT, search_study
+        search_and_tell(load_study(study, overrides))
 
-        terminal = Terminal()
-        folder = search_study(load_study(study, overrides), terminal)
-        terminal.verdict(folder.read(REPORT).decode())
-        terminal.say(f"the best study: instsel run {folder}/{BEST}")
+
+@app.command()
+def submit(
+    study: StudyPath,
+    address: Annotated[
+        str | None, typer.Option(help="of the cluster's job server, http://HOST:8265; default RAY_API_SERVER_ADDRESS")
+    ] = None,
+    overrides: Overrides = [],  # noqa: B006
+    until: Until = ORDER[-1],
+    search: Annotated[bool, typer.Option("--search", help="search, as `instsel search` does")] = False,
+    pip: Annotated[
+        Path | None, typer.Option(help="requirements that the cluster installs first; default: its image has instsel")
+    ] = None,
+    follow: Annotated[bool, typer.Option(help="follow the log; Ctrl-C leaves it, and the job goes on")] = True,
+) -> None:
+    """Run a study as a job of a Ray cluster, or come back to it. A job submitted again goes on where it stopped."""
+    with exit_status():
+        from instsel.stages.submit import Order
+        from instsel.stages.submit import submit as send
+
+        _check_stage(until)
+        order = Order(study, overrides, "search" if search else "run", None if search else until, address, pip)
+        send(load_study(study, overrides), order, Terminal(), follow)
 
 
 @app.command()
@@ -105,13 +123,29 @@ def quickstart(
         from instsel.quickstart.study import quickstart_study
 
         assets = prepare_assets(default_cache(), Terminal().say)
-        _run(
+        run_and_tell(
             load_study(quickstart_study(), [f"model.name={assets.model}", f"root={assets.root}", f"out={out}"]),
             ORDER[-1],
         )
 
 
-def _run(study: StudyConfig, until: str) -> None:
+def _check_stage(until: str) -> None:
+    if until not in ORDER:
+        raise InputError(f"--until {until}: no such stage; one of {', '.join(ORDER)}")
+
+
+def search_and_tell(study: StudyConfig) -> None:
+    """Search, and show what came out."""
+    from instsel.stages.search_study import BEST, REPORT, search_study
+
+    terminal = Terminal()
+    folder = search_study(study, terminal)
+    terminal.verdict(folder.read(REPORT).decode())
+    terminal.say(f"the best study: instsel run {folder}/{BEST}")
+
+
+def run_and_tell(study: StudyConfig, until: str) -> None:
+    """Run a study through a stage, and show the report where there is one."""
     terminal = Terminal()
     graph = run_study(study, terminal, until)
     if until == ORDER[-1]:

@@ -111,6 +111,10 @@ class Terminal:
         self._console.print(text, style="bold", highlight=False, markup=False)
         log.info("%s", text)
 
+    def raw(self, text: str) -> None:
+        """Print a piece of another log as it is."""
+        self._console.print(text, end="", highlight=False, markup=False)
+
     def verdict(self, markdown: str) -> None:
         """Show the report of a finished study."""
         shown = Markdown(markdown) if self._console.is_terminal else markdown

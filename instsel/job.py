@@ -1,0 +1,32 @@
+"""The entrypoint of a Ray job, which the scripts in jobs/ call: `--config STUDY.yaml [--set KEY=VALUE ...]`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from instsel.cli import Overrides, exit_status, run_and_tell, search_and_tell
+from instsel.stages.graph import ORDER
+from instsel.study_file import load_study
+
+Config = Annotated[Path, typer.Option("--config", help="study file, YAML", metavar="STUDY.yaml")]
+
+
+def run_through(stage: str = ORDER[-1]) -> None:
+    """Parse the command line, run the study through `stage`, and exit with the status that `instsel run` has."""
+
+    def main(config: Config, overrides: Overrides = []) -> None:  # noqa: B006
+        with exit_status():
+            run_and_tell(load_study(config, overrides), stage)
+
+    typer.run(main)
+
+
+def search() -> None:
+    """Parse the command line and search, as `instsel search` does."""
+
+    def main(config: Config, overrides: Overrides = []) -> None:  # noqa: B006
+        with exit_status():
+            search_and_tell(load_study(config, overrides))
+
+    typer.run(main)
