@@ -15,7 +15,7 @@ from instsel.mixture.curriculum import most_held_back, passes
 from instsel.progress import Terminal
 from instsel.stages.graph import Graph, Run
 from instsel.stages.session import Allotment
-from instsel.stages.training import Trained, run_training
+from instsel.stages.training import Trained, run_training, train_settings
 from instsel.stages.trials import run_each, trial_allotment
 from instsel.study import Stage
 from instsel.training.order import write_order
@@ -33,7 +33,7 @@ def run_all(
 
     Raises:
         Diverged: a run diverged; side by side, the others were carried to their ends.
-        InputError: a run's order cannot be; told before any is trained.
+        InputError: a run's order or DeepSpeed's configuration cannot be; told before any run is trained.
     """
     runs = [graph.runs[name] for name in names]
     for one in runs:
@@ -46,6 +46,8 @@ def run_all(
         return
     terminal.head(f"finetune {', '.join(names)}")
     each, at_once = trial_allotment(allot, study.resources.trial_workers)
+    # What DeepSpeed refuses is told as the user's error, before a trial would.
+    train_settings(study, study.finetune, each.workers)
     call = partial(_run_one, study=study, graph=graph, allot=each)
     run_each("finetune", names, call, graph.folder / TUNE, at_once, study.resources.max_failures, terminal)
     for name in names:
