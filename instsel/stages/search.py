@@ -16,7 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from instsel.config import StudyConfig
 from instsel.errors import InputError, StudyError
-from instsel.progress import Terminal
+from instsel.progress import Bar, Terminal
 from instsel.search.outcome import Outcome
 from instsel.search.settings import Range, Search
 from instsel.search.space import study_of
@@ -60,7 +60,7 @@ def run(study: StudyConfig, search: Search, stage: Stage, allot: Allotment, term
         shared = Folder(stage.folder.filesystem, stage.folder.path.rpartition("/search/")[0])
         one = partial(_trial, study=study, search=search, shared=shared, points=points, allot=each)
         with terminal.bar("search", left, "trials") as bar, quiet_tune(terminal):
-            results = _tuner(study, search, stage.folder, one, at_once, left, known, spent, Counting(bar)).fit()
+            results = _tuner(study, search, stage.folder, one, at_once, left, known, spent, Marking(bar, points)).fit()
         for place in range(len(results)):
             error = results[place].error
             points.end(results[place].config or {}, failed=None if error is None else last_line(error))
@@ -202,6 +202,18 @@ def _scheduler(study: StudyConfig, search: Search) -> ASHAScheduler | None:
     epochs = search.space.get("finetune.epochs", [study.finetune.epochs])
     most = epochs.high if isinstance(epochs, Range) else max(epochs)
     return ASHAScheduler(time_attr="epoch", max_t=int(most), grace_period=1, reduction_factor=2)
+
+
+class Marking(Counting):
+    """Also marks a point when its trial ends: one stopped early is not under way where the search is killed."""
+
+    def __init__(self, bar: Bar, points: Points) -> None:
+        super().__init__(bar)
+        self.points = points
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.points.end(trial.config, failed=None)
+        super().on_trial_complete(iteration, trials, trial, **info)
 
 
 class TokenCap(tune.Stopper):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from instsel.search.outcome import Outcome
 from instsel.search.settings import Search
 from instsel.stages.graph import build_graph
 from instsel.stages.points import Points
-from instsel.stages.search import TokenCap, _domain, _in_turn, _optuna, told
+from instsel.stages.search import Marking, TokenCap, _domain, _in_turn, _optuna, told
 from instsel.stages.search_study import _stage, search_study
 from instsel.stages.trial import OUTCOME, OWNER, trial_folder
 from instsel.storage import Folder
@@ -202,6 +203,15 @@ def test_bug_stopped_trial_became_the_best_study(points):
     points.end({"method": "a"}, failed=None)
     with pytest.raises(StudyError, match="no trial came to its end"):
         told(points)
+
+
+def test_bug_trial_that_was_stopped_early_was_under_way_again_after_a_kill(points):
+    early = {"failed": None, "objective": 2.0, "tokens": 5, "epoch": 1, "last": False, "stopped": False}
+    points.note({"method": "a"}, "trial", early)
+    bar = SimpleNamespace(done=0, advance=lambda number: setattr(bar, "done", bar.done + number))
+    Marking(bar, points).on_trial_complete(1, [], SimpleNamespace(config={"method": "a"}))
+    ((_, outcome),) = points.outcomes()
+    assert outcome.stopped and outcome.objective == 2.0 and bar.done == 1
 
 
 def test_cap_of_tokens_counts_what_all_trials_took():
