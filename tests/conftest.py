@@ -185,7 +185,7 @@ def study_writer(tiny_model: Path) -> Callable[..., dict[str, Any]]:
             "lora": {"rank": 2, "alpha": 4.0},
             "warmup": {"share": 0.5, "epochs": 2, "learning_rate": 1e-2, "batch_size": 4},
             "features": {"dim": 64, "token_budget": 512},
-            "selection": {"budget": 0.25, "methods": ["random", "bids"]},
+            "selection": {"budget": 0.25, "methods": ["random", "less", "bids"]},
             "finetune": {"epochs": 1, "learning_rate": 1e-2, "batch_size": 4},
             "resources": {"trial_workers": 1},
             "evaluation": {"token_budget": 512, "bootstrap_samples": 100},
@@ -214,7 +214,9 @@ def finished_study(
     from instsel.stages.pipeline import run_study
     from instsel.study_file import parse_study
 
-    raw = study_writer(tmp_path_factory.mktemp("finished"))
+    # Two methods: each is a training that every run of these tests waits for.
+    selection = {"budget": 0.25, "methods": ["random", "bids"]}
+    raw = study_writer(tmp_path_factory.mktemp("finished"), selection=selection)
     run_study(parse_study(raw, "test"), Terminal())
     return raw
 
