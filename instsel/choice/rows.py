@@ -1,10 +1,11 @@
 """A choice as files: a table of the picks, the rows as JSONL, and the examples that a training run reads."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from instsel.storage import Folder
 from instsel.training.dataset import SCHEMA
@@ -27,7 +28,7 @@ def write_rows(prepared: Folder, out: Folder, picks: pa.Table) -> dict[str, Any]
     """
     order = {row: rank for rank, row in enumerate(picks["id"].to_pylist())}
     picked: list[dict[str, Any]] = [{}] * len(order)
-    for shard in sorted({shard for row, shard in _shards(prepared) if row in order}):
+    for shard in _shards(prepared, order):
         for row in (prepared / "pool").read_table(f"{shard}.parquet").to_pylist():
             if row["id"] in order:
                 picked[order[row["id"]]] = row
@@ -56,17 +57,18 @@ def write_training_sets(prepared: Folder, folders: Mapping[str, Folder], sets: M
     """
     wanted = {row for ids in sets.values() for row in ids}
     found: dict[str, dict[str, Any]] = {}
-    for shard in sorted({shard for row, shard in _shards(prepared) if row in wanted}):
+    for shard in _shards(prepared, wanted):
         table = (prepared / "pool").read_table(f"{shard}.parquet", ["id", "input_ids", "labels"])
         found |= {row["id"]: row for row in table.to_pylist() if row["id"] in wanted}
     for name, ids in sets.items():
         folders[name].write_table(TRAINING_SET, _training_set([found[row] for row in ids]))
 
 
-def _shards(prepared: Folder) -> list[tuple[str, str]]:
-    """Id and shard of every row."""
+def _shards(prepared: Folder, rows: Collection[str]) -> list[str]:
+    """Shards that have some of these rows."""
     index = prepared.read_table("index.parquet", ["id", "shard"])
-    return list(zip(index["id"].to_pylist(), index["shard"].to_pylist(), strict=True))
+    wanted = index.filter(pc.is_in(index["id"], pa.array(list(rows), pa.string())))
+    return sorted(wanted["shard"].unique().to_pylist())
 
 
 def _training_set(rows: Sequence[dict[str, Any]]) -> pa.Table:

@@ -44,7 +44,8 @@ def run(
     if not stage.folder.exists(DIRECTIONS):
         _write_directions(study, stage.folder, influence, pins, prepare.folder, features, shards, terminal)
     columns = stage.folder.read_table(COLUMNS)
-    missing = [shard for shard in shards if not (stage.folder / "blocks").exists(f"{shard}.arrow")]
+    there = set((stage.folder / "blocks").names())
+    missing = [shard for shard in shards if f"{shard}.arrow" not in there]
     scored = ray.data.from_items([{"shard": shard} for shard in missing]).map_batches(
         _Scorer,
         batch_size=1,

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -18,28 +17,18 @@ import ray.data
 from instsel.config import Data, Model, StudyConfig
 from instsel.data.chat import check_tokenizer
 from instsel.data.readers import SourceFile, read_chunks
-from instsel.data.shards import (
-    DUPLICATE,
-    LEAK,
-    REJECTED,
-    encode_lines,
-    first_occurrences,
-    numeric_ids,
-    reasons,
-    reject,
-)
+from instsel.data.shards import LEAK, encode_lines
 from instsel.errors import InputError
 from instsel.inputs import pool_files
 from instsel.model import load_tokenizer
 from instsel.progress import Terminal
-from instsel.stages.actors import READER_CPUS
-from instsel.stages.memory import peak_memory
+from instsel.stages.actors import READER_CPUS, orders
+from instsel.stages.prepare_index import finish_pool
 from instsel.stages.prepare_targets import leak_index, prepare_targets, why_rejected
 from instsel.storage import Folder
 from instsel.study import Stage
 
 CHUNK_BLOCK_BYTES = 4 << 20
-REMEMBERED_COLUMNS = ["id", "source", "task", "tokens", "answer_tokens"]
 
 
 def run(study: StudyConfig, stage: Stage, terminal: Terminal) -> None:
@@ -51,7 +40,7 @@ def run(study: StudyConfig, stage: Stage, terminal: Terminal) -> None:
     names = _encode_pool(study, stage.folder, files, terminal)
     if not names:
         raise InputError(f"pool: no usable row; {why_rejected({})}")
-    result = ray.get(_finish_pool.remote(stage.folder, names))
+    result = ray.get(finish_pool.remote(stage.folder, names))
     if not result["rows"]:
         raise InputError(f"pool: no usable row; {why_rejected(result['rejected'])}")
     stage.commit({"pool": result, "targets": targets}, tokens=result["tokens"], peak_memory=result["peak_memory"])
@@ -60,27 +49,24 @@ def run(study: StudyConfig, stage: Stage, terminal: Terminal) -> None:
 
 def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], terminal: Terminal) -> list[str]:
     """Write every shard of the pool; return their names in the order of the files."""
-    context = ray.data.DataContext.get_current()
-    context.target_max_block_size = CHUNK_BLOCK_BYTES
-    items = [{"number": number, "file": json.dumps(asdict(file))} for number, file in enumerate(files)]
+    work = orders(
+        [{"number": number, "file": json.dumps(asdict(file))} for number, file in enumerate(files)], encoders()
+    )
+    work.context.target_max_block_size = CHUNK_BLOCK_BYTES
     reader: Any = _read
-    shards = (
-        ray.data.from_items(items, override_num_blocks=len(items))
-        .map_batches(
-            reader,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=READER_CPUS,
-            fn_kwargs={"shard_rows": study.data.shard_rows},
-        )
-        .map_batches(
-            _Encoder,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=0.5,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=encoders()),
-            fn_constructor_args=(study.model, study.data, folder),
-        )
+    shards = work.map_batches(
+        reader,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=READER_CPUS,
+        fn_kwargs={"shard_rows": study.data.shard_rows},
+    ).map_batches(
+        _Encoder,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=0.5,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=encoders()),
+        fn_constructor_args=(study.model, study.data, folder),
     )
     names = []
     with terminal.bar("prepare", None, "rows") as bar:
@@ -136,51 +122,6 @@ class _Encoder:
         self.rejected.write_table(name, rejected)
         self.pool.write_table(name, examples)
         return {"shard": shard, "rows": len(examples), "tokens": pc.sum(examples["tokens"]).as_py() or 0}
-
-
-@ray.remote
-def _finish_pool(folder: Folder, shards: list[str]) -> dict[str, Any]:
-    """Drop exact duplicates from the shards and write the index of the pool."""
-    pool, rejected = folder / "pool", folder / "rejected"
-    if not rejected.exists("duplicates.parquet"):
-        rejected.write_table("duplicates.parquet", _duplicates(pool, shards))
-    twice = rejected.read_table("duplicates.parquet")
-    places = set(zip(twice["shard"].to_pylist(), twice["line"].to_pylist(), strict=True))
-    tables = []
-    for shard in shards:
-        table = pool.read_table(f"{shard}.parquet", [*REMEMBERED_COLUMNS, "line"])
-        kept = pa.array([(shard, line) not in places for line in table["line"].to_pylist()], pa.bool_())
-        if kept.false_count:
-            pool.write_table(f"{shard}.parquet", pool.read_table(f"{shard}.parquet").filter(kept))
-            table = table.filter(kept)
-        name = pa.array([shard] * len(table), pa.string())
-        tables.append(table.select(REMEMBERED_COLUMNS).append_column("shard", name))
-    index = pa.concat_tables(tables)
-    folder.write_table("index.parquet", index)
-    aside = pa.concat_tables([rejected.read_table(name, REJECTED.names) for name in rejected.names()])
-    by_source = index.group_by("source").aggregate([("id", "count"), ("tokens", "sum")]).to_pylist()
-    return {
-        "rows": len(index),
-        "tokens": pc.sum(index["tokens"]).as_py() or 0,
-        "shards": [shard for shard, table in zip(shards, tables, strict=True) if len(table)],
-        "sources": {item["source"]: {"rows": item["id_count"], "tokens": item["tokens_sum"]} for item in by_source},
-        "rejected": reasons(aside),
-        "peak_memory": peak_memory(),
-    }
-
-
-def _duplicates(pool: Folder, shards: list[str]) -> pa.Table:
-    """Rejected rows with their shard: file and line do not tell apart two splits of a dataset or a file given twice."""
-    ids = [numeric_ids(pool.read_table(f"{shard}.parquet", ["id"])["id"]) for shard in shards]
-    first = first_occurrences(np.concatenate(ids))
-    found, start = [REJECTED.append(pa.field("shard", pa.string())).empty_table()], 0
-    for shard, own in zip(shards, ids, strict=True):
-        again = ~first[start : start + len(own)]
-        start += len(own)
-        if again.any():
-            table = reject(pool.read_table(f"{shard}.parquet").filter(pa.array(again)), DUPLICATE)
-            found.append(table.append_column("shard", pa.array([shard] * len(table), pa.string())))
-    return pa.concat_tables(found)
 
 
 def _summary(result: dict[str, Any]) -> str:

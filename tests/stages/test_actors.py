@@ -2,10 +2,13 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import ray
+from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
 from instsel.errors import StudyError
 from instsel.stages import actors
@@ -24,6 +27,12 @@ def rows(tmp_path: Path) -> Folder:
         table = pa.table({"id": [name], "input_ids": [[1, 2]], "labels": [[-100, 2]], "more": ["x"]})
         folder.write_table(f"{name}.parquet", table)
     return folder
+
+
+def store_bytes() -> int:
+    """Bytes in Ray's object store."""
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    return get_memory_info_reply(state).store_stats.object_store_bytes_used
 
 
 def items(**keys: str) -> list[dict[str, str]]:
@@ -55,6 +64,36 @@ def test_examples_have_the_columns_asked_for(rows, ray_session):
     rows.write_table("a.parquet", messages)
     (result,) = through_actors(items()[:1], rows, Worker, (), ONE, columns=["more"])
     assert (result["keys"], result["more"]) == (["more"], "user")
+
+
+def test_tokens_wait_for_an_actor_in_the_type_they_are_stored_in(rows):
+    stored = pa.table({"id": ["a", "b"], "input_ids": pa.array([[1, 2], [3]], pa.list_(pa.int32()))})
+    rows.write_table("a.parquet", stored)
+    table = actors._read(pa.table({"item": ['{"rows": "a.parquet"}']}), rows=rows, columns=["input_ids"])
+    assert (table["id"].to_pylist(), table["input_ids"].to_pylist()) == ([["a", "b"]], [[[1, 2], [3]]])
+    assert table.schema.field("input_ids").type == pa.list_(pa.list_(pa.int32()))
+
+
+def test_what_is_read_ahead_of_slow_actors_is_bounded(rows, ray_session, monkeypatch):
+    class Worker:
+        def __init__(self, threads):
+            self.first = True
+
+        def __call__(self, item, ids, examples):
+            if self.first:
+                time.sleep(4)
+            self.first = False
+            return {"rows": len(ids)}
+
+    tokens = pa.array([[7] * 250_000], pa.list_(pa.int32()))
+    rows.write_table("a.parquet", pa.table({"id": ["a"], "input_ids": tokens}))
+    work = [{"rows": "a.parquet", "name": str(number)} for number in range(40)]
+    monkeypatch.setattr(actors, "AHEAD_BYTES", 4 * 2**20)
+    before, seen = store_bytes(), []
+    for _ in through_actors(work, rows, Worker, (), ONE, columns=["input_ids"]):
+        seen.append(store_bytes() - before)
+    # 40 tables of 1 MB; without the bound most of them lie there when the first is done.
+    assert 1e6 <= max(seen) < 12e6
 
 
 @pytest.mark.parametrize("where", ["loading", "working"])

@@ -1,0 +1,113 @@
+"""What `benchmarks.scale` runs on a pool of one size; a module of its own, so that Ray's workers can import it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.scale_pool import write_pool, write_target
+from benchmarks.scale_watch import Peaks, watch
+from instsel.config import Resources, StudyConfig
+from instsel.data.batches import Example
+from instsel.gradients.store import feature_table, normalise
+from instsel.progress import Terminal
+from instsel.stages import prepare
+from instsel.stages.extraction import extract, pool_items
+from instsel.stages.graph import build_graph
+from instsel.stages.memory import peak_memory
+from instsel.stages.session import allot, ray_session
+from instsel.storage import Folder
+from instsel.study import Stage
+from instsel.study_file import parse_study
+
+FILES = 8
+HEADER = [
+    "rows", "pass", "shards", "seconds", "driver, start", "driver, peak", "heaviest worker", "Ray itself",
+    "object store", "spilled",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is run: rows of the pool and of a shard, entries of a feature, seconds that an actor waits at a shard."""
+
+    model: str
+    rows: int
+    shard_rows: int
+    dim: int
+    wait: float
+
+
+def measure(size: Size, place: str) -> list[list[str]]:
+    """The lines of the table for one size.
+
+    Args:
+        size: what is run.
+        place: empty folder for the pool and the study.
+    """
+    root, terminal = Path(place), Terminal()
+    write_pool(root / "pool", size.rows, FILES)
+    write_target(root / "target.jsonl")
+    study = _study(size, place)
+    graph = build_graph(study, Folder.at(study.out))
+    with ray_session(Resources()):
+        prepared = _watched(size, "prepare", graph.prepare, lambda: prepare.run(study, graph.prepare, terminal))
+    # Another Ray, so that no worker of the first pass is counted for the second.
+    with ray_session(Resources()):
+        items, share = pool_items(graph.prepare), allot(study.resources)
+        arguments = (graph.features.folder, size.dim, size.wait)
+        written = _watched(
+            size,
+            "write",
+            graph.prepare,
+            lambda: extract(graph.features, items, graph.prepare, Writer, arguments, share, terminal),
+        )
+    return [prepared, written]
+
+
+class Writer:
+    """In place of a model: draws unit vectors and writes them as a shard of features."""
+
+    def __init__(self, threads: int, out: Folder, dim: int, wait: float) -> None:
+        self.out, self.dim, self.wait = out, dim, wait
+
+    def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, Any]:
+        time.sleep(self.wait)
+        drawn = np.random.default_rng(len(ids)).standard_normal((len(ids), self.dim), dtype=np.float32)
+        unit, norms, _, _ = normalise(drawn)
+        (self.out / item["kind"]).write_table(f"{item['name']}.arrow", feature_table(ids, unit, norms, {}))
+        return {"tokens": sum(len(row["input_ids"]) for row in examples), "peak_memory": peak_memory()}
+
+
+def _watched(size: Size, name: str, pool: Stage, run: Callable[[], Any]) -> list[str]:
+    begun = time.monotonic()
+    with watch() as peaks:
+        run()
+    seconds = time.monotonic() - begun
+    shards = len(pool.manifest()["result"]["pool"]["shards"])
+    return [f"{size.rows:,}", name, f"{shards:,}", f"{seconds:.0f}", *_cells(peaks)]
+
+
+def _cells(peaks: Peaks) -> list[str]:
+    start, driver, worker, ray, store, spilled = (
+        f"{number / 1e6:.0f}"
+        for number in (peaks.start, peaks.driver, peaks.worker, peaks.ray, peaks.store, peaks.spilled)
+    )
+    return [start, driver, f"{worker} ({peaks.name})", ray, store, spilled]
+
+
+def _study(size: Size, place: str) -> StudyConfig:
+    keys = {
+        "name": "scale",
+        "out": f"{place}/study",
+        "root": place,
+        "model": {"name": size.model},
+        "pool": [{"path": "pool/*.jsonl"}],
+        "targets": {"sums": {"validation": "target.jsonl"}},
+        "data": {"max_length": 128, "shard_rows": size.shard_rows},
+        "selection": {"budget": 100, "methods": ["bids"]},
+    }
+    return parse_study(keys, "benchmark")
