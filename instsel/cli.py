@@ -39,12 +39,25 @@ def run(study: StudyPath, overrides: Overrides = [], until: Until = ORDER[-1]) -
 
 
 @app.command()
-def plan(study: StudyPath, overrides: Overrides = []) -> None:  # noqa: B006
+def plan(
+    study: StudyPath,
+    overrides: Overrides = [],  # noqa: B006
+    cluster: Annotated[
+        str | None, typer.Option(help="plan for a cluster that is not here: 8xH100, 2x8xH100, 4xcpu", metavar="CLUSTER")
+    ] = None,
+    rates: Annotated[str | None, typer.Option(help="file of rates measured on such a device", metavar="FILE")] = None,
+    price: Annotated[
+        float | None, typer.Option(help="of one GPU (of cpu: one machine) an hour; tells the cost")
+    ] = None,
+    save_rates: Annotated[str | None, typer.Option(help="keep what is measured here in a file", metavar="FILE")] = None,
+) -> None:
     """Tell what a study will take, before it starts: rows, tokens, hours, memory and disk of every stage."""
     with exit_status():
         from instsel.stages.plan import plan_study
+        from instsel.stages.plan_elsewhere import Elsewhere
 
-        plan_study(load_study(study, overrides), Terminal())
+        elsewhere = Elsewhere.of(cluster, rates, price, save_rates)
+        plan_study(load_study(study, overrides), Terminal(), elsewhere=elsewhere)
 
 
 @app.command()

@@ -24,6 +24,8 @@ class Pace:
         timed: batches or steps behind `speed`, over all processes that ran at once.
         width: entries of the vector that the stage makes of a row; 0 where it makes none.
         scratch: bytes of temporary files.
+        device: name of the GPU that it was measured on, or `cpu`.
+        step_rows: of training: rows of a step that the process had.
     """
 
     start: float
@@ -38,6 +40,8 @@ class Pace:
     timed: int = 0
     width: int = 0
     scratch: int = 0
+    device: str = "cpu"
+    step_rows: float = 0.0
 
     def seconds(self, work: float, items: int | None = None) -> float | None:
         """Time that some work takes, cut into `items` pieces of which one process takes one at a time."""

@@ -38,13 +38,13 @@ class Room:
     Attributes:
         out: folder of the study.
         free_disk: bytes free there; None where nobody can tell, as on an object store.
-        machine: memory of the smallest machine that a stage may run on, bytes.
+        machine: memory of the smallest machine that a stage may run on, bytes; None where nobody can tell.
         storage: how features are kept.
     """
 
     out: str
     free_disk: int | None
-    machine: int
+    machine: int | None
     storage: Storage = "float16"
 
 
@@ -71,7 +71,7 @@ def _memory(stages: Sequence[StagePlan], room: Room) -> list[str]:
     lines = []
     for stage in stages:
         needed = stage.together * (stage.memory or 0)
-        if needed <= room.machine:
+        if room.machine is None or needed <= room.machine:
             continue
         each = f"{stage.together} x {size(stage.memory or 0)}" if stage.together > 1 else size(needed)
         keys = MEMORY_KEYS[stage.name]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instsel.config import StudyConfig
-from instsel.errors import StudyError
+from instsel.errors import InputError, StudyError
 from instsel.planning.fit import Room, what_will_not_fit
 from instsel.planning.stage import StagePlan
 from instsel.planning.stages import plan_stages
@@ -17,6 +17,7 @@ from instsel.progress import Terminal, log_to
 from instsel.stages.chatter import native_errors_to
 from instsel.stages.errors import clear_errors
 from instsel.stages.graph import Graph, build_graph
+from instsel.stages.plan_elsewhere import NOTHING, Elsewhere
 from instsel.stages.plan_measure import measure
 from instsel.stages.session import ray_session
 from instsel.storage import Folder
@@ -44,7 +45,10 @@ def free_bytes(folder: Folder) -> int | None:
 
 
 def plan_study(
-    study: StudyConfig, terminal: Terminal, free_disk: Callable[[Folder], int | None] = free_bytes
+    study: StudyConfig,
+    terminal: Terminal,
+    free_disk: Callable[[Folder], int | None] = free_bytes,
+    elsewhere: Elsewhere | None = None,
 ) -> StudyPlan:
     """Count the rows, time a few batches of every stage that is not done, and show what the study will take.
 
@@ -52,24 +56,35 @@ def plan_study(
         study: the checked study file.
         terminal: where to show it.
         free_disk: says how many bytes are free at the study's folder.
+        elsewhere: a cluster that is not there, and rates; by default the plan is for what is here.
 
     Raises:
         InputError: the user's files or settings are wrong.
         StudyError: a batch could not be done.
     """
+    elsewhere = elsewhere or Elsewhere()
     folder = look_at_folder(study.out, study.name)
     graph = build_graph(study, folder)
     todo = _open_parts(graph)
     if not any(todo.values()):
+        if elsewhere.save is not None:
+            raise InputError(NOTHING)
         terminal.say(f"study {study.name}: nothing to do, every stage is done")
         return StudyPlan([StagePlan(name, done=True) for name in todo], [])
     with _log_file() as log_file:
         with log_to(log_file), native_errors_to(log_file), clear_errors(), ray_session(study.resources):
             terminal.head(f"plan {study.name}")
-            facts, machine = measure(study, graph, todo, terminal)
+            elsewhere.check_session()
+            measured, machine = measure(study, graph, todo, terminal, elsewhere)
+    elsewhere.keep(study, measured)
+    facts = elsewhere.moved(study, measured)
     stages = plan_stages(study, facts)
-    warnings = what_will_not_fit(stages, Room(study.out, free_disk(folder), machine, study.features.storage))
-    terminal.verdict(plan_table(stages))
+    here = elsewhere.cluster is None
+    room = Room(study.out, free_disk(folder) if here else None, machine if here else None, study.features.storage)
+    warnings = what_will_not_fit(stages, room)
+    terminal.verdict(plan_table(stages, elsewhere.cost_a_second))
+    for line in elsewhere.told(study, facts, stages):
+        terminal.say(line)
     for warning in warnings:
         terminal.say(f"warning: {warning}")
     return StudyPlan(stages, warnings)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from instsel.choice.budget import Budget
 from instsel.choice.ways import influences_of
-from instsel.config import StudyConfig
+from instsel.config import Resources, StudyConfig
 from instsel.methods import AnyMethod, InfluenceMethod
 from instsel.mixture.settings import ColumnCategories, EndpointCategories, Mixture
 from instsel.planning.facts import Facts, Pace
@@ -15,6 +15,7 @@ from instsel.progress import Terminal
 from instsel.stages.depends import training_of_runs
 from instsel.stages.graph import Graph
 from instsel.stages.memory import peak_memory
+from instsel.stages.plan_elsewhere import Elsewhere
 from instsel.stages.plan_processes import EncoderProcess
 from instsel.stages.plan_rows import KEPT, Part, Rows, prepared_rows
 from instsel.stages.plan_sample import sampled_rows
@@ -27,15 +28,20 @@ CHOSEN_BYTES = 256  # a chosen row in the files of *select*, messages and tokens
 
 
 def measure(
-    study: StudyConfig, graph: Graph, todo: Mapping[str, Sequence[str]], terminal: Terminal
+    study: StudyConfig,
+    graph: Graph,
+    todo: Mapping[str, Sequence[str]],
+    terminal: Terminal,
+    elsewhere: Elsewhere,
 ) -> tuple[Facts, int]:
     """Count the rows and time the stages in `todo`; also the memory of the smallest machine that was met, bytes.
 
     Raises:
-        InputError: the budget does not fit the pool.
+        InputError: the budget does not fit the pool, or rates that are at hand do not fit the study.
         StudyError: a batch could not be done.
     """
-    share = allot(study.resources)
+    # Where the processes of the study are known, what it asks for need not be here.
+    share = allot(study.resources if elsewhere.rates is None else Resources())
     rows = prepared_rows(graph.prepare) if graph.prepare.done() else sampled_rows(study, terminal)
     terminal.say(rows.told)
     pool, validation, heldout = ([part.rows for part in parts] for parts in (rows.pool, rows.validation, rows.heldout))
@@ -55,7 +61,7 @@ def measure(
     )
     # Before anything is timed here: what the driver of the study has, too.
     base = peak_memory()
-    stopwatch = Stopwatch(study, share, terminal)
+    stopwatch = Stopwatch(study, share, terminal, elsewhere)
     if todo.get("attribution"):
         stopwatch.attribution(facts)
     _time_batches(study, todo, rows, stopwatch)

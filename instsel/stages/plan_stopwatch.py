@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -19,6 +20,7 @@ from instsel.progress import Terminal
 from instsel.stages.actors import EXAMPLE
 from instsel.stages.fisher import GROUPS
 from instsel.stages.memory import machine_memory
+from instsel.stages.plan_elsewhere import Elsewhere
 from instsel.stages.plan_matrix import Matrix, seconds_to_solve
 from instsel.stages.plan_processes import ModelProcess, steps_of
 from instsel.stages.plan_rows import Part, examples
@@ -42,11 +44,18 @@ class Stopwatch:
         machine: memory of the smallest machine that was met, bytes.
     """
 
-    def __init__(self, study: StudyConfig, share: Allotment, terminal: Terminal) -> None:
+    def __init__(
+        self,
+        study: StudyConfig,
+        share: Allotment,
+        terminal: Terminal,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         self.study, self.share, self.terminal = study, share, terminal
+        self.elsewhere = elsewhere or Elsewhere()
         self.paces: dict[str, Pace] = {}
         self.fisher: Fisher | None = None
-        self.checkpoint_bytes = 0
+        self.checkpoint_bytes = self.elsewhere.checkpoint_bytes
         self.machine = machine_memory()
         self._trained: dict[tuple[int, int], Pace] = {}
 
@@ -89,6 +98,8 @@ class Stopwatch:
             process: class that does the work.
             columns: of the rows, that it needs.
         """
+        if self._known(stage):
+            return
         share = self.share
         together = _on_one_machine(share.actors, share.gpus)
         warm_up, timed = pick_batches([part.rows for part in parts], budget, TIMED_BATCHES * together)
@@ -106,11 +117,15 @@ class Stopwatch:
 
     def training(self, stage: str, parts: Sequence[Part], training: Training) -> None:
         """Steps of a stage that trains; stages with batches of one size share them."""
+        if self._known(stage):
+            return
         share = self.share
         key = (training.batch_size, training.micro_batch_size)
         if key not in self._trained:
             together = _on_one_machine(share.workers, share.worker_gpus)
-            settings = steps_of(train_settings(self.study, training, share.workers), together, share.workers)
+            workers = self.elsewhere.workers(self.study, together) or share.workers
+            together = min(together, workers)
+            settings = steps_of(train_settings(self.study, training, workers), together, workers)
             size = settings.batch_size
             steps = max(1, TIMED_ROWS // size)
             picks = pick_rows([part.rows for part in parts], size, steps * size, SEED)
@@ -127,9 +142,15 @@ class Stopwatch:
                     ]
                 )
             self._keep(stage, ready, found, share.workers, share.worker_gpus)
-            self._trained[key] = self.paces[stage]
+            self._trained[key] = replace(self.paces[stage], step_rows=size / together)
             self.terminal.say(f"timed {found[0].batches} training steps of {size} rows on {_processes_text(together)}")
         self.paces[stage] = self._trained[key]
+
+    def _known(self, stage: str) -> bool:
+        pace = self.elsewhere.pace(self.study, stage)
+        if pace is not None:
+            self.paces[stage] = pace
+        return pace is not None
 
     def _keep(self, stage: str, ready: float, found: Sequence[Timed], processes: int, gpus: float) -> None:
         exhausted = any(timed.exhausted for timed in found)
@@ -147,6 +168,7 @@ class Stopwatch:
             token_budget=min((timed.token_budget for timed in found if timed.token_budget), default=0),
             timed=sum(timed.batches for timed in found),
             width=max(timed.width for timed in found),
+            device=found[0].device,
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from instsel.gradients.fitting import is_out_of_memory
+from instsel.planning.cluster import CPU
 from instsel.stages.memory import machine_memory, peak_memory
 
 ENOUGH_SECONDS = 20.0
@@ -24,6 +25,7 @@ class Timed:
         seconds, tokens, batches: of what came after that; tokens with padding for batches, without for training steps.
         memory: largest resident memory, bytes; machine: what its machine has.
         gpu_memory, gpu_total: most memory reserved on one of its GPUs, and what that has; 0 without one.
+        device: name of its GPU, or `cpu`.
         checkpoint_bytes: files of a checkpoint, where it wrote one.
         token_budget: of features, where it was lowered because memory ran out; else 0.
         width: entries of the vector that it made of a row; 0 where it made none.
@@ -38,6 +40,7 @@ class Timed:
     machine: int
     gpu_memory: int
     gpu_total: int
+    device: str
     checkpoint_bytes: int = 0
     token_budget: int = 0
     width: int = 0
@@ -49,7 +52,8 @@ class Timed:
         gpus = range(torch.cuda.device_count())
         reserved = ((torch.cuda.max_memory_reserved(gpu), torch.cuda.mem_get_info(gpu)[1]) for gpu in gpus)
         fullest, total = max(reserved, default=(0, 0))
-        return cls(first, seconds, tokens, batches, peak_memory(), machine_memory(), fullest, total)
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else CPU
+        return cls(first, seconds, tokens, batches, peak_memory(), machine_memory(), fullest, total, device)
 
     @classmethod
     def out_of_memory(cls, error: BaseException) -> "Timed":
