@@ -7,14 +7,15 @@ from random import Random
 THINGS = ["apples", "pears", "plums", "figs", "limes", "melons", "dates", "grapes", "nuts", "olives"]
 PLACES = ["Oslo", "Lima", "Cairo", "Quito", "Delhi", "Seoul", "Paris", "Rome", "Bern", "Accra"]
 TASKS = ["add", "take", "share"]
-COPY_EVERY = 100
+HALVED_EVERY = 100
 BROKEN_EVERY = 1000
 
 
 def write_pool(folder: Path, rows: int, files: int) -> None:
     """Write `rows` lines of about 150 bytes into JSONL files of equal length, as far as they divide.
 
-    One line in `COPY_EVERY` copies the row of an earlier number, one in `BROKEN_EVERY` is cut off.
+    One line in `HALVED_EVERY` has the row of half its number, and every other of these copies an earlier line so; one in
+    `BROKEN_EVERY` is cut off.
     """
     folder.mkdir(parents=True)
     for file in range(files):
@@ -30,7 +31,7 @@ def write_target(path: Path) -> None:
 
 
 def _line(number: int) -> str:
-    if number % COPY_EVERY == COPY_EVERY - 1:
+    if number % HALVED_EVERY == HALVED_EVERY - 1:
         number //= 2
     lot = Random(number)
     held, more, task = lot.randrange(1000), lot.randrange(1000), lot.choice(TASKS)
