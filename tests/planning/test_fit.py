@@ -52,6 +52,10 @@ def test_processes_of_one_machine_need_its_memory_together():
     ]
 
 
+def test_of_machines_that_are_not_here_the_memory_is_not_known():
+    assert warnings(StagePlan("features", memory=10**15), room=Room("runs/s", None, None)) == []
+
+
 def test_every_stage_of_a_plan_has_keys_that_lower_its_memory():
     assert set(MEMORY_KEYS) == set(ORDER) - {"report"}
 

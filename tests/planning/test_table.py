@@ -32,6 +32,16 @@ def test_gpus_have_a_column_where_there_are_any():
     assert "| all | – | – | – | > 1.5 min | 4.0 GB | 3.0 GB | 4.4 GB |" in table
 
 
+def test_cost_has_a_column_where_it_is_known():
+    table = plan_table([*STAGES, StagePlan("evaluate", 1, 1, 1, None, GB)], cost_a_second=0.02)
+    assert "| disk | cost |" in table
+    assert "| prepare | – | – | – | done | – | – | – |" in table
+    assert "| 4.4 GB | 1.80 |" in table
+    assert "| evaluate | 1 | 1 | 1 | – | 1.0 GB | 0 B | – |" in table
+    # 90 s and 0.4 s, and who knows how many.
+    assert "| 4.4 GB | > 1.81 |" in table
+
+
 @pytest.mark.parametrize(
     ("number", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (17_740_000_000, "17.7 GB"), (110 * GB, "110 GB"), (3e12, "3.0 TB")],
