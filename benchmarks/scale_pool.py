@@ -14,8 +14,8 @@ BROKEN_EVERY = 1000
 def write_pool(folder: Path, rows: int, files: int) -> None:
     """Write `rows` lines of about 150 bytes into JSONL files of equal length, as far as they divide.
 
-    One line in `HALVED_EVERY` has the row of half its number, which makes every other of these a copy of an earlier line;
-    one in `BROKEN_EVERY` is cut off.
+    One line in `HALVED_EVERY` has the row of half its number: every other of these is a copy of an earlier line. One in
+    `BROKEN_EVERY` is cut off.
     """
     folder.mkdir(parents=True)
     for file in range(files):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from instsel import __version__
+from instsel import __version__, begun
 from instsel.errors import InputError
 from instsel.identity import fingerprint
 from instsel.storage import Folder
@@ -52,7 +52,13 @@ class Stage:
         self.folder.write_json(STARTED, {"fingerprint": self.fingerprint})
 
     def commit(
-        self, result: Mapping[str, Any], *, tokens: int = 0, peak_memory: int = 0, seconds: float | None = None
+        self,
+        result: Mapping[str, Any],
+        *,
+        tokens: int = 0,
+        peak_memory: int = 0,
+        seconds: float | None = None,
+        rows_again: int = 0,
     ) -> dict[str, Any]:
         """Write the manifest, which makes the stage done.
 
@@ -61,6 +67,8 @@ class Stage:
             tokens: tokens that went through a model in this run of the stage.
             peak_memory: largest resident memory of one of its processes, bytes.
             seconds: wall-clock time of this run of the stage; by default since `begin`.
+            rows_again: rows whose work was done again after a worker or a driver was lost, in all runs of the stage;
+                those that have marks (`instsel.begun`) are added.
         """
         manifest = {
             "stage": self.name,
@@ -72,10 +80,12 @@ class Stage:
                 "seconds": round(time.monotonic() - self._began if seconds is None else seconds, 2),
                 "tokens": int(tokens),
                 "peak_memory_bytes": int(peak_memory),
+                "rows_again": int(rows_again) + begun.rows_again(self.folder),
             },
             "result": dict(result),
         }
         self.folder.write_json(MANIFEST, manifest)
+        (self.folder / begun.BEGUN).remove()
         return manifest
 
     def _fingerprint_in(self, name: str) -> str | None:

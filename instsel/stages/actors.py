@@ -1,16 +1,14 @@
 """Items of work through a pool of model actors, their rows read ahead by tasks."""
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import ray
 import ray.data
 
-from instsel.errors import StudyError
 from instsel.stages.session import Allotment
+from instsel.stages.starts import Starts
 from instsel.storage import Folder
 
 EXAMPLE = ("input_ids", "labels")
@@ -19,8 +17,6 @@ EXAMPLE = ("input_ids", "labels")
 READER_CPUS = 0.1
 # What is read ahead of one actor: three shards of 10^4 rows of 512 tokens, sixteen of 1,000 rows of 1,024.
 AHEAD_BYTES = 128 << 20
-# Ray Data starts a worker that died anew, and its item with it, without end.
-MOST_STARTS = 4
 
 
 def through_actors(
@@ -29,6 +25,7 @@ def through_actors(
     actor: Any,
     arguments: tuple[Any, ...],
     allot: Allotment,
+    stage_of: Callable[[dict[str, str]], Folder],
     columns: Sequence[str] = EXAMPLE,
 ) -> Iterator[dict[str, Any]]:
     """Stream items through actors, one item a call, and yield what the actors return as it comes.
@@ -42,19 +39,20 @@ def through_actors(
             these columns.
         arguments: arguments of the class, after the number of torch threads.
         allot: how many actors there are and what each holds.
+        stage_of: item -> folder of the stage that it is for; there it is noted what was begun.
         columns: of the tables, beside the id.
 
     Raises:
-        StudyError: one item's worker died `MOST_STARTS` times.
+        StudyError: one item's worker died again and again.
     """
     if not items:
         return
-    actors = min(allot.actors, len(items))
-    starts = _Starts.remote()  # type: ignore[attr-defined]
+    # A pool that the cluster has no room for as a whole would wait for ever, were it of a fixed size.
+    least, most = (min(number, len(items)) for number in (allot.actors, allot.actors + allot.actors_to_come))
     reader: Any = _read
     reading = {"rows": rows, "columns": columns}
     results = (
-        orders([{"item": json.dumps(item)} for item in items], actors)
+        orders([{"item": json.dumps(item)} for item in items], most)
         .map_batches(reader, batch_size=1, batch_format="pyarrow", num_cpus=READER_CPUS, fn_kwargs=reading)
         .map_batches(
             _Caller,
@@ -62,8 +60,8 @@ def through_actors(
             batch_format="pyarrow",
             num_cpus=allot.cpus,
             num_gpus=allot.gpus,
-            compute=ray.data.ActorPoolStrategy(size=actors),
-            fn_constructor_args=(starts, MOST_STARTS, actor, (allot.threads, *arguments)),
+            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+            fn_constructor_args=(Starts(), stage_of, actor, (allot.threads, *arguments)),
         )
     )
     yield from results.iter_rows()
@@ -92,23 +90,13 @@ def _as_one(column: pa.ChunkedArray) -> pa.ListArray:
     return pa.ListArray.from_arrays([0, len(column)], column.combine_chunks())
 
 
-@ray.remote(num_cpus=0)
-class _Starts:
-    """Counts how often each item was begun."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-
-    def count(self, item: str) -> int:
-        self._counts[item] += 1
-        return self._counts[item]
-
-
 class _Caller:
     """Turns Ray Data's batches into the actor's plain arguments and its results back."""
 
-    def __init__(self, starts: Any, most_starts: int, actor: Any, arguments: tuple[Any, ...]) -> None:
-        self.starts, self.most_starts = starts, most_starts
+    def __init__(
+        self, starts: Starts, stage_of: Callable[[dict[str, str]], Folder], actor: Any, arguments: tuple[Any, ...]
+    ) -> None:
+        self.starts, self.stage_of = starts, stage_of
         self.make = lambda: actor(*arguments)
         self.actor: Any = None
 
@@ -117,11 +105,7 @@ class _Caller:
 
     def _call(self, row: dict[str, Any]) -> dict[str, Any]:
         item = json.loads(row["item"])
-        if ray.get(self.starts.count.remote(row["item"])) > self.most_starts:
-            raise StudyError(
-                f"{item['rows']}: {self.most_starts} workers died at these rows, one after the other; if memory is "
-                "short, lower token_budget or resources.actors, and run again"
-            )
+        self.starts.begin(self.stage_of(item), row["item"], len(row["id"]), item["rows"])
         if self.actor is None:
             # Made here and not before: a worker that dies while it loads the model has begun the item, too.
             self.actor = self.make()

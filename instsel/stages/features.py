@@ -89,7 +89,7 @@ def extract_features(
     tokens = memory = 0
     shortage = _Shortage(study.features.token_budget, terminal)
     with terminal.bar("features", len(missing), "shards") as bar:
-        for row in through_actors(missing, rows, _Extractor, arguments, allot):
+        for row in through_actors(missing, rows, _Extractor, arguments, allot, lambda item: out):
             tokens += row["tokens"]
             memory = max(memory, row["peak_memory"])
             shortage.look(row["token_budget"], row["recompute"])

@@ -50,14 +50,28 @@ def run_study(
         # Imported here: a finished study is told without the seconds that Ray and torch take to load.
         from instsel.stages.chatter import native_errors_to
         from instsel.stages.errors import clear_errors
+        from instsel.stages.gather import gathered
         from instsel.stages.session import ray_session
 
-        with native_errors_to(log_file), clear_errors(), ray_session(study.resources):
+        with (
+            native_errors_to(log_file),
+            clear_errors(),
+            ray_session(study.resources),
+            gathered(study.resources, terminal),
+        ):
             if waiting:
                 _run(study, graph, waiting, terminal, folder)
             if then is not None:
                 then(graph)
+        _tell_what_was_done_again(waiting, terminal)
     return graph
+
+
+def _tell_what_was_done_again(stages: list[Stage], terminal: Terminal) -> None:
+    rows = {stage.name: stage.manifest()["cost"]["rows_again"] for stage in stages}
+    again = ", ".join(f"{name} {count}" for name, count in rows.items() if count)
+    if again:
+        terminal.say(f"rows whose work was done again after processes or machines were lost: {again}")
 
 
 def _run(study: StudyConfig, graph: Graph, waiting: list[Stage], terminal: Terminal, folder: Folder) -> None:

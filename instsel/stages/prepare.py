@@ -25,6 +25,7 @@ from instsel.progress import Terminal
 from instsel.stages.actors import READER_CPUS, orders
 from instsel.stages.prepare_index import finish_pool
 from instsel.stages.prepare_targets import leak_index, prepare_targets, why_rejected
+from instsel.stages.starts import Starts
 from instsel.storage import Folder
 from instsel.study import Stage
 
@@ -66,7 +67,7 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
         batch_format="pyarrow",
         num_cpus=0.5,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=encoders()),
-        fn_constructor_args=(study.model, study.data, folder),
+        fn_constructor_args=(Starts(), study.model, study.data, folder),
     )
     names = []
     with terminal.bar("prepare", None, "rows") as bar:
@@ -93,7 +94,8 @@ def _read(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:
 class _Encoder:
     """Tokenises chunks and commits each as a shard; chunks whose shard is there are passed over."""
 
-    def __init__(self, model: Model, data: Data, folder: Folder) -> None:
+    def __init__(self, starts: Starts, model: Model, data: Data, folder: Folder) -> None:
+        self.starts, self.folder = starts, folder
         self.tokenizer = load_tokenizer(model)
         self.data = data
         self.pool, self.rejected = folder / "pool", folder / "rejected"
@@ -108,6 +110,7 @@ class _Encoder:
         if self.pool.exists(name):
             return {"shard": shard, "rows": 0, "tokens": 0}
         where = SourceFile(**json.loads(file))
+        self.starts.begin(self.folder, shard, len(lines), f"{where.uri}, from line {first}")
         examples, rejected = encode_lines(
             lines,
             first,

@@ -4,7 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from instsel.config import StudyConfig, Training
 from instsel.errors import Diverged, InputError, StudyError
 from instsel.progress import Bar, Terminal, log
-from instsel.stages.board import ProgressBoard
+from instsel.stages.board import board_of
 from instsel.stages.memory import peak_memory
+from instsel.stages.pauses import PAUSES, PauseFolder
 from instsel.stages.session import Allotment
 from instsel.storage import Folder
 from instsel.study import Stage
+from instsel.training.checkpoint import STATE
 from instsel.training.deepspeed_config import complete, read_json
 from instsel.training.settings import TrainSettings
 
@@ -44,11 +46,20 @@ ONE_NODE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training run leaves: its part of the stage's result, and what this call of it took."""
+    """What a training run leaves: its part of the stage's result, and what this call of it took.
+
+    `rows_again` counts over all calls: rows of steps that had to be taken again.
+    """
 
     result: dict[str, Any]
     tokens: int
     peak_memory: int
+    rows_again: int = 0
+
+    @property
+    def cost(self) -> dict[str, int]:
+        """What `Stage.commit` takes."""
+        return {"tokens": self.tokens, "peak_memory": self.peak_memory, "rows_again": self.rows_again}
 
 
 def run_training(
@@ -62,9 +73,10 @@ def run_training(
 ) -> Trained:
     """Train fresh LoRA matrices; each epoch leaves a checkpoint `run/epoch-N` in the stage's folder.
 
-    A run that was stopped goes on after the last epoch it finished, whoever stopped it: Ray Train restarts workers
-    that died, and finds the run again by its name when the driver is started anew. The rows come in the order that
-    stands in the stage's folder (`training.order`), by default in one that the seed draws.
+    A run that was stopped goes on from its last checkpoint, whoever stopped it: Ray Train restarts workers that died,
+    and finds the run again by its name when the driver is started anew. Beside those of epochs there is one every
+    `resources.checkpoint_minutes`; the rows behind it are not trained on again in their epoch. The rows come in the
+    order that stands in the stage's folder (`training.order`), by default in one that the seed draws.
 
     Args:
         study: model, LoRA and DeepSpeed settings, and how many worker failures to survive.
@@ -84,8 +96,9 @@ def run_training(
         ray.train.TrainingFailedError: workers failed more often than the study allows.
     """
     settings = train_settings(study, training, allot.workers)
-    _drop_unreadable(stage.folder / RUN)
-    board = ProgressBoard.remote()  # type: ignore[attr-defined]
+    _drop_unreadable(stage.folder)
+    board = board_of(stage.folder)
+    pauses = PauseFolder(stage.folder, study.resources.checkpoint_minutes)
     loop = {
         "model": study.model,
         "lora": study.lora,
@@ -95,6 +108,7 @@ def run_training(
         "until": until,
         "threads": allot.worker_threads,
         "board": board,
+        "checkpoint_minutes": study.resources.checkpoint_minutes,
     }
     resources = {"CPU": allot.worker_cpus, **({"GPU": allot.worker_gpus} if allot.worker_gpus else {})}
     # Typed as version 1 of Ray Train, which they are not.
@@ -106,7 +120,10 @@ def run_training(
             train_loop_config=loop,
             torch_config=TorchConfig(backend="nccl" if allot.worker_gpus else "gloo"),
             scaling_config=api.ScalingConfig(
-                num_workers=allot.workers, use_gpu=bool(allot.worker_gpus), resources_per_worker=resources
+                num_workers=allot.workers,
+                use_gpu=bool(allot.worker_gpus),
+                resources_per_worker=resources,
+                placement_strategy="PACK" if allot.worker_gpus else "SPREAD",
             ),
             run_config=api.RunConfig(
                 name=RUN,
@@ -123,11 +140,20 @@ def run_training(
     if failure is not None:
         kind, message = failure
         raise ERRORS[kind](message)
-    seen = ray.get(board.read.remote())
+    seen = _ended(board)
+    pauses.remove()
     names = [f"epoch-{epoch}" for epoch in range(1, (until or training.epochs) + 1)]
-    ray.kill(board)
     checkpoints = {name: (stage.folder / RUN / name).read_json(METRICS) for name in names}
-    return Trained({"run": RUN, "checkpoints": checkpoints}, seen.get("tokens", 0), seen.get("peak_memory", 0))
+    result = {"run": RUN, "checkpoints": checkpoints}
+    return Trained(result, seen["tokens"], seen["peak_memory"], seen["rows_again"])
+
+
+def _ended(board: Any) -> dict[str, Any]:
+    """What the board has at the end; it is gone afterwards."""
+    ray.get(board.write.remote())
+    seen: dict[str, Any] = ray.get(board.read.remote())
+    ray.kill(board)
+    return seen
 
 
 def train_settings(study: StudyConfig, training: Training, workers: int) -> TrainSettings:
@@ -168,8 +194,9 @@ def _train(plain: dict[str, Any]) -> None:
     from instsel.loss import answer_losses
     from instsel.model import attach_lora, load_base
     from instsel.training.dataset import TrainingSet
-    from instsel.training.loop import EpochMetrics, train
+    from instsel.training.loop import Pauses, train
     from instsel.training.order import read_order
+    from instsel.training.steps import EpochMetrics, Step
 
     torch.set_num_threads(plain["threads"])
     device = get_device()
@@ -177,11 +204,11 @@ def _train(plain: dict[str, Any]) -> None:
     model = attach_lora(load_base(plain["model"]), plain["lora"], settings.seed).to(device)
     board = plain["board"] if ray.train.get_context().get_world_rank() == 0 else None
 
-    def on_step(step: int, steps: int, tokens: int, loss: float) -> None:
+    def on_step(step: Step) -> None:
         if board is not None:
-            board.update.remote(step=step, steps=steps, tokens=tokens, loss=loss, peak_memory=peak_memory())
+            board.count.remote(step, peak_memory())
 
-    def on_epoch(folder: Path | None, metrics: EpochMetrics) -> None:
+    def on_epoch(metrics: EpochMetrics, folder: Path | None) -> None:
         values, name = asdict(metrics), f"epoch-{metrics.epoch}"
         if folder is None:
             ray.train.report(values, checkpoint_dir_name=name)
@@ -189,8 +216,8 @@ def _train(plain: dict[str, Any]) -> None:
         (folder / METRICS).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         ray.train.report(values, ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
 
-    last = ray.train.get_checkpoint()
-    with last.as_directory() if last else nullcontext() as resume:
+    pauses = PauseFolder(plain["out"], plain["checkpoint_minutes"])
+    with _last_checkpoint(pauses) as resume:
         train(
             model,
             TrainingSet(*plain["training_set"]),
@@ -198,14 +225,28 @@ def _train(plain: dict[str, Any]) -> None:
             lambda network, examples: answer_losses(network, collate(examples, device=device)),
             on_epoch=on_epoch,
             on_step=on_step,
-            resume=Path(resume) if resume else None,
+            pauses=Pauses(pauses.due, pauses.save),
+            resume=resume,
             order=read_order(plain["out"]),
             until=plain["until"],
         )
 
 
-def _drop_unreadable(run: Folder) -> None:
+@contextmanager
+def _last_checkpoint(pauses: PauseFolder) -> Iterator[Path | None]:
+    """The folder to go on from: one inside an epoch, else the last epoch's, else None."""
+    last = ray.train.get_checkpoint()
+    if last is None:
+        yield pauses.after(0, 0)
+        return
+    with last.as_directory() as folder:
+        state = json.loads(Path(folder, STATE).read_text(encoding="utf-8"))
+        yield pauses.after(state["epoch"], state["step"]) or Path(folder)
+
+
+def _drop_unreadable(stage: Folder) -> None:
     """Remove a run whose list of checkpoints this Ray does not read: cut off while written, or of another version."""
+    run = stage / RUN
     if not run.exists(SNAPSHOT):
         return
     try:
@@ -216,6 +257,7 @@ def _drop_unreadable(run: Folder) -> None:
         return
     log.warning("%s: Ray %s cannot read its list of checkpoints; the training starts anew", run, ray.__version__)
     run.remove()
+    (stage / PAUSES).remove()
 
 
 @contextmanager
@@ -239,7 +281,7 @@ def _following(board: Any, bar: Bar) -> Iterator[None]:
     def follow() -> None:
         while not stop.wait(POLL_SECONDS):
             seen = ray.get(board.read.remote())
-            if "step" in seen:
+            if seen["steps"] is not None:
                 bar.total = seen["steps"]
                 bar.move_to(seen["step"], seen["tokens"])
 

@@ -11,7 +11,7 @@ import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
 from instsel.errors import StudyError
-from instsel.stages import actors
+from instsel.stages import actors, starts
 from instsel.stages.actors import through_actors
 from instsel.stages.errors import clear_errors
 from instsel.stages.session import Allotment
@@ -47,7 +47,7 @@ def test_every_item_meets_its_rows_once(rows, ray_session):
         def __call__(self, item, ids, examples):
             return {"said": f"{self.greeting} {item['name']}", "ids": ids, "tokens": examples[0]["input_ids"]}
 
-    results = list(through_actors(items(name="you"), rows, Worker, ("hello",), ONE))
+    results = list(through_actors(items(name="you"), rows, Worker, ("hello",), ONE, lambda item: rows))
     assert sorted(result["ids"] for result in results) == [["a"], ["b"], ["c"]]
     assert all(result["said"] == "hello you" and result["tokens"] == [1, 2] for result in results)
 
@@ -62,7 +62,7 @@ def test_examples_have_the_columns_asked_for(rows, ray_session):
 
     messages = pa.table({"id": ["a"], "more": [[{"role": "user"}]], "labels": [[1]]})
     rows.write_table("a.parquet", messages)
-    (result,) = through_actors(items()[:1], rows, Worker, (), ONE, columns=["more"])
+    (result,) = through_actors(items()[:1], rows, Worker, (), ONE, lambda item: rows, columns=["more"])
     assert (result["keys"], result["more"]) == (["more"], "user")
 
 
@@ -90,7 +90,7 @@ def test_what_is_read_ahead_of_slow_actors_is_bounded(rows, ray_session, monkeyp
     work = [{"rows": "a.parquet", "name": str(number)} for number in range(40)]
     monkeypatch.setattr(actors, "AHEAD_BYTES", 4 * 2**20)
     before, seen = store_bytes(), []
-    for _ in through_actors(work, rows, Worker, (), ONE, columns=["input_ids"]):
+    for _ in through_actors(work, rows, Worker, (), ONE, lambda item: rows, columns=["input_ids"]):
         seen.append(store_bytes() - before)
     # 40 tables of 1 MB; without the bound most of them lie there when the first is done.
     assert 1e6 <= max(seen) < 12e6
@@ -108,6 +108,6 @@ def test_rows_at_which_every_worker_dies_end_the_run(where, rows, ray_session, m
                 os.kill(os.getpid(), signal.SIGKILL)
             return {}
 
-    monkeypatch.setattr(actors, "MOST_STARTS", 2)
+    monkeypatch.setattr(starts, "MOST_STARTS", 2)
     with pytest.raises(StudyError, match=r"^[abc]\.parquet: 2 workers died at these rows"), clear_errors():
-        list(through_actors(items(), rows, Worker, (), ONE))
+        list(through_actors(items(), rows, Worker, (), ONE, lambda item: rows))
