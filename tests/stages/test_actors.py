@@ -81,7 +81,7 @@ def test_what_is_read_ahead_of_slow_actors_is_bounded(rows, ray_session, monkeyp
 
         def __call__(self, item, ids, examples):
             if self.first:
-                time.sleep(4)
+                time.sleep(6)
             self.first = False
             return {"rows": len(ids)}
 
