@@ -87,13 +87,14 @@ def test_what_is_read_ahead_of_slow_actors_is_bounded(rows, ray_session, monkeyp
 
     tokens = pa.array([[7] * 250_000], pa.list_(pa.int32()))
     rows.write_table("a.parquet", pa.table({"id": ["a"], "input_ids": tokens}))
-    work = [{"rows": "a.parquet", "name": str(number)} for number in range(40)]
+    work = [{"rows": "a.parquet", "name": str(number)} for number in range(80)]
     monkeypatch.setattr(actors, "AHEAD_BYTES", 4 * 2**20)
     before, seen = store_bytes(), []
     for _ in through_actors(work, rows, Worker, (), ONE, lambda item: rows, columns=["input_ids"]):
         seen.append(store_bytes() - before)
-    # 40 tables of 1 MB; without the bound most of them lie there when the first is done.
-    assert 1e6 <= max(seen) < 12e6
+    # Without the bound most of the 80 tables of 1 MB lie there when the first is done. On a busy
+    # machine what was worked on takes a while to go, so that with the bound up to 18 MB were seen.
+    assert 1e6 <= max(seen) < 40e6
 
 
 @pytest.mark.parametrize("where", ["loading", "working"])
