@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def run_training(
             run_config=api.RunConfig(
                 name=RUN,
                 storage_path=stage.folder.path,
-                storage_filesystem=stage.folder.filesystem,
+                storage_filesystem=stage.folder.enduring(),
                 failure_config=api.FailureConfig(
                     max_failures=study.resources.max_failures, controller_failure_limit=FAILED_STARTS
                 ),
@@ -187,10 +188,12 @@ def _train(plain: dict[str, Any]) -> None:
             ray.train.report(values, checkpoint_dir_name=name)
             return
         (folder / METRICS).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        ray.train.report(values, ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+        made = ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(values, made, checkpoint_dir_name=name, checkpoint_upload_fn=partial(_upload, run))
 
+    run: Folder = plain["out"] / RUN
     last = ray.train.get_checkpoint()
-    with last.as_directory() if last else nullcontext() as resume:
+    with (run / Path(last.path).name).local() if last else nullcontext() as resume:
         train(
             model,
             TrainingSet(*plain["training_set"]),
@@ -198,10 +201,18 @@ def _train(plain: dict[str, Any]) -> None:
             lambda network, examples: answer_losses(network, collate(examples, device=device)),
             on_epoch=on_epoch,
             on_step=on_step,
-            resume=Path(resume) if resume else None,
+            resume=resume,
             order=read_order(plain["out"]),
             until=plain["until"],
         )
+
+
+def _upload(run: Folder, made: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+    """Copy a checkpoint into the run's folder. Ray Train's own upload does not notice if the end of a file is lost."""
+    out = run / name
+    for file in sorted(Path(made.path).iterdir()):
+        out.put(file.name, file)
+    return ray.train.Checkpoint(out.path, run.enduring())
 
 
 def _drop_unreadable(run: Folder) -> None:
