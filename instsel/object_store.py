@@ -30,7 +30,7 @@ class S3(pafs.S3FileSystem):
 
     def __init__(self, endpoint: str | None, region: str | None, attempts: int = FEW_ATTEMPTS) -> None:
         """A file system on an endpoint, http://HOST:PORT, or on AWS if that is None."""
-        self._options = (endpoint, region, attempts)
+        self._where, self.attempts = (endpoint, region), attempts
         super().__init__(
             endpoint_override=endpoint,
             region=region,
@@ -40,11 +40,11 @@ class S3(pafs.S3FileSystem):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._options
+        return type(self), (*self._where, self.attempts)
 
     def enduring(self) -> "S3":
         """The same, for code that reads and writes in its own way: pyarrow tries for minutes, and cannot be stopped."""
-        return type(self)(*self._options[:2], MANY_ATTEMPTS)
+        return type(self)(*self._where, MANY_ATTEMPTS)
 
     def get_file_info(self, paths_or_selector: Any) -> Any:
         """Waits, as all of these do; what is asked, done and given back is as in pyarrow."""

@@ -51,21 +51,22 @@ class ObjectStore:
     """A running store; `port` is the one that clients use.
 
     Attributes:
+        behind: port of moto itself.
         environment: what a client's environment needs to find it.
     """
 
     def __init__(self, port: int) -> None:
-        self.port, self._behind = port, free_port()
+        self.port, self.behind = port, free_port()
         self.environment = {**KEYS, "AWS_ENDPOINT_URL": f"http://{HOST}:{port}"}
-        self._server = _start("-m", "moto.server", "-H", HOST, "-p", str(self._behind))
-        _wait_for_port(self._behind)
+        self._server = _start("-m", "moto.server", "-H", HOST, "-p", str(self.behind))
+        _wait_for_port(self.behind)
         self._forwarder = self._forward()
         # Past the forwarder: the test sees what is there while clients see nothing.
         self.direct = pafs.S3FileSystem(
             access_key=KEYS["AWS_ACCESS_KEY_ID"],
             secret_key=KEYS["AWS_SECRET_ACCESS_KEY"],
             region=KEYS["AWS_REGION"],
-            endpoint_override=f"http://{HOST}:{self._behind}",
+            endpoint_override=f"http://{HOST}:{self.behind}",
             allow_bucket_creation=True,
         )
 
@@ -125,7 +126,7 @@ class ObjectStore:
         self._forwarder = self._forward()
 
     def _forward(self) -> subprocess.Popen[bytes]:
-        process = _start(str(FORWARDER), str(self.port), str(self._behind))
+        process = _start(str(FORWARDER), str(self.port), str(self.behind))
         _wait_for_port(self.port)
         return process
 
