@@ -1,7 +1,8 @@
 """The study folder: one subfolder a stage, a manifest with a fingerprint, and what of it is still valid."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,12 +102,10 @@ def open_folder(out: str, name: str) -> Folder:
         InputError: the folder belongs to another study, holds other things, is a file or may not be written.
     """
     folder = look_at_folder(out, name)
-    try:
+    with _usable(out):
         if not folder.exists(STUDY):
             folder.create()
             folder.write_json(STUDY, {"name": name, "format": 1})
-    except OSError as error:
-        raise _unusable(out, error) from error
     return folder
 
 
@@ -116,18 +115,22 @@ def look_at_folder(out: str, name: str) -> Folder:
     Raises:
         InputError: the folder belongs to another study, holds other things or is a file.
     """
-    folder = Folder.at(out)
-    try:
+    with _usable(out):
+        folder = Folder.at(out)
         if folder.exists(STUDY):
             owner = folder.read_json(STUDY).get("name")
             if owner != name:
-                raise InputError(f"out: {out} holds the study {owner!r}, not {name!r}; give this study another folder")
+                raise InputError(f"{out} holds the study {owner!r}, not {name!r}; give this study another folder")
         elif folder.names():
-            raise InputError(f"out: {out} holds files that are no study; give an empty or new folder")
-    except OSError as error:
-        raise _unusable(out, error) from error
+            raise InputError(f"{out} holds files that are no study; give an empty or new folder")
     return folder
 
 
-def _unusable(out: str, error: OSError) -> InputError:
-    return InputError(f"out: {out} cannot be used as a folder: {error}; give another one")
+@contextmanager
+def _usable(out: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"out: {error}") from error
+    except OSError as error:
+        raise InputError(f"out: {out} cannot be used as a folder: {error}; give another one") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["tests.endpoint"]
+pytest_plugins = ["tests.endpoint", "tests.object_store"]
 
 # Before Ray, torch or Hugging Face are imported: no hub, few threads, and no killing of workers on a busy machine.
 for _name, _value in {

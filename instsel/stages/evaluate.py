@@ -157,9 +157,9 @@ class _Evaluator:
     def _load(self, run: str, adapter: Folder) -> None:
         if run == self.loaded:
             return
-        folder = adapter.fetch()
-        if self.adapted is None:
-            self.adapted = attach_adapter(self.base, folder)
-        else:
-            load_adapter(folder, self.adapted)
+        with adapter.local() as folder:
+            if self.adapted is None:
+                self.adapted = attach_adapter(self.base, folder)
+            else:
+                load_adapter(folder, self.adapted)
         self.loaded = run

@@ -25,17 +25,15 @@ class PauseFolder:
         """Keep a checkpoint in place of the one before it; `latest.json` is written last and makes it count."""
         name = f"step-{step}"
         for file in sorted(path for path in checkpoint.iterdir() if path.is_file()):
-            with (self._folder / name).writer(file.name) as stream, file.open("rb") as source:
-                while block := source.read(1 << 24):
-                    stream.write(block)
+            (self._folder / name).put(file.name, file)
         self._folder.write_json(LATEST, {"step": step})
         for other in self._folder.names():
             if other not in (LATEST, name):
                 (self._folder / other).remove()
         self._last = time.monotonic()
 
-    def after(self, epoch: int, step: int) -> Path | None:
-        """The kept checkpoint, on this machine, if it is of the epoch that follows `epoch`, which ended at `step`.
+    def after(self, epoch: int, step: int) -> Folder | None:
+        """The kept checkpoint, if it is of the epoch that follows `epoch`, which ended at `step`.
 
         One of a later epoch would go on from an epoch whose own checkpoint Ray Train does not know, and one of an
         earlier epoch has been overtaken.
@@ -46,7 +44,7 @@ class PauseFolder:
         place = self._folder / f"step-{there}"
         if there <= step or place.read_json(STATE)["epoch"] != epoch:
             return None
-        return place.fetch()
+        return place
 
     def remove(self) -> None:
         """Delete what the finished run no longer needs."""

@@ -1,12 +1,10 @@
 """Ray Train around the training loop: workers, restarts after failures, checkpoints into the stage's folder."""
 
-import json
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -17,17 +15,14 @@ from instsel.config import StudyConfig, Training
 from instsel.errors import Diverged, InputError, StudyError
 from instsel.progress import Bar, Terminal, log
 from instsel.stages.board import board_of
-from instsel.stages.memory import peak_memory
 from instsel.stages.pauses import PAUSES, PauseFolder
 from instsel.stages.session import Allotment
+from instsel.stages.training_worker import METRICS, RUN, work
 from instsel.storage import Folder
 from instsel.study import Stage
-from instsel.training.checkpoint import STATE
 from instsel.training.deepspeed_config import complete, read_json
 from instsel.training.settings import TrainSettings
 
-RUN = "run"
-METRICS = "metrics.json"
 POLL_SECONDS = 1.0
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 # Each is a minute: long enough for a cluster to grow, and not for ever.
@@ -116,7 +111,7 @@ def run_training(
     make_trainer: Any = TorchTrainer
     with _ray_train_variables():
         trainer = make_trainer(
-            _work,
+            work,
             train_loop_config=loop,
             torch_config=TorchConfig(backend="nccl" if allot.worker_gpus else "gloo"),
             scaling_config=api.ScalingConfig(
@@ -128,7 +123,7 @@ def run_training(
             run_config=api.RunConfig(
                 name=RUN,
                 storage_path=stage.folder.path,
-                storage_filesystem=stage.folder.filesystem,
+                storage_filesystem=stage.folder.enduring(),
                 failure_config=api.FailureConfig(
                     max_failures=study.resources.max_failures, controller_failure_limit=FAILED_STARTS
                 ),
@@ -174,74 +169,6 @@ def _deepspeed(study: StudyConfig) -> dict[str, Any]:
     if study.deepspeed.config is not None:
         return read_json(study.deepspeed.config)
     return {"zero_optimization": {"stage": study.deepspeed.stage}}
-
-
-def _work(plain: dict[str, Any]) -> tuple[str, str] | None:
-    """What each worker does. An error of ours meets all of them and would again: returned, it makes Ray Train stop."""
-    try:
-        _train(plain)
-    except (InputError, StudyError) as error:
-        return type(error).__name__, str(error)
-    return None
-
-
-def _train(plain: dict[str, Any]) -> None:
-    # Imported here: the driver needs neither, and loads faster without.
-    import torch
-    from ray.train.torch import get_device
-
-    from instsel.data.batches import collate
-    from instsel.loss import answer_losses
-    from instsel.model import attach_lora, load_base
-    from instsel.training.dataset import TrainingSet
-    from instsel.training.loop import Pauses, train
-    from instsel.training.order import read_order
-    from instsel.training.steps import EpochMetrics, Step
-
-    torch.set_num_threads(plain["threads"])
-    device = get_device()
-    settings: TrainSettings = plain["settings"]
-    model = attach_lora(load_base(plain["model"]), plain["lora"], settings.seed).to(device)
-    board = plain["board"] if ray.train.get_context().get_world_rank() == 0 else None
-
-    def on_step(step: Step) -> None:
-        if board is not None:
-            board.count.remote(step, peak_memory())
-
-    def on_epoch(metrics: EpochMetrics, folder: Path | None) -> None:
-        values, name = asdict(metrics), f"epoch-{metrics.epoch}"
-        if folder is None:
-            ray.train.report(values, checkpoint_dir_name=name)
-            return
-        (folder / METRICS).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        ray.train.report(values, ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
-
-    pauses = PauseFolder(plain["out"], plain["checkpoint_minutes"])
-    with _last_checkpoint(pauses) as resume:
-        train(
-            model,
-            TrainingSet(*plain["training_set"]),
-            settings,
-            lambda network, examples: answer_losses(network, collate(examples, device=device)),
-            on_epoch=on_epoch,
-            on_step=on_step,
-            pauses=Pauses(pauses.due, pauses.save),
-            resume=resume,
-            order=read_order(plain["out"]),
-            until=plain["until"],
-        )
-
-
-@contextmanager
-def _last_checkpoint(pauses: PauseFolder) -> Iterator[Path | None]:
-    """The folder to go on from: one inside an epoch, else the last epoch's, else None."""
-    last = ray.train.get_checkpoint()
-    if last is None:
-        yield pauses.after(0, 0)
-        return
-    with last.as_directory() as folder:
-        state = json.loads(Path(folder, STATE).read_text(encoding="utf-8"))
-        yield pauses.after(state["epoch"], state["step"]) or Path(folder)
 
 
 def _drop_unreadable(stage: Folder) -> None:

@@ -80,7 +80,7 @@ def run_each(
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=out.path,
-                storage_filesystem=out.filesystem,
+                storage_filesystem=out.enduring(),
                 failure_config=tune.FailureConfig(max_failures=retries),
                 callbacks=[Counting(bar)],
                 verbose=0,
