@@ -1,11 +1,14 @@
 """Three Ray nodes on one machine, each with processes of its own, and studies that are submitted to them as jobs."""
 
+import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,37 +18,53 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 600
-# Any free port: the usual one may belong to another Ray of this machine, and the head would not start jobs.
-AGENT = {"dashboard_agent_listen_port": 0}
-WORKER = {"num_cpus": 2, **AGENT}
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 class Nodes:
-    """A head without CPUs for work and two nodes with two each; jobs go to its job server, a token is asked for."""
+    """A head without CPUs for work and two nodes with two each; jobs go to its job server, which asks for a token."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        from ray.cluster_utils import Cluster
-
-        port = _free_port()
-        self.address, self.environment = f"http://127.0.0.1:{port}", environment
-        head = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
-        self.cluster: Any = Cluster(initialize_head=True, head_node_args={**head, **AGENT})
-        self.workers = [self.cluster.add_node(**WORKER) for _ in range(2)]
+    def __init__(self, home: Path, more: dict[str, str]) -> None:
+        """Start them; `more` is added to the environment of all their processes."""
+        self.home, self.token = home, secrets.token_hex(16)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self.environment = {
+            **kept,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_memory_usage_threshold": "0.99",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            **more,
+        }
+        port, dashboard = _free_port(), _free_port()
+        self.ray, self.server = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+        head = ["--head", f"--port={port}", "--include-dashboard=true", f"--dashboard-port={dashboard}"]
+        self.head = self._start("head", *head, "--num-cpus=0")
+        wait_for(lambda: self._asked("/api/version") is not None, "the head")
+        self.workers: list[subprocess.Popen] = []
+        self._names = iter(range(100))
+        for _ in range(2):
+            self.add()
         wait_for(self._takes_jobs, "the job server")
 
-    def _takes_jobs(self) -> bool:
-        """Whether the head's agent, which starts jobs, has come up; the job server answers some time before."""
-        from ray.job_submission import JobSubmissionClient
+    def add(self) -> None:
+        """Another node with two CPUs."""
+        name = f"worker-{next(self._names)}"
+        self.workers.append(self._start(name, f"--address={self.ray}", "--num-cpus=2"))
 
-        try:
-            JobSubmissionClient(self.address).submit_job(entrypoint="true")
-        except (RuntimeError, ConnectionError):
-            return False
-        return True
+    def lose(self) -> None:
+        """End every process of a working node at once, as if its machine had been taken away."""
+        _end(self.workers.pop(0))
+
+    def stop(self) -> None:
+        """End every process of all nodes."""
+        for node in [*self.workers, self.head]:
+            _end(node)
 
     def submit(self, study: Path, *settings: str) -> str:
         """Submit a study as the README says; the job's id."""
-        command = ["ray", "job", "submit", "--address", self.address, "--working-dir", str(ROOT), "--no-wait"]
+        command = ["ray", "job", "submit", "--address", self.server, "--working-dir", str(ROOT), "--no-wait"]
         words = [word for setting in settings for word in ("--set", setting)]
         job = f"job-{time.time_ns()}"
         command += ["--submission-id", job, "--", "python", "jobs/run.py", "--config", str(study), *words]
@@ -55,61 +74,63 @@ class Nodes:
 
     def ended(self, job: str) -> str:
         """Wait for a job's end; how it ended."""
-        from ray.job_submission import JobSubmissionClient
-
-        client = JobSubmissionClient(self.address)
-        wait_for(lambda: client.get_job_status(job).is_terminal(), "the job's end")
-        return str(client.get_job_status(job).value)
+        wait_for(lambda: self._told(job).get("status") in ENDED, "the job's end")
+        return self._told(job)["status"]
 
     def log(self, job: str) -> str:
         """What a job printed, and what Ray says of its end."""
-        from ray.job_submission import JobSubmissionClient
+        return f"{(self._asked(f'/api/jobs/{job}/logs') or {}).get('logs')}\n{self._told(job).get('message')}"
 
-        client = JobSubmissionClient(self.address)
-        return f"{client.get_job_logs(job)}\n{client.get_job_info(job).message}"
+    def kill(self, name: str) -> None:
+        """Kill a process whose command begins so, once there is one."""
+        wait_for(lambda: self._processes(name), name)
+        self._processes(name)[0].send_signal(signal.SIGKILL)
 
-    def processes(self, name: str) -> list[psutil.Process]:
-        """Processes of all nodes whose command begins so."""
+    def _start(self, name: str, *options: str) -> subprocess.Popen:
+        # Any free port for the agent: the usual one may belong to another Ray of this machine. A folder of its own:
+        # nodes take away a job's working directory, each when it needs it no longer.
+        command = ["ray", "start", "--block", "--dashboard-agent-listen-port=0", f"--temp-dir={self.home}/{name}"]
+        with open(self.home / f"{name}.log", "w") as log:
+            return subprocess.Popen(
+                [*command, *options], env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def _processes(self, name: str) -> list[psutil.Process]:
         found = []
-        for node in [self.cluster.head_node, *self.workers]:
-            for process in psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True):
+        for node in [self.head, *self.workers]:
+            for process in psutil.Process(node.pid).children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
                     if " ".join(process.cmdline()).startswith(name):
                         found.append(process)
         return found
 
-    def kill(self, name: str) -> None:
-        """Kill the first process whose command begins so, once there is one."""
-        wait_for(lambda: self.processes(name), name)
-        self.processes(name)[0].send_signal(signal.SIGKILL)
+    def _told(self, job: str) -> dict[str, Any]:
+        return self._asked(f"/api/jobs/{job}") or {}
 
-    def lose_one_and_add_another(self) -> None:
-        """End a working node as if its machine had been taken away; a new one joins."""
-        self.cluster.remove_node(self.workers.pop(0), allow_graceful=False)
-        self.workers.append(self.cluster.add_node(**WORKER))
+    def _asked(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """What the job server answers; None where it does not."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.server + path, data, headers), timeout=60) as found:
+                answer: dict[str, Any] = json.load(found)
+                return answer
+        except OSError:
+            return None
+
+    def _takes_jobs(self) -> bool:
+        """Whether the head's agent, which starts jobs, has come up; the job server answers some time before."""
+        return self._asked("/api/jobs/", {"entrypoint": "true"}) is not None
 
 
 @contextmanager
-def three_nodes(home: Path) -> Iterator[Nodes]:
-    """The cluster, for as long as the block runs; its environment is this process' own in the block."""
-    ours = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef",
-        "RAY_TMPDIR": str(home),
-    }
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    nodes = Nodes(dict(os.environ))
+def three_nodes(home: Path, **more: str) -> Iterator[Nodes]:
+    """The nodes, for as long as the block runs; `more` is added to their environment."""
+    nodes = Nodes(home, more)
     try:
         yield nodes
     finally:
-        nodes.cluster.shutdown()
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        nodes.stop()
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
@@ -117,6 +138,14 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited for {what}"
         time.sleep(0.05)
+
+
+def _end(node: subprocess.Popen) -> None:
+    processes = psutil.Process(node.pid).children(recursive=True)
+    for process in [psutil.Process(node.pid), *processes]:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+    node.wait()
 
 
 def _free_port() -> int:

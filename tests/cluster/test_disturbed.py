@@ -132,7 +132,8 @@ def test_a_working_node_is_lost_and_another_joins(
     study = again()
     job = nodes.submit(write(study))
     wait_for(shards(study, 8), "shards")
-    nodes.lose_one_and_add_another()
+    nodes.lose()
+    nodes.add()
     finish(nodes, job, study, undisturbed)
     assert 0 < cost(study, "features")["rows_again"] < POOL_ROWS
 
