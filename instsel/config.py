@@ -8,14 +8,16 @@ from instsel.methods import AnyMethod, Form, InfluenceMethod, Method
 from instsel.mixture.curriculum import PASSES
 from instsel.mixture.settings import Curriculum, Mixture
 from instsel.search.settings import Search
-from instsel.strict import Strict, usable_name
+from instsel.strict import Place, Strict, usable_name
 from instsel.training.keys import Training
 
 RowFormat = Literal["auto", "messages", "alpaca", "sharegpt"]
 
 
 class PoolSource(Strict):
-    path: str = Field(description="file, glob or URI of JSONL (.gz, .zst) or Parquet, dataset folder, or hf:OWNER/NAME")
+    path: Place = Field(
+        description="file, glob or URI of JSONL (.gz, .zst) or Parquet, dataset folder, or hf:OWNER/NAME"
+    )
     format: RowFormat = Field("auto", description="how a row looks; auto tells by its keys")
     source: str | None = Field(
         None, description="name shown for these rows; by default the row's `source`, else the file"
@@ -25,8 +27,8 @@ class PoolSource(Strict):
 
 
 class Target(Strict):
-    validation: str = Field(description="file of examples that show the ability; gradients are taken of these")
-    heldout: str | None = Field(None, description="file of other examples, only ever used to measure the result")
+    validation: Place = Field(description="file of examples that show the ability; gradients are taken of these")
+    heldout: Place | None = Field(None, description="file of other examples, only ever used to measure the result")
     format: RowFormat = Field("auto", description="how a row looks; auto tells by its keys")
     subtask: str | None = Field(None, description="column that divides the target into subtasks")
     max_validation: int | None = Field(None, ge=1, description="use at most N validation rows, a fixed uniform sample")
@@ -178,8 +180,8 @@ class StudyConfig(Strict):
     """A whole study file. Relative paths are relative to `root`, `root` itself to where the command is run."""
 
     name: str = Field(description="name of the study")
-    out: str = Field(description="folder of the study: a local path or a URI such as s3://bucket/folder")
-    root: str = Field(".", description="folder that relative pool and target paths start from")
+    out: Place = Field(description="folder of the study: a local path or a URI such as s3://bucket/folder")
+    root: Place = Field(".", description="folder that relative pool and target paths start from")
     model: Model = Field(description="model that selects and is trained")
     pool: list[PoolSource] = Field(min_length=1, description="where the pool's rows are")
     targets: dict[str, Target] = Field(min_length=1, description="abilities the selection is for")
