@@ -1,6 +1,7 @@
 """Items of work through a pool of model actors, their rows read ahead by tasks."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,8 +11,10 @@ import ray
 import ray.data
 
 from instsel.errors import StudyError
+from instsel.stages.metrics import Meter
 from instsel.stages.session import Allotment
 from instsel.storage import Folder
+from instsel.study import place_in_study
 
 EXAMPLE = ("input_ids", "labels")
 
@@ -61,7 +64,7 @@ def through_actors(
             num_cpus=allot.cpus,
             num_gpus=allot.gpus,
             compute=ray.data.ActorPoolStrategy(size=min(allot.actors, len(work))),
-            fn_constructor_args=(starts, MOST_STARTS, actor, (allot.threads, *arguments)),
+            fn_constructor_args=(starts, MOST_STARTS, place_in_study(rows)[0], actor, (allot.threads, *arguments)),
         )
     )
     yield from results.iter_rows()
@@ -88,8 +91,10 @@ class _Starts:
 class _Caller:
     """Turns Ray Data's batches into the actor's plain arguments and its results back."""
 
-    def __init__(self, starts: Any, most_starts: int, actor: Any, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, starts: Any, most_starts: int, study: str, actor: Any, arguments: tuple[Any, ...]) -> None:
         self.starts, self.most_starts = starts, most_starts
+        # A stage's actors are in the module that has its name.
+        self.meter = Meter(study, actor.__module__.rpartition(".")[2])
         self.make = lambda: actor(*arguments)
         self.actor: Any = None
 
@@ -109,5 +114,7 @@ class _Caller:
         columns = [name for name in row if name not in ("item", "id")]
         values = zip(*(row[name] for name in columns), strict=True)
         examples = [dict(zip(columns, example, strict=True)) for example in values]
+        began = time.monotonic()
         result: dict[str, Any] = self.actor(item, row["id"], examples)
+        self.meter.count_item(row["id"], result, time.monotonic() - began)
         return result

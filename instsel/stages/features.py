@@ -157,6 +157,7 @@ class _Extractor:
             "peak_memory": peak_memory(),
             "token_budget": self.token_budget,
             "recompute": self.recompute,
+            "set_aside": len(without),
         }
 
     def _engine(self, kind: str) -> GradientEngine:

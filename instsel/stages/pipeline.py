@@ -11,6 +11,7 @@ from instsel.progress import Terminal, log_to
 from instsel.stages.graph import ORDER, Graph, build_graph
 from instsel.storage import Folder
 from instsel.study import Stage, open_folder
+from instsel.tracking import check_tracking
 
 LOG = "instsel.log"
 CONFIG = "config.json"
@@ -37,6 +38,7 @@ def run_study(
         InputError: the user's files or settings are wrong.
         StudyError: a stage failed.
     """
+    check_tracking(study.tracking)
     folder = open_folder(study.out, study.name)
     log_file = folder.fetch() / LOG if folder.is_local else Path(f"{study.name}.log")
     with log_to(log_file):

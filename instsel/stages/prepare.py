@@ -5,6 +5,7 @@ how many workers there are, and a killed run goes on with the shards that are mi
 """
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -34,9 +35,10 @@ from instsel.model import load_tokenizer
 from instsel.progress import Terminal
 from instsel.stages.actors import READER_CPUS
 from instsel.stages.memory import peak_memory
+from instsel.stages.metrics import Meter
 from instsel.stages.prepare_targets import leak_index, prepare_targets, why_rejected
 from instsel.storage import Folder
-from instsel.study import Stage
+from instsel.study import Stage, place_in_study
 
 CHUNK_BLOCK_BYTES = 4 << 20
 REMEMBERED_COLUMNS = ["id", "source", "task", "tokens", "answer_tokens"]
@@ -112,6 +114,7 @@ class _Encoder:
         self.data = data
         self.pool, self.rejected = folder / "pool", folder / "rejected"
         self.leaks = leak_index(folder, data.leak_words)
+        self.meter = Meter(place_in_study(folder)[0], "prepare")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         counts = [self._shard(**row) for row in batch.to_pylist()]
@@ -121,7 +124,7 @@ class _Encoder:
         name = f"{shard}.parquet"
         if self.pool.exists(name):
             return {"shard": shard, "rows": 0, "tokens": 0}
-        where = SourceFile(**json.loads(file))
+        where, began = SourceFile(**json.loads(file)), time.monotonic()
         examples, rejected = encode_lines(
             lines,
             first,
@@ -135,7 +138,10 @@ class _Encoder:
         )
         self.rejected.write_table(name, rejected)
         self.pool.write_table(name, examples)
-        return {"shard": shard, "rows": len(examples), "tokens": pc.sum(examples["tokens"]).as_py() or 0}
+        tokens = pc.sum(examples["tokens"]).as_py() or 0
+        seconds = time.monotonic() - began
+        self.meter.count(rows=len(examples), tokens=tokens, set_aside=len(rejected), seconds=seconds)
+        return {"shard": shard, "rows": len(examples), "tokens": tokens}
 
 
 @ray.remote

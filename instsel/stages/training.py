@@ -18,14 +18,16 @@ from instsel.errors import Diverged, InputError, StudyError
 from instsel.progress import Bar, Terminal, log
 from instsel.stages.board import ProgressBoard
 from instsel.stages.memory import peak_memory
+from instsel.stages.metrics import Meter
 from instsel.stages.session import Allotment
+from instsel.stages.told import METRICS, Told, tell_epochs
 from instsel.storage import Folder
 from instsel.study import Stage
+from instsel.tracking import tracked
 from instsel.training.deepspeed_config import complete, read_json
 from instsel.training.settings import TrainSettings
 
 RUN = "run"
-METRICS = "metrics.json"
 POLL_SECONDS = 1.0
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 # Each is a minute: long enough for a cluster to grow, and not for ever.
@@ -85,6 +87,7 @@ def run_training(
     """
     settings = train_settings(study, training, allot.workers)
     _drop_unreadable(stage.folder / RUN)
+    names = [f"epoch-{epoch}" for epoch in range(1, (until or training.epochs) + 1)]
     board = ProgressBoard.remote()  # type: ignore[attr-defined]
     loop = {
         "model": study.model,
@@ -118,13 +121,19 @@ def run_training(
                 logging_config=api.LoggingConfig(log_level="ERROR"),
             ),
         )
-        with terminal.bar(stage.name, None, "steps") as bar, _following(board, bar):
+        settings_shown = {"model": study.model.name, **training.model_dump()}
+        with (
+            terminal.bar(stage.name, None, "steps") as bar,
+            tracked(study, stage.folder, stage.fingerprint, settings_shown) as run,
+            _following(board, bar, Told(Meter(study.name, stage.name), run)),
+        ):
             failure = trainer.fit().return_value
+            if failure is None:
+                tell_epochs(run, stage.folder / RUN, names)
     if failure is not None:
         kind, message = failure
         raise ERRORS[kind](message)
     seen = ray.get(board.read.remote())
-    names = [f"epoch-{epoch}" for epoch in range(1, (until or training.epochs) + 1)]
     ray.kill(board)
     checkpoints = {name: (stage.folder / RUN / name).read_json(METRICS) for name in names}
     return Trained({"run": RUN, "checkpoints": checkpoints}, seen.get("tokens", 0), seen.get("peak_memory", 0))
@@ -170,6 +179,7 @@ def _train(plain: dict[str, Any]) -> None:
     from instsel.training.dataset import TrainingSet
     from instsel.training.loop import EpochMetrics, train
     from instsel.training.order import read_order
+    from instsel.training.schedule import learning_rate_at
 
     torch.set_num_threads(plain["threads"])
     device = get_device()
@@ -179,7 +189,9 @@ def _train(plain: dict[str, Any]) -> None:
 
     def on_step(step: int, steps: int, tokens: int, loss: float) -> None:
         if board is not None:
-            board.update.remote(step=step, steps=steps, tokens=tokens, loss=loss, peak_memory=peak_memory())
+            rate = learning_rate_at(step - 1, steps, settings.learning_rate, settings.schedule, settings.warmup_ratio)
+            told = {"step": step, "steps": steps, "tokens": tokens, "loss": loss, "learning_rate": rate}
+            board.update.remote(**told, peak_memory=peak_memory())
 
     def on_epoch(folder: Path | None, metrics: EpochMetrics) -> None:
         values, name = asdict(metrics), f"epoch-{metrics.epoch}"
@@ -232,13 +244,16 @@ def _ray_train_variables() -> Iterator[None]:
 
 
 @contextmanager
-def _following(board: Any, bar: Bar) -> Iterator[None]:
-    """Show on the bar what the workers write on the board, for as long as the block runs."""
+def _following(board: Any, bar: Bar, told: Told) -> Iterator[None]:
+    """Show on the bar what the workers write on the board, for as long as the block runs; tell of each step."""
     stop = threading.Event()
 
     def follow() -> None:
-        while not stop.wait(POLL_SECONDS):
+        ended = False
+        while not ended:
+            ended = stop.wait(POLL_SECONDS)
             seen = ray.get(board.read.remote())
+            told.steps(ray.get(board.news.remote()))
             if "step" in seen:
                 bar.total = seen["steps"]
                 bar.move_to(seen["step"], seen["tokens"])
