@@ -125,7 +125,7 @@ def place_in_study(folder: Folder) -> tuple[str, str]:
     while not above.exists(STUDY):
         head, slash, tail = above.path.rpartition("/")
         if not slash:
-            return "", folder.path
+            return "", folder.path.strip("/")
         above, parts = Folder(above.filesystem, head), [tail, *parts]
     return str(above.read_json(STUDY)["name"]), "/".join(parts)
 

@@ -14,8 +14,7 @@ from instsel.storage import Folder
 from instsel.study import open_folder
 from instsel.study_file import parse_study
 from instsel.tracking import check_tracking, tracked
-
-Scalars = list[tuple[str, int, float]]
+from tests.events import scalars
 
 
 @pytest.fixture
@@ -42,24 +41,6 @@ def send(study: StudyConfig, folder: Folder, losses: list[float], first: int = 1
     with tracked(study, folder / "finetune" / "bids", "f00d", {"epochs": 2, "betas": (0.9, 0.99)}) as run:
         for step, loss in enumerate(losses, start=first):
             run.log({"loss": loss}, step)
-
-
-def scalars(folder: Path) -> Scalars:
-    """What event files hold, in order."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found: Scalars = []
-    for path in sorted(folder.glob("events.out.tfevents.*")):
-        data = path.read_bytes()
-        place = 0
-        while place < len(data):
-            size = int.from_bytes(data[place : place + 8], "little")
-            event = Event.FromString(data[place + 12 : place + 12 + size])
-            place += 16 + size
-            found += [
-                (value.tag, event.step, value.simple_value) for value in event.summary.value if value.simple_value
-            ]
-    return found
 
 
 def test_tensorboard_has_event_files_by_study_and_run(study: Any, tmp_path: Path) -> None:
