@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,10 @@ def test_weights_and_biases_gets_the_losses_and_nothing_of_the_machine(
     made, folder = study(wandb="project")
     send(made, folder, [2.5, 1.5])
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    written = log.read_bytes()
+    # The service of W&B writes the file on its own time.
+    deadline = time.monotonic() + 60
+    while b"2.5" not in (written := log.read_bytes()) and time.monotonic() < deadline:
+        time.sleep(0.1)
     for expected in (b"finetune/bids", b"project", b"loss", b"2.5", b"epochs"):
         assert expected in written
     for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"):
