@@ -127,7 +127,8 @@ done
 echo "slurm.sh: dashboard on ${nodes[0]}, port $((base + 1)); its token is in $token"
 
 # In the background, because bash runs a trap only when what is in the foreground has ended.
-python cluster/hold.py --nodes "${#nodes[@]}" -- python jobs/run.py --config "$@" &
+# The study waits until the CPUs of all nodes are there.
+python jobs/run.py --config "$@" --set resources.cpus=$((${#nodes[@]} * cpus)) &
 study=$!
 wait "$study" && status=0 || status=$?
 study=

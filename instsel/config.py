@@ -1,18 +1,20 @@
 """The study file as types: every key a user can write, what it means and what it may be."""
 
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from instsel.methods import AnyMethod, Form, InfluenceMethod, Method
 from instsel.mixture.curriculum import PASSES
 from instsel.mixture.settings import Curriculum, Mixture
+from instsel.places import checked_place
 from instsel.search.settings import Search
-from instsel.strict import Place, Strict, usable_name
+from instsel.strict import Strict, usable_name
 from instsel.training.keys import Training
 
 RowFormat = Literal["auto", "messages", "alpaca", "sharegpt"]
+Place = Annotated[str, AfterValidator(checked_place)]
 
 
 class PoolSource(Strict):
@@ -163,6 +165,16 @@ class Resources(Strict):
         "by default; runs of finetune only where it is given, by default they have the whole cluster in turn",
     )
     max_failures: int = Field(3, ge=0, description="worker failures a training run survives")
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, description="minutes between checkpoints inside an epoch; at most so much training is lost"
+    )
+    gpus: int | None = Field(
+        None, ge=1, description="GPUs to ask an autoscaling cluster for, wait for, and keep until the end"
+    )
+    cpus: int | None = Field(None, ge=1, description="the same for CPUs: wait until the cluster has so many")
+    wait_minutes: float = Field(
+        30.0, ge=0, description="minutes to wait for these; after them a run goes on with what has come, if any has"
+    )
 
     @field_validator("gpus_per_actor")
     @classmethod

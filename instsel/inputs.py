@@ -45,7 +45,7 @@ def files_identity(files: list[SourceFile]) -> list[dict[str, Any]]:
 def _found(key: str, uri: str, how: dict[str, Any]) -> list[SourceFile]:
     try:
         return source_files(uri, **how)
-    except InputError as error:
+    except (InputError, OSError) as error:
         raise InputError(f"{key}: {error}") from error
 
 

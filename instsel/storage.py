@@ -18,7 +18,11 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from instsel.errors import InputError, StudyError
+from instsel.object_store import S3, SCHEME, s3
+from instsel.patience import patiently
+from instsel.places import checked_place
 
+OBJECT_STORES = {"s3", "gcs", "abfs"}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -26,12 +30,19 @@ def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
     """File system and path of a local path or URI.
 
     Raises:
-        InputError: the URI's scheme is unknown, its package is not installed, or what it names does not answer.
+        InputError: the URI's scheme is unknown, its package is not installed, what it names does not answer, or it
+            holds a secret or options.
     """
     text = str(uri)
     if "://" not in text:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
     try:
+        checked_place(text)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    try:
+        if text.startswith(SCHEME):
+            return s3(text)
         return pafs.FileSystem.from_uri(text)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         pass
@@ -85,8 +96,11 @@ def space_errors(place: str) -> Iterator[None]:
 class Folder:
     """A folder: names inside it are read and written whole.
 
-    A write goes to a temporary name first and is renamed, on object stores too, where a stream that is closed after an
-    error would leave half an object in place of the earlier one. Names that start with a dot are not listed.
+    A file is written under a temporary name, which starts with a dot, and renamed. In an object store, where a rename
+    is a copy, it is written on this machine and uploaded under its own name: it is there when its upload is complete,
+    and until then what was there before. Names that start with a dot are not listed.
+
+    Behind `s3://` every method waits for a server that is away, as `patience.patiently` has it.
     """
 
     filesystem: pafs.FileSystem
@@ -107,15 +121,27 @@ class Folder:
     def is_local(self) -> bool:
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
-    def fetch(self) -> Path:
-        """The folder on this machine: itself where it is local, else a copy in a temporary folder."""
+    @property
+    def is_object_store(self) -> bool:
+        return self.filesystem.type_name in OBJECT_STORES
+
+    def enduring(self) -> pafs.FileSystem:
+        """The file system for code that is not ours, which cannot wait for a server by itself."""
+        return self.filesystem.enduring() if isinstance(self.filesystem, S3) else self.filesystem
+
+    @contextmanager
+    def local(self) -> Iterator[Path]:
+        """The folder on this machine: itself where it is local, else a copy that is gone when the block ends."""
         if self.is_local:
-            return Path(self.path)
-        copy = tempfile.mkdtemp(prefix="instsel-")
-        pafs.copy_files(
-            self.path, copy, source_filesystem=self.filesystem, destination_filesystem=pafs.LocalFileSystem()
-        )
-        return Path(copy)
+            yield Path(self.path)
+            return
+        here = {"destination_filesystem": pafs.LocalFileSystem()}
+        with tempfile.TemporaryDirectory(prefix="instsel-") as copy:
+            with space_errors(copy):
+                patiently(
+                    self.path, lambda: pafs.copy_files(self.path, copy, source_filesystem=self.filesystem, **here)
+                )
+            yield Path(copy)
 
     def exists(self, name: str = "") -> bool:
         place = f"{self.path}/{name}" if name else self.path
@@ -132,14 +158,21 @@ class Folder:
         return sum(info.size or 0 for info in self.filesystem.get_file_info(selector) if info.is_file)
 
     def create(self) -> "Folder":
-        with space_errors(self.path):
-            self.filesystem.create_dir(self.path, recursive=True)
+        """Make the folder; an object store has none, and gets no object in its place."""
+        if not self.is_object_store:
+            with space_errors(self.path):
+                self.filesystem.create_dir(self.path, recursive=True)
         return self
 
     def remove(self) -> None:
         """Delete the folder and everything in it; nothing happens if it is not there."""
         if self.exists():
             self.filesystem.delete_dir(self.path)
+
+    def delete(self, name: str) -> None:
+        """Delete a file; nothing happens if it is not there."""
+        with suppress(FileNotFoundError):
+            self.filesystem.delete_file(f"{self.path}/{name}")
 
     def read(self, name: str) -> bytes:
         with self.filesystem.open_input_file(f"{self.path}/{name}") as stream:
@@ -148,28 +181,59 @@ class Folder:
     @contextmanager
     def writer(self, name: str) -> Iterator[pa.NativeFile]:
         """An output stream whose file appears under `name` when the block ends without an error."""
-        final = f"{self.path}/{name}"
-        with space_errors(final):
-            self.create()
-            part = f"{self.path}/.{name}.{uuid.uuid4().hex[:8]}.part"
-            try:
-                with self.filesystem.open_output_stream(part) as stream:
-                    yield stream
-                self.filesystem.move(part, final)
-            except BaseException:
-                with suppress(OSError):
-                    self.filesystem.delete_file(part)
-                raise
+        with space_errors(f"{self.path}/{name}"):
+            with self._uploaded(name) if self.is_object_store else self._renamed(name) as stream:
+                yield stream
+
+    def put(self, name: str, file: Path) -> None:
+        """Copy a file of this machine here."""
+        if self.is_object_store:
+            patiently(f"{self.path}/{name}", lambda: self._upload(name, file))
+            return
+        with self.writer(name) as stream, file.open("rb") as content:
+            stream.upload(content)
+
+    @contextmanager
+    def _renamed(self, name: str) -> Iterator[pa.NativeFile]:
+        self.create()
+        part = f"{self.path}/.{name}.{uuid.uuid4().hex[:8]}.part"
+        try:
+            with self.filesystem.open_output_stream(part) as stream:
+                yield stream
+            self.filesystem.move(part, f"{self.path}/{name}")
+        except BaseException:
+            with suppress(OSError):
+                self.filesystem.delete_file(part)
+            raise
+
+    @contextmanager
+    def _uploaded(self, name: str) -> Iterator[pa.NativeFile]:
+        """A file on this machine first: a stream into a store completes its object even if it is closed in error."""
+        with tempfile.NamedTemporaryFile(prefix="instsel-") as spool:
+            with pa.OSFile(spool.name, "wb") as stream:
+                yield stream
+            self.put(name, Path(spool.name))
+
+    def _upload(self, name: str, file: Path) -> None:
+        # At one go, so that nothing comes between; `pyarrow.fs.copy_files` would not say if the end of it failed.
+        with pa.memory_map(str(file)) as source:
+            stream = self.filesystem.open_output_stream(f"{self.path}/{name}")
+            stream.write(source.read_buffer())
+            stream.close()
 
     def write(self, name: str, data: bytes) -> None:
         with self.writer(name) as stream:
             stream.write(data)
 
     def create_once(self, name: str, data: bytes) -> None:
-        """Write a small file if it is not there; of several at the same time one wins, on a local folder for sure."""
+        """Write a small file if it is not there; of several at the same time one wins, on a local folder for sure.
+
+        An object store could tell the second writer that it is late (`If-None-Match: *`), but pyarrow does not ask it.
+        """
         self.create()
         if not self.is_local:
-            self.write(name, data)
+            if not self.exists(name):
+                self.write(name, data)
             return
         with suppress(FileExistsError), tempfile.NamedTemporaryFile(dir=self.path, prefix=".", suffix=".part") as part:
             part.write(data)

@@ -1,11 +1,12 @@
 """The study folder: one subfolder a stage, a manifest with a fingerprint, and what of it is still valid."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from instsel import __version__
+from instsel import __version__, begun
 from instsel.errors import InputError
 from instsel.identity import fingerprint
 from instsel.storage import Folder
@@ -52,7 +53,13 @@ class Stage:
         self.folder.write_json(STARTED, {"fingerprint": self.fingerprint})
 
     def commit(
-        self, result: Mapping[str, Any], *, tokens: int = 0, peak_memory: int = 0, seconds: float | None = None
+        self,
+        result: Mapping[str, Any],
+        *,
+        tokens: int = 0,
+        peak_memory: int = 0,
+        seconds: float | None = None,
+        rows_again: int = 0,
     ) -> dict[str, Any]:
         """Write the manifest, which makes the stage done.
 
@@ -61,6 +68,8 @@ class Stage:
             tokens: tokens that went through a model in this run of the stage.
             peak_memory: largest resident memory of one of its processes, bytes.
             seconds: wall-clock time of this run of the stage; by default since `begin`.
+            rows_again: rows whose work was done again after a worker or a driver was lost, in all runs of the stage;
+                those that have marks (`instsel.begun`) are added.
         """
         manifest = {
             "stage": self.name,
@@ -72,10 +81,12 @@ class Stage:
                 "seconds": round(time.monotonic() - self._began if seconds is None else seconds, 2),
                 "tokens": int(tokens),
                 "peak_memory_bytes": int(peak_memory),
+                "rows_again": int(rows_again) + begun.rows_again(self.folder),
             },
             "result": dict(result),
         }
         self.folder.write_json(MANIFEST, manifest)
+        (self.folder / begun.BEGUN).remove()
         return manifest
 
     def _fingerprint_in(self, name: str) -> str | None:
@@ -91,12 +102,10 @@ def open_folder(out: str, name: str) -> Folder:
         InputError: the folder belongs to another study, holds other things, is a file or may not be written.
     """
     folder = look_at_folder(out, name)
-    try:
+    with _usable(out):
         if not folder.exists(STUDY):
             folder.create()
             folder.write_json(STUDY, {"name": name, "format": 1})
-    except OSError as error:
-        raise _unusable(out, error) from error
     return folder
 
 
@@ -106,16 +115,14 @@ def look_at_folder(out: str, name: str) -> Folder:
     Raises:
         InputError: the folder belongs to another study, holds other things or is a file.
     """
-    folder = Folder.at(out)
-    try:
+    with _usable(out):
+        folder = Folder.at(out)
         if folder.exists(STUDY):
             owner = folder.read_json(STUDY).get("name")
             if owner != name:
-                raise InputError(f"out: {out} holds the study {owner!r}, not {name!r}; give this study another folder")
+                raise InputError(f"{out} holds the study {owner!r}, not {name!r}; give this study another folder")
         elif folder.names():
-            raise InputError(f"out: {out} holds files that are no study; give an empty or new folder")
-    except OSError as error:
-        raise _unusable(out, error) from error
+            raise InputError(f"{out} holds files that are no study; give an empty or new folder")
     return folder
 
 
@@ -130,5 +137,11 @@ def place_in_study(folder: Folder) -> tuple[str, str]:
     return str(above.read_json(STUDY)["name"]), "/".join(parts)
 
 
-def _unusable(out: str, error: OSError) -> InputError:
-    return InputError(f"out: {out} cannot be used as a folder: {error}; give another one")
+@contextmanager
+def _usable(out: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"out: {error}") from error
+    except OSError as error:
+        raise InputError(f"out: {out} cannot be used as a folder: {error}; give another one") from error

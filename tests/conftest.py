@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["tests.endpoint"]
+pytest_plugins = ["tests.endpoint", "tests.object_store"]
 
 # Before Ray, torch or Hugging Face are imported: no hub, few threads, and no killing of workers on a busy machine.
 for _name, _value in {
@@ -24,7 +24,7 @@ for _name, _value in {
 # In the environment of every study that tests run, whose folders are searched for them.
 SECRETS = {
     name: f"not-to-be-written-{name.lower()}"
-    for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MLFLOW_TRACKING_TOKEN", "OPENAI_API_KEY", "WANDB_API_KEY")
+    for name in ("HF_TOKEN", "MLFLOW_TRACKING_TOKEN", "OPENAI_API_KEY", "WANDB_API_KEY")
 } | {"RAY_AUTH_TOKEN": "5ec7e7" * 10}
 os.environ.update(SECRETS)
 

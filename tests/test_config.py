@@ -230,7 +230,7 @@ def test_an_actor_without_a_gpu_is_refused_where_it_is_asked_for() -> None:
 )
 def test_a_password_in_a_place_is_refused_and_not_repeated(parts: dict[str, Any]) -> None:
     said = refusal(**parts)
-    assert "there is a password before the @; give keys by the environment" in said
+    assert "URI with a key or password, which would be written into manifests and logs" in said
     assert "hunter2" not in said
 
 

@@ -17,11 +17,18 @@ from instsel.storage import Folder, expand, resolve, space_errors, under_root
 TABLE = pa.table({"id": ["a", "b", "c"], "n": [1, 2, 3], "tokens": [[1], [2, 3], []]})
 
 
-@pytest.fixture(params=["local", "file://", "memory://"])
+@pytest.fixture(params=["local", "file://", "memory://", "s3://"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
     """A folder that is not there yet, in each kind of place."""
-    places = {"local": str(tmp_path / "study"), "file://": f"file://{tmp_path}/study"}
-    made = Folder.at(places.get(request.param, f"memory://{uuid.uuid4().hex}/study"))
+    places = {
+        "local": str(tmp_path / "study"),
+        "file://": f"file://{tmp_path}/study",
+        "memory://": f"memory://{uuid.uuid4().hex}/study",
+        "s3://": "s3://studies/a folder/study",
+    }
+    if request.param == "s3://":
+        request.getfixturevalue("object_store")
+    made = Folder.at(places[request.param])
     yield made
     made.remove()
 
@@ -73,7 +80,7 @@ def test_clean_takes_away_half_files_and_nothing_else(folder: Folder) -> None:
     folder.write("kept.part", b"1")
     folder.write(".hidden", b"1")
     for place in (folder, folder / "sub"):
-        place.create()
+        place.filesystem.create_dir(place.path)
         with place.filesystem.open_output_stream(f"{place.path}/.x.0.part") as stream:
             stream.write(b"half")
     folder.clean()
@@ -89,12 +96,36 @@ def test_remove_takes_everything_and_may_be_repeated(folder: Folder) -> None:
     assert (folder.exists(), folder.names()) == (False, [])
 
 
-def test_fetch_gives_a_local_copy(folder: Folder) -> None:
+def test_a_folder_elsewhere_is_here_for_as_long_as_it_is_used(folder: Folder) -> None:
     folder.write("a", b"1")
     (folder / "sub").write("b", b"2")
-    local = folder.fetch()
-    assert ((local / "a").read_bytes(), (local / "sub" / "b").read_bytes()) == (b"1", b"2")
-    assert (str(local) == folder.path) == folder.is_local
+    with folder.local() as local:
+        assert ((local / "a").read_bytes(), (local / "sub" / "b").read_bytes()) == (b"1", b"2")
+        assert (str(local) == folder.path) == folder.is_local
+    assert local.exists() == folder.is_local
+    assert folder.names() == ["a", "sub"]
+
+
+def test_a_file_of_this_machine_is_copied(folder: Folder, tmp_path: Path) -> None:
+    data = os.urandom(12_000_000)
+    for name, content in (("large", data), ("empty", b"")):
+        (tmp_path / name).write_bytes(content)
+        folder.put(name, tmp_path / name)
+    assert (folder.read("large") == data, folder.read("empty"), folder.names()) == (True, b"", ["empty", "large"])
+
+
+def test_a_deleted_file_is_gone_and_others_stay(folder: Folder) -> None:
+    folder.write("a", b"1")
+    folder.write("b", b"2")
+    folder.delete("a")
+    folder.delete("a")
+    assert folder.names() == ["b"]
+
+
+def test_what_was_created_once_stays(folder: Folder) -> None:
+    folder.create_once("a", b"first")
+    folder.create_once("a", b"second")
+    assert (folder.read("a"), hidden_files(folder)) == (b"first", [])
 
 
 def test_a_file_uri_and_its_path_are_one_folder(tmp_path: Path) -> None:
@@ -177,8 +208,8 @@ def test_a_place_that_does_not_answer_is_the_users_to_correct(monkeypatch: pytes
         raise OSError("could not resolve host")
 
     monkeypatch.setattr("instsel.storage.pafs.FileSystem", type("Gone", (), {"from_uri": staticmethod(unreachable)}))
-    with pytest.raises(InputError, match="s3://bucket/x: could not resolve host; correct it or make it reachable"):
-        resolve("s3://bucket/x")
+    with pytest.raises(InputError, match="gs://bucket/x: could not resolve host; correct it or make it reachable"):
+        resolve("gs://bucket/x")
 
 
 def test_local_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -211,8 +242,9 @@ def test_relative_places_start_from_the_root(
 def test_globs_give_files_in_sorted_order(folder: Folder) -> None:
     for name in ("b.jsonl", "a.jsonl", "a.txt"):
         folder.write(name, b"1")
-    (folder / "c.jsonl").create()
-    where = folder.path if folder.is_local else f"memory://{folder.path}"
+    (folder / "c.jsonl").filesystem.create_dir(f"{folder}/c.jsonl")
+    schemes = {"s3": "s3://", "local": ""}
+    where = schemes.get(folder.filesystem.type_name, "memory://") + folder.path
     assert expand(f"{where}/*.jsonl") == [f"{where}/a.jsonl", f"{where}/b.jsonl"]
     assert expand(f"{where}/[ab].jsonl") == expand(f"{where}/?.jsonl") == expand(f"{where}/*.jsonl")
     assert expand(f"{where}/none*") == expand(f"{where}/none/*") == []

@@ -79,7 +79,7 @@ def test_weights_and_biases_gets_the_losses_and_nothing_of_the_machine(
         time.sleep(0.1)
     for expected in (b"finetune/bids", b"project", b"loss", b"2.5", b"epochs"):
         assert expected in written
-    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"):
+    for name in ("HF_TOKEN", "OPENAI_API_KEY", "WANDB_API_KEY"):
         assert os.environ[name].encode() not in written
 
 

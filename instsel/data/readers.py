@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from instsel.config import RowFormat
 from instsel.data.rows import MOST_BYTES
 from instsel.errors import InputError
-from instsel.storage import expand, resolve
+from instsel.storage import Folder, expand, resolve
 
 TEXT_ENDINGS = (".jsonl", ".json", ".ndjson")
 HUB = "hf:"
+READ_AHEAD = 4 << 20
 # Wrong bytes, and values that Python has no type for, are ValueErrors or OverflowErrors.
 DAMAGE = (EOFError, OSError, OverflowError, ValueError, zlib.error)
 # Of a chunk; one of ordinary rows ends long before by their number.
@@ -94,14 +95,15 @@ def _lines(file: SourceFile) -> Iterator[bytes]:
         return _hub_lines(file)
     filesystem, path = resolve(file.uri)
     if not filesystem.get_file_info(path).is_file:
-        return _saved_lines(file.uri if "://" in file.uri else path)
+        return _saved_lines(file.uri)
     name = path.lower()
     if name.endswith(".parquet"):
         return _parquet_lines(filesystem.open_input_file(path), file.uri)
     packed = name.removesuffix(".gz").removesuffix(".zst")
     if not packed.endswith(TEXT_ENDINGS):
         raise InputError(f"{file.uri}: unknown ending; files are .jsonl (or .json, .ndjson; .gz, .zst) or .parquet")
-    stream: Any = filesystem.open_input_stream(path, compression="zstd" if name.endswith(".zst") else None)
+    packing = "zstd" if name.endswith(".zst") else None
+    stream: Any = pa.input_stream(filesystem.open_input_file(path), compression=packing, buffer_size=READ_AHEAD)
     unpacked = gzip.GzipFile(fileobj=stream) if name.endswith(".gz") else io.BufferedReader(stream)
     return _text_lines(unpacked, file.uri)
 
@@ -136,7 +138,8 @@ def _damaged(uri: str, number: int, error: Exception) -> InputError:
 def _saved_lines(place: str) -> Iterator[bytes]:
     from datasets import load_from_disk
 
-    yield from _rows_of(load_from_disk(place).to_iterable_dataset())
+    with Folder.at(place).local() as folder:
+        yield from _rows_of(load_from_disk(str(folder)).to_iterable_dataset())
 
 
 def _hub_lines(file: SourceFile) -> Iterator[bytes]:

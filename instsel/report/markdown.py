@@ -24,11 +24,13 @@ class StageCost:
         seconds: wall-clock time.
         tokens: tokens that went through the model.
         peak_bytes: highest resident memory of one of its processes.
+        rows_again: rows whose work was done again after a process or a machine was lost.
     """
 
     seconds: float
     tokens: int | None = None
     peak_bytes: int | None = None
+    rows_again: int = 0
 
 
 def comparison_table(
@@ -111,16 +113,20 @@ def composition_table(counts: Mapping[str, Mapping[str, int]], pool: Mapping[str
 def cost_table(stages: Mapping[str, StageCost]) -> str:
     """Lay out what the stages took, in the order given: seconds, tokens, tokens a second and peak memory.
 
+    Where any stage had to do work again, a column says of how many rows.
+
     Args:
         stages: stage to StageCost.
 
     Returns:
         A Markdown table that ends with a newline; its last row has the sum of the seconds and the highest peak.
     """
-    body = [_cost_row(name, cost) for name, cost in stages.items()]
     peaks = [cost.peak_bytes for cost in stages.values() if cost.peak_bytes is not None]
-    whole = StageCost(sum(cost.seconds for cost in stages.values()), None, max(peaks, default=None))
-    return markdown_table(["stage", "seconds", "tokens", "tokens/s", "peak memory"], [*body, _cost_row("all", whole)])
+    seconds, again = (sum(getattr(cost, name) for cost in stages.values()) for name in ("seconds", "rows_again"))
+    rows = {**stages, "all": StageCost(seconds, None, max(peaks, default=None), again)}
+    header = ["stage", "seconds", "tokens", "tokens/s", "peak memory", "rows again"]
+    columns = len(header) if again else len(header) - 1
+    return markdown_table(header[:columns], [_cost_row(name, cost)[:columns] for name, cost in rows.items()])
 
 
 def _cost_row(name: str, cost: StageCost) -> list[str]:
@@ -131,6 +137,7 @@ def _cost_row(name: str, cost: StageCost) -> list[str]:
         _NONE if cost.tokens is None else f"{cost.tokens:,}",
         _NONE if speed is None else f"{speed:,.0f}",
         _NONE if cost.peak_bytes is None else f"{cost.peak_bytes / 2**30:.2f} GiB",
+        f"{cost.rows_again:,}",
     ]
 
 

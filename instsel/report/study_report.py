@@ -117,7 +117,9 @@ def _served(summary: Mapping[str, Any]) -> list[str]:
 
 def _cost(summary: Mapping[str, Any]) -> list[str]:
     costs = {
-        name: StageCost(cost["seconds"], cost["tokens"] or None, cost["peak_memory_bytes"] or None)
+        name: StageCost(
+            cost["seconds"], cost["tokens"] or None, cost["peak_memory_bytes"] or None, cost.get("rows_again", 0)
+        )
         for name, cost in summary["cost"].items()
     }
     versions = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())

@@ -2,17 +2,15 @@
 
 import json
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import ray
 import ray.data
 
-from instsel.errors import StudyError
 from instsel.stages.metrics import Meter
 from instsel.stages.session import Allotment
+from instsel.stages.starts import Starts
 from instsel.storage import Folder
 from instsel.study import place_in_study
 
@@ -20,8 +18,6 @@ EXAMPLE = ("input_ids", "labels")
 
 # Unlike the actors' share, so that Ray Data runs the reading as tasks of its own, ahead of the actors.
 READER_CPUS = 0.1
-# Ray Data starts a worker that died anew, and its item with it, without end.
-MOST_STARTS = 4
 
 
 def through_actors(
@@ -30,6 +26,7 @@ def through_actors(
     actor: Any,
     arguments: tuple[Any, ...],
     allot: Allotment,
+    stage_of: Callable[[dict[str, str]], Folder],
     columns: Sequence[str] = EXAMPLE,
 ) -> Iterator[dict[str, Any]]:
     """Stream items through actors, one item a call, and yield what the actors return as it comes.
@@ -43,15 +40,17 @@ def through_actors(
             these columns.
         arguments: arguments of the class, after the number of torch threads.
         allot: how many actors there are and what each holds.
+        stage_of: item -> folder of the stage that it is for; there it is noted what was begun.
         columns: of the tables, beside the id.
 
     Raises:
-        StudyError: one item's worker died `MOST_STARTS` times.
+        StudyError: one item's worker died again and again.
     """
     if not items:
         return
     work = [{"item": json.dumps(item)} for item in items]
-    starts = _Starts.remote()  # type: ignore[attr-defined]
+    # A pool that the cluster has no room for as a whole would wait for ever, were it of a fixed size.
+    most = allot.actors + allot.actors_to_come
     reader: Any = _read
     reading = {"rows": rows, "columns": columns}
     results = (
@@ -63,8 +62,8 @@ def through_actors(
             batch_format="pyarrow",
             num_cpus=allot.cpus,
             num_gpus=allot.gpus,
-            compute=ray.data.ActorPoolStrategy(size=min(allot.actors, len(work))),
-            fn_constructor_args=(starts, MOST_STARTS, place_in_study(rows)[0], actor, (allot.threads, *arguments)),
+            compute=ray.data.ActorPoolStrategy(min_size=min(allot.actors, len(work)), max_size=min(most, len(work))),
+            fn_constructor_args=(Starts(), stage_of, place_in_study(rows)[0], actor, (allot.threads, *arguments)),
         )
     )
     yield from results.iter_rows()
@@ -76,23 +75,18 @@ def _read(batch: pa.Table, *, rows: Folder, columns: Sequence[str]) -> pa.Table:
     return pa.table({"item": [item], **{name: pa.array([table[name].to_pylist()]) for name in table.column_names}})
 
 
-@ray.remote(num_cpus=0)
-class _Starts:
-    """Counts how often each item was begun."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-
-    def count(self, item: str) -> int:
-        self._counts[item] += 1
-        return self._counts[item]
-
-
 class _Caller:
     """Turns Ray Data's batches into the actor's plain arguments and its results back."""
 
-    def __init__(self, starts: Any, most_starts: int, study: str, actor: Any, arguments: tuple[Any, ...]) -> None:
-        self.starts, self.most_starts = starts, most_starts
+    def __init__(
+        self,
+        starts: Starts,
+        stage_of: Callable[[dict[str, str]], Folder],
+        study: str,
+        actor: Any,
+        arguments: tuple[Any, ...],
+    ) -> None:
+        self.starts, self.stage_of = starts, stage_of
         # A stage's actors are in the module that has its name.
         self.meter = Meter(study, actor.__module__.rpartition(".")[2])
         self.make = lambda: actor(*arguments)
@@ -103,11 +97,7 @@ class _Caller:
 
     def _call(self, row: dict[str, Any]) -> dict[str, Any]:
         item = json.loads(row["item"])
-        if ray.get(self.starts.count.remote(row["item"])) > self.most_starts:
-            raise StudyError(
-                f"{item['rows']}: {self.most_starts} workers died at these rows, one after the other; if memory is "
-                "short, lower token_budget or resources.actors, and run again"
-            )
+        self.starts.begin(self.stage_of(item), row["item"], len(row["id"]), item["rows"])
         if self.actor is None:
             # Made here and not before: a worker that dies while it loads the model has begun the item, too.
             self.actor = self.make()

@@ -17,6 +17,7 @@ from instsel.progress import Terminal
 from instsel.stages.fisher import fisher_matrices
 from instsel.stages.memory import peak_memory
 from instsel.stages.pins import Pins, feature_pins, settle_pins
+from instsel.stages.starts import Starts
 from instsel.storage import Folder
 from instsel.study import Stage
 
@@ -51,7 +52,7 @@ def run(
         batch_format="pyarrow",
         num_cpus=0.5,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_scorers(len(missing))),
-        fn_constructor_args=(features.folder, pins, weights, stage.folder),
+        fn_constructor_args=(Starts(), features.folder, pins, weights, stage.folder),
     )
     memory = 0
     with terminal.bar(stage.name, len(missing), "shards") as bar:
@@ -98,7 +99,8 @@ def _scorers(shards: int) -> int:
 class _Scorer:
     """Holds the directions of every checkpoint; scores shards of the pool against them."""
 
-    def __init__(self, features: Folder, pins: Pins, weights: list[float], out: Folder) -> None:
+    def __init__(self, starts: Starts, features: Folder, pins: Pins, weights: list[float], out: Folder) -> None:
+        self.starts = starts
         self.gradients, self.pins, self.weights, self.out = GradientShards(features, pins), pins, weights, out
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -108,6 +110,7 @@ class _Scorer:
 
     def _shard(self, shard: str) -> None:
         ids, blocks = self.gradients.pool(shard)
+        self.starts.begin(self.out, shard, len(ids), shard)
         scores = score_block(blocks, self._directions, self.weights)
         column = pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1)), scores.shape[1])
         table = pa.table({"id": pa.array(ids, pa.string()), "scores": column})

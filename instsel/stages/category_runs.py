@@ -156,8 +156,7 @@ def _train(name: str, study: StudyConfig, stages: dict[str, Stage], allot: Allot
     except Diverged as error:
         stage.folder.write_json(TRAINED, {"failed": str(error)})
         return
-    told = {**trained.result, "tokens": trained.tokens, "peak_memory": trained.peak_memory}
-    stage.folder.write_json(TRAINED, told)
+    stage.folder.write_json(TRAINED, {**trained.result, "cost": trained.cost})
 
 
 def _evaluate(
@@ -179,14 +178,17 @@ def _evaluate(
         if not (stages[name].folder / LOSSES).exists(f"{number:04d}.parquet")
     ]
     places = {name: (adapter_of(stages[name].folder, told[name]), stages[name].folder / LOSSES) for name in good}
-    spent = evaluate_sets(study, items, places, tag.folder, allot, terminal)
+    folders = {name: stages[name].folder for name in good}
+    spent = evaluate_sets(study, items, places, tag.folder, allot, terminal, folders)
     for name in todo:
         stage, trained = stages[name], told[name]
         if "failed" in trained:
             stage.commit({"failed": trained["failed"]})
             continue
-        tokens = trained["tokens"] + spent[name].tokens if name in spent else trained["tokens"]
-        stage.commit({"checkpoints": trained["checkpoints"]}, tokens=tokens, peak_memory=trained["peak_memory"])
+        cost = trained["cost"]
+        if name in spent:
+            cost["tokens"] += spent[name].tokens
+        stage.commit({"checkpoints": trained["checkpoints"]}, **cost)
         (stage.folder / trained["run"]).remove()
 
 

@@ -96,6 +96,7 @@ def evaluate_sets(
     rows: Folder,
     allot: Allotment,
     terminal: Terminal,
+    stages: Mapping[str, Folder] | None = None,
 ) -> dict[str, Spent]:
     """Write the losses of models on sets of rows.
 
@@ -106,15 +107,17 @@ def evaluate_sets(
         rows: folder of the tables.
         allot: how many actors there are and what each holds.
         terminal: where progress is shown.
+        stages: run -> folder of its stage; by default that of its losses.
 
     Returns:
         What each run took; the wall-clock time of all is shared out by the time that actors spent on each.
     """
     spent: dict[str, Spent] = {}
+    folders = stages or {run: folder for run, (_, folder) in places.items()}
     started = time.monotonic()
     with terminal.bar("evaluate", len(items), "sets") as bar:
         arguments = (study.model, places, study.evaluation.token_budget)
-        for row in through_actors(items, rows, _Evaluator, arguments, allot):
+        for row in through_actors(items, rows, _Evaluator, arguments, allot, lambda item: folders[item["run"]]):
             spent[row["run"]] = spent.get(row["run"], Spent()).plus(row)
             bar.advance(1, row["tokens"])
     share = (time.monotonic() - started) / max(sum(cost.seconds for cost in spent.values()), 1e-9)
@@ -154,9 +157,9 @@ class _Evaluator:
     def _load(self, run: str, adapter: Folder) -> None:
         if run == self.loaded:
             return
-        folder = adapter.fetch()
-        if self.adapted is None:
-            self.adapted = attach_adapter(self.base, folder)
-        else:
-            load_adapter(folder, self.adapted)
+        with adapter.local() as folder:
+            if self.adapted is None:
+                self.adapted = attach_adapter(self.base, folder)
+            else:
+                load_adapter(folder, self.adapted)
         self.loaded = run

@@ -69,8 +69,9 @@ def extract(
     if len(missing) < len(items):
         terminal.say(f"{len(items) - len(missing)} of {len(items)} shards were there already")
     tokens = memory = 0
+    out = stage.folder
     with terminal.bar(stage.name, len(missing), "shards") as bar:
-        for row in through_actors(missing, prepare.folder, actor, arguments, allot, columns):
+        for row in through_actors(missing, prepare.folder, actor, arguments, allot, lambda item: out, columns):
             tokens += row["tokens"]
             memory = max(memory, row["peak_memory"])
             bar.advance(1, row["tokens"])

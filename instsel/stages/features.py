@@ -4,7 +4,6 @@ An item of work is a shard at a checkpoint. Its rows are read by a task ahead of
 feature shard itself and hands back counts, so no gradient travels through Ray's object store.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,7 +88,7 @@ def extract_features(
     tokens = memory = 0
     shortage = _Shortage(study.features.token_budget, terminal)
     with terminal.bar("features", len(missing), "shards") as bar:
-        for row in through_actors(missing, rows, _Extractor, arguments, allot):
+        for row in through_actors(missing, rows, _Extractor, arguments, allot, lambda item: out):
             tokens += row["tokens"]
             memory = max(memory, row["peak_memory"])
             shortage.look(row["token_budget"], row["recompute"])
@@ -174,12 +173,12 @@ class _Extractor:
     def _load(self, checkpoint: str) -> None:
         if checkpoint == self.checkpoint:
             return
-        folder: Path = self.checkpoints[checkpoint].fetch()
-        if self.model is None:
-            self.model = attach_adapter(self.base, folder)
-        else:
-            load_adapter(folder, self.model)
-        self.moments, self.state = read_checkpoint(folder, self.model)
+        with self.checkpoints[checkpoint].local() as folder:
+            if self.model is None:
+                self.model = attach_adapter(self.base, folder)
+            else:
+                load_adapter(folder, self.model)
+            self.moments, self.state = read_checkpoint(folder, self.model)
         self.checkpoint = checkpoint
 
 

@@ -72,7 +72,7 @@ def run(
 ) -> None:
     """Train on the selection's rows and name the checkpoints; the run's seed is added to the settings' own."""
     trained = train(study, stage, selection, by, inputs, allot, terminal)
-    stage.commit(trained.result, tokens=trained.tokens, peak_memory=trained.peak_memory)
+    stage.commit(trained.result, **trained.cost)
 
 
 def train(

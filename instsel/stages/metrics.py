@@ -9,8 +9,10 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
+from instsel.training.steps import Step
+
 COUNTERS = {
-    "instsel_rows": "rows that actors have finished",
+    "instsel_rows": "rows that actors and training runs have finished",
     "instsel_tokens": "tokens that actors and training runs have finished",
     "instsel_rows_set_aside": "rows of no use: broken ones in prepare, those without a gradient in features",
     "instsel_busy_seconds": "seconds that actors were at their own work, waiting and reading not counted",
@@ -46,8 +48,8 @@ class Meter:
         """Add an item that an actor has finished, by what the actor says of it."""
         self.count(rows=len(ids), tokens=result.get("tokens", 0), set_aside=result.get("set_aside", 0), seconds=seconds)
 
-    def show_step(self, step: int, steps: int, tokens: int, loss: float) -> None:
-        """Add a training step: its number, how many there will be, the tokens of this one, and its loss."""
-        self.count(tokens=tokens)
-        for name, value in {"step": step, "steps": steps, "loss": loss}.items():
+    def show_step(self, step: Step) -> None:
+        """Add a training step."""
+        self.count(rows=step.rows, tokens=step.tokens)
+        for name, value in {"step": step.number, "steps": step.of, "loss": step.loss}.items():
             self._gauges[f"instsel_training_{name}"].set(value)

@@ -1,6 +1,7 @@
 """A study from its file to its report: the stages that are not done, in order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from instsel.choice.budget import Budget
@@ -40,8 +41,7 @@ def run_study(
     """
     check_tracking(study.tracking)
     folder = open_folder(study.out, study.name)
-    log_file = folder.fetch() / LOG if folder.is_local else Path(f"{study.name}.log")
-    with log_to(log_file):
+    with _log_file(folder, study.name) as log_file, log_to(log_file):
         graph = build_graph(study, folder)
         # Also where nothing is left to do: what is asked of the folder later goes by it.
         folder.write_json(CONFIG, study.model_dump())
@@ -52,14 +52,43 @@ def run_study(
         # Imported here: a finished study is told without the seconds that Ray and torch take to load.
         from instsel.stages.chatter import native_errors_to
         from instsel.stages.errors import clear_errors
+        from instsel.stages.gather import gathered
         from instsel.stages.session import ray_session
 
-        with native_errors_to(log_file), clear_errors(), ray_session(study.resources):
+        with (
+            native_errors_to(log_file),
+            clear_errors(),
+            ray_session(study.resources),
+            gathered(study.resources, terminal),
+        ):
             if waiting:
                 _run(study, graph, waiting, terminal, folder)
             if then is not None:
                 then(graph)
+        _tell_what_was_done_again(waiting, terminal)
     return graph
+
+
+def _tell_what_was_done_again(stages: list[Stage], terminal: Terminal) -> None:
+    rows = {stage.name: stage.manifest()["cost"]["rows_again"] for stage in stages}
+    again = ", ".join(f"{name} {count}" for name, count in rows.items() if count)
+    if again:
+        terminal.say(f"rows whose work was done again after processes or machines were lost: {again}")
+
+
+@contextmanager
+def _log_file(folder: Folder, name: str) -> Iterator[Path]:
+    """The log on this machine; for a folder elsewhere NAME.log, and what this run wrote is added to the log there."""
+    if folder.is_local:
+        yield Path(folder.path, LOG)
+        return
+    here = Path(f"{name}.log")
+    before = here.stat().st_size if here.exists() else 0
+    try:
+        yield here
+    finally:
+        there = folder.read(LOG) if folder.exists(LOG) else b""
+        folder.write(LOG, there + here.read_bytes()[before:])
 
 
 def _run(study: StudyConfig, graph: Graph, waiting: list[Stage], terminal: Terminal, folder: Folder) -> None:

@@ -112,8 +112,8 @@ class ModelProcess:
                 placed,
                 settings,
                 lambda network, batch: answer_losses(network, collate(batch, device=self.device)),
-                on_step=lambda step, steps, tokens, loss: seen.append((time.monotonic(), tokens)),
-                on_epoch=lambda folder, metrics: written.append(_bytes(folder)),
+                on_step=lambda step: seen.append((time.monotonic(), seen[-1][1] + step.tokens)),
+                on_epoch=lambda metrics, folder: written.append(_bytes(folder)),
             )
         except (MemoryError, RuntimeError) as error:
             return Timed.out_of_memory(error)

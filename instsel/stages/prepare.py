@@ -37,6 +37,7 @@ from instsel.stages.actors import READER_CPUS
 from instsel.stages.memory import peak_memory
 from instsel.stages.metrics import Meter
 from instsel.stages.prepare_targets import leak_index, prepare_targets, why_rejected
+from instsel.stages.starts import Starts
 from instsel.storage import Folder
 from instsel.study import Stage, place_in_study
 
@@ -81,7 +82,7 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
             batch_format="pyarrow",
             num_cpus=0.5,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=encoders()),
-            fn_constructor_args=(study.model, study.data, folder),
+            fn_constructor_args=(Starts(), study.model, study.data, folder),
         )
     )
     names = []
@@ -109,7 +110,8 @@ def _read(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:
 class _Encoder:
     """Tokenises chunks and commits each as a shard; chunks whose shard is there are passed over."""
 
-    def __init__(self, model: Model, data: Data, folder: Folder) -> None:
+    def __init__(self, starts: Starts, model: Model, data: Data, folder: Folder) -> None:
+        self.starts, self.folder = starts, folder
         self.tokenizer = load_tokenizer(model)
         self.data = data
         self.pool, self.rejected = folder / "pool", folder / "rejected"
@@ -125,6 +127,7 @@ class _Encoder:
         if self.pool.exists(name):
             return {"shard": shard, "rows": 0, "tokens": 0}
         where, began = SourceFile(**json.loads(file)), time.monotonic()
+        self.starts.begin(self.folder, shard, len(lines), f"{where.uri}, from line {first}")
         examples, rejected = encode_lines(
             lines,
             first,

@@ -123,7 +123,7 @@ def _release(trials: Folder) -> None:
     """Take their owners from trials that an earlier call left under way."""
     for name in trials.names():
         if not (trials / name).exists(OUTCOME) and (trials / name).exists(OWNER):
-            trials.filesystem.delete_file(f"{trials}/{name}/{OWNER}")
+            (trials / name).delete(OWNER)
 
 
 def _tuner(
@@ -157,7 +157,7 @@ def _tuner(
         run_config=tune.RunConfig(
             name=TUNE,
             storage_path=folder.path,
-            storage_filesystem=folder.filesystem,
+            storage_filesystem=folder.enduring(),
             failure_config=tune.FailureConfig(max_failures=study.resources.max_failures),
             callbacks=[counting],
             stop=None if search.tokens is None else TokenCap(search.tokens - spent),

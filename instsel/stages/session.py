@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import ray
 from ray._private import ray_logging
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from instsel.config import Resources
 from instsel.errors import InputError, StudyError
@@ -20,6 +21,7 @@ class Allotment:
 
     Attributes:
         actors: number of model actors; gpus, cpus: what each asks Ray for; threads: torch threads of each.
+        actors_to_come: more of them, which begin once GPUs that were asked for have come.
         workers: number of training workers; worker_gpus, worker_cpus, worker_threads: the same for those.
     """
 
@@ -31,6 +33,7 @@ class Allotment:
     worker_gpus: float
     worker_cpus: float
     worker_threads: int
+    actors_to_come: int = 0
 
 
 @contextmanager
@@ -55,6 +58,14 @@ def ray_session(resources: Resources) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def here() -> NodeAffinitySchedulingStrategy:
+    """Placement on this process' own machine, for actors that have to live as long as it does.
+
+    An actor without CPUs may else be put on any machine, and die with it.
+    """
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def raylet_lines_to_log() -> None:
@@ -85,17 +96,20 @@ def allot(resources: Resources) -> Allotment:
         StudyError: more was asked for than the cluster has.
     """
     total = ray.cluster_resources()
-    nodes = max(1, sum(node["Alive"] for node in ray.nodes()))
+    # A head that is there to look after the others has no CPUs for work.
+    nodes = max(1, sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes()))
     cpus, gpus = total.get("CPU", 1.0), total.get("GPU", 0.0)
     if gpus:
         share = 1.0 if resources.gpus_per_actor is None else resources.gpus_per_actor
         actors = resources.actors or max(1, math.floor(gpus / share))
+        hoped = resources.actors or max(actors, math.floor((resources.gpus or 0) / share))
         workers = resources.training_workers or max(1, int(gpus))
         per_actor = max(1, int(cpus // max(actors, 1)) - 1)
         if share * actors > gpus or workers > gpus:
             raise StudyError(f"resources: {actors} actors of {share} GPU and {workers} workers, but {gpus:g} GPUs")
         threads = resources.threads_per_actor or per_actor
-        return Allotment(actors, share, 1, threads, workers, 1, 1, max(1, int(cpus // workers) - 1))
+        worker_threads = max(1, int(cpus // workers) - 1)
+        return Allotment(actors, share, 1, threads, workers, 1, 1, worker_threads, hoped - actors)
     if resources.gpus_per_actor:
         raise StudyError(f"resources.gpus_per_actor is {resources.gpus_per_actor}, but the cluster has no GPU")
     # Small models run faster as two processes than as one with twice the threads, which wait for each other at

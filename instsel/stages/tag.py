@@ -152,7 +152,7 @@ def _ask(how: EndpointCategories, out: Folder, prepare: Stage, allot: Allotment,
     # The waiting is the endpoint's; a process of its own keeps the driver free.
     one = replace(allot, actors=1, gpus=0)
     with terminal.bar("tag", len(missing), "shards") as bar:
-        for _ in through_actors(missing, prepare.folder, _Asker, (how, key, out), one, ["messages"]):
+        for _ in through_actors(missing, prepare.folder, _Asker, (how, key, out), one, lambda item: out, ["messages"]):
             bar.advance(1)
     out.clean()
 

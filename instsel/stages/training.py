@@ -1,12 +1,10 @@
 """Ray Train around the training loop: workers, restarts after failures, checkpoints into the stage's folder."""
 
-import json
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -16,18 +14,18 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from instsel.config import StudyConfig, Training
 from instsel.errors import Diverged, InputError, StudyError
 from instsel.progress import Bar, Terminal, log
-from instsel.stages.board import ProgressBoard
-from instsel.stages.memory import peak_memory
+from instsel.stages.board import board_of
 from instsel.stages.metrics import Meter
+from instsel.stages.pauses import PAUSES, PauseFolder
 from instsel.stages.session import Allotment
-from instsel.stages.told import METRICS, Told, tell_epochs
+from instsel.stages.told import Told, tell_epochs
+from instsel.stages.training_worker import METRICS, RUN, work
 from instsel.storage import Folder
 from instsel.study import Stage
 from instsel.tracking import tracked
 from instsel.training.deepspeed_config import complete, read_json
 from instsel.training.settings import TrainSettings
 
-RUN = "run"
 POLL_SECONDS = 1.0
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 # Each is a minute: long enough for a cluster to grow, and not for ever.
@@ -46,11 +44,20 @@ ONE_NODE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training run leaves: its part of the stage's result, and what this call of it took."""
+    """What a training run leaves: its part of the stage's result, and what this call of it took.
+
+    `rows_again` counts over all calls: rows of steps that had to be taken again.
+    """
 
     result: dict[str, Any]
     tokens: int
     peak_memory: int
+    rows_again: int = 0
+
+    @property
+    def cost(self) -> dict[str, int]:
+        """What `Stage.commit` takes."""
+        return {"tokens": self.tokens, "peak_memory": self.peak_memory, "rows_again": self.rows_again}
 
 
 def run_training(
@@ -64,9 +71,10 @@ def run_training(
 ) -> Trained:
     """Train fresh LoRA matrices; each epoch leaves a checkpoint `run/epoch-N` in the stage's folder.
 
-    A run that was stopped goes on after the last epoch it finished, whoever stopped it: Ray Train restarts workers
-    that died, and finds the run again by its name when the driver is started anew. The rows come in the order that
-    stands in the stage's folder (`training.order`), by default in one that the seed draws.
+    A run that was stopped goes on from its last checkpoint, whoever stopped it: Ray Train restarts workers that died,
+    and finds the run again by its name when the driver is started anew. Beside those of epochs there is one every
+    `resources.checkpoint_minutes`; the rows behind it are not trained on again in their epoch. The rows come in the
+    order that stands in the stage's folder (`training.order`), by default in one that the seed draws.
 
     Args:
         study: model, LoRA and DeepSpeed settings, and how many worker failures to survive.
@@ -86,9 +94,10 @@ def run_training(
         ray.train.TrainingFailedError: workers failed more often than the study allows.
     """
     settings = train_settings(study, training, allot.workers)
-    _drop_unreadable(stage.folder / RUN)
+    _drop_unreadable(stage.folder)
     names = [f"epoch-{epoch}" for epoch in range(1, (until or training.epochs) + 1)]
-    board = ProgressBoard.remote()  # type: ignore[attr-defined]
+    board = board_of(stage.folder)
+    pauses = PauseFolder(stage.folder, study.resources.checkpoint_minutes)
     loop = {
         "model": study.model,
         "lora": study.lora,
@@ -98,6 +107,7 @@ def run_training(
         "until": until,
         "threads": allot.worker_threads,
         "board": board,
+        "checkpoint_minutes": study.resources.checkpoint_minutes,
     }
     resources = {"CPU": allot.worker_cpus, **({"GPU": allot.worker_gpus} if allot.worker_gpus else {})}
     # Typed as version 1 of Ray Train, which they are not.
@@ -105,16 +115,19 @@ def run_training(
     make_trainer: Any = TorchTrainer
     with _ray_train_variables():
         trainer = make_trainer(
-            _work,
+            work,
             train_loop_config=loop,
             torch_config=TorchConfig(backend="nccl" if allot.worker_gpus else "gloo"),
             scaling_config=api.ScalingConfig(
-                num_workers=allot.workers, use_gpu=bool(allot.worker_gpus), resources_per_worker=resources
+                num_workers=allot.workers,
+                use_gpu=bool(allot.worker_gpus),
+                resources_per_worker=resources,
+                placement_strategy="PACK" if allot.worker_gpus else "SPREAD",
             ),
             run_config=api.RunConfig(
                 name=RUN,
                 storage_path=stage.folder.path,
-                storage_filesystem=stage.folder.filesystem,
+                storage_filesystem=stage.folder.enduring(),
                 failure_config=api.FailureConfig(
                     max_failures=study.resources.max_failures, controller_failure_limit=FAILED_STARTS
                 ),
@@ -133,10 +146,19 @@ def run_training(
     if failure is not None:
         kind, message = failure
         raise ERRORS[kind](message)
-    seen = ray.get(board.read.remote())
-    ray.kill(board)
+    seen = _ended(board)
+    pauses.remove()
     checkpoints = {name: (stage.folder / RUN / name).read_json(METRICS) for name in names}
-    return Trained({"run": RUN, "checkpoints": checkpoints}, seen.get("tokens", 0), seen.get("peak_memory", 0))
+    result = {"run": RUN, "checkpoints": checkpoints}
+    return Trained(result, seen["tokens"], seen["peak_memory"], seen["rows_again"])
+
+
+def _ended(board: Any) -> dict[str, Any]:
+    """What the board has at the end; it is gone afterwards."""
+    ray.get(board.write.remote())
+    seen: dict[str, Any] = ray.get(board.read.remote())
+    ray.kill(board)
+    return seen
 
 
 def train_settings(study: StudyConfig, training: Training, workers: int) -> TrainSettings:
@@ -159,65 +181,9 @@ def _deepspeed(study: StudyConfig) -> dict[str, Any]:
     return {"zero_optimization": {"stage": study.deepspeed.stage}}
 
 
-def _work(plain: dict[str, Any]) -> tuple[str, str] | None:
-    """What each worker does. An error of ours meets all of them and would again: returned, it makes Ray Train stop."""
-    try:
-        _train(plain)
-    except (InputError, StudyError) as error:
-        return type(error).__name__, str(error)
-    return None
-
-
-def _train(plain: dict[str, Any]) -> None:
-    # Imported here: the driver needs neither, and loads faster without.
-    import torch
-    from ray.train.torch import get_device
-
-    from instsel.data.batches import collate
-    from instsel.loss import answer_losses
-    from instsel.model import attach_lora, load_base
-    from instsel.training.dataset import TrainingSet
-    from instsel.training.loop import EpochMetrics, train
-    from instsel.training.order import read_order
-    from instsel.training.schedule import learning_rate_at
-
-    torch.set_num_threads(plain["threads"])
-    device = get_device()
-    settings: TrainSettings = plain["settings"]
-    model = attach_lora(load_base(plain["model"]), plain["lora"], settings.seed).to(device)
-    board = plain["board"] if ray.train.get_context().get_world_rank() == 0 else None
-
-    def on_step(step: int, steps: int, tokens: int, loss: float) -> None:
-        if board is not None:
-            rate = learning_rate_at(step - 1, steps, settings.learning_rate, settings.schedule, settings.warmup_ratio)
-            told = {"step": step, "steps": steps, "tokens": tokens, "loss": loss, "learning_rate": rate}
-            board.update.remote(**told, peak_memory=peak_memory())
-
-    def on_epoch(folder: Path | None, metrics: EpochMetrics) -> None:
-        values, name = asdict(metrics), f"epoch-{metrics.epoch}"
-        if folder is None:
-            ray.train.report(values, checkpoint_dir_name=name)
-            return
-        (folder / METRICS).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        ray.train.report(values, ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
-
-    last = ray.train.get_checkpoint()
-    with last.as_directory() if last else nullcontext() as resume:
-        train(
-            model,
-            TrainingSet(*plain["training_set"]),
-            settings,
-            lambda network, examples: answer_losses(network, collate(examples, device=device)),
-            on_epoch=on_epoch,
-            on_step=on_step,
-            resume=Path(resume) if resume else None,
-            order=read_order(plain["out"]),
-            until=plain["until"],
-        )
-
-
-def _drop_unreadable(run: Folder) -> None:
+def _drop_unreadable(stage: Folder) -> None:
     """Remove a run whose list of checkpoints this Ray does not read: cut off while written, or of another version."""
+    run = stage / RUN
     if not run.exists(SNAPSHOT):
         return
     try:
@@ -228,6 +194,7 @@ def _drop_unreadable(run: Folder) -> None:
         return
     log.warning("%s: Ray %s cannot read its list of checkpoints; the training starts anew", run, ray.__version__)
     run.remove()
+    (stage / PAUSES).remove()
 
 
 @contextmanager
@@ -254,7 +221,7 @@ def _following(board: Any, bar: Bar, told: Told) -> Iterator[None]:
             ended = stop.wait(POLL_SECONDS)
             seen = ray.get(board.read.remote())
             told.steps(ray.get(board.news.remote()))
-            if "step" in seen:
+            if seen["steps"] is not None:
                 bar.total = seen["steps"]
                 bar.move_to(seen["step"], seen["tokens"])
 

@@ -40,7 +40,7 @@ def trial_allotment(allot: Allotment, workers: int | None) -> tuple[Allotment, i
     if each > room:
         raise StudyError(f"resources.trial_workers is {each}, but the cluster has room for {int(room)} workers")
     at_once = max(1, at_once)
-    return replace(allot, workers=each, actors=max(1, allot.actors // at_once)), at_once
+    return replace(allot, workers=each, actors=max(1, allot.actors // at_once), actors_to_come=0), at_once
 
 
 def run_each(
@@ -80,7 +80,7 @@ def run_each(
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=out.path,
-                storage_filesystem=out.filesystem,
+                storage_filesystem=out.enduring(),
                 failure_config=tune.FailureConfig(max_failures=retries),
                 callbacks=[Counting(bar)],
                 verbose=0,

@@ -25,7 +25,7 @@ def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, term
         ray.get(_write_set.remote(prepare.folder, stage.folder, count, study.warmup.seed))
     terminal.say(f"{count} of {rows} rows, {study.warmup.epochs} epochs")
     trained = run_training(study, stage, study.warmup, (stage.folder, TRAINING_SET), allot, terminal)
-    stage.commit({"rows": count, **trained.result}, tokens=trained.tokens, peak_memory=trained.peak_memory)
+    stage.commit({"rows": count, **trained.result}, **trained.cost)
 
 
 @ray.remote

@@ -30,7 +30,8 @@ if "--head" in arguments:
 time.sleep(60)
 """
 STUDY = """
-nodes, before = int(sys.argv[sys.argv.index("--nodes") + 1]), int(os.environ.get("BEFORE", 0))
+cpus = next(int(word.split("=")[1]) for word in sys.argv if word.startswith("resources.cpus="))
+nodes, before = cpus // int(os.environ["SLURM_CPUS_PER_TASK"]), int(os.environ.get("BEFORE", 0))
 while sum("token" in call for call in noted()) < before + nodes:
     time.sleep(0.02)
 ended = lambda *_: (note(ended=os.getpid()), sys.exit(143))
@@ -133,11 +134,11 @@ def test_head_first_then_a_worker_on_every_other_node(slurm, calls, ray_start, e
         assert ray["temp_dir"] == f"/tmp/ray-{environment['SLURM_JOB_ID']}"
 
 
-def test_the_study_runs_when_all_nodes_are_there_with_what_it_was_given(slurm, calls) -> None:
+def test_the_study_gets_what_it_was_given_and_waits_for_the_cpus_of_all_nodes(slurm, calls) -> None:
     finish(slurm("study.yaml", "--set", "a=1"))
     (study,) = calls("python")
-    words = ["cluster/hold.py", "--nodes", "3", "--", "python", "jobs/run.py", "--config", "study.yaml", "--set", "a=1"]
-    assert study["arguments"] == words
+    given = ["jobs/run.py", "--config", "study.yaml", "--set", "a=1"]
+    assert study["arguments"] == [*given, "--set", "resources.cpus=48"]
     assert study["mode"] == "token"
 
 

@@ -86,6 +86,13 @@ def test_cost_of_nothing_measured() -> None:
     assert "| all | 0.0 | – | – | – |" in cost_table({"report": StageCost(0.0, 5)})
 
 
+def test_rows_that_were_worked_on_again_have_a_column_where_there_are_any() -> None:
+    table = cost_table({"features": StageCost(2.0, 5, rows_again=1200), "select": StageCost(1.0, rows_again=3)})
+    assert table.splitlines()[0] == "| stage | seconds | tokens | tokens/s | peak memory | rows again |"
+    assert [line.split(" | ")[-1] for line in table.splitlines()[2:]] == ["1,200 |", "3 |", "1,203 |"]
+    assert "again" not in cost_table({"features": StageCost(2.0, 5)})
+
+
 def test_many_runs_become_rows_in_order_of_their_mean() -> None:
     losses = {f"run-{number}": {"a": 9.0 - number, "b": 1.0} for number in range(9)}
     interval = Interval(-1.5, -2.0, -1.0)

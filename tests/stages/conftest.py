@@ -29,7 +29,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     given: list[str] = []
 
     def run(
-        items: Any, rows: Folder, actor: Any, arguments: Any, allot: Allotment, columns: Any
+        items: Any, rows: Folder, actor: Any, arguments: Any, allot: Allotment, stage_of: Any, columns: Any
     ) -> Iterator[dict[str, Any]]:
         worker = actor(allot.threads, *arguments)
         for item in items:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from instsel.errors import StudyError
-from instsel.stages import actors
+from instsel.stages import starts
 from instsel.stages.actors import through_actors
 from instsel.stages.errors import clear_errors
 from instsel.stages.session import Allotment
@@ -38,7 +38,7 @@ def test_every_item_meets_its_rows_once(rows, ray_session):
         def __call__(self, item, ids, examples):
             return {"said": f"{self.greeting} {item['name']}", "ids": ids, "first": examples[0]["input_ids"]}
 
-    results = list(through_actors(items(name="you"), rows, Worker, ("hello",), ONE))
+    results = list(through_actors(items(name="you"), rows, Worker, ("hello",), ONE, lambda item: rows))
     assert sorted(result["ids"] for result in results) == [["a"], ["b"], ["c"]]
     assert all(result["said"] == "hello you" and result["first"] == [1, 2] for result in results)
 
@@ -53,7 +53,7 @@ def test_examples_have_the_columns_asked_for(rows, ray_session):
 
     messages = pa.table({"id": ["a"], "more": [[{"role": "user"}]], "labels": [[1]]})
     rows.write_table("a.parquet", messages)
-    (result,) = through_actors(items()[:1], rows, Worker, (), ONE, columns=["more"])
+    (result,) = through_actors(items()[:1], rows, Worker, (), ONE, lambda item: rows, columns=["more"])
     assert (result["keys"], result["more"]) == (["more"], "user")
 
 
@@ -69,6 +69,6 @@ def test_rows_at_which_every_worker_dies_end_the_run(where, rows, ray_session, m
                 os.kill(os.getpid(), signal.SIGKILL)
             return {}
 
-    monkeypatch.setattr(actors, "MOST_STARTS", 2)
+    monkeypatch.setattr(starts, "MOST_STARTS", 2)
     with pytest.raises(StudyError, match=r"^[abc]\.parquet: 2 workers died at these rows"), clear_errors():
-        list(through_actors(items(), rows, Worker, (), ONE))
+        list(through_actors(items(), rows, Worker, (), ONE, lambda item: rows))

@@ -70,7 +70,9 @@ def make_features(raw: dict[str, Any], folder: Path, actors: int = 2, **keys: An
 def in_this_process(token_limit: int, ran_out: list[int]) -> Callable[..., Iterator[dict[str, Any]]]:
     """In place of `through_actors`: two actors, here, whose memory takes so many tokens at once."""
 
-    def run(items: Any, rows: Folder, actor: Any, arguments: Any, allot: Allotment) -> Iterator[dict[str, Any]]:
+    def run(
+        items: Any, rows: Folder, actor: Any, arguments: Any, allot: Allotment, stage_of: Any
+    ) -> Iterator[dict[str, Any]]:
         actors = [actor(allot.threads, *arguments) for _ in range(2)]
         for number, item in enumerate(items):
 

@@ -2,13 +2,13 @@
 
 import time
 import urllib.request
-from typing import Any
 
 import pytest
 import ray
 
 from instsel.stages.metrics import COUNTERS, GAUGES, Meter
 from instsel.stages.told import Told
+from instsel.training.steps import Step
 
 SECONDS = 60
 
@@ -27,23 +27,23 @@ class Metered:
     """Keeps the steps it is shown."""
 
     def __init__(self) -> None:
-        self.steps: list[tuple[Any, ...]] = []
+        self.steps: list[Step] = []
 
-    def show_step(self, *step: Any) -> None:
+    def show_step(self, step: Step) -> None:
         self.steps.append(step)
 
 
-def news(step: int, tokens: int, seconds: float) -> dict[str, Any]:
-    return {"step": step, "steps": 9, "tokens": tokens, "loss": 1.5, "learning_rate": 0.1, "time": seconds}
+def step(number: int, tokens: int) -> Step:
+    return Step(number=number, of=9, rows=3, tokens=tokens, loss=1.5, learning_rate=0.1)
 
 
-def test_steps_are_told_with_their_own_tokens_also_after_a_restart() -> None:
+def test_steps_are_told_in_their_order_with_their_speed() -> None:
     meter, run = Metered(), Run()
     told = Told(meter, run)  # type: ignore[arg-type]
-    told.steps([news(1, 100, 10.0), news(2, 300, 12.0)])
+    told.steps([(10.0, step(1, 100)), (12.0, step(2, 200))])
     told.steps([])
-    told.steps([news(2, 80, 15.0)])
-    assert meter.steps == [(1, 9, 100, 1.5), (2, 9, 200, 1.5), (2, 9, 80, 1.5)]
+    told.steps([(15.0, step(2, 80))])
+    assert meter.steps == [step(1, 100), step(2, 200), step(2, 80)]
     usual = {"loss": 1.5, "learning_rate": 0.1}
     assert run.logged == [
         (usual, 1),
@@ -58,7 +58,7 @@ class _Counting:
         meter = Meter("my-study", "finetune/bids")
         meter.count_item(["a", "b", "c"], {"tokens": 70, "set_aside": 2}, 0.5)
         meter.count_item(["d"], {}, 0.25)
-        meter.show_step(4, 9, 30, 1.5)
+        meter.show_step(step(4, 30))
 
 
 def test_the_endpoint_has_every_metric_with_study_and_stage(ray_session: None) -> None:
@@ -67,7 +67,7 @@ def test_the_endpoint_has_every_metric_with_study_and_stage(ray_session: None) -
     (node,) = ray.nodes()
     address = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     expected = {
-        "ray_instsel_rows_total": 4,
+        "ray_instsel_rows_total": 7,
         "ray_instsel_tokens_total": 100,
         "ray_instsel_rows_set_aside_total": 2,
         "ray_instsel_busy_seconds_total": 0.75,

@@ -13,19 +13,28 @@ from instsel.stages import session
 from instsel.stages.session import Allotment, allot
 
 
-def allotted(cpus: int, gpus: int = 0, nodes: int = 1, **resources: Any) -> Allotment:
+def allotted(cpus: int, gpus: int = 0, nodes: int = 1, /, **resources: Any) -> Allotment:
     """What `allot` gives on a cluster of this size."""
     total = {"CPU": float(cpus), **({"GPU": float(gpus)} if gpus else {})}
     with (
         mock.patch.object(session.ray, "cluster_resources", lambda: total),
-        mock.patch.object(session.ray, "nodes", lambda: [{"Alive": True}] * nodes + [{"Alive": False}]),
+        mock.patch.object(session.ray, "nodes", lambda: _nodes(nodes)),
     ):
         return allot(Resources(**resources))
 
 
+def _nodes(working: int) -> list[dict[str, Any]]:
+    """A head without CPUs, nodes that work, and one that is gone."""
+    return [
+        {"Alive": True, "Resources": {"memory": 1.0}},
+        *[{"Alive": True, "Resources": {"CPU": 4.0}}] * working,
+        {"Alive": False, "Resources": {"CPU": 4.0}},
+    ]
+
+
 @given(st.integers(1, 64), st.integers(1, 4))
 def test_without_gpus_half_of_the_cpus_stay_free_for_reading(cpus: int, nodes: int) -> None:
-    share = allotted(cpus, nodes=nodes)
+    share = allotted(cpus, 0, nodes)
     assert share.actors * share.cpus <= cpus / 2 + 1e-9
     assert share.workers * share.worker_cpus <= cpus / 2 + 1e-9
     assert (share.gpus, share.worker_gpus) == (0, 0)
@@ -43,7 +52,7 @@ def test_gpus_are_shared_out_whole(gpus: int, cpus_per_gpu: int, nodes: int) -> 
 
 @pytest.mark.parametrize(("per_actor", "actors"), [(0.5, 8), (0.3, 13), (2, 2)])
 def test_actors_hold_as_much_of_a_gpu_as_they_are_told(per_actor: float, actors: int) -> None:
-    share = allotted(32, 4, nodes=3, gpus_per_actor=float(per_actor))
+    share = allotted(32, 4, 3, gpus_per_actor=float(per_actor))
     assert (share.actors, share.gpus) == (actors, per_actor)
 
 
@@ -52,6 +61,12 @@ def test_what_the_study_asks_for_is_what_it_gets() -> None:
     assert (share.actors, share.workers, share.threads) == (3, 5, 7)
     share = allotted(16, 4, actors=3, training_workers=2, threads_per_actor=7)
     assert (share.actors, share.workers, share.threads) == (3, 2, 7)
+
+
+def test_actors_for_gpus_that_were_asked_for_and_have_not_come_begin_later() -> None:
+    share = allotted(16, 2, gpus=4, gpus_per_actor=0.5)
+    assert (share.actors, share.actors_to_come, share.workers, share.threads) == (4, 4, 2, 3)
+    assert allotted(16, 2, gpus=4, actors=1).actors_to_come == 0
 
 
 @pytest.mark.parametrize(

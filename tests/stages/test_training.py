@@ -50,9 +50,10 @@ def train(study: StudyConfig, folder: Path) -> Any:
     return run_training(study, stage, study.warmup, (stage.folder, "rows.arrow"), TWO_WORKERS, terminal)
 
 
-def kill_a_worker_after(snapshot: Path, killed: list[int]) -> None:
-    """Kill one training worker as soon as the first epoch's checkpoint is listed."""
-    while not snapshot.exists():
+def kill_a_worker_at(step: int, run: Path, killed: list[int]) -> None:
+    """Kill one training worker once there is a checkpoint of this step or a later one inside an epoch."""
+    latest = run / "pauses" / "latest.json"
+    while not latest.exists() or json.loads(latest.read_text())["step"] < step:
         time.sleep(0.01)
     for process in psutil.Process().children(recursive=True):
         if process.name().startswith("ray::RayTrain"):
@@ -66,22 +67,26 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {key: tensor for name in names for key, tensor in load_file(folder / name).items()}
 
 
-def test_a_run_survives_a_killed_worker_and_a_new_driver(ray_session, study: StudyConfig, tmp_path: Path):
+def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
+    ray_session, study: StudyConfig, tmp_path: Path
+):
     run = tmp_path / "run"
-    snapshot = run / "checkpoint_manager_snapshot.json"
+    often = study.model_copy(update={"resources": study.resources.model_copy(update={"checkpoint_minutes": 1e-6})})
     killed: list[int] = []
-    killer = threading.Thread(target=kill_a_worker_after, args=(snapshot, killed), daemon=True)
+    killer = threading.Thread(target=kill_a_worker_at, args=(40, tmp_path, killed), daemon=True)
     killer.start()
-    trained = train(study, tmp_path)
+    trained = train(often, tmp_path)
     killer.join(timeout=5)
     assert killed
     metrics = trained.result["checkpoints"]
     assert list(metrics) == EPOCHS
     assert [metrics[name]["step"] for name in EPOCHS] == [30, 60, 90]
+    # Every row was learned from once an epoch; what was taken again came after the last checkpoint, and is counted.
     assert sum(metrics[name]["tokens"] for name in EPOCHS) == 3 * ROWS * LENGTH
+    assert trained.rows_again <= 8
+    assert trained.tokens == (3 * ROWS + trained.rows_again) * LENGTH
     assert metrics["epoch-3"]["loss"] < metrics["epoch-1"]["loss"]
-    # What was done before the kill was not done again.
-    assert trained.tokens <= 2 * ROWS * LENGTH
+    assert not (tmp_path / "pauses").exists()
 
     # Its checkpoints are PEFT adapters, and their moments fit the model that the next stage builds.
     PeftModel.from_pretrained(load_base(study.model), str(run / "epoch-3"))
@@ -89,17 +94,17 @@ def test_a_run_survives_a_killed_worker_and_a_new_driver(ray_session, study: Stu
     assert (state["epoch"], state["step"]) == (3, 90)
     assert len(moments) == 2 * 4 * 2
 
-    # Started anew after the end, a run does nothing.
-    assert train(study, tmp_path).tokens == 0
-
     # With its list of checkpoints cut off it starts from the beginning; undisturbed, it leaves the very same.
     disturbed = {name: weights(run / name) for name in EPOCHS}
+    snapshot = run / "checkpoint_manager_snapshot.json"
     snapshot.write_text(snapshot.read_text()[:50])
     tracking = Tracking(tensorboard=str(tmp_path / "boards"))
-    assert train(study.model_copy(update={"tracking": tracking}), tmp_path).tokens == 3 * ROWS * LENGTH
+    again = train(study.model_copy(update={"tracking": tracking}), tmp_path)
+    assert (again.tokens, again.rows_again) == (3 * ROWS * LENGTH, trained.rows_again + 3 * ROWS)
     for name in EPOCHS:
         whole = weights(run / name)
         assert all(torch.equal(disturbed[name][key], whole[key]) for key in whole)
+        assert timeless(again.result["checkpoints"][name]) == timeless(metrics[name])
 
     # Its tracker was told of every step and epoch.
     (board,) = {path.parent for path in (tmp_path / "boards").rglob("events.out.tfevents.*")}
@@ -107,6 +112,10 @@ def test_a_run_survives_a_killed_worker_and_a_new_driver(ray_session, study: Stu
     assert [step for name, step, _ in told if name == "loss"] == list(range(1, 91))
     epochs = [(step, loss) for name, step, loss in told if name == "epoch_loss"]
     assert epochs == [(30 * n, pytest.approx(metrics[f"epoch-{n}"]["loss"])) for n in (1, 2, 3)]
+
+
+def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metrics.items() if key != "seconds"}
 
 
 def test_what_deepspeed_refuses_comes_back_as_the_users_error(ray_session, study: StudyConfig, tmp_path: Path):

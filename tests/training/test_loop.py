@@ -3,7 +3,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,20 @@ def test_a_resumed_run_ends_with_the_same_weights(worker, settings, lone_worker,
         assert_same(tmp_path / "rest" / epoch, tmp_path / "whole" / epoch)
 
 
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_run_resumed_inside_an_epoch_takes_the_rows_that_are_left_and_ends_the_same(
+    worker, settings, lone_worker, tmp_path: Path, stage
+):
+    values = settings(stage=stage, micro_batch_size=2)
+    paused = worker.run(tmp_path / "whole", values, order=PASSES, pause_after=[1, 5, 6], dropout=0.2)
+    rest = worker.run(tmp_path / "rest", values, order=PASSES, resume=tmp_path / "whole" / "step-5", dropout=0.2)
+    # After the third step of each epoch comes its own checkpoint.
+    assert sorted(path.name for path in (tmp_path / "whole").glob("step-*")) == ["step-1", "step-5"]
+    assert steps_seen(tmp_path / "whole", 1)[5:] == steps_seen(tmp_path / "rest", 1)
+    assert_same(tmp_path / "rest" / "epoch-2", tmp_path / "whole" / "epoch-2")
+    assert [replace(one, seconds=0) for one in rest] == [replace(one, seconds=0) for one in paused[1:]]
+
+
 def test_a_finished_run_has_nothing_left_to_do(worker, settings, lone_worker, tmp_path: Path):
     worker.run(tmp_path, settings(epochs=1))
     assert worker.run(tmp_path, settings(epochs=1), resume=tmp_path / "epoch-1") == []
@@ -157,14 +171,16 @@ def test_two_workers_learn_what_one_does(worker, settings, lone_worker, tmp_path
         {"settings": asdict(settings(stage=2)), "out": str(tmp_path / "zero-2")},
         {"settings": asdict(settings(stage=3)), "out": str(tmp_path / "zero-3")},
     ]
-    jobs += [{**job, "out": job["out"] + "-rest", "resume": job["out"] + "/epoch-1"} for job in jobs[1:]]
+    jobs = [{**job, "pause_after": [4]} for job in jobs]
+    for where in ("epoch-1", "step-4"):
+        jobs += [{**job, "out": f"{job['out']}-{where}", "resume": f"{job['out']}/{where}"} for job in jobs[1:3]]
     together(tmp_path, jobs)
     worker.run(tmp_path / "alone", settings())
     for name in ("zero-0", "zero-2", "zero-3"):
         for epoch in ("epoch-1", "epoch-2"):
             assert furthest(tmp_path / name / epoch, tmp_path / "alone" / epoch) < 1e-4
-    for name in ("zero-2", "zero-3"):
-        assert_same(tmp_path / f"{name}-rest" / "epoch-2", tmp_path / name / "epoch-2")
+    for name in ("zero-2-epoch-1", "zero-3-epoch-1", "zero-2-step-4", "zero-3-step-4"):
+        assert_same(tmp_path / name / "epoch-2", tmp_path / name[:6] / "epoch-2")
     # A checkpoint of two workers under ZeRO 3 is one for a single worker without ZeRO as well.
     worker.run(tmp_path / "other", settings(stage=0), resume=tmp_path / "zero-3" / "epoch-1")
     assert furthest(tmp_path / "other" / "epoch-2", tmp_path / "alone" / "epoch-2") < 1e-4
@@ -186,6 +202,7 @@ def together(folder: Path, jobs: list[dict[str, Any]]) -> None:
             process.kill()
 
 
+PASSES = [[8, 7, 6, 5, 4, 3, 2, 1, 0], [0, 2, 4, 6, 8, 1, 3, 5, 7]]
 ORDER = [[7, 6, 5, 4, 3, 2, 1, 0], [0, 2, 4, 6, 1, 3, 5, 7]]
 
 
@@ -242,7 +259,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_change(worker,
             settings(micro_batch_size=4),
             third_is_broken,
             on_epoch=lambda *_: reported.append("epoch"),
-            on_step=lambda step, total, tokens, loss: reported.append((step, total)),
+            on_step=lambda step: reported.append((step.number, step.of)),
         )
     assert reported == [(1, 6), (2, 6)]
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.distributed as dist
 
 from instsel.data.batches import collate
 from instsel.loss import answer_losses
-from instsel.training.loop import train
+from instsel.training.loop import Pauses, train
 from instsel.training.settings import TrainSettings
 
 
@@ -58,24 +59,34 @@ def run(
     resume: Path | None = None,
     order: list[list[int]] | None = None,
     until: int | None = None,
+    pause_after: Sequence[int] = (),
     **model: Any,
 ) -> list[Any]:
     """Train, keep each epoch's checkpoint as out/epoch-N, and return the epochs' metrics.
 
+    After the optimizer steps `pause_after` there is a checkpoint out/step-N, too.
     With an order, out/steps-RANK.json has the rows that this worker saw in each step.
     """
     seen = []
     steps: list[list[int]] = [[]]
+    taken: list[int] = []
     rows = examples(count)
 
     def logged(network: Any, batch: Any) -> torch.Tensor:
         steps[-1] += [rows.index(row) for row in batch]
         return losses(network, batch)
 
-    def on_epoch(folder: Path | None, metrics: Any) -> None:
+    def on_epoch(metrics: Any, folder: Path | None) -> None:
         seen.append(metrics)
         if folder is not None:
             shutil.copytree(folder, out / f"epoch-{metrics.epoch}")
+
+    def on_step(step: Any) -> None:
+        taken.append(step.number)
+        steps.append([])
+
+    def pause(folder: Path, step: int) -> None:
+        shutil.copytree(folder, out / f"step-{step}")
 
     made = lora_model(**model)
     train(
@@ -84,7 +95,8 @@ def run(
         settings,
         logged,
         on_epoch=on_epoch,
-        on_step=lambda *_: steps.append([]),
+        on_step=on_step,
+        pauses=Pauses(lambda: taken[-1] in pause_after, pause),
         resume=resume,
         order=None if order is None else [np.array(one) for one in order],
         until=until,

@@ -1,0 +1,182 @@
+"""The optimizer steps of one worker: what an epoch takes from its rows, and what it was."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from instsel.data.batches import Example
+from instsel.errors import Diverged
+from instsel.training.schedule import (
+    epoch_order,
+    global_batches,
+    learning_rate_at,
+    micro_batches,
+    steps_per_epoch,
+)
+from instsel.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step was.
+
+    Attributes:
+        number: steps done, this one and those of earlier epochs included.
+        of: steps of the whole run.
+        rows: rows of all workers in it.
+        tokens: tokens of all workers in it.
+        loss: mean over its rows.
+        learning_rate: of the step.
+    """
+
+    number: int
+    of: int
+    rows: int
+    tokens: int
+    loss: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """What one epoch was.
+
+    Attributes:
+        epoch: its number, from 1.
+        step: optimizer steps so far, those of earlier epochs included.
+        loss: mean over its rows.
+        learning_rate: mean over its steps.
+        tokens: tokens of all workers in it.
+        seconds: its duration in this process, without checkpoints; of an epoch gone on with, only the rest of it.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Sums over the steps of an epoch so far, which a checkpoint inside it carries on.
+
+    Attributes:
+        loss: of the rows' losses.
+        learning_rate: of the steps' learning rates.
+        tokens: of all workers.
+    """
+
+    loss: float = 0.0
+    learning_rate: float = 0.0
+    tokens: int = 0
+
+    def plus(self, step: Step) -> "Begun":
+        """With one more step."""
+        return Begun(
+            self.loss + step.loss * step.rows, self.learning_rate + step.learning_rate, self.tokens + step.tokens
+        )
+
+
+class Steps:
+    """Takes the steps of a run, in the order of its rows."""
+
+    def __init__(
+        self,
+        engine: Any,
+        examples: Sequence[Example],
+        settings: TrainSettings,
+        step: int,
+        order: Sequence[NDArray[np.int64]] | None,
+    ) -> None:
+        self.engine, self.examples, self.settings, self.done, self.order = engine, examples, settings, step, order
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.in_epoch = steps_per_epoch(len(examples), settings.batch_size)
+        self.in_run = settings.epochs * self.in_epoch
+
+    def epoch(self, epoch: int, begun: Begun, after: Callable[[Step, Begun], None]) -> EpochMetrics:
+        """Take one pass over the rows, or what is left of it.
+
+        Args:
+            epoch: its number, from 1.
+            begun: of the steps that were taken already.
+            after: called after each step.
+        """
+        shuffled = epoch_order(len(self.examples), epoch, self.settings.seed)
+        order = shuffled if self.order is None else self.order[epoch - 1]
+        seconds = 0.0
+        for batch in global_batches(order, self.settings.batch_size)[self.done - (epoch - 1) * self.in_epoch :]:
+            started = time.monotonic()
+            step = self._step(batch)
+            begun = begun.plus(step)
+            seconds += time.monotonic() - started
+            after(step, begun)
+        return EpochMetrics(
+            epoch=epoch,
+            step=self.done,
+            loss=begun.loss / len(self.examples),
+            learning_rate=begun.learning_rate / self.in_epoch,
+            tokens=begun.tokens,
+            seconds=seconds,
+        )
+
+    def _step(self, batch: NDArray[np.int64]) -> Step:
+        settings = self.settings
+        rate = learning_rate_at(
+            self.done, self.in_run, settings.learning_rate, settings.schedule, settings.warmup_ratio
+        )
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        # Rows of like length share a micro batch, and every worker gets short and long ones.
+        rows = sorted((self.examples[int(i)] for i in batch), key=lambda row: -len(row["input_ids"]))
+        loss = self._learn(rows)
+        self.done += 1
+        tokens = sum(len(row["input_ids"]) for row in rows)
+        return Step(self.done, self.in_run, len(rows), tokens, loss, rate)
+
+    def _learn(self, rows: list[Example]) -> float:
+        """One optimizer step on a global batch; the mean loss over it."""
+        engine = self.engine
+        accumulation = engine.gradient_accumulation_steps()
+        # DeepSpeed divides by the accumulation and averages over the workers: undo both, then divide by the rows.
+        weight = accumulation * self.world_size / len(rows)
+        total = torch.zeros(1, dtype=torch.float64, device=engine.device)
+        size = engine.train_micro_batch_size_per_gpu()
+        for index, micro in enumerate(micro_batches(rows, self.rank, self.world_size, size, accumulation)):
+            self._seed_dropout(index)
+            # Without a row of its own, a worker passes the shortest one at weight 0 to keep step with the others.
+            losses = engine(micro or rows[-1:])
+            summed = losses.sum() * (1.0 if micro else 0.0)
+            total += summed.detach()
+            if index == accumulation - 1:
+                loss = self._mean_over_workers(total, len(rows))
+            engine.backward(summed * weight)
+            engine.step()
+        # ZeRO passes over a step whose gradient is not finite, without a word.
+        if not engine.was_step_applied():
+            raise self._diverged("gradient is not finite")
+        return loss
+
+    def _mean_over_workers(self, total: Tensor, rows: int) -> float:
+        dist.all_reduce(total)
+        loss = total.item() / rows
+        if not np.isfinite(loss):
+            raise self._diverged(f"loss is {loss}")
+        return loss
+
+    def _diverged(self, what: str) -> Diverged:
+        return Diverged(
+            f"the {what} at step {self.done + 1} of {self.in_run}; lower learning_rate, or set model.dtype to float32"
+        )
+
+    def _seed_dropout(self, micro: int) -> None:
+        entropy = [self.settings.seed, self.done, self.rank, micro]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1)))

@@ -1,0 +1,36 @@
+"""Marks of what was begun, counted over the runs of a stage."""
+
+import uuid
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instsel.begun import Mark, key_of, mark, marks, rows_again
+from instsel.storage import Folder
+from instsel.study import Stage
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12))
+def test_rows_of_every_start_but_the_first_count(starts: list[tuple[str, bool]]) -> None:
+    folder = Folder.at(f"memory://{uuid.uuid4().hex}")
+    rows = {"a": 5, "b": 7, "c": 0}
+    known = marks(folder)
+    for piece, in_another_run in starts:
+        known = marks(folder) if in_another_run else known
+        mark(folder, piece, rows[piece], known)
+        before = known.get(key_of(piece), Mark(0, 0))
+        known[key_of(piece)] = Mark(before.times + 1, rows[piece])
+    names = [piece for piece, _ in starts]
+    assert rows_again(folder) == sum((names.count(piece) - 1) * rows[piece] for piece in set(names))
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_stages_manifest_has_them_and_the_marks_go(times: int, tmp_path: Path) -> None:
+    stage = Stage(Folder.at(tmp_path), "features", {})
+    for _ in range(times):
+        stage.begin()
+        mark(stage.folder, "shard", 10, marks(stage.folder))
+    assert stage.commit({}, rows_again=1)["cost"]["rows_again"] == 1 + 10 * (times - 1)
+    assert stage.folder.names() == ["manifest.json", "started.json"]
