@@ -1,3 +1,3 @@
 """instsel: choose the instruction examples that are worth training on, and train on them."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

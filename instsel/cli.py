@@ -10,6 +10,7 @@ import typer
 
 from instsel.config import StudyConfig
 from instsel.errors import InputError, StudyError
+from instsel.printable import printable
 from instsel.progress import Terminal
 from instsel.stages.graph import ORDER
 from instsel.stages.pipeline import run_study
@@ -171,10 +172,10 @@ def exit_status() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(printable(f"error: {error}"), err=True)
         sys.exit(2)
     except StudyError as error:
-        typer.echo(f"failed: {error}", err=True)
+        typer.echo(printable(f"failed: {error}"), err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from here", err=True)

@@ -1,5 +1,6 @@
 """The study file as types: every key a user can write, what it means and what it may be."""
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -188,6 +189,20 @@ class DeepSpeed(Strict):
     config: str | None = Field(None, description="path of a DeepSpeed JSON, used in place of the stage")
 
 
+class Tracking(Strict):
+    tensorboard: str | None = Field(None, description="folder for event files of TensorBoard, a path")
+    mlflow: Place | None = Field(None, description="tracking URI of MLflow: http://HOST:5000, sqlite:///mlflow.db")
+    wandb: str | None = Field(None, description="project at Weights & Biases; the key is WANDB_API_KEY's")
+
+    @field_validator("tensorboard")
+    @classmethod
+    def _check_path(cls, place: str | None) -> str | None:
+        if place is not None and "://" in place:
+            raise ValueError("event files are appended to, which object stores cannot do; give a path")
+        # Some runs are trained by processes whose working directory is another.
+        return None if place is None else os.path.abspath(os.path.expanduser(place))
+
+
 class StudyConfig(Strict):
     """A whole study file. Relative paths are relative to `root`, `root` itself to where the command is run."""
 
@@ -209,6 +224,9 @@ class StudyConfig(Strict):
     search: Search | None = Field(None, description="what `instsel search` tries")
     evaluation: Evaluation = Field(Evaluation(), description="held-out losses and their intervals")
     resources: Resources = Field(Resources(), description="what of the cluster is used; never changes results")
+    tracking: Tracking = Field(
+        Tracking(), description="trackers that are told of losses while they come; never changes results"
+    )
     deepspeed: DeepSpeed = Field(DeepSpeed(), description="DeepSpeed of warmup and finetune")
 
     @field_validator("name")

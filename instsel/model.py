@@ -9,7 +9,10 @@ from torch import nn
 
 from instsel.config import Embedding, Lora, Model
 from instsel.errors import InputError
+from instsel.training.checkpoint import load_adapter
 
+ADAPTER_CONFIG = "adapter_config.json"
+OF_PEFT = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -56,6 +59,8 @@ def load_base(model: Model, device_map: str | dict[str, int] | None = None) -> A
             dtype=DTYPES[model.dtype],
             attn_implementation=model.attention,
             trust_remote_code=model.trust_remote_code,
+            # Weights in the older format, pytorch_model.bin, are pickles.
+            use_safetensors=True,
             device_map=device_map,
         )
     except ImportError as error:
@@ -100,7 +105,7 @@ def load_encoder(embedding: Embedding) -> tuple[Any, Any]:
     place, options = _place(embedding.encoder), {"revision": embedding.revision, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        encoder = AutoModel.from_pretrained(place, dtype=torch.float32, **options)
+        encoder = AutoModel.from_pretrained(place, dtype=torch.float32, use_safetensors=True, **options)
     except (ImportError, OSError, ValueError) as error:
         raise InputError(f"embedding.encoder: {embedding.encoder} could not be loaded: {_first_line(error)}") from error
     if encoder.config.is_encoder_decoder:
@@ -144,10 +149,22 @@ def attach_lora(base: nn.Module, lora: Lora, seed: int) -> nn.Module:
 
 
 def attach_adapter(base: nn.Module, folder: str | Path) -> nn.Module:
-    """Put a saved PEFT adapter on a base model, its matrices trainable and where the layers are that they belong to."""
-    from peft import PeftModel
+    """Put a saved LoRA adapter on a base model, its matrices trainable and where the layers are that they belong to.
 
-    return PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+    Of the folder's configuration only what `Lora` has is read: PEFT's own reading imports modules and takes pickles.
+
+    Raises:
+        InputError: the folder holds no LoRA adapter of this model.
+    """
+    path = Path(folder) / ADAPTER_CONFIG
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        lora = Lora.model_validate({ours: raw[theirs] for ours, theirs in OF_PEFT.items()})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} tells of no LoRA adapter: {_first_line(error)}") from error
+    model = attach_lora(base, lora, seed=0)
+    load_adapter(Path(folder), model)
+    return model
 
 
 def _place(name: str) -> str:

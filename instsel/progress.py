@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from instsel.printable import printable
+
 log = logging.getLogger("instsel")
 log.addHandler(logging.NullHandler())
 LINE_SECONDS = 15.0
@@ -20,7 +22,7 @@ LINE_SECONDS = 15.0
 def log_to(path: Path) -> Iterator[None]:
     """Append everything that is told, and more, to a file while the block runs; an error that ends it, too."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
     try:
@@ -31,6 +33,13 @@ def log_to(path: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+class _Printable(logging.Formatter):
+    """Lines of a log that can be shown on a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class Bar:
@@ -103,21 +112,22 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Print a line of a stage and log it."""
-        self._console.print(f"  {text}", highlight=False, markup=False)
+        self._console.print(f"  {printable(text)}", highlight=False, markup=False)
         log.info("%s", text)
 
     def head(self, text: str) -> None:
         """Print the line that starts a stage and log it."""
-        self._console.print(text, style="bold", highlight=False, markup=False)
+        self._console.print(printable(text), style="bold", highlight=False, markup=False)
         log.info("%s", text)
 
     def raw(self, text: str) -> None:
-        """Print a piece of another log as it is."""
-        self._console.print(text, end="", highlight=False, markup=False)
+        """Print a piece of another log, which may end within a line."""
+        self._console.print(printable(text), end="", highlight=False, markup=False)
 
     def verdict(self, markdown: str) -> None:
         """Show the report of a finished study."""
-        shown = Markdown(markdown) if self._console.is_terminal else markdown
+        text = printable(markdown)
+        shown = Markdown(text) if self._console.is_terminal else text
         self._console.print(shown, highlight=False, markup=False)
 
     @contextmanager

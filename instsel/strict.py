@@ -19,6 +19,6 @@ def usable_name(name: str) -> str:
     Raises:
         ValueError: it cannot.
     """
-    if not NAME.match(name):
+    if not NAME.fullmatch(name):
         raise ValueError(f"name {name!r} is not usable; use letters, digits, '.', '_' and '-'")
     return name

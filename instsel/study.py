@@ -126,6 +126,17 @@ def look_at_folder(out: str, name: str) -> Folder:
     return folder
 
 
+def place_in_study(folder: Folder) -> tuple[str, str]:
+    """Name of the study that a folder is in, and where in it the folder is; without a study above, "" and its path."""
+    above, parts = folder, list[str]()
+    while not above.exists(STUDY):
+        head, slash, tail = above.path.rpartition("/")
+        if not slash:
+            return "", folder.path.strip("/")
+        above, parts = Folder(above.filesystem, head), [tail, *parts]
+    return str(above.read_json(STUDY)["name"]), "/".join(parts)
+
+
 @contextmanager
 def _usable(out: str) -> Iterator[None]:
     try:

@@ -12,6 +12,8 @@ from instsel.config import StudyConfig
 from instsel.errors import InputError
 
 MERGE = "tag:yaml.org,2002:merge"
+MOST_VALUES = 100_000
+LONGEST_VALUE = 200
 OWN_WORDS = {"extra_forbidden", "missing", "value_error"}
 
 
@@ -44,13 +46,34 @@ def plain_values(text: str) -> Any:
 
     Raises:
         yaml.YAMLError: the text is no YAML.
-        InputError: a key is written twice or is no plain text.
+        InputError: a key is written twice or is no plain text, or there are too many values, or nested too deep.
     """
     loader = _Loader(text)
     try:
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node, {}) > MOST_VALUES:
+            raise InputError(f"with all its aliases (*name) it has more than {MOST_VALUES:,} values; write fewer")
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise InputError("its values are nested too deep") from error
     finally:
         loader.dispose()
+
+
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Values of a node, those that aliases repeat counted each time.
+
+    Raises:
+        RecursionError: an alias stands within what it names.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in sizes:
+        children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in children)
+    return sizes[id(node)]
 
 
 def load_study(path: str | Path, overrides: typing.Sequence[str] = ()) -> StudyConfig:
@@ -103,12 +126,17 @@ def _lines(error: ValidationError, raw: dict[str, Any]) -> dict[str, str]:
     for place, messages in said.items():
         key = ".".join(str(part) for part in place)
         last = list(messages.values())[-1]
-        value = "" if last["type"] in OWN_WORDS else f", not {last['input']!r}"
+        value = "" if last["type"] in OWN_WORDS else f", not {_shown(last['input'])}"
         meaning = _meaning(StudyConfig, [str(part) for part in place])
         # A check over several keys names them itself.
         where = f"{key}: " if key else ""
         lines[key] = f"  {where}{' or '.join(messages)}{value}" + (f" ({meaning})" if meaning else "")
     return lines
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} ..."
 
 
 def _message(item: Any) -> str:

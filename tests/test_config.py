@@ -216,3 +216,29 @@ def test_one_and_a_half_gpus_an_actor_are_refused() -> None:
 
 def test_an_actor_without_a_gpu_is_refused_where_it_is_asked_for() -> None:
     assert "resources.gpus_per_actor" in refusal(resources={"gpus_per_actor": 0.0})
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"out": "s3://KEY:hunter2@bucket/runs"},
+        {"root": "s3://KEY:hunter2@bucket"},
+        {"pool": [{"path": "https://user:hunter2@host/rows.jsonl"}]},
+        {"targets": {"t": {"validation": "s3://KEY:hunter2@bucket/v.jsonl"}}},
+        {"targets": {"t": {"validation": "v.jsonl", "heldout": "s3://KEY:hunter2@bucket/h.jsonl"}}},
+    ],
+)
+def test_a_password_in_a_place_is_refused_and_not_repeated(parts: dict[str, Any]) -> None:
+    said = refusal(**parts)
+    assert "URI with a key or password, which would be written into manifests and logs" in said
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize("out", ["gs://anonymous@bucket/x", "s3://bucket/a:b@c", "runs/a:b@c"])
+def test_other_places_with_an_at_are_taken(out: str) -> None:
+    assert study(out=out).out == out
+
+
+@pytest.mark.parametrize("name", ["s\n", "../s", "a/b", "", ".hidden", "a\x1b"])
+def test_a_name_cannot_lead_elsewhere(name: str) -> None:
+    assert "is not usable" in refusal(name=name)

@@ -1,11 +1,15 @@
 """Loading models and adapters: what is frozen, what is refused."""
 
+import json
+import os
+import shutil
+
 import pytest
 import torch
 
-from instsel.config import Lora, Model
+from instsel.config import Embedding, Lora, Model
 from instsel.errors import InputError
-from instsel.model import attach_adapter, attach_lora, load_base, load_on_devices, load_tokenizer
+from instsel.model import attach_adapter, attach_lora, load_base, load_encoder, load_on_devices, load_tokenizer
 
 
 @pytest.fixture
@@ -108,3 +112,78 @@ def test_the_attention_that_a_study_asks_for_is_used(tiny_model):
 def test_an_attention_that_is_not_installed_is_refused(tiny_model):
     with pytest.raises(InputError, match="model.attention: flash_attention_2 cannot be used"):
         load_base(Model(name=str(tiny_model), attention="flash_attention_2"))
+
+
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_weights_that_are_a_pickle_are_not_read(tiny_model, tiny_encoder, tmp_path):
+    for folder, load in ((tiny_model, load_base_of), (tiny_encoder, load_encoder_of)):
+        copy = tmp_path / folder.name
+        shutil.copytree(folder, copy)
+        (copy / "model.safetensors").unlink()
+        torch.save(Evil(tmp_path / "ran"), copy / "pytorch_model.bin")
+        with pytest.raises(InputError, match="could not be loaded"):
+            load(copy)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_that_comes_with_a_model_is_not_run(tiny_model, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(tiny_model, copy)
+    (copy / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n")
+    classes = {"AutoConfig": "evil.X", "AutoModel": "evil.X", "AutoModelForCausalLM": "evil.X"}
+    change(copy / "config.json", auto_map=classes, model_type="evil")
+    change(copy / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.X", "evil.X"]}, tokenizer_class="X")
+    for load in (load_base_of, load_encoder_of, lambda folder: load_tokenizer(Model(name=str(folder)))):
+        with pytest.raises(InputError, match="contains custom code which must be executed"):
+            load(copy)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("what", ["a pickle", "a module", "another base", "no LoRA", "broken"])
+def test_an_adapter_folder_runs_nothing_and_names_no_other_model(what, model, tmp_path, monkeypatch):
+    adapted = attach_lora(load_base(model), Lora(rank=2), seed=1)
+    adapted.save_pretrained(tmp_path, save_embedding_layers=False)
+    config = tmp_path / "adapter_config.json"
+    if what == "a pickle":
+        (tmp_path / "adapter_model.safetensors").unlink()
+        torch.save(Evil(tmp_path / "ran"), tmp_path / "adapter_model.bin")
+    if what == "a module":
+        (tmp_path / "megatron_evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        mapping = {"parent_library": "megatron_evil", "base_model_class": "X"}
+        change(config, megatron_config={"a": 1}, megatron_core="megatron_evil", auto_mapping=mapping)
+    if what == "another base":
+        change(config, base_model_name_or_path="evil/model", revision="evil")
+    if what == "no LoRA":
+        config.write_text('{"peft_type": "IA3", "target_modules": ["q_proj"]}')
+    if what == "broken":
+        config.write_text('{"r": ' + "[" * 100_000)
+    if what in ("a module", "another base"):
+        again = attach_adapter(load_base(model), tmp_path)
+        for (name, ours), (_, theirs) in zip(adapted.named_parameters(), again.named_parameters(), strict=True):
+            assert torch.equal(ours, theirs), name
+    else:
+        with pytest.raises(InputError, match="adapter_(config|model)"):
+            attach_adapter(load_base(model), tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def load_base_of(folder):
+    return load_base(Model(name=str(folder), dtype="float32"))
+
+
+def load_encoder_of(folder):
+    return load_encoder(Embedding(encoder=str(folder)))
+
+
+def change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))

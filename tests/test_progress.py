@@ -127,3 +127,24 @@ def test_the_log_file_goes_on_with_what_was_said_and_more(
     assert "DEBUG prepare: 3/3 rows, 3 tokens/s, 0 s left\n" in text
     assert "INFO prepare: 3 rows, 12 tokens in 4.0 s\n" in text
     assert "tokens" not in shown.getvalue()
+
+
+ATTACK = "red \x1b[31m\x1b]0;title\x07\r\x9b2J"
+SPELLED = r"red \x1b[31m\x1b]0;title\x07\x0d\x9b2J"
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_what_is_told_does_not_steer_the_terminal_or_the_log(
+    real: bool, terminal: Callable[..., tuple[Terminal, io.StringIO]], tmp_path: Path
+) -> None:
+    told, shown = terminal(real=real)
+    with log_to(tmp_path / "log"):
+        told.say(ATTACK)
+        told.head(ATTACK)
+        log.debug("ray: %s", ATTACK)
+    told.raw(ATTACK)
+    told.verdict(f"    {ATTACK}\n")
+    assert shown.getvalue().count(SPELLED) == 4
+    assert "\x1b]0;" not in shown.getvalue() and "\x9b" not in shown.getvalue()
+    assert (tmp_path / "log").read_text().count(SPELLED) == 3
+    assert "\x1b" not in (tmp_path / "log").read_text()

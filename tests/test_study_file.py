@@ -158,3 +158,36 @@ def test_an_override_is_checked_like_the_file(load: Callable[..., Any], override
         load(override)
     assert f"study.yaml has a wrong key:\n  {key}" in str(error.value)
     assert meaning in str(error.value)
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (BOMB + "name: *a11", "with all its aliases .* more than 100,000 values"),
+        (BOMB.replace("[", "{<<: [").replace("]", "]}").replace("x, " * 8 + "x", "{k: v}"), "more than 100,000 values"),
+        ("name: &a [*a]", "nested too deep"),
+        (f"name: {'[' * 5000}{']' * 5000}", "nested too deep"),
+        ("name: !!python/object/apply:os.mkdir [ran]", "not readable YAML"),
+        ("name: !!python/name:os.mkdir", "not readable YAML"),
+    ],
+    ids=["aliases", "merges", "an alias of itself", "brackets", "a call", "a name"],
+)
+def test_a_file_that_would_fill_the_memory_or_run_code_is_refused(
+    text: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(InputError, match=why):
+        load_study(tmp_path / "study.yaml")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_long_value_is_told_in_part(load: Callable[..., Any]) -> None:
+    with pytest.raises(InputError) as error:
+        load(f"model.name=[{'x' * 5000}]")
+    assert len(str(error.value)) < 500

@@ -1,5 +1,6 @@
 """What the stages of a study left, read once and only when it is asked for."""
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,8 @@ from instsel.gradients.shards import GradientShards, validation_columns
 from instsel.methods import Influence
 from instsel.storage import Folder
 from instsel.study import MANIFEST
+
+SHARD = re.compile(r"[0-9]+-[0-9]+")
 
 
 class Inputs:
@@ -65,7 +68,9 @@ class Inputs:
     def index(self) -> pa.Table:
         """One line a row of the pool: id, source, task, tokens, answer_tokens, shard."""
         self.manifest("prepare")
-        return self._rows_of((self.study / "prepare").read_table("index.parquet"))
+        table = (self.study / "prepare").read_table("index.parquet")
+        self._check_shards(table["shard"].unique().to_pylist())
+        return self._rows_of(table)
 
     @cached_property
     def category_of(self) -> dict[str, str]:
@@ -91,7 +96,14 @@ class Inputs:
     def shards(self) -> list[str]:
         """Names of the pool's shards, in order."""
         names: list[str] = self.prepared["pool"]["shards"]
+        self._check_shards(names)
         return names
+
+    def _check_shards(self, names: Sequence[str]) -> None:
+        """Refuse names that lead out of the folder, which somebody else may have written."""
+        for name in names:
+            if not SHARD.fullmatch(name):
+                raise InputError(f"{self.study} names a shard {name!r}, which no study has; do not use this folder")
 
     @cached_property
     def gradients(self) -> GradientShards:
@@ -168,6 +180,7 @@ class Inputs:
         return {name: targets[name]["subtask"] for name in targets}
 
     def _stacked(self, folder: Folder, shards: Sequence[str], column: str, columns: pa.Table | None = None) -> Matrix:
+        self._check_shards(shards)
         tables = [folder.read_table(f"{shard}.arrow") for shard in shards]
         ids = [row for table in tables for row in table["id"].to_pylist()]
         blocks = (vectors(table, column) for table in tables)

@@ -1,6 +1,7 @@
 """A conversation as the model sees it: the chat template's text, its tokens, and which of them are answers."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from os.path import commonprefix
 from typing import Any
 
@@ -49,8 +50,12 @@ def encode(tokenizer: Any, messages: list[dict[str, str]], max_length: int) -> E
         max_length: longest example in tokens.
 
     Raises:
-        BadRow: the template refuses or drops turns, or no answer token is left after cutting.
+        BadRow: the template refuses or drops turns, a turn's text holds a mark that would end it and begin another, or
+            no answer token is left after cutting.
     """
+    marks = _marks(tokenizer, tokenizer.get_chat_template())
+    if any(mark in message["content"] for mark in marks for message in messages):
+        raise BadRow("a mark of the chat template stands in the text")
     text = _render(tokenizer, messages)
     for message in messages:
         if message["content"].strip() not in text:
@@ -59,15 +64,23 @@ def encode(tokenizer: Any, messages: list[dict[str, str]], max_length: int) -> E
         _answer_span(tokenizer, messages, turn, text) for turn, m in enumerate(messages) if m["role"] == "assistant"
     ]
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+    ids, offsets = encoded["input_ids"][:max_length], encoded["offset_mapping"][:max_length]
     labels = [
         token if any(_inside(place, span) for span in spans) else IGNORED
         for token, place in zip(ids, offsets, strict=True)
     ]
-    example = Example(ids[:max_length], labels[:max_length], len(ids) > max_length)
+    example = Example(ids, labels, len(encoded["input_ids"]) > max_length)
     if example.answer_tokens == 0:
         raise BadRow("no answer token within max_length" if example.truncated else "no answer token")
     return example
+
+
+@lru_cache(maxsize=4)
+def _marks(tokenizer: Any, template: str) -> list[str]:
+    """Special tokens that the chat template writes itself: in a text they would be read as its own."""
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    ends = {tokenizer.bos_token, tokenizer.eos_token} - {None}
+    return sorted(token for token in special if token in template or token in ends)
 
 
 def _inside(token: tuple[int, int], span: tuple[int, int]) -> bool:
@@ -81,7 +94,7 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool = Fa
 
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-    except (TemplateError, TypeError) as error:
+    except (TemplateError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
         raise BadRow(f"the chat template refuses the row: {error}") from None
 
 

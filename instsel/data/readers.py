@@ -4,7 +4,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,13 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instsel.config import RowFormat
+from instsel.data.rows import MOST_BYTES
 from instsel.errors import InputError
 from instsel.storage import Folder, expand, resolve
 
 TEXT_ENDINGS = (".jsonl", ".json", ".ndjson")
 HUB = "hf:"
 READ_AHEAD = 4 << 20
-DAMAGE = (EOFError, OSError, UnicodeDecodeError, zlib.error, pa.ArrowInvalid)
+# Wrong bytes, and values that Python has no type for, are ValueErrors or OverflowErrors.
+DAMAGE = (EOFError, OSError, OverflowError, ValueError, zlib.error)
+# Of a chunk; one of ordinary rows ends long before by their number.
+MOST_CHUNK_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -66,18 +70,24 @@ def source_files(uri: str, **how: Any) -> list[SourceFile]:
 
 
 def read_chunks(file: SourceFile, rows: int) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield (number of the chunk's first line, its lines as JSON in UTF-8), `rows` lines a chunk.
+    """Yield (number of the chunk's first line, its lines as JSON in UTF-8), `rows` lines a chunk, fewer of huge ones.
 
-    Lines of text files count from 1, blank ones too; rows of Parquet and datasets count as lines.
+    Lines of text files count from 1, blank ones too; rows of Parquet and datasets count as lines. Of a line longer
+    than a row may be only the beginning is read.
 
     Raises:
         InputError: the file's ending is not known, or the file is cut off or damaged.
     """
-    lines = islice(_lines(file), file.limit)
-    first = 1
-    while chunk := list(islice(lines, rows)):
+    first, size = 1, 0
+    chunk: list[bytes] = []
+    for line in islice(_lines(file), file.limit):
+        chunk.append(line)
+        size += len(line)
+        if len(chunk) == rows or size > MOST_CHUNK_BYTES:
+            yield first, chunk
+            first, size, chunk = first + len(chunk), 0, []
+    if chunk:
         yield first, chunk
-        first += len(chunk)
 
 
 def _lines(file: SourceFile) -> Iterator[bytes]:
@@ -98,12 +108,14 @@ def _lines(file: SourceFile) -> Iterator[bytes]:
     return _text_lines(unpacked, file.uri)
 
 
-def _text_lines(stream: Iterable[bytes], uri: str) -> Iterator[bytes]:
+def _text_lines(stream: io.BufferedIOBase, uri: str) -> Iterator[bytes]:
     number = 0
     try:
-        for line in stream:
+        while line := stream.readline(MOST_BYTES + 1):
             number += 1
-            yield line.strip()
+            yield line.strip() if len(line) <= MOST_BYTES else line
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MOST_BYTES)
     except DAMAGE as error:
         raise _damaged(uri, number, error) from error
 
@@ -127,13 +139,18 @@ def _saved_lines(place: str) -> Iterator[bytes]:
     from datasets import load_from_disk
 
     with Folder.at(place).local() as folder:
-        yield from (_dump(row) for row in load_from_disk(str(folder)))
+        yield from _rows_of(load_from_disk(str(folder)).to_iterable_dataset())
 
 
 def _hub_lines(file: SourceFile) -> Iterator[bytes]:
     from datasets import load_dataset
 
-    rows = load_dataset(file.uri.removeprefix(HUB), split=file.split, streaming=True)
+    yield from _rows_of(load_dataset(file.uri.removeprefix(HUB), split=file.split, streaming=True))
+
+
+def _rows_of(dataset: Any) -> Iterator[bytes]:
+    # Decoding would open the files and addresses that a column of pictures or sounds names.
+    rows = dataset.decode(False) if dataset.features else dataset
     yield from (_dump(row) for row in rows)
 
 

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from instsel.config import RowFormat
+from instsel.printable import one_line
 
+# More than any row that is worth training on has; what lies above would hold memory or time without end.
+MOST_BYTES = 16 << 20
+MOST_TURNS = 1_000
+LONGEST_NAME = 1_000
 ROLES = {"system", "user", "assistant", "tool"}
 SHAREGPT_ROLES = {
     "human": "user",
@@ -45,6 +50,8 @@ def parse_row(line: bytes, row_format: RowFormat, task_column: str = "task") -> 
     Raises:
         BadRow: with the reason.
     """
+    if len(line) > MOST_BYTES:
+        raise BadRow(f"longer than {MOST_BYTES >> 20} MiB")
     try:
         raw = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
@@ -121,6 +128,8 @@ def _alpaca(raw: dict[str, Any]) -> list[dict[str, str]]:
 def _check(messages: list[dict[str, str]]) -> None:
     if not any(message["role"] == "assistant" for message in messages):
         raise BadRow("no assistant turn")
+    if len(messages) > MOST_TURNS:
+        raise BadRow(f"more than {MOST_TURNS:,} turns")
     if any(not message["content"].strip() for message in messages if message["role"] != "system"):
         raise BadRow("empty content")
     if any("\ud800" <= sign <= "\udfff" for message in messages for sign in message["content"]):
@@ -128,4 +137,7 @@ def _check(messages: list[dict[str, str]]) -> None:
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None else str(value).encode("utf-8", "replace").decode()
+    """A name that stands in tables, logs and reports: one line of printable signs."""
+    if value is None:
+        return None
+    return one_line(str(value).encode("utf-8", "replace").decode())[:LONGEST_NAME]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from instsel.choice.explain import Effect, Explanation, Standing
+from instsel.printable import inline
 from instsel.report.markdown import decimal, markdown_table
 
 TEXT_SHOWN = 600
@@ -18,8 +19,8 @@ def explanation(found: Explanation) -> str:
         found: what `choice.explain.explain` gathered.
     """
     row = found.row
-    head = f"**{row['id']}**: source {row['source']}, task {row['task'] or '-'}, {row['tokens']} tokens"
-    parts = [f"{head}, from {row['file']} line {row['line']}", *(_turn(message) for message in row["messages"])]
+    head = f"**{row['id']}**: source {inline(row['source'])}, task {inline(row['task'] or '-')}, {row['tokens']} tokens"
+    parts = [f"{head}, from {inline(row['file'])} line {row['line']}", *(_turn(message) for message in row["messages"])]
     parts += ["", markdown_table(["selection", "rank", "of", "score", "why"], [_place(one) for one in found.standings])]
     parts.append("Rank of a row that was not chosen: its place if the budget were the whole pool.\n")
     if found.helped is None or found.hurt is None:
@@ -79,5 +80,5 @@ def _short(text: str) -> str:
 
 def _counted(counts: Mapping[str, int]) -> str:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = ", ".join(f"{name} {count:,}" for name, count in ordered[:TASKS_SHOWN])
+    shown = ", ".join(f"{inline(name)} {count:,}" for name, count in ordered[:TASKS_SHOWN])
     return shown if len(ordered) <= TASKS_SHOWN else f"{shown}, {len(ordered) - TASKS_SHOWN} more"

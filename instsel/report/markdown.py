@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from instsel.evaluation.bootstrap import MEAN, Interval
+from instsel.printable import inline
 
 BASE = "base"
 """Name of the run that is the model as it came, before any finetuning: always the first column."""
@@ -162,8 +163,4 @@ def _share(count: int, total: int) -> str:
 def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     """Write a Markdown table: the first column to the left, figures to the right."""
     rows = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-    return "".join("| " + " | ".join(_escaped(cell) for cell in row) + " |\n" for row in rows)
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
+    return "".join("| " + " | ".join(inline(cell) for cell in row) + " |\n" for row in rows)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from instsel.mixture.settings import OTHER
+from instsel.printable import inline
 from instsel.report import pictures
 from instsel.report.markdown import decimal, markdown_table
 
@@ -69,10 +70,10 @@ def duals_in_words(told: Mapping[str, Any]) -> list[str]:
         said.append("A wider trust region (max_shift) would gain nothing.")
     for name in _felt(told, "upper"):
         gain = decimal(told["duals"]["upper"][name] / 100, 4)
-        said.append(f"If the pool had more of {name}, one more percent of it would be worth {gain}.")
+        said.append(f"If the pool had more of {inline(name)}, one more percent of it would be worth {gain}.")
     for name in _felt(told, "lower"):
         gain = decimal(told["duals"]["lower"][name] / 100, 4)
-        said.append(f"A floor of {name} one percent lower would be worth {gain}.")
+        said.append(f"A floor of {inline(name)} one percent lower would be worth {gain}.")
     return said
 
 
@@ -113,7 +114,7 @@ def _cell(value: float | None, error: float | None) -> str:
 def _unknown(found: Mapping[str, Any]) -> list[str]:
     if not found["unknown"]:
         return []
-    return [f"Unknown: the own rows of {', '.join(found['unknown'])} do not clearly help them."]
+    return [f"Unknown: the own rows of {', '.join(map(inline, found['unknown']))} do not clearly help them."]
 
 
 def _agreement(name: str, found: Mapping[str, Any]) -> str:
@@ -135,10 +136,12 @@ def _dependencies(found: Mapping[str, Any] | None) -> list[str]:
     ]
     parts = ["## Which category needs which\n", markdown_table(["level", "categories"], levels)]
     if found["needs"]:
-        parts.append("; ".join(f"{pair['category']} needs {pair['needs']}" for pair in found["needs"]) + ".")
+        parts.append(
+            "; ".join(f"{inline(pair['category'])} needs {inline(pair['needs'])}" for pair in found["needs"]) + "."
+        )
     else:
         parts.append("No removal clearly harms another category.")
-    parts += [f"In a round: {', '.join(cycle)} need each other." for cycle in found["cycles"]]
+    parts += [f"In a round: {', '.join(map(inline, cycle))} need each other." for cycle in found["cycles"]]
     return [*parts, "![dependencies](dependencies.svg)"]
 
 

@@ -14,6 +14,8 @@ STYLE: Any = {
     "svg.hashsalt": "instsel",
     "svg.fonttype": "none",
     "font.size": 9,
+    # Names of categories are somebody else's, and no formulas.
+    "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
 }

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from instsel.evaluation.bootstrap import Interval
+from instsel.printable import inline
 from instsel.report.markdown import (
     MOST_COLUMNS,
     StageCost,
@@ -44,7 +45,7 @@ def _what(summary: Mapping[str, Any]) -> str:
     rejected = sorted(pool["rejected"].items(), key=lambda item: (-item[1], item[0]))
     lines = [
         f"Model `{summary['model']}`; pool of {pool['rows']:,} rows, {pool['tokens']:,} tokens; budget {share}.",
-        *(f"- set aside: {count:,} x {reason}" for reason, count in rejected),
+        *(f"- set aside: {count:,} x {inline(reason)}" for reason, count in rejected),
     ]
     if summary["set_aside"]:
         lines.append(f"- set aside: {len(summary['set_aside']):,} x no usable gradient")
@@ -82,7 +83,7 @@ def _made_of(summary: Mapping[str, Any]) -> list[str]:
         parts.append(composition_table({name: made["sources"] for name, made in selections.items()}, sources))
     for name, selection in selections.items():
         tasks = sorted(selection["tasks"].items(), key=lambda item: (-item[1], item[0]))[:TASKS_SHOWN]
-        shown = ", ".join(f"{task} {count}" for task, count in tasks)
+        shown = ", ".join(f"{inline(task)} {count}" for task, count in tasks)
         parts.append(f"**{name}**: {selection['rows']:,} rows, {selection['tokens']:,} tokens; most from {shown}.")
     return parts
 

@@ -1,15 +1,18 @@
 """Items of work through a pool of model actors, their rows read ahead by tasks."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import ray.data
 
+from instsel.stages.metrics import Meter
 from instsel.stages.session import Allotment
 from instsel.stages.starts import Starts
 from instsel.storage import Folder
+from instsel.study import place_in_study
 
 EXAMPLE = ("input_ids", "labels")
 
@@ -61,7 +64,7 @@ def through_actors(
             num_cpus=allot.cpus,
             num_gpus=allot.gpus,
             compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
-            fn_constructor_args=(Starts(), stage_of, actor, (allot.threads, *arguments)),
+            fn_constructor_args=(Starts(), stage_of, place_in_study(rows)[0], actor, (allot.threads, *arguments)),
         )
     )
     yield from results.iter_rows()
@@ -94,9 +97,16 @@ class _Caller:
     """Turns Ray Data's batches into the actor's plain arguments and its results back."""
 
     def __init__(
-        self, starts: Starts, stage_of: Callable[[dict[str, str]], Folder], actor: Any, arguments: tuple[Any, ...]
+        self,
+        starts: Starts,
+        stage_of: Callable[[dict[str, str]], Folder],
+        study: str,
+        actor: Any,
+        arguments: tuple[Any, ...],
     ) -> None:
         self.starts, self.stage_of = starts, stage_of
+        # A stage's actors are in the module that has its name.
+        self.meter = Meter(study, actor.__module__.rpartition(".")[2])
         self.make = lambda: actor(*arguments)
         self.actor: Any = None
 
@@ -112,5 +122,7 @@ class _Caller:
         columns = [name for name in row if name not in ("item", "id")]
         values = zip(*(row[name] for name in columns), strict=True)
         examples = [dict(zip(columns, example, strict=True)) for example in values]
+        began = time.monotonic()
         result: dict[str, Any] = self.actor(item, row["id"], examples)
+        self.meter.count_item(row["id"], result, time.monotonic() - began)
         return result

@@ -31,6 +31,7 @@ class Board:
         self.step, self.rows_again = before["step"], before["rows_again"]
         self.steps: int | None = None
         self.tokens = self.peak_memory = 0
+        self._news: list[tuple[float, Step]] = []
         self._written = time.monotonic()
 
     def count(self, step: Step, peak_memory: int) -> None:
@@ -40,6 +41,7 @@ class Board:
         self.step, self.steps = max(self.step, step.number), step.of
         self.tokens += step.tokens
         self.peak_memory = max(self.peak_memory, peak_memory)
+        self._news.append((time.monotonic(), step))
         if time.monotonic() - self._written > WRITE_SECONDS:
             self.write()
 
@@ -47,6 +49,11 @@ class Board:
         """Keep what a later call of the run has to know."""
         self._folder.write_json(PROGRESS, {"step": self.step, "rows_again": self.rows_again})
         self._written = time.monotonic()
+
+    def news(self) -> list[tuple[float, Step]]:
+        """The steps since this was last asked for, each with the time when it was told, seconds."""
+        taken, self._news = self._news, []
+        return taken
 
     def read(self) -> dict[str, Any]:
         """The attributes."""

@@ -156,6 +156,7 @@ class _Extractor:
             "peak_memory": peak_memory(),
             "token_budget": self.token_budget,
             "recompute": self.recompute,
+            "set_aside": len(without),
         }
 
     def _engine(self, kind: str) -> GradientEngine:

@@ -12,6 +12,7 @@ from instsel.progress import Terminal, log_to
 from instsel.stages.graph import ORDER, Graph, build_graph
 from instsel.storage import Folder
 from instsel.study import Stage, open_folder
+from instsel.tracking import check_tracking
 
 LOG = "instsel.log"
 CONFIG = "config.json"
@@ -38,6 +39,7 @@ def run_study(
         InputError: the user's files or settings are wrong.
         StudyError: a stage failed.
     """
+    check_tracking(study.tracking)
     folder = open_folder(study.out, study.name)
     with _log_file(folder, study.name) as log_file, log_to(log_file):
         graph = build_graph(study, folder)

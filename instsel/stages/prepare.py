@@ -5,6 +5,7 @@ how many workers there are, and a killed run goes on with the shards that are mi
 """
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -23,11 +24,12 @@ from instsel.inputs import pool_files
 from instsel.model import load_tokenizer
 from instsel.progress import Terminal
 from instsel.stages.actors import READER_CPUS, orders
+from instsel.stages.metrics import Meter
 from instsel.stages.prepare_index import finish_pool
 from instsel.stages.prepare_targets import leak_index, prepare_targets, why_rejected
 from instsel.stages.starts import Starts
 from instsel.storage import Folder
-from instsel.study import Stage
+from instsel.study import Stage, place_in_study
 
 CHUNK_BLOCK_BYTES = 4 << 20
 
@@ -100,6 +102,7 @@ class _Encoder:
         self.data = data
         self.pool, self.rejected = folder / "pool", folder / "rejected"
         self.leaks = leak_index(folder, data.leak_words)
+        self.meter = Meter(place_in_study(folder)[0], "prepare")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         counts = [self._shard(**row) for row in batch.to_pylist()]
@@ -109,7 +112,7 @@ class _Encoder:
         name = f"{shard}.parquet"
         if self.pool.exists(name):
             return {"shard": shard, "rows": 0, "tokens": 0}
-        where = SourceFile(**json.loads(file))
+        where, began = SourceFile(**json.loads(file)), time.monotonic()
         self.starts.begin(self.folder, shard, len(lines), f"{where.uri}, from line {first}")
         examples, rejected = encode_lines(
             lines,
@@ -124,7 +127,10 @@ class _Encoder:
         )
         self.rejected.write_table(name, rejected)
         self.pool.write_table(name, examples)
-        return {"shard": shard, "rows": len(examples), "tokens": pc.sum(examples["tokens"]).as_py() or 0}
+        tokens = pc.sum(examples["tokens"]).as_py() or 0
+        seconds = time.monotonic() - began
+        self.meter.count(rows=len(examples), tokens=tokens, set_aside=len(rejected), seconds=seconds)
+        return {"shard": shard, "rows": len(examples), "tokens": tokens}
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from instsel.stages.trial import OUTCOME, OWNER, run_trial, trial_folder
 from instsel.stages.trials import DRIVER, Counting, last_line, quiet_tune, trial_allotment
 from instsel.storage import Folder
 from instsel.study import Stage
+from instsel.tracking import tracked
 
 TUNE = "tune"
 TRIALS = "trials"
@@ -108,6 +109,10 @@ def _trial(
 
     def report(told: dict[str, Any]) -> None:
         points.note(point, name, told)
+        if told["last"] and not told["failed"]:
+            # The losses of its steps are told where it is trained.
+            with tracked(made, own, name, point) as shown:
+                shown.log({"objective": told["objective"], "tokens": told["tokens"]}, told["epoch"])
         objective = float("inf") if told["failed"] else told["objective"]
         tune.report({"objective": objective, "epoch": told["epoch"], "tokens": told["tokens"]})
 

@@ -15,11 +15,14 @@ from instsel.config import StudyConfig, Training
 from instsel.errors import Diverged, InputError, StudyError
 from instsel.progress import Bar, Terminal, log
 from instsel.stages.board import board_of
+from instsel.stages.metrics import Meter
 from instsel.stages.pauses import PAUSES, PauseFolder
 from instsel.stages.session import Allotment
+from instsel.stages.told import Told, tell_epochs
 from instsel.stages.training_worker import METRICS, RUN, work
 from instsel.storage import Folder
 from instsel.study import Stage
+from instsel.tracking import tracked
 from instsel.training.deepspeed_config import complete, read_json
 from instsel.training.settings import TrainSettings
 
@@ -92,6 +95,7 @@ def run_training(
     """
     settings = train_settings(study, training, allot.workers)
     _drop_unreadable(stage.folder)
+    names = [f"epoch-{epoch}" for epoch in range(1, (until or training.epochs) + 1)]
     board = board_of(stage.folder)
     pauses = PauseFolder(stage.folder, study.resources.checkpoint_minutes)
     loop = {
@@ -130,14 +134,20 @@ def run_training(
                 logging_config=api.LoggingConfig(log_level="ERROR"),
             ),
         )
-        with terminal.bar(stage.name, None, "steps") as bar, _following(board, bar):
+        settings_shown = {"model": study.model.name, **training.model_dump()}
+        with (
+            terminal.bar(stage.name, None, "steps") as bar,
+            tracked(study, stage.folder, stage.fingerprint, settings_shown) as run,
+            _following(board, bar, Told(Meter(study.name, stage.name), run)),
+        ):
             failure = trainer.fit().return_value
+            if failure is None:
+                tell_epochs(run, stage.folder / RUN, names)
     if failure is not None:
         kind, message = failure
         raise ERRORS[kind](message)
     seen = _ended(board)
     pauses.remove()
-    names = [f"epoch-{epoch}" for epoch in range(1, (until or training.epochs) + 1)]
     checkpoints = {name: (stage.folder / RUN / name).read_json(METRICS) for name in names}
     result = {"run": RUN, "checkpoints": checkpoints}
     return Trained(result, seen["tokens"], seen["peak_memory"], seen["rows_again"])
@@ -201,13 +211,16 @@ def _ray_train_variables() -> Iterator[None]:
 
 
 @contextmanager
-def _following(board: Any, bar: Bar) -> Iterator[None]:
-    """Show on the bar what the workers write on the board, for as long as the block runs."""
+def _following(board: Any, bar: Bar, told: Told) -> Iterator[None]:
+    """Show on the bar what the workers write on the board, for as long as the block runs; tell of each step."""
     stop = threading.Event()
 
     def follow() -> None:
-        while not stop.wait(POLL_SECONDS):
+        ended = False
+        while not ended:
+            ended = stop.wait(POLL_SECONDS)
             seen = ray.get(board.read.remote())
+            told.steps(ray.get(board.news.remote()))
             if seen["steps"] is not None:
                 bar.total = seen["steps"]
                 bar.move_to(seen["step"], seen["tokens"])

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import pickle
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from instsel.data import readers
 from instsel.data.readers import SourceFile, read_chunks, source_files
+from instsel.data.rows import MOST_BYTES, BadRow, parse_row
 from instsel.errors import InputError
 
 ROWS: list[dict[str, Any]] = [
@@ -183,12 +187,83 @@ def test_a_folder_is_refused_unless_it_is_a_saved_dataset(tmp_path: Path) -> Non
 
 
 def test_a_hub_dataset_streams_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import Dataset
+
     def load_dataset(name: str, *, split: str, streaming: bool) -> Any:
         assert (name, split, streaming) == ("owner/name", "test", True)
-        return iter(ROWS)
+        return Dataset.from_list(ROWS).to_iterable_dataset()
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     assert read("hf:owner/name", split="test", limit=100) == [(1, ROWS[:90]), (91, ROWS[90:100])]
+
+
+def test_a_dataset_that_brings_a_script_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/rows.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(RuntimeError, match="Dataset scripts are no longer supported"):
+        read(f"hf:{tmp_path}/rows")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_a_column_of_pictures_names_is_not_opened(tmp_path: Path) -> None:
+    from datasets import Dataset, Features, Value, load_from_disk
+
+    row = {"n": 1, "picture": {"bytes": None, "path": str(tmp_path / "nowhere")}}
+    features = Features({"n": Value("int64"), "picture": {"bytes": Value("binary"), "path": Value("string")}})
+    Dataset.from_list([row], features=features).save_to_disk(tmp_path / "saved")
+    info = tmp_path / "saved/dataset_info.json"
+    told = json.loads(info.read_text())
+    told["features"]["picture"] = {"_type": "Image"}
+    info.write_text(json.dumps(told))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        list(load_from_disk(tmp_path / "saved"))
+    assert read(tmp_path / "saved") == [(1, [row])]
+
+
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_pickled_type_of_a_parquet_column_is_not_unpickled(tmp_path: Path) -> None:
+    pickled = {
+        b"ARROW:extension:name": b"arrow.py_extension_type",
+        b"ARROW:extension:metadata": pickle.dumps(Evil(tmp_path / "ran")),
+    }
+    schema = pa.schema([pa.field("n", pa.int64(), metadata=pickled)])
+    pq.write_table(pa.table({"n": [1]}, schema=schema), tmp_path / "evil.parquet")
+    assert read(tmp_path / "evil.parquet") == [(1, [{"n": 1}])]
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_value_that_python_cannot_hold_names_the_file(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"when": pa.array([2**62], pa.timestamp("ms"))}), tmp_path / "late.parquet")
+    with pytest.raises(InputError, match=r"late\.parquet: damaged after line 0"):
+        read(tmp_path / "late.parquet")
+
+
+def test_of_a_line_without_end_only_the_beginning_is_held(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "bomb.jsonl.gz", "wb", compresslevel=1) as stream:
+        stream.write(b'{"a": 1}\n')
+        for _ in range(3):
+            stream.write(b"a" * MOST_BYTES)
+        stream.write(b'\n{"b": 2}\n')
+    ((first, lines),) = read_chunks(SourceFile(str(tmp_path / "bomb.jsonl.gz")), 10)
+    assert (first, [len(line) for line in lines]) == (1, [8, MOST_BYTES + 1, 8])
+    with pytest.raises(BadRow, match="longer than 16 MiB"):
+        parse_row(lines[1], "auto")
+
+
+def test_a_chunk_of_huge_rows_has_fewer_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "MOST_CHUNK_BYTES", 10)
+    (tmp_path / "rows.jsonl").write_text("1234567\n12345\n1\n123456\n123456\n")
+    found = [(first, len(lines)) for first, lines in read_chunks(SourceFile(str(tmp_path / "rows.jsonl")), 3)]
+    assert found == [(1, 2), (3, 3)]
 
 
 @pytest.mark.parametrize(

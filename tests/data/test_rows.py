@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from instsel.data import rows
 from instsel.data.rows import BadRow, Row, parse_row, row_id
 
 USER, ANSWER = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because 😀."}
@@ -168,6 +169,29 @@ def test_a_format_that_is_asked_for_is_not_guessed(row_format: str, raw: dict[st
 
 def test_an_empty_system_turn_is_no_reason() -> None:
     assert len(parse({"messages": [{"role": "system", "content": ""}, USER, ANSWER]}).messages) == 3
+
+
+def test_a_row_without_end_is_a_reason() -> None:
+    long = {"messages": [USER, {"role": "assistant", "content": "a" * rows.MOST_BYTES}]}
+    assert reason(long) == "longer than 16 MiB"
+    assert reason({"messages": [USER, ANSWER] * 501}) == "more than 1,000 turns"
+    assert len(parse({"messages": [USER, ANSWER] * 500}).messages) == 1000
+    assert reason(b'{"messages": ' + b"[" * 100_000) == "JSON that is nested too deep or has too long a number"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("a\nb  c\t", "a b c"),
+        ("\x1b]0;title\x07\x1b[2J", r"\x1b]0;title\x07\x1b[2J"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("x" * 5000, "x" * 1000),
+        ({"a": ["b"]}, "{'a': ['b']}"),
+    ],
+)
+def test_a_name_is_one_line_of_printable_signs(given: Any, name: str) -> None:
+    row = parse({"messages": [USER, ANSWER], "source": given, "task": given})
+    assert (row.source, row.task) == (name, name)
 
 
 @given(st.binary(max_size=60))

@@ -45,11 +45,11 @@ def test_every_item_meets_its_rows_once(rows, ray_session):
             self.greeting = greeting
 
         def __call__(self, item, ids, examples):
-            return {"said": f"{self.greeting} {item['name']}", "ids": ids, "tokens": examples[0]["input_ids"]}
+            return {"said": f"{self.greeting} {item['name']}", "ids": ids, "first": examples[0]["input_ids"]}
 
     results = list(through_actors(items(name="you"), rows, Worker, ("hello",), ONE, lambda item: rows))
     assert sorted(result["ids"] for result in results) == [["a"], ["b"], ["c"]]
-    assert all(result["said"] == "hello you" and result["tokens"] == [1, 2] for result in results)
+    assert all(result["said"] == "hello you" and result["first"] == [1, 2] for result in results)
 
 
 def test_examples_have_the_columns_asked_for(rows, ray_session):

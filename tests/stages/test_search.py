@@ -21,6 +21,7 @@ from instsel.stages.search_study import _stage, search_study
 from instsel.stages.trial import OUTCOME, OWNER, trial_folder
 from instsel.storage import Folder
 from instsel.study_file import load_study, parse_study
+from tests.events import scalars
 
 SPACE = {"method": ["random", "bids"], "finetune.learning_rate": [1e-2]}
 
@@ -32,7 +33,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory, finished_study: dict[str,
     shutil.copytree(finished_study["out"], out)
     selection = {"budget": 4, "methods": ["random", "bids"]}
     search = {"space": SPACE, "searcher": "grid", "trials": 2, "objective": {"worst": 0.5}}
-    raw = {**finished_study, "out": str(out), "selection": selection, "search": search}
+    tracking = {"tensorboard": str(out.parent / "boards")}
+    raw = {**finished_study, "out": str(out), "selection": selection, "search": search, "tracking": tracking}
     return raw, Path(str(search_study(parse_study(raw, "test"), Terminal())))
 
 
@@ -49,6 +51,17 @@ def test_every_point_is_tried_and_the_best_comes_first(searched):
         losses = list(trial["searched"].values())
         assert trial["objective"] == pytest.approx(0.5 * sum(losses) / 2 + 0.5 * max(losses))
         assert trial["tokens"] > 0 and set(trial["judged"]) == {"sums", "cities"}
+
+
+def test_a_tracker_is_told_the_losses_and_the_objective_of_each_trial(searched):
+    raw, folder = searched
+    for trial in _trials(folder):
+        board = Path(raw["tracking"]["tensorboard"]) / raw["name"] / "search/trials" / trial["name"]
+        told = {name: (step, value) for name, step, value in scalars(board)}
+        assert told["objective"] == (1, pytest.approx(trial["objective"]))
+        assert told["tokens"] == (1, trial["tokens"])
+        (training,) = (board / "finetune").iterdir()
+        assert {name for name, _, _ in scalars(training)} >= {"loss", "learning_rate", "epoch_loss"}
 
 
 def test_trials_share_what_comes_before_the_selection(searched):

@@ -14,7 +14,7 @@ from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
 
-from instsel.config import StudyConfig
+from instsel.config import StudyConfig, Tracking
 from instsel.errors import InputError
 from instsel.model import attach_lora, load_base
 from instsel.progress import Terminal
@@ -24,6 +24,7 @@ from instsel.storage import Folder
 from instsel.study import Stage
 from instsel.training.checkpoint import read_checkpoint
 from instsel.training.dataset import SCHEMA
+from tests.events import scalars
 
 ROWS, LENGTH = 120, 9
 TWO_WORKERS = Allotment(
@@ -97,12 +98,20 @@ def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
     disturbed = {name: weights(run / name) for name in EPOCHS}
     snapshot = run / "checkpoint_manager_snapshot.json"
     snapshot.write_text(snapshot.read_text()[:50])
-    again = train(study, tmp_path)
+    tracking = Tracking(tensorboard=str(tmp_path / "boards"))
+    again = train(study.model_copy(update={"tracking": tracking}), tmp_path)
     assert (again.tokens, again.rows_again) == (3 * ROWS * LENGTH, trained.rows_again + 3 * ROWS)
     for name in EPOCHS:
         whole = weights(run / name)
         assert all(torch.equal(disturbed[name][key], whole[key]) for key in whole)
         assert timeless(again.result["checkpoints"][name]) == timeless(metrics[name])
+
+    # Its tracker was told of every step and epoch.
+    (board,) = {path.parent for path in (tmp_path / "boards").rglob("events.out.tfevents.*")}
+    told = scalars(board)
+    assert [step for name, step, _ in told if name == "loss"] == list(range(1, 91))
+    epochs = [(step, loss) for name, step, loss in told if name == "epoch_loss"]
+    assert epochs == [(30 * n, pytest.approx(metrics[f"epoch-{n}"]["loss"])) for n in (1, 2, 3)]
 
 
 def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
