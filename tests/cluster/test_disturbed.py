@@ -1,6 +1,6 @@
 """A study on three nodes whose processes and machines go away, one after another: what it makes stays the same.
 
-Run by `pytest -m cluster`; every disturbance takes a minute or two.
+Run by `pytest -m long`; every disturbance takes a minute or two.
 """
 
 import json
@@ -14,9 +14,10 @@ import yaml
 from safetensors.numpy import load_file
 
 from instsel.storage import Folder
-from tests.cluster.nodes import Nodes, three_nodes, wait_for
+from tests.cluster.nodes import WAIT_SECONDS, Nodes, three_nodes, wait_for
+from tests.object_store import ObjectStore
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 POOL_ROWS, SHARD_ROWS = 240, 8
 ACTOR, TRAINER = "ray::MapWorker(MapBatches(_Caller))", "ray::RayTrainWorker"
@@ -168,3 +169,29 @@ def test_a_training_worker_is_killed_in_the_middle_of_an_epoch(
     epochs = [one["tokens"] for one in whole["result"]["checkpoints"].values()]
     # Every row once an epoch, and beside that only what is counted.
     assert sum(epochs) <= spent["tokens"] <= sum(epochs) + spent["rows_again"] * 128
+
+
+def test_the_object_store_is_away_for_20_seconds(
+    nodes: Nodes, study: dict[str, Any], undisturbed: Path, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    for name in ("study.json", "prepare", "warmup"):
+        files = [undisturbed / name] if name.endswith(".json") else (undisturbed / name).rglob("*.*")
+        for file in files:
+            if file.is_file():
+                place = Folder.at("s3://studies/one") / file.parent.relative_to(undisturbed).as_posix()
+                place.put(file.name, file)
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**study, "out": "s3://studies/one"}), encoding="utf-8")
+    job = nodes.submit(path)
+    object_store.wait_for("studies", "one/features/epoch-1/pool/00000-000004.arrow", WAIT_SECONDS)
+    object_store.refuse(20)
+    status, log = nodes.ended(job), nodes.log(job)
+    assert status == "SUCCEEDED", log
+    copy = Folder.at(tmp_path / "copy")
+    for name, data in object_store.objects("studies").items():
+        parent, _, last = name.rpartition("/")
+        (copy / parent).write(last, data)
+    assert_same(tmp_path / "copy" / "one", undisturbed)
+    manifest = (copy / "one" / "features").read_json("manifest.json")
+    # Whoever met the outage waited; nobody had to begin again.
+    assert manifest["cost"]["rows_again"] == 0 and manifest["cost"]["seconds"] > 20

@@ -17,6 +17,8 @@ from instsel.storage import Folder
 from instsel.study_file import parse_study
 from tests.object_store import KEYS, meanwhile
 
+pytestmark = pytest.mark.long
+
 BUCKET = "studies"
 OUTAGE = float(os.environ.get("OUTAGE_SECONDS", "3"))
 ADAPTER = "warmup/run/epoch-2/adapter_model.safetensors"
