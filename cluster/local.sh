@@ -69,10 +69,12 @@ start() {
     ! taken "$port" || fail "port $port is taken; set INSTSEL_RAY_PORT"
     ! taken "$dashboard_port" || fail "port $dashboard_port is taken; set INSTSEL_DASHBOARD_PORT"
     token
+    # The agent, which starts jobs, takes any free port: the usual one may belong to another Ray of this machine.
     # `ray stop` ends every Ray of the user. With --block one process holds all of this Ray and ends it when it is
     # told to. It would first wait 30 seconds for work to leave, but there is no other machine to go to.
     RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 nohup ray start --head --block --temp-dir="$folder" --port="$port" \
         --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port" \
+        --dashboard-agent-listen-port=0 \
         "$@" >"$log" 2>&1 </dev/null &
     echo $! >"$pid_file"
     until answers; do
