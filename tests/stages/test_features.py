@@ -147,6 +147,7 @@ def test_an_actor_killed_in_the_middle_leaves_no_trace(make, undisturbed, tmp_pa
     assert not list(folder.rglob("*.part"))
 
 
+@pytest.mark.long
 def test_driver_and_workers_killed_the_next_run_makes_only_what_was_missing(raw, undisturbed, tmp_path):
     out = tmp_path / "study"
     for part in ("prepare", "warmup"):
