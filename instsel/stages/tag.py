@@ -97,7 +97,7 @@ def _labels(
     if not isinstance(how, EndpointCategories):
         return groups_of(inputs, how.by, ids), {}
     out = _answers(how, stage, prepare)
-    _ask(how, out, prepare, allot, terminal)
+    _ask(how, out, stage.folder, prepare, allot, terminal)
     answers = pa.concat_tables([out.read_table(f"{shard}.parquet") for shard in inputs.shards])
     tags = dict(zip(answers["id"].to_pylist(), answers["tag"].to_pylist(), strict=True))
     reasons = Counter(reason for reason in answers["reason"].to_pylist() if reason)
@@ -142,7 +142,9 @@ def _answers(how: EndpointCategories, stage: Stage, prepare: Stage) -> Folder:
     return study / ANSWERS / name
 
 
-def _ask(how: EndpointCategories, out: Folder, prepare: Stage, allot: Allotment, terminal: Terminal) -> None:
+def _ask(
+    how: EndpointCategories, out: Folder, own: Folder, prepare: Stage, allot: Allotment, terminal: Terminal
+) -> None:
     """Put the shards without answers to the endpoint."""
     key = None if how.key_variable is None else os.environ.get(how.key_variable)
     if how.key_variable is not None and not key:
@@ -152,7 +154,7 @@ def _ask(how: EndpointCategories, out: Folder, prepare: Stage, allot: Allotment,
     # The waiting is the endpoint's; a process of its own keeps the driver free.
     one = replace(allot, actors=1, gpus=0)
     with terminal.bar("tag", len(missing), "shards") as bar:
-        for _ in through_actors(missing, prepare.folder, _Asker, (how, key, out), one, lambda item: out, ["messages"]):
+        for _ in through_actors(missing, prepare.folder, _Asker, (how, key, out), one, lambda item: own, ["messages"]):
             bar.advance(1)
     out.clean()
 
