@@ -4,7 +4,6 @@ A piece of work leaves an empty file KEY.TIMES.ROWS in the stage's folder before
 folder's names alone tell how often each piece was begun, also by a driver that was killed.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import xxhash
@@ -31,16 +30,12 @@ def marks(stage: Folder) -> dict[str, Mark]:
     return found
 
 
-def mark(stage: Folder, piece: str, rows: int, before: Mapping[str, Mark]) -> None:
-    """Note that a piece of work is begun once more than `before` says."""
-    key = key_of(piece)
-    times = before[key].times + 1 if key in before else 1
+def mark(stage: Folder, piece: str, rows: int, known: dict[str, Mark]) -> None:
+    """Note that a piece of work is begun once more than `known` says, there and in the stage's folder."""
+    key = xxhash.xxh3_64_hexdigest(piece.encode())
+    times = known[key].times + 1 if key in known else 1
     (stage / BEGUN).write(f"{key}.{times}.{rows}", b"")
-
-
-def key_of(piece: str) -> str:
-    """The key of a piece of work by its name: 16 hexadecimal digits."""
-    return xxhash.xxh3_64_hexdigest(piece.encode())
+    known[key] = Mark(times, rows)
 
 
 def rows_again(stage: Folder) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import ray
 
-from instsel.begun import Mark, key_of, mark, marks
+from instsel.begun import Mark, mark, marks
 from instsel.errors import StudyError
 from instsel.stages.session import here
 from instsel.storage import Folder
@@ -49,11 +49,8 @@ class _Counting:
         self.counts: Counter[tuple[str, str]] = Counter()
 
     def count(self, stage: Folder, piece: str, rows: int) -> int:
-        key = key_of(piece)
-        known = self.marks.setdefault(stage.path, {})
-        if not known:
-            known.update(marks(stage))
-        mark(stage, piece, rows, known)
-        known[key] = Mark(known[key].times + 1 if key in known else 1, rows)
-        self.counts[stage.path, key] += 1
-        return self.counts[stage.path, key]
+        if stage.path not in self.marks:
+            self.marks[stage.path] = marks(stage)
+        mark(stage, piece, rows, self.marks[stage.path])
+        self.counts[stage.path, piece] += 1
+        return self.counts[stage.path, piece]
