@@ -143,6 +143,7 @@ def test_equal_shares_of_categories(mixed):
     assert sorted(graph.select["equal"].manifest()["result"]["sources"].values()) == [2, 3, 3]
 
 
+@pytest.mark.long
 def test_training_in_order_keeps_to_the_levels(mixed, allot, tmp_path):
     _, graph, raw = mixed
     method = {"method": "random", "order": "sorted"}

@@ -117,6 +117,7 @@ def test_nothing_is_written_where_the_study_will_be(planned):
     assert not out.exists()
 
 
+@pytest.mark.long
 def test_what_is_done_is_told_as_done_and_only_the_rest_is_planned(finished_study, capsys):
     before = contents(finished_study["out"])
     raw = {**finished_study, "finetune": {"epochs": 3, "batch_size": 4}}
@@ -156,6 +157,7 @@ EVERY_METHOD = [
 ]
 
 
+@pytest.mark.long
 def test_a_study_of_every_method_has_every_stage(finished_study, prepared, tiny_encoder):
     raw = {
         **finished_study,

@@ -39,6 +39,7 @@ def saved(tmp_path_factory, study_writer, ray_session):
     return raw, path, stages
 
 
+@pytest.mark.long
 def test_rates_that_were_saved_make_the_plan_of_a_larger_cluster(saved, monkeypatch):
     raw, path, smaller = saved
     rates = read_rates(path)
@@ -60,11 +61,13 @@ def test_rates_that_were_saved_make_the_plan_of_a_larger_cluster(saved, monkeypa
     assert f"| {cost} |" in next(line for line in shown.splitlines() if line.startswith("| finetune"))
 
 
+@pytest.mark.long
 def test_rates_measured_for_a_cluster_have_its_share_of_a_step(saved):
     # Steps of 4 rows on twice 2 workers; 2 of them were timed.
     assert read_rates(saved[1]).stages["finetune"].pace.step_rows == 1.0
 
 
+@pytest.mark.long
 def test_rates_of_another_study_or_device_are_refused(saved):
     raw, path, _ = saved
     with pytest.raises(InputError, match="finetune was measured for something else: batch_size 4, here 8"):
@@ -74,6 +77,7 @@ def test_rates_of_another_study_or_device_are_refused(saved):
     assert not Path(raw["out"]).exists()
 
 
+@pytest.mark.long
 def test_a_device_that_is_not_here_has_to_be_measured_elsewhere(saved):
     raw, _, _ = saved
     with pytest.raises(InputError, match=r"rates of H100 are needed, here there is no GPU; .*give --rates rates.json"):
@@ -102,7 +106,7 @@ def test_options_that_are_wrong_or_do_nothing_are_refused(options, told):
 
 
 def test_a_worker_with_fewer_rows_of_a_step_than_the_measured_one_is_told(tiny_study):
-    study = parse_study(tiny_study(), "test")
+    study = parse_study(tiny_study(resources={}), "test")
     pace = Pace(0.0, 1.0, 1, together=1, device="NVIDIA H100", step_rows=4.0)
     facts = Facts([], [], [], {}, 1, paces={"warmup": pace, "features": pace})
     elsewhere = Elsewhere(parse_cluster("4xH100"), Rates({}, 0, 20.0))

@@ -119,6 +119,7 @@ def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in metrics.items() if key != "seconds"}
 
 
+@pytest.mark.long
 def test_what_deepspeed_refuses_comes_back_as_the_users_error(ray_session, study: StudyConfig, tmp_path: Path):
     # Were it raised in the workers, Ray Train would try again and end with an error of its own.
     before = dict(os.environ)
