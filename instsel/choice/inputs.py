@@ -69,7 +69,7 @@ class Inputs:
         """One line a row of the pool: id, source, task, tokens, answer_tokens, shard."""
         self.manifest("prepare")
         table = (self.study / "prepare").read_table("index.parquet")
-        self._check_shards(table["shard"].unique().to_pylist())
+        self.check_shards(table["shard"].unique().to_pylist())
         return self._rows_of(table)
 
     @cached_property
@@ -96,10 +96,10 @@ class Inputs:
     def shards(self) -> list[str]:
         """Names of the pool's shards, in order."""
         names: list[str] = self.prepared["pool"]["shards"]
-        self._check_shards(names)
+        self.check_shards(names)
         return names
 
-    def _check_shards(self, names: Sequence[str]) -> None:
+    def check_shards(self, names: Sequence[str]) -> None:
         """Refuse names that lead out of the folder, which somebody else may have written."""
         for name in names:
             if not SHARD.fullmatch(name):
@@ -180,7 +180,7 @@ class Inputs:
         return {name: targets[name]["subtask"] for name in targets}
 
     def _stacked(self, folder: Folder, shards: Sequence[str], column: str, columns: pa.Table | None = None) -> Matrix:
-        self._check_shards(shards)
+        self.check_shards(shards)
         tables = [folder.read_table(f"{shard}.arrow") for shard in shards]
         ids = [row for table in tables for row in table["id"].to_pylist()]
         blocks = (vectors(table, column) for table in tables)
