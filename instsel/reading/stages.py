@@ -1,6 +1,6 @@
 """Which stages a study folder has, whether they are done, and whether they are of one another."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +12,8 @@ from instsel.stages.graph import ORDER, runs_of
 from instsel.storage import Folder
 from instsel.study import MANIFEST, STARTED
 
+Manifest = Mapping[str, Any] | None
+SHARED = ("attribution", "interaction")
 COLUMNS = pa.schema(
     {
         "stage": pa.string(),
@@ -41,7 +43,7 @@ def stage_names(study: StudyConfig) -> list[str]:
 
 
 def manifests(folder: Folder, names: Iterable[str]) -> dict[str, dict[str, Any] | None]:
-    """What each stage that has begun says of itself; None of one that is not finished."""
+    """What each stage that has begun says of itself, in the order of `names`; None of one that is not finished."""
     found: dict[str, dict[str, Any] | None] = {}
     for name in names:
         if (folder / name).exists(MANIFEST):
@@ -51,18 +53,31 @@ def manifests(folder: Folder, names: Iterable[str]) -> dict[str, dict[str, Any] 
     return found
 
 
-def outdated(found: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
-    """Finished stages that were made from other stages than those that are there now, or from such ones."""
+def left_over(folder: Folder, names: Collection[str]) -> list[str]:
+    """Stages of an earlier study file from which some that are still of use may have been made."""
+    found = [f"{stage}/{name}" for stage in SHARED for name in (folder / stage).names()]
+    return [name for name in found if name not in names]
+
+
+def outdated(found: Mapping[str, Manifest], beside: Mapping[str, Manifest]) -> list[str]:
+    """Finished stages that were made from other stages than those that are there now, or from such ones.
+
+    Args:
+        found: stage -> its manifest, in the order in which they run.
+        beside: the same of stages that are only looked up.
+    """
     old: list[str] = []
     for name, manifest in found.items():
-        if manifest is not None and not all(_is_there(found, old, *parent) for parent in manifest["parents"].items()):
+        parents = manifest["parents"] if manifest is not None else {}
+        there = {parent: found.get(parent) or beside.get(parent) for parent in parents}
+        if any(parent in old or not _is(there[parent], mark) for parent, mark in parents.items()):
             old.append(name)
     return old
 
 
-def stage_table(found: Mapping[str, Mapping[str, Any] | None]) -> pa.Table:
-    """One line a stage that has begun, with what its last run took; see `Study.stages`."""
-    old = outdated(found)
+def stage_table(found: Mapping[str, Manifest], beside: Mapping[str, Manifest]) -> pa.Table:
+    """One line a stage that has begun, with what its last run took: see `Study.stages`, and `outdated`."""
+    old = outdated(found, beside)
     lines = []
     for name, manifest in found.items():
         line: dict[str, Any] = {"stage": name, "done": manifest is not None, "current": False}
@@ -74,6 +89,5 @@ def stage_table(found: Mapping[str, Mapping[str, Any] | None]) -> pa.Table:
     return pa.Table.from_pylist(lines, COLUMNS)
 
 
-def _is_there(found: Mapping[str, Mapping[str, Any] | None], old: list[str], parent: str, fingerprint: str) -> bool:
-    manifest = found.get(parent)
-    return manifest is not None and manifest["fingerprint"] == fingerprint and parent not in old
+def _is(manifest: Manifest, fingerprint: str) -> bool:
+    return manifest is not None and manifest["fingerprint"] == fingerprint

@@ -41,8 +41,8 @@ def open_study(path: str | Path) -> "Study":
     old = study.stages.filter(pc.field("done") & ~pc.field("current"))["stage"].to_pylist()
     if old:
         warnings.warn(
-            f"{place}: {', '.join(old[:SHOWN])}{', ...' if len(old) > SHOWN else ''} was made from other results than "
-            "are there now, which were edited or are of another study file; run the study again",
+            f"{place}: {', '.join(old[:SHOWN])}{', ...' if len(old) > SHOWN else ''} not of the other results that are "
+            "there now; they were edited, or are of another study file: run the study again",
             stacklevel=3,
         )
     return study
@@ -68,14 +68,16 @@ class Study(StudyArrays):
         """Name of the study."""
         return self.config.name
 
-    @property
+    @cached_property
     def stages(self) -> pa.Table:
-        """One line a stage that has begun.
+        """One line a stage of the study file that has begun.
 
         stage, done, current (done, and of the stages before it as they are now), seconds, tokens, peak_memory_bytes (of
         one process), rows_again (whose work was done twice), version (of instsel).
         """
-        return stages.stage_table(self._manifests)
+        folder, names = self._inputs.study, stages.stage_names(self.config)
+        beside = stages.manifests(folder, stages.left_over(folder, names))
+        return stages.stage_table(stages.manifests(folder, names), beside)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -220,10 +222,6 @@ class Study(StudyArrays):
     def explain(self, row: str) -> Explanation:
         """Why a row was chosen or not: its rank in every selection, and the validation rows that it helps and hurts."""
         return explain(self.place, row)
-
-    @cached_property
-    def _manifests(self) -> dict[str, dict[str, Any] | None]:
-        return stages.manifests(self._inputs.study, stages.stage_names(self.config))
 
     @cached_property
     def _runs(self) -> dict[str, Run]:
