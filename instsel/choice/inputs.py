@@ -1,7 +1,7 @@
 """What the stages of a study left, read once and only when it is asked for."""
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from instsel.methods import Influence
 from instsel.storage import Folder
 from instsel.study import MANIFEST
 
+CHECKPOINT = re.compile(r"epoch-[0-9]+")
 SHARD = re.compile(r"[0-9]+-[0-9]+")
 
 
@@ -101,14 +102,19 @@ class Inputs:
 
     def check_shards(self, names: Sequence[str]) -> None:
         """Refuse names that lead out of the folder, which somebody else may have written."""
+        self._check_names("shard", SHARD, names)
+
+    def _check_names(self, what: str, pattern: re.Pattern[str], names: Iterable[str]) -> None:
         for name in names:
-            if not SHARD.fullmatch(name):
-                raise InputError(f"{self.study} names a shard {name!r}, which no study has; do not use this folder")
+            if not pattern.fullmatch(name):
+                raise InputError(f"{self.study} names a {what} {name!r}, which no study has; do not use this folder")
 
     @cached_property
     def gradients(self) -> GradientShards:
         """The gradient features."""
-        return GradientShards(self.study / "features", self.manifest("features")["result"]["pins"])
+        pins = self.manifest("features")["result"]["pins"]
+        self._check_names("checkpoint", CHECKPOINT, pins)
+        return GradientShards(self.study / "features", pins)
 
     @cached_property
     def weights(self) -> list[float]:

@@ -52,8 +52,9 @@ class StudyArrays:
 
     @property
     def checkpoints(self) -> list[str]:
-        """Checkpoints of the warmup that gradients were taken at."""
-        return list(self._inputs.gradients.pins)
+        """Checkpoints of the warmup that gradients were taken at, the earliest first."""
+        # Names sort as text in a manifest: epoch-10 stands before epoch-2.
+        return sorted(self._inputs.gradients.pins, key=lambda name: int(name.removeprefix("epoch-")))
 
     def features(self, checkpoint: str | None = None, kind: Literal["pool", "validation"] = "pool") -> Vectors:
         """Gradient sketches at a checkpoint, by default the last: unit rows and their norms, float16 or int8.
