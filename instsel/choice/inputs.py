@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from instsel.choice.matrices import Matrix, stack, vectors
+from instsel.blocks import list_rows
+from instsel.choice.matrices import Matrix, stack
 from instsel.errors import InputError
 from instsel.gradients.shards import GradientShards, validation_columns
 from instsel.methods import Influence
@@ -165,7 +166,7 @@ class Inputs:
         rows: dict[str, np.ndarray] = {}
         for target in dict.fromkeys(columns["target"].to_pylist()):
             table = (self.study / stage / "validation").read_table(f"{target}.arrow")
-            rows |= dict(zip(table["id"].to_pylist(), vectors(table, "embedding"), strict=True))
+            rows |= dict(zip(table["id"].to_pylist(), list_rows(table["embedding"]), strict=True))
         return columns, np.stack([rows[name] for name in columns["id"].to_pylist()])
 
     def likelihoods(self) -> pa.Table:
@@ -189,6 +190,6 @@ class Inputs:
         self.check_shards(shards)
         tables = [folder.read_table(f"{shard}.arrow") for shard in shards]
         ids = [row for table in tables for row in table["id"].to_pylist()]
-        blocks = (vectors(table, column) for table in tables)
+        blocks = (list_rows(table[column]) for table in tables)
         width = tables[0].schema.field(column).type.list_size
         return Matrix(ids, stack(blocks, len(ids), width), columns)

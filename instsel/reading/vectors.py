@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from instsel.choice.matrices import stack, vectors
+from instsel.blocks import list_rows
+from instsel.choice.matrices import stack
 from instsel.errors import InputError
 from instsel.gradients.store import read_features, read_norms
 
@@ -38,7 +39,7 @@ class Block:
     @classmethod
     def of_column(cls, table: pa.Table, column: str) -> "Block":
         """A shard whose vectors are a column of fixed-size lists of float32."""
-        return cls(table["id"].to_pylist(), vectors(table, column))
+        return cls(table["id"].to_pylist(), list_rows(table[column]))
 
     def decoded(self, rows: Sequence[int] | slice = slice(None)) -> np.ndarray:
         """The vectors of some rows, by default all: float32 (k, d); without a copy where they are stored so."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs as pafs
 
 import instsel
 from instsel.choice.anew import Wish, select_anew
@@ -46,6 +47,15 @@ def test_it_opens_by_path_by_text_and_from_a_relative_path(finished_study, monke
     assert opened.place == instsel.open_study(out).place == str(out)
     assert opened.name == "tiny" and len(opened.pool) == 24
     assert repr(opened) == f"<Study 'tiny' in {out}>"
+
+
+def test_a_study_in_a_store_reads_as_on_a_disk(study, object_store):
+    pafs.copy_files(study.place, "studies/one", pafs.LocalFileSystem(), object_store.direct)
+    remote = instsel.open_study("s3://studies/one")
+    assert remote.stages.equals(study.stages) and remote.losses().equals(study.losses())
+    np.testing.assert_array_equal(remote.features().to_numpy(), study.features().to_numpy())
+    name = remote.select("bids", 3)
+    assert len(remote.selection(name)) == 3 and name not in study.selections
 
 
 def test_tables_say_what_the_report_says(study, finished_study):
