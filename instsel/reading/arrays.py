@@ -98,7 +98,7 @@ def known(what: str, name: str, names: Sequence[str]) -> None:
         InputError: it is none.
     """
     if name not in names:
-        raise InputError(f"there is no {what} {name!r}; {', '.join(names) or 'nothing'} is there")
+        raise InputError(f"there is no {what} {name!r}; there are {', '.join(names) or 'none'}")
 
 
 def _column(folder: Folder, column: str, part: str) -> Block:

@@ -203,18 +203,18 @@ def test_an_unfinished_study_says_what_is_missing(copied):
         (lambda study: study.interaction(), "no finished stage 'interaction'; run a study with the key `mixture`"),
         (lambda study: study.trials(), "no finished search; run `instsel search`"),
         (lambda study: study.rows(["nobody"]), "no pool row 'nobody'; `pool` lists them"),
-        (lambda study: study.selection("../select/bids"), "no selection '../select/bids'; random, bids is there"),
-        (lambda study: study.heldout("../x", "sums"), "no run '../x'; base, random, bids is there"),
-        (lambda study: study.heldout("base", "law"), "no target 'law'; cities, sums is there"),
+        (lambda study: study.selection("../select/bids"), "no selection '../select/bids'; there are random, bids"),
+        (lambda study: study.heldout("../x", "sums"), "no run '../x'; there are base, random, bids"),
+        (lambda study: study.heldout("base", "law"), "no target 'law'; there are cities, sums"),
         (lambda study: study.examples("law"), "no target 'law'"),
         (
             lambda study: study.examples("sums", "train"),
             "target 'sums' has no 'train' rows; it has heldout, validation",
         ),
-        (lambda study: study.attribution("fisher"), "no attribution 'fisher'; cosine is there"),
-        (lambda study: study.served(attribution="fisher"), "no attribution 'fisher'; cosine is there"),
-        (lambda study: study.features("epoch-9"), "no checkpoint 'epoch-9'; epoch-1, epoch-2 is there"),
-        (lambda study: study.features(kind="test"), "no kind 'test'; pool, validation is there"),
+        (lambda study: study.attribution("fisher"), "no attribution 'fisher'; there are cosine"),
+        (lambda study: study.served(attribution="fisher"), "no attribution 'fisher'; there are cosine"),
+        (lambda study: study.features("epoch-9"), "no checkpoint 'epoch-9'; there are epoch-1, epoch-2"),
+        (lambda study: study.features(kind="test"), "no kind 'test'; there are pool, validation"),
         (lambda study: study.select("bids", 0), "selection.budget: budget is 0"),
         (lambda study: study.select("bids", 3, targets=["law"]), "chooses for 'law'; targets are cities, sums"),
     ],
@@ -253,5 +253,5 @@ def test_trials_and_interactions_are_tables_of_their_files(copied):
         pq.write_table(table, copied / place / name)
     study = instsel.open_study(copied)
     assert study.trials().equals(table) and study.interaction().equals(table)
-    with pytest.raises(InputError, match="no estimator 'regression'; gradients is there"):
+    with pytest.raises(InputError, match="no estimator 'regression'; there are gradients"):
         study.interaction("regression")
