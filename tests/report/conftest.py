@@ -94,8 +94,7 @@ def _prepare(folder: Folder, text: str) -> Stage:
     )
     place.write_table("index.parquet", table)
     messages = [
-        [{"role": "user", "content": f"needle{row} {text}"}, {"role": "assistant", "content": "yes"}]
-        for row in _ids()
+        [{"role": "user", "content": f"needle{row} {text}"}, {"role": "assistant", "content": "yes"}] for row in _ids()
     ]
     for number, shard in enumerate(shards):
         part = pa.table({"id": _ids(), "messages": messages}).slice(6 * number, 6)

@@ -128,3 +128,13 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path):
 def test_a_facet_has_its_names_in_order_and_a_code_a_row():
     facet = facet_of(pa.chunked_array([["b", "a"], ["b"]]))
     assert facet.names == ["a", "b"] and facet.codes.tolist() == [1, 0, 1]
+
+
+def test_a_name_in_a_manifest_leads_to_no_file_outside(made):
+    path = made / "evaluate" / "base" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["result"]["losses"]["../../../away"] = 1.0
+    path.write_text(json.dumps(manifest))
+    pq.write_table(pa.table({"loss": [9.0]}), made.parent / "away.parquet")
+    facts = gather(Record(str(made)))
+    assert "away" not in json.dumps(facts)

@@ -17,7 +17,7 @@ def makeup(pool: Pool) -> dict[str, Any]:
     """
     found = {}
     for name, whole in pool.facets.items():
-        facet = whole if name == "length" else _largest(whole, pool)
+        facet = _used(whole) if name == "length" else _largest(whole, pool)
         if len(facet.names) < 2 and name != "source":
             continue
         found[name] = {
@@ -55,6 +55,12 @@ def overlap(pool: Pool) -> dict[str, Any]:
         shared[row] = [member[other].sum() / max(1, len(own)) for other in sets]
         member[own] = False
     return {"names": names, "shares": shared.tolist()}
+
+
+def _used(facet: Facet) -> Facet:
+    """The names from the first to the last that some row has."""
+    first, last = int(facet.codes.min(initial=len(facet.names) - 1)), int(facet.codes.max(initial=0))
+    return Facet(facet.names[first : last + 1], facet.codes - first)
 
 
 def _largest(facet: Facet, pool: Pool) -> Facet:

@@ -50,7 +50,8 @@ def _chain(name: str, manifest: Mapping[str, Any], manifests: Mapping[str, Mappi
 
 def _losses(record: Record, run: str, losses: Mapping[str, float]) -> list[str]:
     found = []
-    for target, told in losses.items():
+    # Only the study's own targets: a name from elsewhere could lead out of the folder.
+    for target, told in ((name, losses[name]) for name in record.study.targets if name in losses):
         values = (record.folder / "evaluate" / run).read_table(f"{target}.parquet", ["loss"])["loss"].to_numpy()
         if not np.isclose(values.mean(), told, rtol=_TOLERANCE, atol=_TOLERANCE):
             found.append(f"evaluate/{run}/{target}.parquet was edited: its mean loss is not what the manifest says")

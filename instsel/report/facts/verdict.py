@@ -57,7 +57,8 @@ def _common_targets(record: Record, runs: list[str]) -> list[str]:
     results = record.results("evaluate")
     if not runs:
         return []
-    return [target for target in results[runs[0]]["losses"] if all(target in results[run]["losses"] for run in runs)]
+    # Named by the study file, whose names are checked: they become names of files.
+    return [target for target in record.study.targets if all(target in results[run]["losses"] for run in runs)]
 
 
 def _read(record: Record, run: str, targets: list[str]) -> dict[str, np.ndarray]:

@@ -25,16 +25,37 @@ def mixture_section(facts: Mapping[str, Any]) -> Section | None:
         parts.append(
             figures.heatmap(title, names, names, found["gamma"], errors=found["error"], diverging=True, note=note)
         )
-        parts += _dependency(found.get("dependency"))
+        parts += [_gamma_table(found), *_dependency(found.get("dependency"))]
     parts += [Text([_agreement(name, found)]) for name, found in facts["agreement"].items()]
     if facts["categories"]:
         rows = [
             [name_cell(name), count(one["rows"]), count(one["tokens"])] for name, one in facts["categories"].items()
         ]
         parts.append(Table(["category", "rows", "tokens"], rows, title="Categories", folded=True))
-    for name, told in facts["mixtures"].items():
-        parts += _mixture(name, told)
+    for names, told in _alike(facts["mixtures"]):
+        parts += _mixture(", ".join(names), told)
     return Section("mixture", "Mixture", parts)
+
+
+def _alike(mixtures: Mapping[str, Any]) -> list[tuple[list[str], Mapping[str, Any]]]:
+    """Mixtures with the names of the selections that keep to them: those of a method's seeds are the same."""
+    found: list[tuple[list[str], Mapping[str, Any]]] = []
+    for name, told in mixtures.items():
+        same = next((names for names, other in found if other == told), None)
+        if same is None:
+            found.append(([name], told))
+        else:
+            same.append(name)
+    return found
+
+
+def _gamma_table(found: Mapping[str, Any]) -> Table:
+    rows = [
+        [name_cell(added), *(number(value, 3, small=f"± {error:.3f}" if error else "")
+                             for value, error in zip(values, errors, strict=True))]
+        for added, values, errors in zip(found["categories"], found["gamma"], found["error"], strict=True)
+    ]  # fmt: skip
+    return Table(["added", *found["categories"]], rows, title="As a table", folded=True)
 
 
 def _mixture(name: str, told: Mapping[str, Any]) -> list[Table | Chart | Text]:

@@ -44,14 +44,16 @@ function draw(element) {
     if (trace.type === "heatmap") {
       drawn.colorscale = found[trace.colorscale];
       drawn.showscale = !narrow.matches;
-      // The middle of a wide scale is the ground's colour, its ends are strong in both themes.
       drawn.textfont = { size: narrow.matches ? 9 : 11 };
+      // Numbers that would run into each other are left to the tap on a cell, and to the table.
+      if (narrow.matches && trace.x.length > (trace.text ? 3 : 6)) delete drawn.texttemplate;
     }
     return drawn;
   });
   const named = traces.length;
+  const cells = traces[0].type === "heatmap" ? { showgrid: false } : {};
   const legend = Boolean(layout.showlegend) && !(narrow.matches && named > MOST_IN_LEGEND);
-  const below = { orientation: "h", y: -0.02, yanchor: "top", x: 0, font: { size: narrow.matches ? 10 : 12 } };
+  const below = { orientation: "h", y: -0.02, yanchor: "top", x: 0, traceorder: "normal", font: { size: narrow.matches ? 10 : 12 } };
   const titled = layout.xaxis && layout.xaxis.title && layout.xaxis.title.text;
   below.y = (titled ? -60 : -32) / element.clientHeight;
   Plotly.react(
@@ -59,8 +61,8 @@ function draw(element) {
     data,
     {
       ...layout,
-      xaxis: axis({ ...layout.xaxis, ...(narrow.matches ? { tickfont: { size: 10 } } : {}) }),
-      yaxis: axis({ ...layout.yaxis, ...(narrow.matches ? { tickfont: { size: 10 } } : {}) }),
+      xaxis: axis({ ...cells, ...layout.xaxis, ...(narrow.matches ? { tickfont: { size: 10 } } : {}) }),
+      yaxis: axis({ ...cells, ...layout.yaxis, ...(narrow.matches ? { tickfont: { size: 10 } } : {}) }),
       showlegend: legend,
       legend: below,
       colorway: colorway(),

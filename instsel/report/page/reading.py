@@ -24,7 +24,7 @@ def reading_section(facts: Mapping[str, Any], texts: Turns) -> Section:
     groups: dict[str, list[Row]] = {}
     for target, ids in found["best"].items():
         groups[f"{target}: the picks that help it most"] = [_row(name, rows[name], texts) for name in ids]
-    for selection in facts["selections"]:
+    for selection in _one_a_method(facts):
         own = [(pick["rank"], name) for name, row in rows.items() for pick in row["picks"]
                if pick["selection"] == selection]  # fmt: skip
         groups[f"{selection}: first picks"] = [_row(name, rows[name], texts) for _, name in sorted(own)[:3]]
@@ -34,6 +34,12 @@ def reading_section(facts: Mapping[str, Any], texts: Turns) -> Section:
         else ""
     )
     return Section("rows", "Rows to read", [Reading({name: own for name, own in groups.items() if own})], lead)
+
+
+def _one_a_method(facts: Mapping[str, Any]) -> list[str]:
+    """The selections without those of further seeds."""
+    others = {name for names in facts["seeds"].values() for name in names[1:]}
+    return [name for name in facts["selections"] if name not in others]
 
 
 def refused_section(facts: Mapping[str, Any]) -> Section:
