@@ -1,7 +1,6 @@
-import json
-
 """The command: exit statuses, last lines, and that a finished study is told at once."""
 
+import json
 import subprocess
 import sys
 
