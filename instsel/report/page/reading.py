@@ -10,6 +10,9 @@ from instsel.report.page.parts import Cell, Reading, Row, Section, Table, Text, 
 LETTERS = 2500
 """Letters of a turn that are shown; the whole text is in selected.jsonl."""
 
+ROW_LETTERS = 4000
+"""Letters of a row after which no further turn is shown."""
+
 PICKS = 6
 
 Turns = Mapping[str, Sequence[Mapping[str, str]]]
@@ -68,8 +71,16 @@ def _row(name: str, row: Mapping[str, Any], texts: Turns) -> Row:
     if len(picks) > PICKS:
         facts.append(f"and of {len(picks) - PICKS} more: {', '.join(pick['selection'] for pick in picks[PICKS:])}")
     task = f"/{row['task']}" if row["task"] else ""
-    turns = [(message["role"], _cut(message["content"])) for message in texts.get(name, [])]
-    return Row(name, f"{row['source']}{task}, {row['tokens']:,} tokens", facts, turns)
+    return Row(name, f"{row['source']}{task}, {row['tokens']:,} tokens", facts, _turns(texts.get(name, [])))
+
+
+def _turns(messages: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+    turns: list[tuple[str, str]] = []
+    for message in messages:
+        if sum(len(text) for _, text in turns) > ROW_LETTERS:
+            return [*turns, ("…", f"{len(messages) - len(turns):,} more turns")]
+        turns.append((message["role"], _cut(message["content"])))
+    return turns
 
 
 def _cut(text: str) -> str:
