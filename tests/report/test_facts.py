@@ -138,3 +138,23 @@ def test_a_name_in_a_manifest_leads_to_no_file_outside(made):
     pq.write_table(pa.table({"loss": [9.0]}), made.parent / "away.parquet")
     facts = gather(Record(str(made)))
     assert "away" not in json.dumps(facts)
+
+
+def test_what_a_former_study_file_left_is_no_part_of_the_study(made):
+    left = made / "select" / "former"
+    shutil.copytree(made / "select" / "bids", left)
+    (left / "manifest.json").write_text((left / "manifest.json").read_text().replace("select/bids", "select/former"))
+    shutil.copytree(made / "embed", made / "represent")
+    facts = gather(Record(str(made)))
+    assert "former" not in facts["selections"] and "represent" not in facts["cost"] and facts["doubts"] == []
+
+
+@pytest.mark.parametrize("name", ["../away", "select/..", "select/../../away", "/away"])
+def test_a_parent_that_is_no_stage_is_not_looked_at(made, name):
+    place = made / "prepare" / "manifest.json"
+    manifest = json.loads(place.read_text())
+    place.write_text(json.dumps({**manifest, "parents": {name: "0"}}))
+    away = made.parent / "away"
+    away.mkdir()
+    (away / "manifest.json").write_text(json.dumps({**manifest, "parents": {}}))
+    assert name not in Record(str(made)).manifests

@@ -78,12 +78,12 @@ def test_an_unfinished_study_says_so_on_top(make, tmp_path):
 
 
 def test_edited_results_are_said_on_top(made):
-    assert "These results were changed" not in page_of(made)
+    assert "These results do not fit together" not in page_of(made)
     path = made / "prepare" / "manifest.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps({**manifest, "config": {"more": 1}}))
     page = page_of(made)
-    assert page.index("These results were changed") < page.index("<h2>Verdict</h2>")
+    assert page.index("These results do not fit together") < page.index("<h2>Verdict</h2>")
 
 
 def test_several_studies_stand_side_by_side(make, tmp_path):

@@ -1,5 +1,6 @@
 """The record of a study: which stages its folder should have, which it has, and what they say of themselves."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,19 +66,23 @@ class Record:
 
     @cached_property
     def manifests(self) -> dict[str, dict[str, Any]]:
-        """The manifest of every finished stage, by its name."""
-        single = ["prepare", "tag", "warmup", "embed", "represent", "likelihood", "features"]
-        grouped = ["attribution", "interaction", "select", "finetune", "evaluate"]
-        names = [
-            *single,
-            *(f"{group}/{name}" for group in grouped for name in sorted((self.folder / group).names())),
-        ]
+        """The manifest of every finished stage that the study file asks for, and of those before it, by name.
+
+        What a former study file left in the folder is no part of the study, and is left out.
+        """
+        mixture = self.study.mixture
+        estimators = [f"interaction/{name}" for name in mixture.estimators] if mixture else []
+        found: dict[str, dict[str, Any]] = {}
+        waiting = [*self.wanted, *estimators]
+        while waiting:
+            name = waiting.pop()
+            if name in found or not STAGE.fullmatch(name) or not (self.folder / name).exists(MANIFEST):
+                continue
+            found[name] = (self.folder / name).read_json(MANIFEST)
+            waiting += found[name]["parents"]
         order = {name: number for number, name in enumerate(self.wanted)}
-        found = [name for name in names if (self.folder / name).exists(MANIFEST)]
-        # Those that the study file no longer asks for are left out: they are another study's results.
-        kept = [name for name in found if name in order or name.partition("/")[0] not in ("select", *_TRAINED)]
-        kept.sort(key=lambda name: (_STAGES.index(name.partition("/")[0]), order.get(name, 0)))
-        return {name: (self.folder / name).read_json(MANIFEST) for name in kept}
+        names = sorted(found, key=lambda name: (_GROUPS.index(name.partition("/")[0]), order.get(name, 0)))
+        return {name: found[name] for name in names}
 
     @property
     def missing(self) -> list[str]:
@@ -104,8 +109,10 @@ class Record:
         return yaml.safe_dump(self.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-_TRAINED = ("finetune", "evaluate")
-_STAGES = [
+_GROUPS = [
     "prepare", "embed", "represent", "likelihood", "tag", "warmup", "features", "attribution", "interaction",
     "select", "finetune", "evaluate",
 ]  # fmt: skip
+
+STAGE = re.compile(rf"({'|'.join(_GROUPS)})(/(?!\.\.?$)[^/\\]+)?")
+"""Names of stages: a manifest of somebody else could name a place outside the folder as its parent."""

@@ -73,6 +73,7 @@ def _thi(found: Mapping[str, Any], order: Sequence[str]) -> list[Table | Chart]:
 def _aid(found: Mapping[str, Any], shown: Sequence[str]) -> list[Chart]:
     """Average influence distribution: the mean influence of a selection on every validation row."""
     columns, targets = found["columns"], found["targets"]
+    names = [*shown, *(name for name in found["selections"] if name not in shown)]
     order = sorted(range(len(columns)), key=lambda place: columns[place])
     starts = [sum(name < target for name in columns) for target in targets]
     sizes = [columns.count(target) for target in targets]
@@ -90,8 +91,8 @@ def _aid(found: Mapping[str, Any], shown: Sequence[str]) -> list[Chart]:
     charts = []
     for key, title in (("aid_raw", "Average influence distribution (AID)"), ("aid_normal", "AID, normalised")):
         series = {
-            name: (list(range(len(order))), [one[key][place] for place in order])
-            for name, one in found["selections"].items()
+            name: (list(range(len(order))), [found["selections"][name][key][place] for place in order])
+            for name in names
         }
         charts.append(figures.lines(title, series, {"xaxis": axis, "shapes": parted}, shown=shown, note=note))
     return charts

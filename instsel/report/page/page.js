@@ -37,7 +37,10 @@ function axis(own) {
 }
 
 function draw(element) {
-  const { traces, layout } = charts[Number(element.dataset.chart)];
+  const { traces: all, layout } = charts[Number(element.dataset.chart)];
+  // A narrow screen has no room for a long legend: what waits there to be switched on is left out.
+  const crowded = narrow.matches && all.length > MOST_IN_LEGEND;
+  const traces = crowded ? all.filter((trace) => trace.visible !== "legendonly") : all;
   const found = scales();
   const data = traces.map((trace) => {
     const drawn = { ...trace };
