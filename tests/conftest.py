@@ -11,12 +11,14 @@ import pytest
 pytest_plugins = ["tests.endpoint", "tests.object_store"]
 
 # Before Ray, torch or Hugging Face are imported: no hub, few threads, and no killing of workers on a busy machine.
+# Idle workers stay for the next stage, instead of being started anew for each.
 for _name, _value in {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_memory_usage_threshold": "0.99",
+    "RAY_num_workers_soft_limit": "8",
     "RAY_USAGE_STATS_ENABLED": "0",
 }.items():
     os.environ.setdefault(_name, _value)
@@ -194,7 +196,7 @@ def study_writer(tiny_model: Path) -> Callable[..., dict[str, Any]]:
             "features": {"dim": 64, "token_budget": 512},
             "selection": {"budget": 0.25, "methods": ["random", "less", "bids"]},
             "finetune": {"epochs": 1, "learning_rate": 1e-2, "batch_size": 4},
-            "resources": {"trial_workers": 1},
+            "resources": {"trial_workers": 1, "actors": 1},
             "evaluation": {"token_budget": 512, "bootstrap_samples": 100},
         }
         return {**study, **parts}

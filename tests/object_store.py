@@ -6,9 +6,10 @@ under way breaks off, while the objects stay. A forwarder that is stopped takes 
 A test asks for the fixture `object_store`, which has an empty bucket. The address is in the environment from the
 moment this plugin is loaded, so that Ray's workers, which are started once, know it. A script uses the same class:
 
-    from tests.object_store import ObjectStore, free_port
+    from tests.object_store import ObjectStore
+    from tests.ports import free_ports
 
-    with ObjectStore(free_port()) as store:
+    with ObjectStore(*free_ports(1)) as store:
         os.environ.update(store.environment)    # before Ray is started, on every node
         store.make_bucket("studies")
         ...                                     # start a study with `out: s3://studies/one`
@@ -29,6 +30,8 @@ from pathlib import Path
 import pytest
 from pyarrow import fs as pafs
 
+from tests.ports import free_ports
+
 HOST = "127.0.0.1"
 FORWARDER = Path(__file__).with_name("forwarder.py")
 START_SECONDS = 60.0
@@ -40,13 +43,6 @@ KEYS = {
 }
 
 
-def free_port() -> int:
-    """A port that nothing listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
-
-
 class ObjectStore:
     """A running store; `port` is the one that clients use.
 
@@ -56,7 +52,8 @@ class ObjectStore:
     """
 
     def __init__(self, port: int) -> None:
-        self.port, self.behind = port, free_port()
+        self.port = port
+        self.behind = next(free for free in free_ports(2) if free != port)
         self.environment = {**KEYS, "AWS_ENDPOINT_URL": f"http://{HOST}:{port}"}
         self._server = _start("-m", "moto.server", "-H", HOST, "-p", str(self.behind))
         _wait_for_port(self.behind)
@@ -162,7 +159,7 @@ def _wait_for_port(port: int) -> None:
 
 def pytest_configure() -> None:
     """Give the whole test run the address, in place of what is there: no test may reach a real store."""
-    os.environ.update(KEYS, AWS_ENDPOINT_URL=f"http://{HOST}:{free_port()}")
+    os.environ.update(KEYS, AWS_ENDPOINT_URL=f"http://{HOST}:{free_ports(1)[0]}")
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
         os.environ.pop(name, None)
 

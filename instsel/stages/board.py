@@ -7,7 +7,7 @@ import ray
 
 from instsel.stages.session import here
 from instsel.storage import Folder
-from instsel.training.steps import Step
+from instsel.training.figures import Step
 
 PROGRESS = "progress.json"
 WRITE_SECONDS = 1.0

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
-from instsel.training.steps import Step
+from instsel.training.figures import Step
 
 COUNTERS = {
     "instsel_rows": "rows that actors and training runs have finished",

@@ -6,7 +6,7 @@ from instsel.stages.metrics import Meter
 from instsel.stages.training_worker import METRICS
 from instsel.storage import Folder
 from instsel.tracking import Tracked
-from instsel.training.steps import Step
+from instsel.training.figures import Step
 
 
 class Told:

@@ -39,9 +39,9 @@ def _train(plain: dict[str, Any]) -> None:
     from instsel.loss import answer_losses
     from instsel.model import attach_lora, load_base
     from instsel.training.dataset import TrainingSet
+    from instsel.training.figures import EpochMetrics, Step
     from instsel.training.loop import Pauses, train
     from instsel.training.order import read_order
-    from instsel.training.steps import EpochMetrics, Step
 
     torch.set_num_threads(plain["threads"])
     device = get_device()

@@ -24,10 +24,11 @@ from instsel.training.checkpoint import (
     write_checkpoint,
 )
 from instsel.training.deepspeed_config import complete, import_deepspeed
+from instsel.training.figures import Begun, EpochMetrics, Step
 from instsel.training.order import check_order
 from instsel.training.settings import TrainSettings
 from instsel.training.sharded import gather, restore
-from instsel.training.steps import Begun, EpochMetrics, Step, Steps
+from instsel.training.steps import Steps
 
 LossFunction = Callable[[nn.Module, Sequence[Example]], Tensor]
 

@@ -1,8 +1,7 @@
-"""The optimizer steps of one worker: what an epoch takes from its rows, and what it was."""
+"""The optimizer steps of one worker: what an epoch takes from its rows."""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from instsel.data.batches import Example
 from instsel.errors import Diverged
+from instsel.training.figures import Begun, EpochMetrics, Step
 from instsel.training.schedule import (
     epoch_order,
     global_batches,
@@ -21,69 +21,6 @@ from instsel.training.schedule import (
     steps_per_epoch,
 )
 from instsel.training.settings import TrainSettings
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one optimizer step was.
-
-    Attributes:
-        number: steps done, this one and those of earlier epochs included.
-        of: steps of the whole run.
-        rows: rows of all workers in it.
-        tokens: tokens of all workers in it.
-        loss: mean over its rows.
-        learning_rate: of the step.
-    """
-
-    number: int
-    of: int
-    rows: int
-    tokens: int
-    loss: float
-    learning_rate: float
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """What one epoch was.
-
-    Attributes:
-        epoch: its number, from 1.
-        step: optimizer steps so far, those of earlier epochs included.
-        loss: mean over its rows.
-        learning_rate: mean over its steps.
-        tokens: tokens of all workers in it.
-        seconds: its duration in this process, without checkpoints; of an epoch gone on with, only the rest of it.
-    """
-
-    epoch: int
-    step: int
-    loss: float
-    learning_rate: float
-    tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Begun:
-    """Sums over the steps of an epoch so far, which a checkpoint inside it carries on.
-
-    Attributes:
-        loss: of the rows' losses.
-        learning_rate: of the steps' learning rates.
-        tokens: of all workers.
-    """
-
-    loss: float = 0.0
-    learning_rate: float = 0.0
-    tokens: int = 0
-
-    def plus(self, step: Step) -> "Begun":
-        """With one more step."""
-        return Begun(
-            self.loss + step.loss * step.rows, self.learning_rate + step.learning_rate, self.tokens + step.tokens
-        )
 
 
 class Steps:

@@ -47,6 +47,7 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
+@pytest.mark.long
 def test_the_report_has_every_line(tiny_model: Path, write_rows: Any, tmp_path: Path) -> None:
     rows = write_rows("rows.jsonl", [{"messages": messages} for messages in CONVERSATIONS])
     out = tmp_path / "results" / "report.md"
@@ -79,6 +80,7 @@ def test_the_report_has_every_line(tiny_model: Path, write_rows: Any, tmp_path: 
     assert {"tokens/s", "ratio (at least 1.6)"} <= lines.keys()
 
 
+@pytest.mark.long
 def test_it_runs_where_ray_deepspeed_and_pydantic_are_absent() -> None:
     script = (
         "import sys\n"

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from benchmarks.scale_passes import HEADER, Size, measure
 from benchmarks.scale_pool import write_pool
 
@@ -18,6 +20,7 @@ def test_a_pool_is_the_same_every_time_and_has_copies_and_broken_rows(tmp_path):
     assert json.loads(lines[99]) == json.loads(lines[49]) != json.loads(lines[199])
 
 
+@pytest.mark.long
 def test_both_passes_are_watched(tiny_model, tmp_path, ray_session):
     prepared, written = measure(Size(str(tiny_model), 110, 4, 16, 0.0), str(tmp_path))
     assert [line[:3] for line in (prepared, written)] == [["110", "prepare", "32"], ["110", "write", "32"]]

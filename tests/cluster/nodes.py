@@ -4,7 +4,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 600
@@ -37,11 +38,11 @@ class Nodes:
             "RAY_USAGE_STATS_ENABLED": "0",
             **more,
         }
-        port, dashboard = _free_port(), _free_port()
+        port, dashboard = free_ports(2)
         self.ray, self.server = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
         head = ["--head", f"--port={port}", "--include-dashboard=true", f"--dashboard-port={dashboard}"]
         self.head = self._start("head", *head, "--num-cpus=0")
-        wait_for(lambda: self._asked("/api/version") is not None, "the head")
+        wait_for(self._answers, "the head")
         self.workers: list[subprocess.Popen] = []
         self._names = iter(range(100))
         for _ in range(2):
@@ -118,6 +119,10 @@ class Nodes:
         except OSError:
             return None
 
+    def _answers(self) -> bool:
+        assert self.head.poll() is None, (self.home / "head.log").read_text()
+        return self._asked("/api/version") is not None
+
     def _takes_jobs(self) -> bool:
         """Whether the head's agent, which starts jobs, has come up; the job server answers some time before."""
         return self._asked("/api/jobs/", {"entrypoint": "true"}) is not None
@@ -146,9 +151,3 @@ def _end(node: subprocess.Popen) -> None:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
     node.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

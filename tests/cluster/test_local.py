@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_ports
+
 RAY = """
 import socket
 what = sys.argv[1]
@@ -47,7 +49,7 @@ def local(
     """Run local.sh; what it started is ended with the test."""
     fake("ray", RAY)
     environment |= {"INSTSEL_RAY_DIR": str(tmp_path / "ray"), "INSTSEL_RAY_TIMEOUT": "20"}
-    environment |= {"INSTSEL_RAY_PORT": str(unused_port()), "INSTSEL_DASHBOARD_PORT": str(unused_port())}
+    environment |= ports()
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess:
         command = [cluster / "local.sh", *arguments]
@@ -59,10 +61,9 @@ def local(
             os.kill(int(folder.read_text()), signal.SIGKILL)
 
 
-def unused_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+def ports() -> dict[str, str]:
+    port, dashboard = free_ports(2)
+    return {"INSTSEL_RAY_PORT": str(port), "INSTSEL_DASHBOARD_PORT": str(dashboard)}
 
 
 def alive(pid: int) -> bool:
@@ -75,9 +76,9 @@ def alive(pid: int) -> bool:
 def test_start_gives_ray_its_own_folder_a_dashboard_for_this_machine_and_the_options(
     local, calls, ray_start, tmp_path
 ) -> None:
-    port, dashboard = unused_port(), unused_port()
-    ports = {"INSTSEL_RAY_PORT": str(port), "INSTSEL_DASHBOARD_PORT": str(dashboard)}
-    done = local("start", "--num-gpus=2", "--num-cpus", "8", **ports)
+    asked = ports()
+    port, dashboard = map(int, asked.values())
+    done = local("start", "--num-gpus=2", "--num-cpus", "8", **asked)
     assert done.returncode == 0, done.stderr
     (call,) = calls("start")
     options = ray_start(call["arguments"][1:])
@@ -151,8 +152,7 @@ def test_options_that_the_script_gives_itself_are_refused(local, calls, option: 
 
 def test_stop_ends_its_own_ray_and_no_other(local, calls, tmp_path) -> None:
     local("start")
-    second = {"INSTSEL_RAY_DIR": str(tmp_path / "other"), "INSTSEL_RAY_PORT": str(unused_port())}
-    second["INSTSEL_DASHBOARD_PORT"] = str(unused_port())
+    second = {"INSTSEL_RAY_DIR": str(tmp_path / "other"), **ports()}
     local("start", **second)
     mine, other = (call["pid"] for call in calls("start"))
     done = local("stop")

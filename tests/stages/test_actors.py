@@ -74,6 +74,7 @@ def test_tokens_wait_for_an_actor_in_the_type_they_are_stored_in(rows):
     assert table.schema.field("input_ids").type == pa.list_(pa.list_(pa.int32()))
 
 
+@pytest.mark.long
 def test_what_is_read_ahead_of_slow_actors_is_bounded(rows, ray_session, monkeypatch):
     class Worker:
         def __init__(self, threads):
@@ -97,6 +98,7 @@ def test_what_is_read_ahead_of_slow_actors_is_bounded(rows, ray_session, monkeyp
     assert 1e6 <= max(seen) < 40e6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["loading", "working"])
 def test_rows_at_which_every_worker_dies_end_the_run(where, rows, ray_session, monkeypatch):
     class Worker:

@@ -129,6 +129,7 @@ def test_one_actor_and_another_order_of_shards_give_the_same_bytes(make, undistu
     assert shards(Path(make(actors=1).folder.path)) == shards(undisturbed)
 
 
+@pytest.mark.long
 def test_an_actor_killed_in_the_middle_leaves_no_trace(make, undisturbed, tmp_path):
     folder, missing = tmp_path / "features", []
 

@@ -80,6 +80,7 @@ def test_ray_is_asked_by_the_name_that_it_has() -> None:
     assert "bundles" in inspect.signature(sdk.request_resources).parameters
 
 
+@pytest.mark.long
 def test_a_driver_that_is_told_to_stop_lets_them_go() -> None:
     # Python's own answer to SIGTERM, which `ray job stop` sends, would run no `finally`; Ray's does.
     code = """

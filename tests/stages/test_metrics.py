@@ -8,7 +8,7 @@ import ray
 
 from instsel.stages.metrics import COUNTERS, GAUGES, Meter
 from instsel.stages.told import Told
-from instsel.training.steps import Step
+from instsel.training.figures import Step
 
 SECONDS = 60
 

@@ -231,6 +231,7 @@ def test_a_killed_run_goes_on_with_what_is_missing(
     assert stage.manifest()["result"]["pool"]["rows"] == prepared[0].manifest()["result"]["pool"]["rows"]
 
 
+@pytest.mark.long
 def test_after_a_full_disk_the_next_run_goes_on_and_gives_the_same_bytes_as_any_other(
     raw: dict[str, Any], prepared: tuple[Stage, str], tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_finished_search_is_told_again_without_a_trial(searched, capsys):
     assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/*")} == trials
 
 
+@pytest.mark.long
 def test_stopped_search_goes_on_with_the_trial_that_was_under_way(searched, tmp_path, capsys):
     raw, folder = searched
     out = tmp_path / "study"

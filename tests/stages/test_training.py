@@ -67,6 +67,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {key: tensor for name in names for key, tensor in load_file(folder / name).items()}
 
 
+@pytest.mark.long
 def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
     ray_session, study: StudyConfig, tmp_path: Path
 ):
