@@ -119,6 +119,8 @@ def _attribution(folder: Folder, features: Stage) -> Stage:
 def _select(folder: Folder, name: str, parent: Stage) -> Stage:
     places = PICKS[name]
     result = {"rows": 4, "tokens": 240, "sources": {"left": 4}, "tasks": {"left/-": 4}}
+    if name == "smart":
+        result |= {"task_gains": {"left": 2.5, "<right>": 1.25}}
     stage = _stage(folder, f"select/{name}", result, parent, method=name)
     reasons = ["task left", "task left", "task <right>", "task <right>"] if name == "smart" else ["why"] * 4
     table = {

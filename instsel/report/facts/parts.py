@@ -17,15 +17,22 @@ def parts(record: Record) -> dict[str, Any]:
 
     Returns:
         selection -> `method`, and `parts`, each with `name`, `rows`, `tokens`, `gain` (sum of the picks' scores),
-        `first` and `last` (scores of its first and last pick).
+        `first` and `last` (scores of its first and last pick), and `task_gain`, by which SMART gave it its share.
     """
     found = {}
     for name, manifest in record.manifests.items():
         method = manifest["config"].get("method")
         if name.startswith("select/") and method in DIVIDES:
             table = (record.folder / name).read_table(TABLE, ["reason", "tokens", "score"])
-            found[name.partition("/")[2]] = {"method": method, "parts": _by_reason(table)}
+            gains = manifest["result"].get("task_gains", {})
+            own = [{**part, "task_gain": gains.get(_task(part["name"]))} for part in _by_reason(table)]
+            found[name.partition("/")[2]] = {"method": method, "parts": own}
     return found
+
+
+def _task(reason: str) -> str:
+    """The task that a reason of SMART names, whatever its rows were grouped by."""
+    return reason.partition(" ")[2]
 
 
 def _by_reason(table: pa.Table) -> list[dict[str, Any]]:

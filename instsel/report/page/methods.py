@@ -21,9 +21,11 @@ def budgets_section(facts: Mapping[str, Any]) -> Section | None:
         shown = [one["name"].removeprefix(f"{DIVIDES[found['method']]} ") for one in own]
         title = f"{name}: budget by {NAMES[found['method']]}"
         parts.append(figures.bars(title, shown, {"rows": [one["rows"] for one in own]}, axis="rows"))
+        given = any(one["task_gain"] is not None for one in own)
         rows = [
             [
                 Cell(one["name"], place),
+                *([number(one["task_gain"], 3)] if given else []),
                 count(one["rows"]),
                 count(one["tokens"]),
                 number(one["gain"], 3),
@@ -32,8 +34,10 @@ def budgets_section(facts: Mapping[str, Any]) -> Section | None:
             ]
             for place, one in enumerate(own)
         ]
-        head = ["part", "rows", "tokens", "sum of scores", "first score", "last score"]
+        asked = ["gain of the task"] if given else []
+        head = ["part", *asked, "rows", "tokens", "sum of scores", "first score", "last score"]
         note = "In the order in which they were called. Scores are the picks' gains within their part."
+        note += " The gain of a task, in the order of the greedy walk over tasks, gave it its share." if given else ""
         parts.append(Table(head, rows, title="As a table", note=note, folded=True))
     return Section("budgets", "How budgets were divided", parts)
 
