@@ -2,6 +2,21 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+import pyarrow as pa
+
+
+def list_rows(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of n fixed-size lists of d numbers as an array (n, d).
+
+    A column of one chunk, as a file that was written whole has, is not copied: of a memory-mapped file the array is a
+    read-only view of its pages.
+    """
+    # `combine_chunks` would copy a single chunk too.
+    values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    found: np.ndarray = values.flatten().to_numpy(zero_copy_only=False)
+    return found.reshape(len(column), values.type.list_size)
+
 
 def row_blocks(rows: int, row_bytes: int, *, block_bytes: int = 2**25) -> Iterator[slice]:
     """Split rows into consecutive slices whose working copy stays near a number of bytes.

@@ -97,6 +97,24 @@ def explain(study: StudyFolder, row: Annotated[str, typer.Argument(help="id of a
 
 
 @app.command()
+def report(
+    studies: Annotated[list[str], typer.Argument(help="folders of studies: their `out`", metavar="STUDY_DIR...")],
+    out: Annotated[
+        str | None,
+        typer.Option(help="file to write; default report/report.html in the folder, ./report.html for several"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the verdict as JSON, for machines")] = False,
+) -> None:
+    """Build report.html again from what is stored, of one study or of several side by side, and show the verdict."""
+    with exit_status():
+        from instsel.report.verdict import tell_verdicts
+        from instsel.report.write import write_report
+
+        found, page = write_report(studies, out)
+        tell_verdicts(found, page, Terminal(), as_json)
+
+
+@app.command()
 def search(study: StudyPath, overrides: Overrides = []) -> None:  # noqa: B006
     """Try methods, budgets, mixtures, orders and settings; ends with the best study file. Goes on where it stopped."""
     with exit_status():
@@ -164,6 +182,7 @@ def run_and_tell(study: StudyConfig, until: str) -> None:
     graph = run_study(study, terminal, until)
     if until == ORDER[-1]:
         terminal.verdict(graph.report.folder.read("report.md").decode())
+        terminal.say(f"report: {graph.report.folder}/report.html")
 
 
 @contextmanager

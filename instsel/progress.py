@@ -1,15 +1,18 @@
 """What a person sees while a study runs: a bar a stage on a terminal, plain lines elsewhere, all in a log file."""
 
 import io
+import json
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from instsel.printable import printable
 
@@ -129,6 +132,14 @@ class Terminal:
         text = printable(markdown)
         shown = Markdown(text) if self._console.is_terminal else text
         self._console.print(shown, highlight=False, markup=False)
+
+    def table(self, table: Table) -> None:
+        """Show a table."""
+        self._console.print(table)
+
+    def data(self, value: Any) -> None:
+        """Print a value as JSON, for a machine to read."""
+        self._console.out(json.dumps(value, indent=2), highlight=False)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

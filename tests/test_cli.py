@@ -1,5 +1,6 @@
 """The command: exit statuses, last lines, and that a finished study is told at once."""
 
+import json
 import subprocess
 import sys
 
@@ -81,6 +82,20 @@ def test_telling_that_nothing_is_to_do_loads_neither_ray_nor_torch(tmp_path, fin
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_report_is_built_again_and_its_verdict_told(invoke, finished_study):
+    result = invoke("report", finished_study["out"])
+    assert result.exit_code == 0
+    assert "Best: " in result.output and result.output.splitlines()[-1].endswith("report/report.html")
+    told = json.loads(invoke("report", finished_study["out"], "--json").output)
+    assert told["studies"][0]["missing"] == [] and told["studies"][0]["doubts"] == []
+    assert told["studies"][0]["losses"]["base"]
+
+
+def test_a_report_of_a_folder_that_is_no_study_exits_with_2(invoke, tmp_path):
+    result = invoke("report", str(tmp_path))
+    assert result.exit_code == 2 and "no study folder" in result.output
 
 
 def test_a_selection_is_made_anew_and_told(invoke, finished_study):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,11 +40,13 @@ class Chooser:
         ids: the rows.
         pick: from a budget in rows to a Selection of places in `ids`.
         why: from such a Selection to a reason a pick.
+        about: what else the choice goes by, JSON values by name.
     """
 
     ids: Sequence[str]
     pick: Callable[[int], Selection]
     why: Callable[[Selection], list[str]]
+    about: Callable[[], dict[str, Any]] = dict
 
 
 def chooser(method: methods.AnyMethod, seed: int, form: Form, damping: float, inputs: Inputs) -> Chooser:
@@ -124,16 +127,10 @@ def _by_prompt(method: methods.BaseMethod, inputs: Inputs) -> Chooser:
     matrix = inputs.embeddings()
     if isinstance(method, methods.SmartMethod):
         groups = np.asarray(groups_of(inputs, method.by, matrix.ids))
-        pick = partial(
-            smart.select,
-            matrix.values,
-            groups,
-            num_tasks=method.num_tasks,
-            lam=method.lam,
-            task_function=method.task_function,
-            instance_function=method.instance_function,
-        )
-        return Chooser(matrix.ids, pick, _named(method.by, groups))
+        by = {"num_tasks": method.num_tasks, "lam": method.lam, "task_function": method.task_function}
+        pick = partial(smart.select, matrix.values, groups, instance_function=method.instance_function, **by)
+        gains = partial(smart.task_gains, matrix.values, groups, **by)
+        return Chooser(matrix.ids, pick, _named(method.by, groups), lambda: {"task_gains": gains()})
     if isinstance(method, methods.FacilityLocationMethod):
         pick = partial(submodular.facility_location, matrix.values, stochastic=method.stochastic, seed=method.seed)
         return Chooser(matrix.ids, pick, _always("gain in coverage"))

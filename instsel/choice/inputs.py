@@ -1,20 +1,22 @@
 """What the stages of a study left, read once and only when it is asked for."""
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from instsel.choice.matrices import Matrix, stack, vectors
+from instsel.blocks import list_rows
+from instsel.choice.matrices import Matrix, stack
 from instsel.errors import InputError
 from instsel.gradients.shards import GradientShards, validation_columns
 from instsel.methods import Influence
 from instsel.storage import Folder
 from instsel.study import MANIFEST
 
+CHECKPOINT = re.compile(r"epoch-[0-9]+")
 SHARD = re.compile(r"[0-9]+-[0-9]+")
 
 
@@ -69,7 +71,7 @@ class Inputs:
         """One line a row of the pool: id, source, task, tokens, answer_tokens, shard."""
         self.manifest("prepare")
         table = (self.study / "prepare").read_table("index.parquet")
-        self._check_shards(table["shard"].unique().to_pylist())
+        self.check_shards(table["shard"].unique().to_pylist())
         return self._rows_of(table)
 
     @cached_property
@@ -96,19 +98,24 @@ class Inputs:
     def shards(self) -> list[str]:
         """Names of the pool's shards, in order."""
         names: list[str] = self.prepared["pool"]["shards"]
-        self._check_shards(names)
+        self.check_shards(names)
         return names
 
-    def _check_shards(self, names: Sequence[str]) -> None:
+    def check_shards(self, names: Sequence[str]) -> None:
         """Refuse names that lead out of the folder, which somebody else may have written."""
+        self._check_names("shard", SHARD, names)
+
+    def _check_names(self, what: str, pattern: re.Pattern[str], names: Iterable[str]) -> None:
         for name in names:
-            if not SHARD.fullmatch(name):
-                raise InputError(f"{self.study} names a shard {name!r}, which no study has; do not use this folder")
+            if not pattern.fullmatch(name):
+                raise InputError(f"{self.study} names a {what} {name!r}, which no study has; do not use this folder")
 
     @cached_property
     def gradients(self) -> GradientShards:
         """The gradient features."""
-        return GradientShards(self.study / "features", self.manifest("features")["result"]["pins"])
+        pins = self.manifest("features")["result"]["pins"]
+        self._check_names("checkpoint", CHECKPOINT, pins)
+        return GradientShards(self.study / "features", pins)
 
     @cached_property
     def weights(self) -> list[float]:
@@ -159,7 +166,7 @@ class Inputs:
         rows: dict[str, np.ndarray] = {}
         for target in dict.fromkeys(columns["target"].to_pylist()):
             table = (self.study / stage / "validation").read_table(f"{target}.arrow")
-            rows |= dict(zip(table["id"].to_pylist(), vectors(table, "embedding"), strict=True))
+            rows |= dict(zip(table["id"].to_pylist(), list_rows(table["embedding"]), strict=True))
         return columns, np.stack([rows[name] for name in columns["id"].to_pylist()])
 
     def likelihoods(self) -> pa.Table:
@@ -180,9 +187,9 @@ class Inputs:
         return {name: targets[name]["subtask"] for name in targets}
 
     def _stacked(self, folder: Folder, shards: Sequence[str], column: str, columns: pa.Table | None = None) -> Matrix:
-        self._check_shards(shards)
+        self.check_shards(shards)
         tables = [folder.read_table(f"{shard}.arrow") for shard in shards]
         ids = [row for table in tables for row in table["id"].to_pylist()]
-        blocks = (vectors(table, column) for table in tables)
+        blocks = (list_rows(table[column]) for table in tables)
         width = tables[0].schema.field(column).type.list_size
         return Matrix(ids, stack(blocks, len(ids), width), columns)

@@ -71,10 +71,3 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     squares = sum((((values[block] - mean) ** 2).sum(axis=0) for block in blocks), np.zeros(columns))
     deviation = np.sqrt(squares / rows)
     return mean, np.where(deviation > 0, deviation, 1.0)
-
-
-def vectors(table: pa.Table, column: str) -> np.ndarray:
-    """A column of fixed-size lists as an array (rows, size); a view of a memory-mapped file's pages."""
-    values = table.column(column).combine_chunks()
-    found: np.ndarray = values.flatten().to_numpy(zero_copy_only=False)
-    return found.reshape(len(table), values.type.list_size)

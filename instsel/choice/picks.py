@@ -40,8 +40,8 @@ def make_picks(
         mixture: settings of the programme, for a method that keeps to its shares.
 
     Returns:
-        One line a pick, in order: id, rank (from 0), score, reason. And what the choice keeps to: `mixture`, where the
-        method keeps to one.
+        One line a pick, in order: id, rank (from 0), score, reason. And what the choice goes by: `mixture`, where the
+        method keeps to one, `task_gains` of smart, task -> gain.
 
     Raises:
         InputError: the budget does not fit the pool, the study lacks what the method reads, or the method cannot choose
@@ -63,6 +63,7 @@ def make_picks(
         warnings.simplefilter("always", UserWarning)
         try:
             found = choose(ready, budget.of(inputs.prepared["pool"]), [sizes[row] for row in ready.ids], nested)
+            about = ready.about()
         except ValueError as error:
             raise InputError(f"{method.name}: {error}") from error
     for message in dict.fromkeys(str(warning.message) for warning in caught):
@@ -75,4 +76,5 @@ def make_picks(
             "reason": pa.array(ready.why(found), pa.string()),
         }
     )
-    return table, {"mixture": mixed.mix.told()} if mixed is not None and mixed.mix is not None else {}
+    kept = {"mixture": mixed.mix.told()} if mixed is not None and mixed.mix is not None else {}
+    return table, {**about, **kept}

@@ -21,13 +21,29 @@ class GradientShards:
     def __init__(self, folder: Folder, pins: Pins) -> None:
         self.folder, self.pins = folder, pins
 
+    def table(self, checkpoint: str, kind: str, name: str) -> pa.Table:
+        """One shard as it is stored, of the pool by its name or of `validation` by its target; local ones are mapped.
+
+        Raises:
+            StudyError: it was made from something else than the pins say.
+        """
+        table = (self.folder / checkpoint / kind).read_table(f"{name}.arrow")
+        try:
+            require_pins(read_pins(table.schema), self.pins[checkpoint][kind])
+        except ValueError as error:
+            raise StudyError(
+                f"features/{checkpoint}/{kind}/{name}.arrow is not of this study: {error}; "
+                "delete the study's features folder and run again"
+            ) from error
+        return table
+
     def pool(self, shard: str) -> tuple[list[str], list[np.ndarray]]:
         """Ids of a shard's rows that have a feature at every checkpoint, and those features, (rows, d) a checkpoint."""
-        return _common([read_features(self._table(name, "pool", shard)) for name in self.pins])
+        return _common([read_features(self.table(name, "pool", shard)) for name in self.pins])
 
     def ids(self, shard: str) -> list[str]:
         """Ids of a shard's rows that have a feature at the first checkpoint; no feature is read."""
-        ids: list[str] = self._table(next(iter(self.pins)), "pool", shard)["id"].to_pylist()
+        ids: list[str] = self.table(next(iter(self.pins)), "pool", shard)["id"].to_pylist()
         return ids
 
     def validation(self, columns: pa.Table) -> list[np.ndarray]:
@@ -55,7 +71,7 @@ class GradientShards:
 
     def validation_rows(self, name: str) -> tuple[list[str], list[np.ndarray]]:
         """Ids of a table of validation rows that have a gradient at every checkpoint, and those, as `validation`."""
-        return _common([_lengthened(self._table(checkpoint, "validation", name)) for checkpoint in self.pins])
+        return _common([_lengthened(self.table(checkpoint, "validation", name)) for checkpoint in self.pins])
 
     def grouped_sums(self, shard: str, group_of: Mapping[str, int], groups: int) -> tuple[np.ndarray, np.ndarray]:
         """Sum a shard's directions, not normalised, by groups.
@@ -68,7 +84,7 @@ class GradientShards:
         Returns:
             float64 (checkpoints, groups, d), and int64 (groups,), the rows in each.
         """
-        ids, checkpoints = _common([_lengthened(self._table(checkpoint, "pool", shard)) for checkpoint in self.pins])
+        ids, checkpoints = _common([_lengthened(self.table(checkpoint, "pool", shard)) for checkpoint in self.pins])
         members = np.array([group_of.get(row, groups) for row in ids])
         sums = np.zeros((len(checkpoints), groups, checkpoints[0].shape[1]))
         for group in np.unique(members[members < groups]):
@@ -79,20 +95,9 @@ class GradientShards:
     def _validation(self, checkpoint: str, columns: pa.Table) -> np.ndarray:
         rows: dict[str, np.ndarray] = {}
         for target in dict.fromkeys(columns["target"].to_pylist()):
-            ids, gradients = _lengthened(self._table(checkpoint, "validation", target))
+            ids, gradients = _lengthened(self.table(checkpoint, "validation", target))
             rows |= dict(zip(ids, gradients, strict=True))
         return np.stack([rows[name] for name in columns["id"].to_pylist()])
-
-    def _table(self, checkpoint: str, kind: str, name: str) -> pa.Table:
-        table = (self.folder / checkpoint / kind).read_table(f"{name}.arrow")
-        try:
-            require_pins(read_pins(table.schema), self.pins[checkpoint][kind])
-        except ValueError as error:
-            raise StudyError(
-                f"features/{checkpoint}/{kind}/{name}.arrow is not of this study: {error}; "
-                "delete the study's features folder and run again"
-            ) from error
-        return table
 
 
 def _common(found: list[tuple[list[str], np.ndarray]]) -> tuple[list[str], list[np.ndarray]]:

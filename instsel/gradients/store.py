@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from instsel.blocks import list_rows
+
 ZERO = "zero gradient"
 NOT_FINITE = "non-finite gradient"
 
@@ -103,9 +105,7 @@ def read_features(table: pa.Table) -> tuple[list[str], np.ndarray]:
         raise ValueError(
             f"columns are {table.schema.names}; expected a feature shard: id, norm, scale if int8, and feature"
         )
-    features = table.column("feature").combine_chunks()
-    shape = (len(table), features.type.list_size)
-    return table.column("id").to_pylist(), features.flatten().to_numpy(zero_copy_only=True).reshape(shape)
+    return table.column("id").to_pylist(), list_rows(table.column("feature"))
 
 
 def read_norms(table: pa.Table) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What a report says of categories: how they help or harm each other, the mixture that follows, and the levels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from instsel.mixture.settings import OTHER
@@ -52,11 +52,12 @@ def mixture_pictures(summary: Mapping[str, Any]) -> dict[str, bytes]:
     return found
 
 
-def duals_in_words(told: Mapping[str, Any]) -> list[str]:
+def duals_in_words(told: Mapping[str, Any], show: Callable[[str], str] = inline) -> list[str]:
     """What the constraints of a mixture cost, a sentence each.
 
     Args:
         told: objective, start_objective, categories and duals, as `choice.mixing.Mix.told` has them.
+        show: makes a category's name fit to stand in the sentence.
     """
     gain = told["objective"] - told["start_objective"]
     said = [
@@ -70,10 +71,10 @@ def duals_in_words(told: Mapping[str, Any]) -> list[str]:
         said.append("A wider trust region (max_shift) would gain nothing.")
     for name in _felt(told, "upper"):
         gain = decimal(told["duals"]["upper"][name] / 100, 4)
-        said.append(f"If the pool had more of {inline(name)}, one more percent of it would be worth {gain}.")
+        said.append(f"If the pool had more of {show(name)}, one more percent of it would be worth {gain}.")
     for name in _felt(told, "lower"):
         gain = decimal(told["duals"]["lower"][name] / 100, 4)
-        said.append(f"A floor of {inline(name)} one percent lower would be worth {gain}.")
+        said.append(f"A floor of {show(name)} one percent lower would be worth {gain}.")
     return said
 
 

@@ -47,22 +47,13 @@ def select(
             negative budget, num_tasks below 1, lam negative or not finite, an unknown function, kept tasks that hold
             fewer rows than the budget.
     """
-    rows = embedding_rows("embeddings", embeddings)
-    names, members = checks.labels("tasks", tasks)
-    if len(members) != len(rows):
-        raise ValueError(f"tasks must have one label for each of {len(rows)} rows, got {len(members)}")
+    rows, _, pools, order = _ordered(embeddings, tasks, num_tasks, lam, task_function)
     count = checks.budget(budget, len(rows))
-    kept = len(names) if num_tasks is None else min(len(names), checks.whole_number("num_tasks", num_tasks, least=1))
-    check_lam(lam)
-    choose_tasks = _function("task_function", task_function, lam)
     choose_rows = _function("instance_function", instance_function, lam)
-    _warn_of_zero_rows(rows)
-    pools = np.split(np.argsort(members, kind="stable"), np.cumsum(np.bincount(members, minlength=len(names)))[:-1])
-    order = choose_tasks(_task_units(rows, names, pools), kept)
     sizes = np.array([len(pools[task]) for task in order.indices], dtype=np.int64)
     if sizes.sum() < count:
         raise ValueError(
-            f"budget must be at most {sizes.sum()}, the rows of the {kept} tasks that are kept, got {budget}"
+            f"budget must be at most {sizes.sum()}, the rows of the {len(order)} tasks that are kept, got {budget}"
         )
     shares = task_budgets(order.scores, sizes, count)
     return _join(
@@ -72,6 +63,18 @@ def select(
             if share
         ]
     )
+
+
+def task_gains(
+    embeddings: np.ndarray, tasks: Sequence[Hashable] | np.ndarray,
+    *, num_tasks: int | None = None, lam: float = 0.4, task_function: str = "graph_cut",
+) -> dict[Hashable, float]:  # fmt: skip
+    """The tasks that `select` keeps, in greedy order, and the gain by which each has its share of the budget.
+
+    Arguments and errors are those of `select`.
+    """
+    _, names, _, order = _ordered(embeddings, tasks, num_tasks, lam, task_function)
+    return dict(zip(names[order.indices].tolist(), order.scores.tolist(), strict=True))
 
 
 def task_budgets(
@@ -110,6 +113,26 @@ def task_budgets(
         first.sort(key=lambda task: shares[task] - int(shares[task]), reverse=True)
     whole[first[: total - int(whole.sum())]] += 1
     return _within(whole, room)
+
+
+def _ordered(
+    embeddings: np.ndarray,
+    tasks: Sequence[Hashable] | np.ndarray,
+    num_tasks: int | None,
+    lam: float,
+    task_function: str,
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], Selection]:
+    """Return the checked embeddings, the tasks' names, the rows of each, and which tasks are kept with their gains."""
+    rows = embedding_rows("embeddings", embeddings)
+    names, members = checks.labels("tasks", tasks)
+    if len(members) != len(rows):
+        raise ValueError(f"tasks must have one label for each of {len(rows)} rows, got {len(members)}")
+    kept = len(names) if num_tasks is None else min(len(names), checks.whole_number("num_tasks", num_tasks, least=1))
+    check_lam(lam)
+    choose_tasks = _function("task_function", task_function, lam)
+    _warn_of_zero_rows(rows)
+    pools = np.split(np.argsort(members, kind="stable"), np.cumsum(np.bincount(members, minlength=len(names)))[:-1])
+    return rows, names, pools, choose_tasks(_task_units(rows, names, pools), kept)
 
 
 def _checked_shares(

@@ -150,4 +150,4 @@ def _run(study: StudyConfig, graph: Graph, waiting: list[Stage], terminal: Termi
         evaluate.run(study, open_sets, graph.finetune, graph.prepare, share, terminal)
     if "report" in names:
         report.run(study, graph)
-        terminal.say(f"report: {folder}/report/report.md")
+        terminal.say(f"report: {folder}/report/report.html, report.md")

@@ -1,4 +1,4 @@
-"""Stage *report*: what every other stage left, as summary.json and report.md."""
+"""Stage *report*: what every other stage left, as summary.json, report.md and report.html."""
 
 from dataclasses import asdict
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from instsel.report.markdown import BASE
 from instsel.report.mixture import mixture_pictures
 from instsel.report.study_report import study_report
 from instsel.report.summary import differences, loss_table, pooled
+from instsel.report.write import write_report
 from instsel.stages.graph import Graph
 from instsel.stages.interaction import without_nan
 from instsel.study import Stage
@@ -27,13 +28,14 @@ PACKAGES = ["torch", "transformers", "peft", "ray", "deepspeed"]
 
 
 def run(study: StudyConfig, graph: Graph) -> None:
-    """Write the summary and the report."""
+    """Write the summary and the reports."""
     graph.report.begin()
     summary = summarise(study, graph)
     graph.report.folder.write_json("summary.json", summary)
     graph.report.folder.write("report.md", study_report(summary).encode())
     for name, picture in mixture_pictures(summary).items():
         graph.report.folder.write(name, picture)
+    write_report([study.out])
     graph.report.commit({})
 
 

@@ -26,7 +26,7 @@ def run(study: StudyConfig, stage: Stage, by: Run, prepare: Stage, inputs: Input
     # Anywhere in the cluster, also where a trial of a search selects: its own place has room for nothing.
     writing: Any = ray.remote(write_rows).options(scheduling_strategy="DEFAULT")
     result = ray.get(writing.remote(prepare.folder, stage.folder, picks)) | kept
-    if kept:
+    if "mixture" in kept:
         stage.folder.write_table(MIXTURE, mixture_table(kept["mixture"]))
     terminal.say(f"{stage.name.partition('/')[2]}: {result['rows']} rows, {result['tokens']} tokens")
     stage.commit(result)

@@ -54,6 +54,12 @@ def test_every_method_makes_its_selection_and_says_why(name, every_method, input
     assert np.isfinite(table["score"].to_numpy()).all()
 
 
+def test_the_gain_of_every_task_of_smart_is_kept(inputs):
+    gains = (inputs.study / "select/smart").read_json("manifest.json")["result"]["task_gains"]
+    assert sorted(gains) == ["baskets", "letters", "trains"]
+    assert list(gains.values()) == sorted(gains.values(), reverse=True)
+
+
 def test_runs_of_several_training_seeds_share_their_selection(every_method):
     graph = build_graph(parse_study(every_method, "test"), Folder.at(every_method["out"]))
     assert [run.selection for name, run in graph.runs.items() if name.startswith("less-") and run.method.name == "less"]

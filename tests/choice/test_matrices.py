@@ -1,11 +1,10 @@
 """Blocks of rows become one matrix, in memory or mapped."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from instsel.choice import matrices
-from instsel.choice.matrices import moments, stack, vectors
+from instsel.choice.matrices import moments, stack
 
 
 @pytest.mark.parametrize("bound", [0, 2**30])
@@ -16,14 +15,6 @@ def test_blocks_are_put_one_below_the_other(bound, monkeypatch):
     assert isinstance(whole, np.memmap) == (bound == 0)
     assert whole.dtype == np.float32 and not whole.flags.writeable
     np.testing.assert_array_equal(whole, np.concatenate(blocks))
-
-
-def test_a_column_of_lists_is_an_array_also_of_a_slice():
-    values = np.arange(12, dtype=np.float32).reshape(4, 3)
-    table = pa.table({"x": pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 3)})
-    np.testing.assert_array_equal(vectors(table, "x"), values)
-    np.testing.assert_array_equal(vectors(table.slice(1, 2), "x"), values[1:3])
-    assert vectors(table.slice(0, 0), "x").shape == (0, 3)
 
 
 def test_moments_are_those_of_the_columns_and_never_zero():

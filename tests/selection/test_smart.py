@@ -184,6 +184,17 @@ def test_a_task_is_the_mean_of_its_prompts_as_they_are() -> None:
     assert list(dict.fromkeys(got.called_by.tolist())) == [0, 2, 1]
 
 
+@pytest.mark.parametrize("kept", [2, 4])
+def test_the_gains_of_tasks_give_their_budgets(kept: int) -> None:
+    x, tasks = prompts(40, 4, seed=3)
+    gains = smart.task_gains(x, tasks, num_tasks=kept)
+    sizes = [int((tasks == task).sum()) for task in gains]
+    picked = tasks[smart.select(x, tasks, 10, num_tasks=kept).indices].tolist()
+    shares = smart.task_budgets(list(gains.values()), sizes, 10)
+    assert len(gains) == kept
+    assert [picked.count(task) for task in gains] == shares.tolist()
+
+
 def test_all_tasks_give_all_rows_above_the_pool_and_few_tasks_say_what_they_hold() -> None:
     x, tasks = prompts(40, 4, seed=2)
     assert sorted(smart.select(x, tasks, 99).indices.tolist()) == list(range(40))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from instsel.choice.matrices import vectors
+from instsel.blocks import list_rows
 from instsel.progress import Terminal
 from instsel.stages import embed
 from instsel.storage import Folder
@@ -39,7 +39,7 @@ def test_every_prompt_is_embedded_as_it_is_alone(made, prepared, tiny_encoder):
         rows = prepared.folder.read_table(f"{source}.parquet").to_pylist()
         table = made.folder.read_table(f"{embedded}.arrow")
         assert table["id"].to_pylist() == [row["id"] for row in rows]
-        for vector, row in zip(vectors(table, "embedding"), rows, strict=True):
+        for vector, row in zip(list_rows(table["embedding"]), rows, strict=True):
             encoded = tokenizer(row["messages"][0]["content"], truncation=True, max_length=40, return_tensors="pt")
             tokens += encoded["input_ids"].numel()
             with torch.no_grad():

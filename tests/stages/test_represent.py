@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from instsel.choice.matrices import vectors
+from instsel.blocks import list_rows
 from instsel.progress import Terminal
 from instsel.stages import represent
 from instsel.storage import Folder
@@ -31,7 +31,7 @@ def test_every_row_is_represented_as_it_is_alone(made, prepared, tiny_model):
         rows = prepared.folder.read_table(f"{source}.parquet").to_pylist()
         table = made.folder.read_table(f"{name}.arrow")
         assert table["id"].to_pylist() == [row["id"] for row in rows]
-        for vector, row in zip(vectors(table, "embedding"), rows, strict=True):
+        for vector, row in zip(list_rows(table["embedding"]), rows, strict=True):
             ids = torch.tensor([row["input_ids"]])
             tokens += ids.numel()
             with torch.no_grad():

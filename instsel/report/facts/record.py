@@ -1,0 +1,118 @@
+"""The record of a study: which stages its folder should have, which it has, and what they say of themselves."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import yaml
+
+from instsel.choice.anew import open_study
+from instsel.choice.inputs import Inputs
+from instsel.choice.ways import influences_of
+from instsel.config import StudyConfig
+from instsel.methods import AnyMethod
+from instsel.report.markdown import BASE
+from instsel.storage import Folder
+from instsel.study import MANIFEST
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training of the study file: the method that chose, and the name of what it chose."""
+
+    method: AnyMethod
+    seed: int
+    selection: str
+
+
+class Record:
+    """Reads a study folder, finished or not, without the user's own files."""
+
+    def __init__(self, place: str) -> None:
+        """Open the folder of a study.
+
+        Raises:
+            InputError: there is no study, or it never ran.
+        """
+        study, inputs = open_study(place)
+        self.place: str = place
+        self.study: StudyConfig = study
+        self.inputs: Inputs = inputs
+        self.folder: Folder = inputs.study
+
+    @cached_property
+    def runs(self) -> dict[str, Trained]:
+        """Every training that the study file asks for, by name."""
+        found = {}
+        for method in self.study.selection.methods:
+            for seed in method.seeds:
+                name = f"{method.name}-{seed}" if len(method.seeds) > 1 else method.name
+                found[name] = Trained(method, seed, name if method.draws else method.name)
+        return found
+
+    @cached_property
+    def wanted(self) -> list[str]:
+        """Stages that the study file asks for, those aside that only stages before *select* read."""
+        selections = dict.fromkeys(run.selection for run in self.runs.values())
+        return [
+            "prepare",
+            *(f"attribution/{name}" for name in influences_of(self.study)),
+            *(f"select/{name}" for name in selections),
+            *(f"finetune/{name}" for name in self.runs),
+            *(f"evaluate/{name}" for name in (BASE, *self.runs)),
+        ]
+
+    @cached_property
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """The manifest of every finished stage that the study file asks for, and of those before it, by name.
+
+        What a former study file left in the folder is no part of the study, and is left out.
+        """
+        mixture = self.study.mixture
+        estimators = [f"interaction/{name}" for name in mixture.estimators] if mixture else []
+        found: dict[str, dict[str, Any]] = {}
+        waiting = [*self.wanted, *estimators]
+        while waiting:
+            name = waiting.pop()
+            if name in found or not STAGE.fullmatch(name) or not (self.folder / name).exists(MANIFEST):
+                continue
+            found[name] = (self.folder / name).read_json(MANIFEST)
+            waiting += found[name]["parents"]
+        order = {name: number for number, name in enumerate(self.wanted)}
+        names = sorted(found, key=lambda name: (_GROUPS.index(name.partition("/")[0]), order.get(name, 0)))
+        return {name: found[name] for name in names}
+
+    @property
+    def missing(self) -> list[str]:
+        """Stages that the study file asks for and that are not finished."""
+        return [name for name in self.wanted if name not in self.manifests]
+
+    def results(self, group: str) -> dict[str, dict[str, Any]]:
+        """What the finished stages of a group found: name within the group -> result."""
+        return {
+            name.partition("/")[2]: manifest["result"]
+            for name, manifest in self.manifests.items()
+            if name.startswith(f"{group}/")
+        }
+
+    @property
+    def prepared(self) -> Mapping[str, Any] | None:
+        """The result of *prepare*: pool and targets; None where it is not finished."""
+        manifest = self.manifests.get("prepare")
+        return None if manifest is None else manifest["result"]
+
+    @property
+    def study_file(self) -> str:
+        """The study file with every default, as YAML."""
+        return yaml.safe_dump(self.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+_GROUPS = [
+    "prepare", "embed", "represent", "likelihood", "tag", "warmup", "features", "attribution", "interaction",
+    "select", "finetune", "evaluate",
+]  # fmt: skip
+
+STAGE = re.compile(rf"({'|'.join(_GROUPS)})(/(?!\.\.?$)[^/\\]+)?")
+"""Names of stages: a manifest of somebody else could name a place outside the folder as its parent."""

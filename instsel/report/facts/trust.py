@@ -1,0 +1,58 @@
+"""Whether a study's results are those that its stages wrote."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from instsel.choice.rows import TABLE
+from instsel.identity import fingerprint
+from instsel.report.facts.record import Record
+
+_TOLERANCE = 1e-9
+
+
+def doubts(record: Record) -> list[str]:
+    """What does not fit together in a study folder, a sentence each; empty where all does.
+
+    A manifest's fingerprint is worked out again from what it says the stage depended on, and compared with what the
+    stages after it were made from; the losses and the counts of rows are compared with the tables beside them.
+    """
+    found = []
+    for name, manifest in record.manifests.items():
+        found += _chain(name, manifest, record.manifests)
+    for name, result in record.results("select").items():
+        rows = len((record.folder / "select" / name).read_table(TABLE, ["id"]))
+        if rows != result["rows"]:
+            found.append(f"select/{name}/{TABLE} has {rows:,} rows, but its manifest says {result['rows']:,}")
+    for name, result in record.results("evaluate").items():
+        found += _losses(record, name, result["losses"])
+    return found
+
+
+def _chain(name: str, manifest: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    own = fingerprint(
+        {
+            "stage": manifest["stage"],
+            "config": manifest["config"],
+            "parents": manifest["parents"],
+            "code": manifest["code_version"],
+        }
+    )
+    found = []
+    if own != manifest["fingerprint"]:
+        found.append(f"{name}/manifest.json was edited: its fingerprint does not match what it says")
+    for parent, expected in manifest["parents"].items():
+        if parent in manifests and manifests[parent]["fingerprint"] != expected:
+            found.append(f"{name} was made from another {parent} than the one that is there now")
+    return found
+
+
+def _losses(record: Record, run: str, losses: Mapping[str, float]) -> list[str]:
+    found = []
+    # Only the study's own targets: a name from elsewhere could lead out of the folder.
+    for target, told in ((name, losses[name]) for name in record.study.targets if name in losses):
+        values = (record.folder / "evaluate" / run).read_table(f"{target}.parquet", ["loss"])["loss"].to_numpy()
+        if not np.isclose(values.mean(), told, rtol=_TOLERANCE, atol=_TOLERANCE):
+            found.append(f"evaluate/{run}/{target}.parquet was edited: its mean loss is not what the manifest says")
+    return found

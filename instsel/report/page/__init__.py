@@ -1,0 +1,1 @@
+"""report.html: a study's facts as one self-contained page."""

@@ -1,0 +1,42 @@
+"""Which stages go with one another."""
+
+from instsel.reading.stages import outdated, stage_table
+
+
+def manifest(mark, **parents):
+    cost = {"seconds": 1.5, "tokens": 3, "peak_memory_bytes": 7}
+    return {"fingerprint": mark, "code_version": "0.2.0", "parents": parents, "cost": cost}
+
+
+def test_what_comes_after_a_changed_stage_is_outdated():
+    found = {
+        "prepare": manifest("p2"),
+        "warmup": manifest("w", prepare="p1"),
+        "features": manifest("f", warmup="w"),
+        "embed": manifest("e", prepare="p2"),
+    }
+    assert outdated(found, {}) == ["warmup", "features"]
+
+
+def test_a_parent_that_is_gone_or_not_finished_is_another_one():
+    found = {"prepare": None, "warmup": manifest("w", prepare="p"), "select/bids": manifest("s", features="f")}
+    assert outdated(found, {}) == ["warmup", "select/bids"]
+
+
+def test_a_parent_may_be_of_an_earlier_study_file():
+    found = {"finetune/a": manifest("x", **{"interaction/gradients": "g"})}
+    assert outdated(found, {"interaction/gradients": manifest("g")}) == []
+    assert outdated(found, {"interaction/gradients": manifest("h")}) == ["finetune/a"]
+
+
+def test_the_table_tells_what_each_took_and_whether_it_is_done():
+    found = {"prepare": manifest("p"), "warmup": None, "features": manifest("f", warmup="w")}
+    lines = stage_table(found, {}).to_pylist()
+    assert [(line["stage"], line["done"], line["current"]) for line in lines] == [
+        ("prepare", True, True),
+        ("warmup", False, False),
+        ("features", True, False),
+    ]
+    costs = {"seconds": 1.5, "tokens": 3, "peak_memory_bytes": 7, "rows_again": 0, "version": "0.2.0"}
+    assert {key: lines[0][key] for key in costs} == costs
+    assert {lines[1][key] for key in costs} == {None}

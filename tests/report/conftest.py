@@ -1,0 +1,142 @@
+"""A study folder of a few rows, made by hand: what the stages would have left, without training anything."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from instsel.storage import Folder
+from instsel.study import Stage, open_folder
+from instsel.study_file import parse_study
+
+HOSTILE = (
+    "<script>alert('x')</script></script><img src=x onerror=alert(1)> \u202eevil\u202c \x1b[31m \U0001f600 "
+    + "w" * 9000
+)
+TARGETS = ("sums", "towns")
+ROWS = 12
+CONFIG: dict[str, Any] = {
+    "name": "tiny",
+    "model": {"name": "some/model"},
+    "pool": [{"path": "pool.jsonl"}],
+    "targets": {name: {"validation": f"{name}.jsonl", "heldout": f"{name}-h.jsonl"} for name in TARGETS},
+    "selection": {"budget": 4, "methods": ["random", "bids", "smart"]},
+    "evaluation": {"bootstrap_samples": 100},
+}
+INFLUENCE = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32)
+PICKS = {"random": [0, 1, 2, 3], "bids": [3, 4, 5, 6], "smart": [8, 9, 10, 11]}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A finished study of 12 rows in two shards, two targets and three selections."""
+    return make_study(tmp_path / "tiny")
+
+
+@pytest.fixture
+def make() -> Callable[..., Path]:
+    """`make_study`."""
+    return make_study
+
+
+def make_study(out: Path, *, name: str = "tiny", text: str = HOSTILE, until: str = "evaluate") -> Path:
+    """Write a study folder; `until` "select" leaves the trainings out."""
+    folder = open_folder(str(out), name)
+    study = parse_study({**CONFIG, "name": name, "out": str(out)}, "test")
+    folder.write_json("config.json", study.model_dump())
+    prepare = _prepare(folder, text)
+    embed = _stage(folder, "embed", {}, prepare)
+    features = _stage(folder, "features", {"set_aside": {}}, _stage(folder, "warmup", {}, prepare))
+    attribution = _attribution(folder, features)
+    chosen = {
+        name: _select(folder, name, {"random": prepare, "bids": attribution, "smart": embed}[name]) for name in PICKS
+    }
+    if until == "select":
+        return out
+    _evaluate(folder, "base", 3.0, prepare)
+    for number, (name, selection) in enumerate(chosen.items()):
+        trained = _stage(folder, f"finetune/{name}", {}, selection)
+        _evaluate(folder, name, 2.0 - number * 0.5, trained)
+    return out
+
+
+def _stage(folder: Folder, name: str, result: dict[str, Any], *parents: Stage, **config: Any) -> Stage:
+    stage = Stage(folder / name, name, config, parents)
+    stage.begin()
+    stage.commit(result, tokens=100, peak_memory=2**30, seconds=2.0)
+    return stage
+
+
+def _ids() -> list[str]:
+    return [f"row{number:02d}" for number in range(ROWS)]
+
+
+def _prepare(folder: Folder, text: str) -> Stage:
+    place = folder / "prepare"
+    shards = ["00000-000000", "00000-000001"]
+    result = {
+        "pool": {"rows": ROWS, "tokens": 60 * ROWS, "shards": shards, "rejected": {"no answer": 2}},
+        "targets": {name: {"validation": {"rows": 2}, "heldout": {"rows": 5}} for name in TARGETS},
+    }
+    stage = _stage(folder, "prepare", result)
+    table = pa.table(
+        {
+            "id": _ids(),
+            "source": ["left"] * 6 + ["right<b>"] * 6,
+            "task": [None, "a"] * 6,
+            "tokens": pa.array([20 * number for number in range(ROWS)], pa.int32()),
+            "answer_tokens": pa.array([5] * ROWS, pa.int32()),
+            "shard": [shards[0]] * 6 + [shards[1]] * 6,
+        }
+    )
+    place.write_table("index.parquet", table)
+    messages = [
+        [{"role": "user", "content": f"needle{row} {text}"}, {"role": "assistant", "content": "yes"}] for row in _ids()
+    ]
+    for number, shard in enumerate(shards):
+        part = pa.table({"id": _ids(), "messages": messages}).slice(6 * number, 6)
+        (place / "pool").write_table(f"{shard}.parquet", part)
+    refused = {"file": ["a"] * 2, "line": [1, 2], "reason": ["no answer"] * 2, "text": [text, "second"]}
+    (place / "rejected").write_table(f"{shards[0]}.parquet", pa.table(refused))
+    return stage
+
+
+def _attribution(folder: Folder, features: Stage) -> Stage:
+    stage = _stage(folder, "attribution/cosine", {"shards": ["00000-000000", "00000-000001"]}, features)
+    columns = {"id": list("wxyz"), "target": ["sums", "towns", "sums", "towns"], "subtask": ["s", "t", "s", "t"]}
+    stage.folder.write_table("columns.parquet", pa.table(columns))
+    # The second shard is not in the index's order.
+    for number, order in enumerate(([0, 1, 2, 3, 4, 5], [11, 10, 9, 8, 7, 6])):
+        scores = pa.FixedSizeListArray.from_arrays(pa.array(INFLUENCE[order].ravel()), 4)
+        block = pa.table({"id": [_ids()[one] for one in order], "scores": scores})
+        (stage.folder / "blocks").write_table(f"00000-00000{number}.arrow", block)
+    return stage
+
+
+def _select(folder: Folder, name: str, parent: Stage) -> Stage:
+    places = PICKS[name]
+    result = {"rows": 4, "tokens": 240, "sources": {"left": 4}, "tasks": {"left/-": 4}}
+    if name == "smart":
+        result |= {"task_gains": {"left": 2.5, "<right>": 1.25}}
+    stage = _stage(folder, f"select/{name}", result, parent, method=name)
+    reasons = ["task left", "task left", "task <right>", "task <right>"] if name == "smart" else ["why"] * 4
+    table = {
+        "id": [_ids()[place] for place in places],
+        "rank": list(range(4)),
+        "score": [4.0, 3.0, 2.0, 1.0],
+        "reason": reasons,
+        "tokens": pa.array([20 * place for place in places], pa.int32()),
+    }
+    stage.folder.write_table("selected.parquet", pa.table(table))
+    return stage
+
+
+def _evaluate(folder: Folder, name: str, level: float, parent: Stage) -> None:
+    losses = {target: level + number + np.arange(5) / 10 for number, target in enumerate(TARGETS)}
+    means = {target: float(values.mean()) for target, values in losses.items()}
+    stage = _stage(folder, f"evaluate/{name}", {"losses": means}, parent)
+    for target, values in losses.items():
+        stage.folder.write_table(f"{target}.parquet", pa.table({"id": list("abcde"), "loss": values}))

@@ -1,0 +1,160 @@
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from instsel.errors import InputError
+from instsel.report.facts.gather import gather
+from instsel.report.facts.pool import facet_of
+from instsel.report.facts.reading import texts
+from instsel.report.facts.record import Record
+from instsel.selection.influence import aid, thi
+from tests.report.conftest import INFLUENCE, PICKS
+
+TARGET_OF = np.array(["sums", "towns", "sums", "towns"])
+
+
+def test_a_finished_study_lacks_nothing_and_raises_no_doubt(made):
+    facts = gather(Record(str(made)))
+    assert facts["missing"] == [] and facts["doubts"] == []
+    assert facts["best"] == "smart" and facts["baseline"] == "random"
+    assert facts["losses"]["smart"]["sums"] == pytest.approx(1.2)
+    assert facts["differences"]["smart"]["mean"]["difference"] == pytest.approx(-1.0)
+
+
+def test_the_makeup_of_a_selection_is_what_its_rows_are(made):
+    makeup = gather(Record(str(made)))["makeup"]
+    assert makeup["source"]["names"] == ["left", "right<b>"]
+    assert makeup["source"]["pool"] == [6, 6]
+    assert makeup["source"]["selections"]["bids"] == [3, 1]
+    # Rows 0 to 11 have 20 tokens times their number: the bounds are inclusive.
+    assert makeup["length"]["pool"][:3] == [4, 3, 5]
+    assert sum(makeup["task"]["selections"]["smart"]) == 4
+
+
+def test_overlap_is_the_share_of_the_row_selection_that_the_other_has(made):
+    overlap = gather(Record(str(made)))["overlap"]
+    place = {name: number for number, name in enumerate(overlap["names"])}
+    assert overlap["shares"][place["bids"]][place["random"]] == 0.25
+    assert overlap["shares"][place["bids"]][place["smart"]] == 0.0
+    assert overlap["shares"][place["bids"]][place["bids"]] == 1.0
+
+
+def test_influence_figures_agree_with_a_plain_computation(made):
+    found = gather(Record(str(made)))["influence"]
+    matrix = INFLUENCE.astype(np.float64)
+    standard = (matrix - matrix.mean(axis=0)) / matrix.std(axis=0)
+    by_target = np.stack([matrix[:, TARGET_OF == name].mean(axis=1) for name in found["targets"]], axis=1)
+    assert np.allclose(found["raw"], [by_target[:6].mean(axis=0), by_target[6:].mean(axis=0)])
+    for name, places in PICKS.items():
+        own = found["selections"][name]
+        assert np.allclose(own["aid_raw"], aid(matrix, np.array(places)))
+        assert np.allclose(own["aid_normal"], aid(standard, np.array(places)))
+        assert own["thi_raw"] == thi(matrix, np.array(places), TARGET_OF).tolist()
+        assert own["thi_normal"] == thi(standard, np.array(places), TARGET_OF).tolist()
+
+
+def test_rows_to_read_are_the_picks_with_the_highest_influence(made):
+    record = Record(str(made))
+    reading = gather(record)["reading"]
+    standard = (INFLUENCE - INFLUENCE.mean(axis=0)) / INFLUENCE.std(axis=0)
+    chosen = sorted({place for places in PICKS.values() for place in places})
+    on_towns = standard[:, TARGET_OF == "towns"].mean(axis=1)
+    best = max(chosen, key=lambda place: on_towns[place])
+    assert reading["best"]["towns"][0] == f"row{best:02d}"
+    assert reading["rows"][f"row{best:02d}"]["helps"]["towns"] == pytest.approx(on_towns[best], rel=1e-5)
+    assert [pick["selection"] for pick in reading["rows"]["row03"]["picks"]] == ["random", "bids"]
+    assert texts(record, reading["rows"])["row03"][1] == {"role": "assistant", "content": "yes"}
+
+
+def test_the_parts_of_a_divided_budget_come_in_the_order_of_their_first_pick(made):
+    parts = gather(Record(str(made)))["parts"]
+    assert list(parts) == ["smart"]
+    assert [(one["name"], one["task_gain"], one["rows"], one["gain"]) for one in parts["smart"]["parts"]] == [
+        ("task left", 2.5, 2, 7.0),
+        ("task <right>", 1.25, 2, 3.0),
+    ]
+
+
+def test_refused_rows_are_counted_and_shown(made):
+    refused = gather(Record(str(made)))["refused"]
+    assert refused["counts"] == {"no answer": 2}
+    assert [line["line"] for line in refused["examples"]] == [1, 2]
+
+
+def test_an_unfinished_study_says_what_is_missing_and_keeps_the_rest(make, tmp_path):
+    facts = gather(Record(str(make(tmp_path / "half", until="select"))))
+    assert facts["missing"][0] == "finetune/random" and "evaluate/base" in facts["missing"]
+    assert facts["losses"] == {} and facts["best"] is None
+    assert facts["makeup"]["source"]["selections"]["bids"] == [3, 1]
+
+
+def test_a_study_without_a_finished_stage_has_empty_facts(made):
+    for name in ("prepare", "select", "attribution", "features", "finetune", "evaluate", "embed", "warmup"):
+        shutil.rmtree(made / name)
+    facts = gather(Record(str(made)))
+    assert facts["pool"] is None and facts["makeup"] == {} and facts["cost"] == {}
+    assert "prepare" in facts["missing"]
+
+
+def test_edited_results_are_told(made):
+    path = made / "select" / "bids" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "config": {**manifest["config"], "budget": 5}}))
+    pq.write_table(pa.table({"id": list("abcde"), "loss": [0.1] * 5}), made / "evaluate" / "smart" / "sums.parquet")
+    table = pq.read_table(made / "select" / "smart" / "selected.parquet")
+    pq.write_table(table.slice(0, 3), made / "select" / "smart" / "selected.parquet")
+    doubts = " ".join(gather(Record(str(made)))["doubts"])
+    assert "select/bids/manifest.json was edited" in doubts
+    assert "evaluate/smart/sums.parquet was edited" in doubts
+    assert "select/smart/selected.parquet has 3 rows" in doubts
+
+
+def test_a_stage_of_another_parent_is_told(made):
+    manifest = json.loads((made / "prepare" / "manifest.json").read_text())
+    (made / "prepare" / "manifest.json").write_text(json.dumps({**manifest, "fingerprint": "0" * 16}))
+    doubts = gather(Record(str(made)))["doubts"]
+    assert any("select/random was made from another prepare" in one for one in doubts)
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no study folder"):
+        Record(str(tmp_path))
+
+
+def test_a_facet_has_its_names_in_order_and_a_code_a_row():
+    facet = facet_of(pa.chunked_array([["b", "a"], ["b"]]))
+    assert facet.names == ["a", "b"] and facet.codes.tolist() == [1, 0, 1]
+
+
+def test_a_name_in_a_manifest_leads_to_no_file_outside(made):
+    path = made / "evaluate" / "base" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["result"]["losses"]["../../../away"] = 1.0
+    path.write_text(json.dumps(manifest))
+    pq.write_table(pa.table({"loss": [9.0]}), made.parent / "away.parquet")
+    facts = gather(Record(str(made)))
+    assert "away" not in json.dumps(facts)
+
+
+def test_what_a_former_study_file_left_is_no_part_of_the_study(made):
+    left = made / "select" / "former"
+    shutil.copytree(made / "select" / "bids", left)
+    (left / "manifest.json").write_text((left / "manifest.json").read_text().replace("select/bids", "select/former"))
+    shutil.copytree(made / "embed", made / "represent")
+    facts = gather(Record(str(made)))
+    assert "former" not in facts["selections"] and "represent" not in facts["cost"] and facts["doubts"] == []
+
+
+@pytest.mark.parametrize("name", ["../away", "select/..", "select/../../away", "/away"])
+def test_a_parent_that_is_no_stage_is_not_looked_at(made, name):
+    place = made / "prepare" / "manifest.json"
+    manifest = json.loads(place.read_text())
+    place.write_text(json.dumps({**manifest, "parents": {name: "0"}}))
+    away = made.parent / "away"
+    away.mkdir()
+    (away / "manifest.json").write_text(json.dumps({**manifest, "parents": {}}))
+    assert name not in Record(str(made)).manifests
