@@ -127,7 +127,11 @@ def _by_prompt(method: methods.BaseMethod, inputs: Inputs) -> Chooser:
     matrix = inputs.embeddings()
     if isinstance(method, methods.SmartMethod):
         groups = np.asarray(groups_of(inputs, method.by, matrix.ids))
-        by = {"num_tasks": method.num_tasks, "lam": method.lam, "task_function": method.task_function}
+        by: dict[str, Any] = {
+            "num_tasks": method.num_tasks,
+            "lam": method.lam,
+            "task_function": method.task_function,
+        }
         pick = partial(smart.select, matrix.values, groups, instance_function=method.instance_function, **by)
         gains = partial(smart.task_gains, matrix.values, groups, **by)
         return Chooser(matrix.ids, pick, _named(method.by, groups), lambda: {"task_gains": gains()})

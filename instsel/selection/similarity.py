@@ -73,13 +73,15 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     return units
 
 
-def warn_of_zeros(what: str, zeros: np.ndarray) -> None:
-    """Say which rows (or labels) have no direction, so that their cosine with everything counts as 0."""
+def warn_of_zeros(what: str, zeros: np.ndarray, *, frames: int = 2) -> None:
+    """Say which rows (or labels) have no direction, so that their cosine with everything counts as 0.
+
+    Whoever called the selector is so many `frames` up from the function that found them.
+    """
     if zeros.size:
         first = ", ".join(str(zero) for zero in zeros[:_NAMED_ROWS].tolist())
         more = ", ..." if zeros.size > _NAMED_ROWS else ""
-        # Two frames up from the function that found them: whoever called the selector.
-        warnings.warn(f"{zeros.size} {what} are zero and similar to nothing: {first}{more}", stacklevel=4)
+        warnings.warn(f"{zeros.size} {what} are zero and similar to nothing: {first}{more}", stacklevel=frames + 2)
 
 
 def similarity_matrix(values: np.ndarray) -> np.ndarray:

@@ -183,7 +183,7 @@ def _function(argument: str, name: str, lam: float) -> Callable[[np.ndarray, int
 def _warn_of_zero_rows(rows: np.ndarray) -> None:
     blocks = row_blocks(len(rows), rows.shape[1] * rows.itemsize)
     zeros = [np.flatnonzero(~rows[block].any(axis=1)) + block.start for block in blocks]
-    warn_of_zeros("rows of embeddings", np.concatenate([np.empty(0, np.int64), *zeros]))
+    warn_of_zeros("rows of embeddings", np.concatenate([np.empty(0, np.int64), *zeros]), frames=3)
 
 
 def _task_units(rows: np.ndarray, names: np.ndarray, pools: Sequence[np.ndarray]) -> np.ndarray:
@@ -192,7 +192,7 @@ def _task_units(rows: np.ndarray, names: np.ndarray, pools: Sequence[np.ndarray]
     for task, pool in enumerate(pools[: len(names)]):
         means[task] = rows[pool].astype(np.float64).mean(axis=0)
     units = unit_rows(means)
-    warn_of_zeros("means of tasks", names[~units.any(axis=1)])
+    warn_of_zeros("means of tasks", names[~units.any(axis=1)], frames=3)
     return units
 
 
