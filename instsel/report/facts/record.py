@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,19 +11,10 @@ from instsel.choice.anew import open_study
 from instsel.choice.inputs import Inputs
 from instsel.choice.ways import influences_of
 from instsel.config import StudyConfig
-from instsel.methods import AnyMethod
 from instsel.report.markdown import BASE
+from instsel.stages.graph import ORDER, Run, runs_of
 from instsel.storage import Folder
 from instsel.study import MANIFEST
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One training of the study file: the method that chose, and the name of what it chose."""
-
-    method: AnyMethod
-    seed: int
-    selection: str
 
 
 class Record:
@@ -43,14 +33,9 @@ class Record:
         self.folder: Folder = inputs.study
 
     @cached_property
-    def runs(self) -> dict[str, Trained]:
+    def runs(self) -> dict[str, Run]:
         """Every training that the study file asks for, by name."""
-        found = {}
-        for method in self.study.selection.methods:
-            for seed in method.seeds:
-                name = f"{method.name}-{seed}" if len(method.seeds) > 1 else method.name
-                found[name] = Trained(method, seed, name if method.draws else method.name)
-        return found
+        return runs_of(self.study)
 
     @cached_property
     def wanted(self) -> list[str]:
@@ -81,7 +66,7 @@ class Record:
             found[name] = (self.folder / name).read_json(MANIFEST)
             waiting += found[name]["parents"]
         order = {name: number for number, name in enumerate(self.wanted)}
-        names = sorted(found, key=lambda name: (_GROUPS.index(name.partition("/")[0]), order.get(name, 0)))
+        names = sorted(found, key=lambda name: (ORDER.index(name.partition("/")[0]), order.get(name, 0)))
         return {name: found[name] for name in names}
 
     @property
@@ -109,10 +94,5 @@ class Record:
         return yaml.safe_dump(self.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-_GROUPS = [
-    "prepare", "embed", "represent", "likelihood", "tag", "warmup", "features", "attribution", "interaction",
-    "select", "finetune", "evaluate",
-]  # fmt: skip
-
-STAGE = re.compile(rf"({'|'.join(_GROUPS)})(/(?!\.\.?$)[^/\\]+)?")
+STAGE = re.compile(rf"({'|'.join(ORDER)})(/(?!\.\.?$)[^/\\]+)?")
 """Names of stages: a manifest of somebody else could name a place outside the folder as its parent."""
