@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -133,9 +134,11 @@ class Terminal:
         shown = Markdown(text) if self._console.is_terminal else text
         self._console.print(shown, highlight=False, markup=False)
 
-    def table(self, table: Table) -> None:
-        """Show a table."""
-        self._console.print(table)
+    def table(self, *forms: Table) -> None:
+        """Show a table in the first of its forms that fits on a line, or in the last one."""
+        endless = self._console.options.update(max_width=2**16)
+        fits = (form for form in forms if Measurement.get(self._console, endless, form).maximum <= self._console.width)
+        self._console.print(next(fits, forms[-1]))
 
     def data(self, value: Any) -> None:
         """Print a value as JSON, for a machine to read."""

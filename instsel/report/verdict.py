@@ -39,7 +39,7 @@ def tell_verdicts(studies: Sequence[Mapping[str, Any]], page: str, terminal: Ter
                 f"not finished: {len(facts['missing'])} stages are missing, the first is {facts['missing'][0]}"
             )
         if facts["losses"]:
-            terminal.table(verdict_table(facts))
+            terminal.table(verdict_table(facts), short_table(facts))
             terminal.say(headline(facts))
         else:
             terminal.say("nothing is evaluated yet")
@@ -51,18 +51,55 @@ def verdict_table(facts: Mapping[str, Any]) -> Table:
     losses, targets = facts["losses"], [MEAN, *facts["heldout_rows"]]
     lowest = {target: min(by_target[target] for by_target in losses.values()) for target in targets}
     table = Table(caption=f"held-out loss, nats; difference to {_safe(facts['baseline'])}, {facts['confidence']:.0%}")
-    table.add_column("method", overflow="fold")
+    table.add_column("method")
     for target in targets:
-        table.add_column(_safe(target), justify="right", overflow="fold")
+        table.add_column(_safe(target), justify="right")
     for name in by_mean(facts):
         cells = []
         for target in targets:
-            loss = losses[name][target]
-            shown = f"[bold green]{decimal(loss, 3)}[/]" if loss == lowest[target] else decimal(loss, 3)
+            shown = _loss(losses[name][target], lowest[target])
             said = interval(facts["differences"].get(name, {}).get(target))
             cells.append(f"{shown}\n[dim]{escape(said)}[/]" if said else shown)
-        table.add_row(f"[bold]{_safe(name)}[/]" if name == facts["best"] else _safe(name), *cells)
+        table.add_row(_method(name, facts), *cells)
     return table
+
+
+def short_table(facts: Mapping[str, Any]) -> Table:
+    """Methods, their mean loss, and on how many targets they are better and on which worse than the baseline."""
+    losses = facts["losses"]
+    lowest = min(by_target[MEAN] for by_target in losses.values())
+    baseline = _safe(facts["baseline"])
+    table = Table(caption=f"held-out loss, nats; better and worse where the {facts['confidence']:.0%} interval says so")
+    table.add_column("method", overflow="fold")
+    table.add_column(MEAN, justify="right", no_wrap=True)
+    table.add_column(f"difference to {baseline}", justify="right", no_wrap=True)
+    table.add_column("better", justify="right", no_wrap=True)
+    table.add_column("worse on", overflow="fold")
+    targets = list(facts["heldout_rows"])
+    for name in by_mean(facts):
+        found = facts["differences"].get(name)
+        better, worse = ([one for one in targets if found and _clear(found[one], sign)] for sign in (-1, 1))
+        table.add_row(
+            _method(name, facts),
+            _loss(losses[name][MEAN], lowest),
+            escape(interval(found and found[MEAN])),
+            f"{len(better)} of {len(targets)}" if found else "",
+            _safe(", ".join(worse)),
+        )
+    return table
+
+
+def _method(name: str, facts: Mapping[str, Any]) -> str:
+    return f"[bold]{_safe(name)}[/]" if name == facts["best"] else _safe(name)
+
+
+def _loss(value: float, lowest: float) -> str:
+    return f"[bold green]{decimal(value, 3)}[/]" if value == lowest else decimal(value, 3)
+
+
+def _clear(found: Mapping[str, float], sign: int) -> bool:
+    """Whether a difference has this sign within all of its interval."""
+    return min(sign * found["low"], sign * found["high"]) > 0
 
 
 def _safe(name: str) -> str:

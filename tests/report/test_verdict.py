@@ -8,10 +8,10 @@ from instsel.report.verdict import tell_verdicts
 from instsel.report.write import write_report
 
 
-def told(place, as_json: bool = False) -> str:
+def told(place, as_json: bool = False, width: int = 120) -> str:
     stream = io.StringIO()
     found, page = write_report([str(place)])
-    tell_verdicts(found, page, Terminal(Console(file=stream, width=120)), as_json)
+    tell_verdicts(found, page, Terminal(Console(file=stream, width=width)), as_json)
     return stream.getvalue()
 
 
@@ -21,6 +21,14 @@ def test_the_terminal_has_methods_in_order_of_their_mean_and_the_page(made):
     assert [name for name in names if name] == ["smart", "bids", "random", "base"]
     assert any("1.700" in line for line in lines) and any("−1.00 [−1.00, −1.00]" in line for line in lines)
     assert lines[-1].strip() == f"report: {made}/report/report.html"
+
+
+def test_on_a_narrow_terminal_targets_are_named_where_a_method_differs(made):
+    lines = told(made, width=70).splitlines()
+    rows = {cells[1].strip(): cells for line in lines if len(cells := line.split("│")) == 7}
+    assert [cell.strip() for cell in rows["smart"][2:6]] == ["1.700", "−1.00 [−1.00, −1.00]", "2 of 2", ""]
+    assert rows["base"][5].strip() == "sums, towns" and rows["random"][4].strip() == ""
+    assert max(map(len, lines)) <= 70 or "report:" in lines[-1]
 
 
 def test_json_is_all_that_is_printed(made):
