@@ -58,7 +58,8 @@ function draw(element) {
   const legend = Boolean(layout.showlegend) && !(narrow.matches && named > MOST_IN_LEGEND);
   const below = { orientation: "h", y: -0.02, yanchor: "top", x: 0, traceorder: "normal", font: { size: narrow.matches ? 10 : 12 } };
   const titled = layout.xaxis && layout.xaxis.title && layout.xaxis.title.text;
-  below.y = (titled ? -60 : -32) / element.clientHeight;
+  const room = narrow.matches ? 70 : 60;
+  below.y = (titled ? -room : -32) / element.clientHeight;
   Plotly.react(
     element,
     data,
