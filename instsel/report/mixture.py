@@ -24,7 +24,7 @@ def mixture_sections(summary: Mapping[str, Any]) -> list[str]:
     parts = ["## How categories help each other\n", _sizes(summary["categories"])]
     for estimator, found in summary["interaction"].items():
         parts += [f"### By {estimator}\n", _gamma(found), *_unknown(found), f"![gamma](gamma-{estimator}.svg)"]
-    parts += [_agreement(name, found) for name, found in summary["agreement"].items()]
+    parts += [agreement_in_words(name, found) for name, found in summary["agreement"].items()]
     for found in summary["interaction"].values():
         parts += _dependencies(found.get("dependency"))
     if summary["mixtures"]:
@@ -50,6 +50,23 @@ def mixture_pictures(summary: Mapping[str, Any]) -> dict[str, bytes]:
             names, {name: _before_and_after(told, names) for name, told in mixtures.items()}
         )
     return found
+
+
+def agreement_in_words(name: str, found: Mapping[str, Any]) -> str:
+    """How well two estimates agree, in a sentence.
+
+    Args:
+        name: which estimates.
+        found: fields of `mixture.agreement.Agreement`, None for what is not known.
+    """
+    if found["correlation"] is None:
+        return f"{name}: too few entries are known by both to compare."
+    ends = "" if found["low"] is None else f" [{decimal(found['low'])}, {decimal(found['high'])}]"
+    within = "" if found["within"] is None else f"; {decimal(found['within'])} on average within an evaluated category"
+    return (
+        f"{name}: Spearman's rank correlation {decimal(found['correlation'])}{ends} over {found['entries']} pairs of "
+        f"categories{within}."
+    )
 
 
 def duals_in_words(told: Mapping[str, Any], show: Callable[[str], str] = inline) -> list[str]:
@@ -116,16 +133,6 @@ def _unknown(found: Mapping[str, Any]) -> list[str]:
     if not found["unknown"]:
         return []
     return [f"Unknown: the own rows of {', '.join(map(inline, found['unknown']))} do not clearly help them."]
-
-
-def _agreement(name: str, found: Mapping[str, Any]) -> str:
-    if found["correlation"] is None:
-        return f"{name}: too few entries are known by both to compare."
-    within = "" if found["within"] is None else f"; {decimal(found['within'])} on average within an evaluated category"
-    return (
-        f"{name}: Spearman's rank correlation {decimal(found['correlation'])} "
-        f"[{decimal(found['low'])}, {decimal(found['high'])}] over {found['entries']} pairs of categories{within}."
-    )
 
 
 def _dependencies(found: Mapping[str, Any] | None) -> list[str]:

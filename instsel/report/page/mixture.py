@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from instsel.printable import one_line
-from instsel.report.markdown import decimal
-from instsel.report.mixture import duals_in_words
+from instsel.report.mixture import agreement_in_words, duals_in_words
 from instsel.report.page import figures
 from instsel.report.page.parts import Cell, Chart, Section, Table, Text, count, name_cell, number
 
@@ -26,7 +25,7 @@ def mixture_section(facts: Mapping[str, Any]) -> Section | None:
             figures.heatmap(title, names, names, found["gamma"], errors=found["error"], diverging=True, note=note)
         )
         parts += [_gamma_table(found), *_dependency(found.get("dependency"))]
-    parts += [Text([_agreement(name, found)]) for name, found in facts["agreement"].items()]
+    parts += [Text([agreement_in_words(name, found)]) for name, found in facts["agreement"].items()]
     if facts["categories"]:
         rows = [
             [name_cell(name), count(one["rows"]), count(one["tokens"])] for name, one in facts["categories"].items()
@@ -78,16 +77,6 @@ def _mixture(name: str, told: Mapping[str, Any]) -> list[Table | Chart | Text]:
         Text(duals_in_words(told, one_line)),
         Table(head, rows, title="As a table", folded=True),
     ]
-
-
-def _agreement(name: str, found: Mapping[str, Any]) -> str:
-    if found["correlation"] is None:
-        return f"{name}: too few entries are known by both to compare."
-    ends = "" if found["low"] is None else f" [{decimal(found['low'])}, {decimal(found['high'])}]"
-    return (
-        f"{name}: Spearman's rank correlation {decimal(found['correlation'])}{ends} over {found['entries']} pairs of "
-        "categories."
-    )
 
 
 def _dependency(found: Mapping[str, Any] | None) -> list[Text]:
