@@ -92,6 +92,18 @@ def space_errors(place: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def undamaged(place: str) -> Iterator[None]:
+    """Name a file whose content is not what it should be."""
+    try:
+        yield
+    except (json.JSONDecodeError, UnicodeDecodeError, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"{place} is damaged ({str(error).splitlines()[0]}); delete it, with all of its stage if it is of one, and "
+            "run the study again"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder: names inside it are read and written whole.
@@ -241,7 +253,13 @@ class Folder:
             os.link(part.name, f"{self.path}/{name}")
 
     def read_json(self, name: str) -> Any:
-        return json.loads(self.read(name))
+        """The value in a JSON file.
+
+        Raises:
+            InputError: it holds no JSON.
+        """
+        with undamaged(f"{self.path}/{name}"):
+            return json.loads(self.read(name))
 
     def write_json(self, name: str, value: Any) -> None:
         self.write(name, (json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode())
@@ -256,14 +274,19 @@ class Folder:
                 writer.write_table(table)
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Read what `write_table` wrote; a local Arrow file is memory-mapped."""
+        """Read what `write_table` wrote; a local Arrow file is memory-mapped.
+
+        Raises:
+            InputError: it is cut off, or no such file.
+        """
         place = f"{self.path}/{name}"
-        if name.endswith(".parquet"):
-            with self.filesystem.open_input_file(place) as stream:
-                return pq.read_table(stream, columns=columns)
-        source = pa.memory_map(place) if self.is_local else self.filesystem.open_input_file(place)
-        table = pa.ipc.open_file(source).read_all()
-        return table.select(columns) if columns else table
+        with undamaged(place):
+            if name.endswith(".parquet"):
+                with self.filesystem.open_input_file(place) as stream:
+                    return pq.read_table(stream, columns=columns)
+            source = pa.memory_map(place) if self.is_local else self.filesystem.open_input_file(place)
+            table = pa.ipc.open_file(source).read_all()
+            return table.select(columns) if columns else table
 
     def clean(self) -> None:
         """Delete what a killed run left half written."""

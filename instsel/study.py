@@ -14,6 +14,7 @@ from instsel.storage import Folder
 MANIFEST = "manifest.json"
 STARTED = "started.json"
 STUDY = "study.json"
+PARTS = {"stage", "config", "parents", "fingerprint", "code_version", "cost", "result"}
 
 
 @dataclass
@@ -145,3 +146,15 @@ def _usable(out: str) -> Iterator[None]:
         raise InputError(f"out: {error}") from error
     except OSError as error:
         raise InputError(f"out: {out} cannot be used as a folder: {error}; give another one") from error
+
+
+def read_manifest(folder: Folder) -> dict[str, Any]:
+    """What a finished stage says of itself.
+
+    Raises:
+        InputError: its manifest is damaged, or is none.
+    """
+    found = folder.read_json(MANIFEST)
+    if not isinstance(found, dict) or not PARTS <= found.keys():
+        raise InputError(f"{folder}/{MANIFEST} is no manifest of a stage; delete that folder and run the study again")
+    return found

@@ -10,7 +10,7 @@ from instsel.config import StudyConfig
 from instsel.report.markdown import BASE
 from instsel.stages.graph import ORDER, runs_of
 from instsel.storage import Folder
-from instsel.study import MANIFEST, STARTED
+from instsel.study import MANIFEST, STARTED, read_manifest
 
 Manifest = Mapping[str, Any] | None
 SHARED = ("attribution", "interaction")
@@ -47,7 +47,7 @@ def manifests(folder: Folder, names: Iterable[str]) -> dict[str, dict[str, Any] 
     found: dict[str, dict[str, Any] | None] = {}
     for name in names:
         if (folder / name).exists(MANIFEST):
-            found[name] = (folder / name).read_json(MANIFEST)
+            found[name] = read_manifest(folder / name)
         elif (folder / name).exists(STARTED):
             found[name] = None
     return found
@@ -59,25 +59,28 @@ def left_over(folder: Folder, names: Collection[str]) -> list[str]:
     return [name for name in found if name not in names]
 
 
-def outdated(found: Mapping[str, Manifest], beside: Mapping[str, Manifest]) -> list[str]:
-    """Finished stages that were made from other stages than those that are there now, or from such ones.
+def outdated(found: Mapping[str, Manifest], beside: Mapping[str, Manifest], changed: Collection[str] = ()) -> list[str]:
+    """Finished stages that were made by another study file, or from other stages than are there now, or from such ones.
 
     Args:
         found: stage -> its manifest, in the order in which they run.
         beside: the same of stages that are only looked up.
+        changed: stages that were made by another study file, see `changed_stages`.
     """
     old: list[str] = []
     for name, manifest in found.items():
         parents = manifest["parents"] if manifest is not None else {}
         there = {parent: found.get(parent) or beside.get(parent) for parent in parents}
-        if any(parent in old or not _is(there[parent], mark) for parent, mark in parents.items()):
+        if name in changed or any(parent in old or not _is(there[parent], mark) for parent, mark in parents.items()):
             old.append(name)
     return old
 
 
-def stage_table(found: Mapping[str, Manifest], beside: Mapping[str, Manifest]) -> pa.Table:
+def stage_table(
+    found: Mapping[str, Manifest], beside: Mapping[str, Manifest], changed: Collection[str] = ()
+) -> pa.Table:
     """One line a stage that has begun, with what its last run took: see `Study.stages`, and `outdated`."""
-    old = outdated(found, beside)
+    old = outdated(found, beside, changed)
     lines = []
     for name, manifest in found.items():
         line: dict[str, Any] = {"stage": name, "done": manifest is not None, "current": False}

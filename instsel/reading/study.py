@@ -21,6 +21,7 @@ from instsel.errors import InputError
 from instsel.reading import stages, tables
 from instsel.reading.arrays import StudyArrays, known
 from instsel.report.markdown import BASE
+from instsel.stages.changed import changed_stages
 from instsel.stages.graph import Run, runs_of
 from instsel.storage import Folder
 
@@ -77,7 +78,8 @@ class Study(StudyArrays):
         """
         folder, names = self._inputs.study, stages.stage_names(self.config)
         beside = stages.manifests(folder, stages.left_over(folder, names))
-        return stages.stage_table(stages.manifests(folder, names), beside)
+        found = stages.manifests(folder, names)
+        return stages.stage_table(found, beside, changed_stages(self.config, found))
 
     @cached_property
     def summary(self) -> dict[str, Any]:

@@ -150,6 +150,11 @@ def _difference(interval: Interval, digits: int) -> str:
     return f"{decimal(interval.difference, digits)} [{low}, {high}]"
 
 
+def percent(share: float) -> str:
+    """A share as a percentage that is not rounded away: 0.005 is 0.5%."""
+    return f"{100 * share:.4g}%"
+
+
 def decimal(value: float, digits: int = 2) -> str:
     """Write a number with so many decimals and a true minus sign."""
     # Adding 0.0 turns the -0.0 that rounding can leave into 0.0.

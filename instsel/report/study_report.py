@@ -13,6 +13,7 @@ from instsel.report.markdown import (
     cost_table,
     decimal,
     markdown_table,
+    percent,
 )
 from instsel.report.mixture import mixture_sections
 
@@ -69,7 +70,7 @@ def _losses(summary: Mapping[str, Any]) -> list[str]:
     ]
     notes = [
         f"Mean cross-entropy of answer tokens, nats; lower is better. In brackets: difference to {summary['baseline']} "
-        f"with its {summary['confidence']:.0%} paired bootstrap interval over held-out rows ({rows}).",
+        f"with its {percent(summary['confidence'])} paired bootstrap interval over held-out rows ({rows}).",
         *(f"{note[0].upper()}{note[1:]}." for note in seeds),
     ]
     return ["## Held-out loss\n", comparison_table(losses, intervals, summary["baseline"]), " ".join(notes)]

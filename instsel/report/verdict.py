@@ -9,9 +9,10 @@ from rich.table import Table
 from instsel.evaluation.bootstrap import MEAN
 from instsel.printable import one_line
 from instsel.progress import Terminal
-from instsel.report.markdown import decimal
-from instsel.report.page.overview import by_mean, headline, interval
+from instsel.report.markdown import decimal, percent
+from instsel.report.page.overview import NOTHING, by_mean, headline, interval
 
+ROOM = 12
 TOLD = (
     "study", "place", "model", "baseline", "confidence", "best", "full", "losses", "differences", "heldout_rows",
     "seeds", "missing", "doubts",
@@ -35,14 +36,13 @@ def tell_verdicts(studies: Sequence[Mapping[str, Any]], page: str, terminal: Ter
         for doubt in facts["doubts"]:
             terminal.say(f"warning: {doubt}")
         if facts["missing"]:
-            terminal.say(
-                f"not finished: {len(facts['missing'])} stages are missing, the first is {facts['missing'][0]}"
-            )
+            first, *rest = facts["missing"]
+            terminal.say(f"not finished: {first} is missing{f', and {len(rest)} stages more' if rest else ''}")
         if facts["losses"]:
-            terminal.table(verdict_table(facts), short_table(facts))
+            terminal.table(verdict_table(facts), short_table(facts), means_table(facts))
             terminal.say(headline(facts))
         else:
-            terminal.say("nothing is evaluated yet")
+            terminal.say(NOTHING)
     terminal.say(f"report: {page}")
 
 
@@ -50,7 +50,9 @@ def verdict_table(facts: Mapping[str, Any]) -> Table:
     """Methods by targets: held-out loss and its difference to the baseline; the lowest of each column is bold."""
     losses, targets = facts["losses"], [MEAN, *facts["heldout_rows"]]
     lowest = {target: min(by_target[target] for by_target in losses.values()) for target in targets}
-    table = Table(caption=f"held-out loss, nats; difference to {_safe(facts['baseline'])}, {facts['confidence']:.0%}")
+    table = Table(
+        caption=f"held-out loss, nats; difference to {_safe(facts['baseline'])}, {percent(facts['confidence'])}"
+    )
     table.add_column("method")
     for target in targets:
         table.add_column(_safe(target), justify="right")
@@ -69,12 +71,12 @@ def short_table(facts: Mapping[str, Any]) -> Table:
     losses = facts["losses"]
     lowest = min(by_target[MEAN] for by_target in losses.values())
     baseline = _safe(facts["baseline"])
-    table = Table(caption=f"held-out loss, nats; better and worse where the {facts['confidence']:.0%} interval says so")
-    table.add_column("method", overflow="fold")
+    table = Table(caption=f"held-out loss, nats; better and worse where the {_confidence(facts)} interval says so")
+    table.add_column("method", overflow="fold", min_width=min(ROOM, max(len(_safe(name)) for name in losses)))
     table.add_column(MEAN, justify="right", no_wrap=True)
     table.add_column(f"difference to {baseline}", justify="right", no_wrap=True)
     table.add_column("better", justify="right", no_wrap=True)
-    table.add_column("worse on", overflow="fold")
+    table.add_column("worse on", overflow="fold", min_width=len("worse on"))
     targets = list(facts["heldout_rows"])
     for name in by_mean(facts):
         found = facts["differences"].get(name)
@@ -87,6 +89,22 @@ def short_table(facts: Mapping[str, Any]) -> Table:
             _safe(", ".join(worse)),
         )
     return table
+
+
+def means_table(facts: Mapping[str, Any]) -> Table:
+    """Methods and their mean loss, where there is room for no more."""
+    losses = facts["losses"]
+    lowest = min(by_target[MEAN] for by_target in losses.values())
+    table = Table(caption="held-out loss, nats")
+    table.add_column("method", overflow="fold")
+    table.add_column(MEAN, justify="right", no_wrap=True)
+    for name in by_mean(facts):
+        table.add_row(_method(name, facts), _loss(losses[name][MEAN], lowest))
+    return table
+
+
+def _confidence(facts: Mapping[str, Any]) -> str:
+    return percent(facts["confidence"])
 
 
 def _method(name: str, facts: Mapping[str, Any]) -> str:

@@ -98,6 +98,26 @@ def runs_of(study: StudyConfig) -> dict[str, Run]:
     return runs
 
 
+def settings_of(study: StudyConfig) -> dict[str, dict[str, Any]]:
+    """Stage -> its configuration as far as the study file says it, without a look at the user's own files."""
+    lora, batches = {"lora": study.lora.model_dump()}, {"token_budget": study.evaluation.token_budget}
+    found: dict[str, dict[str, Any]] = {
+        "prepare": {"data": study.data.model_dump()},
+        "represent": {"token_budget": study.features.token_budget},
+        "likelihood": batches,
+        "warmup": {**lora, "warmup": study.warmup.model_dump()},
+        "features": study.features.model_dump(),
+        f"evaluate/{BASE}": batches,
+    }
+    found |= {f"attribution/{name}": asdict(influence) for name, influence in influences_of(study).items()}
+    for name, run in runs_of(study).items():
+        found[f"select/{run.selection}"] = depends.on_method(study, run.method, run.seed)
+        training = {**study.finetune.model_dump(), "seed": study.finetune.seed + run.seed}
+        found[f"finetune/{name}"] = {**lora, "finetune": training, **depends.on_order(study, run.method)}
+        found[f"evaluate/{name}"] = batches
+    return found
+
+
 def build_graph(study: StudyConfig, folder: Folder, own: Folder | None = None) -> Graph:
     """The stages with their fingerprints.
 
@@ -110,7 +130,7 @@ def build_graph(study: StudyConfig, folder: Folder, own: Folder | None = None) -
     Raises:
         InputError: an input file is missing or is a folder; the message names its key.
     """
-    runs = runs_of(study)
+    runs, settings = runs_of(study), settings_of(study)
     model = depends.on_model(study)
     trained = {"model": model, "lora": study.lora.model_dump(), "deepspeed": depends.on_deepspeed(study)}
 
@@ -118,32 +138,30 @@ def build_graph(study: StudyConfig, folder: Folder, own: Folder | None = None) -
         place = own if own is not None and name.partition("/")[0] in OWN else folder
         return Stage(place / name, name, config, parents)
 
-    prepare = stage("prepare", {**depends.on_inputs(study), "model": model, "data": study.data.model_dump()})
+    prepare = stage("prepare", {**depends.on_inputs(study), "model": model, **settings["prepare"]})
     embed = stage("embed", depends.on_encoder(study) if depends.reads_embeddings(study) else {}, prepare)
-    represent = stage("represent", {"token_budget": study.features.token_budget}, prepare)
-    likelihood = stage("likelihood", {"token_budget": study.evaluation.token_budget}, prepare)
-    warmup = stage("warmup", {**trained, "warmup": study.warmup.model_dump()}, prepare)
-    features = stage("features", study.features.model_dump(), warmup)
+    represent = stage("represent", settings["represent"], prepare)
+    likelihood = stage("likelihood", settings["likelihood"], prepare)
+    warmup = stage("warmup", {**trained, **settings["warmup"]}, prepare)
+    features = stage("features", settings["features"], warmup)
     attribution = {
-        name: stage(f"attribution/{name}", asdict(influence), features)
-        for name, influence in influences_of(study).items()
+        name: stage(f"attribution/{name}", settings[f"attribution/{name}"], features) for name in influences_of(study)
     }
     tag, interaction = _mixture(study, stage, trained, prepare, embed, features)
     read = {"prepare": prepare, "embed": embed, "represent": represent, "likelihood": likelihood, "features": features}
     select, finetune = {}, {}
-    evaluation = {"token_budget": study.evaluation.token_budget}
-    evaluate = {BASE: stage(f"evaluate/{BASE}", {**evaluation, "model": model}, prepare)}
+    base = f"evaluate/{BASE}"
+    evaluate = {BASE: stage(base, {**settings[base], "model": model}, prepare)}
     for name, run in runs.items():
         method, chosen = run.method, run.selection
-        config = depends.on_method(study, method, run.seed)
+        config = settings[f"select/{chosen}"]
         source = attribution[config["influence"]] if method.reads == "attribution" else read[method.reads]
         by = [source, *_shares(study, method, tag, interaction)]
         select[chosen] = stage(f"select/{chosen}", config, *by)
-        settings = {**study.finetune.model_dump(), "seed": study.finetune.seed + run.seed}
-        ordered = {**trained, "finetune": settings, **depends.on_order(study, method)}
         levels = _levels(study, method, tag, interaction)
-        finetune[name] = stage(f"finetune/{name}", ordered, select[chosen], *levels)
-        evaluate[name] = stage(f"evaluate/{name}", evaluation, finetune[name])
+        training = f"finetune/{name}"
+        finetune[name] = stage(training, {**trained, **settings[training]}, select[chosen], *levels)
+        evaluate[name] = stage(f"evaluate/{name}", settings[f"evaluate/{name}"], finetune[name])
     way = figures_influence(study)
     names = {name: run.method.name for name, run in runs.items()}
     report = stage(

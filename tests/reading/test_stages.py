@@ -29,6 +29,11 @@ def test_a_parent_may_be_of_an_earlier_study_file():
     assert outdated(found, {"interaction/gradients": manifest("h")}) == ["finetune/a"]
 
 
+def test_bug_stages_of_another_study_file_were_current():
+    found = {"prepare": manifest("p"), "warmup": manifest("w", prepare="p"), "features": manifest("f", warmup="w")}
+    assert outdated(found, {}, changed=["warmup"]) == ["warmup", "features"]
+
+
 def test_the_table_tells_what_each_took_and_whether_it_is_done():
     found = {"prepare": manifest("p"), "warmup": None, "features": manifest("f", warmup="w")}
     lines = stage_table(found, {}).to_pylist()

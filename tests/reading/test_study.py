@@ -247,6 +247,7 @@ def test_trials_and_interactions_are_tables_of_their_files(copied):
     (copied / "config.json").write_text(json.dumps({**config, "mixture": {"categories": "source"}}))
     table = pq.read_table(copied / "prepare/index.parquet", columns=["id", "tokens"])
     manifest = {"fingerprint": "x", "parents": {}, "code_version": "0.4.0", "cost": {}, "result": {}}
+    manifest |= {"stage": "search", "config": {}}
     for place, name in (("search", "trials.parquet"), ("interaction/gradients", "gamma.parquet")):
         (copied / place).mkdir(parents=True)
         (copied / place / "manifest.json").write_text(json.dumps(manifest))

@@ -120,6 +120,64 @@ def test_a_stage_of_another_parent_is_told(made):
     assert any("select/random was made from another prepare" in one for one in doubts)
 
 
+def test_bug_stages_of_another_study_file_raised_no_doubt(made):
+    for place, key, value in (
+        ("select/bids", "budget", 5),
+        ("select/random", "budget", 5),
+        ("warmup", "lora", {"rank": 3}),
+    ):
+        path = made / place / "manifest.json"
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps({**manifest, "config": {**manifest["config"], key: value}}))
+    doubts = gather(Record(str(made)))["doubts"]
+    assert "select/random, select/bids: made by another study file, with other budget" in doubts
+    assert "warmup: made by another study file, with other lora.rank" in doubts
+
+
+def test_bug_rows_that_the_pool_has_no_more_counted_as_its_last_one(made):
+    index = pq.read_table(made / "prepare" / "index.parquet")
+    pq.write_table(index.slice(2), made / "prepare" / "index.parquet")
+    facts = gather(Record(str(made)))
+    assert sum(facts["makeup"]["source"]["selections"]["random"]) == len(PICKS["random"]) - 2
+    assert facts["lengths"]["random"]["rows"] == len(PICKS["random"]) - 2
+    others = pa.array([f"other{number}" for number in range(len(index))])
+    pq.write_table(index.set_column(index.column_names.index("id"), "id", others), made / "prepare" / "index.parquet")
+    facts = gather(Record(str(made)))
+    assert facts["influence"] == {} and facts["reading"]["rows"] == {}
+
+
+def test_runs_on_other_heldout_rows_are_left_out_and_told(made):
+    def rewrite(run, **columns):
+        table = {"id": list("abcde"), "loss": [0.1] * 5, **columns}
+        pq.write_table(pa.table(table), made / "evaluate" / run / "sums.parquet")
+
+    rewrite("bids", id=list("abced"))
+    rewrite("random", loss=[0.1, 0.2, 0.3, 0.4, float("nan")])
+    facts = gather(Record(str(made)))
+    assert set(facts["losses"]) == {"base", "smart"} and facts["baseline"] == "base"
+    told = " ".join(facts["doubts"])
+    assert "evaluate/bids is left out: its held-out rows of sums are not those of base" in told
+    assert "evaluate/random is left out: sums.parquet has a loss that is no number, or none" in told
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "prepare/manifest.json", "prepare/index.parquet", "evaluate/bids/sums.parquet"]
+)
+def test_a_file_that_is_cut_off_is_named(made, name):
+    content = (made / name).read_bytes()
+    (made / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=f"{name} is damaged"):
+        gather(Record(str(made)))
+
+
+def test_a_manifest_of_something_else_is_named_and_a_lost_table_is_told(made):
+    (made / "evaluate" / "bids" / "sums.parquet").unlink()
+    assert any("sums.parquet is gone" in one for one in gather(Record(str(made)))["doubts"])
+    (made / "select" / "bids" / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="select/bids/manifest.json is no manifest"):
+        gather(Record(str(made)))
+
+
 def test_a_folder_that_is_no_study_is_refused(tmp_path):
     with pytest.raises(InputError, match="no study folder"):
         Record(str(tmp_path))

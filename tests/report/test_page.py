@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from instsel.errors import InputError
 from instsel.report.page.build import embedded
 from instsel.report.page.parts import label, labels
 from instsel.report.write import write_report
@@ -94,6 +95,36 @@ def test_several_studies_stand_side_by_side(make, tmp_path):
     assert "<h2>Side by side</h2>" in page and page.count("<h2>Verdict</h2>") == 2
     ids = re.findall(r'<section id="([^"]*)"', page)
     assert len(ids) == len(set(ids))
+
+
+def test_studies_of_one_name_are_told_by_their_folders_and_one_twice_is_one(make, tmp_path):
+    first, second = make(tmp_path / "a"), make(tmp_path / "b")
+    found, _ = write_report([str(first), str(second), str(first)], str(tmp_path / "both.html"))
+    assert [facts["study"] for facts in found] == [f"tiny ({first})", f"tiny ({second})"]
+    assert str(second) in without_scripts((tmp_path / "both.html").read_text())
+
+
+def test_a_study_that_cannot_be_written_to_is_reported_elsewhere(made, tmp_path):
+    (made / "report").write_text("in the way of the folder")
+    with pytest.raises(InputError, match="cannot be written .*--out"):
+        write_report([str(made)])
+    _, place = write_report([str(made)], str(tmp_path / "new" / "x.html"))
+    assert "<h2>Verdict</h2>" in (tmp_path / "new" / "x.html").read_text() and place.endswith("/new/x.html")
+    write_report([str(made)], (tmp_path / "y.html").as_uri())
+    assert (tmp_path / "y.html").exists()
+
+
+@pytest.mark.parametrize("out", ["", "{}", "{}/"])
+def test_a_place_that_is_no_file_is_refused(made, tmp_path, out):
+    with pytest.raises(InputError, match="is no file; name one"):
+        write_report([str(made)], out.format(tmp_path))
+
+
+def test_what_was_reported_before_and_is_damaged_is_made_anew(made):
+    (made / "report").mkdir()
+    (made / "report" / "summary.json").write_text('{"budget"')
+    page_of(made)
+    assert set(json.loads((made / "report" / "summary.json").read_text())) == {"page"}
 
 
 def test_all_that_the_page_shows_is_in_the_summary_too(made):

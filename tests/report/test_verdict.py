@@ -31,6 +31,12 @@ def test_on_a_narrow_terminal_targets_are_named_where_a_method_differs(made):
     assert max(map(len, lines)) <= 70 or "report:" in lines[-1]
 
 
+def test_bug_names_of_methods_had_no_room_on_a_very_narrow_terminal(made):
+    lines = told(made, width=40).splitlines()
+    rows = {cells[1].strip(): cells[2].strip() for line in lines if len(cells := line.split("│")) == 4}
+    assert rows["smart"] == "1.700" and set(rows) == {"smart", "bids", "random", "base"}
+
+
 def test_json_is_all_that_is_printed(made):
     found = json.loads(told(made, as_json=True))
     assert found["page"] == f"{made}/report/report.html"
@@ -42,5 +48,5 @@ def test_what_is_missing_and_what_was_changed_is_told(make, tmp_path):
     manifest = json.loads((place / "prepare" / "manifest.json").read_text())
     (place / "prepare" / "manifest.json").write_text(json.dumps({**manifest, "config": {"more": 1}}))
     text = told(place)
-    assert "not finished" in text and "nothing is evaluated yet" in text
+    assert "not finished: finetune/random is missing, and " in text and "Nothing is evaluated yet" in text
     assert "warning: prepare/manifest.json was edited" in text

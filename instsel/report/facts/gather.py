@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from instsel.errors import InputError
 from instsel.mixture.agreement import agreement
 from instsel.report.facts.influence import influence, stored_influence
 from instsel.report.facts.makeup import lengths, makeup, overlap
@@ -16,6 +17,7 @@ from instsel.report.facts.reading import refused, rows_to_read
 from instsel.report.facts.record import Record
 from instsel.report.facts.trust import doubts
 from instsel.report.facts.verdict import verdict
+from instsel.storage import Folder
 
 SUMMARY = "summary.json"
 SEARCH = "search"
@@ -32,15 +34,16 @@ def gather(record: Record) -> dict[str, Any]:
         gradients, `interaction` and `mixtures` without categories, `search` without a search.
     """
     chosen = record.results("select")
+    shown, left_out = verdict(record)
     found: dict[str, Any] = {
         "study": record.study.name,
         "place": record.place,
         "model": record.study.model.name,
         "budget": record.study.selection.budget,
         "unit": record.study.selection.unit,
-        "doubts": doubts(record),
+        "doubts": [*doubts(record), *left_out],
         "missing": record.missing,
-        **verdict(record),
+        **shown,
         "pool": {key: record.prepared["pool"][key] for key in ("rows", "tokens")} if record.prepared else None,
         "targets": record.prepared["targets"] if record.prepared else {},
         "selections": {name: {key: made[key] for key in ("rows", "tokens")} for name, made in chosen.items()},
@@ -100,10 +103,18 @@ def _search(record: Record) -> dict[str, Any]:
 
 def _versions(record: Record) -> dict[str, str]:
     """Versions of the packages that the report was made with, and of the code that made each stage."""
-    summary = record.folder / "report"
-    found = dict(summary.read_json(SUMMARY).get("versions", {})) if summary.exists(SUMMARY) else {}
+    found = dict(stored_summary(record.folder / "report").get("versions", {}))
     code = sorted({manifest["code_version"] for manifest in record.manifests.values()})
     return {**found, "instsel": ", ".join(code)} if code else found
+
+
+def stored_summary(folder: Folder) -> dict[str, Any]:
+    """What was reported before; empty where nothing was, or where it cannot be read, as it is written anew."""
+    try:
+        found = folder.read_json(SUMMARY) if folder.exists(SUMMARY) else {}
+    except InputError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def without_nan(value: Any) -> Any:

@@ -54,12 +54,14 @@ def influence(pool: Pool, way: str, facet: Facet) -> tuple[dict[str, Any], Serve
     Returns:
         JSON values: `way`, `targets`, `sources` with `raw` and `normal` (sources, targets); `columns`, target of each
         validation row; by selection `aid_raw` and `aid_normal` (columns,), `thi_raw` and `thi_normal` (targets,),
-        `balance` (targets,). And the rows' own figures.
+        `balance` (targets,); empty where no row of the pool has influence. And the rows' own figures.
     """
     columns = (pool.record.folder / "attribution" / way).read_table("columns.parquet")["target"].to_pylist()
     targets = sorted(set(columns))
     of_target = np.array([targets.index(name) for name in columns])
     sums = _Sums.of(pool, way, facet, len(columns))
+    if not sums.rows:
+        return {}, Served(np.empty(0, np.int64), np.empty((0, len(targets)), np.float32), targets)
     mean, deviation = sums.moments()
     means = _mean_by(of_target, len(targets))
     served, raw, normal = _rows(pool, way, of_target, mean, deviation)

@@ -39,7 +39,7 @@ class Pool:
 
     @cached_property
     def chosen(self) -> dict[str, NDArray[np.int64]]:
-        """Selection -> places of its rows in the index, in pick order."""
+        """Selection -> places of its rows in the index, in pick order; rows that are not there are left out."""
         names = list(self.record.results("select"))
         tables = [(self.record.folder / "select" / name).read_table(TABLE, ["id"])["id"] for name in names]
         if not names:
@@ -47,7 +47,9 @@ class Pool:
         # One look-up for all: the table of the pool's ids is built once.
         places = self.places(pa.chunked_array([chunk for table in tables for chunk in table.chunks], pa.string()))
         ends = np.cumsum([len(table) for table in tables])
-        return {name: part for name, part in zip(names, np.split(places, ends[:-1]), strict=True)}
+        parts = zip(names, np.split(places, ends[:-1]), strict=True)
+        # A selection from an earlier pool may have rows that this one lacks.
+        return {name: part[part >= 0] for name, part in parts}
 
     def places(self, ids: pa.ChunkedArray) -> NDArray[np.int64]:
         """Where rows stand in the index, int64; -1 for those that are not there."""

@@ -14,7 +14,7 @@ from instsel.config import StudyConfig
 from instsel.report.markdown import BASE
 from instsel.stages.graph import ORDER, Run, runs_of
 from instsel.storage import Folder
-from instsel.study import MANIFEST
+from instsel.study import MANIFEST, read_manifest
 
 
 class Record:
@@ -63,7 +63,7 @@ class Record:
             name = waiting.pop()
             if name in found or not STAGE.fullmatch(name) or not (self.folder / name).exists(MANIFEST):
                 continue
-            found[name] = (self.folder / name).read_json(MANIFEST)
+            found[name] = read_manifest(self.folder / name)
             waiting += found[name]["parents"]
         order = {name: number for number, name in enumerate(self.wanted)}
         names = sorted(found, key=lambda name: (ORDER.index(name.partition("/")[0]), order.get(name, 0)))

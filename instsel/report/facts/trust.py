@@ -8,17 +8,20 @@ import numpy as np
 from instsel.choice.rows import TABLE
 from instsel.identity import fingerprint
 from instsel.report.facts.record import Record
+from instsel.stages.changed import changed_stages
 
+NAMED = 3
 _TOLERANCE = 1e-9
 
 
 def doubts(record: Record) -> list[str]:
     """What does not fit together in a study folder, a sentence each; empty where all does.
 
-    A manifest's fingerprint is worked out again from what it says the stage depended on, and compared with what the
-    stages after it were made from; the losses and the counts of rows are compared with the tables beside them.
+    The settings of each stage are compared with the study file. A manifest's fingerprint is worked out again from what
+    it says the stage depended on, and compared with what the stages after it were made from; the losses and the counts
+    of rows are compared with the tables beside them.
     """
-    found = []
+    found = _of_another_file(record)
     for name, manifest in record.manifests.items():
         found += _chain(name, manifest, record.manifests)
     for name, result in record.results("select").items():
@@ -28,6 +31,17 @@ def doubts(record: Record) -> list[str]:
     for name, result in record.results("evaluate").items():
         found += _losses(record, name, result["losses"])
     return found
+
+
+def _of_another_file(record: Record) -> list[str]:
+    by_keys: dict[str, list[str]] = {}
+    for name, keys in changed_stages(record.study, record.manifests).items():
+        by_keys.setdefault(", ".join(sorted(keys)), []).append(name)
+    return [f"{_some(names)}: made by another study file, with other {keys}" for keys, names in by_keys.items()]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
 
 
 def _chain(name: str, manifest: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -52,6 +66,9 @@ def _losses(record: Record, run: str, losses: Mapping[str, float]) -> list[str]:
     found = []
     # Only the study's own targets: a name from elsewhere could lead out of the folder.
     for target, told in ((name, losses[name]) for name in record.study.targets if name in losses):
+        if not (record.folder / "evaluate" / run).exists(f"{target}.parquet"):
+            found.append(f"evaluate/{run}/{target}.parquet is gone, but the manifest has its mean loss")
+            continue
         values = (record.folder / "evaluate" / run).read_table(f"{target}.parquet", ["loss"])["loss"].to_numpy()
         if not np.isclose(values.mean(), told, rtol=_TOLERANCE, atol=_TOLERANCE):
             found.append(f"evaluate/{run}/{target}.parquet was edited: its mean loss is not what the manifest says")

@@ -1,5 +1,6 @@
 """Held-out losses of the trainings that are there, their differences to random, and which method is best."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,25 +13,29 @@ from instsel.report.markdown import BASE
 from instsel.report.summary import Losses, differences, loss_table, pooled
 
 
-def verdict(record: Record) -> dict[str, Any]:
+def verdict(record: Record) -> tuple[dict[str, Any], list[str]]:
     """What the study shows.
 
     Returns:
         `losses` by method and target, in nats; `differences` to `baseline` with their intervals; `heldout_rows` by
         target; `seeds`, method -> runs that are there; `best`, the method with the lowest mean loss; `full`, methods
-        that took the whole pool. Without an evaluated run it has the baseline alone.
+        that took the whole pool. Without an evaluated run it has the baseline alone. And a sentence for each run that
+        is left out, because its held-out rows are not those of the others.
     """
     evaluated = record.results("evaluate")
-    runs = {name: run for name, run in record.runs.items() if name in evaluated}
-    columns: dict[str, list[str]] = {BASE: [BASE]} if BASE in evaluated else {}
-    for name, run in runs.items():
-        columns.setdefault(run.method.name, []).append(name)
-    baseline = next((run.method.name for run in runs.values() if isinstance(run.method, RandomMethod)), BASE)
+    names = [name for name in (BASE, *record.runs) if name in evaluated]
+    targets = _common_targets(record, names)
+    losses, left_out = _comparable(record, names, targets)
+    columns: dict[str, list[str]] = {BASE: [BASE]} if BASE in losses else {}
+    for name in losses:
+        if name != BASE:
+            columns.setdefault(record.runs[name].method.name, []).append(name)
+    methods = (record.runs[name].method for name in losses if name != BASE)
+    baseline = next((method.name for method in methods if isinstance(method, RandomMethod)), BASE)
     found: dict[str, Any] = {"baseline": baseline, "confidence": record.study.evaluation.confidence, "seeds": columns}
-    targets = _common_targets(record, [name for names in columns.values() for name in names])
-    if not targets:
-        return {**found, "losses": {}, "differences": {}, "heldout_rows": {}, "best": None, "full": []}
-    losses = {name: _read(record, name, targets) for names in columns.values() for name in names}
+    if not targets or not losses:
+        nothing: dict[str, Any] = {"losses": {}, "differences": {}, "heldout_rows": {}, "best": None, "full": []}
+        return {**found, **nothing}, left_out
     by_column = pooled(losses, columns)
     table = loss_table(by_column)
     trained = {name: by_target[MEAN] for name, by_target in table.items() if name != BASE}
@@ -41,7 +46,7 @@ def verdict(record: Record) -> dict[str, Any]:
         "heldout_rows": {target: len(values) for target, values in next(iter(losses.values())).items()},
         "best": min(trained, key=lambda name: trained[name], default=None),
         "full": _full(record, columns),
-    }
+    }, left_out
 
 
 def _differences(record: Record, losses: Losses | dict[str, Any], baseline: str) -> dict[str, Any]:
@@ -58,12 +63,40 @@ def _common_targets(record: Record, runs: list[str]) -> list[str]:
     if not runs:
         return []
     # Named by the study file, whose names are checked: they become names of files.
-    return [target for target in record.study.targets if all(target in results[run]["losses"] for run in runs)]
+    return [
+        target
+        for target in record.study.targets
+        if all(
+            target in results[run]["losses"] and (record.folder / "evaluate" / run).exists(f"{target}.parquet")
+            for run in runs
+        )
+    ]
 
 
-def _read(record: Record, run: str, targets: list[str]) -> dict[str, np.ndarray]:
-    folder = record.folder / "evaluate" / run
-    return {target: folder.read_table(f"{target}.parquet", ["loss"])["loss"].to_numpy() for target in targets}
+def _comparable(
+    record: Record, names: Sequence[str], targets: Sequence[str]
+) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
+    """Losses of the runs that were evaluated on the rows of the first of them, and what is said of the others."""
+    losses: dict[str, dict[str, np.ndarray]] = {}
+    rows: dict[str, list[str]] = {}
+    left_out = []
+    for name in names:
+        folder = record.folder / "evaluate" / name
+        own = {}
+        for target in targets:
+            table = folder.read_table(f"{target}.parquet", ["id", "loss"])
+            ids, values = table["id"].to_pylist(), table["loss"].to_numpy()
+            if not len(values) or not np.isfinite(values).all():
+                left_out.append(f"evaluate/{name} is left out: {target}.parquet has a loss that is no number, or none")
+            elif rows.setdefault(target, ids) != ids:
+                left_out.append(
+                    f"evaluate/{name} is left out: its held-out rows of {target} are not those of {names[0]}"
+                )
+            else:
+                own[target] = values
+        if len(own) == len(targets):
+            losses[name] = own
+    return losses, left_out
 
 
 def _full(record: Record, columns: dict[str, list[str]]) -> list[str]:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from instsel import __version__
 from instsel.evaluation.bootstrap import MEAN
 from instsel.printable import printable
+from instsel.report.markdown import percent
 from instsel.report.page.choice import choice_section
 from instsel.report.page.cost import cost_section
 from instsel.report.page.influence import influence_section
@@ -105,7 +106,7 @@ def _study(key: str, facts: Mapping[str, Any], texts: Turns) -> Study:
 
 def _what(facts: Mapping[str, Any]) -> str:
     budget, unit = facts["budget"], facts["unit"]
-    share = f"{budget:.0%} of the pool's {unit}" if isinstance(budget, float) else f"{budget:,} {unit}"
+    share = f"{percent(budget)} of the pool's {unit}" if isinstance(budget, float) else f"{budget:,} {unit}"
     pool = facts["pool"]
     size = f"; pool of {pool['rows']:,} rows, {pool['tokens']:,} tokens" if pool else ""
     return f"Model {facts['model']}{size}; budget {share}; targets {', '.join(facts['targets']) or 'not prepared yet'}."

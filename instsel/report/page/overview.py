@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from instsel.evaluation.bootstrap import MEAN
-from instsel.report.markdown import BASE, decimal
+from instsel.report.markdown import BASE, decimal, percent
 from instsel.report.page.figures import CATEGORY, LINE
 from instsel.report.page.parts import Cell, Chart, Section, Table, Text, labels, number, rounded
 
+NOTHING = "Nothing is evaluated yet, or no target has held-out rows."
 FAR = 2.5
 """The base model's line is drawn where it is not further off than so many times the widest interval's end."""
 
@@ -15,7 +16,7 @@ FAR = 2.5
 def verdict_section(facts: Mapping[str, Any]) -> Section:
     """The first section of the page."""
     if not facts["losses"]:
-        return Section("verdict", "Verdict", [Text(["Nothing is evaluated yet, or no target has held-out rows."])])
+        return Section("verdict", "Verdict", [Text([NOTHING])])
     parts: list[Table | Chart | Text] = [Text([headline(facts)]), verdict_table(facts)]
     if facts["differences"]:
         parts.append(_differences(facts))
@@ -29,6 +30,8 @@ def headline(facts: Mapping[str, Any]) -> str:
         return "Only the base model is evaluated so far."
     loss = facts["losses"][best][MEAN]
     said = f"Best: {best}, with a mean held-out loss of {decimal(loss, 3)}"
+    if best == baseline and len(facts["losses"]) - (BASE in facts["losses"]) == 1:
+        return f"{said}, the only method that is evaluated so far."
     if best == baseline:
         return f"{said}: no method beat {baseline}."
     found = facts["differences"].get(best)
@@ -66,7 +69,7 @@ def verdict_table(facts: Mapping[str, Any]) -> Table:
     held = ", ".join(f"{name} {rows}" for name, rows in facts["heldout_rows"].items())
     note = (
         f"Mean cross-entropy of answer tokens, nats; lower is better. Below it the difference to {facts['baseline']} "
-        f"with its {facts['confidence']:.0%} paired bootstrap interval over held-out rows ({held})."
+        f"with its {percent(facts['confidence'])} paired bootstrap interval over held-out rows ({held})."
     )
     return Table(["method", MEAN, *targets], rows, note=note)
 
