@@ -99,5 +99,6 @@ def _evaluate(folder: Folder, name: str, parent: Stage, random: np.random.Genera
     stage = _stage(
         folder, f"evaluate/{name}", {"losses": {name: float(own.mean()) for name, own in losses.items()}}, parent
     )
+    ids = [f"heldout-{number}" for number in range(HELD_OUT)]
     for target, own in losses.items():
-        stage.folder.write_table(f"{target}.parquet", pa.table({"loss": own}))
+        stage.folder.write_table(f"{target}.parquet", pa.table({"id": ids, "loss": own}))
