@@ -94,7 +94,7 @@ def run_training(
         ray.train.TrainingFailedError: workers failed more often than the study allows.
     """
     settings = train_settings(study, training, allot.workers)
-    _drop_unreadable(stage.folder)
+    drop_unreadable(stage.folder)
     names = [f"epoch-{epoch}" for epoch in range(1, (until or training.epochs) + 1)]
     board = board_of(stage.folder)
     pauses = PauseFolder(stage.folder, study.resources.checkpoint_minutes)
@@ -181,14 +181,14 @@ def _deepspeed(study: StudyConfig) -> dict[str, Any]:
     return {"zero_optimization": {"stage": study.deepspeed.stage}}
 
 
-def _drop_unreadable(stage: Folder) -> None:
+def drop_unreadable(stage: Folder) -> None:
     """Remove a run whose list of checkpoints this Ray does not read: cut off while written, or of another version."""
     run = stage / RUN
     if not run.exists(SNAPSHOT):
         return
     try:
         written_by = run.read_json(SNAPSHOT)["ray_version"]
-    except (ValueError, KeyError, TypeError):
+    except (InputError, KeyError, TypeError):
         written_by = None
     if written_by == ray.__version__:
         return

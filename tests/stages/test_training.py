@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
+import ray
 import torch
 from peft import PeftModel
 from rich.console import Console
@@ -19,7 +20,7 @@ from instsel.errors import InputError
 from instsel.model import attach_lora, load_base
 from instsel.progress import Terminal
 from instsel.stages.session import Allotment
-from instsel.stages.training import run_training
+from instsel.stages.training import SNAPSHOT, drop_unreadable, run_training
 from instsel.storage import Folder
 from instsel.study import Stage
 from instsel.training.checkpoint import read_checkpoint
@@ -97,7 +98,7 @@ def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
 
     # With its list of checkpoints cut off it starts from the beginning; undisturbed, it leaves the very same.
     disturbed = {name: weights(run / name) for name in EPOCHS}
-    snapshot = run / "checkpoint_manager_snapshot.json"
+    snapshot = run / SNAPSHOT
     snapshot.write_text(snapshot.read_text()[:50])
     tracking = Tracking(tensorboard=str(tmp_path / "boards"))
     again = train(study.model_copy(update={"tracking": tracking}), tmp_path)
@@ -113,6 +114,27 @@ def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
     assert [step for name, step, _ in told if name == "loss"] == list(range(1, 91))
     epochs = [(step, loss) for name, step, loss in told if name == "epoch_loss"]
     assert epochs == [(30 * n, pytest.approx(metrics[f"epoch-{n}"]["loss"])) for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("content", "kept"),
+    [
+        (json.dumps({"ray_version": ray.__version__}), True),
+        (json.dumps({"ray_version": ray.__version__})[:-2], False),
+        ("", False),
+        ('{"ray_version": "2.9.0"}', False),
+        ("{}", False),
+        ("[]", False),
+    ],
+)
+def test_a_list_of_checkpoints_that_ray_cannot_read_starts_the_training_anew(tmp_path: Path, content: str, kept: bool):
+    stage = Folder.at(tmp_path)
+    (stage / "run").write(SNAPSHOT, content.encode())
+    (stage / "run/epoch-1").write("adapter_model.safetensors", b"weights")
+    (stage / "pauses").write("latest.json", b"{}")
+    drop_unreadable(stage)
+    assert sorted(stage.names()) == (["pauses", "run"] if kept else [])
+    assert (stage / "run").exists(SNAPSHOT) == kept
 
 
 def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
