@@ -18,7 +18,7 @@ from instsel.study_file import load_study
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-StudyPath = Annotated[Path, typer.Argument(help="study file, YAML", metavar="STUDY.yaml")]
+StudyPath = Annotated[str, typer.Argument(help="study file, YAML: a path or URI", metavar="STUDY.yaml")]
 StudyFolder = Annotated[str, typer.Argument(help="folder of a study: its `out`", metavar="STUDY_DIR")]
 Overrides = Annotated[
     list[str], typer.Option("--set", help="override a key: selection.budget=0.05", metavar="KEY=VALUE")

@@ -8,7 +8,8 @@ from typing import Any
 from pyarrow import fs as pafs
 
 from instsel.errors import InputError
-from instsel.storage import Folder, resolve
+from instsel.filesystems import resolve
+from instsel.storage import Folder
 
 BLOCK = 1 << 20
 BLOCKS = 16

@@ -5,8 +5,8 @@ from typing import Any
 from instsel.config import StudyConfig, Target
 from instsel.data.readers import HUB, SourceFile, source_files
 from instsel.errors import InputError
+from instsel.filesystems import resolve, under_root
 from instsel.identity import file_identity
-from instsel.storage import resolve, under_root
 
 
 def pool_files(study: StudyConfig) -> list[SourceFile]:

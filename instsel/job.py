@@ -1,6 +1,5 @@
 """The entrypoint of a Ray job, which the scripts in jobs/ call: `--config STUDY.yaml [--set KEY=VALUE ...]`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +8,7 @@ from instsel.cli import Overrides, exit_status, run_and_tell, search_and_tell
 from instsel.stages.graph import ORDER
 from instsel.study_file import load_study
 
-Config = Annotated[Path, typer.Option("--config", help="study file, YAML", metavar="STUDY.yaml")]
+Config = Annotated[str, typer.Option("--config", help="study file, YAML: a path or URI", metavar="STUDY.yaml")]
 
 
 def run_through(stage: str = ORDER[-1]) -> None:

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,64 +17,12 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from instsel.errors import InputError, StudyError
-from instsel.object_store import S3, SCHEME, s3
+from instsel.filesystems import resolve
+from instsel.object_store import S3
 from instsel.patience import patiently
-from instsel.places import checked_place
 
 OBJECT_STORES = {"s3", "gcs", "abfs"}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-
-
-def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
-    """File system and path of a local path or URI.
-
-    Raises:
-        InputError: the URI's scheme is unknown, its package is not installed, what it names does not answer, or it
-            holds a secret or options.
-    """
-    text = str(uri)
-    if "://" not in text:
-        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
-    try:
-        checked_place(text)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    try:
-        if text.startswith(SCHEME):
-            return s3(text)
-        return pafs.FileSystem.from_uri(text)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass
-    except OSError as error:
-        raise InputError(f"{text}: {error}; correct it or make it reachable") from error
-    import fsspec
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(text)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"{text}: {error}; use a local path or a URI that pyarrow or fsspec knows") from error
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
-
-
-def under_root(root: str, place: str) -> str:
-    """A pool or target place: URIs, hub ids and absolute paths as they are, others below `root`; ~ is home."""
-    if "://" in place or place.startswith("hf:"):
-        return place
-    place = os.path.expanduser(place)
-    if os.path.isabs(place):
-        return place
-    return f"{os.path.expanduser(root).rstrip('/')}/{place}"
-
-
-def expand(pattern: str) -> list[str]:
-    """Files that a path, URI or glob (in its last part) stands for, sorted; a path without a glob as it is."""
-    if not any(sign in pattern for sign in "*?["):
-        return [pattern]
-    parent, _, last = pattern.rpartition("/")
-    filesystem, path = resolve(parent or ".")
-    infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
-    names = sorted(info.base_name for info in infos if info.type != pafs.FileType.Directory)
-    return [f"{parent}/{name}" if parent else name for name in names if fnmatch(name, last)]
 
 
 @contextmanager
@@ -113,21 +60,40 @@ class Folder:
     and until then what was there before. Names that start with a dot are not listed.
 
     Behind `s3://` every method waits for a server that is away, as `patience.patiently` has it.
+
+    Attributes:
+        filesystem: what `path` is a path of.
+        path: absolute; of an object store it starts with the bucket.
+        before: what a URI has before the path, such as `s3://`; empty on a local path. As text, a folder is its URI.
     """
 
     filesystem: pafs.FileSystem
     path: str
+    before: str = ""
 
     @classmethod
     def at(cls, uri: str | Path) -> "Folder":
         """The folder at a local path or URI; it need not exist yet."""
-        return cls(*resolve(uri))
+        filesystem, path = resolve(uri)
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            return cls(filesystem, path)
+        text = str(uri).rstrip("/")
+        before = text.removesuffix(path)
+        return cls(filesystem, path, before if before != text else text.partition("://")[0] + "://")
 
     def __truediv__(self, name: str) -> "Folder":
-        return Folder(self.filesystem, f"{self.path}/{name}")
+        return Folder(self.filesystem, f"{self.path}/{name}", self.before)
+
+    @property
+    def parent(self) -> "Folder":
+        return Folder(self.filesystem, self.path.rpartition("/")[0], self.before)
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
 
     def __str__(self) -> str:
-        return self.path
+        return f"{self.before}{self.path}"
 
     @property
     def is_local(self) -> bool:
@@ -151,13 +117,16 @@ class Folder:
         with tempfile.TemporaryDirectory(prefix="instsel-") as copy:
             with space_errors(copy):
                 patiently(
-                    self.path, lambda: pafs.copy_files(self.path, copy, source_filesystem=self.filesystem, **here)
+                    str(self), lambda: pafs.copy_files(self.path, copy, source_filesystem=self.filesystem, **here)
                 )
             yield Path(copy)
 
     def exists(self, name: str = "") -> bool:
         place = f"{self.path}/{name}" if name else self.path
         return self.filesystem.get_file_info(place).type != pafs.FileType.NotFound
+
+    def is_file(self, name: str) -> bool:
+        return self.filesystem.get_file_info(f"{self.path}/{name}").is_file
 
     def names(self) -> list[str]:
         """Sorted names of the files and folders here, without hidden ones; empty if the folder is not there."""
@@ -172,7 +141,7 @@ class Folder:
     def create(self) -> "Folder":
         """Make the folder; an object store has none, and gets no object in its place."""
         if not self.is_object_store:
-            with space_errors(self.path):
+            with space_errors(str(self)):
                 self.filesystem.create_dir(self.path, recursive=True)
         return self
 
@@ -193,14 +162,14 @@ class Folder:
     @contextmanager
     def writer(self, name: str) -> Iterator[pa.NativeFile]:
         """An output stream whose file appears under `name` when the block ends without an error."""
-        with space_errors(f"{self.path}/{name}"):
+        with space_errors(f"{self}/{name}"):
             with self._uploaded(name) if self.is_object_store else self._renamed(name) as stream:
                 yield stream
 
     def put(self, name: str, file: Path) -> None:
         """Copy a file of this machine here."""
         if self.is_object_store:
-            patiently(f"{self.path}/{name}", lambda: self._upload(name, file))
+            patiently(f"{self}/{name}", lambda: self._upload(name, file))
             return
         with self.writer(name) as stream, file.open("rb") as content:
             stream.upload(content)
@@ -258,7 +227,7 @@ class Folder:
         Raises:
             InputError: it holds no JSON.
         """
-        with undamaged(f"{self.path}/{name}"):
+        with undamaged(f"{self}/{name}"):
             return json.loads(self.read(name))
 
     def write_json(self, name: str, value: Any) -> None:
@@ -280,7 +249,7 @@ class Folder:
             InputError: it is cut off, or no such file.
         """
         place = f"{self.path}/{name}"
-        with undamaged(place):
+        with undamaged(f"{self}/{name}"):
             if name.endswith(".parquet"):
                 with self.filesystem.open_input_file(place) as stream:
                     return pq.read_table(stream, columns=columns)

@@ -131,10 +131,9 @@ def place_in_study(folder: Folder) -> tuple[str, str]:
     """Name of the study that a folder is in, and where in it the folder is; without a study above, "" and its path."""
     above, parts = folder, list[str]()
     while not above.exists(STUDY):
-        head, slash, tail = above.path.rpartition("/")
-        if not slash:
+        if "/" not in above.path:
             return "", folder.path.strip("/")
-        above, parts = Folder(above.filesystem, head), [tail, *parts]
+        above, parts = above.parent, [above.name, *parts]
     return str(above.read_json(STUDY)["name"]), "/".join(parts)
 
 

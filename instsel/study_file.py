@@ -80,18 +80,15 @@ def load_study(path: str | Path, overrides: typing.Sequence[str] = ()) -> StudyC
     """Read and check a study file.
 
     Args:
-        path: the YAML file.
+        path: of the YAML file; a URI in a text.
         overrides: `a.b=value` strings; the value is YAML, list items are reached by number (`pool.0.path=x`).
 
     Raises:
         InputError: the file is missing or broken, or a key is unknown, missing or of the wrong type.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"study file {path} {what}; give the path of a YAML file")
+    text = read_study(path)
     try:
-        raw = plain_values(path.read_text(encoding="utf-8"))
+        raw = plain_values(text.decode())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not readable YAML: {error}") from error
     except InputError as error:
@@ -101,6 +98,27 @@ def load_study(path: str | Path, overrides: typing.Sequence[str] = ()) -> StudyC
     for setting in overrides:
         override(raw, setting)
     return parse_study(raw, str(path))
+
+
+def read_study(path: str | Path) -> bytes:
+    """A study file as it is written, at a path or, in a text, a URI.
+
+    Raises:
+        InputError: there is no such file, or it cannot be reached.
+    """
+    if "://" in str(path):
+        from instsel.storage import Folder
+
+        parent, _, name = str(path).rpartition("/")
+        folder = Folder.at(parent)
+        if not folder.is_file(name):
+            raise InputError(f"study file {path} does not exist; give the place of a YAML file")
+        return folder.read(name)
+    path = Path(path).expanduser()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"study file {path} {what}; give the path of a YAML file")
+    return path.read_bytes()
 
 
 def parse_study(raw: dict[str, Any], origin: str) -> StudyConfig:

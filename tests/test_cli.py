@@ -1,6 +1,7 @@
 """The command: exit statuses, last lines, and that a finished study is told at once."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -98,8 +99,9 @@ def test_a_report_of_a_folder_that_is_no_study_exits_with_2(invoke, tmp_path):
     assert result.exit_code == 2 and "no study folder" in result.output
 
 
-def test_a_selection_is_made_anew_and_told(invoke, finished_study):
-    result = invoke("select", finished_study["out"], "--method", "less", "--budget", "4", "--targets", "sums")
+def test_a_selection_is_made_anew_and_told(invoke, finished_study, tmp_path):
+    out = shutil.copytree(finished_study["out"], tmp_path / "copy")
+    result = invoke("select", str(out), "--method", "less", "--budget", "4", "--targets", "sums")
     assert result.exit_code == 0, result.stderr
     assert "**less-4-sums**: 4 rows" in result.stdout
     assert "rows that serve a target most (cosine): " in result.stdout

@@ -17,9 +17,10 @@ from instsel import patience
 from instsel.config import StudyConfig
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.errors import InputError, StudyError
+from instsel.filesystems import expand, resolve
 from instsel.inputs import pool_files
 from instsel.object_store import MANY_ATTEMPTS, S3
-from instsel.storage import Folder, expand, resolve
+from instsel.storage import Folder
 from instsel.study import open_folder
 from instsel.study_file import parse_study
 from tests.object_store import KEYS, ObjectStore, meanwhile
@@ -113,7 +114,7 @@ def test_a_pool_file_is_read_on_where_it_was_cut_off(folder, object_store, endin
         folder.write(
             "pool.jsonl", b"".join(b'{"n": %d, "text": "%s"}\n' % (row["n"], row["text"].encode()) for row in rows)
         )
-    chunks = read_chunks(SourceFile(f"s3://{folder}/pool.{ending}"), 1000)
+    chunks = read_chunks(SourceFile(f"{folder}/pool.{ending}"), 1000)
     _, lines = next(chunks)
     outage = meanwhile(lambda: object_store.refuse(1.0))
     time.sleep(0.2)

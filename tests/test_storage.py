@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from instsel.errors import InputError, StudyError
-from instsel.storage import Folder, expand, resolve, space_errors, under_root
+from instsel.storage import Folder, space_errors
 
 TABLE = pa.table({"id": ["a", "b", "c"], "n": [1, 2, 3], "tokens": [[1], [2, 3], []]})
 
@@ -197,58 +197,24 @@ def test_other_errors_of_the_disk_stay_what_they_are() -> None:
         raise PermissionError(errno.EACCES, "no")
 
 
-@pytest.mark.parametrize("uri", ["nosuchscheme://x/y", "memoryy://x"])
-def test_an_unknown_scheme_is_refused(uri: str) -> None:
-    with pytest.raises(InputError, match="use a local path or a URI that pyarrow or fsspec knows"):
-        resolve(uri)
+def test_a_folder_as_text_is_its_place(object_store: object, tmp_path: Path) -> None:
+    for place in ("s3://studies/one", "memory://shared/one", str(tmp_path)):
+        folder = Folder.at(place)
+        assert str(folder) == place == str(folder / "two").removesuffix("/two")
+        assert (folder / "two/three").parent == folder / "two" and (folder / "two").name == "two"
+        (folder / "two").write("x", b"1")
+        assert Folder.at(str(folder / "two")).read("x") == b"1"
+    assert str(Folder.at("s3://studies/one/")) == "s3://studies/one"
+    assert str(Folder.at(f"file://{tmp_path}")) == str(tmp_path)
 
 
-def test_a_place_that_does_not_answer_is_the_users_to_correct(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(uri: str) -> None:
-        raise OSError("could not resolve host")
-
-    monkeypatch.setattr("instsel.storage.pafs.FileSystem", type("Gone", (), {"from_uri": staticmethod(unreachable)}))
-    with pytest.raises(InputError, match="gs://bucket/x: could not resolve host; correct it or make it reachable"):
-        resolve("gs://bucket/x")
-
-
-def test_local_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert resolve("a/../b")[1] == str(tmp_path / "b")
-    assert resolve("~/x")[1] == str(tmp_path / "home/x")
-
-
-@pytest.mark.parametrize(
-    ("root", "place", "expected"),
-    [
-        ("data", "a.jsonl", "data/a.jsonl"),
-        ("data/", "a.jsonl", "data/a.jsonl"),
-        ("data", "/abs/a.jsonl", "/abs/a.jsonl"),
-        ("data", "s3://b/a.jsonl", "s3://b/a.jsonl"),
-        ("data", "hf:owner/name", "hf:owner/name"),
-        ("s3://b/data", "a.jsonl", "s3://b/data/a.jsonl"),
-        ("data", "~/a.jsonl", "/home/someone/a.jsonl"),
-        ("~", "a.jsonl", "/home/someone/a.jsonl"),
-    ],
-)
-def test_relative_places_start_from_the_root(
-    root: str, place: str, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert under_root(root, place) == expected
-
-
-def test_globs_give_files_in_sorted_order(folder: Folder) -> None:
-    for name in ("b.jsonl", "a.jsonl", "a.txt"):
-        folder.write(name, b"1")
-    (folder / "c.jsonl").filesystem.create_dir(f"{folder}/c.jsonl")
-    schemes = {"s3": "s3://", "local": ""}
-    where = schemes.get(folder.filesystem.type_name, "memory://") + folder.path
-    assert expand(f"{where}/*.jsonl") == [f"{where}/a.jsonl", f"{where}/b.jsonl"]
-    assert expand(f"{where}/[ab].jsonl") == expand(f"{where}/?.jsonl") == expand(f"{where}/*.jsonl")
-    assert expand(f"{where}/none*") == expand(f"{where}/none/*") == []
-    assert expand(f"{where}/none") == [f"{where}/none"]
+def test_bug_errors_of_a_store_named_no_scheme(object_store: object) -> None:
+    folder = Folder.at("s3://studies/one")
+    folder.write("a.json", b"{")
+    folder.write("t.arrow", b"{")
+    for read, name in ((folder.read_json, "a.json"), (folder.read_table, "t.arrow")):
+        with pytest.raises(InputError, match=f"^s3://studies/one/{name} is damaged"):
+            read(name)
 
 
 def test_json_is_the_same_bytes_whatever_the_order_of_keys(folder: Folder) -> None:

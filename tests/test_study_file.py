@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from instsel.errors import InputError
+from instsel.storage import Folder
 from instsel.study_file import load_study
 
 TEXT = """\
@@ -79,6 +80,17 @@ def test_a_missing_file_a_folder_and_bytes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\xfe\n")
     with pytest.raises(InputError, match=r"bytes\.yaml is not readable YAML"):
         load_study(tmp_path / "bytes.yaml")
+
+
+def test_a_study_file_may_be_in_a_store(object_store: object, tmp_path: Path) -> None:
+    place = "s3://studies/one/search"
+    Folder.at(place).write("best.yaml", TEXT.encode())
+    (tmp_path / "here.yaml").write_text(TEXT)
+    assert load_study(f"{place}/best.yaml", ["selection.budget=5"]).selection.budget == 5
+    assert load_study(f"{place}/best.yaml") == load_study(tmp_path / "here.yaml")
+    for missing in (f"{place}/none.yaml", "s3://studies/one/search", "s3://no-such-bucket/a.yaml"):
+        with pytest.raises(InputError, match=f"study file {missing} does not exist; give the place of a YAML file"):
+            load_study(missing)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from instsel.selection import (
     stratified,
     submodular,
 )
+from instsel.selection.core_knowledge import core_knowledge
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,16 @@ def _walk(method: methods.G2isMethod, form: Form, damping: float, inputs: Inputs
         neighbors=method.neighbors,
         fill=method.fill,
     )
-    return Chooser(pool.ids, pick, lambda found: [f"principal component {number + 1}" for number in _callers(found)])
+
+    def shares() -> dict[str, Any]:
+        found = core_knowledge(validation, explained_variance=method.explained_variance, sign=method.sign)[1]
+        return {"component_shares": {str(number + 1): share for number, share in enumerate(found.tolist())}}
+
+    return Chooser(pool.ids, pick, _components, shares)
+
+
+def _components(selection: Selection) -> list[str]:
+    return [f"principal component {number + 1}" for number in _callers(selection)]
 
 
 def _by_likelihood(method: methods.PerplexityMethod | methods.IfdMethod, inputs: Inputs) -> Chooser:

@@ -14,7 +14,7 @@ from instsel.errors import InputError
 from instsel.gradients.shards import GradientShards, validation_columns
 from instsel.methods import Influence
 from instsel.storage import Folder
-from instsel.study import MANIFEST
+from instsel.study import MANIFEST, read_manifest
 
 CHECKPOINT = re.compile(r"epoch-[0-9]+")
 SHARD = re.compile(r"[0-9]+-[0-9]+")
@@ -50,11 +50,11 @@ class Inputs:
         """What a finished stage says of itself.
 
         Raises:
-            InputError: the stage is not finished, or what it was made from has changed since.
+            InputError: the stage is not finished, its manifest is damaged, or what it was made from has changed since.
         """
         if not self.has(stage):
             raise InputError(f"{self.study} has no finished stage {stage!r}; run the study with a method that reads it")
-        manifest: dict[str, Any] = (self.study / stage).read_json(MANIFEST)
+        manifest = read_manifest(self.study / stage)
         for parent, fingerprint in manifest["parents"].items():
             if not self.has(parent) or self.manifest(parent)["fingerprint"] != fingerprint:
                 raise InputError(f"{self.study}/{stage} is not of the {parent} that is there now; run the study again")

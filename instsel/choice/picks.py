@@ -41,7 +41,8 @@ def make_picks(
 
     Returns:
         One line a pick, in order: id, rank (from 0), score, reason. And what the choice goes by: `mixture`, where the
-        method keeps to one, `task_gains` of smart, task -> gain.
+        method keeps to one, `task_gains` of smart (task -> gain) or `component_shares` of g2is (number from 1 -> share
+        of the variance).
 
     Raises:
         InputError: the budget does not fit the pool, the study lacks what the method reads, or the method cannot choose

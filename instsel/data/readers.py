@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from instsel.config import RowFormat
 from instsel.data.rows import MOST_BYTES
 from instsel.errors import InputError
-from instsel.storage import Folder, expand, resolve
+from instsel.filesystems import expand, resolve
+from instsel.storage import Folder
 
 TEXT_ENDINGS = (".jsonl", ".json", ".ndjson")
 HUB = "hf:"

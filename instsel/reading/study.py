@@ -218,7 +218,7 @@ class Study(StudyArrays):
         told = [f"{key}={json.dumps(value)}" for key, value in options.items()]
         wish = anew.Wish(method, str(budget), unit, chosen, told, attribution, name)
         folder, _ = anew.select_anew(self.place, wish, lambda text: warnings.warn(text, stacklevel=2))
-        made = folder.path.rpartition("/")[2]
+        made = folder.name
         return next(shown for shown, place in self._selections().items() if place == f"{anew.SELECTIONS}/{made}")
 
     def explain(self, row: str) -> Explanation:

@@ -28,7 +28,6 @@ from instsel.stages.session import Allotment
 from instsel.stages.tag import TAGS, evaluation_file
 from instsel.stages.training import run_training
 from instsel.stages.trials import run_each, trial_allotment
-from instsel.storage import Folder
 from instsel.study import Stage
 
 RUNS = "runs"
@@ -121,8 +120,7 @@ def _stage(parent: Stage, prepare: Stage, categories: Categories, one: PlannedRu
         "evaluated": fingerprint(evaluated),
     }
     name = Stage(parent.folder, RUN, config, [prepare]).fingerprint
-    runs = Folder(parent.folder.filesystem, parent.folder.path.rpartition("/")[0]) / RUNS
-    return Stage(runs / name, RUN, config, [prepare])
+    return Stage(parent.folder.parent / RUNS / name, RUN, config, [prepare])
 
 
 def _trained(stage: Stage) -> bool:

@@ -63,7 +63,7 @@ def _sum_groups(
     summed = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
         summing, batch_size=1, batch_format="pyarrow", num_cpus=1, memory=memory, fn_args=(features, pins, out)
     )
-    with terminal.bar(f"fisher of {out.path.rpartition('/')[2]}", len(missing), "groups") as bar:
+    with terminal.bar(f"fisher of {out.name}", len(missing), "groups") as bar:
         for _ in summed.iter_rows():
             bar.advance(1)
 

@@ -58,7 +58,7 @@ def run(study: StudyConfig, search: Search, stage: Stage, allot: Allotment, term
         terminal.say(f"{search.points - left} trials were there already")
     spent = sum(outcome.tokens for _, outcome in known if outcome is not None)
     if left > 0 and (search.tokens is None or spent < search.tokens):
-        shared = Folder(stage.folder.filesystem, stage.folder.path.rpartition("/search/")[0])
+        shared = stage.folder.parent.parent
         one = partial(_trial, study=study, search=search, shared=shared, points=points, allot=each)
         with terminal.bar("search", left, "trials") as bar, quiet_tune(terminal):
             results = _tuner(study, search, stage.folder, one, at_once, left, known, spent, Marking(bar, points)).fit()
@@ -71,8 +71,7 @@ def run(study: StudyConfig, search: Search, stage: Stage, allot: Allotment, term
 
 def points_of(search: Search, stage: Stage) -> Points:
     """The points of a search, in its stage's folder; the trials beside it."""
-    searches = Folder(stage.folder.filesystem, stage.folder.path.rpartition("/")[0])
-    return Points(stage.folder / POINTS, searches / TRIALS, search)
+    return Points(stage.folder / POINTS, stage.folder.parent / TRIALS, search)
 
 
 def told(points: Points) -> list[Outcome]:
@@ -104,7 +103,7 @@ def _trial(
         tune.report({"objective": float("inf"), "epoch": 1, "tokens": 0})
         return
     own = trial_folder(made, shared, points.trials, tune.get_context().get_trial_id())
-    name = own.path.rpartition("/")[2]
+    name = own.name
     points.note(point, name, None)
 
     def report(told: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shlex
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,10 @@ from ray.exceptions import AuthenticationError
 
 from instsel.config import StudyConfig
 from instsel.errors import InputError, StudyError
+from instsel.filesystems import under_root
 from instsel.identity import fingerprint
 from instsel.progress import Terminal
-from instsel.storage import under_root
+from instsel.study_file import read_study
 
 # Where the study file lies in the job's working directory.
 STUDY = "study.yaml"
@@ -31,7 +31,7 @@ class Order:
     """What is submitted.
 
     Attributes:
-        study: the study file, as a path on this machine.
+        study: the study file, as a path on this machine or a URI.
         overrides: `--set` of the study file.
         command: of instsel, "run" or "search".
         until: last stage of a run.
@@ -39,7 +39,7 @@ class Order:
         pip: requirements file that the job's machines install first; None where their image has instsel.
     """
 
-    study: Path
+    study: str
     overrides: Sequence[str] = ()
     command: str = "run"
     until: str | None = None
@@ -147,7 +147,7 @@ def _job(client: Any, base: str) -> tuple[str, bool]:
 def _working_dir(order: Order) -> Iterator[Path]:
     """A folder with the study file alone: nothing else of this machine is sent."""
     with tempfile.TemporaryDirectory(prefix="instsel-submit-") as folder:
-        shutil.copy(order.study.expanduser(), Path(folder, STUDY))
+        Path(folder, STUDY).write_bytes(read_study(order.study))
         yield Path(folder)
 
 

@@ -137,9 +137,8 @@ def _texts(inputs: Inputs, wanted: Mapping[str, int]) -> Iterator[tuple[str, int
 
 def _answers(how: EndpointCategories, stage: Stage, prepare: Stage) -> Folder:
     """Folder of the endpoint's answers, named by what they depend on: other sizes of categories do not ask again."""
-    study = Folder(stage.folder.filesystem, stage.folder.path.rpartition("/")[0])
     name = fingerprint({"model": how.model, "labels": how.labels, "prepare": prepare.fingerprint})
-    return study / ANSWERS / name
+    return stage.folder.parent / ANSWERS / name
 
 
 def _ask(

@@ -1,5 +1,7 @@
 """Every method of a study file makes its selection from what the stages left, with a reason for each pick."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -10,8 +12,10 @@ from instsel.errors import InputError
 from instsel.kernel import subtask_means
 from instsel.methods import Influence
 from instsel.selection import smart
+from instsel.selection.core_knowledge import component_budgets
 from instsel.stages.graph import build_graph
 from instsel.storage import Folder
+from instsel.study import PARTS
 from instsel.study_file import parse_study
 
 REASONS = {
@@ -60,6 +64,19 @@ def test_the_gain_of_every_task_of_smart_is_kept(inputs):
     matrix = inputs.embeddings()
     source = dict(zip(*(inputs.index[key].to_pylist() for key in ("id", "source")), strict=True))
     assert gains == pytest.approx(smart.task_gains(matrix.values, [source[row] for row in matrix.ids]))
+
+
+def test_the_share_of_every_component_of_g2is_is_kept_and_gives_the_budget(inputs):
+    result = (inputs.study / "select/g2is").read_json("manifest.json")["result"]
+    shares = np.array(list(result["component_shares"].values()))
+    assert list(result["component_shares"]) == [str(number + 1) for number in range(len(shares))]
+    assert shares.sum() == pytest.approx(1) and (np.diff(shares) <= 0).all()
+    # What the walks left was filled up, so that every component has its whole budget.
+    reasons = (inputs.study / "select/g2is").read_table("selected.parquet")["reason"].to_pylist()
+    budgets = {
+        f"principal component {number + 1}": rows for number, rows in enumerate(component_budgets(shares, 6)) if rows
+    }
+    assert Counter(reasons) == budgets
 
 
 def test_runs_of_several_training_seeds_share_their_selection(every_method):
@@ -142,14 +159,22 @@ def test_a_stage_that_is_missing_is_told(tmp_path):
 def test_what_was_made_from_another_stage_than_is_there_is_refused(changed, how, tmp_path):
     """Only the stage right before was once looked at, and one that had just been begun again was not."""
     chain = {"prepare": [], "warmup": ["prepare"], "features": ["warmup"], "attribution/cosine": ["features"]}
+    other = dict.fromkeys(PARTS)
     for name, parents in chain.items():
-        manifest = {"fingerprint": name, "parents": {parent: parent for parent in parents}}
+        manifest = {**other, "fingerprint": name, "parents": {parent: parent for parent in parents}}
         (Folder.at(tmp_path) / name).write_json("manifest.json", manifest)
     assert Inputs(Folder.at(tmp_path)).manifest("attribution/cosine")["fingerprint"] == "attribution/cosine"
-    manifest = {"fingerprint": "new", "parents": {parent: parent for parent in chain[changed]}}
+    manifest = {**other, "fingerprint": "new", "parents": {parent: parent for parent in chain[changed]}}
     if how == "done again":
         (Folder.at(tmp_path) / changed).write_json("manifest.json", manifest)
     else:
         (tmp_path / changed / "manifest.json").unlink()
     with pytest.raises(InputError, match=f"is not of the {changed} that is there now; run the study again"):
         Inputs(Folder.at(tmp_path)).manifest("attribution/cosine")
+
+
+@pytest.mark.parametrize("content", ["[]", '{"fingerprint": "prepare"}', "{"])
+def test_a_manifest_that_is_none_is_named(content, tmp_path):
+    Folder.at(tmp_path / "prepare").write("manifest.json", content.encode())
+    with pytest.raises(InputError, match=r"prepare/manifest\.json is (no manifest of a stage|damaged)"):
+        Inputs(Folder.at(tmp_path)).manifest("prepare")

@@ -73,7 +73,7 @@ def test_rows_to_read_are_the_picks_with_the_highest_influence(made):
 def test_the_parts_of_a_divided_budget_come_in_the_order_of_their_first_pick(made):
     parts = gather(Record(str(made)))["parts"]
     assert list(parts) == ["smart"]
-    assert [(one["name"], one["task_gain"], one["rows"], one["gain"]) for one in parts["smart"]["parts"]] == [
+    assert [(one["name"], one["weight"], one["rows"], one["gain"]) for one in parts["smart"]["parts"]] == [
         ("task left", 2.5, 2, 7.0),
         ("task <right>", 1.25, 2, 3.0),
     ]

@@ -5,6 +5,7 @@ The server is away for 3 seconds, or for as many as OUTAGE_SECONDS in the enviro
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from instsel.choice.anew import Wish, select_anew
 from instsel.choice.explain import explain
 from instsel.progress import Terminal
 from instsel.stages.pipeline import run_study
+from instsel.stages.search_study import search_study
 from instsel.storage import Folder
-from instsel.study_file import parse_study
+from instsel.study_file import load_study, parse_study
 from tests.object_store import KEYS, meanwhile
 
 pytestmark = pytest.mark.long
@@ -28,10 +30,14 @@ ADAPTER = "warmup/run/epoch-2/adapter_model.safetensors"
 def remote(object_store, finished_study, monkeypatch, tmp_path):
     """The keys of the finished study with its data, and the folder of the study to be, in the store."""
     monkeypatch.chdir(tmp_path)
-    root, data = Path(finished_study["root"]), Folder.at(f"s3://{BUCKET}/data")
-    for file in [*root.glob("pool/*.jsonl"), *root.glob("targets/*/*.jsonl")]:
-        (data / file.parent.relative_to(root).as_posix()).put(file.name, file)
+    _put_below(finished_study["root"], Folder.at(f"s3://{BUCKET}/data"), "*.jsonl")
     return {**finished_study, "root": f"s3://{BUCKET}/data", "out": f"s3://{BUCKET}/study"}
+
+
+def _put_below(root: str, folder: Folder, pattern: str = "*") -> None:
+    for file in Path(root).rglob(pattern):
+        if file.is_file():
+            (folder / file.parent.relative_to(root).as_posix()).put(file.name, file)
 
 
 def _local(finished_study, name):
@@ -80,3 +86,33 @@ def test_a_study_goes_on_where_the_store_was_away(remote, object_store, finished
         assert objects[f"study/{name}"] == _local(finished_study, name)
     epochs = json.loads(objects["study/warmup/manifest.json"])["result"]["checkpoints"]
     assert [(epoch["epoch"], epoch["step"]) for epoch in epochs.values()] == [(1, 3), (2, 6)]
+
+
+def test_a_mixture_and_a_search_in_a_store_are_those_of_a_disk(remote, object_store, finished_study, tmp_path, capsys):
+    runs = {"bases": 1, "base_rows": 6, "added_rows": 3, "removals": False}
+    mixture = {"categories": "source", "evaluation_rows": 2, "least_rows": 4, "unknown": "zero"}
+    mixture |= {"estimator": "interventions", "interventions": runs}
+    search = {"space": {"finetune.learning_rate": [1e-3, 1e-2]}, "searcher": "grid", "trials": 2}
+    selection = {"budget": 4, "methods": [{"method": "random", "mixture": "pool"}]}
+    more = {"mixture": mixture, "search": search, "selection": selection}
+    places = [tmp_path / "study", f"s3://{BUCKET}/study"]
+    shutil.copytree(finished_study["out"], places[0])
+    _put_below(finished_study["out"], Folder.at(places[1]))
+    for raw, place in zip((finished_study, remote), places, strict=True):
+        study = parse_study({**raw, **more, "out": str(place)}, "test")
+        run_study(study, Terminal(), until="select")
+        search_study(study, Terminal())
+        capsys.readouterr()
+        run_study(study, Terminal(), until="select")
+        search_study(study, Terminal())
+        told = capsys.readouterr().out
+        assert "study tiny: nothing to do" in told and "search of tiny: nothing to do" in told
+
+    ours, theirs = ((Folder.at(place) / "search").read_json("summary.json")["trials"] for place in places)
+    assert [(one["point"], one["searched"], one["judged"]) for one in ours] == [
+        (one["point"], one["searched"], one["judged"]) for one in theirs
+    ]
+    for name in ("select/random/selected.jsonl", "interaction/interventions/runs.parquet"):
+        assert Folder.at(places[0]).read(name) == Folder.at(places[1]).read(name)
+    best = load_study(f"s3://{BUCKET}/study/search/best.yaml")
+    assert best.out == f"s3://{BUCKET}/study-best"

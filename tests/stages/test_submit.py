@@ -76,7 +76,7 @@ def send(tmp_path, server):
         path.write_text(yaml.safe_dump({**keys, **dict(changes)}))
         (tmp_path / "secret.txt").write_text("not to be sent")
         printed = io.StringIO()
-        made = Order(path, **order)
+        made = Order(str(path), **order)
         study = load_study(path, made.overrides)
         return submit.submit(study, made, Terminal(Console(file=printed)), follow), printed.getvalue()
 

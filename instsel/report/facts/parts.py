@@ -9,6 +9,7 @@ from instsel.choice.rows import TABLE
 from instsel.report.facts.record import Record
 
 DIVIDES = {"g2is": "principal component", "smart": "task"}
+WEIGHTS = {"g2is": "component_shares", "smart": "task_gains"}
 MOST_PARTS = 60
 
 
@@ -17,22 +18,23 @@ def parts(record: Record) -> dict[str, Any]:
 
     Returns:
         selection -> `method`, and `parts`, each with `name`, `rows`, `tokens`, `gain` (sum of the picks' scores),
-        `first` and `last` (scores of its first and last pick), and `task_gain`, by which SMART gave it its share.
+        `first` and `last` (scores of its first and last pick), and `weight`, by which it was given its share: a
+        component's share of the variance, a task's gain; None where the selection was made by an older version.
     """
     found = {}
     for name, manifest in record.manifests.items():
         method = manifest["config"].get("method")
         if name.startswith("select/") and method in DIVIDES:
             table = (record.folder / name).read_table(TABLE, ["reason", "tokens", "score"])
-            gains = manifest["result"].get("task_gains", {})
-            own = [{**part, "task_gain": gains.get(_task(part["name"]))} for part in _by_reason(table)]
+            weights = manifest["result"].get(WEIGHTS[method], {})
+            own = [{**part, "weight": weights.get(_label(part["name"], method))} for part in _by_reason(table)]
             found[name.partition("/")[2]] = {"method": method, "parts": own}
     return found
 
 
-def _task(reason: str) -> str:
-    """The task that a reason of SMART names, whatever its rows were grouped by."""
-    return reason.partition(" ")[2]
+def _label(reason: str, method: str) -> str:
+    """The component or task that a reason names; SMART's rows may be grouped by anything of one word."""
+    return reason.rpartition(" ")[2] if method == "g2is" else reason.partition(" ")[2]
 
 
 def _by_reason(table: pa.Table) -> list[dict[str, Any]]:

@@ -8,6 +8,15 @@ from instsel.report.page import figures
 from instsel.report.page.parts import Cell, Chart, Section, Table, count, number
 
 NAMES = {"g2is": "principal components (G2IS)", "smart": "tasks (SMART)"}
+WEIGHTS = {"g2is": "share of the variance", "smart": "gain of the task"}
+SCORES = {
+    "g2is": "A score is the cosine with the row before, of a walk's first row that with the component.",
+    "smart": "A score is the pick's gain within its task.",
+}
+ORIGINS = {
+    "g2is": "A component has the share of the budget that it has of the variance which all of them explain.",
+    "smart": "The gain of a task, in the order of the greedy walk over tasks, gave it its share.",
+}
 MOST_RUNS = 6
 
 
@@ -17,15 +26,15 @@ def budgets_section(facts: Mapping[str, Any]) -> Section | None:
         return None
     parts: list[Table | Chart] = []
     for name, found in facts["parts"].items():
-        own = found["parts"]
-        shown = [one["name"].removeprefix(f"{DIVIDES[found['method']]} ") for one in own]
-        title = f"{name}: budget by {NAMES[found['method']]}"
+        own, method = found["parts"], found["method"]
+        shown = [one["name"].removeprefix(f"{DIVIDES[method]} ") for one in own]
+        title = f"{name}: budget by {NAMES[method]}"
         parts.append(figures.bars(title, shown, {"rows": [one["rows"] for one in own]}, axis="rows"))
-        given = any(one["task_gain"] is not None for one in own)
+        given = any(one["weight"] is not None for one in own)
         rows = [
             [
                 Cell(one["name"], place),
-                *([number(one["task_gain"], 3)] if given else []),
+                *([number(one["weight"], 3)] if given else []),
                 count(one["rows"]),
                 count(one["tokens"]),
                 number(one["gain"], 3),
@@ -34,10 +43,17 @@ def budgets_section(facts: Mapping[str, Any]) -> Section | None:
             ]
             for place, one in enumerate(own)
         ]
-        asked = ["gain of the task"] if given else []
-        head = ["part", *asked, "rows", "tokens", "sum of scores", "first score", "last score"]
-        note = "In the order in which they were called. Scores are the picks' gains within their part."
-        note += " The gain of a task, in the order of the greedy walk over tasks, gave it its share." if given else ""
+        head = [
+            "part",
+            *([WEIGHTS[method]] if given else []),
+            "rows",
+            "tokens",
+            "sum of scores",
+            "first score",
+            "last score",
+        ]
+        note = f"In the order in which they were called. {SCORES[method]}"
+        note += f" {ORIGINS[method]}" if given else ""
         parts.append(Table(head, rows, title="As a table", note=note, folded=True))
     return Section("budgets", "How budgets were divided", parts)
 

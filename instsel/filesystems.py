@@ -1,0 +1,64 @@
+"""From a local path, URI or glob to the file system that holds it and the paths in it."""
+
+import os
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs as pafs
+
+from instsel.errors import InputError
+from instsel.object_store import SCHEME, s3
+from instsel.places import checked_place
+
+
+def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
+    """File system and path of a local path or URI.
+
+    Raises:
+        InputError: the URI's scheme is unknown, its package is not installed, what it names does not answer, or it
+            holds a secret or options.
+    """
+    text = str(uri)
+    if "://" not in text:
+        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
+    try:
+        checked_place(text)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    try:
+        if text.startswith(SCHEME):
+            return s3(text)
+        return pafs.FileSystem.from_uri(text)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass
+    except OSError as error:
+        raise InputError(f"{text}: {error}; correct it or make it reachable") from error
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(text)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{text}: {error}; use a local path or a URI that pyarrow or fsspec knows") from error
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+
+
+def under_root(root: str, place: str) -> str:
+    """A pool or target place: URIs, hub ids and absolute paths as they are, others below `root`; ~ is home."""
+    if "://" in place or place.startswith("hf:"):
+        return place
+    place = os.path.expanduser(place)
+    if os.path.isabs(place):
+        return place
+    return f"{os.path.expanduser(root).rstrip('/')}/{place}"
+
+
+def expand(pattern: str) -> list[str]:
+    """Files that a path, URI or glob (in its last part) stands for, sorted; a path without a glob as it is."""
+    if not any(sign in pattern for sign in "*?["):
+        return [pattern]
+    parent, _, last = pattern.rpartition("/")
+    filesystem, path = resolve(parent or ".")
+    infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    names = sorted(info.base_name for info in infos if info.type != pafs.FileType.Directory)
+    return [f"{parent}/{name}" if parent else name for name in names if fnmatch(name, last)]
