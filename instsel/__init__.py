@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from instsel.reading.study import Study
 
-__version__ = "0.5.0"
+__version__ = "0.5.1"
 
 
 def open_study(path: str | Path) -> "Study":

@@ -22,10 +22,13 @@ def answer_likelihoods(
     Args:
         model: causal language model; runs on the device its parameters are on.
         examples: {"input_ids", "labels"} with -100 for tokens that are no answer.
-        token_budget: padded tokens of one forward pass.
+        token_budget: padded tokens of one forward pass; one that runs out of memory is halved.
 
     Returns:
         Two of float64 (n,), nats, in the order of `examples`.
+
+    Raises:
+        MemoryError: an example alone does not fit in memory.
     """
     owners, answers = [], []
     for row, example in enumerate(examples):

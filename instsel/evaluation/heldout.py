@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from instsel.data.batches import Example, collate, token_budget_batches
+from instsel.data.batches import Example, collate
+from instsel.data.fitting import run_forward
 from instsel.loss import answer_losses
 
 
@@ -23,21 +24,28 @@ def heldout_losses(
     Args:
         model: causal language model; runs on the device its parameters are on.
         examples: {"input_ids", "labels"} with -100 for tokens that are no answer.
-        token_budget: padded tokens of one forward pass.
+        token_budget: padded tokens of one forward pass; one that runs out of memory is halved, and so are all later.
         on_batch: told rows and tokens after each pass.
 
     Returns:
         float64 (q,), nats, in the order of `examples`.
+
+    Raises:
+        MemoryError: an example alone does not fit in memory.
     """
     losses = np.zeros(len(examples))
     device = next(model.parameters()).device
     was_training = model.training
+    lengths = [len(example["input_ids"]) for example in examples]
+
+    def judge(rows: list[int]) -> None:
+        batch = collate([examples[row] for row in rows], device=device)
+        losses[rows] = answer_losses(model, batch).double().cpu().numpy()
+        if on_batch:
+            on_batch(len(rows), sum(lengths[row] for row in rows))
+
     model.eval()
     with torch.no_grad():
-        for rows in token_budget_batches([len(example["input_ids"]) for example in examples], token_budget):
-            batch = collate([examples[row] for row in rows], device=device)
-            losses[rows] = answer_losses(model, batch).double().cpu().numpy()
-            if on_batch:
-                on_batch(len(rows), sum(len(examples[row]["input_ids"]) for row in rows))
+        run_forward(lengths, token_budget, judge)
     model.train(was_training)
     return losses

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from instsel.data.batches import IGNORED, Example, collate
+from instsel.data.fitting import BatchFitter
 from instsel.gradients.adam import BETAS, EPS, Direction, require_hyperparameters, require_moments
 from instsel.gradients.capture import Consumer, GradientCapture
-from instsel.gradients.fitting import BatchFitter
 from instsel.gradients.precision import float32_stream
 from instsel.gradients.sketch import CountSketch
 from instsel.loss import answer_losses
@@ -74,7 +74,7 @@ class GradientEngine:
     @property
     def recompute(self) -> bool:
         """Whether activations are recomputed: as given, or because a single row did not fit."""
-        return self._fitter.recompute
+        return bool(self._fitter.recompute)
 
     def features(self, examples: Sequence[Example]) -> np.ndarray:
         """Sketched gradients, or sketched Adam directions if the engine has moments.

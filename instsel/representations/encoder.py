@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from instsel.config import Embedding
-from instsel.data.batches import token_budget_batches
+from instsel.data.fitting import run_forward
 from instsel.errors import InputError
 from instsel.model import encoder_file, load_encoder
 from instsel.representations.layout import Pooling, pooling_of
@@ -57,12 +57,18 @@ class Encoder:
 
         Returns:
             float32 (n, e), not normalised, in the order of `rows`; zeros for a row without tokens.
+
+        Raises:
+            MemoryError: a text alone does not fit in memory.
         """
         vectors = np.zeros((len(rows), self.model.config.hidden_size), dtype=np.float32)
         filled = [place for place, row in enumerate(rows) if row]
-        for batch in token_budget_batches([len(rows[place]) for place in filled], self.token_budget):
+
+        def fill(batch: list[int]) -> None:
             places = [filled[number] for number in batch]
             vectors[places] = self._batch([torch.tensor(rows[place]) for place in places]).cpu().numpy()
+
+        run_forward([len(rows[place]) for place in filled], self.token_budget, fill)
         return vectors
 
     @torch.no_grad()

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from instsel.data.batches import Example, collate, token_budget_batches
+from instsel.data.batches import Example, collate
+from instsel.data.fitting import run_forward
 
 
 def represent(model: nn.Module, examples: Sequence[Example], *, token_budget: int) -> np.ndarray:
@@ -16,21 +17,27 @@ def represent(model: nn.Module, examples: Sequence[Example], *, token_budget: in
     Args:
         model: causal language model; runs on the device its parameters are on.
         examples: {"input_ids", "labels"}; the labels are not looked at.
-        token_budget: padded tokens of one forward pass.
+        token_budget: padded tokens of one forward pass; one that runs out of memory is halved, and so are all later.
 
     Returns:
         float32 (n, h), not normalised, in the order of `examples`: `weighted_mean` of the hidden states after the
         final norm, before the output head.
+
+    Raises:
+        MemoryError: an example alone does not fit in memory.
     """
     whole: Any = model
     device = next(model.parameters()).device
     vectors = np.empty((len(examples), whole.config.hidden_size), dtype=np.float32)
+
+    def fill(rows: list[int]) -> None:
+        batch = collate([examples[row] for row in rows], device=device)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        states = whole.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        vectors[rows] = weighted_mean(states, mask.to(states.device)).cpu().numpy()
+
     with torch.no_grad():
-        for rows in token_budget_batches([len(example["input_ids"]) for example in examples], token_budget):
-            batch = collate([examples[row] for row in rows], device=device)
-            ids, mask = batch["input_ids"], batch["attention_mask"]
-            states = whole.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            vectors[rows] = weighted_mean(states, mask.to(states.device)).cpu().numpy()
+        run_forward([len(example["input_ids"]) for example in examples], token_budget, fill)
     return vectors
 
 

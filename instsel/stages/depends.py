@@ -32,6 +32,14 @@ def on_model(study: StudyConfig) -> dict[str, Any]:
     }
 
 
+def on_training(training: Training) -> dict[str, Any]:
+    """Of a training: its keys but `micro_batch_size`, which changes results as the number of workers does, by rounding.
+
+    So a training that ran out of memory goes on with smaller micro batches at its last checkpoint.
+    """
+    return training.model_dump(exclude={"micro_batch_size"})
+
+
 def on_deepspeed(study: StudyConfig) -> dict[str, Any]:
     """Of every training: the ZeRO stage, or the content of the user's configuration."""
     config = study.deepspeed.config
@@ -79,7 +87,7 @@ def on_estimator(study: StudyConfig, mixture: Mixture, estimator: Estimator, tra
     plan = mixture.interventions if estimator == "interventions" else mixture.regression
     training = {
         **trained,
-        "finetune": training_of_runs(study, mixture).model_dump(),
+        "finetune": on_training(training_of_runs(study, mixture)),
         "evaluation": study.evaluation.token_budget,
     }
     return {**config, "plan": plan.model_dump(), **training}

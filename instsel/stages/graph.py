@@ -105,14 +105,14 @@ def settings_of(study: StudyConfig) -> dict[str, dict[str, Any]]:
         "prepare": {"data": study.data.model_dump()},
         "represent": {"token_budget": study.features.token_budget},
         "likelihood": batches,
-        "warmup": {**lora, "warmup": study.warmup.model_dump()},
+        "warmup": {**lora, "warmup": depends.on_training(study.warmup)},
         "features": study.features.model_dump(),
         f"evaluate/{BASE}": batches,
     }
     found |= {f"attribution/{name}": asdict(influence) for name, influence in influences_of(study).items()}
     for name, run in runs_of(study).items():
         found[f"select/{run.selection}"] = depends.on_method(study, run.method, run.seed)
-        training = {**study.finetune.model_dump(), "seed": study.finetune.seed + run.seed}
+        training = {**depends.on_training(study.finetune), "seed": study.finetune.seed + run.seed}
         found[f"finetune/{name}"] = {**lora, "finetune": training, **depends.on_order(study, run.method)}
         found[f"evaluate/{name}"] = batches
     return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from instsel.gradients.fitting import is_out_of_memory
+from instsel.data.fitting import is_out_of_memory
 from instsel.planning.cluster import CPU
 from instsel.stages.memory import machine_memory, peak_memory
 

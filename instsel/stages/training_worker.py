@@ -22,11 +22,29 @@ METRICS = "metrics.json"
 
 
 def work(plain: dict[str, Any]) -> tuple[str, str] | None:
-    """What each worker does. An error of ours meets all of them and would again: returned, it makes Ray Train stop."""
+    """What each worker does. An error of ours meets all of them and would again: returned, it makes Ray Train stop.
+
+    Raises:
+        StudyError: memory ran out, which may meet one worker alone: only what is raised ends the others, which wait for
+            its part of the step.
+    """
+    # Imported here, as in `_train`: it loads torch.
+    from instsel.data.fitting import is_out_of_memory
+
     try:
         _train(plain)
     except (InputError, StudyError) as error:
         return type(error).__name__, str(error)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        rows = plain["settings"].micro_batch_size
+        smaller = "lower it, and the training goes on at its last checkpoint; or " if rows > 1 else ""
+        raise StudyError(
+            f"a training worker ran out of memory with micro_batch_size {rows}: {smaller}train anew with a lower "
+            "data.max_length or, to spread the model over workers, deepspeed.stage 3 "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from error
     return None
 
 

@@ -1,9 +1,11 @@
 """Held-out losses are those of each example alone, in the order given."""
 
 import numpy as np
+import pytest
 import torch
 
 from instsel.config import Lora, Model
+from instsel.evaluation import heldout
 from instsel.evaluation.heldout import heldout_losses
 from instsel.model import attach_lora, load_base
 
@@ -28,6 +30,38 @@ def test_losses_equal_those_of_transformers_one_example_at_a_time(tiny_model):
         ]
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, alone, rtol=1e-5)
+
+
+def test_losses_are_the_same_where_memory_runs_out(tiny_model, monkeypatch):
+    model = load_base(Model(name=str(tiny_model), dtype="float32"))
+    examples, told, refused = _examples(9), [], []
+    expected = heldout_losses(model, examples, token_budget=64)
+    whole = heldout.answer_losses
+
+    def narrow(model, batch):
+        if batch["input_ids"].numel() > 40:
+            refused.append(batch["input_ids"].numel())
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(model, batch)
+
+    monkeypatch.setattr(heldout, "answer_losses", narrow)
+    found = heldout_losses(model, examples, token_budget=256, on_batch=lambda rows, tokens: told.append((rows, tokens)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    # What was learned at the first batch holds for the others, and a batch is told of once.
+    assert len(refused) <= 3
+    assert np.sum(told, axis=0).tolist() == [9, sum(len(example["input_ids"]) for example in examples)]
+
+
+def test_an_example_that_does_not_fit_alone_is_told_by_its_length(tiny_model, monkeypatch):
+    def none(model, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(heldout, "answer_losses", none)
+    model = load_base(Model(name=str(tiny_model), dtype="float32"))
+    (example,) = _examples(1)
+    message = f"one row of {len(example['input_ids'])} tokens does not fit in memory; shorten rows"
+    with pytest.raises(MemoryError, match=message):
+        heldout_losses(model, [example], token_budget=64)
 
 
 def test_dropout_is_off_and_the_mode_is_put_back(tiny_model):

@@ -42,6 +42,19 @@ def test_batches_change_nothing_beyond_rounding(tiny_encoder: Path, pooling: str
     np.testing.assert_allclose(vectors, plain(tiny_encoder, TEXTS, pooling, 20), atol=2e-6)
 
 
+def test_embeddings_are_the_same_where_memory_runs_out(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = embed(tiny_encoder, TEXTS)
+    whole = Encoder._batch
+
+    def narrow(encoder: Encoder, rows: list[torch.Tensor]) -> torch.Tensor:
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(encoder, rows)
+
+    monkeypatch.setattr(Encoder, "_batch", narrow)
+    np.testing.assert_allclose(embed(tiny_encoder, TEXTS, token_budget=4096), expected, atol=2e-6)
+
+
 def test_auto_takes_what_the_folder_says(tiny_encoder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "encoder"
     shutil.copytree(tiny_encoder, folder)

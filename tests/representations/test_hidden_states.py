@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from instsel.config import Model
+from instsel.data.batches import collate
 from instsel.model import load_base
+from instsel.representations import hidden_states
 from instsel.representations.hidden_states import represent, weighted_mean
 
 
@@ -24,6 +26,20 @@ def test_batches_change_nothing_beyond_rounding(tiny_model, token_budget: int) -
             range(1, len(row) + 1)
         )
         np.testing.assert_allclose(vector, expected.numpy(), atol=1e-5)
+
+
+def test_representations_are_the_same_where_memory_runs_out(tiny_model, monkeypatch) -> None:
+    model = load_base(Model(name=str(tiny_model), dtype="float32"))
+    examples = [{"input_ids": list(range(3, 3 + size)), "labels": [0] * size} for size in (20, 20, 5, 20)]
+    expected = represent(model, examples, token_budget=20)
+
+    def narrow(rows, device):
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return collate(rows, device=device)
+
+    monkeypatch.setattr(hidden_states, "collate", narrow)
+    np.testing.assert_allclose(represent(model, examples, token_budget=1000), expected, atol=1e-5)
 
 
 def test_later_tokens_count_for_more_and_padding_for_nothing() -> None:

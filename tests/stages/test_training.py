@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -16,9 +17,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from instsel.config import StudyConfig, Tracking
-from instsel.errors import InputError
+from instsel.errors import InputError, StudyError
 from instsel.model import attach_lora, load_base
 from instsel.progress import Terminal
+from instsel.stages import training_worker
 from instsel.stages.session import Allotment
 from instsel.stages.training import SNAPSHOT, drop_unreadable, run_training
 from instsel.storage import Folder
@@ -139,6 +141,26 @@ def test_a_list_of_checkpoints_that_ray_cannot_read_starts_the_training_anew(tmp
 
 def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in metrics.items() if key != "seconds"}
+
+
+def test_memory_that_runs_out_in_training_ends_with_what_to_lower(monkeypatch):
+    """It was told as an error of torch, without the key to change."""
+
+    def fail(plain: dict[str, Any]) -> None:
+        raise plain["error"]
+
+    monkeypatch.setattr(training_worker, "_train", fail)
+    several, one = SimpleNamespace(micro_batch_size=4), SimpleNamespace(micro_batch_size=1)
+    told = "ran out of memory with micro_batch_size"
+    for error in (torch.OutOfMemoryError("CUDA out of memory."), MemoryError()):
+        with pytest.raises(
+            StudyError, match=f"{told} 4: lower it, and the training goes on at its last checkpoint; or"
+        ):
+            training_worker.work({"settings": several, "error": error})
+        with pytest.raises(StudyError, match=f"{told} 1: train anew with a lower data.max_length"):
+            training_worker.work({"settings": one, "error": error})
+    with pytest.raises(RuntimeError, match="something else"):
+        training_worker.work({"settings": several, "error": RuntimeError("something else")})
 
 
 @pytest.mark.long

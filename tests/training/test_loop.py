@@ -138,6 +138,12 @@ def test_micro_batches_change_nothing_but_rounding(worker, settings, lone_worker
     assert furthest(tmp_path / "one" / "epoch-2", tmp_path / "four" / "epoch-2") < 1e-4
 
 
+def test_a_training_goes_on_with_smaller_micro_batches(worker, settings, lone_worker, tmp_path: Path):
+    worker.run(tmp_path / "whole", settings(micro_batch_size=4), pause_after=[5])
+    worker.run(tmp_path / "rest", settings(micro_batch_size=1), resume=tmp_path / "whole" / "step-5")
+    assert furthest(tmp_path / "rest" / "epoch-2", tmp_path / "whole" / "epoch-2") < 1e-4
+
+
 def test_seed_and_dropout_change_the_result(worker, settings, lone_worker, tmp_path: Path):
     worker.run(tmp_path / "a", settings(epochs=1))
     worker.run(tmp_path / "b", settings(epochs=1, seed=1))

@@ -12,10 +12,11 @@ class BatchFitter:
 
     Attributes:
         token_budget: Most padded tokens of a batch; what is learned in one `run` holds for the next.
-        recompute: Whether not even a single row did fit, so that activations are recomputed.
+        recompute: Whether not even a single row did fit, so that activations are recomputed; None for a forward pass
+            alone, which keeps none.
     """
 
-    def __init__(self, token_budget: int, recompute: bool = False) -> None:
+    def __init__(self, token_budget: int, recompute: bool | None = False) -> None:
         """Starts with a budget.
 
         Raises:
@@ -34,7 +35,7 @@ class BatchFitter:
             work: May run out of memory; what it leaves behind for rows that it did not finish is overwritten.
 
         Raises:
-            MemoryError: A row alone does not fit, not even with activations recomputed.
+            MemoryError: A row alone does not fit, not even with activations recomputed where there are any.
         """
         waiting = token_budget_batches(lengths, self.token_budget)
         while waiting:
@@ -49,7 +50,7 @@ class BatchFitter:
 
     def _fits(self, work: Callable[[list[int], bool], None], rows: list[int]) -> bool:
         try:
-            work(rows, self.recompute)
+            work(rows, bool(self.recompute))
             return True
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -63,12 +64,29 @@ class BatchFitter:
         if len(lengths) > 1:
             self.token_budget = len(lengths) * max(lengths) // 2
             return
-        if self.recompute:
-            raise MemoryError(
-                f"one row of {lengths[0]} tokens does not fit in memory, even with activations recomputed; shorten "
-                "rows (data.max_length), or give an actor more memory (resources.gpus_per_actor)"
-            )
-        self.recompute = True
+        if self.recompute is False:
+            self.recompute = True
+            return
+        tried = ", even with activations recomputed" if self.recompute else ""
+        raise MemoryError(
+            f"one row of {lengths[0]} tokens does not fit in memory{tried}; shorten rows (data.max_length), or give an "
+            "actor more memory (resources.gpus_per_actor)"
+        )
+
+
+def run_forward(lengths: Sequence[int], token_budget: int, work: Callable[[list[int]], None]) -> None:
+    """Do forward passes over batches of rows, smaller ones once a batch ran out of memory.
+
+    Args:
+        lengths: Tokens of every row.
+        token_budget: Most padded tokens of a batch to begin with.
+        work: As that of `BatchFitter.run`.
+
+    Raises:
+        MemoryError: A row alone does not fit.
+        ValueError: token_budget is below 1.
+    """
+    BatchFitter(token_budget, recompute=None).run(lengths, lambda rows, _: work(rows))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
