@@ -6,11 +6,12 @@ import numpy as np
 from torch import nn
 
 from instsel.data.batches import IGNORED, Example
+from instsel.data.fitting import BatchFitter
 from instsel.evaluation.heldout import heldout_losses
 
 
 def answer_likelihoods(
-    model: nn.Module, examples: Sequence[Example], *, token_budget: int
+    model: nn.Module, examples: Sequence[Example], *, fitter: BatchFitter
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean answer-token cross-entropy of each example, and that of the same tokens without what came before them.
 
@@ -22,7 +23,7 @@ def answer_likelihoods(
     Args:
         model: causal language model; runs on the device its parameters are on.
         examples: {"input_ids", "labels"} with -100 for tokens that are no answer.
-        token_budget: padded tokens of one forward pass; one that runs out of memory is halved.
+        fitter: batches, which become smaller where memory runs out, in later calls too (`BatchFitter.forward`).
 
     Returns:
         Two of float64 (n,), nats, in the order of `examples`.
@@ -35,10 +36,10 @@ def answer_likelihoods(
         for answer in answers_alone(example):
             owners.append(row)
             answers.append(answer)
-    alone = heldout_losses(model, answers, token_budget=token_budget)
+    alone = heldout_losses(model, answers, fitter=fitter)
     tokens = np.array([len(answer["input_ids"]) - 1 for answer in answers])
     totals = np.bincount(owners, alone * tokens, minlength=len(examples))
-    loss = heldout_losses(model, examples, token_budget=token_budget)
+    loss = heldout_losses(model, examples, fitter=fitter)
     return loss, totals / np.bincount(owners, tokens, minlength=len(examples))
 
 

@@ -64,7 +64,8 @@ class Folder:
     Attributes:
         filesystem: what `path` is a path of.
         path: absolute; of an object store it starts with the bucket.
-        before: what a URI has before the path, such as `s3://`; empty on a local path. As text, a folder is its URI.
+        before: what a URI has before the path, such as `s3://`; empty on a local path. As text, which is for showing,
+            a folder is its URI without an account, options or percent signs.
     """
 
     filesystem: pafs.FileSystem
@@ -78,8 +79,8 @@ class Folder:
         if isinstance(filesystem, pafs.LocalFileSystem):
             return cls(filesystem, path)
         text = str(uri).rstrip("/")
-        before = text.removesuffix(path)
-        return cls(filesystem, path, before if before != text else text.partition("://")[0] + "://")
+        whole = path and text.endswith(path)
+        return cls(filesystem, path, text.removesuffix(path) if whole else str(uri).partition("://")[0] + "://")
 
     def __truediv__(self, name: str) -> "Folder":
         return Folder(self.filesystem, f"{self.path}/{name}", self.before)

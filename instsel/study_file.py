@@ -104,16 +104,19 @@ def read_study(path: str | Path) -> bytes:
     """A study file as it is written, at a path or, in a text, a URI.
 
     Raises:
-        InputError: there is no such file, or it cannot be reached.
+        InputError: there is no such file, or it cannot be read.
+        StudyError: it is behind s3://, and the store stayed away.
     """
     if "://" in str(path):
         from instsel.storage import Folder
 
-        parent, _, name = str(path).rpartition("/")
-        folder = Folder.at(parent)
-        if not folder.is_file(name):
-            raise InputError(f"study file {path} does not exist; give the place of a YAML file")
-        return folder.read(name)
+        try:
+            whole = Folder.at(path)
+            if whole.parent.is_file(whole.name):
+                return whole.parent.read(whole.name)
+        except OSError as error:
+            raise InputError(f"study file {path} cannot be read: {error}") from error
+        raise InputError(f"study file {path} does not exist; give the place of a YAML file")
     path = Path(path).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from instsel.config import Model
+from instsel.data.fitting import BatchFitter
 from instsel.likelihood import answer_likelihoods, answers_alone
 from instsel.model import load_base
 
@@ -35,7 +36,7 @@ def test_both_losses_are_over_the_same_answer_tokens(model):
     spans = [[range(4, 9)], [range(2, 5), range(8, 9), range(12, 20)], [range(0, 3)], [range(5, 6)]]
     sizes = [12, 20, 6, 6]
     examples = [example(size, answers) for size, answers in zip(sizes, spans, strict=True)]
-    loss, alone = answer_likelihoods(model, examples, token_budget=40)
+    loss, alone = answer_likelihoods(model, examples, fitter=BatchFitter.forward(40))
     for row, answers in enumerate(spans):
         ids = examples[row]["input_ids"]
         whole = token_losses(model, ids)
@@ -48,7 +49,7 @@ def test_both_losses_are_over_the_same_answer_tokens(model):
 
 
 def test_an_answer_right_after_the_first_token_is_the_same_alone(model):
-    loss, alone = answer_likelihoods(model, [example(7, [range(1, 7)])], token_budget=64)
+    loss, alone = answer_likelihoods(model, [example(7, [range(1, 7)])], fitter=BatchFitter.forward(64))
     np.testing.assert_allclose(loss, alone, rtol=1e-6)
 
 

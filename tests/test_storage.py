@@ -205,6 +205,7 @@ def test_a_folder_as_text_is_its_place(object_store: object, tmp_path: Path) -> 
         (folder / "two").write("x", b"1")
         assert Folder.at(str(folder / "two")).read("x") == b"1"
     assert str(Folder.at("s3://studies/one/")) == "s3://studies/one"
+    assert str(Folder.at("memory://")) == "memory://"
     assert str(Folder.at(f"file://{tmp_path}")) == str(tmp_path)
 
 

@@ -6,6 +6,8 @@ import torch
 
 from instsel.data.batches import token_budget_batches
 
+REFUSALS = ("DefaultCPUAllocator: can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 class BatchFitter:
     """Runs work over batches; halves the token budget, and at last recomputes activations, where memory does not do.
@@ -14,9 +16,10 @@ class BatchFitter:
         token_budget: Most padded tokens of a batch; what is learned in one `run` holds for the next.
         recompute: Whether not even a single row did fit, so that activations are recomputed; None for a forward pass
             alone, which keeps none.
+        shorten: Key of the study file that makes rows shorter.
     """
 
-    def __init__(self, token_budget: int, recompute: bool | None = False) -> None:
+    def __init__(self, token_budget: int, recompute: bool | None = False, shorten: str = "data.max_length") -> None:
         """Starts with a budget.
 
         Raises:
@@ -26,6 +29,12 @@ class BatchFitter:
             raise ValueError(f"token_budget is {token_budget}; expected at least 1")
         self.token_budget = token_budget
         self.recompute = recompute
+        self.shorten = shorten
+
+    @classmethod
+    def forward(cls, token_budget: int, shorten: str = "data.max_length") -> "BatchFitter":
+        """For forward passes alone."""
+        return cls(token_budget, recompute=None, shorten=shorten)
 
     def run(self, lengths: Sequence[int], work: Callable[[list[int], bool], None]) -> None:
         """Calls work(rows, recompute) for batches of rows until every row was in one that went through.
@@ -69,28 +78,13 @@ class BatchFitter:
             return
         tried = ", even with activations recomputed" if self.recompute else ""
         raise MemoryError(
-            f"one row of {lengths[0]} tokens does not fit in memory{tried}; shorten rows (data.max_length), or give an "
+            f"one row of {lengths[0]} tokens does not fit in memory{tried}; shorten rows ({self.shorten}), or give an "
             "actor more memory (resources.gpus_per_actor)"
         )
 
 
-def run_forward(lengths: Sequence[int], token_budget: int, work: Callable[[list[int]], None]) -> None:
-    """Do forward passes over batches of rows, smaller ones once a batch ran out of memory.
-
-    Args:
-        lengths: Tokens of every row.
-        token_budget: Most padded tokens of a batch to begin with.
-        work: As that of `BatchFitter.run`.
-
-    Raises:
-        MemoryError: A row alone does not fit.
-        ValueError: token_budget is below 1.
-    """
-    BatchFitter(token_budget, recompute=None).run(lengths, lambda rows, _: work(rows))
-
-
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is a refused allocation: CUDA's, Python's, or that of torch's CPU allocator."""
+    """Whether an error is a refused allocation: Python's, torch's on CPU or GPU, or that of a library of CUDA."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in REFUSALS)

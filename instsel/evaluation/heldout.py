@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from instsel.data.batches import Example, collate
-from instsel.data.fitting import run_forward
+from instsel.data.fitting import BatchFitter
 from instsel.loss import answer_losses
 
 
@@ -16,7 +16,7 @@ def heldout_losses(
     model: nn.Module,
     examples: Sequence[Example],
     *,
-    token_budget: int,
+    fitter: BatchFitter,
     on_batch: Callable[[int, int], Any] | None = None,
 ) -> np.ndarray:
     """Mean answer-token cross-entropy of each example, dropout off.
@@ -24,7 +24,7 @@ def heldout_losses(
     Args:
         model: causal language model; runs on the device its parameters are on.
         examples: {"input_ids", "labels"} with -100 for tokens that are no answer.
-        token_budget: padded tokens of one forward pass; one that runs out of memory is halved, and so are all later.
+        fitter: batches, which become smaller where memory runs out, in later calls too (`BatchFitter.forward`).
         on_batch: told rows and tokens after each pass.
 
     Returns:
@@ -38,7 +38,7 @@ def heldout_losses(
     was_training = model.training
     lengths = [len(example["input_ids"]) for example in examples]
 
-    def judge(rows: list[int]) -> None:
+    def judge(rows: list[int], _: bool) -> None:
         batch = collate([examples[row] for row in rows], device=device)
         losses[rows] = answer_losses(model, batch).double().cpu().numpy()
         if on_batch:
@@ -46,6 +46,6 @@ def heldout_losses(
 
     model.eval()
     with torch.no_grad():
-        run_forward(lengths, token_budget, judge)
+        fitter.run(lengths, judge)
     model.train(was_training)
     return losses

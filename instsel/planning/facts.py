@@ -20,7 +20,7 @@ class Pace:
         gpu_memory: most memory reserved on the GPU, bytes; 0 without one.
         gpu_total: what the GPU has, bytes.
         gpu_share: part of a GPU that a process holds.
-        token_budget: of features, where it was lowered because memory ran out; else 0.
+        token_budget: of batches, where it was lowered because memory ran out; else 0.
         timed: batches or steps behind `speed`, over all processes that ran at once.
         width: entries of the vector that the stage makes of a row; 0 where it makes none.
         scratch: bytes of temporary files.

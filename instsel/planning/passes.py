@@ -41,7 +41,7 @@ def _vectors(name: str, sets: Sequence[RowSet], budget: int, facts: Facts) -> St
 
 def _pass(name: str, sets: Sequence[RowSet], budget: int, facts: Facts, items: int, disk: int) -> StagePlan:
     pace = facts.paces[name]
-    batches = sum((part.batches(budget) for part in sets), Batches())
+    batches = sum((part.batches(pace.token_budget or budget) for part in sets), Batches())
     return StagePlan(
         name,
         rows=sum(part.rows for part in sets),

@@ -23,7 +23,7 @@ class StagePlan:
         together: processes of the stage that share a machine.
         gpu_memory, gpu_total: most memory on a GPU by all processes that share it, and what it has; 0 without one.
         disk: bytes that it writes, those counted that it removes again.
-        token_budget: of features, where it was lowered because memory ran out when batches were tried; else 0.
+        token_budget: of batches, where it was lowered because memory ran out when batches were tried; else 0.
         exhausted: whether memory ran out on the longest rows, and no time is known.
         done: whether nothing of the stage is left to do.
     """

@@ -115,8 +115,9 @@ def _evaluate(study: StudyConfig, facts: Facts) -> StagePlan:
     rows = sum(part.rows for part in facts.heldout)
     if not rows:
         return StagePlan("evaluate", rows=0, tokens=0, batches=0)
-    batches = sum((part.batches(study.evaluation.token_budget) for part in facts.heldout), Batches())
     pace = facts.paces["evaluate"]
+    budget = pace.token_budget or study.evaluation.token_budget
+    batches = sum((part.batches(budget) for part in facts.heldout), Batches())
     return StagePlan(
         "evaluate",
         rows=runs * rows,

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from instsel.config import Embedding
-from instsel.data.fitting import run_forward
+from instsel.data.fitting import BatchFitter
 from instsel.errors import InputError
 from instsel.model import encoder_file, load_encoder
 from instsel.representations.layout import Pooling, pooling_of
@@ -24,7 +24,10 @@ def prompt_text(messages: Sequence[dict[str, str]]) -> str:
 
 
 class Encoder:
-    """A text encoder of any family that transformers loads, on the GPU if there is one, in float32."""
+    """A text encoder of any family that transformers loads, on the GPU if there is one, in float32.
+
+    Where memory runs out its batches become smaller, those of later calls too; `fitter` has what they are now.
+    """
 
     def __init__(self, embedding: Embedding) -> None:
         """Load the encoder.
@@ -35,7 +38,8 @@ class Encoder:
         self.tokenizer, self.model = load_encoder(embedding)
         self.tokenizer.truncation_side = "right"
         self.device = next(self.model.parameters()).device
-        self.max_length, self.token_budget = embedding.max_length, embedding.token_budget
+        self.max_length = embedding.max_length
+        self.fitter = BatchFitter.forward(embedding.token_budget, shorten="embedding.max_length")
         self.pooling: Pooling = (
             pooling_of(lambda name: encoder_file(embedding, name)) if embedding.pooling == "auto" else embedding.pooling
         )
@@ -64,11 +68,11 @@ class Encoder:
         vectors = np.zeros((len(rows), self.model.config.hidden_size), dtype=np.float32)
         filled = [place for place, row in enumerate(rows) if row]
 
-        def fill(batch: list[int]) -> None:
+        def fill(batch: list[int], _: bool) -> None:
             places = [filled[number] for number in batch]
             vectors[places] = self._batch([torch.tensor(rows[place]) for place in places]).cpu().numpy()
 
-        run_forward([len(rows[place]) for place in filled], self.token_budget, fill)
+        self.fitter.run([len(rows[place]) for place in filled], fill)
         return vectors
 
     @torch.no_grad()

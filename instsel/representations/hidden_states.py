@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from instsel.data.batches import Example, collate
-from instsel.data.fitting import run_forward
+from instsel.data.fitting import BatchFitter
 
 
-def represent(model: nn.Module, examples: Sequence[Example], *, token_budget: int) -> np.ndarray:
+def represent(model: nn.Module, examples: Sequence[Example], *, fitter: BatchFitter) -> np.ndarray:
     """Represent whole examples, prompt and answer, by a causal language model (arXiv 2503.01807, Section 3).
 
     Args:
         model: causal language model; runs on the device its parameters are on.
         examples: {"input_ids", "labels"}; the labels are not looked at.
-        token_budget: padded tokens of one forward pass; one that runs out of memory is halved, and so are all later.
+        fitter: batches, which become smaller where memory runs out, in later calls too (`BatchFitter.forward`).
 
     Returns:
         float32 (n, h), not normalised, in the order of `examples`: `weighted_mean` of the hidden states after the
@@ -30,14 +30,14 @@ def represent(model: nn.Module, examples: Sequence[Example], *, token_budget: in
     device = next(model.parameters()).device
     vectors = np.empty((len(examples), whole.config.hidden_size), dtype=np.float32)
 
-    def fill(rows: list[int]) -> None:
+    def fill(rows: list[int], _: bool) -> None:
         batch = collate([examples[row] for row in rows], device=device)
         ids, mask = batch["input_ids"], batch["attention_mask"]
         states = whole.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         vectors[rows] = weighted_mean(states, mask.to(states.device)).cpu().numpy()
 
     with torch.no_grad():
-        run_forward([len(example["input_ids"]) for example in examples], token_budget, fill)
+        fitter.run([len(example["input_ids"]) for example in examples], fill)
     return vectors
 
 

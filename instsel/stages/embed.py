@@ -17,8 +17,9 @@ from instsel.study import Stage
 def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, terminal: Terminal) -> None:
     """Write the shards of embeddings that are missing, then the manifest, which names the rows set aside."""
     arguments = (study.embedding, stage.folder)
+    budget = ("embedding.token_budget", study.embedding.token_budget)
     items = validation_items(prepare) + pool_items(prepare)
-    extract(stage, items, prepare, _Embedder, arguments, allot, terminal, columns=["messages"])
+    extract(stage, items, prepare, _Embedder, arguments, budget, allot, terminal, columns=["messages"])
 
 
 class _Embedder:
@@ -31,4 +32,5 @@ class _Embedder:
     def __call__(self, item: dict[str, str], ids: list[str], examples: list[dict[str, Any]]) -> dict[str, Any]:
         prompts = self.encoder.tokenise([prompt_text(example["messages"]) for example in examples])
         write_vectors(self.out, item, ids, self.encoder.embed(prompts))
-        return {"tokens": sum(map(len, prompts)), "peak_memory": peak_memory()}
+        tokens, budget = sum(map(len, prompts)), self.encoder.fitter.token_budget
+        return {"tokens": tokens, "peak_memory": peak_memory(), "token_budget": budget}

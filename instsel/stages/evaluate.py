@@ -11,12 +11,14 @@ import torch
 
 from instsel.config import Model, StudyConfig
 from instsel.data.batches import Example
+from instsel.data.fitting import BatchFitter
 from instsel.evaluation.heldout import heldout_losses
 from instsel.model import attach_adapter, load_on_devices
 from instsel.progress import Terminal
 from instsel.stages.actors import through_actors
 from instsel.stages.memory import peak_memory
 from instsel.stages.session import Allotment
+from instsel.stages.shortage import Shortage
 from instsel.storage import Folder
 from instsel.study import Stage
 from instsel.training.checkpoint import load_adapter
@@ -114,11 +116,13 @@ def evaluate_sets(
     """
     spent: dict[str, Spent] = {}
     folders = stages or {run: folder for run, (_, folder) in places.items()}
+    shortage = Shortage("evaluation.token_budget", study.evaluation.token_budget, terminal)
     started = time.monotonic()
     with terminal.bar("evaluate", len(items), "sets") as bar:
         arguments = (study.model, places, study.evaluation.token_budget)
         for row in through_actors(items, rows, _Evaluator, arguments, allot, lambda item: folders[item["run"]]):
             spent[row["run"]] = spent.get(row["run"], Spent()).plus(row)
+            shortage.look(row["token_budget"])
             bar.advance(1, row["tokens"])
     share = (time.monotonic() - started) / max(sum(cost.seconds for cost in spent.values()), 1e-9)
     return {run: replace(cost, seconds=cost.seconds * share) for run, cost in spent.items()}
@@ -134,7 +138,7 @@ class _Evaluator:
         self.base = load_on_devices(model)
         self.adapted: Any = None
         self.loaded: str | None = None
-        self.places, self.token_budget = places, token_budget
+        self.places, self.fitter = places, BatchFitter.forward(token_budget)
 
     def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, Any]:
         started = time.monotonic()
@@ -143,16 +147,17 @@ class _Evaluator:
         out.write_table(f"{item['target']}.parquet", pa.table({"id": ids, "loss": losses}))
         tokens = sum(len(example["input_ids"]) for example in examples)
         seconds = time.monotonic() - started
-        return {"run": item["run"], "seconds": seconds, "tokens": tokens, "peak_memory": peak_memory()}
+        told = {"run": item["run"], "seconds": seconds, "tokens": tokens, "peak_memory": peak_memory()}
+        return {**told, "token_budget": self.fitter.token_budget}
 
     def _losses(self, run: str, adapter: Folder | None, examples: list[Example]) -> np.ndarray:
         if adapter is not None:
             self._load(run, adapter)
-            return heldout_losses(self.adapted, examples, token_budget=self.token_budget)
+            return heldout_losses(self.adapted, examples, fitter=self.fitter)
         if self.adapted is None:
-            return heldout_losses(self.base, examples, token_budget=self.token_budget)
+            return heldout_losses(self.base, examples, fitter=self.fitter)
         with self.adapted.disable_adapter():
-            return heldout_losses(self.adapted, examples, token_budget=self.token_budget)
+            return heldout_losses(self.adapted, examples, fitter=self.fitter)
 
     def _load(self, run: str, adapter: Folder) -> None:
         if run == self.loaded:

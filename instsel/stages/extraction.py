@@ -14,6 +14,7 @@ from instsel.errors import StudyError
 from instsel.progress import Terminal
 from instsel.stages.actors import EXAMPLE, through_actors
 from instsel.stages.session import Allotment
+from instsel.stages.shortage import Shortage
 from instsel.storage import Folder
 from instsel.study import Stage
 
@@ -40,6 +41,7 @@ def extract(
     prepare: Stage,
     actor: Any,
     arguments: tuple[Any, ...],
+    budget: tuple[str, int],
     allot: Allotment,
     terminal: Terminal,
     *,
@@ -53,8 +55,10 @@ def extract(
         items: kind and name of the results, and the rows of *prepare* they are about.
         prepare: stage *prepare*.
         actor: class whose instances take (item, ids, examples), write the results of the item into the stage's folder,
-            see `write_results`, and return how many `tokens` that took and their `peak_memory`, bytes.
+            see `write_results`, and return how many `tokens` that took, their `peak_memory`, bytes, and the
+            `token_budget` of its batches now.
         arguments: of the class, after the number of torch threads.
+        budget: of an actor's batches to begin with: the key of the study file that says so, and tokens.
         allot: how many actors there are and what each holds.
         terminal: where progress is shown.
         ending: of the results' names; tells the format, as `Folder.write_table` has it.
@@ -69,11 +73,12 @@ def extract(
     if len(missing) < len(items):
         terminal.say(f"{len(items) - len(missing)} of {len(items)} shards were there already")
     tokens = memory = 0
-    out = stage.folder
+    out, shortage = stage.folder, Shortage(*budget, terminal)
     with terminal.bar(stage.name, len(missing), "shards") as bar:
         for row in through_actors(missing, prepare.folder, actor, arguments, allot, lambda item: out, columns):
             tokens += row["tokens"]
             memory = max(memory, row["peak_memory"])
+            shortage.look(row["token_budget"])
             bar.advance(1, row["tokens"])
     # A worker that was killed may have left half a file.
     stage.folder.clean()

@@ -19,6 +19,7 @@ from instsel.stages.actors import through_actors
 from instsel.stages.memory import peak_memory
 from instsel.stages.pins import Pins, feature_pins, settle_pins
 from instsel.stages.session import Allotment
+from instsel.stages.shortage import Shortage
 from instsel.storage import Folder
 from instsel.study import Stage
 from instsel.training.checkpoint import load_adapter, read_checkpoint
@@ -86,7 +87,7 @@ def extract_features(
     checkpoints = {name: warmup.folder / result["run"] / name for name in result["checkpoints"]}
     arguments = (study.model, study.features, checkpoints, out, pins)
     tokens = memory = 0
-    shortage = _Shortage(study.features.token_budget, terminal)
+    shortage = Shortage("features.token_budget", study.features.token_budget, terminal)
     with terminal.bar("features", len(missing), "shards") as bar:
         for row in through_actors(missing, rows, _Extractor, arguments, allot, lambda item: out):
             tokens += row["tokens"]
@@ -94,24 +95,6 @@ def extract_features(
             shortage.look(row["token_budget"], row["recompute"])
             bar.advance(1, row["tokens"])
     return tokens, memory
-
-
-class _Shortage:
-    """Tells that workers ran out of memory: once, and again only if batches have to be half of what was told then."""
-
-    def __init__(self, token_budget: int, terminal: Terminal) -> None:
-        self.asked = self.told = token_budget
-        self.recompute = False
-        self.terminal = terminal
-
-    def look(self, token_budget: int, recompute: bool) -> None:
-        if 2 * token_budget > self.told and recompute <= self.recompute:
-            return
-        self.told, self.recompute = min(token_budget, self.told), recompute or self.recompute
-        self.terminal.say(
-            f"a worker ran out of memory: batches of at most {self.told} tokens from here "
-            f"(features.token_budget is {self.asked}){', activations recomputed' if self.recompute else ''}"
-        )
 
 
 class _Extractor:

@@ -8,6 +8,7 @@ import torch
 
 from instsel.config import Model, StudyConfig
 from instsel.data.batches import Example
+from instsel.data.fitting import BatchFitter
 from instsel.likelihood import answer_likelihoods, answers_alone
 from instsel.model import load_on_devices
 from instsel.progress import Terminal
@@ -23,7 +24,8 @@ ENDING = ".parquet"
 def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, terminal: Terminal) -> None:
     """Write the shards of losses that are missing, then the manifest, which names the rows set aside."""
     arguments = (study.model, study.evaluation.token_budget, stage.folder)
-    extract(stage, pool_items(prepare), prepare, _Judge, arguments, allot, terminal, ending=ENDING)
+    budget = ("evaluation.token_budget", study.evaluation.token_budget)
+    extract(stage, pool_items(prepare), prepare, _Judge, arguments, budget, allot, terminal, ending=ENDING)
 
 
 class _Judge:
@@ -31,13 +33,13 @@ class _Judge:
 
     def __init__(self, threads: int, model: Model, token_budget: int, out: Folder) -> None:
         torch.set_num_threads(threads)
-        self.model, self.token_budget, self.out = load_on_devices(model), token_budget, out
+        self.model, self.fitter, self.out = load_on_devices(model), BatchFitter.forward(token_budget), out
 
     def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, Any]:
-        loss, alone = answer_likelihoods(self.model, examples, token_budget=self.token_budget)
+        loss, alone = answer_likelihoods(self.model, examples, fitter=self.fitter)
         reasons = [None if finite else NOT_FINITE for finite in np.isfinite(loss) & np.isfinite(alone)]
         table = pa.table({"loss": loss, "loss_alone": alone})
         write_results(self.out, item, ids, table, reasons, ENDING)
         answers = [answer for example in examples for answer in answers_alone(example)]
         tokens = sum(len(example["input_ids"]) for example in [*examples, *answers])
-        return {"tokens": tokens, "peak_memory": peak_memory()}
+        return {"tokens": tokens, "peak_memory": peak_memory(), "token_budget": self.fitter.token_budget}

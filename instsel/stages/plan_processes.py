@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from instsel.config import StudyConfig
 from instsel.data.batches import collate
+from instsel.data.fitting import BatchFitter
 from instsel.evaluation.heldout import heldout_losses
 from instsel.gradients.engine import GradientEngine
 from instsel.gradients.sketch import CountSketch
@@ -63,13 +64,14 @@ class ModelProcess:
             token_budget=features.token_budget,
         )
         found = time_batches(engine.features, warm_up, timed)
-        lowered = engine.token_budget if engine.token_budget < features.token_budget else 0
-        return replace(found, token_budget=lowered)
+        return found.with_budget(engine.token_budget, features.token_budget)
 
     def evaluate(self, warm_up: Sequence[list[Row]], timed: Sequence[list[Row]]) -> Timed:
         """Take losses of batches of rows with an adapter on the model."""
         budget = self.study.evaluation.token_budget
-        return time_batches(lambda rows: heldout_losses(self.model, rows, token_budget=budget), warm_up, timed)
+        fitter = BatchFitter.forward(budget)
+        found = time_batches(lambda rows: heldout_losses(self.model, rows, fitter=fitter), warm_up, timed)
+        return found.with_budget(fitter.token_budget, budget)
 
     def likelihood(self, warm_up: Sequence[list[Row]], timed: Sequence[list[Row]]) -> Timed:
         """Take losses of batches of rows by the base model."""
@@ -79,9 +81,10 @@ class ModelProcess:
     def represent(self, warm_up: Sequence[list[Row]], timed: Sequence[list[Row]]) -> Timed:
         """Take the base model's representations of batches of rows."""
         base, budget = self.model.get_base_model(), self.study.features.token_budget
+        fitter = BatchFitter.forward(budget)
         with self.model.disable_adapter():
-            found = time_batches(lambda rows: represent(base, rows, token_budget=budget), warm_up, timed)
-        return replace(found, width=base.config.hidden_size)
+            found = time_batches(lambda rows: represent(base, rows, fitter=fitter), warm_up, timed)
+        return replace(found, width=base.config.hidden_size).with_budget(fitter.token_budget, budget)
 
     def train(
         self, settings: TrainSettings, warm_up: list[Row], timed: list[Row], rank: int, size: int, address: str
@@ -128,6 +131,7 @@ class EncoderProcess:
     def __init__(self, threads: int, study: StudyConfig) -> None:
         torch.set_num_threads(threads)
         self.encoder, self.max_length = Encoder(study.embedding), study.embedding.max_length
+        self.token_budget = study.embedding.token_budget
 
     def ready(self) -> None:
         """Return once the encoder is loaded."""
@@ -135,7 +139,8 @@ class EncoderProcess:
     def embed(self, warm_up: Sequence[list[Row]], timed: Sequence[list[Row]]) -> Timed:
         """Embed batches of prompts; tokens are those that the study's own tokenizer cut them into."""
         found = time_batches(self._batch, warm_up, timed, self._tokens)
-        return replace(found, width=self.encoder.model.config.hidden_size)
+        budgets = self.encoder.fitter.token_budget, self.token_budget
+        return replace(found, width=self.encoder.model.config.hidden_size).with_budget(*budgets)
 
     def _batch(self, rows: list[Row]) -> np.ndarray:
         return self.encoder.embed(self.encoder.tokenise([prompt_text(row["messages"]) for row in rows]))

@@ -27,7 +27,7 @@ class Timed:
         gpu_memory, gpu_total: most memory reserved on one of its GPUs, and what that has; 0 without one.
         device: name of its GPU, or `cpu`.
         checkpoint_bytes: files of a checkpoint, where it wrote one.
-        token_budget: of features, where it was lowered because memory ran out; else 0.
+        token_budget: of its batches, where it was lowered because memory ran out; else 0.
         width: entries of the vector that it made of a row; 0 where it made none.
         exhausted: memory ran out, and the other figures say nothing.
     """
@@ -54,6 +54,10 @@ class Timed:
         fullest, total = max(reserved, default=(0, 0))
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else CPU
         return cls(first, seconds, tokens, batches, peak_memory(), machine_memory(), fullest, total, device)
+
+    def with_budget(self, token_budget: int, asked: int) -> "Timed":
+        """With the budget that batches had in the end, where it is below the one that was asked for."""
+        return replace(self, token_budget=token_budget if token_budget < asked else 0)
 
     @classmethod
     def out_of_memory(cls, error: BaseException) -> "Timed":

@@ -6,6 +6,7 @@ import torch
 
 from instsel.config import Model, StudyConfig
 from instsel.data.batches import Example
+from instsel.data.fitting import BatchFitter
 from instsel.model import load_on_devices
 from instsel.progress import Terminal
 from instsel.representations.hidden_states import represent
@@ -20,7 +21,8 @@ def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, term
     """Write the shards of representations that are missing, then the manifest, which names the rows set aside."""
     items = validation_items(prepare) + pool_items(prepare)
     arguments = (study.model, study.features.token_budget, stage.folder)
-    extract(stage, items, prepare, _Representer, arguments, allot, terminal)
+    budget = ("features.token_budget", study.features.token_budget)
+    extract(stage, items, prepare, _Representer, arguments, budget, allot, terminal)
 
 
 class _Representer:
@@ -28,9 +30,9 @@ class _Representer:
 
     def __init__(self, threads: int, model: Model, token_budget: int, out: Folder) -> None:
         torch.set_num_threads(threads)
-        self.model, self.token_budget, self.out = load_on_devices(model), token_budget, out
+        self.model, self.fitter, self.out = load_on_devices(model), BatchFitter.forward(token_budget), out
 
     def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, Any]:
-        write_vectors(self.out, item, ids, represent(self.model, examples, token_budget=self.token_budget))
+        write_vectors(self.out, item, ids, represent(self.model, examples, fitter=self.fitter))
         tokens = sum(len(example["input_ids"]) for example in examples)
-        return {"tokens": tokens, "peak_memory": peak_memory()}
+        return {"tokens": tokens, "peak_memory": peak_memory(), "token_budget": self.fitter.token_budget}

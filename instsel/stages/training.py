@@ -102,6 +102,7 @@ def run_training(
         "model": study.model,
         "lora": study.lora,
         "settings": settings,
+        "key": f"{_section(study, stage)}.micro_batch_size",
         "training_set": training_set,
         "out": stage.folder,
         "until": until,
@@ -172,6 +173,14 @@ def train_settings(study: StudyConfig, training: Training, workers: int) -> Trai
     )
     complete(settings, workers)
     return settings
+
+
+def _section(study: StudyConfig, stage: Stage) -> str:
+    """The key of the study file that says how a stage trains."""
+    if stage.name == "warmup":
+        return "warmup"
+    of_runs = stage.name.startswith("interaction/") and study.mixture is not None and study.mixture.training is not None
+    return "mixture.training" if of_runs else "finetune"
 
 
 def _deepspeed(study: StudyConfig) -> dict[str, Any]:

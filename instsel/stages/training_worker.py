@@ -15,10 +15,15 @@ from instsel.stages.memory import peak_memory
 from instsel.stages.pauses import PauseFolder
 from instsel.storage import Folder
 from instsel.training.checkpoint import STATE
+from instsel.training.deepspeed_config import AUTO
 from instsel.training.settings import TrainSettings
 
 RUN = "run"
 METRICS = "metrics.json"
+MODEL_TOO_LARGE = (
+    "while it loaded the model, which each worker holds whole: take GPUs with more memory, model.dtype bfloat16, or a "
+    "smaller model"
+)
 
 
 def work(plain: dict[str, Any]) -> tuple[str, str] | None:
@@ -28,43 +33,62 @@ def work(plain: dict[str, Any]) -> tuple[str, str] | None:
         StudyError: memory ran out, which may meet one worker alone: only what is raised ends the others, which wait for
             its part of the step.
     """
-    # Imported here, as in `_train`: it loads torch.
+    # Imported here, and below: the driver needs none of it, and loads faster without.
     from instsel.data.fitting import is_out_of_memory
 
+    model = None
     try:
-        _train(plain)
+        model = _load(plain)
+        _train(plain, model)
     except (InputError, StudyError) as error:
         return type(error).__name__, str(error)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        rows = plain["settings"].micro_batch_size
-        smaller = "lower it, and the training goes on at its last checkpoint; or " if rows > 1 else ""
+        advice = MODEL_TOO_LARGE if model is None else _smaller_steps(plain)
         raise StudyError(
-            f"a training worker ran out of memory with micro_batch_size {rows}: {smaller}train anew with a lower "
-            "data.max_length or, to spread the model over workers, deepspeed.stage 3 "
-            f"({' '.join(str(error).split())[:200]})"
+            f"a training worker ran out of memory {advice} ({' '.join(str(error).split())[:200]})"
         ) from error
     return None
 
 
-def _train(plain: dict[str, Any]) -> None:
-    # Imported here: the driver needs neither, and loads faster without.
+def _smaller_steps(plain: dict[str, Any]) -> str:
+    """What to change where the model fits and a step of it does not."""
+    settings: TrainSettings = plain["settings"]
+    workers = ray.train.get_context().get_world_size()
+    rows = min(settings.micro_batch_size, -(-settings.batch_size // workers))
+    own = settings.deepspeed.get("train_micro_batch_size_per_gpu", AUTO) != AUTO
+    if rows == 1:
+        lower = ""
+    elif own:
+        lower = f"lower {plain['key']} and what deepspeed.config says of it, or "
+    else:
+        lower = f"set {plain['key']} below {rows}, and the training goes on at its last checkpoint; or "
+    step = "one row" if rows == 1 else f"{rows} rows"
+    return f"in a step of {step}: {lower}train anew with a lower data.max_length"
+
+
+def _load(plain: dict[str, Any]) -> Any:
     import torch
+    from ray.train.torch import get_device
+
+    from instsel.model import attach_lora, load_base
+
+    torch.set_num_threads(plain["threads"])
+    return attach_lora(load_base(plain["model"]), plain["lora"], plain["settings"].seed).to(get_device())
+
+
+def _train(plain: dict[str, Any], model: Any) -> None:
     from ray.train.torch import get_device
 
     from instsel.data.batches import collate
     from instsel.loss import answer_losses
-    from instsel.model import attach_lora, load_base
     from instsel.training.dataset import TrainingSet
     from instsel.training.figures import EpochMetrics, Step
     from instsel.training.loop import Pauses, train
     from instsel.training.order import read_order
 
-    torch.set_num_threads(plain["threads"])
     device = get_device()
-    settings: TrainSettings = plain["settings"]
-    model = attach_lora(load_base(plain["model"]), plain["lora"], settings.seed).to(device)
     board = plain["board"] if ray.train.get_context().get_world_rank() == 0 else None
 
     def on_step(step: Step) -> None:
@@ -86,7 +110,7 @@ def _train(plain: dict[str, Any]) -> None:
         train(
             model,
             TrainingSet(*plain["training_set"]),
-            settings,
+            plain["settings"],
             lambda network, examples: answer_losses(network, collate(examples, device=device)),
             on_epoch=on_epoch,
             on_step=on_step,

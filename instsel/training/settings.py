@@ -11,7 +11,7 @@ class TrainSettings:
     Attributes:
         epochs: passes over the rows; each ends with a checkpoint.
         batch_size: rows an optimizer step sees, over all workers.
-        micro_batch_size: most rows one worker holds at once.
+        micro_batch_size: most rows one worker holds at once; another changes the result by rounding, or dropout's draw.
         learning_rate: peak learning rate of AdamW.
         schedule: how the learning rate decays after its rise.
         warmup_ratio: share of the steps over which the learning rate rises.

@@ -54,9 +54,12 @@ class Nodes:
         name = f"worker-{next(self._names)}"
         self.workers.append(self._start(name, f"--address={self.ray}", "--num-cpus=2"))
 
-    def lose(self) -> None:
-        """End every process of a working node at once, as if its machine had been taken away."""
-        _end(self.workers.pop(0))
+    def lose(self, process: psutil.Process) -> None:
+        """End every process of the working node that has this one at once, as if its machine had been taken away."""
+        above = {parent.pid for parent in process.parents()}
+        (node,) = [node for node in self.workers if node.pid in above]
+        self.workers.remove(node)
+        _end(node)
 
     def stop(self) -> None:
         """End every process of all nodes."""
@@ -84,8 +87,24 @@ class Nodes:
 
     def kill(self, name: str) -> None:
         """Kill a process whose command begins so, once there is one."""
-        wait_for(lambda: self._processes(name), name)
-        self._processes(name)[0].send_signal(signal.SIGKILL)
+        wait_for(lambda: self.processes(name), name)
+        self.processes(name)[0].send_signal(signal.SIGKILL)
+
+    def halt(self, name: str, busy: Callable[[], bool]) -> psutil.Process:
+        """Stop a process whose command begins so at a moment when it is `busy`, where it stays until it is killed."""
+        halted: list[psutil.Process] = []
+
+        def look() -> bool:
+            for process in self.processes(name):
+                process.suspend()
+                if busy():
+                    halted.append(process)
+                    return True
+                process.resume()
+            return False
+
+        wait_for(look, f"{name} at work")
+        return halted[0]
 
     def _start(self, name: str, *options: str) -> subprocess.Popen:
         # Any free port for the agent: the usual one may belong to another Ray of this machine. A folder of its own:
@@ -96,7 +115,8 @@ class Nodes:
                 [*command, *options], env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
 
-    def _processes(self, name: str) -> list[psutil.Process]:
+    def processes(self, name: str) -> list[psutil.Process]:
+        """Those whose command begins so."""
         found = []
         for node in [self.head, *self.workers]:
             for process in psutil.Process(node.pid).children(recursive=True):

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from instsel.begun import BEGUN
 from instsel.storage import Folder
 from tests.cluster.nodes import WAIT_SECONDS, Nodes, three_nodes, wait_for
 from tests.object_store import ObjectStore
@@ -81,6 +82,21 @@ def shards(study: dict[str, Any], least: int) -> Callable[[], bool]:
     return lambda: sum(1 for _ in folder.rglob("*.arrow")) >= least
 
 
+def amid_shards(study: dict[str, Any]) -> Callable[[], bool]:
+    """Whether both actors have begun a shard of features that they have not committed.
+
+    Where one is halted it stays so. What was begun is counted first: a shard that the other commits meanwhile can only
+    make the answer no.
+    """
+    folder = Path(study["out"], "features")
+
+    def look() -> bool:
+        begun = sum(1 for path in (folder / BEGUN).glob("[!.]*"))
+        return begun - sum(1 for _ in folder.rglob("*.arrow")) >= 2
+
+    return look
+
+
 def assert_same(out: Path, other: Path) -> None:
     """The same features, selections, adapters and losses."""
     files = sorted(path.relative_to(other) for path in (other / "features").rglob("*.arrow"))
@@ -119,7 +135,7 @@ def test_a_feature_actor_is_killed(nodes: Nodes, again: Callable[..., dict[str, 
     study = again()
     job = nodes.submit(write(study))
     wait_for(shards(study, 8), "shards")
-    nodes.kill(ACTOR)
+    nodes.halt(ACTOR, amid_shards(study)).kill()
     log = finish(nodes, job, study, undisturbed)
     rows = cost(study, "features")["rows_again"]
     assert 0 < rows <= 3 * SHARD_ROWS
@@ -133,7 +149,7 @@ def test_a_working_node_is_lost_and_another_joins(
     study = again()
     job = nodes.submit(write(study))
     wait_for(shards(study, 8), "shards")
-    nodes.lose()
+    nodes.lose(nodes.halt(ACTOR, amid_shards(study)))
     nodes.add()
     finish(nodes, job, study, undisturbed)
     assert 0 < cost(study, "features")["rows_again"] < POOL_ROWS
@@ -146,8 +162,12 @@ def test_the_driver_is_killed_and_the_job_submitted_again(
     path = write(study)
     job = nodes.submit(path)
     wait_for(shards(study, 8), "shards")
+    actor = nodes.halt(ACTOR, amid_shards(study))
     nodes.kill(DRIVER)
     assert nodes.ended(job) == "FAILED"
+    actor.kill()
+    # The other one may commit what it has under way.
+    wait_for(lambda: not nodes.processes(ACTOR), "the end of the actors")
     there = sum(1 for _ in Path(study["out"], "features").rglob("*.arrow"))
     log = finish(nodes, nodes.submit(path), study, undisturbed)
     assert f"{there} of {2 * (POOL_ROWS // SHARD_ROWS + 2)} shards were there already" in log

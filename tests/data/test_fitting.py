@@ -47,10 +47,21 @@ def test_a_row_that_does_not_fit_alone():
         BatchFitter(4096).run([50, 3], Memory([50, 3], 10))
 
 
+def test_a_forward_pass_has_nothing_to_recompute_and_names_its_own_key():
+    fitter = BatchFitter.forward(4096, shorten="embedding.max_length")
+    memory = Memory([10] * 4, 20)
+    fitter.run([10] * 4, memory)
+    assert (fitter.token_budget, fitter.recompute, memory.done) == (20, None, [0, 1, 2, 3])
+    with pytest.raises(MemoryError, match=r"50 tokens does not fit in memory; shorten rows \(embedding\.max_length\)"):
+        fitter.run([50], Memory([50], 10))
+
+
 def test_a_refused_allocation_on_the_cpu_is_a_lack_of_memory():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**55, dtype=torch.float64)
     assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert is_out_of_memory(MemoryError()) and is_out_of_memory(torch.OutOfMemoryError())
     assert not is_out_of_memory(RuntimeError("shapes do not fit")) and not is_out_of_memory(ValueError())
 

@@ -1,5 +1,7 @@
 """Rows, tokens, batches, time, memory and disk of the stages, against numbers worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -242,6 +244,14 @@ def test_features_are_batched_as_memory_allowed_when_they_were_tried():
     found = stages(paces={**PACES, "features": pace})["features"]
     assert found.batches == 3 * (5 * 100 + 25)
     assert found.token_budget == 40
+
+
+@pytest.mark.parametrize("stage", ["represent", "likelihood", "embed", "evaluate"])
+def test_forward_passes_are_batched_as_memory_allowed_when_they_were_tried(stage):
+    whole = stages()[stage]
+    found = stages(paces={**PACES, stage: replace(PACES[stage], token_budget=20)})[stage]
+    assert (found.rows, found.tokens, found.token_budget) == (whole.rows, whole.tokens, 20)
+    assert found.batches > whole.batches
 
 
 def test_no_more_processes_share_a_machine_than_there_are_shards():

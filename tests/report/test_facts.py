@@ -11,7 +11,9 @@ from instsel.report.facts.gather import gather
 from instsel.report.facts.pool import facet_of
 from instsel.report.facts.reading import texts
 from instsel.report.facts.record import Record
+from instsel.report.page.methods import budgets_section
 from instsel.selection.influence import aid, thi
+from instsel.storage import Folder
 from tests.report.conftest import INFLUENCE, PICKS
 
 TARGET_OF = np.array(["sums", "towns", "sums", "towns"])
@@ -77,6 +79,25 @@ def test_the_parts_of_a_divided_budget_come_in_the_order_of_their_first_pick(mad
         ("task left", 2.5, 2, 7.0),
         ("task <right>", 1.25, 2, 3.0),
     ]
+
+
+def test_the_components_of_g2is_have_their_shares_of_the_variance(made):
+    folder = Folder.at(made) / "select/smart"
+    manifest = folder.read_json("manifest.json")
+    manifest["config"]["method"] = "g2is"
+    manifest["result"] |= {"component_shares": {"1": 0.5, "2": 0.25, "10": 0.25}}
+    folder.write_json("manifest.json", manifest)
+    table = folder.read_table("selected.parquet")
+    reasons = pa.array([f"principal component {number}" for number in (1, 1, 10, 10)])
+    folder.write_table("selected.parquet", table.set_column(table.column_names.index("reason"), "reason", reasons))
+    facts = gather(Record(str(made)))
+    parts = facts["parts"]["smart"]["parts"]
+    assert [(one["name"], one["weight"]) for one in parts] == [
+        ("principal component 1", 0.5),
+        ("principal component 10", 0.25),
+    ]
+    shown = str(budgets_section(facts))
+    assert "share of the variance" in shown and "A score is the cosine" in shown and "gain of the task" not in shown
 
 
 def test_refused_rows_are_counted_and_shown(made):

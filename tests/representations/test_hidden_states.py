@@ -6,6 +6,7 @@ import torch
 
 from instsel.config import Model
 from instsel.data.batches import collate
+from instsel.data.fitting import BatchFitter
 from instsel.model import load_base
 from instsel.representations import hidden_states
 from instsel.representations.hidden_states import represent, weighted_mean
@@ -16,7 +17,9 @@ def test_batches_change_nothing_beyond_rounding(tiny_model, token_budget: int) -
     model = load_base(Model(name=str(tiny_model), dtype="float32"))
     rng = np.random.default_rng(0)
     rows = [rng.integers(3, 300, size=size).tolist() for size in (5, 1, 30, 17, 30)]
-    got = represent(model, [{"input_ids": row, "labels": row} for row in rows], token_budget=token_budget)
+    got = represent(
+        model, [{"input_ids": row, "labels": row} for row in rows], fitter=BatchFitter.forward(token_budget)
+    )
     assert (got.dtype, got.shape) == (np.float32, (5, 64))
     for vector, row in zip(got, rows, strict=True):
         with torch.no_grad():
@@ -31,7 +34,7 @@ def test_batches_change_nothing_beyond_rounding(tiny_model, token_budget: int) -
 def test_representations_are_the_same_where_memory_runs_out(tiny_model, monkeypatch) -> None:
     model = load_base(Model(name=str(tiny_model), dtype="float32"))
     examples = [{"input_ids": list(range(3, 3 + size)), "labels": [0] * size} for size in (20, 20, 5, 20)]
-    expected = represent(model, examples, token_budget=20)
+    expected = represent(model, examples, fitter=BatchFitter.forward(20))
 
     def narrow(rows, device):
         if len(rows) > 2:
@@ -39,7 +42,7 @@ def test_representations_are_the_same_where_memory_runs_out(tiny_model, monkeypa
         return collate(rows, device=device)
 
     monkeypatch.setattr(hidden_states, "collate", narrow)
-    np.testing.assert_allclose(represent(model, examples, token_budget=1000), expected, atol=1e-5)
+    np.testing.assert_allclose(represent(model, examples, fitter=BatchFitter.forward(1000)), expected, atol=1e-5)
 
 
 def test_later_tokens_count_for_more_and_padding_for_nothing() -> None:

@@ -194,15 +194,6 @@ def test_a_worker_that_runs_out_of_memory_goes_on_with_smaller_batches_and_it_is
     np.testing.assert_allclose(directions(made), directions(undisturbed), atol=1e-3)
 
 
-def test_memory_that_holds_half_as_much_again_is_told_again(capsys):
-    shortage = features._Shortage(4096, Terminal())
-    for budget, recompute in [(4096, False), (2048, False), (1100, False), (1024, False), (1024, True), (1024, True)]:
-        shortage.look(budget, recompute)
-    told = capsys.readouterr().out.splitlines()
-    assert [line.partition(" at most ")[2].partition(" ")[0] for line in told] == ["2048", "1024", "1024"]
-    assert ["recomputed" in line for line in told] == [False, False, True]
-
-
 def test_int8_takes_about_half_and_points_the_same_way(make, undisturbed, monkeypatch):
     monkeypatch.setattr(features, "through_actors", in_this_process(10**6, []))
     stage = make(storage="int8")

@@ -156,6 +156,15 @@ def test_a_template_counts_by_its_text(graph: Make, tmp_path: Path) -> None:
     assert stale(graph()) == ALL
 
 
+def test_micro_batches_do_not_count_and_batches_do(graph: Make) -> None:
+    """A training that ran out of memory was begun anew with smaller micro batches."""
+    trained = {"warmup", "finetune/bids"}
+    sizes = {"warmup__micro_batch_size": 8, "finetune__micro_batch_size": 8}
+    finish(graph(**sizes))
+    assert stale(graph(**dict.fromkeys(sizes, 1))) == set()
+    assert trained <= stale(graph(warmup__batch_size=3, finetune__batch_size=3))
+
+
 def test_a_deepspeed_file_counts_by_its_text(graph: Make, tmp_path: Path) -> None:
     for name, text in (("a.json", "{}"), ("b.json", "{}"), ("c.json", "{ }")):
         (tmp_path / name).write_text(text)

@@ -3,12 +3,18 @@
 import pytest
 import torch
 
+from instsel.evaluation import heldout
+from instsel.representations import hidden_states
+from instsel.representations.encoder import Encoder
 from instsel.stages import plan_processes
 from instsel.stages.plan_processes import EncoderProcess, ModelProcess, steps_of
 from instsel.stages.training import train_settings
 from instsel.study_file import parse_study
 
 ROWS = [[{"input_ids": [3, 4, 5, 6], "labels": [-100, 4, 5, 6]}] * 2]
+
+MESSAGES = [{"role": "user", "content": "a train"}, {"role": "assistant", "content": "to Oslo"}]
+PROMPTS = [[{"messages": MESSAGES, "tokens": tokens, "answer_tokens": 3} for tokens in (9, 40)]]
 
 
 @pytest.mark.parametrize("stage", ["features", "evaluate", "likelihood", "represent"])
@@ -21,9 +27,7 @@ def test_a_process_tells_the_padded_tokens_that_it_timed(tiny_study, stage):
 
 def test_an_encoder_tells_prompts_by_the_tokens_of_the_study(tiny_study, tiny_encoder):
     raw = tiny_study(embedding={"encoder": str(tiny_encoder), "max_length": 16})
-    messages = [{"role": "user", "content": "a train"}, {"role": "assistant", "content": "to Oslo"}]
-    rows = [[{"messages": messages, "tokens": tokens, "answer_tokens": 3} for tokens in (9, 40)]]
-    timed = EncoderProcess(1, parse_study(raw, "test")).embed(rows, [*rows, *rows])
+    timed = EncoderProcess(1, parse_study(raw, "test")).embed(PROMPTS, [*PROMPTS, *PROMPTS])
     assert (timed.batches, timed.tokens, timed.width) == (2, 2 * 2 * 16, 32)
 
 
@@ -50,6 +54,36 @@ def test_features_that_only_fit_in_smaller_batches_say_which(tiny_study, monkeyp
     monkeypatch.setattr(plan_processes, "GradientEngine", Lowered)
     timed = ModelProcess(1, parse_study(tiny_study(), "test")).features(ROWS, ROWS)
     assert (timed.exhausted, timed.token_budget) == (False, 128)
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "likelihood", "represent"])
+def test_forward_passes_that_only_fit_in_smaller_batches_say_which(tiny_study, monkeypatch, stage):
+    def narrow(whole):
+        def call(rows, *, device):
+            if len(rows) > 1:
+                raise torch.OutOfMemoryError("no memory")
+            return whole(rows, device=device)
+
+        return call
+
+    for module in (heldout, hidden_states):
+        monkeypatch.setattr(module, "collate", narrow(module.collate))
+    timed = getattr(ModelProcess(1, parse_study(tiny_study(), "test")), stage)(ROWS, ROWS)
+    assert (timed.exhausted, timed.token_budget) == (False, 4)
+
+
+def test_prompts_that_only_fit_in_smaller_batches_say_which(tiny_study, tiny_encoder, monkeypatch):
+    whole = Encoder._batch
+
+    def narrow(encoder, rows):
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError("no memory")
+        return whole(encoder, rows)
+
+    monkeypatch.setattr(Encoder, "_batch", narrow)
+    raw = tiny_study(embedding={"encoder": str(tiny_encoder), "max_length": 16})
+    timed = EncoderProcess(1, parse_study(raw, "test")).embed(PROMPTS, PROMPTS)
+    assert not timed.exhausted and 0 < timed.token_budget <= 16
 
 
 def test_workers_that_are_timed_have_the_share_of_a_step_that_they_will_have(tiny_study):

@@ -27,6 +27,7 @@ from instsel.storage import Folder
 from instsel.study import Stage
 from instsel.training.checkpoint import read_checkpoint
 from instsel.training.dataset import SCHEMA
+from instsel.training.settings import TrainSettings
 from tests.events import scalars
 
 ROWS, LENGTH = 120, 9
@@ -143,24 +144,58 @@ def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in metrics.items() if key != "seconds"}
 
 
-def test_memory_that_runs_out_in_training_ends_with_what_to_lower(monkeypatch):
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {},
+            "in a step of 4 rows: set finetune.micro_batch_size below 4, and the training goes on at its last",
+        ),
+        # Of 8 rows, each of 4 workers has 2.
+        ({"batch_size": 8}, "in a step of 2 rows: set finetune.micro_batch_size below 2, and"),
+        (
+            {"micro_batch_size": 1},
+            r"in a step of one row: train anew with a lower data\.max_length \(CUDA out of memory\)$",
+        ),
+        (
+            {"deepspeed": {"train_micro_batch_size_per_gpu": 4}},
+            r"in a step of 4 rows: lower finetune\.micro_batch_size and what deepspeed\.config says of it, or",
+        ),
+    ],
+)
+def test_memory_that_runs_out_in_training_ends_with_what_to_lower(monkeypatch, settings: dict[str, Any], told: str):
     """It was told as an error of torch, without the key to change."""
+    workers(monkeypatch, 4, torch.OutOfMemoryError("CUDA out of memory"))
+    values = {"epochs": 1, "batch_size": 16, "micro_batch_size": 4, "learning_rate": 1e-2, **settings}
+    with pytest.raises(StudyError, match=f"ran out of memory {told}"):
+        training_worker.work({"settings": TrainSettings(**values), "key": "finetune.micro_batch_size"})
 
-    def fail(plain: dict[str, Any]) -> None:
-        raise plain["error"]
 
-    monkeypatch.setattr(training_worker, "_train", fail)
-    several, one = SimpleNamespace(micro_batch_size=4), SimpleNamespace(micro_batch_size=1)
-    told = "ran out of memory with micro_batch_size"
-    for error in (torch.OutOfMemoryError("CUDA out of memory."), MemoryError()):
-        with pytest.raises(
-            StudyError, match=f"{told} 4: lower it, and the training goes on at its last checkpoint; or"
-        ):
-            training_worker.work({"settings": several, "error": error})
-        with pytest.raises(StudyError, match=f"{told} 1: train anew with a lower data.max_length"):
-            training_worker.work({"settings": one, "error": error})
-    with pytest.raises(RuntimeError, match="something else"):
-        training_worker.work({"settings": several, "error": RuntimeError("something else")})
+def test_memory_that_does_not_hold_the_model_is_told_as_that(monkeypatch):
+    def load(plain: dict[str, Any]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training_worker, "_load", load)
+    with pytest.raises(StudyError, match="while it loaded the model, .* GPUs with more memory"):
+        training_worker.work({})
+
+
+def test_another_error_of_a_training_worker_stays_what_it_is(monkeypatch):
+    workers(monkeypatch, 2, RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="^something else$"):
+        training_worker.work({})
+
+
+def workers(monkeypatch: Any, count: int, error: Exception) -> None:
+    """Training fails so in one of `count` workers."""
+
+    def train(plain: dict[str, Any], model: Any) -> None:
+        raise error
+
+    context = SimpleNamespace(get_world_size=lambda: count)
+    monkeypatch.setattr(training_worker.ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(training_worker, "_load", lambda plain: "a model")
+    monkeypatch.setattr(training_worker, "_train", train)
 
 
 @pytest.mark.long

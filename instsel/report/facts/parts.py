@@ -19,7 +19,8 @@ def parts(record: Record) -> dict[str, Any]:
     Returns:
         selection -> `method`, and `parts`, each with `name`, `rows`, `tokens`, `gain` (sum of the picks' scores),
         `first` and `last` (scores of its first and last pick), and `weight`, by which it was given its share: a
-        component's share of the variance, a task's gain; None where the selection was made by an older version.
+        component's share of the variance, a task's gain; None where the selection keeps to a mixture, or was made by
+        0.5.0 or before.
     """
     found = {}
     for name, manifest in record.manifests.items():

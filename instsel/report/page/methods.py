@@ -10,7 +10,7 @@ from instsel.report.page.parts import Cell, Chart, Section, Table, count, number
 NAMES = {"g2is": "principal components (G2IS)", "smart": "tasks (SMART)"}
 WEIGHTS = {"g2is": "share of the variance", "smart": "gain of the task"}
 SCORES = {
-    "g2is": "A score is the cosine with the row before, of a walk's first row that with the component.",
+    "g2is": "A score is the cosine with the row before; of first and filled in rows, with the component.",
     "smart": "A score is the pick's gain within its task.",
 }
 ORIGINS = {
