@@ -178,7 +178,7 @@ def test_a_ray_that_does_not_go_is_killed(local, calls) -> None:
     local("start", DEAF="1")
     started = time.monotonic()
     local("stop", INSTSEL_RAY_TIMEOUT="1")
-    assert 1 <= time.monotonic() - started < 20
+    assert 1 <= time.monotonic() - started < 60
     deadline = time.monotonic() + 10
     while alive(calls("start")[0]["pid"]) and time.monotonic() < deadline:
         time.sleep(0.05)

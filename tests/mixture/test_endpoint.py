@@ -143,7 +143,7 @@ def test_a_busy_endpoint_is_asked_again_after_the_wait_that_it_wants(endpoint, t
     endpoint.tag()
     began = time.monotonic()
     assert tags(tagger(attempts=2).tag(["a"])) == ["a"]
-    assert 1.0 <= time.monotonic() - began < 3
+    assert 1.0 <= time.monotonic() - began < 30
     assert endpoint.prompts(0) == endpoint.prompts(1) == ["a"]
 
 
