@@ -36,14 +36,16 @@ class Doubler:
         factors = [self.factors.get(row, 1.0) for row in ids]
         rows = [[example["value"] * factor, factor] for example, factor in zip(examples, factors, strict=True)]
         write_vectors(self.out, item, ids, np.array(rows, dtype=np.float32))
-        return {"tokens": len(ids), "peak_memory": 7 if item["name"] == "a" else 5}
+        memory, budget = (7, 100) if item["name"] == "a" else (5, 40)
+        return {"tokens": len(ids), "peak_memory": memory, "token_budget": budget}
 
 
 def run(prepare: Stage, allot: Any, factors: dict[str, float]) -> Stage:
     folder = Folder(prepare.folder.filesystem, prepare.folder.path.replace("prepare", "made"))
     stage = Stage(folder, "made", {}, [prepare])
     items = pool_items(prepare) + validation_items(prepare)
-    extract(stage, items, prepare, Doubler, (stage.folder, factors), allot, Terminal(), columns=["value"])
+    arguments, budget = (stage.folder, factors), ("made.token_budget", 100)
+    extract(stage, items, prepare, Doubler, arguments, budget, allot, Terminal(), columns=["value"])
     return stage
 
 
@@ -53,7 +55,9 @@ def test_rows_without_a_direction_are_set_aside_with_their_reason(prepare, allot
     manifest = stage.manifest()
     assert manifest["result"]["set_aside"] == reasons
     assert (manifest["cost"]["tokens"], manifest["cost"]["peak_memory_bytes"]) == (9, 7)
-    assert "set aside 3 rows with NaN or infinity, 1 rows with zero vector" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "set aside 3 rows with NaN or infinity, 1 rows with zero vector" in told
+    assert "ran out of memory: batches of at most 40 tokens from here (made.token_budget is 100)" in told
     tables = {name: stage.folder.read_table(f"{name}.arrow") for name in ("pool/a", "pool/b", "validation/t")}
     assert {name: table["id"].to_pylist() for name, table in tables.items()} == {
         "pool/a": ["a0", "a2"],
