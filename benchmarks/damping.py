@@ -69,11 +69,11 @@ def _picks(
     factors = None
     if damping is not None:
         factors = [whitening(second_moment(rows) / len(rows), damping) for rows in train]
-    features = [side_by_side(rows, weights, factors) for rows in (train, targets)]
+    features, aims = (side_by_side(rows, weights, factors) for rows in (train, targets))
     return {
         "less": less.select(matrix, count, subtasks=labels).indices,
         "bids": bids.select(matrix, count).indices,
-        "g2is": g2is.select(*features, count).indices,
+        "g2is": g2is.select(features, aims, count).indices,
     }
 
 

@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"a sketch's own error of a cosine is about 1 / sqrt(d) = {dim**-0.5:.4f}")
     print(f"two random draws of {count} rows have {count / rows:.1%} in common\n")
     body = []
-    for name, storage, kept in (("float16 again", "float16", _float16_again), ("int8", "int8", _int8)):
+    stores: list[tuple[str, Storage, Callable[[np.ndarray], np.ndarray]]]
+    stores = [("float16 again", "float16", _float16_again), ("int8", "int8", _int8)]
+    for name, storage, kept in stores:
         found = attribution(kept)
         overlap = [_overlap(chosen[method], picks) for method, picks in _selections(found, count, subtasks).items()]
         body.append([name, str(bytes_per_row(dim, storage)), *_differences(exact, found), *overlap])

@@ -58,12 +58,13 @@ def measure(size: Size, place: str) -> list[list[str]]:
     # Another Ray, so that no worker of the first pass is counted for the second.
     with ray_session(Resources()):
         items, share = pool_items(graph.prepare), allot(study.resources)
-        arguments = (graph.features.folder, size.dim, size.wait)
+        budget = ("features.token_budget", study.features.token_budget)
+        arguments = (graph.features.folder, size.dim, size.wait, budget[1])
         written = _watched(
             size,
             "write",
             graph.prepare,
-            lambda: extract(graph.features, items, graph.prepare, Writer, arguments, share, terminal),
+            lambda: extract(graph.features, items, graph.prepare, Writer, arguments, budget, share, terminal),
         )
     return [prepared, written]
 
@@ -71,15 +72,16 @@ def measure(size: Size, place: str) -> list[list[str]]:
 class Writer:
     """In place of a model: draws unit vectors and writes them as a shard of features."""
 
-    def __init__(self, threads: int, out: Folder, dim: int, wait: float) -> None:
-        self.out, self.dim, self.wait = out, dim, wait
+    def __init__(self, threads: int, out: Folder, dim: int, wait: float, token_budget: int) -> None:
+        self.out, self.dim, self.wait, self.token_budget = out, dim, wait, token_budget
 
     def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, Any]:
         time.sleep(self.wait)
         drawn = np.random.default_rng(len(ids)).standard_normal((len(ids), self.dim), dtype=np.float32)
         unit, norms, _, _ = normalise(drawn)
         (self.out / item["kind"]).write_table(f"{item['name']}.arrow", feature_table(ids, unit, norms, {}))
-        return {"tokens": sum(len(row["input_ids"]) for row in examples), "peak_memory": peak_memory()}
+        tokens = sum(len(row["input_ids"]) for row in examples)
+        return {"tokens": tokens, "peak_memory": peak_memory(), "token_budget": self.token_budget}
 
 
 def _watched(size: Size, name: str, pool: Stage, run: Callable[[], Any]) -> list[str]:

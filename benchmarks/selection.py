@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from threadpoolctl import threadpool_info
 
@@ -90,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="benchmarks.selection", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
     )
     what = parser.add_mutually_exclusive_group()
-    add = {"dest": "what", "action": "store_const"}
+    add: dict[str, Any] = {"dest": "what", "action": "store_const"}
     what.add_argument("--against", const="against", help="facility location beside submodlib and apricot", **add)
     what.add_argument("--bids", const="bids", help="BIDS, and the first steps of the plain loop", **add)
     what.add_argument("--g2is", const="g2is", help="G2IS at 100,000 x 2,048", **add)

@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from benchmarks import report
-from instsel.choice.matrices import stack, vectors
+from instsel.blocks import list_rows
+from instsel.choice.matrices import stack
 from instsel.report.markdown import markdown_table
 from instsel.selection import bids, less
 from instsel.storage import Folder
@@ -29,6 +31,8 @@ from instsel.storage import Folder
 SHARD = 1000
 TASKS = 10
 POLL_SECONDS = 0.02
+
+Result = TypeVar("Result")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,10 +70,10 @@ def _write(folder: Folder, rows: int, columns: int) -> list[str]:
 
 
 def _read(folder: Folder, shards: Sequence[str], rows: int, columns: int) -> np.ndarray:
-    return stack((vectors(folder.read_table(shard), "scores") for shard in shards), rows, columns)
+    return stack((list_rows(folder.read_table(shard)["scores"]) for shard in shards), rows, columns)
 
 
-def _timed(body: list[list[str]], name: str, run: Callable[[], np.ndarray]) -> np.ndarray:
+def _timed(body: list[list[str]], name: str, run: Callable[[], Result]) -> Result:
     begun = time.perf_counter()
     with _memory() as highest:
         result = run()
