@@ -31,9 +31,13 @@ def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
             return s3(text)
         return pafs.FileSystem.from_uri(text)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass
+        return _by_fsspec(text)
     except OSError as error:
         raise InputError(f"{text}: {error}; correct it or make it reachable") from error
+
+
+def _by_fsspec(text: str) -> tuple[pafs.FileSystem, str]:
+    """Of a URI whose scheme pyarrow does not know."""
     import fsspec
 
     try:
