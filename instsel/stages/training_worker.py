@@ -16,6 +16,7 @@ from instsel.stages.pauses import PauseFolder
 from instsel.storage import Folder
 from instsel.training.checkpoint import STATE
 from instsel.training.deepspeed_config import AUTO
+from instsel.training.schedule import rows_at_once
 from instsel.training.settings import TrainSettings
 
 RUN = "run"
@@ -56,7 +57,7 @@ def _smaller_steps(plain: dict[str, Any]) -> str:
     """What to change where the model fits and a step of it does not."""
     settings: TrainSettings = plain["settings"]
     workers = ray.train.get_context().get_world_size()
-    rows = min(settings.micro_batch_size, -(-settings.batch_size // workers))
+    rows = rows_at_once(settings.batch_size, settings.micro_batch_size, workers)
     own = settings.deepspeed.get("train_micro_batch_size_per_gpu", AUTO) != AUTO
     if rows == 1:
         lower = ""

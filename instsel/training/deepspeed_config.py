@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from instsel.errors import InputError
-from instsel.training.schedule import accumulation_steps
+from instsel.training.schedule import accumulation_steps, rows_at_once
 from instsel.training.settings import TrainSettings
 
 AUTO = "auto"
@@ -62,7 +62,7 @@ def complete(settings: TrainSettings, world_size: int) -> dict[str, Any]:
         InputError: a value contradicts the study file, or asks for what LoRA checkpoints cannot be made of.
     """
     user = settings.deepspeed
-    micro = min(settings.micro_batch_size, -(-settings.batch_size // world_size))
+    micro = rows_at_once(settings.batch_size, settings.micro_batch_size, world_size)
     accumulation = accumulation_steps(settings.batch_size, micro, world_size)
     _same(user, "train_batch_size", settings.batch_size, "batch_size")
     _same(user, "train_micro_batch_size_per_gpu", micro, "micro_batch_size")

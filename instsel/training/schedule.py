@@ -27,6 +27,11 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     return math.ceil(n / batch_size)
 
 
+def rows_at_once(batch_size: int, micro_batch_size: int, world_size: int) -> int:
+    """Most rows that a worker holds at once: a micro batch, or its whole share of a batch where that is smaller."""
+    return min(micro_batch_size, math.ceil(batch_size / world_size))
+
+
 def accumulation_steps(batch_size: int, micro_batch_size: int, world_size: int) -> int:
     """Micro batches that a worker needs for its share of a full global batch."""
     return math.ceil(math.ceil(batch_size / world_size) / micro_batch_size)
