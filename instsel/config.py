@@ -51,8 +51,10 @@ class Data(Strict):
 class Model(Strict):
     name: str = Field(description="folder or hub id of the model that selects and is trained")
     revision: str | None = Field(None, description="revision of a hub model")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "bfloat16", description="type of the frozen weights and of activations"
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="type of the frozen weights and of activations; auto is bfloat16 where all machines "
+        "that do the work compute it themselves, else float32, and is settled once a study",
     )
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
         None, description="attention of transformers; by default the one it takes by itself, mostly sdpa"

@@ -1,6 +1,9 @@
 """The files a study reads, found and told apart by their content."""
 
+import math
 from typing import Any
+
+from pyarrow import fs as pafs
 
 from instsel.config import StudyConfig, Target
 from instsel.data.readers import HUB, SourceFile, source_files
@@ -40,6 +43,18 @@ def target_files(study: StudyConfig, name: str) -> dict[str, list[SourceFile]]:
 def files_identity(files: list[SourceFile]) -> list[dict[str, Any]]:
     """What a stage's input files are: their content and how they are read, not where they lie."""
     return [{"name": file.stem, **_content(file), "as": [file.row_format, file.source, file.limit]} for file in files]
+
+
+def size_of(uri: str) -> float:
+    """Bytes of a file, or of a saved dataset's folder; infinity for a dataset of a hub, which is not here yet."""
+    if uri.startswith(HUB):
+        return math.inf
+    filesystem, path = resolve(uri)
+    info = filesystem.get_file_info(path)
+    if info.is_file:
+        return float(info.size)
+    inside = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+    return float(sum(one.size for one in inside if one.is_file))
 
 
 def _found(key: str, uri: str, how: dict[str, Any]) -> list[SourceFile]:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from instsel.config import Embedding, Lora, Model
+from instsel.dtypes import dtype_of
 from instsel.errors import InputError
 from instsel.training.checkpoint import load_adapter
 
@@ -56,7 +57,7 @@ def load_base(model: Model, device_map: str | dict[str, int] | None = None) -> A
         base = AutoModelForCausalLM.from_pretrained(
             _place(model.name),
             revision=model.revision,
-            dtype=DTYPES[model.dtype],
+            dtype=DTYPES[dtype_of(model)],
             attn_implementation=model.attention,
             trust_remote_code=model.trust_remote_code,
             # Weights in the older format, pytorch_model.bin, are pickles.

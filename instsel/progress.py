@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -130,6 +129,9 @@ class Terminal:
 
     def verdict(self, markdown: str) -> None:
         """Show the report of a finished study."""
+        # Here, since most processes that import this module show no report.
+        from rich.markdown import Markdown
+
         text = printable(markdown)
         shown = Markdown(text) if self._console.is_terminal else text
         self._console.print(shown, highlight=False, markup=False)

@@ -45,7 +45,8 @@ def _what(summary: Mapping[str, Any]) -> str:
     share = f"{budget:.0%} of the pool's {unit}" if isinstance(budget, float) else f"{budget:,} {unit}"
     rejected = sorted(pool["rejected"].items(), key=lambda item: (-item[1], item[0]))
     lines = [
-        f"Model `{summary['model']}`; pool of {pool['rows']:,} rows, {pool['tokens']:,} tokens; budget {share}.",
+        f"Model `{summary['model']}` in {summary['dtype']}; pool of {pool['rows']:,} rows, {pool['tokens']:,} tokens; "
+        f"budget {share}.",
         *(f"- set aside: {count:,} x {inline(reason)}" for reason, count in rejected),
     ]
     if summary["set_aside"]:

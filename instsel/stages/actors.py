@@ -1,15 +1,17 @@
 """Items of work through a pool of model actors, their rows read ahead by tasks."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray.data
 
 from instsel.stages.metrics import Meter
-from instsel.stages.session import Allotment
+from instsel.stages.session import Allotment, useful_processes
 from instsel.stages.starts import Starts
 from instsel.storage import Folder
 from instsel.study import place_in_study
@@ -41,7 +43,7 @@ def through_actors(
         actor: class whose instances take (item, ids, examples) and return a dict of plain values; an example has
             these columns.
         arguments: arguments of the class, after the number of torch threads.
-        allot: how many actors there are and what each holds.
+        allot: how many actors there are at most, see `useful_processes`, and what each holds.
         stage_of: item -> folder of the stage that it is for; there it is noted what was begun.
         columns: of the tables, beside the id.
 
@@ -50,13 +52,21 @@ def through_actors(
     """
     if not items:
         return
+    useful = min(len(items), _useful(allot.actors + allot.actors_to_come, items, rows))
     # A pool that the cluster has no room for as a whole would wait for ever, were it of a fixed size.
-    least, most = (min(number, len(items)) for number in (allot.actors, allot.actors + allot.actors_to_come))
+    least, most = (min(number, useful) for number in (allot.actors, allot.actors + allot.actors_to_come))
     reader: Any = _read
     reading = {"rows": rows, "columns": columns}
     results = (
         orders([{"item": json.dumps(item)} for item in items], most)
-        .map_batches(reader, batch_size=1, batch_format="pyarrow", num_cpus=READER_CPUS, fn_kwargs=reading)
+        .map_batches(
+            reader,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=READER_CPUS,
+            compute=ray.data.TaskPoolStrategy(most),
+            fn_kwargs=reading,
+        )
         .map_batches(
             _Caller,
             batch_size=1,
@@ -80,6 +90,26 @@ def orders(items: Sequence[dict[str, Any]], actors: int) -> ray.data.Dataset:
     limits = ray.data.ExecutionResources.for_limits(object_store_memory=actors * AHEAD_BYTES)
     found.context.execution_options.resource_limits = limits
     return found
+
+
+def _useful(actors: int, items: Sequence[dict[str, str]], rows: Folder) -> int:
+    """How many of so many actors the work is worth; looks at no more tables than it takes to tell."""
+    known: dict[str, float] = {}
+    tokens = 0.0
+    for item in items:
+        table = item["rows"]
+        if table not in known:
+            known[table] = _tokens(rows, table)
+        tokens += known[table]
+        if useful_processes(actors, tokens) == actors:
+            break
+    return useful_processes(actors, tokens)
+
+
+def _tokens(rows: Folder, name: str) -> float:
+    """Tokens of a table of examples; infinity for a table that does not say."""
+    table = rows.read_table(name, ["tokens"])
+    return float(pc.sum(table["tokens"]).as_py() or 0) if "tokens" in table.column_names else math.inf
 
 
 def _read(batch: pa.Table, *, rows: Folder, columns: Sequence[str]) -> pa.Table:

@@ -1,6 +1,6 @@
 """Stage *attribution*: features become the n x m matrix of influences, a block of pool rows at a time."""
 
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from instsel.progress import Terminal
 from instsel.stages.fisher import fisher_matrices
 from instsel.stages.memory import peak_memory
 from instsel.stages.pins import Pins, feature_pins, settle_pins
+from instsel.stages.process_cache import kept_in_process, new_key
 from instsel.stages.starts import Starts
 from instsel.storage import Folder
 from instsel.study import Stage
@@ -37,7 +38,7 @@ def run(
     """Write one block of scores a shard, and what each column is."""
     stage.begin()
     # Of the warmup as it is now: what the features say of themselves may be of one that was done again since.
-    pins = feature_pins(study, features, warmup)
+    pins = feature_pins(study, features, prepare, warmup)
     settle_pins(stage, pins, terminal)
     rates = warmup.manifest()["result"]["checkpoints"]
     weights = [rates[name]["learning_rate"] for name in pins]
@@ -47,13 +48,14 @@ def run(
     columns = stage.folder.read_table(COLUMNS)
     there = set((stage.folder / "blocks").names())
     missing = [shard for shard in shards if f"{shard}.arrow" not in there]
+    scoring: Any = _score
     scored = ray.data.from_items([{"shard": shard} for shard in missing]).map_batches(
-        _Scorer,
+        scoring,
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=0.5,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_scorers(len(missing))),
-        fn_constructor_args=(Starts(), features.folder, pins, weights, stage.folder),
+        compute=ray.data.TaskPoolStrategy(_scorers(len(missing))),
+        fn_args=(new_key(), Starts(), features.folder, pins, weights, stage.folder),
     )
     memory = 0
     with terminal.bar(stage.name, len(missing), "shards") as bar:
@@ -97,12 +99,21 @@ def _scorers(shards: int) -> int:
     return max(1, min(shards, int(ray.cluster_resources().get("CPU", 1))))
 
 
+def _score(
+    batch: pa.Table, key: str, starts: Starts, features: Folder, pins: Pins, weights: list[float], out: Folder
+) -> pa.Table:
+    scorer = kept_in_process(key, lambda: _Scorer(starts, features, pins, weights, out))
+    return scorer(batch)
+
+
 class _Scorer:
     """Holds the directions of every checkpoint; scores shards of the pool against them."""
 
     def __init__(self, starts: Starts, features: Folder, pins: Pins, weights: list[float], out: Folder) -> None:
         self.starts = starts
-        self.gradients, self.pins, self.weights, self.out = GradientShards(features, pins), pins, weights, out
+        self.gradients, self.weights, self.out = GradientShards(features, pins), weights, out
+        directions = load(out.read(DIRECTIONS))
+        self.directions = [directions[checkpoint] for checkpoint in pins]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         for shard in batch["shard"].to_pylist():
@@ -112,13 +123,7 @@ class _Scorer:
     def _shard(self, shard: str) -> None:
         ids, blocks = self.gradients.pool(shard)
         self.starts.begin(self.out, shard, len(ids), shard)
-        scores = score_block(blocks, self._directions, self.weights)
+        scores = score_block(blocks, self.directions, self.weights)
         column = pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1)), scores.shape[1])
         table = pa.table({"id": pa.array(ids, pa.string()), "scores": column})
         (self.out / "blocks").write_table(f"{shard}.arrow", table)
-
-    @cached_property
-    def _directions(self) -> list[np.ndarray]:
-        """In the order of the checkpoints; not in __init__, whose errors Ray hides."""
-        found = load(self.out.read(DIRECTIONS))
-        return [found[checkpoint] for checkpoint in self.pins]

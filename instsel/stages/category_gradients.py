@@ -39,7 +39,7 @@ def run(
     """Take the gradients of the evaluation rows, add up the pool's directions by category, and estimate gamma."""
     stage.begin()
     assert study.mixture is not None
-    pins = feature_pins(study, features, warmup)
+    pins = feature_pins(study, features, prepare, warmup)
     settle_pins(stage, pins, terminal)
     names: list[str] = tag.manifest()["result"]["categories"]
     tags = tag.folder.read_table(TAGS)

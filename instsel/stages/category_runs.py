@@ -26,15 +26,14 @@ from instsel.stages.depends import training_of_runs
 from instsel.stages.evaluate import adapter_of, evaluate_sets
 from instsel.stages.session import Allotment
 from instsel.stages.tag import TAGS, evaluation_file
-from instsel.stages.training import run_training
-from instsel.stages.trials import run_each, trial_allotment
+from instsel.stages.training import Trained, TrainingRun, train_side_by_side
+from instsel.stages.trials import trial_allotment
 from instsel.study import Stage
 
 RUNS = "runs"
 RUN = "interaction/run"
 # Of what the estimator depends on, the part that a run does.
 TRAINING = ("model", "lora", "deepspeed", "finetune", "evaluation")
-TUNE = "tune"
 LOSSES = "losses"
 TRAINED = "trained.json"
 TABLE = "runs.parquet"
@@ -68,8 +67,15 @@ def run(
     untrained = [name for name in todo if not _trained(stages[name])]
     _lay_out(stage, planned, stages, untrained, ids, prepare)
     each, at_once = trial_allotment(allot, study.resources.trial_workers)
-    one = partial(_train, study=study, stages=stages, allot=each)
-    run_each(stage.name, untrained, one, stage.folder / TUNE, at_once, study.resources.max_failures, terminal)
+    if untrained:
+        training = training_of_runs(study, mixture)
+        pool = prepare.manifest()["result"]["pool"]
+        tokens = {one.name: training.epochs * len(one.rows) * pool["tokens"] / pool["rows"] for one in planned}
+        runs = [
+            TrainingRun(stages[name], training, (stages[name].folder, TRAINING_SET), tokens[name]) for name in untrained
+        ]
+        note = partial(_note, stages=[stages[name] for name in untrained])
+        train_side_by_side(study, stage.name, runs, each, at_once, terminal, note)
     _evaluate(study, stages, todo, categories.names, tag, allot, terminal)
     scores = _scores(planned, stages, len(categories.names))
     failed = [one.name for one, values in zip(planned, scores, strict=True) if values is None]
@@ -144,17 +150,13 @@ def _lay_out(
     ray.get(writing.remote(prepare.folder, {name: stages[name].folder for name in names}, sets))
 
 
-def _train(name: str, study: StudyConfig, stages: dict[str, Stage], allot: Allotment) -> None:
-    """Train one run, in a process of its own; a run that diverges is done, and says so."""
-    assert study.mixture is not None
-    stage = stages[name]
-    training_set = (stage.folder, TRAINING_SET)
-    try:
-        trained = run_training(study, stage, training_of_runs(study, study.mixture), training_set, allot, Terminal())
-    except Diverged as error:
-        stage.folder.write_json(TRAINED, {"failed": str(error)})
-        return
-    stage.folder.write_json(TRAINED, {**trained.result, "cost": trained.cost})
+def _note(place: int, outcome: Trained | Diverged, stages: Sequence[Stage]) -> None:
+    """Write down what became of a run; one that diverged is done, and says so."""
+    if isinstance(outcome, Diverged):
+        told: dict[str, Any] = {"failed": str(outcome)}
+    else:
+        told = {**outcome.result, "cost": outcome.cost}
+    stages[place].folder.write_json(TRAINED, told)
 
 
 def _evaluate(

@@ -3,6 +3,7 @@
 from typing import Any
 
 from instsel.config import StudyConfig, Training
+from instsel.dtypes import dtype_of
 from instsel.errors import InputError
 from instsel.identity import encoder_identity, file_identity, model_identity
 from instsel.inputs import files_identity, pool_files, target_files
@@ -26,7 +27,7 @@ def on_model(study: StudyConfig) -> dict[str, Any]:
     template = study.model.chat_template
     return {
         "identity": model_identity(study.model.name, study.model.revision),
-        "dtype": study.model.dtype,
+        "dtype": dtype_of(study.model),
         "attention": study.model.attention,
         "chat_template": None if template is None else _named("model.chat_template", template),
     }

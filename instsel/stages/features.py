@@ -30,7 +30,7 @@ SET_ASIDE = ".set_aside.json"
 def run(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage, allot: Allotment, terminal: Terminal) -> None:
     """Write the feature shards that are missing, then the manifest, which has the pins of every checkpoint."""
     stage.begin()
-    pins = feature_pins(study, stage, warmup)
+    pins = feature_pins(study, stage, prepare, warmup)
     settle_pins(stage, pins, terminal)
     checkpoints = warmup.manifest()["result"]["checkpoints"]
     work = [item for name in checkpoints for item in _items(name, prepare)]

@@ -15,56 +15,52 @@ from instsel.mixture.curriculum import most_held_back, passes
 from instsel.progress import Terminal
 from instsel.stages.graph import Graph, Run
 from instsel.stages.session import Allotment
-from instsel.stages.training import Trained, run_training, train_settings
-from instsel.stages.trials import run_each, trial_allotment
+from instsel.stages.training import Trained, TrainingRun, run_training, run_trainings, train_side_by_side
+from instsel.stages.trials import trial_allotment
 from instsel.study import Stage
 from instsel.training.order import write_order
 
-TUNE = "finetune-trials"
 DIVERGED = "diverged.json"
 
 
 def run_all(
     study: StudyConfig, graph: Graph, names: Sequence[str], inputs: Inputs, allot: Allotment, terminal: Terminal
 ) -> None:
-    """Train the named runs: one after another on the whole cluster, or side by side as trials of Ray Tune.
+    """Train the named runs: one after another by workers on the whole cluster, or side by side.
 
-    Side by side where `resources.trial_workers` says how many workers a run has.
+    Side by side where `resources.trial_workers` says how many workers a run has. A run that diverges does not end the
+    others.
 
     Raises:
-        Diverged: a run diverged; side by side, the others were carried to their ends.
+        Diverged: a run did.
         InputError: a run's order or DeepSpeed's configuration cannot be; told before any run is trained.
     """
+    if not names:
+        return
     runs = [graph.runs[name] for name in names]
     for one in runs:
         if one.method.order != "shuffled":
             order_of(study, graph.select[one.selection], one, inputs)
-    if study.resources.trial_workers is None or len(names) < 2:
-        for one in runs:
-            terminal.head(f"finetune {one.name}")
-            run(study, graph.finetune[one.name], graph.select[one.selection], one, inputs, allot, terminal)
-        return
     terminal.head(f"finetune {', '.join(names)}")
-    each, at_once = trial_allotment(allot, study.resources.trial_workers)
-    # What DeepSpeed refuses is told as the user's error, before a trial would.
-    train_settings(study, study.finetune, each.workers)
-    call = partial(_run_one, study=study, graph=graph, allot=each)
-    run_each("finetune", names, call, graph.folder / TUNE, at_once, study.resources.max_failures, terminal)
+    trainings = [start(study, graph.finetune[one.name], graph.select[one.selection], one, inputs) for one in runs]
+    on_end = partial(_commit, stages=[graph.finetune[name] for name in names])
+    if study.resources.trial_workers is None:
+        run_trainings(study, trainings, allot, terminal, on_end)
+    else:
+        each, at_once = trial_allotment(allot, study.resources.trial_workers)
+        train_side_by_side(study, "finetune", trainings, each, at_once, terminal, on_end)
     for name in names:
         folder = graph.finetune[name].folder
         if not graph.finetune[name].done():
             raise Diverged(f"finetune {name}: {folder.read_json(DIVERGED)['why']}")
 
 
-def _run_one(name: str, study: StudyConfig, graph: Graph, allot: Allotment) -> None:
-    """One of the runs side by side; one that diverges would do so again, and is not tried again."""
-    by, stage = graph.runs[name], graph.finetune[name]
-    if stage.done():
+def _commit(place: int, outcome: Trained | Diverged, stages: Sequence[Stage]) -> None:
+    """Make a stage done whose run has ended, or write down why it has not."""
+    if isinstance(outcome, Diverged):
+        stages[place].folder.write_json(DIVERGED, {"why": str(outcome)})
         return
-    try:
-        run(study, stage, graph.select[by.selection], by, Inputs(graph.folder), allot, Terminal())
-    except Diverged as error:
-        stage.folder.write_json(DIVERGED, {"why": str(error)})
+    stages[place].commit(outcome.result, **outcome.cost)
 
 
 def run(
@@ -86,12 +82,18 @@ def train(
     until: int | None = None,
 ) -> Trained:
     """Train, through epoch `until` where it is given; the next call goes on from there."""
+    return run_training(study, start(study, stage, selection, by, inputs), allot, terminal, until)
+
+
+def start(study: StudyConfig, stage: Stage, selection: Stage, by: Run, inputs: Inputs) -> TrainingRun:
+    """Make a run's stage ready, with the order of its rows where it has one of its own."""
     stage.begin()
     settings = study.finetune.model_copy(update={"seed": study.finetune.seed + by.seed})
     if by.method.order != "shuffled":
         ids, levels, order = order_of(study, selection, by, inputs)
         write_order(stage.folder, order, ids, levels)
-    return run_training(study, stage, settings, (selection.folder, TRAINING_SET), allot, terminal, until)
+    tokens = settings.epochs * selection.manifest()["result"]["tokens"]
+    return TrainingRun(stage, settings, (selection.folder, TRAINING_SET), tokens)
 
 
 def order_of(

@@ -4,8 +4,7 @@ from typing import Any
 
 from instsel.config import StudyConfig
 from instsel.gradients.store import require_pins
-from instsel.identity import digest_in, tokenizer_identity
-from instsel.model import load_tokenizer
+from instsel.identity import digest_in
 from instsel.progress import Terminal
 from instsel.storage import Folder
 from instsel.study import Stage
@@ -18,7 +17,7 @@ Pins = dict[str, dict[str, dict[str, Any]]]
 """Checkpoint -> kind of rows (pool, validation) -> pins."""
 
 
-def feature_pins(study: StudyConfig, stage: Stage, warmup: Stage) -> Pins:
+def feature_pins(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage) -> Pins:
     """The pins of the features stage's shards, JSON values only.
 
     Adapter and moments are told by the digest of their file, the base model as `identity.model_identity` does. Pool
@@ -32,7 +31,7 @@ def feature_pins(study: StudyConfig, stage: Stage, warmup: Stage) -> Pins:
         "model": model["identity"],
         "dtype": model["dtype"],
         "attention": model["attention"],
-        **tokenizer_identity(load_tokenizer(study.model)),
+        **prepare.manifest()["result"]["tokenizer"],
         "loss": LOSS,
         "sketch": {"kind": "count sketch", "dim": study.features.dim, "seed": study.features.seed},
         "storage": study.features.storage,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instsel.config import StudyConfig
+from instsel.dtypes import with_kept_dtype
 from instsel.errors import InputError, StudyError
 from instsel.planning.fit import Room, what_will_not_fit
 from instsel.planning.stage import StagePlan
@@ -15,6 +16,7 @@ from instsel.planning.stages import plan_stages
 from instsel.planning.table import plan_table
 from instsel.progress import Terminal, log_to
 from instsel.stages.chatter import native_errors_to
+from instsel.stages.dtype import settled_study
 from instsel.stages.errors import clear_errors
 from instsel.stages.graph import Graph, build_graph
 from instsel.stages.plan_elsewhere import NOTHING, Elsewhere
@@ -64,6 +66,7 @@ def plan_study(
     """
     elsewhere = elsewhere or Elsewhere()
     folder = look_at_folder(study.out, study.name)
+    asked, study = study, elsewhere.with_dtype(with_kept_dtype(study, folder))
     graph = build_graph(study, folder)
     todo = _open_parts(graph)
     if not any(todo.values()):
@@ -75,6 +78,9 @@ def plan_study(
         with log_to(log_file), native_errors_to(log_file), clear_errors(), ray_session(study.resources):
             terminal.head(f"plan {study.name}")
             elsewhere.check_session()
+            if elsewhere.rates is None:
+                study = settled_study(asked, folder, terminal, write=False)
+                graph = build_graph(study, folder)
             measured, machine = measure(study, graph, todo, terminal, elsewhere)
     elsewhere.keep(study, measured)
     facts = elsewhere.moved(study, measured)

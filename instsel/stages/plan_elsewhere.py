@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from instsel.config import StudyConfig, Training
+from instsel.dtypes import with_dtype
 from instsel.errors import InputError
 from instsel.planning.cluster import Cluster, cost_a_second, on_cluster, parse_cluster, workers_on
 from instsel.planning.facts import Facts, Pace
@@ -67,6 +68,12 @@ class Elsewhere:
             InputError: it was measured for something else.
         """
         return None if self.rates is None else self.rates.pace(stage, _depends(study, stage))
+
+    def with_dtype(self, study: StudyConfig) -> StudyConfig:
+        """The study in the type that its rates were measured in, where it leaves that open."""
+        rates = () if self.rates is None else self.rates.stages.values()
+        dtype = next((rate.depends["model"]["dtype"] for rate in rates if "model" in rate.depends), None)
+        return study if dtype is None or study.model.dtype != "auto" else with_dtype(study, dtype)
 
     def workers(self, study: StudyConfig, together: int) -> int | None:
         """Training workers of the cluster that is asked for, whose share of a step one that is timed is to have."""

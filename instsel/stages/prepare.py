@@ -16,10 +16,10 @@ import ray
 import ray.data
 
 from instsel.config import Data, Model, StudyConfig
-from instsel.data.chat import check_tokenizer
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.shards import LEAK, encode_lines
 from instsel.errors import InputError
+from instsel.identity import tokenizer_identity
 from instsel.inputs import pool_files
 from instsel.model import load_tokenizer
 from instsel.progress import Terminal
@@ -27,6 +27,7 @@ from instsel.stages.actors import READER_CPUS, orders
 from instsel.stages.metrics import Meter
 from instsel.stages.prepare_index import finish_pool
 from instsel.stages.prepare_targets import leak_index, prepare_targets, why_rejected
+from instsel.stages.process_cache import kept_in_process, new_key
 from instsel.stages.starts import Starts
 from instsel.storage import Folder
 from instsel.study import Stage, place_in_study
@@ -37,8 +38,8 @@ CHUNK_BLOCK_BYTES = 4 << 20
 def run(study: StudyConfig, stage: Stage, terminal: Terminal) -> None:
     """Prepare targets and pool; the result holds counts by source and reason."""
     stage.begin()
-    check_tokenizer(load_tokenizer(study.model))
     targets = prepare_targets(study, stage.folder)
+    tokenizer = _identify_tokenizer.remote(study.model)
     files = pool_files(study)
     names = _encode_pool(study, stage.folder, files, terminal)
     if not names:
@@ -46,7 +47,8 @@ def run(study: StudyConfig, stage: Stage, terminal: Terminal) -> None:
     result = ray.get(finish_pool.remote(stage.folder, names))
     if not result["rows"]:
         raise InputError(f"pool: no usable row; {why_rejected(result['rejected'])}")
-    stage.commit({"pool": result, "targets": targets}, tokens=result["tokens"], peak_memory=result["peak_memory"])
+    made = {"pool": result, "targets": targets, "tokenizer": ray.get(tokenizer)}
+    stage.commit(made, tokens=result["tokens"], peak_memory=result["peak_memory"])
     terminal.say(_summary(result))
 
 
@@ -57,19 +59,22 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
     )
     work.context.target_max_block_size = CHUNK_BLOCK_BYTES
     reader: Any = _read
+    encoding: Any = _encode
     shards = work.map_batches(
         reader,
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=READER_CPUS,
+        compute=ray.data.TaskPoolStrategy(encoders()),
         fn_kwargs={"shard_rows": study.data.shard_rows},
     ).map_batches(
-        _Encoder,
+        encoding,
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=0.5,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=encoders()),
-        fn_constructor_args=(Starts(), study.model, study.data, folder),
+        # Tasks and not actors: they go on in the processes that encoded the targets, which have loaded transformers.
+        compute=ray.data.TaskPoolStrategy(encoders()),
+        fn_args=(new_key(), Starts(), study.model, study.data, folder),
     )
     names = []
     with terminal.bar("prepare", None, "rows") as bar:
@@ -91,6 +96,16 @@ def _read(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:
             shard = f"{row['number']:05d}-{chunk:06d}"
             columns = {"shard": [shard], "file": [row["file"]], "first": [first]}
             yield pa.table({**columns, "lines": pa.array([lines], pa.list_(pa.large_binary()))})
+
+
+@ray.remote
+def _identify_tokenizer(model: Model) -> dict[str, str]:
+    return tokenizer_identity(load_tokenizer(model))
+
+
+def _encode(batch: pa.Table, key: str, starts: Starts, model: Model, data: Data, folder: Folder) -> pa.Table:
+    encoder = kept_in_process(key, lambda: _Encoder(starts, model, data, folder))
+    return encoder(batch)
 
 
 class _Encoder:

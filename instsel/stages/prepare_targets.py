@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 import ray
 
 from instsel.config import Data, Model, StudyConfig, Target
+from instsel.data.chat import check_tokenizer
 from instsel.data.leaks import LeakIndex
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.shards import (
@@ -21,9 +22,13 @@ from instsel.data.shards import (
     smallest_ids,
 )
 from instsel.errors import InputError
-from instsel.inputs import target_files
+from instsel.inputs import size_of, target_files
 from instsel.model import load_tokenizer
+from instsel.stages.session import useful_processes
 from instsel.storage import Folder
+
+# Of a JSONL file, keys and quotes counted; enough to tell a large file from a small one.
+BYTES_A_TOKEN = 5
 
 
 def prepare_targets(study: StudyConfig, folder: Folder) -> dict[str, Any]:
@@ -32,27 +37,46 @@ def prepare_targets(study: StudyConfig, folder: Folder) -> dict[str, Any]:
     Raises:
         InputError: a target has no usable row.
     """
-    pending = [
-        _encode_target.remote(
-            folder / "targets" / name, name, target, target_files(study, name), study.model, study.data
+    files = {name: target_files(study, name) for name in study.targets}
+    tasks = useful_processes(len(files), sum(_bytes(files[name]) for name in files) / BYTES_A_TOKEN)
+    dealt = [list(study.targets)[first::tasks] for first in range(tasks)]
+    encoding = [
+        _encode_targets.remote(
+            folder / "targets",
+            {name: study.targets[name] for name in names},
+            {name: files[name] for name in names},
+            study.model,
+            study.data,
         )
-        for name, target in study.targets.items()
+        for names in dealt
     ]
-    counts = dict(zip(study.targets, ray.get(pending), strict=True))
+    found = {name: counts for of_task in ray.get(encoding) for name, counts in of_task.items()}
+    counts = {name: found[name] for name in study.targets}
     ray.get(_index_targets.remote(folder, list(study.targets), study.data.leak_words))
     return counts
 
 
+def _bytes(files: dict[str, list[SourceFile]]) -> float:
+    """Size of a target's files; infinity for those of a hub."""
+    return sum(size_of(file.uri) for of_split in files.values() for file in of_split)
+
+
 @ray.remote
-def _encode_target(
-    folder: Folder, name: str, target: Target, files: dict[str, list[SourceFile]], model: Model, data: Data
+def _encode_targets(
+    folder: Folder,
+    targets: dict[str, Target],
+    files: dict[str, dict[str, list[SourceFile]]],
+    model: Model,
+    data: Data,
 ) -> dict[str, Any]:
-    counts: dict[str, Any] = {}
-    for split, (examples, aside) in target_tables(name, target, files, model, data).items():
-        folder.write_table(f"{split}.parquet", examples)
-        folder.write_table(f"{split}.rejected.parquet", aside)
-        counts[split] = {"rows": len(examples), "rejected": reasons(aside)}
-    return counts
+    found: dict[str, Any] = {}
+    for name, target in targets.items():
+        found[name] = {}
+        for split, (examples, aside) in target_tables(name, target, files[name], model, data).items():
+            (folder / name).write_table(f"{split}.parquet", examples)
+            (folder / name).write_table(f"{split}.rejected.parquet", aside)
+            found[name][split] = {"rows": len(examples), "rejected": reasons(aside)}
+    return found
 
 
 def target_tables(
@@ -61,9 +85,10 @@ def target_tables(
     """A target's rows and those set aside, of schema EXAMPLES and REJECTED, by split.
 
     Raises:
-        InputError: a split has no usable row.
+        InputError: a split has no usable row, or the tokenizer cannot tell answers from prompts.
     """
     tokenizer = load_tokenizer(model)
+    check_tokenizer(tokenizer)
     known: set[str] = set()
     tables: dict[str, tuple[pa.Table, pa.Table]] = {}
     for split, limit in (("validation", target.max_validation), ("heldout", target.max_heldout)):

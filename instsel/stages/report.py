@@ -13,6 +13,7 @@ from instsel.choice.inputs import Inputs
 from instsel.choice.rows import TABLE
 from instsel.choice.ways import figures_influence
 from instsel.config import StudyConfig
+from instsel.dtypes import dtype_of
 from instsel.methods import RandomMethod
 from instsel.mixture.agreement import agreement
 from instsel.report.markdown import BASE
@@ -53,6 +54,7 @@ def summarise(study: StudyConfig, graph: Graph) -> dict[str, Any]:
     return {
         "study": study.name,
         "model": study.model.name,
+        "dtype": dtype_of(study.model),
         "budget": study.selection.budget,
         "unit": study.selection.unit,
         "baseline": baseline,

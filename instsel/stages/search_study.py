@@ -7,6 +7,7 @@ import pyarrow as pa
 import yaml
 
 from instsel.config import StudyConfig
+from instsel.dtypes import with_kept_dtype
 from instsel.errors import InputError
 from instsel.progress import Terminal
 from instsel.report.search import search_picture, search_report, search_summary
@@ -14,10 +15,12 @@ from instsel.search.outcome import Outcome, importances
 from instsel.search.settings import Search
 from instsel.search.space import check_space, raw_study_of
 from instsel.stages import search as trials
+from instsel.stages.dtype import settled_study
 from instsel.stages.evaluate import heldout_tables
+from instsel.stages.gather import gathered
 from instsel.stages.graph import Graph, build_graph
 from instsel.stages.pipeline import run_study
-from instsel.stages.session import allot
+from instsel.stages.session import allot, ray_session
 from instsel.storage import Folder
 from instsel.study import Stage, open_folder
 
@@ -43,6 +46,10 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
         raise InputError("the study file has no key `search`; write what is searched under search.space")
     check_space(study, search)
     opened = open_folder(study.out, study.name)
+    study = with_kept_dtype(study, opened)
+    if study.model.dtype == "auto":
+        with ray_session(study.resources), gathered(study.resources, terminal):
+            study = settled_study(study, opened, terminal)
     folder = opened / "search"
     stage = _stage(study, search, build_graph(study, opened))
     if stage.done() and stage.manifest()["result"]["caps"] == _caps(search):

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from instsel.config import Resources
 from instsel.errors import InputError, StudyError
 from instsel.progress import log
+
+# A process takes 5 s of a CPU to start and to load torch and transformers, in which a small model takes the gradients
+# of some 1,000 tokens, and its start slows down the others.
+TOKENS_A_PROCESS = 4096
+WORKERS_LIMIT = "RAY_num_workers_soft_limit"
+# Those of Ray Data and Ray Train themselves, and ours, that a stage has beside its model actors.
+ACTORS_AT_ONCE = 10
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,11 @@ class Allotment:
     actors_to_come: int = 0
 
 
+def useful_processes(most: int, tokens: float) -> int:
+    """How many of at most so many processes are worth their start for so many tokens; at least one."""
+    return most if tokens >= most * TOKENS_A_PROCESS else max(1, int(tokens // TOKENS_A_PROCESS))
+
+
 @contextmanager
 def ray_session(resources: Resources) -> Iterator[None]:
     """Join the cluster at `resources.ray_address` or that of the environment, else start one on this machine."""
@@ -44,12 +57,13 @@ def ray_session(resources: Resources) -> Iterator[None]:
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        ray.init(
-            address=resources.ray_address,
-            include_dashboard=False if resources.ray_address is None else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with _idle_workers_stay():
+            ray.init(
+                address=resources.ray_address,
+                include_dashboard=False if resources.ray_address is None else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except ConnectionError as error:
         raise InputError(f"resources.ray_address: no Ray cluster answers there ({error})") from error
     quiet_data()
@@ -58,6 +72,23 @@ def ray_session(resources: Resources) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _idle_workers_stay() -> Iterator[None]:
+    """Let a Ray that is started in the block keep some processes between two tasks; what the user set stays.
+
+    By default Ray ends an idle process after a second while there are more processes than CPUs, and a study has more
+    than that for its actors alone: the next task would wait for a new process, and import everything again.
+    """
+    if WORKERS_LIMIT in os.environ:
+        yield
+        return
+    os.environ[WORKERS_LIMIT] = str(ACTORS_AT_ONCE + (os.cpu_count() or 1))
+    try:
+        yield
+    finally:
+        del os.environ[WORKERS_LIMIT]
 
 
 def here() -> NodeAffinitySchedulingStrategy:

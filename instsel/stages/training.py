@@ -1,38 +1,42 @@
-"""Ray Train around the training loop: workers, restarts after failures, checkpoints into the stage's folder."""
+"""Ray Train around the training loop: a group of workers, restarts after failures, what becomes of each run."""
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.train
+from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from instsel.config import StudyConfig, Training
+from instsel.dtypes import dtype_of
 from instsel.errors import Diverged, InputError, StudyError
-from instsel.progress import Bar, Terminal, log
-from instsel.stages.board import board_of
+from instsel.progress import Terminal
 from instsel.stages.metrics import Meter
-from instsel.stages.pauses import PAUSES, PauseFolder
-from instsel.stages.session import Allotment
-from instsel.stages.told import Told, tell_epochs
-from instsel.stages.training_worker import METRICS, RUN, work
+from instsel.stages.session import Allotment, useful_processes
+from instsel.stages.step_checkpoints import StepCheckpointer
+from instsel.stages.training_logger import TrainingLogger
+from instsel.stages.training_progress import RunProgress, progress_actor
+from instsel.stages.training_worker import METRICS, RUN, GroupWork, WorkerRun, work
 from instsel.storage import Folder
 from instsel.study import Stage
 from instsel.tracking import tracked
 from instsel.training.deepspeed_config import complete, read_json
+from instsel.training.figures import Step
 from instsel.training.settings import TrainSettings
 
 POLL_SECONDS = 1.0
-SNAPSHOT = "checkpoint_manager_snapshot.json"
+# Ray Train's own files: whether all nodes see the same storage, and nothing that outlives the workers.
+RAY_TRAIN_FOLDER = "ray-train"
 # Each is a minute: long enough for a cluster to grow, and not for ever.
 FAILED_STARTS = 10
-ERRORS = {"InputError": InputError, "StudyError": StudyError, "Diverged": Diverged}
+ERRORS = {"InputError": InputError, "StudyError": StudyError}
 # Ray Train reads these where a trainer is made. It looks after its workers every 2 s by default, and the end of every
-# run would wait for that; in a folder of their own, relative paths would mean something else to the workers.
+# group would wait for that; in a folder of their own, relative paths would mean something else to the workers.
 RAY_TRAIN = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -43,123 +47,231 @@ ONE_NODE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 @dataclass(frozen=True)
+class TrainingRun:
+    """A training of fresh LoRA matrices on a set of rows.
+
+    Attributes:
+        stage: whose folder the checkpoints go to, `run/epoch-N`. Where it has an order (`training.order`), the rows
+            come in that one, else in one that the seed draws.
+        training: epochs, learning rate and the like.
+        training_set: folder and name of the Arrow file of examples.
+        tokens: of all epochs, about.
+    """
+
+    stage: Stage
+    training: Training
+    training_set: tuple[Folder, str]
+    tokens: float
+
+
+@dataclass(frozen=True)
 class Trained:
     """What a training run leaves: its part of the stage's result, and what this call of it took.
 
-    `rows_again` counts over all calls: rows of steps that had to be taken again.
+    `rows_again` counts over all calls: rows of steps that had to be taken again. `seconds` are those from the end of
+    the run before it in its group.
     """
 
     result: dict[str, Any]
     tokens: int
     peak_memory: int
     rows_again: int = 0
+    seconds: float | None = None
 
     @property
-    def cost(self) -> dict[str, int]:
+    def cost(self) -> dict[str, Any]:
         """What `Stage.commit` takes."""
-        return {"tokens": self.tokens, "peak_memory": self.peak_memory, "rows_again": self.rows_again}
+        return {
+            "tokens": self.tokens,
+            "peak_memory": self.peak_memory,
+            "rows_again": self.rows_again,
+            "seconds": self.seconds,
+        }
+
+
+OnEnd = Callable[[int, Trained | Diverged], None]
+"""Takes a run's place among those of the call, and what became of it."""
 
 
 def run_training(
+    study: StudyConfig, run: TrainingRun, allot: Allotment, terminal: Terminal, until: int | None = None
+) -> Trained:
+    """Train a single run, see `run_trainings`.
+
+    Raises:
+        Diverged: it did.
+    """
+    ended: list[Trained | Diverged] = []
+    run_trainings(study, [run], allot, terminal, lambda _, outcome: ended.append(outcome), until)
+    (outcome,) = ended
+    if isinstance(outcome, Diverged):
+        raise outcome
+    return outcome
+
+
+def run_trainings(
     study: StudyConfig,
-    stage: Stage,
-    training: Training,
-    training_set: tuple[Folder, str],
+    runs: Sequence[TrainingRun],
     allot: Allotment,
     terminal: Terminal,
+    on_end: OnEnd,
     until: int | None = None,
-) -> Trained:
-    """Train fresh LoRA matrices; each epoch leaves a checkpoint `run/epoch-N` in the stage's folder.
+) -> None:
+    """Train some runs by one group of workers, one run after another.
 
     A run that was stopped goes on from its last checkpoint, whoever stopped it: Ray Train restarts workers that died,
-    and finds the run again by its name when the driver is started anew. Beside those of epochs there is one every
-    `resources.checkpoint_minutes`; the rows behind it are not trained on again in their epoch. The rows come in the
-    order that stands in the stage's folder (`training.order`), by default in one that the seed draws.
+    and a new call finds what an earlier one left. Beside the checkpoints of epochs there is one every
+    `resources.checkpoint_minutes`; the rows behind it are not trained on again in their epoch.
 
     Args:
         study: model, LoRA and DeepSpeed settings, and how many worker failures to survive.
-        stage: whose folder the checkpoints go to.
-        training: epochs, learning rate and the like.
-        training_set: folder and name of the Arrow file of examples.
+        runs: in the order in which they are trained.
         allot: workers and what each holds.
         terminal: where progress is shown.
+        on_end: called when a run ended, from another thread: with the folder of its checkpoints as "run" and
+            "checkpoints", name -> metrics of its epoch; or with the error where it diverged, which does not end the
+            others.
         until: epoch to stop after, for now; by default the last one.
 
-    Returns:
-        A result of "run", the folder of the checkpoints, and "checkpoints", name -> metrics of its epoch.
-
     Raises:
-        InputError: DeepSpeed's configuration, the training set or a checkpoint does not fit.
-        Diverged: the run diverged.
+        InputError: DeepSpeed's configuration, a training set or a checkpoint does not fit.
         ray.train.TrainingFailedError: workers failed more often than the study allows.
     """
-    settings = train_settings(study, training, allot.workers)
-    drop_unreadable(stage.folder)
-    names = [f"epoch-{epoch}" for epoch in range(1, (until or training.epochs) + 1)]
-    board = board_of(stage.folder)
-    pauses = PauseFolder(stage.folder, study.resources.checkpoint_minutes)
-    loop = {
-        "model": study.model,
-        "lora": study.lora,
-        "settings": settings,
-        "key": f"{_section(study, stage)}.micro_batch_size",
-        "training_set": training_set,
-        "out": stage.folder,
-        "until": until,
-        "threads": allot.worker_threads,
-        "board": board,
-        "checkpoint_minutes": study.resources.checkpoint_minutes,
-    }
+    with _progress_of(runs) as progress:
+        train_group(study, dict(enumerate(runs)), progress, allot, terminal, on_end, until)
+
+
+def train_side_by_side(
+    study: StudyConfig,
+    title: str,
+    runs: Sequence[TrainingRun],
+    allot: Allotment,
+    groups: int,
+    terminal: Terminal,
+    on_end: OnEnd,
+) -> None:
+    """Train some runs by several groups of workers at once, each of which has its share of the runs.
+
+    Args:
+        study: as `run_trainings` takes it.
+        title: of the bar, which counts runs.
+        runs: dealt out to the groups in turn.
+        allot: what one group gets.
+        groups: most of them; fewer where the runs are so small that another group is not worth its start.
+        terminal: where progress is shown.
+        on_end: as `run_trainings` takes it; called in the process that looks after the group.
+
+    Raises:
+        InputError: as `run_trainings`.
+        StudyError: a group failed; the others were carried to their ends.
+    """
+    groups = useful_processes(min(groups, len(runs)), sum(run.tokens for run in runs))
+    if groups == 1:
+        run_trainings(study, runs, allot, terminal, on_end)
+        return
+    dealt = [dict(list(enumerate(runs))[first::groups]) for first in range(groups)]
+    looking_after: Any = ray.remote(num_cpus=0, max_retries=study.resources.max_failures)(_train_group_quietly)
+    failed: dict[Any, Exception] = {}
+    with _progress_of(runs) as progress, terminal.bar(title, len(runs), "runs") as bar:
+        tasks = {looking_after.remote(study, group, progress, allot, on_end): group for group in dealt}
+        waiting = list(tasks)
+        while waiting:
+            done, waiting = ray.wait(waiting, timeout=POLL_SECONDS)
+            for task in done:
+                try:
+                    ray.get(task)
+                except Exception as error:
+                    failed[task] = error
+            ended = [run.ended is not None for run in ray.get(progress.take.remote(())).runs]
+            bar.move_to(sum(ended), 0)
+    for reason in failed.values():
+        if isinstance(reason, InputError):
+            raise reason
+    if failed:
+        open_runs = [run.stage.name for task in failed for place, run in tasks[task].items() if not ended[place]]
+        raise StudyError(
+            f"{title}: {len(failed)} of {len(dealt)} groups of workers failed, with {', '.join(open_runs[:5])} not "
+            f"trained: {_last_line(next(iter(failed.values())))}; run the same command again, the others are kept"
+        )
+
+
+def _train_group_quietly(
+    study: StudyConfig, runs: Mapping[int, TrainingRun], progress: Any, allot: Allotment, on_end: OnEnd
+) -> None:
+    train_group(study, runs, progress, allot, Terminal(), on_end)
+
+
+def train_group(
+    study: StudyConfig,
+    runs: Mapping[int, TrainingRun],
+    progress: Any,
+    allot: Allotment,
+    terminal: Terminal,
+    on_end: OnEnd,
+    until: int | None = None,
+) -> None:
+    """Train runs, by their places among those that `progress` counts; see `run_trainings`."""
+    work_of_runs = {place: _worker_run(study, run, allot.workers, until) for place, run in runs.items()}
+    minutes = study.resources.checkpoint_minutes
+    group = GroupWork(study.model, study.lora, work_of_runs, allot.worker_threads, progress, minutes)
+    scratch = next(iter(runs.values())).stage.folder
+    follower = _Follower(study, runs, work_of_runs, progress, terminal, on_end)
+    with _ray_train_variables():
+        trainer = _trainer(study, group, allot, scratch)
+        with follower.following():
+            failure = trainer.fit().return_value
+    (scratch / RAY_TRAIN_FOLDER).remove()
+    if failure is not None:
+        kind, message = failure
+        raise ERRORS[kind](message)
+
+
+@contextmanager
+def _progress_of(runs: Sequence[TrainingRun]) -> Iterator[Any]:
+    """An actor that counts the steps of runs, for as long as the block runs."""
+    progress = progress_actor([run.stage.folder for run in runs])
+    try:
+        yield progress
+    finally:
+        ray.kill(progress)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _worker_run(study: StudyConfig, run: TrainingRun, workers: int, until: int | None) -> WorkerRun:
+    settings = train_settings(study, run.training, workers)
+    key = f"{_section(study, run.stage)}.micro_batch_size"
+    return WorkerRun(run.stage.folder, settings, run.training_set, until, key)
+
+
+def _trainer(study: StudyConfig, group: GroupWork, allot: Allotment, scratch: Folder) -> Any:
     resources = {"CPU": allot.worker_cpus, **({"GPU": allot.worker_gpus} if allot.worker_gpus else {})}
     # Typed as version 1 of Ray Train, which they are not.
     api: Any = ray.train
     make_trainer: Any = TorchTrainer
-    with _ray_train_variables():
-        trainer = make_trainer(
-            work,
-            train_loop_config=loop,
-            torch_config=TorchConfig(backend="nccl" if allot.worker_gpus else "gloo"),
-            scaling_config=api.ScalingConfig(
-                num_workers=allot.workers,
-                use_gpu=bool(allot.worker_gpus),
-                resources_per_worker=resources,
-                placement_strategy="PACK" if allot.worker_gpus else "SPREAD",
+    return make_trainer(
+        work,
+        train_loop_config=group,
+        torch_config=TorchConfig(backend="nccl" if allot.worker_gpus else "gloo"),
+        scaling_config=api.ScalingConfig(
+            num_workers=allot.workers,
+            use_gpu=bool(allot.worker_gpus),
+            resources_per_worker=resources,
+            placement_strategy="PACK" if allot.worker_gpus else "SPREAD",
+        ),
+        run_config=api.RunConfig(
+            name=RAY_TRAIN_FOLDER,
+            storage_path=scratch.path,
+            storage_filesystem=scratch.enduring(),
+            failure_config=api.FailureConfig(
+                max_failures=study.resources.max_failures, controller_failure_limit=FAILED_STARTS
             ),
-            run_config=api.RunConfig(
-                name=RUN,
-                storage_path=stage.folder.path,
-                storage_filesystem=stage.folder.enduring(),
-                failure_config=api.FailureConfig(
-                    max_failures=study.resources.max_failures, controller_failure_limit=FAILED_STARTS
-                ),
-                logging_config=api.LoggingConfig(log_level="ERROR"),
-            ),
-        )
-        settings_shown = {"model": study.model.name, **training.model_dump()}
-        with (
-            terminal.bar(stage.name, None, "steps") as bar,
-            tracked(study, stage.folder, stage.fingerprint, settings_shown) as run,
-            _following(board, bar, Told(Meter(study.name, stage.name), run)),
-        ):
-            failure = trainer.fit().return_value
-            if failure is None:
-                tell_epochs(run, stage.folder / RUN, names)
-    if failure is not None:
-        kind, message = failure
-        raise ERRORS[kind](message)
-    seen = _ended(board)
-    pauses.remove()
-    checkpoints = {name: (stage.folder / RUN / name).read_json(METRICS) for name in names}
-    result = {"run": RUN, "checkpoints": checkpoints}
-    return Trained(result, seen["tokens"], seen["peak_memory"], seen["rows_again"])
-
-
-def _ended(board: Any) -> dict[str, Any]:
-    """What the board has at the end; it is gone afterwards."""
-    ray.get(board.write.remote())
-    seen: dict[str, Any] = ray.get(board.read.remote())
-    ray.kill(board)
-    return seen
+            logging_config=api.LoggingConfig(log_level="ERROR"),
+        ),
+    )
 
 
 def train_settings(study: StudyConfig, training: Training, workers: int) -> TrainSettings:
@@ -169,7 +281,7 @@ def train_settings(study: StudyConfig, training: Training, workers: int) -> Trai
         InputError: DeepSpeed's configuration contradicts the study file; told before any worker starts.
     """
     settings = TrainSettings(
-        **training.model_dump(exclude={"share"}), dtype=study.model.dtype, deepspeed=_deepspeed(study)
+        **training.model_dump(exclude={"share"}), dtype=dtype_of(study.model), deepspeed=_deepspeed(study)
     )
     complete(settings, workers)
     return settings
@@ -190,22 +302,6 @@ def _deepspeed(study: StudyConfig) -> dict[str, Any]:
     return {"zero_optimization": {"stage": study.deepspeed.stage}}
 
 
-def drop_unreadable(stage: Folder) -> None:
-    """Remove a run whose list of checkpoints this Ray does not read: cut off while written, or of another version."""
-    run = stage / RUN
-    if not run.exists(SNAPSHOT):
-        return
-    try:
-        written_by = run.read_json(SNAPSHOT)["ray_version"]
-    except (InputError, KeyError, TypeError):
-        written_by = None
-    if written_by == ray.__version__:
-        return
-    log.warning("%s: Ray %s cannot read its list of checkpoints; the training starts anew", run, ray.__version__)
-    run.remove()
-    (stage / PAUSES).remove()
-
-
 @contextmanager
 def _ray_train_variables() -> Iterator[None]:
     """Set Ray Train's environment variables while a trainer is made and runs; what the user set stays."""
@@ -219,25 +315,93 @@ def _ray_train_variables() -> Iterator[None]:
             del os.environ[name]
 
 
-@contextmanager
-def _following(board: Any, bar: Bar, told: Told) -> Iterator[None]:
-    """Show on the bar what the workers write on the board, for as long as the block runs; tell of each step."""
-    stop = threading.Event()
+class _Follower:
+    """Looks at how far the runs of a group are, from a thread beside the one that waits for the group."""
 
-    def follow() -> None:
-        ended = False
-        while not ended:
-            ended = stop.wait(POLL_SECONDS)
-            seen = ray.get(board.read.remote())
-            told.steps(ray.get(board.news.remote()))
-            if seen["steps"] is not None:
-                bar.total = seen["steps"]
-                bar.move_to(seen["step"], seen["tokens"])
+    def __init__(
+        self,
+        study: StudyConfig,
+        runs: Mapping[int, TrainingRun],
+        work_of_runs: Mapping[int, WorkerRun],
+        progress: Any,
+        terminal: Terminal,
+        on_end: OnEnd,
+    ) -> None:
+        self._study, self._runs, self._work, self._progress = study, runs, work_of_runs, progress
+        self._terminal, self._on_end = terminal, on_end
+        self._waiting = list(runs)
+        self._since = 0.0
+        self._shown = ExitStack()
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Follow the runs for as long as the block runs, and to their ends where it ends without an error."""
+        stop, failures = threading.Event(), list[Exception]()
+
+        def follow() -> None:
+            try:
+                while not stop.wait(POLL_SECONDS):
+                    self._look()
+            except Exception as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        self._show()
+        thread.start()
+        try:
+            yield
+        except BaseException:
+            stop.set()
+            thread.join()
+            with self._shown, suppress(RayError):
+                self._look()
+            raise
         stop.set()
         thread.join()
+        with self._shown:
+            if failures:
+                raise failures[0]
+            self._look()
+
+    def _look(self) -> None:
+        seen = ray.get(self._progress.take.remote(list(self._runs)))
+        for place in list(self._waiting):
+            steps = [(moment, step) for of, moment, step in seen.steps if of == place]
+            run = seen.runs[place]
+            if steps:
+                self._advance(run, steps)
+            if run.ended is not None:
+                self._end(place, run)
+
+    def _show(self) -> None:
+        """Open what shows and logs the next run."""
+        if not self._waiting:
+            return
+        run = self._runs[self._waiting[0]]
+        stage, settings = run.stage, {"model": self._study.model.name, **run.training.model_dump()}
+        self._bar = self._shown.enter_context(self._terminal.bar(stage.name, None, "steps"))
+        trackers = self._shown.enter_context(tracked(self._study, stage.folder, stage.fingerprint, settings))
+        self._logger = TrainingLogger(Meter(self._study.name, stage.name), trackers)
+
+    def _advance(self, run: RunProgress, steps: Sequence[tuple[float, Step]]) -> None:
+        for moment, step in steps:
+            self._logger.log_step(moment, step)
+        self._bar.total = run.steps
+        self._bar.move_to(run.step, run.tokens)
+
+    def _end(self, place: int, run: RunProgress) -> None:
+        assert run.ended is not None
+        stage, names = self._runs[place].stage, self._work[place].epochs
+        self._waiting.remove(place)
+        if run.failure is not None:
+            outcome: Trained | Diverged = Diverged(run.failure)
+        else:
+            checkpoints = {name: (stage.folder / RUN / name).read_json(METRICS) for name in names}
+            self._logger.log_epochs(stage.folder / RUN, names)
+            StepCheckpointer(stage.folder).remove()
+            result = {"run": RUN, "checkpoints": checkpoints}
+            outcome = Trained(result, run.tokens, run.peak_memory, run.rows_again, run.ended - self._since)
+        self._since = run.ended
+        self._shown.close()
+        self._on_end(place, outcome)
+        self._show()

@@ -1,18 +1,22 @@
-"""What each worker of a training run does: join the others, go on from the last checkpoint, report and upload."""
+"""What each worker of a group does: join the others, and train one run after another, each from its last checkpoint.
 
-import json
-from collections.abc import Iterator
+The runs of a group share the workers and the base model: to start a process and to load what it needs takes longer than
+many a small run. Between runs the LoRA matrices are taken off the base model, whose own weights no run changes.
+"""
+
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 
-from instsel.errors import InputError, StudyError
+from instsel.config import Lora, Model
+from instsel.errors import Diverged, InputError, StudyError
 from instsel.stages.memory import peak_memory
-from instsel.stages.pauses import PauseFolder
+from instsel.stages.step_checkpoints import StepCheckpointer
 from instsel.storage import Folder
 from instsel.training.checkpoint import STATE
 from instsel.training.deepspeed_config import AUTO
@@ -27,8 +31,54 @@ MODEL_TOO_LARGE = (
 )
 
 
-def work(plain: dict[str, Any]) -> tuple[str, str] | None:
+@dataclass(frozen=True)
+class WorkerRun:
+    """One of the runs of a group, as its workers need to know it.
+
+    Attributes:
+        folder: of the run's stage; checkpoints go to `run/epoch-N` below it.
+        settings: what decides the result.
+        training_set: folder and name of the Arrow file of examples.
+        until: epoch to stop after, for now; by default the last one.
+        key: of the study file that says how large micro batches are.
+    """
+
+    folder: Folder
+    settings: TrainSettings
+    training_set: tuple[Folder, str]
+    until: int | None
+    key: str
+
+    @property
+    def epochs(self) -> list[str]:
+        """Names of the checkpoints that the run leaves."""
+        return [f"epoch-{epoch}" for epoch in range(1, (self.until or self.settings.epochs) + 1)]
+
+
+@dataclass(frozen=True)
+class GroupWork:
+    """What the workers of a group are given.
+
+    Attributes:
+        model, lora: of the study.
+        runs: to train, in this order, by their places among those that `progress` counts.
+        threads: torch threads of a worker.
+        progress: a `ProgressActor`.
+        checkpoint_minutes: between checkpoints inside epochs.
+    """
+
+    model: Model
+    lora: Lora
+    runs: Mapping[int, WorkerRun]
+    threads: int
+    progress: Any
+    checkpoint_minutes: float
+
+
+def work(group: GroupWork) -> tuple[str, str] | None:
     """What each worker does. An error of ours meets all of them and would again: returned, it makes Ray Train stop.
+
+    A run that diverges would do so again: it ends, and the others are trained.
 
     Raises:
         StudyError: memory ran out, which may meet one worker alone: only what is raised ends the others, which wait for
@@ -37,108 +87,163 @@ def work(plain: dict[str, Any]) -> tuple[str, str] | None:
     # Imported here, and below: the driver needs none of it, and loads faster without.
     from instsel.data.fitting import is_out_of_memory
 
-    model = None
+    base, run = None, None
     try:
-        model = _load(plain)
-        _train(plain, model)
+        import torch
+
+        torch.set_num_threads(group.threads)
+        for place, run in group.runs.items():
+            resume = _starting_point(run)
+            if not resume.complete:
+                base = base or _load_base(group.model)
+            failure = None if resume.complete else _train_run(group, place, base, resume)
+            if _partitioned(run.settings):
+                base = None
+            if ray.train.get_context().get_world_rank() == 0:
+                ray.get(group.progress.end.remote(place, failure))
     except (InputError, StudyError) as error:
         return type(error).__name__, str(error)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        advice = MODEL_TOO_LARGE if model is None else _smaller_steps(plain)
+        advice = MODEL_TOO_LARGE if base is None or run is None else _smaller_steps(run)
         raise StudyError(
             f"a training worker ran out of memory {advice} ({' '.join(str(error).split())[:200]})"
         ) from error
     return None
 
 
-def _smaller_steps(plain: dict[str, Any]) -> str:
+def _partitioned(settings: TrainSettings) -> bool:
+    """Whether training leaves a base model in parts: ZeRO 3 spreads its weights over the workers for good."""
+    return bool(settings.deepspeed.get("zero_optimization", {}).get("stage") == 3)
+
+
+def _smaller_steps(run: WorkerRun) -> str:
     """What to change where the model fits and a step of it does not."""
-    settings: TrainSettings = plain["settings"]
+    settings = run.settings
     workers = ray.train.get_context().get_world_size()
     rows = rows_at_once(settings.batch_size, settings.micro_batch_size, workers)
     own = settings.deepspeed.get("train_micro_batch_size_per_gpu", AUTO) != AUTO
     if rows == 1:
         lower = ""
     elif own:
-        lower = f"lower {plain['key']} and what deepspeed.config says of it, or "
+        lower = f"lower {run.key} and what deepspeed.config says of it, or "
     else:
-        lower = f"set {plain['key']} below {rows}, and the training goes on at its last checkpoint; or "
+        lower = f"set {run.key} below {rows}, and the training goes on at its last checkpoint; or "
     step = "one row" if rows == 1 else f"{rows} rows"
     return f"in a step of {step}: {lower}train anew with a lower data.max_length"
 
 
-def _load(plain: dict[str, Any]) -> Any:
-    import torch
+def _load_base(model: Model) -> Any:
     from ray.train.torch import get_device
 
-    from instsel.model import attach_lora, load_base
+    from instsel.model import load_base
 
-    torch.set_num_threads(plain["threads"])
-    return attach_lora(load_base(plain["model"]), plain["lora"], plain["settings"].seed).to(get_device())
+    return load_base(model).to(get_device())
 
 
-def _train(plain: dict[str, Any], model: Any) -> None:
+def _train_run(group: GroupWork, place: int, base: Any, resume: "StartingPoint") -> str | None:
+    """Train one run on the base model, which is as before when it ends; why the run diverged, if it did."""
     from ray.train.torch import get_device
 
     from instsel.data.batches import collate
     from instsel.loss import answer_losses
+    from instsel.model import attach_lora
     from instsel.training.dataset import TrainingSet
     from instsel.training.figures import EpochMetrics, Step
     from instsel.training.loop import Pauses, train
     from instsel.training.order import read_order
 
-    device = get_device()
-    board = plain["board"] if ray.train.get_context().get_world_rank() == 0 else None
+    run, device = group.runs[place], get_device()
+    checkpoints = run.folder / RUN
+    inside = StepCheckpointer(run.folder, group.checkpoint_minutes)
+    progress = group.progress if ray.train.get_context().get_world_rank() == 0 else None
 
     def on_step(step: Step) -> None:
-        if board is not None:
-            board.count.remote(step, peak_memory())
+        if progress is not None:
+            progress.count.remote(place, step, peak_memory())
 
     def on_epoch(metrics: EpochMetrics, folder: Path | None) -> None:
-        values, name = asdict(metrics), f"epoch-{metrics.epoch}"
-        if folder is None:
-            ray.train.report(values, checkpoint_dir_name=name)
-            return
-        (folder / METRICS).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        made = ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(values, made, checkpoint_dir_name=name, checkpoint_upload_fn=partial(_upload, run))
+        if folder is not None:
+            _commit(checkpoints / f"epoch-{metrics.epoch}", folder, metrics)
 
-    run: Folder = plain["out"] / RUN
-    pauses = PauseFolder(plain["out"], plain["checkpoint_minutes"])
-    with _last_checkpoint(run, pauses) as resume:
-        train(
-            model,
-            TrainingSet(*plain["training_set"]),
-            plain["settings"],
-            lambda network, examples: answer_losses(network, collate(examples, device=device)),
-            on_epoch=on_epoch,
-            on_step=on_step,
-            pauses=Pauses(pauses.due, pauses.save),
-            resume=resume,
-            order=read_order(plain["out"]),
-            until=plain["until"],
-        )
-
-
-@contextmanager
-def _last_checkpoint(run: Folder, pauses: PauseFolder) -> Iterator[Path | None]:
-    """The folder to go on from, on this machine: one inside an epoch, else the last epoch's, else None."""
-    last = ray.train.get_checkpoint()
-    ended = None if last is None else run / Path(last.path).name
-    state = {"epoch": 0, "step": 0} if ended is None else ended.read_json(STATE)
-    place = pauses.after(state["epoch"], state["step"]) or ended
-    if place is None:
-        yield None
-        return
-    with place.local() as folder:
-        yield folder
+    model: Any = attach_lora(base, group.lora, run.settings.seed).to(device)
+    try:
+        with resume.local() as checkpoint:
+            train(
+                model,
+                TrainingSet(*run.training_set),
+                run.settings,
+                lambda network, examples: answer_losses(network, collate(examples, device=device)),
+                on_epoch=on_epoch,
+                on_step=on_step,
+                pauses=Pauses(inside.due, inside.save),
+                resume=checkpoint,
+                order=read_order(run.folder),
+                until=run.until,
+            )
+    except Diverged as error:
+        return str(error)
+    finally:
+        if not _partitioned(run.settings):
+            model.unload()
+    return None
 
 
-def _upload(run: Folder, made: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-    """Copy a checkpoint into the run's folder. Ray Train's own upload does not notice if the end of a file is lost."""
-    out = run / name
-    for file in sorted(Path(made.path).iterdir()):
+def _commit(out: Folder, made: Path, metrics: Any) -> None:
+    """Copy the checkpoint of an epoch into the run's folder; its metrics, written last, make it count."""
+    for file in sorted(made.iterdir()):
         out.put(file.name, file)
-    return ray.train.Checkpoint(out.path, run.enduring())
+    out.write_json(METRICS, asdict(metrics))
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """Where a run goes on.
+
+    Attributes:
+        checkpoint: to go on from; None for a run that starts from the beginning.
+        complete: whether nothing is left to do.
+    """
+
+    checkpoint: Folder | None
+    complete: bool = False
+
+    @contextmanager
+    def local(self) -> Iterator[Path | None]:
+        """The checkpoint's folder on this machine."""
+        if self.checkpoint is None:
+            yield None
+            return
+        with self.checkpoint.local() as folder:
+            yield folder
+
+
+def _starting_point(run: WorkerRun) -> StartingPoint:
+    """Where all workers take up a run: the first one looks, since others may see a checkpoint earlier or later."""
+    import torch
+    import torch.distributed as dist
+    from ray.train.torch import get_device
+
+    found = last_checkpoint(run) if dist.get_rank() == 0 else (0, 0)
+    said = torch.tensor(found, dtype=torch.int64, device=get_device())
+    dist.broadcast(said, src=0)
+    epoch, step = said.tolist()
+    if step:
+        return StartingPoint(StepCheckpointer(run.folder).at(step))
+    if epoch:
+        return StartingPoint(run.folder / RUN / f"epoch-{epoch}", complete=epoch == len(run.epochs))
+    return StartingPoint(None)
+
+
+def last_checkpoint(run: WorkerRun) -> tuple[int, int]:
+    """The last epoch that has its checkpoint, and the step of one inside the next epoch; 0 where there is none."""
+    epoch = 0
+    for number, name in enumerate(run.epochs, start=1):
+        if not (run.folder / RUN / name).exists(METRICS):
+            break
+        epoch = number
+    if epoch == len(run.epochs):
+        return epoch, 0
+    ended = (run.folder / RUN / f"epoch-{epoch}").read_json(STATE)["step"] if epoch else 0
+    return epoch, StepCheckpointer(run.folder).latest(epoch, ended) or 0

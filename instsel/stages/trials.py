@@ -1,8 +1,8 @@
-"""Many independent runs as trials of Ray Tune: as many side by side as the cluster has room for."""
+"""What the trials of Ray Tune share: room on the cluster, quiet, a bar."""
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,9 +13,7 @@ from ray import tune
 from instsel.errors import StudyError
 from instsel.progress import Bar, Terminal, log
 from instsel.stages.session import Allotment
-from instsel.storage import Folder
 
-RUN = "run"
 # Of the process that looks after a run; what works in it asks for its own. Ray Tune takes no request for nothing.
 DRIVER = {"CPU": 0.01}
 # Ray Tune writes logs of its own, and would end a run at Ctrl-C as if it had come to its end.
@@ -41,66 +39,6 @@ def trial_allotment(allot: Allotment, workers: int | None) -> tuple[Allotment, i
         raise StudyError(f"resources.trial_workers is {each}, but the cluster has room for {int(room)} workers")
     at_once = max(1, at_once)
     return replace(allot, workers=each, actors=max(1, allot.actors // at_once), actors_to_come=0), at_once
-
-
-def run_each(
-    title: str,
-    names: Sequence[str],
-    one: Callable[[str], None],
-    out: Folder,
-    at_once: int,
-    retries: int,
-    terminal: Terminal,
-) -> None:
-    """Call `one` for every name, each in a process of its own.
-
-    The calls commit their work themselves and are not told of it again: what is done is not among the names.
-
-    Args:
-        title: of the bar.
-        names: of the runs.
-        one: picklable; raises where a run could not be done and may be tried again.
-        out: folder for Ray Tune's own files, removed at the end.
-        at_once: most runs at a time.
-        retries: how often a run that raised, or whose process died, is tried again.
-        terminal: where progress is shown.
-
-    Raises:
-        StudyError: a run failed more often than that; the others were carried to their ends.
-    """
-    if not names:
-        return
-    out.remove()
-    with terminal.bar(title, len(names), "runs") as bar, quiet_tune(terminal):
-        trainable: Any = tune.with_resources(tune.with_parameters(_trial, one=one), DRIVER)
-        tuner = tune.Tuner(
-            trainable,
-            param_space={RUN: tune.grid_search(list(names))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_once),
-            run_config=tune.RunConfig(
-                name="tune",
-                storage_path=out.path,
-                storage_filesystem=out.enduring(),
-                failure_config=tune.FailureConfig(max_failures=retries),
-                callbacks=[Counting(bar)],
-                verbose=0,
-            ),
-        )
-        results = tuner.fit()
-    ended = [results[place] for place in range(len(results))]
-    errors = [(result.config or {}, result.error) for result in ended if result.error is not None]
-    failed = [config.get(RUN) for config, _ in errors]
-    if failed:
-        named = ", ".join(map(str, failed[:5]))
-        raise StudyError(
-            f"{title}: {len(failed)} of {len(names)} runs failed ({named}): {last_line(errors[0][1])}; "
-            "run the same command again, the others are kept"
-        )
-    out.remove()
-
-
-def _trial(config: dict[str, Any], one: Callable[[str], None]) -> None:
-    one(config[RUN])
 
 
 class Counting(tune.Callback):

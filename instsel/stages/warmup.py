@@ -9,7 +9,7 @@ from instsel.config import StudyConfig
 from instsel.progress import Terminal
 from instsel.selection import random
 from instsel.stages.session import Allotment
-from instsel.stages.training import run_training
+from instsel.stages.training import TrainingRun, run_training
 from instsel.storage import Folder
 from instsel.study import Stage
 
@@ -19,12 +19,15 @@ TRAINING_SET = "training.arrow"
 def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, terminal: Terminal) -> None:
     """Draw the rows, train on them, and name the checkpoints."""
     stage.begin()
-    rows = prepare.manifest()["result"]["pool"]["rows"]
+    pool = prepare.manifest()["result"]["pool"]
+    rows = pool["rows"]
     count = max(1, round(study.warmup.share * rows))
     if not stage.folder.exists(TRAINING_SET):
         ray.get(_write_set.remote(prepare.folder, stage.folder, count, study.warmup.seed))
     terminal.say(f"{count} of {rows} rows, {study.warmup.epochs} epochs")
-    trained = run_training(study, stage, study.warmup, (stage.folder, TRAINING_SET), allot, terminal)
+    tokens = study.warmup.epochs * count * pool["tokens"] / rows
+    training = TrainingRun(stage, study.warmup, (stage.folder, TRAINING_SET), tokens)
+    trained = run_training(study, training, allot, terminal)
     stage.commit({"rows": count, **trained.result}, **trained.cost)
 
 

@@ -2,6 +2,10 @@
 
 import json
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,10 +22,36 @@ BUCKET_ELEMENTS = 20_000_000
 def import_deepspeed() -> ModuleType:
     """DeepSpeed, silent below errors and without its shared-memory collective, which would have to be compiled here."""
     logging.getLogger("DeepSpeed").addFilter(_errors_only)
-    import deepspeed
+    with _without_unused_parts():
+        import deepspeed
 
+        # DeepSpeed loads it at the first look at an optimizer; older versions have none.
+        with suppress(ImportError):
+            import_module("deepspeed.runtime.zero.muon.muon_optimizer")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+@contextmanager
+def _without_unused_parts() -> Iterator[None]:
+    """Keep from being loaded what DeepSpeed imports for parts that nothing here uses, two seconds in every process.
+
+    Its autotuner imports MLflow where that is installed; the decorators of its Muon optimizer load torch's compiler.
+    """
+    import torch
+
+    compiler = torch.compile
+    hide = "mlflow" not in sys.modules
+    torch.compile = lambda model=None, **_: model if model is not None else (lambda function: function)  # type: ignore
+    if hide:
+        # What Python takes for a package that is not installed.
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = compiler
+        if hide:
+            del sys.modules["mlflow"]
 
 
 def _errors_only(record: logging.LogRecord) -> bool:

@@ -39,6 +39,7 @@ def gather(record: Record) -> dict[str, Any]:
         "study": record.study.name,
         "place": record.place,
         "model": record.study.model.name,
+        "dtype": record.study.model.dtype,
         "budget": record.study.selection.budget,
         "unit": record.study.selection.unit,
         "doubts": [*doubts(record), *left_out],

@@ -109,7 +109,8 @@ def _what(facts: Mapping[str, Any]) -> str:
     share = f"{percent(budget)} of the pool's {unit}" if isinstance(budget, float) else f"{budget:,} {unit}"
     pool = facts["pool"]
     size = f"; pool of {pool['rows']:,} rows, {pool['tokens']:,} tokens" if pool else ""
-    return f"Model {facts['model']}{size}; budget {share}; targets {', '.join(facts['targets']) or 'not prepared yet'}."
+    model, targets = f"Model {facts['model']} in {facts['dtype']}", ", ".join(facts["targets"]) or "not prepared yet"
+    return f"{model}{size}; budget {share}; targets {targets}."
 
 
 def _missing(names: Sequence[str]) -> str:

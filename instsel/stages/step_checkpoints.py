@@ -10,10 +10,11 @@ PAUSES = "pauses"
 LATEST = "latest.json"
 
 
-class PauseFolder:
-    """Holds the latest checkpoint inside an epoch. Ray Train knows only those at the ends of epochs, which all stay."""
+class StepCheckpointer:
+    """Keeps the latest checkpoint inside an epoch; those at the ends of epochs all stay, beside it."""
 
-    def __init__(self, stage: Folder, minutes: float) -> None:
+    def __init__(self, stage: Folder, minutes: float = 0.0) -> None:
+        """Look after the checkpoints of a stage; `minutes` is the time between two of them."""
         self._folder, self._seconds = stage / PAUSES, 60 * minutes
         self._last = time.monotonic()
 
@@ -32,20 +33,23 @@ class PauseFolder:
                 (self._folder / other).remove()
         self._last = time.monotonic()
 
-    def after(self, epoch: int, step: int) -> Folder | None:
-        """The kept checkpoint, if it is of the epoch that follows `epoch`, which ended at `step`.
+    def at(self, step: int) -> Folder:
+        """The folder of the checkpoint of this step."""
+        return self._folder / f"step-{step}"
 
-        One of a later epoch would go on from an epoch whose own checkpoint Ray Train does not know, and one of an
-        earlier epoch has been overtaken.
+    def latest(self, epoch: int, step: int) -> int | None:
+        """The step of the kept checkpoint, if it is of the epoch that follows `epoch`, which ended at `step`.
+
+        One of a later epoch would go on from an epoch whose own checkpoint is not there, and one of an earlier epoch
+        has been overtaken.
         """
         if not self._folder.exists(LATEST):
             return None
-        there = self._folder.read_json(LATEST)["step"]
-        place = self._folder / f"step-{there}"
-        if there <= step or place.read_json(STATE)["epoch"] != epoch:
+        there: int = self._folder.read_json(LATEST)["step"]
+        if there <= step or self.at(there).read_json(STATE)["epoch"] != epoch:
             return None
-        return place
+        return there
 
     def remove(self) -> None:
-        """Delete what the finished run no longer needs."""
+        """Delete what a finished run no longer needs."""
         self._folder.remove()

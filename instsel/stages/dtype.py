@@ -1,0 +1,67 @@
+"""`model.dtype: auto`: settled once a study, by all machines that do its work."""
+
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from instsel.config import StudyConfig
+from instsel.dtypes import SLOWER, Device, Dtype, keep, kept, names_of, settle, this_device, with_dtype
+from instsel.progress import Terminal, log
+from instsel.storage import Folder
+
+# How long a machine that is busy, or on its way, is waited for. The others decide without it.
+ANSWER_SECONDS = 60
+# Ray shows a GPU to who asks for a part of one.
+GLIMPSE = 0.001
+
+
+def working_devices() -> list[Device]:
+    """What the machines of the cluster compute models on; one without GPUs does not count where others have some."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    with_gpus = [node for node in nodes if node["Resources"].get("GPU")]
+    working = with_gpus or [node for node in nodes if node["Resources"].get("CPU")]
+    here = ray.get_runtime_context().get_node_id()
+    if [node["NodeID"] for node in working] == [here]:
+        return [this_device()]
+    looking: Any = ray.remote(num_cpus=0, num_gpus=GLIMPSE if with_gpus else 0)(this_device)
+    asked = [
+        looking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+        for node in working
+    ]
+    answered, silent = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_SECONDS)
+    for task in silent:
+        ray.cancel(task, force=True)
+    if silent:
+        log.warning("%d of %d machines did not say what they compute on", len(silent), len(asked))
+    return ray.get(answered) or [this_device()]
+
+
+def settled_study(study: StudyConfig, folder: Folder, terminal: Terminal, *, write: bool = True) -> StudyConfig:
+    """The study with a type in place of `auto`, and say which, or what it costs that machines emulate it.
+
+    Args:
+        study: as its file has it.
+        folder: of the study.
+        terminal: where it is told.
+        write: whether to keep in the folder what is settled now.
+    """
+    devices = working_devices()
+    emulating = [device for device in devices if not device.native]
+    dtype: Dtype
+    if study.model.dtype != "auto":
+        dtype, how = study.model.dtype, "as the study file has it"
+    elif (known := kept(folder)) is not None:
+        dtype, how = known.dtype, "auto, as it was settled when the study began"
+    else:
+        settled = settle(devices)
+        dtype, how = settled.dtype, f"auto, since {settled.why}"
+        if write:
+            keep(folder, settled)
+    terminal.say(f"model.dtype: {dtype} ({how})")
+    if dtype == "bfloat16" and emulating:
+        terminal.say(
+            f"warning: {names_of(emulating)} emulates bfloat16, which is {SLOWER}; float32 needs another study folder: "
+            "--set model.dtype=float32 --set out=..."
+        )
+    return with_dtype(study, dtype)
