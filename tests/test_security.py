@@ -59,22 +59,37 @@ def test_nothing_that_a_study_leaves_is_a_pickle(finished_study: dict[str, Any])
     assert unnamed <= {".validate_storage_marker"}
 
 
-def test_pickles_that_stand_where_ray_would_write_them_are_removed_unread(tmp_path: Path, ray_session: None) -> None:
+def test_pickles_that_stand_where_ray_tune_would_write_them_are_removed_unread(
+    finished_study: dict[str, Any], tmp_path: Path, ray_session: None
+) -> None:
     from instsel.progress import Terminal
-    from instsel.stages.trials import run_each
+    from instsel.stages import search
+    from instsel.stages.trials import Counting, quiet_tune
     from instsel.storage import Folder
+    from instsel.study_file import parse_study
 
-    ran, folder = tmp_path / "ran", tmp_path / "trials/tune"
+    ran, folder = tmp_path / "ran", tmp_path / "search/tune"
     folder.mkdir(parents=True)
-    for name in ("tuner.pkl", "trainable.pkl", "searcher-state.pkl", "experiment_state-2026-01-01_00-00-00.json"):
+    planted = ("tuner.pkl", "trainable.pkl", "searcher-state.pkl", "experiment_state-2026-01-01_00-00-00.json")
+    for name in planted:
         (folder / name).write_bytes(pickle.dumps(Evil(ran)))
-    run_each("test", ["one"], _do_nothing, Folder.at(tmp_path / "trials"), 1, 0, Terminal())
+    keys = {"space": {"finetune.learning_rate": [1e-3]}, "trials": 1, "searcher": "random"}
+    study = parse_study({**finished_study, "search": keys}, "test")
+    terminal = Terminal()
+    with terminal.bar("search", 1, "trials") as bar, quiet_tune(terminal):
+        made = search._tuner(
+            study, study.search, Folder.at(tmp_path / "search"), _report_once, 1, 1, [], 0, Counting(bar)
+        )
+        assert not any((folder / name).exists() for name in planted)
+        (result,) = made.fit()
+    assert result.error is None
     assert not ran.exists()
-    assert not (tmp_path / "trials").exists()
 
 
-def _do_nothing(name: str) -> None:
-    pass
+def _report_once(config: dict[str, Any]) -> None:
+    from ray import tune
+
+    tune.report({"objective": 1.0, "epoch": 1, "tokens": 0})
 
 
 @pytest.mark.parametrize(

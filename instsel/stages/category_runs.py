@@ -72,7 +72,8 @@ def run(
         pool = prepare.manifest()["result"]["pool"]
         tokens = {one.name: training.epochs * len(one.rows) * pool["tokens"] / pool["rows"] for one in planned}
         runs = [
-            TrainingRun(stages[name], training, (stages[name].folder, TRAINING_SET), tokens[name]) for name in untrained
+            TrainingRun(name, stages[name], training, (stages[name].folder, TRAINING_SET), tokens[name])
+            for name in untrained
         ]
         note = partial(_note, stages=[stages[name] for name in untrained])
         train_side_by_side(study, stage.name, runs, each, at_once, terminal, note)

@@ -93,7 +93,7 @@ def start(study: StudyConfig, stage: Stage, selection: Stage, by: Run, inputs: I
         ids, levels, order = order_of(study, selection, by, inputs)
         write_order(stage.folder, order, ids, levels)
     tokens = settings.epochs * selection.manifest()["result"]["tokens"]
-    return TrainingRun(stage, settings, (selection.folder, TRAINING_SET), tokens)
+    return TrainingRun(stage.name, stage, settings, (selection.folder, TRAINING_SET), tokens)
 
 
 def order_of(

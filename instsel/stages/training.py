@@ -51,6 +51,7 @@ class TrainingRun:
     """A training of fresh LoRA matrices on a set of rows.
 
     Attributes:
+        name: as a person knows the run.
         stage: whose folder the checkpoints go to, `run/epoch-N`. Where it has an order (`training.order`), the rows
             come in that one, else in one that the seed draws.
         training: epochs, learning rate and the like.
@@ -58,6 +59,7 @@ class TrainingRun:
         tokens: of all epochs, about.
     """
 
+    name: str
     stage: Stage
     training: Training
     training_set: tuple[Folder, str]
@@ -188,7 +190,7 @@ def train_side_by_side(
         if isinstance(reason, InputError):
             raise reason
     if failed:
-        open_runs = [run.stage.name for task in failed for place, run in tasks[task].items() if not ended[place]]
+        open_runs = [run.name for task in failed for place, run in tasks[task].items() if not ended[place]]
         raise StudyError(
             f"{title}: {len(failed)} of {len(dealt)} groups of workers failed, with {', '.join(open_runs[:5])} not "
             f"trained: {_last_line(next(iter(failed.values())))}; run the same command again, the others are kept"
@@ -216,6 +218,8 @@ def train_group(
     group = GroupWork(study.model, study.lora, work_of_runs, allot.worker_threads, progress, minutes)
     scratch = next(iter(runs.values())).stage.folder
     follower = _Follower(study, runs, work_of_runs, progress, terminal, on_end)
+    # Ray Train would take up what lies there; where runs go on is told by their own checkpoints.
+    (scratch / RAY_TRAIN_FOLDER).remove()
     with _ray_train_variables():
         trainer = _trainer(study, group, allot, scratch)
         with follower.following():
@@ -379,7 +383,7 @@ class _Follower:
             return
         run = self._runs[self._waiting[0]]
         stage, settings = run.stage, {"model": self._study.model.name, **run.training.model_dump()}
-        self._bar = self._shown.enter_context(self._terminal.bar(stage.name, None, "steps"))
+        self._bar = self._shown.enter_context(self._terminal.bar(run.name, None, "steps"))
         trackers = self._shown.enter_context(tracked(self._study, stage.folder, stage.fingerprint, settings))
         self._logger = TrainingLogger(Meter(self._study.name, stage.name), trackers)
 

@@ -26,7 +26,7 @@ def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, term
         ray.get(_write_set.remote(prepare.folder, stage.folder, count, study.warmup.seed))
     terminal.say(f"{count} of {rows} rows, {study.warmup.epochs} epochs")
     tokens = study.warmup.epochs * count * pool["tokens"] / rows
-    training = TrainingRun(stage, study.warmup, (stage.folder, TRAINING_SET), tokens)
+    training = TrainingRun("warmup", stage, study.warmup, (stage.folder, TRAINING_SET), tokens)
     trained = run_training(study, training, allot, terminal)
     stage.commit({"rows": count, **trained.result}, **trained.cost)
 

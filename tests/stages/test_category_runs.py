@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from instsel.errors import StudyError
+from instsel.errors import Diverged, StudyError
 from instsel.progress import Terminal
 from instsel.stages import category_runs
 from instsel.stages.evaluate import Spent
 from instsel.stages.graph import Graph, build_graph
+from instsel.stages.training import Trained, TrainingRun
 from instsel.storage import Folder
 from instsel.study_file import parse_study
 
@@ -41,15 +42,14 @@ class Cluster:
         self.diverge: set[str] = set()
         self.stop_after: int | None = None
 
-    def run_each(self, title: str, names: list[str], one: Any, *_: Any) -> None:
-        for name in names:
+    def train(self, study: Any, title: str, runs: list[TrainingRun], allot: Any, groups: int, *rest: Any) -> None:
+        _, on_end = rest
+        for place, run in enumerate(runs):
             if self.stop_after is not None and len(self.trained) >= self.stop_after:
                 raise StudyError("stopped")
-            self.trained.append(name)
-            folder = one.keywords["stages"][name].folder
-            cost = {"tokens": 10, "peak_memory": 1, "rows_again": 0}
-            good = {"run": "run", "checkpoints": {"epoch-1": {"epoch": 1}}, "cost": cost}
-            folder.write_json("trained.json", {"failed": "nan"} if name in self.diverge else good)
+            self.trained.append(run.name)
+            good = Trained({"run": "run", "checkpoints": {"epoch-1": {"epoch": 1}}}, 10, 1)
+            on_end(place, Diverged("nan") if run.name in self.diverge else good)
 
     def evaluate(self, study: Any, items: list[dict[str, str]], places: Any, rows: Folder, *_: Any) -> dict[str, Spent]:
         for item in items:
@@ -78,7 +78,7 @@ def study(finished_study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mo
     tag.run(made, made.mixture, graph.tag, graph.prepare, inputs, None, Terminal())
     index = inputs.index
     cluster = Cluster(dict(zip(index["id"].to_pylist(), index["source"].to_pylist(), strict=True)))
-    monkeypatch.setattr(category_runs, "run_each", cluster.run_each)
+    monkeypatch.setattr(category_runs, "train_side_by_side", cluster.train)
     monkeypatch.setattr(category_runs, "evaluate_sets", cluster.evaluate)
     return made, graph, cluster
 
@@ -181,8 +181,7 @@ def test_bug_a_full_disk_was_taken_for_a_diverged_run(study, allot, monkeypatch)
     def fail(*_: Any) -> Any:
         raise StudyError("no space left")
 
-    monkeypatch.setattr(category_runs, "run_training", fail)
-    monkeypatch.setattr(category_runs, "run_each", lambda title, names, one, *_: one(names[0]))
+    monkeypatch.setattr(category_runs, "train_side_by_side", fail)
     with pytest.raises(StudyError, match="no space left"):
         _run(made, graph, allot)
     assert not list(Path(str(graph.folder)).glob("interaction/runs/*/trained.json"))

@@ -1,5 +1,8 @@
 """Runs of finetune side by side; that they train is shown by the finished study, whose runs were."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from instsel.choice.inputs import Inputs
@@ -7,6 +10,7 @@ from instsel.errors import Diverged
 from instsel.progress import Terminal
 from instsel.stages import finetune
 from instsel.stages.graph import build_graph
+from instsel.stages.training import Trained
 from instsel.storage import Folder
 from instsel.study_file import parse_study
 
@@ -14,21 +18,21 @@ from instsel.study_file import parse_study
 @pytest.fixture
 def side_by_side(finished_study, allot, tmp_path, monkeypatch):
     """Call `run_all` on two runs that are not done, one after the other in this process; tells which were trained."""
-    study = parse_study({**finished_study, "finetune": {"epochs": 2}}, "test")
+    study = parse_study({**finished_study, "finetune": {"epochs": 2}, "resources": {"trial_workers": 1}}, "test")
+    shutil.copytree(Path(finished_study["out"], "select"), tmp_path / "select")
     graph = build_graph(study, Folder.at(finished_study["out"]), Folder.at(tmp_path))
     trained = []
 
     def train(diverge):
-        def run(study, stage, selection, by, *_):
-            stage.begin()
-            trained.append(by.name)
-            if by.name == diverge:
-                raise Diverged("the loss is nan")
-            stage.commit({})
+        def every_run(study, title, runs, allot, groups, terminal, on_end):
+            for place, run in enumerate(runs):
+                name = run.name.removeprefix("finetune/")
+                trained.append(name)
+                on_end(place, Diverged("the loss is nan") if name == diverge else Trained({}, 0, 0))
 
-        monkeypatch.setattr(finetune, "run", run)
-        monkeypatch.setattr(finetune, "run_each", lambda title, names, one, *_: [one(name) for name in names])
-        finetune.run_all(study, graph, list(graph.runs), Inputs(graph.folder), allot, Terminal())
+        monkeypatch.setattr(finetune, "train_side_by_side", every_run)
+        waiting = [name for name in graph.runs if not graph.finetune[name].done()]
+        finetune.run_all(study, graph, waiting, Inputs(graph.folder), allot, Terminal())
 
     return train, graph, trained
 
@@ -41,7 +45,7 @@ def test_run_that_diverges_is_named_after_the_others_have_ended(side_by_side):
     assert graph.finetune["bids"].done() and not graph.finetune["random"].done()
 
 
-def test_run_that_a_dead_process_had_finished_is_not_trained_again(side_by_side):
+def test_run_that_is_done_is_not_trained_again(side_by_side):
     train, graph, trained = side_by_side
     train(diverge=None)
     train(diverge=None)

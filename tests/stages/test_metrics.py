@@ -7,7 +7,7 @@ import pytest
 import ray
 
 from instsel.stages.metrics import COUNTERS, GAUGES, Meter
-from instsel.stages.told import Told
+from instsel.stages.training_logger import TrainingLogger
 from instsel.training.figures import Step
 
 SECONDS = 60
@@ -37,12 +37,11 @@ def step(number: int, tokens: int) -> Step:
     return Step(number=number, of=9, rows=3, tokens=tokens, loss=1.5, learning_rate=0.1)
 
 
-def test_steps_are_told_in_their_order_with_their_speed() -> None:
+def test_steps_are_logged_in_their_order_with_their_speed() -> None:
     meter, run = Metered(), Run()
-    told = Told(meter, run)  # type: ignore[arg-type]
-    told.steps([(10.0, step(1, 100)), (12.0, step(2, 200))])
-    told.steps([])
-    told.steps([(15.0, step(2, 80))])
+    logger = TrainingLogger(meter, run)  # type: ignore[arg-type]
+    for moment, taken in ((10.0, step(1, 100)), (12.0, step(2, 200)), (15.0, step(2, 80))):
+        logger.log_step(moment, taken)
     assert meter.steps == [step(1, 100), step(2, 200), step(2, 80)]
     usual = {"loss": 1.5, "learning_rate": 0.1}
     assert run.logged == [

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from instsel.choice.mixing import mix
 from instsel.config import StudyConfig
 from instsel.errors import InputError
 from instsel.progress import Terminal
-from instsel.stages import category_runs, finetune, select
+from instsel.stages import finetune, select
 from instsel.stages.graph import Graph, build_graph
 from instsel.stages.pipeline import run_study
-from instsel.stages.trials import run_each
 from instsel.storage import Folder
 from instsel.study_file import parse_study
 
@@ -40,26 +38,6 @@ METHODS = [
 ]
 
 
-# Adapters of the finished study, which stand for those of runs.
-ADAPTERS = ["warmup/run/epoch-1", "warmup/run/epoch-2", "finetune/random/run/epoch-1"]
-
-
-def first_only(study: Path) -> Callable[..., None]:
-    """In place of `run_each`: the first run is trained, the others find an adapter that is there already."""
-
-    def run(title: str, names: list[str], one: Any, *rest: Any) -> None:
-        run_each(title, names[:1], one, *rest)
-        stages = one.keywords["stages"]
-        trained = stages[names[0]].folder.read_json(category_runs.TRAINED)
-        (epoch,) = trained["checkpoints"]
-        for name, adapter in zip(names[1:], ADAPTERS, strict=True):
-            folder = stages[name].folder
-            shutil.copytree(study / adapter, Path(str(folder)) / trained["run"] / epoch)
-            folder.write_json(category_runs.TRAINED, trained)
-
-    return run
-
-
 @pytest.fixture(scope="session")
 def mixed(
     tmp_path_factory: pytest.TempPathFactory, finished_study: dict[str, Any]
@@ -70,10 +48,7 @@ def mixed(
     selection = {"budget": 8, "methods": METHODS}
     raw = {**finished_study, "out": str(out), "selection": selection, "mixture": MIXTURE}
     study = parse_study(raw, "test")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(category_runs, "run_each", first_only(out))
-        graph = run_study(study, Terminal(), "select")
-    return study, graph, raw
+    return study, run_study(study, Terminal(), "select"), raw
 
 
 def _interaction(graph: Graph, estimator: Any) -> dict[str, Any]:

@@ -10,19 +10,19 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
-import ray
 import torch
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
 
-from instsel.config import StudyConfig, Tracking
-from instsel.errors import InputError, StudyError
+from instsel.config import Lora, Model, StudyConfig, Tracking
+from instsel.errors import Diverged, InputError, StudyError
 from instsel.model import attach_lora, load_base
 from instsel.progress import Terminal
 from instsel.stages import training_worker
 from instsel.stages.session import Allotment
-from instsel.stages.training import SNAPSHOT, drop_unreadable, run_training
+from instsel.stages.training import TrainingRun, run_training, run_trainings
+from instsel.stages.training_worker import GroupWork, WorkerRun, last_checkpoint
 from instsel.storage import Folder
 from instsel.study import Stage
 from instsel.training.checkpoint import read_checkpoint
@@ -46,12 +46,20 @@ def study(tiny_study: Any) -> StudyConfig:
 def train(study: StudyConfig, folder: Path) -> Any:
     """Train as the warmup stage does, on random rows."""
     stage = Stage(Folder.at(folder).create(), "warmup", {})
-    generator = torch.Generator().manual_seed(0)
+    return run_training(study, TrainingRun("warmup", stage, study.warmup, written(stage), 0), TWO_WORKERS, silent())
+
+
+def written(stage: Stage, seed: int = 0) -> tuple[Folder, str]:
+    """Random rows as the training set of a stage."""
+    generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(3, 200, (ROWS, LENGTH), generator=generator).tolist()
     table = [{"id": str(row), "input_ids": ids, "labels": [-100, *ids[1:]]} for row, ids in enumerate(tokens)]
     stage.folder.write_table("rows.arrow", pa.Table.from_pylist(table, schema=SCHEMA))
-    terminal = Terminal(Console(file=open(os.devnull, "w")))
-    return run_training(study, stage, study.warmup, (stage.folder, "rows.arrow"), TWO_WORKERS, terminal)
+    return stage.folder, "rows.arrow"
+
+
+def silent() -> Terminal:
+    return Terminal(Console(file=open(os.devnull, "w")))
 
 
 def kill_a_worker_at(step: int, run: Path, killed: list[int]) -> None:
@@ -99,10 +107,10 @@ def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
     assert (state["epoch"], state["step"]) == (3, 90)
     assert len(moments) == 2 * 4 * 2
 
-    # With its list of checkpoints cut off it starts from the beginning; undisturbed, it leaves the very same.
+    # Without the files that make its checkpoints count it starts from the beginning; undisturbed, it leaves the same.
     disturbed = {name: weights(run / name) for name in EPOCHS}
-    snapshot = run / SNAPSHOT
-    snapshot.write_text(snapshot.read_text()[:50])
+    for name in EPOCHS:
+        (run / name / "metrics.json").unlink()
     tracking = Tracking(tensorboard=str(tmp_path / "boards"))
     again = train(study.model_copy(update={"tracking": tracking}), tmp_path)
     assert (again.tokens, again.rows_again) == (3 * ROWS * LENGTH, trained.rows_again + 3 * ROWS)
@@ -119,25 +127,72 @@ def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
     assert epochs == [(30 * n, pytest.approx(metrics[f"epoch-{n}"]["loss"])) for n in (1, 2, 3)]
 
 
-@pytest.mark.parametrize(
-    ("content", "kept"),
-    [
-        (json.dumps({"ray_version": ray.__version__}), True),
-        (json.dumps({"ray_version": ray.__version__})[:-2], False),
-        ("", False),
-        ('{"ray_version": "2.9.0"}', False),
-        ("{}", False),
-        ("[]", False),
-    ],
-)
-def test_a_list_of_checkpoints_that_ray_cannot_read_starts_the_training_anew(tmp_path: Path, content: str, kept: bool):
-    stage = Folder.at(tmp_path)
-    (stage / "run").write(SNAPSHOT, content.encode())
-    (stage / "run/epoch-1").write("adapter_model.safetensors", b"weights")
-    (stage / "pauses").write("latest.json", b"{}")
-    drop_unreadable(stage)
-    assert sorted(stage.names()) == (["pauses", "run"] if kept else [])
-    assert (stage / "run").exists(SNAPSHOT) == kept
+@pytest.fixture
+def worker_run(tmp_path: Path) -> WorkerRun:
+    """A run of two epochs of 30 steps."""
+    settings = TrainSettings(epochs=2, batch_size=4, micro_batch_size=4, learning_rate=1e-2)
+    return WorkerRun(
+        Folder.at(tmp_path), settings, (Folder.at(tmp_path), "rows.arrow"), None, "warmup.micro_batch_size"
+    )
+
+
+def leave(folder: Folder, place: str, epoch: int, step: int, *, whole: bool = True) -> None:
+    """Leave what tells of a checkpoint."""
+    (folder / place).write_json("checkpoint.json", {"epoch": epoch, "step": step})
+    if not whole:
+        return
+    if place.startswith("pauses"):
+        (folder / "pauses").write_json("latest.json", {"step": step})
+    else:
+        (folder / place).write_json("metrics.json", {})
+
+
+def test_a_run_goes_on_at_its_last_whole_checkpoint(worker_run: WorkerRun):
+    folder = worker_run.folder
+    assert last_checkpoint(worker_run) == (0, 0)
+    leave(folder, "pauses/step-12", 0, 12)
+    assert last_checkpoint(worker_run) == (0, 12)
+    # Cut off while it was copied: what is written last is not there.
+    leave(folder, "run/epoch-1", 1, 30, whole=False)
+    assert last_checkpoint(worker_run) == (0, 12)
+    leave(folder, "run/epoch-1", 1, 30)
+    assert last_checkpoint(worker_run) == (1, 0)
+    leave(folder, "pauses/step-45", 1, 45)
+    assert last_checkpoint(worker_run) == (1, 45)
+    leave(folder, "run/epoch-2", 2, 60)
+    assert last_checkpoint(worker_run) == (2, 0)
+
+
+def test_a_checkpoint_inside_an_epoch_whose_own_is_gone_is_not_gone_on_from(worker_run: WorkerRun):
+    leave(worker_run.folder, "pauses/step-45", 1, 45)
+    assert last_checkpoint(worker_run) == (0, 0)
+
+
+def test_runs_of_a_group_leave_what_they_leave_alone_and_one_that_diverges_ends_no_other(
+    ray_session, study: StudyConfig, tmp_path: Path
+):
+    """The base model is the same for each run, though the runs before it had their LoRA matrices on it."""
+    good = study.warmup.model_copy(update={"epochs": 1, "micro_batch_size": 4})
+    kinds = {"first": good, "broken": good.model_copy(update={"learning_rate": 1e30}), "last": good}
+    stages = {name: Stage(Folder.at(tmp_path / name).create(), "warmup", {"name": name}) for name in kinds}
+    runs = [
+        TrainingRun(name, stages[name], kinds[name], written(stages[name], seed), 0) for seed, name in enumerate(kinds)
+    ]
+    ended: dict[int, Any] = {}
+    run_trainings(study, runs, TWO_WORKERS, silent(), ended.__setitem__)
+    assert list(ended) == [0, 1, 2]
+    assert isinstance(ended[1], Diverged)
+    assert not (tmp_path / "first" / "ray-train").exists()
+    alone = Stage(Folder.at(tmp_path / "alone").create(), "warmup", {})
+    trained = run_training(study, TrainingRun("alone", alone, good, written(alone, 2), 0), TWO_WORKERS, silent())
+    assert timeless(trained.result["checkpoints"]["epoch-1"]) == timeless(ended[2].result["checkpoints"]["epoch-1"])
+    one, other = (weights(tmp_path / name / "run" / "epoch-1") for name in ("last", "alone"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+    # What is whole is not trained again.
+    ended.clear()
+    run_trainings(study, [runs[0], runs[2]], TWO_WORKERS, silent(), ended.__setitem__)
+    assert [ended[place].tokens for place in (0, 1)] == [0, 0]
 
 
 def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -168,34 +223,44 @@ def test_memory_that_runs_out_in_training_ends_with_what_to_lower(monkeypatch, s
     workers(monkeypatch, 4, torch.OutOfMemoryError("CUDA out of memory"))
     values = {"epochs": 1, "batch_size": 16, "micro_batch_size": 4, "learning_rate": 1e-2, **settings}
     with pytest.raises(StudyError, match=f"ran out of memory {told}"):
-        training_worker.work({"settings": TrainSettings(**values), "key": "finetune.micro_batch_size"})
+        training_worker.work(group(TrainSettings(**values)))
 
 
 def test_memory_that_does_not_hold_the_model_is_told_as_that(monkeypatch):
-    def load(plain: dict[str, Any]) -> None:
+    def load(model: Model) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training_worker, "_load", load)
+    workers(monkeypatch, 2, RuntimeError("not reached"))
+    monkeypatch.setattr(training_worker, "_load_base", load)
     with pytest.raises(StudyError, match="while it loaded the model, .* GPUs with more memory"):
-        training_worker.work({})
+        training_worker.work(group())
 
 
 def test_another_error_of_a_training_worker_stays_what_it_is(monkeypatch):
     workers(monkeypatch, 2, RuntimeError("something else"))
     with pytest.raises(RuntimeError, match="^something else$"):
-        training_worker.work({})
+        training_worker.work(group())
 
 
 def workers(monkeypatch: Any, count: int, error: Exception) -> None:
     """Training fails so in one of `count` workers."""
 
-    def train(plain: dict[str, Any], model: Any) -> None:
+    def train(*arguments: Any) -> None:
         raise error
 
-    context = SimpleNamespace(get_world_size=lambda: count)
+    context = SimpleNamespace(get_world_size=lambda: count, get_world_rank=lambda: 0)
     monkeypatch.setattr(training_worker.ray.train, "get_context", lambda: context)
-    monkeypatch.setattr(training_worker, "_load", lambda plain: "a model")
-    monkeypatch.setattr(training_worker, "_train", train)
+    monkeypatch.setattr(training_worker, "_starting_point", lambda run: training_worker.StartingPoint(None))
+    monkeypatch.setattr(training_worker, "_load_base", lambda model: "a model")
+    monkeypatch.setattr(training_worker, "_train_run", train)
+
+
+def group(settings: TrainSettings | None = None) -> GroupWork:
+    """Work of one run."""
+    settings = settings or TrainSettings(epochs=1, batch_size=4, micro_batch_size=4, learning_rate=1e-2)
+    folder = Folder.at("/nowhere")
+    run = WorkerRun(folder, settings, (folder, "rows.arrow"), None, "finetune.micro_batch_size")
+    return GroupWork(Model(name="model"), Lora(), {0: run}, 1, None, 10.0)
 
 
 @pytest.mark.long

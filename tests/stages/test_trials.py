@@ -1,42 +1,8 @@
-from functools import partial
-from pathlib import Path
-
 import pytest
 
 from instsel.errors import StudyError
-from instsel.progress import Terminal
 from instsel.stages.session import Allotment
-from instsel.stages.trials import run_each, trial_allotment
-from instsel.storage import Folder
-
-
-def _write(name: str, folder: Path) -> None:
-    with (folder / name).open("a") as stream:
-        stream.write("once\n")
-    if name.startswith("bad"):
-        raise RuntimeError(f"{name} does not work")
-
-
-def test_every_name_is_called_once_and_ray_tunes_files_go(ray_session, tmp_path):
-    run_each("runs", ["a", "b", "c"], partial(_write, folder=tmp_path), Folder.at(tmp_path / "tune"), 2, 0, Terminal())
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys("abc", "once\n")
-
-
-def test_failed_run_is_tried_again_named_and_does_not_stop_the_others(ray_session, tmp_path, capsys):
-    with pytest.raises(
-        StudyError, match=r"runs: 1 of 2 runs failed \(bad\): .*bad does not work.*run the same command"
-    ):
-        run_each(
-            "runs", ["bad", "good"], partial(_write, folder=tmp_path), Folder.at(tmp_path / "tune"), 1, 1, Terminal()
-        )
-    assert (tmp_path / "bad").read_text() == "once\n" * 2
-    assert (tmp_path / "good").read_text() == "once\n"
-    assert "Traceback" not in capsys.readouterr().out
-
-
-def test_nothing_is_started_without_names(tmp_path):
-    run_each("runs", [], partial(_write, folder=tmp_path), Folder.at(tmp_path / "tune"), 1, 0, Terminal())
-    assert not any(tmp_path.iterdir())
+from instsel.stages.trials import trial_allotment
 
 
 @pytest.fixture
