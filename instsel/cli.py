@@ -177,12 +177,16 @@ def search_and_tell(study: StudyConfig) -> None:
 
 
 def run_and_tell(study: StudyConfig, until: str) -> None:
-    """Run a study through a stage, and show the report where there is one."""
+    """Run a study through a stage, and show the verdict and the page's address where there is a report."""
     terminal = Terminal()
     graph = run_study(study, terminal, until)
     if until == ORDER[-1]:
-        terminal.verdict(graph.report.folder.read("report.md").decode())
-        terminal.say(f"report: {graph.report.folder}/report.html")
+        from instsel.report.facts.gather import SUMMARY
+        from instsel.report.verdict import tell_verdicts
+        from instsel.report.write import PAGE
+
+        report = graph.report.folder
+        tell_verdicts([report.read_json(SUMMARY)["page"]], f"{report}/{PAGE}", terminal, as_json=False)
 
 
 @contextmanager

@@ -39,6 +39,24 @@ def load_tokenizer(model: Model) -> Any:
     return tokenizer
 
 
+def stored_dtype(model: Model) -> str | None:
+    """The type that a model's configuration gives its stored weights, as "float16"; None where it gives none.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            _place(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"model.name: {model.name} could not be loaded: {_first_line(error)}") from error
+    dtype = getattr(config, "dtype", None)
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
 def load_base(model: Model, device_map: str | dict[str, int] | None = None) -> Any:
     """The frozen base model in its study dtype, in evaluation mode.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,50 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 VOCABULARY = 384
 FRUITS = ["apples", "pears", "plums", "figs", "limes", "melons", "dates", "grapes"]
 CITIES = ["Oslo", "Lima", "Cairo", "Quito", "Delhi", "Seoul", "Paris", "Rome", "Bern", "Accra"]
+
+
+OTHER_THAN_UNIT = {"ray", "cluster", "process", "gpu", "long", "soak"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what it takes, and let one worker have all that take more than a core.
+
+    The other worker of pytest-xdist has the rest meanwhile.
+    """
+    here = Path(__file__).parent
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
+        if "object_store" in getattr(item, "fixturenames", ()):
+            item.add_marker("process")
+        if item.path.is_relative_to(here / "cluster"):
+            item.add_marker("cluster")
+        kinds = {mark.name for mark in item.iter_markers()}
+        if not kinds & OTHER_THAN_UNIT:
+            item.add_marker("unit")
+        if kinds & {"ray", "long", "soak"}:
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif "cluster" in kinds:
+            # They look for Rays and ports of this machine.
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
+@pytest.fixture(autouse=True)
+def _units_start_no_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test that is marked `unit` and starts a process."""
+    if request.node.get_closest_marker("unit") is None:
+        return
+
+    start = subprocess.Popen.__init__
+
+    def refuse(self: subprocess.Popen, arguments: Any, *others: Any, **options: Any) -> None:
+        # DeepSpeed under ZeRO 3 asks it for the sockets of this machine.
+        if arguments[0] != "numactl":
+            raise AssertionError(f"a unit test starts a process, mark it `process`: {arguments}")
+        start(self, arguments, *others, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ from instsel.identity import (
 from instsel.storage import Folder
 
 
+@pytest.mark.process
 def test_equal_values_have_equal_fingerprints_in_any_process() -> None:
     value = {"b": [1, 2.5, None, True], "a": {"é": "x"}}
     code = "from instsel.identity import fingerprint; print(fingerprint({'a': {'é': 'x'}, 'b': [1, 2.5, None, True]}))"

@@ -17,7 +17,7 @@ from instsel.storage import Folder, space_errors
 TABLE = pa.table({"id": ["a", "b", "c"], "n": [1, 2, 3], "tokens": [[1], [2, 3], []]})
 
 
-@pytest.fixture(params=["local", "file://", "memory://", "s3://"])
+@pytest.fixture(params=["local", "file://", "memory://", pytest.param("s3://", marks=pytest.mark.process)])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
     """A folder that is not there yet, in each kind of place."""
     places = {

@@ -50,6 +50,7 @@ def test_tensorboard_has_event_files_by_study_and_run(study: Any, tmp_path: Path
     assert scalars(tmp_path / "boards/s/finetune/bids") == [("loss", 1, 2.5), ("loss", 2, 1.5)]
 
 
+@pytest.mark.process
 def test_mlflow_goes_on_with_the_run_that_goes_on(study: Any, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
@@ -65,6 +66,7 @@ def test_mlflow_goes_on_with_the_run_that_goes_on(study: Any, tmp_path: Path) ->
     assert [(one.step, one.value) for one in history] == [(1, 2.5), (2, 1.5), (3, 1.25)]
 
 
+@pytest.mark.process
 def test_weights_and_biases_gets_the_losses_and_nothing_of_the_machine(
     study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,6 @@
 """Items of work through a pool of model actors, their rows read ahead by tasks."""
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -38,7 +37,7 @@ def through_actors(
     An item whose worker died is begun again by another one, so actors must commit their work whole or not at all.
 
     Args:
-        items: what to do; item["rows"] is the table of examples below `rows` that it is about.
+        items: what to do; item["rows"] is the table below `rows` that it is about, with each example's id and tokens.
         rows: folder of the tables.
         actor: class whose instances take (item, ids, examples) and return a dict of plain values; an example has
             these columns.
@@ -94,22 +93,16 @@ def orders(items: Sequence[dict[str, Any]], actors: int) -> ray.data.Dataset:
 
 def _useful(actors: int, items: Sequence[dict[str, str]], rows: Folder) -> int:
     """How many of so many actors the work is worth; looks at no more tables than it takes to tell."""
-    known: dict[str, float] = {}
-    tokens = 0.0
+    known: dict[str, int] = {}
+    tokens = 0
     for item in items:
         table = item["rows"]
         if table not in known:
-            known[table] = _tokens(rows, table)
+            known[table] = pc.sum(rows.read_table(table, ["tokens"])["tokens"]).as_py() or 0
         tokens += known[table]
         if useful_processes(actors, tokens) == actors:
             break
     return useful_processes(actors, tokens)
-
-
-def _tokens(rows: Folder, name: str) -> float:
-    """Tokens of a table of examples; infinity for a table that does not say."""
-    table = rows.read_table(name, ["tokens"])
-    return float(pc.sum(table["tokens"]).as_py() or 0) if "tokens" in table.column_names else math.inf
 
 
 def _read(batch: pa.Table, *, rows: Folder, columns: Sequence[str]) -> pa.Table:

@@ -1,5 +1,6 @@
 """`model.dtype: auto`: settled once a study, by all machines that do its work."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -16,17 +17,22 @@ ANSWER_SECONDS = 60
 GLIMPSE = 0.001
 
 
+def working_nodes(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of what `ray.nodes` says, the ids of those that do the work: with GPUs if any has some, else with CPUs."""
+    alive = [node for node in nodes if node["Alive"]]
+    kinds = ([node["NodeID"] for node in alive if node["Resources"].get(kind)] for kind in ("GPU", "CPU"))
+    return next((ids for ids in kinds if ids), [])
+
+
 def working_devices() -> list[Device]:
-    """What the machines of the cluster compute models on; one without GPUs does not count where others have some."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    with_gpus = [node for node in nodes if node["Resources"].get("GPU")]
-    working = with_gpus or [node for node in nodes if node["Resources"].get("CPU")]
-    here = ray.get_runtime_context().get_node_id()
-    if [node["NodeID"] for node in working] == [here]:
+    """What the machines of the cluster that do the work compute models on."""
+    working = working_nodes(ray.nodes())
+    if working == [ray.get_runtime_context().get_node_id()]:
         return [this_device()]
-    looking: Any = ray.remote(num_cpus=0, num_gpus=GLIMPSE if with_gpus else 0)(this_device)
+    gpus = GLIMPSE if ray.cluster_resources().get("GPU") else 0
+    looking: Any = ray.remote(num_cpus=0, num_gpus=gpus)(this_device)
     asked = [
-        looking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+        looking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
         for node in working
     ]
     answered, silent = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_SECONDS)

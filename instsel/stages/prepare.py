@@ -18,10 +18,11 @@ import ray.data
 from instsel.config import Data, Model, StudyConfig
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.shards import LEAK, encode_lines
+from instsel.dtypes import dtype_of
 from instsel.errors import InputError
 from instsel.identity import tokenizer_identity
 from instsel.inputs import pool_files
-from instsel.model import load_tokenizer
+from instsel.model import load_tokenizer, stored_dtype
 from instsel.progress import Terminal
 from instsel.stages.actors import READER_CPUS, orders
 from instsel.stages.metrics import Meter
@@ -33,13 +34,14 @@ from instsel.storage import Folder
 from instsel.study import Stage, place_in_study
 
 CHUNK_BLOCK_BYTES = 4 << 20
+FLOAT16 = "the model's weights are stored in float16: bfloat16 keeps 8 of their 11 bits, --set model.dtype=float32 all"
 
 
 def run(study: StudyConfig, stage: Stage, terminal: Terminal) -> None:
     """Prepare targets and pool; the result holds counts by source and reason."""
     stage.begin()
     targets = prepare_targets(study, stage.folder)
-    tokenizer = _identify_tokenizer.remote(study.model)
+    identified = _identify_model.remote(study.model)
     files = pool_files(study)
     names = _encode_pool(study, stage.folder, files, terminal)
     if not names:
@@ -47,7 +49,10 @@ def run(study: StudyConfig, stage: Stage, terminal: Terminal) -> None:
     result = ray.get(finish_pool.remote(stage.folder, names))
     if not result["rows"]:
         raise InputError(f"pool: no usable row; {why_rejected(result['rejected'])}")
-    made = {"pool": result, "targets": targets, "tokenizer": ray.get(tokenizer)}
+    tokenizer, weights = ray.get(identified)
+    if weights == "float16" and dtype_of(study.model) == "bfloat16":
+        terminal.say(FLOAT16)
+    made = {"pool": result, "targets": targets, "tokenizer": tokenizer}
     stage.commit(made, tokens=result["tokens"], peak_memory=result["peak_memory"])
     terminal.say(_summary(result))
 
@@ -99,8 +104,9 @@ def _read(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:
 
 
 @ray.remote
-def _identify_tokenizer(model: Model) -> dict[str, str]:
-    return tokenizer_identity(load_tokenizer(model))
+def _identify_model(model: Model) -> tuple[dict[str, str], str | None]:
+    """Digests of the tokenizer, and the type of the stored weights."""
+    return tokenizer_identity(load_tokenizer(model)), stored_dtype(model)
 
 
 def _encode(batch: pa.Table, key: str, starts: Starts, model: Model, data: Data, folder: Folder) -> pa.Table:

@@ -21,7 +21,7 @@ from instsel.stages.session import Allotment, useful_processes
 from instsel.stages.step_checkpoints import StepCheckpointer
 from instsel.stages.training_logger import TrainingLogger
 from instsel.stages.training_progress import RunProgress, progress_actor
-from instsel.stages.training_worker import METRICS, RUN, GroupWork, WorkerRun, work
+from instsel.stages.training_worker import METRICS, RUN, GroupWork, WorkerRun, last_checkpoint, work
 from instsel.storage import Folder
 from instsel.study import Stage
 from instsel.tracking import tracked
@@ -139,6 +139,7 @@ def run_trainings(
         InputError: DeepSpeed's configuration, a training set or a checkpoint does not fit.
         ray.train.TrainingFailedError: workers failed more often than the study allows.
     """
+    check_trainings(study, runs, allot.workers)
     with _progress_of(runs) as progress:
         train_group(study, dict(enumerate(runs)), progress, allot, terminal, on_end, until)
 
@@ -171,6 +172,7 @@ def train_side_by_side(
     if groups == 1:
         run_trainings(study, runs, allot, terminal, on_end)
         return
+    check_trainings(study, runs, allot.workers)
     dealt = [dict(list(enumerate(runs))[first::groups]) for first in range(groups)]
     looking_after: Any = ray.remote(num_cpus=0, max_retries=study.resources.max_failures)(_train_group_quietly)
     failed: dict[Any, Exception] = {}
@@ -214,8 +216,11 @@ def train_group(
 ) -> None:
     """Train runs, by their places among those that `progress` counts; see `run_trainings`."""
     work_of_runs = {place: _worker_run(study, run, allot.workers, until) for place, run in runs.items()}
+    left = {place: run for place, run in work_of_runs.items() if last_checkpoint(run) != (len(run.epochs), 0)}
+    for place in work_of_runs.keys() - left.keys():
+        ray.get(progress.end.remote(place))
     minutes = study.resources.checkpoint_minutes
-    group = GroupWork(study.model, study.lora, work_of_runs, allot.worker_threads, progress, minutes)
+    group = GroupWork(study.model, study.lora, left, allot.worker_threads, progress, minutes)
     scratch = next(iter(runs.values())).stage.folder
     follower = _Follower(study, runs, work_of_runs, progress, terminal, on_end)
     # Ray Train would take up what lies there; where runs go on is told by their own checkpoints.
@@ -223,11 +228,21 @@ def train_group(
     with _ray_train_variables():
         trainer = _trainer(study, group, allot, scratch)
         with follower.following():
-            failure = trainer.fit().return_value
+            failure = trainer.fit().return_value if left else None
     (scratch / RAY_TRAIN_FOLDER).remove()
     if failure is not None:
         kind, message = failure
         raise ERRORS[kind](message)
+
+
+def check_trainings(study: StudyConfig, runs: Sequence[TrainingRun], workers: int) -> None:
+    """Refuse, before any process starts, settings that DeepSpeed's configuration contradicts.
+
+    Raises:
+        InputError: they do.
+    """
+    for run in runs:
+        train_settings(study, run.training, workers)
 
 
 @contextmanager

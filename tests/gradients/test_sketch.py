@@ -94,6 +94,7 @@ def test_the_map_is_pinned():
     assert signs.tolist() == [1, 1, -1, 1, -1, 1, -1, 1, 1, 1]
 
 
+@pytest.mark.process
 def test_another_process_has_the_same_map():
     program = (
         "import torch; from instsel.gradients.sketch import CountSketch; "

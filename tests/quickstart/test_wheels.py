@@ -29,6 +29,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.process
 def test_downloads_checks_and_keeps_the_wheel(tmp_path: Path, make_wheel: MakeWheel, serve: Callable) -> None:
     wheel = make_wheel("tiny_thing", {"a.txt": b"a"})
     digest = sha256(wheel)
@@ -44,6 +45,7 @@ def test_downloads_checks_and_keeps_the_wheel(tmp_path: Path, make_wheel: MakeWh
     assert fetch_wheel("tiny-thing==1.0", digest, cache) == fetched
 
 
+@pytest.mark.process
 def test_a_damaged_wheel_in_the_cache_is_fetched_again(tmp_path: Path, make_wheel: MakeWheel, serve: Callable) -> None:
     wheel = make_wheel("tiny_thing", {"a.txt": b"a"})
     serve(wheel.parent)
@@ -54,6 +56,7 @@ def test_a_damaged_wheel_in_the_cache_is_fetched_again(tmp_path: Path, make_whee
     assert sha256(fetch_wheel("tiny-thing==1.0", sha256(wheel), cache)) == sha256(wheel)
 
 
+@pytest.mark.process
 def test_another_file_under_that_name_is_refused(tmp_path: Path, make_wheel: MakeWheel, serve: Callable) -> None:
     wheel = make_wheel("tiny_thing", {"a.txt": b"something else"})
     serve(wheel.parent)
@@ -66,6 +69,7 @@ def test_another_file_under_that_name_is_refused(tmp_path: Path, make_wheel: Mak
     assert not list(cache.iterdir())
 
 
+@pytest.mark.process
 def test_no_index_says_what_was_tried_and_what_to_do(tmp_path: Path, serve: Callable) -> None:
     serve(tmp_path)
     cache = tmp_path / "cache"

@@ -137,6 +137,7 @@ def test_all_that_the_page_shows_is_in_the_summary_too(made):
     assert "alert" not in json.dumps(summary["page"]["reading"])
 
 
+@pytest.mark.process
 def test_the_page_is_built_without_ray_or_torch(made):
     script = (
         "import sys; from instsel.report.write import write_report; write_report([sys.argv[1]]);"

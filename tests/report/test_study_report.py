@@ -12,6 +12,7 @@ def summary():
     return {
         "study": "s",
         "model": "m",
+        "dtype": "float32",
         "budget": 0.1,
         "unit": "rows",
         "baseline": "random",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from instsel.stages import extraction
+from instsel.stages import extraction, tag
 from instsel.stages.session import Allotment
 from instsel.storage import Folder
 from instsel.study import Stage
@@ -25,7 +25,7 @@ def allot() -> Allotment:
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let the stages of `extraction` work with one actor in this process; the list tells the tables it was given."""
+    """Let *tag* and the stages of `extraction` work with one actor in this process; tells the tables it was given."""
     given: list[str] = []
 
     def run(
@@ -37,5 +37,6 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             table = rows.read_table(item["rows"], ["id", *columns])
             yield worker(item, table["id"].to_pylist(), table.select(columns).to_pylist())
 
-    monkeypatch.setattr(extraction, "through_actors", run)
+    for stages in (extraction, tag):
+        monkeypatch.setattr(stages, "through_actors", run)
     return given

@@ -12,9 +12,10 @@ from ray._private.internal_api import get_memory_info_reply, get_state_from_addr
 
 from instsel.errors import StudyError
 from instsel.stages import actors, starts
+from instsel.stages.actors import _useful as useful_actors
 from instsel.stages.actors import through_actors
 from instsel.stages.errors import clear_errors
-from instsel.stages.session import Allotment
+from instsel.stages.session import TOKENS_A_PROCESS, Allotment
 from instsel.storage import Folder
 
 ONE = Allotment(actors=1, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0, worker_cpus=1, worker_threads=1)
@@ -24,7 +25,7 @@ ONE = Allotment(actors=1, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0,
 def rows(tmp_path: Path) -> Folder:
     folder = Folder.at(tmp_path)
     for name in ("a", "b", "c"):
-        table = pa.table({"id": [name], "input_ids": [[1, 2]], "labels": [[-100, 2]], "more": ["x"]})
+        table = pa.table({"id": [name], "tokens": [2], "input_ids": [[1, 2]], "labels": [[-100, 2]], "more": ["x"]})
         folder.write_table(f"{name}.parquet", table)
     return folder
 
@@ -60,7 +61,7 @@ def test_examples_have_the_columns_asked_for(rows, ray_session):
         def __call__(self, item, ids, examples):
             return {"keys": sorted(examples[0]), "more": examples[0]["more"][0]["role"]}
 
-    messages = pa.table({"id": ["a"], "more": [[{"role": "user"}]], "labels": [[1]]})
+    messages = pa.table({"id": ["a"], "tokens": [1], "more": [[{"role": "user"}]], "labels": [[1]]})
     rows.write_table("a.parquet", messages)
     (result,) = through_actors(items()[:1], rows, Worker, (), ONE, lambda item: rows, columns=["more"])
     assert (result["keys"], result["more"]) == (["more"], "user")
@@ -72,6 +73,16 @@ def test_tokens_wait_for_an_actor_in_the_type_they_are_stored_in(rows):
     table = actors._read(pa.table({"item": ['{"rows": "a.parquet"}']}), rows=rows, columns=["input_ids"])
     assert (table["id"].to_pylist(), table["input_ids"].to_pylist()) == ([["a", "b"]], [[[1, 2], [3]]])
     assert table.schema.field("input_ids").type == pa.list_(pa.list_(pa.int32()))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "actors"),
+    [(10, 1), (4 * TOKENS_A_PROCESS, 4), (100 * TOKENS_A_PROCESS, 8), (2 * TOKENS_A_PROCESS - 2, 1)],
+)
+def test_no_more_actors_are_started_than_the_work_is_worth(tmp_path, tokens, actors):
+    Folder.at(tmp_path).write_table("a.parquet", pa.table({"tokens": [tokens // 2]}))
+    work = [{"rows": "a.parquet"}, {"rows": "a.parquet"}]
+    assert useful_actors(8, work, Folder.at(tmp_path)) == actors
 
 
 @pytest.mark.long
@@ -87,7 +98,7 @@ def test_what_is_read_ahead_of_slow_actors_is_bounded(rows, ray_session, monkeyp
             return {"rows": len(ids)}
 
     tokens = pa.array([[7] * 250_000], pa.list_(pa.int32()))
-    rows.write_table("a.parquet", pa.table({"id": ["a"], "input_ids": tokens}))
+    rows.write_table("a.parquet", pa.table({"id": ["a"], "tokens": [250_000], "input_ids": tokens}))
     work = [{"rows": "a.parquet", "name": str(number)} for number in range(80)]
     monkeypatch.setattr(actors, "AHEAD_BYTES", 4 * 2**20)
     before, seen = store_bytes(), []

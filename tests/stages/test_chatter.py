@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import os, sys
 from pathlib import Path
@@ -16,6 +18,7 @@ print("python after", file=sys.stderr)
 """
 
 
+@pytest.mark.process
 def test_native_errors_go_to_the_file_and_pythons_do_not(tmp_path):
     path = tmp_path / "log"
     path.write_text("earlier\n")

@@ -231,6 +231,7 @@ def test_two_runs_of_one_name_are_refused(
         runs_of(parse_study(tiny_study(selection={"budget": 1, "methods": methods}), "study.yaml"))
 
 
+@pytest.mark.process
 def test_looking_at_a_study_loads_neither_ray_nor_torch() -> None:
     code = (
         "import sys, instsel.cli, instsel.stages.pipeline; print({'ray', 'torch', 'transformers'} & set(sys.modules))"

@@ -297,3 +297,14 @@ def test_a_model_without_a_template_is_refused_unless_the_study_gives_one(
     assert refusal(raw) == "the tokenizer has no chat template; set model.chat_template to the path of a Jinja file"
     shutil.copy(tiny_model / "chat_template.jinja", tmp_path / "mine.jinja")
     check_tokenizer(load_tokenizer(Model(name=str(model), chat_template=str(tmp_path / "mine.jinja"))))
+
+
+def test_weights_in_float16_are_told_where_bfloat16_would_round_them(
+    tiny_study: Study, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    told = {dtype: run(tiny_study(model={"name": str(model), "dtype": dtype}))[1] for dtype in ("bfloat16", "float32")}
+    assert "stored in float16: bfloat16 keeps 8 of their 11 bits" in told["bfloat16"]
+    assert "float16" not in told["float32"]

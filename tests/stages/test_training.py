@@ -1,8 +1,10 @@
+import io
 import json
 import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +36,7 @@ ROWS, LENGTH = 120, 9
 TWO_WORKERS = Allotment(
     actors=1, gpus=0, cpus=1, threads=1, workers=2, worker_gpus=0, worker_cpus=0.5, worker_threads=1
 )
+ONE_WORKER = replace(TWO_WORKERS, workers=1)
 EPOCHS = ["epoch-1", "epoch-2", "epoch-3"]
 
 
@@ -59,7 +62,7 @@ def written(stage: Stage, seed: int = 0) -> tuple[Folder, str]:
 
 
 def silent() -> Terminal:
-    return Terminal(Console(file=open(os.devnull, "w")))
+    return Terminal(Console(file=io.StringIO()))
 
 
 def kill_a_worker_at(step: int, run: Path, killed: list[int]) -> None:
@@ -179,19 +182,19 @@ def test_runs_of_a_group_leave_what_they_leave_alone_and_one_that_diverges_ends_
         TrainingRun(name, stages[name], kinds[name], written(stages[name], seed), 0) for seed, name in enumerate(kinds)
     ]
     ended: dict[int, Any] = {}
-    run_trainings(study, runs, TWO_WORKERS, silent(), ended.__setitem__)
+    run_trainings(study, runs, ONE_WORKER, silent(), ended.__setitem__)
     assert list(ended) == [0, 1, 2]
     assert isinstance(ended[1], Diverged)
     assert not (tmp_path / "first" / "ray-train").exists()
     alone = Stage(Folder.at(tmp_path / "alone").create(), "warmup", {})
-    trained = run_training(study, TrainingRun("alone", alone, good, written(alone, 2), 0), TWO_WORKERS, silent())
+    trained = run_training(study, TrainingRun("alone", alone, good, written(alone, 2), 0), ONE_WORKER, silent())
     assert timeless(trained.result["checkpoints"]["epoch-1"]) == timeless(ended[2].result["checkpoints"]["epoch-1"])
     one, other = (weights(tmp_path / name / "run" / "epoch-1") for name in ("last", "alone"))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
     # What is whole is not trained again.
     ended.clear()
-    run_trainings(study, [runs[0], runs[2]], TWO_WORKERS, silent(), ended.__setitem__)
+    run_trainings(study, [runs[0], runs[2]], ONE_WORKER, silent(), ended.__setitem__)
     assert [ended[place].tokens for place in (0, 1)] == [0, 0]
 
 

@@ -3,8 +3,11 @@
 import subprocess
 import sys
 
+import pytest
 
-def test_bug_counters_and_boards_loaded_torch():
-    modules = "instsel.stages.actors, instsel.stages.board, instsel.stages.metrics"
+
+@pytest.mark.process
+def test_bug_what_counts_steps_and_rows_loaded_torch():
+    modules = "instsel.stages.actors, instsel.stages.training_progress, instsel.stages.metrics"
     script = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0

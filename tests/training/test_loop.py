@@ -170,6 +170,7 @@ def test_bfloat16_learns_like_float32_and_keeps_its_state_in_float32(
     assert_same(tmp_path / "rest" / "epoch-2", tmp_path / "low" / "epoch-2")
 
 
+@pytest.mark.process
 def test_two_workers_learn_what_one_does(worker, settings, lone_worker, tmp_path: Path):
     # The last batch of an epoch has one row: the second worker has none, and still takes part.
     jobs = [
@@ -218,6 +219,7 @@ def steps_seen(folder: Path, workers: int) -> list[list[int]]:
     return [sorted(row for log in logs for row in log[step]) for step in range(len(logs[0]))]
 
 
+@pytest.mark.process
 def test_rows_come_in_the_order_that_is_given_whatever_the_workers(worker, settings, lone_worker, tmp_path: Path):
     job = {"settings": asdict(settings()), "out": str(tmp_path / "two"), "count": 8, "order": ORDER}
     together(tmp_path, [job])
