@@ -26,7 +26,7 @@ fail() {
 
 # The process of our `ray start`. Its number alone would not do: it may belong to another process by now.
 running() {
-    [[ -f $pid_file ]] && ps -o args= -p "$(<"$pid_file")" 2>/dev/null | grep -qF -- "--temp-dir=$folder "
+    [[ -f $pid_file ]] && ps -ww -o args= -p "$(<"$pid_file")" 2>/dev/null | grep -qF -- "--temp-dir=$folder "
 }
 
 own_folder() {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["tests.endpoint", "tests.object_store"]
 
@@ -42,30 +43,48 @@ CITIES = ["Oslo", "Lima", "Cairo", "Quito", "Delhi", "Seoul", "Paris", "Rome", "
 
 
 OTHER_THAN_UNIT = {"ray", "cluster", "process", "gpu", "long", "soak"}
+# Whose tests use a real Ray, or the studies that it ran: one worker of pytest-xdist has all of them, so that there is
+# one Ray and each study is run once, and the other worker has the rest meanwhile.
+RAY_FOLDERS = ("choice", "notebooks", "reading", "search", "stages")
+RAY_FILES = ("benchmarks/test_int8_store.py", "benchmarks/test_scale.py", "test_cli.py", "test_security.py")
+# Whose tests look at the ports and the Rays of this machine.
+CLUSTER_FOLDERS = ("cluster",)
 
 
-@pytest.hookimpl(tryfirst=True)
+def _scope(file: Path) -> str:
+    """What a test file shares a worker with: all files that need a Ray, all of cluster/, or none."""
+    place = file.resolve().relative_to(Path(__file__).parent.resolve())
+    if place.as_posix() in RAY_FILES or place.parts[0] in RAY_FOLDERS:
+        return "ray"
+    return "cluster" if place.parts[0] in CLUSTER_FOLDERS else place.as_posix()
+
+
+class _ByScope(LoadScopeScheduling):
+    """Deals out tests to workers by `_scope`, those of the largest scope first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _scope(Path(self.config.rootpath, nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _ByScope(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by what it takes, and let one worker have all that take more than a core.
-
-    The other worker of pytest-xdist has the rest meanwhile.
-    """
-    here = Path(__file__).parent
+    """Mark each test by what it takes."""
     for item in items:
-        if "ray_session" in getattr(item, "fixturenames", ()):
+        fixtures = getattr(item, "fixturenames", ())
+        if "ray_session" in fixtures:
             item.add_marker("ray")
-        if "object_store" in getattr(item, "fixturenames", ()):
+            if _scope(item.path) != "ray":
+                raise pytest.UsageError(f"{item.path} uses `ray_session`: name it in RAY_FILES of tests/conftest.py")
+        if "object_store" in fixtures:
             item.add_marker("process")
-        if item.path.is_relative_to(here / "cluster"):
+        if _scope(item.path) == "cluster":
             item.add_marker("cluster")
-        kinds = {mark.name for mark in item.iter_markers()}
-        if not kinds & OTHER_THAN_UNIT:
+        if not {mark.name for mark in item.iter_markers()} & OTHER_THAN_UNIT:
             item.add_marker("unit")
-        if kinds & {"ray", "long", "soak"}:
-            item.add_marker(pytest.mark.xdist_group("ray"))
-        elif "cluster" in kinds:
-            # They look for Rays and ports of this machine.
-            item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
 @pytest.fixture(autouse=True)

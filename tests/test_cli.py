@@ -67,7 +67,8 @@ def test_a_finished_study_exits_with_0_and_shows_its_report(invoke, tmp_path, fi
     result = invoke("run", str(path))
     assert result.exit_code == 0, result.output
     assert "nothing to do" in result.stdout
-    assert "| target | base | random | bids |" in result.stdout
+    assert "Best: " in result.stdout and "held-out loss, nats" in result.stdout
+    assert result.stdout.splitlines()[-1].endswith("report/report.html")
 
 
 def test_telling_that_nothing_is_to_do_loads_neither_ray_nor_torch(tmp_path, finished_study):
