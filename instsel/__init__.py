@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from instsel.reading.study import Study
 
-__version__ = "0.5.1"
+__version__ = "0.6.0"
 
 
 def open_study(path: str | Path) -> "Study":

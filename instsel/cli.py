@@ -148,6 +148,7 @@ def submit(
 @app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="folder of the study")] = Path("runs/quickstart"),
+    overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """See it work: a small model, real data, three selections compared, within minutes."""
     with exit_status():
@@ -155,10 +156,8 @@ def quickstart(
         from instsel.quickstart.study import quickstart_study
 
         assets = prepare_assets(default_cache(), Terminal().say)
-        run_and_tell(
-            load_study(quickstart_study(), [f"model.name={assets.model}", f"root={assets.root}", f"out={out}"]),
-            ORDER[-1],
-        )
+        own = [f"model.name={assets.model}", f"root={assets.root}", f"out={out}"]
+        run_and_tell(load_study(quickstart_study(), [*own, *overrides]), ORDER[-1])
 
 
 def _check_stage(until: str) -> None:

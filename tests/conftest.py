@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.toy import pairs, write_jsonl, write_toy_model, write_toy_study
 
 pytest_plugins = ["tests.endpoint", "tests.object_store"]
 
@@ -32,16 +35,7 @@ SECRETS = {
 } | {"RAY_AUTH_TOKEN": "5ec7e7" * 10}
 os.environ.update(SECRETS)
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-VOCABULARY = 384
-FRUITS = ["apples", "pears", "plums", "figs", "limes", "melons", "dates", "grapes"]
-CITIES = ["Oslo", "Lima", "Cairo", "Quito", "Delhi", "Seoul", "Paris", "Rome", "Bern", "Accra"]
-
-
+ALONE = {"cluster", "gpu", "long", "guard", "soak"}
 OTHER_THAN_UNIT = {"ray", "cluster", "process", "gpu", "long", "soak"}
 # Whose tests use a real Ray, or the studies that it ran: one worker of pytest-xdist has all of them, so that there is
 # one Ray and each study is run once, and the other worker has the rest meanwhile.
@@ -64,6 +58,13 @@ class _ByScope(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return _scope(Path(self.config.rootpath, nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two, and none beside pytest itself where tests are asked for that need the machine to themselves."""
+    asked = re.sub(r"not\s+\w+", "", config.option.markexpr)
+    return 0 if set(re.findall(r"\w+", asked)) & ALONE else 2
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -119,44 +120,9 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face folder with a random two-layer Llama and a byte-level BPE tokenizer with a ChatML template."""
-    import torch
-    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
-    from tokenizers.models import BPE
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=SPECIAL,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    lines = [f"A basket holds {place} {fruit} and the train goes to {city}." for place, (fruit, city) in _pairs(40)]
-    tokenizer.train_from_iterator(lines, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
-    )
+    """Folder of the toy model."""
     folder = tmp_path_factory.mktemp("tiny-model")
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=fast.eos_token_id,
-        pad_token_id=fast.pad_token_id,
-        initializer_range=0.1,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    write_toy_model(folder)
     return folder
 
 
@@ -182,7 +148,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=marks, show_progress=False)
     tokenizer.train_from_iterator(
-        [f"a basket of {fruit}, a train to {city}" for _, (fruit, city) in _pairs(40)], trainer
+        [f"a basket of {fruit}, a train to {city}" for _, (fruit, city) in pairs(40)], trainer
     )
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     fast = PreTrainedTokenizerFast(
@@ -219,51 +185,17 @@ def write_rows(tmp_path: Path) -> Callable[..., Path]:
     """Write rows as JSONL below the test's folder."""
 
     def write(name: str, rows: list[Any]) -> Path:
-        return _write(tmp_path / name, rows)
+        return write_jsonl(tmp_path / name, rows)
 
     return write
 
 
 @pytest.fixture(scope="session")
 def study_writer(tiny_model: Path) -> Callable[..., dict[str, Any]]:
-    """Write a small pool and two targets into a folder, and return the study over them as a study file's keys.
+    """`write_toy_study` with the toy model: `study_writer(folder, pool_rows=24, ..., **parts)`."""
 
-    `study_writer(folder, pool_rows=24, validation_rows=4, heldout_rows=4, **parts)`: `parts` replace whole top-level
-    keys. The pool has rows like each target's (sources `baskets` and `trains`) and rows like neither (`letters`).
-    """
-
-    def make(
-        folder: Path, pool_rows: int = 24, validation_rows: int = 4, heldout_rows: int = 4, **parts: Any
-    ) -> dict[str, Any]:
-        kinds = [_basket, _train, _letters]
-        _write(folder / "pool/rows.jsonl", [kinds[number % 3](number) for number in range(pool_rows)])
-        targets = {}
-        for name, row in (("sums", _basket), ("cities", _train)):
-            numbers = range(1000, 1000 + validation_rows + heldout_rows)
-            rows = [row(number) for number in numbers]
-            _write(folder / f"targets/{name}/validation.jsonl", rows[:validation_rows])
-            _write(folder / f"targets/{name}/heldout.jsonl", rows[validation_rows:])
-            targets[name] = {
-                "validation": f"targets/{name}/validation.jsonl",
-                "heldout": f"targets/{name}/heldout.jsonl",
-            }
-        study = {
-            "name": "tiny",
-            "out": str(folder / "study"),
-            "root": str(folder),
-            "model": {"name": str(tiny_model), "dtype": "float32"},
-            "pool": [{"path": "pool/*.jsonl"}],
-            "targets": targets,
-            "data": {"max_length": 128, "shard_rows": 8},
-            "lora": {"rank": 2, "alpha": 4.0},
-            "warmup": {"share": 0.5, "epochs": 2, "learning_rate": 1e-2, "batch_size": 4},
-            "features": {"dim": 64, "token_budget": 512},
-            "selection": {"budget": 0.25, "methods": ["random", "less", "bids"]},
-            "finetune": {"epochs": 1, "learning_rate": 1e-2, "batch_size": 4},
-            "resources": {"trial_workers": 1, "actors": 1},
-            "evaluation": {"token_budget": 512, "bootstrap_samples": 100},
-        }
-        return {**study, **parts}
+    def make(folder: Path, *arguments: Any, **parts: Any) -> dict[str, Any]:
+        return write_toy_study(folder, tiny_model, *arguments, **parts)
 
     return make
 
@@ -292,33 +224,3 @@ def finished_study(
     raw = study_writer(tmp_path_factory.mktemp("finished"), selection=selection)
     run_study(parse_study(raw, "test"), Terminal())
     return raw
-
-
-def _write(path: Path, rows: list[Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def _pairs(count: int) -> list[tuple[int, tuple[str, str]]]:
-    return [(n, (FRUITS[n % len(FRUITS)], CITIES[(n // 3) % len(CITIES)])) for n in range(count)]
-
-
-def _basket(number: int) -> dict[str, Any]:
-    fruit = FRUITS[number % len(FRUITS)]
-    question = f"A basket holds {number} {fruit}, and {number % 7} more {fruit} come. How many?"
-    return _row(question, str(number + number % 7), "baskets", "sum")
-
-
-def _train(number: int) -> dict[str, Any]:
-    city = CITIES[number % len(CITIES)]
-    return _row(f"Train {number} goes to the capital {city}. Where is it going?", f"To {city}.", "trains", "city")
-
-
-def _letters(number: int) -> dict[str, Any]:
-    return _row(f"Write letter {number % 26} of the alphabet, row {number}.", chr(97 + number % 26), "letters", "write")
-
-
-def _row(question: str, answer: str, source: str, task: str) -> dict[str, Any]:
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return {"messages": messages, "source": source, "task": task}

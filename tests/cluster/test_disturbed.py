@@ -191,6 +191,7 @@ def test_a_training_worker_is_killed_in_the_middle_of_an_epoch(
     assert sum(epochs) <= spent["tokens"] <= sum(epochs) + spent["rows_again"] * 128
 
 
+@pytest.mark.guard
 def test_the_object_store_is_away_for_20_seconds(
     nodes: Nodes, study: dict[str, Any], undisturbed: Path, object_store: ObjectStore, tmp_path: Path
 ) -> None:

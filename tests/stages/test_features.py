@@ -130,6 +130,7 @@ def test_one_actor_and_another_order_of_shards_give_the_same_bytes(make, undistu
 
 
 @pytest.mark.long
+@pytest.mark.guard
 def test_an_actor_killed_in_the_middle_leaves_no_trace(make, undisturbed, tmp_path):
     folder, missing = tmp_path / "features", []
 
@@ -149,6 +150,7 @@ def test_an_actor_killed_in_the_middle_leaves_no_trace(make, undisturbed, tmp_pa
 
 
 @pytest.mark.long
+@pytest.mark.guard
 def test_driver_and_workers_killed_the_next_run_makes_only_what_was_missing(raw, undisturbed, tmp_path):
     out = tmp_path / "study"
     for part in ("prepare", "warmup"):

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +23,9 @@ from instsel.errors import Diverged, InputError, StudyError
 from instsel.model import attach_lora, load_base
 from instsel.progress import Terminal
 from instsel.stages import training_worker
-from instsel.stages.session import Allotment
-from instsel.stages.training import TrainingRun, run_training, run_trainings
+from instsel.stages.errors import clear_errors
+from instsel.stages.session import TOKENS_A_PROCESS, Allotment
+from instsel.stages.training import Trained, TrainingRun, run_training, run_trainings, train_side_by_side
 from instsel.stages.training_worker import GroupWork, WorkerRun, last_checkpoint
 from instsel.storage import Folder
 from instsel.study import Stage
@@ -36,7 +38,6 @@ ROWS, LENGTH = 120, 9
 TWO_WORKERS = Allotment(
     actors=1, gpus=0, cpus=1, threads=1, workers=2, worker_gpus=0, worker_cpus=0.5, worker_threads=1
 )
-ONE_WORKER = replace(TWO_WORKERS, workers=1)
 EPOCHS = ["epoch-1", "epoch-2", "epoch-3"]
 
 
@@ -83,6 +84,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.long
+@pytest.mark.guard
 def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
     ray_session, study: StudyConfig, tmp_path: Path
 ):
@@ -182,20 +184,56 @@ def test_runs_of_a_group_leave_what_they_leave_alone_and_one_that_diverges_ends_
         TrainingRun(name, stages[name], kinds[name], written(stages[name], seed), 0) for seed, name in enumerate(kinds)
     ]
     ended: dict[int, Any] = {}
-    run_trainings(study, runs, ONE_WORKER, silent(), ended.__setitem__)
+    run_trainings(study, runs, TWO_WORKERS, silent(), ended.__setitem__)
     assert list(ended) == [0, 1, 2]
     assert isinstance(ended[1], Diverged)
     assert not (tmp_path / "first" / "ray-train").exists()
     alone = Stage(Folder.at(tmp_path / "alone").create(), "warmup", {})
-    trained = run_training(study, TrainingRun("alone", alone, good, written(alone, 2), 0), ONE_WORKER, silent())
+    trained = run_training(study, TrainingRun("alone", alone, good, written(alone, 2), 0), TWO_WORKERS, silent())
     assert timeless(trained.result["checkpoints"]["epoch-1"]) == timeless(ended[2].result["checkpoints"]["epoch-1"])
     one, other = (weights(tmp_path / name / "run" / "epoch-1") for name in ("last", "alone"))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
     # What is whole is not trained again.
     ended.clear()
-    run_trainings(study, [runs[0], runs[2]], ONE_WORKER, silent(), ended.__setitem__)
+    run_trainings(study, [runs[0], runs[2]], TWO_WORKERS, silent(), ended.__setitem__)
     assert [ended[place].tokens for place in (0, 1)] == [0, 0]
+
+
+@pytest.mark.long
+def test_groups_side_by_side_commit_their_own_runs_and_a_lost_one_goes_on(
+    ray_session, study: StudyConfig, tmp_path: Path
+):
+    good = study.warmup.model_copy(update={"epochs": 1, "micro_batch_size": 4})
+    names = ("first", "second", "third")
+    stages = {name: Stage(Folder.at(tmp_path / name).create(), "warmup", {"name": name}) for name in names}
+    # As many tokens as two groups are worth.
+    runs = [
+        TrainingRun(name, stages[name], good, written(stages[name], seed), 10 * TOKENS_A_PROCESS)
+        for seed, name in enumerate(names)
+    ]
+    one = replace(TWO_WORKERS, workers=1)
+    train_side_by_side(study, "runs", runs, one, 2, silent(), partial(note, folder=tmp_path))
+    ended = {name: json.loads((tmp_path / f"{place}.json").read_text()) for place, name in enumerate(names)}
+    assert all(tokens == ROWS * LENGTH for tokens in ended.values())
+    whole = {name: weights(tmp_path / name / "run" / "epoch-1") for name in names}
+    alone = Stage(Folder.at(tmp_path / "alone").create(), "warmup", {})
+    run_training(study, TrainingRun("alone", alone, good, written(alone, 1), 0), one, silent())
+    same = weights(tmp_path / "alone" / "run" / "epoch-1")
+    assert all(torch.equal(whole["second"][key], same[key]) for key in same)
+
+    # A group that fails names its runs, and the other one's are kept.
+    for name in ("first", "second"):
+        stages[name].folder.remove()
+    written(stages["second"], 1)
+    with pytest.raises((InputError, StudyError), match="rows.arrow does not exist"), clear_errors():
+        train_side_by_side(study, "runs", runs[:2], one, 2, silent(), partial(note, folder=tmp_path))
+    assert (tmp_path / "second" / "run" / "epoch-1" / "metrics.json").exists()
+
+
+def note(place: int, outcome: Trained | Diverged, folder: Path) -> None:
+    assert isinstance(outcome, Trained)
+    (folder / f"{place}.json").write_text(json.dumps(outcome.tokens))
 
 
 def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
