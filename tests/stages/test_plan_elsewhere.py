@@ -33,7 +33,9 @@ def planned(raw, **options):
 def saved(tmp_path_factory, study_writer, ray_session):
     """A study, a file with its rates, measured here for two machines like this one, and the plan for those."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    raw = study_writer(folder, selection={"budget": 0.25, "methods": ["random"]})
+    # Two workers a run, as this machine takes by itself.
+    resources = {"trial_workers": 1, "actors": 1}
+    raw = study_writer(folder, selection={"budget": 0.25, "methods": ["random"]}, resources=resources)
     path = str(folder / "rates.json")
     stages, _ = planned(raw, cluster="2xcpu", save=path)
     return raw, path, stages
