@@ -57,6 +57,7 @@ def write_toy_model(folder: Path) -> None:
 def write_toy_study(
     folder: Path,
     model: Path,
+    /,
     pool_rows: int = 24,
     validation_rows: int = 4,
     heldout_rows: int = 4,

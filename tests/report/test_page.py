@@ -147,6 +147,7 @@ def test_the_page_is_built_without_ray_or_torch(made):
     assert told.stdout.strip() == "[]"
 
 
+@pytest.mark.process
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_shows_the_page_without_a_network(made, tmp_path):
     page_of(made)
