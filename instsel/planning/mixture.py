@@ -48,14 +48,14 @@ def _estimator(study: StudyConfig, mixture: Mixture, facts: Facts, name: str) ->
     epochs = (mixture.training or study.finetune).epochs
     trained, checkpoints = sum(sizes) * epochs, len(sizes) * epochs
     tokens = trained * facts.mean_tokens
-    seconds = facts.paces["interaction"].seconds(tokens / len(sizes))
+    seconds = facts.paces["interaction"].seconds(tokens)
     if seconds is None:
         return trained, tokens, None, checkpoints
     evaluation = 0.0
     if "evaluate" in facts.paces:
         evaluated = len(sizes) * facts.categories * mixture.evaluation_rows * facts.mean_tokens
         evaluation = facts.paces["evaluate"].seconds(evaluated) or 0.0
-    return trained, tokens, len(sizes) * seconds + evaluation, checkpoints
+    return trained, tokens, seconds + evaluation, checkpoints
 
 
 def _interventions(mixture: Mixture, categories: int) -> list[float]:

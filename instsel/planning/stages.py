@@ -64,13 +64,13 @@ def _finetune(study: StudyConfig, facts: Facts) -> StagePlan:
 def _training(name: str, training: Training, rows: int, runs: int, facts: Facts, written: int) -> StagePlan:
     tokens = round(rows * training.epochs * facts.mean_tokens)
     pace = facts.paces[name]
-    seconds = pace.seconds(tokens)
     return StagePlan(
         name,
         rows=runs * rows * training.epochs,
         tokens=runs * tokens,
         batches=runs * training.epochs * steps_per_epoch(rows, training.batch_size),
-        seconds=None if seconds is None else runs * seconds,
+        # Runs share their workers, which start once.
+        seconds=pace.seconds(runs * tokens),
         disk=written + runs * training.epochs * facts.checkpoint_bytes,
         **needs(pace, pace.processes),
     )

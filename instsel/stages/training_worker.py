@@ -94,8 +94,8 @@ def work(group: GroupWork) -> tuple[str, str] | None:
         torch.set_num_threads(group.threads)
         for place, run in group.runs.items():
             resume = _starting_point(run)
-            if not resume.complete:
-                base = base or _load_base(group.model)
+            if base is None and not resume.complete:
+                base = _load_base(group.model)
             failure = None if resume.complete else _train_run(group, place, base, resume)
             if _partitioned(run.settings):
                 base = None
