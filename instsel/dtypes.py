@@ -40,10 +40,14 @@ class Device:
     native: bool
 
 
-def this_device() -> Device:
-    """The GPU that this process sees first, else this machine's CPU."""
+def this_device(*, has_gpu: bool = False) -> Device:
+    """The GPU that this process sees first, else this machine's CPU.
+
+    Args:
+        has_gpu: whether the machine is known to have one; else its tools tell.
+    """
     # torch takes a second to load, and says no sooner that there is no GPU.
-    if any(map(shutil.which, ("nvidia-smi", "rocm-smi"))):
+    if has_gpu or any(map(shutil.which, ("nvidia-smi", "rocm-smi"))):
         import torch
 
         if torch.cuda.is_available():

@@ -189,6 +189,8 @@ def _evaluate(
         cost = trained["cost"]
         if name in spent:
             cost["tokens"] += spent[name].tokens
+            cost["seconds"] = (cost["seconds"] or 0.0) + spent[name].seconds
+            cost["peak_memory"] = max(cost["peak_memory"], spent[name].peak_memory)
         stage.commit({"checkpoints": trained["checkpoints"]}, **cost)
         (stage.folder / trained["run"]).remove()
 

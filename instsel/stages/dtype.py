@@ -1,13 +1,16 @@
 """`model.dtype: auto`: settled once a study, by all machines that do its work."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from instsel.config import StudyConfig
 from instsel.dtypes import SLOWER, Device, Dtype, keep, kept, names_of, settle, this_device, with_dtype
+from instsel.errors import StudyError
 from instsel.progress import Terminal, log
 from instsel.storage import Folder
 
@@ -27,12 +30,12 @@ def working_nodes(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
 def working_devices() -> list[Device]:
     """What the machines of the cluster that do the work compute models on."""
     working = working_nodes(ray.nodes())
-    if working == [ray.get_runtime_context().get_node_id()]:
-        return [this_device()]
     gpus = GLIMPSE if ray.cluster_resources().get("GPU") else 0
+    if working == [ray.get_runtime_context().get_node_id()]:
+        return [this_device(has_gpu=bool(gpus))]
     looking: Any = ray.remote(num_cpus=0, num_gpus=gpus)(this_device)
     asked = [
-        looking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
+        looking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(has_gpu=bool(gpus))
         for node in working
     ]
     answered, silent = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_SECONDS)
@@ -40,7 +43,12 @@ def working_devices() -> list[Device]:
         ray.cancel(task, force=True)
     if silent:
         log.warning("%d of %d machines did not say what they compute on", len(silent), len(asked))
-    return ray.get(answered) or [this_device()]
+    devices = []
+    for task in answered:
+        # A machine that went away meanwhile does none of the work.
+        with suppress(RayError):
+            devices.append(ray.get(task))
+    return devices
 
 
 def settled_study(study: StudyConfig, folder: Folder, terminal: Terminal, *, write: bool = True) -> StudyConfig:
@@ -51,6 +59,9 @@ def settled_study(study: StudyConfig, folder: Folder, terminal: Terminal, *, wri
         folder: of the study.
         terminal: where it is told.
         write: whether to keep in the folder what is settled now.
+
+    Raises:
+        StudyError: the type is to be settled, and no machine answered.
     """
     devices = working_devices()
     emulating = [device for device in devices if not device.native]
@@ -59,6 +70,11 @@ def settled_study(study: StudyConfig, folder: Folder, terminal: Terminal, *, wri
         dtype, how = study.model.dtype, "as the study file has it"
     elif (known := kept(folder)) is not None:
         dtype, how = known.dtype, "auto, as it was settled when the study began"
+    elif not devices:
+        raise StudyError(
+            f"model.dtype: none of the machines said within {ANSWER_SECONDS} s what it computes on; are all of their "
+            "GPUs taken? Run again when one is free, or write model.dtype: bfloat16 or float32"
+        )
     else:
         settled = settle(devices)
         dtype, how = settled.dtype, f"auto, since {settled.why}"

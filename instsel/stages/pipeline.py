@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from instsel.config import StudyConfig
-from instsel.dtypes import with_kept_dtype
+from instsel.dtypes import dtype_of, with_dtype, with_kept_dtype
 from instsel.progress import Terminal, log_to
 from instsel.stages.graph import ORDER, Graph, build_graph
 from instsel.storage import Folder
@@ -48,7 +48,7 @@ def run_study(
         graph = build_graph(study, folder)
         waiting = [stage for stage in graph.until(until) if not stage.done()]
         if not waiting and then is None:
-            folder.write_json(CONFIG, study.model_dump())
+            folder.write_json(CONFIG, with_dtype(study, dtype_of(study.model)).model_dump())
             terminal.say(f"study {study.name}: nothing to do, every stage is done")
             return graph
         # Imported here: a finished study is told without the seconds that Ray and torch take to load.

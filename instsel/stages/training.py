@@ -17,11 +17,11 @@ from instsel.dtypes import dtype_of
 from instsel.errors import Diverged, InputError, StudyError
 from instsel.progress import Terminal
 from instsel.stages.metrics import Meter
-from instsel.stages.session import Allotment, useful_processes
+from instsel.stages.session import Allotment, here, useful_processes
 from instsel.stages.step_checkpoints import StepCheckpointer
 from instsel.stages.training_logger import TrainingLogger
 from instsel.stages.training_progress import RunProgress, progress_actor
-from instsel.stages.training_worker import METRICS, RUN, GroupWork, WorkerRun, last_checkpoint, work
+from instsel.stages.training_worker import METRICS, RUN, GroupWork, WorkerRun, last_checkpoint, partitioned, work
 from instsel.storage import Folder
 from instsel.study import Stage
 from instsel.tracking import tracked
@@ -175,6 +175,8 @@ def train_side_by_side(
     check_trainings(study, runs, allot.workers)
     dealt = [dict(list(enumerate(runs))[first::groups]) for first in range(groups)]
     looking_after: Any = ray.remote(num_cpus=0, max_retries=study.resources.max_failures)(_train_group_quietly)
+    # Beside the driver, as on another machine it could go away with that one.
+    looking_after = looking_after.options(scheduling_strategy=here())
     failed: dict[Any, Exception] = {}
     with _progress_of(runs) as progress, terminal.bar(title, len(runs), "runs") as bar:
         tasks = {looking_after.remote(study, group, progress, allot, on_end): group for group in dealt}
@@ -214,7 +216,15 @@ def train_group(
     on_end: OnEnd,
     until: int | None = None,
 ) -> None:
-    """Train runs, by their places among those that `progress` counts; see `run_trainings`."""
+    """Train runs, by their places among those that `progress` counts; see `run_trainings`.
+
+    Under ZeRO 3 each run has workers of its own: DeepSpeed keeps the parts of a model until its process ends.
+    """
+    settings = [train_settings(study, run.training, allot.workers) for run in runs.values()]
+    if len(runs) > 1 and any(map(partitioned, settings)):
+        for place, run in runs.items():
+            train_group(study, {place: run}, progress, allot, terminal, on_end, until)
+        return
     work_of_runs = {place: _worker_run(study, run, allot.workers, until) for place, run in runs.items()}
     left = {place: run for place, run in work_of_runs.items() if last_checkpoint(run) != (len(run.epochs), 0)}
     for place in work_of_runs.keys() - left.keys():
@@ -286,7 +296,8 @@ def _trainer(study: StudyConfig, group: GroupWork, allot: Allotment, scratch: Fo
             storage_path=scratch.path,
             storage_filesystem=scratch.enduring(),
             failure_config=api.FailureConfig(
-                max_failures=study.resources.max_failures, controller_failure_limit=FAILED_STARTS
+                max_failures=study.resources.max_failures * max(1, len(group.runs)),
+                controller_failure_limit=FAILED_STARTS,
             ),
             logging_config=api.LoggingConfig(log_level="ERROR"),
         ),

@@ -64,7 +64,8 @@ class ProgressActor:
         self._folders = folders
         self._runs = [_kept(folder) for folder in folders]
         self._news: list[tuple[int, float, Step]] = []
-        self._began = self._written = time.monotonic()
+        self._began = time.monotonic()
+        self._written = [self._began] * len(folders)
 
     def count(self, run: int, step: Step, peak_memory: int) -> None:
         """Count a step that a worker has just taken."""
@@ -75,7 +76,7 @@ class ProgressActor:
         seen.tokens += step.tokens
         seen.peak_memory = max(seen.peak_memory, peak_memory)
         self._news.append((run, time.monotonic(), step))
-        if time.monotonic() - self._written > WRITE_SECONDS:
+        if time.monotonic() - self._written[run] > WRITE_SECONDS:
             self._write(run)
 
     def end(self, run: int, failure: str | None = None) -> None:
@@ -84,6 +85,10 @@ class ProgressActor:
         if seen.ended is None:
             seen.ended, seen.failure = time.monotonic() - self._began, failure
         self._write(run)
+
+    def has_ended(self, run: int) -> bool:
+        """Whether a run came to its end in this call, or diverged."""
+        return self._runs[run].ended is not None
 
     def take(self, runs: Collection[int]) -> Snapshot:
         """The state of every run, and the steps of some of them since these were last asked for."""
@@ -94,7 +99,7 @@ class ProgressActor:
     def _write(self, run: int) -> None:
         seen = self._runs[run]
         self._folders[run].write_json(PROGRESS, {"step": seen.step, "rows_again": seen.rows_again})
-        self._written = time.monotonic()
+        self._written[run] = time.monotonic()
 
 
 def progress_actor(folders: list[Folder]) -> Any:

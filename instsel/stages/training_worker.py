@@ -76,13 +76,13 @@ class GroupWork:
 
 
 def work(group: GroupWork) -> tuple[str, str] | None:
-    """What each worker does. An error of ours meets all of them and would again: returned, it makes Ray Train stop.
+    """What each worker does. An InputError meets all of them and would again: returned, it makes Ray Train stop.
 
     A run that diverges would do so again: it ends, and the others are trained.
 
     Raises:
-        StudyError: memory ran out, which may meet one worker alone: only what is raised ends the others, which wait for
-            its part of the step.
+        StudyError: memory or disk ran out, which may meet one worker alone: only what is raised ends the others, which
+            wait for its part of the step.
     """
     # Imported here, and below: the driver needs none of it, and loads faster without.
     from instsel.data.fitting import is_out_of_memory
@@ -92,16 +92,15 @@ def work(group: GroupWork) -> tuple[str, str] | None:
         import torch
 
         torch.set_num_threads(group.threads)
-        for place, run in group.runs.items():
-            resume = _starting_point(run)
+        for place in group.runs:
+            run = group.runs[place]
+            resume = _starting_point(group, place)
             if base is None and not resume.complete:
                 base = _load_base(group.model)
             failure = None if resume.complete else _train_run(group, place, base, resume)
-            if _partitioned(run.settings):
-                base = None
             if ray.train.get_context().get_world_rank() == 0:
                 ray.get(group.progress.end.remote(place, failure))
-    except (InputError, StudyError) as error:
+    except InputError as error:
         return type(error).__name__, str(error)
     except Exception as error:
         if not is_out_of_memory(error):
@@ -113,7 +112,7 @@ def work(group: GroupWork) -> tuple[str, str] | None:
     return None
 
 
-def _partitioned(settings: TrainSettings) -> bool:
+def partitioned(settings: TrainSettings) -> bool:
     """Whether training leaves a base model in parts: ZeRO 3 spreads its weights over the workers for good."""
     return bool(settings.deepspeed.get("zero_optimization", {}).get("stage") == 3)
 
@@ -185,7 +184,7 @@ def _train_run(group: GroupWork, place: int, base: Any, resume: "StartingPoint")
     except Diverged as error:
         return str(error)
     finally:
-        if not _partitioned(run.settings):
+        if not partitioned(run.settings):
             model.unload()
     return None
 
@@ -219,16 +218,23 @@ class StartingPoint:
             yield folder
 
 
-def _starting_point(run: WorkerRun) -> StartingPoint:
-    """Where all workers take up a run: the first one looks, since others may see a checkpoint earlier or later."""
+def _starting_point(group: GroupWork, place: int) -> StartingPoint:
+    """Where all workers take up a run: the first one looks, since others may see a checkpoint earlier or later.
+
+    A run that ended before workers were lost, also one that diverged, is complete.
+    """
     import torch
     import torch.distributed as dist
     from ray.train.torch import get_device
 
-    found = last_checkpoint(run) if dist.get_rank() == 0 else (0, 0)
+    run, found = group.runs[place], (0, 0, 0)
+    if dist.get_rank() == 0:
+        found = (*last_checkpoint(run), int(ray.get(group.progress.has_ended.remote(place))))
     said = torch.tensor(found, dtype=torch.int64, device=get_device())
     dist.broadcast(said, src=0)
-    epoch, step = said.tolist()
+    epoch, step, ended = said.tolist()
+    if ended:
+        return StartingPoint(None, complete=True)
     if step:
         return StartingPoint(StepCheckpointer(run.folder).at(step))
     if epoch:

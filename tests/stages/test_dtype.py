@@ -8,6 +8,7 @@ import pytest
 
 from instsel.config import StudyConfig
 from instsel.dtypes import Device, keep, settle, this_device
+from instsel.errors import StudyError
 from instsel.progress import Terminal
 from instsel.stages import dtype
 from instsel.stages.dtype import settled_study, working_devices, working_nodes
@@ -60,6 +61,14 @@ def test_auto_is_settled_said_and_written(study, on, capsys):
     on(NATIVE)
     assert settled_study(study, folder, Terminal()).model.dtype == "float32"
     assert "as it was settled when the study began" in capsys.readouterr().out
+
+
+def test_machines_that_do_not_answer_settle_nothing(study, on):
+    folder = open_folder(study.out, study.name)
+    on()
+    with pytest.raises(StudyError, match="none of the machines said within 60 s"):
+        settled_study(study, folder, Terminal())
+    assert "dtype" not in written(study)
 
 
 def test_a_plan_settles_nothing_for_the_study(study, on):

@@ -291,7 +291,7 @@ def workers(monkeypatch: Any, count: int, error: Exception) -> None:
 
     context = SimpleNamespace(get_world_size=lambda: count, get_world_rank=lambda: 0)
     monkeypatch.setattr(training_worker.ray.train, "get_context", lambda: context)
-    monkeypatch.setattr(training_worker, "_starting_point", lambda run: training_worker.StartingPoint(None))
+    monkeypatch.setattr(training_worker, "_starting_point", lambda group, place: training_worker.StartingPoint(None))
     monkeypatch.setattr(training_worker, "_load_base", lambda model: "a model")
     monkeypatch.setattr(training_worker, "_train_run", train)
 
