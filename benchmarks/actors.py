@@ -10,7 +10,7 @@ from statistics import median
 import torch
 
 from benchmarks.workload import ModelSpec, count_tokens, load_model
-from instsel.data.batches import Example
+from instsel.data.batching import Example
 from instsel.gradients.engine import GradientEngine
 from instsel.gradients.sketch import CountSketch
 

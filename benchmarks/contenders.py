@@ -13,7 +13,7 @@ from benchmarks.bergson_index import bergson_index
 from benchmarks.projection import project
 from benchmarks.timing import Contender, Run, synchronise
 from benchmarks.workload import Workload, count_tokens
-from instsel.data.batches import collate
+from instsel.data.batching import collate
 from instsel.gradients.adam import BETAS, EPS, Direction
 from instsel.gradients.engine import GradientEngine
 from instsel.gradients.sketch import CountSketch

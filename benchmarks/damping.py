@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from instsel.attribution import attribute, second_moment
+from instsel.attribution.kernel import side_by_side, whitening
+from instsel.attribution.scores import attribute, second_moment
 from instsel.choice.budget import Budget
-from instsel.choice.inputs import Inputs
-from instsel.kernel import side_by_side, whitening
+from instsel.io.store import Folder
 from instsel.report.markdown import markdown_table
 from instsel.selection import bids, g2is, less
-from instsel.storage import Folder
+from instsel.study.reader import Inputs
 
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 FOLDS = (1, 2, 4, 8)

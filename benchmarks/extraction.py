@@ -30,7 +30,7 @@ from benchmarks.workload import (
     read_rows,
     synthetic_rows,
 )
-from instsel.data.batches import Example, token_budget_batches
+from instsel.data.batching import Example, token_budget_batches
 from instsel.errors import InputError
 
 _SKETCH, _BF16, _ACTORS = "sketch-error", "bf16-error", "actors"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from instsel.attribution import attribute, unit_rows
-from instsel.gradients.store import Storage, bytes_per_row, feature_table, read_features
+from instsel.attribution.scores import attribute, unit_rows
+from instsel.gradients.features import Storage, bytes_per_row, feature_table, read_features
+from instsel.io.store import Folder
 from instsel.report.markdown import markdown_table
 from instsel.selection import bids, less
-from instsel.storage import Folder
 
 # Not a power of two, so that rows times this have to be rounded to float16 again.
 OTHER_GRID = np.float32(1.37)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from instsel.storage import Folder
-from instsel.study import Stage, open_folder
-from instsel.study_file import parse_study
+from instsel.config.file import parse_study
+from instsel.io.store import Folder
+from instsel.study.folder import Stage, open_folder
 
 SHARD_ROWS = 1000
 SHARE = 0.05

@@ -10,18 +10,17 @@ import numpy as np
 
 from benchmarks.scale_pool import write_pool, write_target
 from benchmarks.scale_watch import Peaks, watch
-from instsel.config import Resources, StudyConfig
-from instsel.data.batches import Example
-from instsel.gradients.store import feature_table, normalise
-from instsel.progress import Terminal
-from instsel.stages import prepare
-from instsel.stages.extraction import extract, pool_items
-from instsel.stages.graph import build_graph
-from instsel.stages.memory import peak_memory
-from instsel.stages.session import allot, ray_session
-from instsel.storage import Folder
-from instsel.study import Stage
-from instsel.study_file import parse_study
+from instsel.config.file import parse_study
+from instsel.config.study import Resources, StudyConfig
+from instsel.console import Terminal
+from instsel.data.batching import Example
+from instsel.gradients.features import feature_table, normalise
+from instsel.io.store import Folder
+from instsel.pipeline import prepare
+from instsel.pipeline.extraction import extract, pool_items
+from instsel.runtime.session import allot, peak_memory, ray_session
+from instsel.study.folder import Stage
+from instsel.study.graph import build_graph
 
 FILES = 8
 HEADER = [

@@ -22,11 +22,11 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks import report
-from instsel.blocks import list_rows
-from instsel.choice.matrices import stack
+from instsel.arrays import list_rows
+from instsel.io.matrix import stack
+from instsel.io.store import Folder
 from instsel.report.markdown import markdown_table
 from instsel.selection import bids, less
-from instsel.storage import Folder
 
 SHARD = 1000
 TASKS = 10

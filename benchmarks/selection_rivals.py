@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.selection_pools import clusters, make_pool
 from benchmarks.timing import PeakMemory
-from instsel.blocks import row_blocks
+from instsel.arrays import row_blocks
 from instsel.report.markdown import markdown_table
 from instsel.selection import bids, g2is, submodular
 

@@ -32,7 +32,7 @@ RESOURCES: dict[str, dict[str, Any]] = {
 def run(code: Path, study: Path) -> tuple[float, float]:
     """Run a study from its file to its report; its wall-clock seconds, and CPU seconds of all its processes."""
     environment = {**os.environ, "PYTHONPATH": str(code), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", "from instsel.cli import app; app()", "run", str(study)]
+    command = [sys.executable, "-c", "from instsel.cli.app import app; app()", "run", str(study)]
     before, began = _cpu_seconds(), time.monotonic()
     subprocess.run(command, env=environment, check=True, capture_output=True, cwd=study.parent)
     return time.monotonic() - began, _cpu_seconds() - before

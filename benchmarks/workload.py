@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from instsel.data.batches import IGNORED, Example, collate
+from instsel.data.batching import IGNORED, Example, collate
 from instsel.errors import InputError
-from instsel.loss import answer_losses
+from instsel.models.loss import answer_losses
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]

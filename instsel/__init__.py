@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from instsel.reading.study import Study
+    from instsel.api.study import Study
 
 __version__ = "0.6.0"
 
@@ -19,6 +19,6 @@ def open_study(path: str | Path) -> "Study":
         InputError: the folder holds no study.
     """
     # Here, so that `import instsel` stays instant.
-    from instsel.reading.study import open_study as read
+    from instsel.api.study import open_study as read
 
     return read(path)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from instsel.config import StudyConfig, Tracking
+from instsel.config.study import StudyConfig, Tracking
+from instsel.console import log
 from instsel.errors import InputError
-from instsel.identity import fingerprint
-from instsel.progress import log
-from instsel.storage import Folder
-from instsel.study import place_in_study
+from instsel.io.fingerprint import fingerprint
+from instsel.io.store import Folder
+from instsel.study.folder import place_in_study
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 RUN_TAG = "instsel.run"

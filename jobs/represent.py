@@ -1,6 +1,6 @@
 """A study through stage *represent*, and what that needs: python jobs/represent.py --config STUDY.yaml."""
 
-from instsel.job import run_through
+from instsel.cli.jobs import run_through
 
 if __name__ == "__main__":
     run_through("represent")

@@ -1,6 +1,6 @@
 """A search over studies: python jobs/search.py --config STUDY.yaml."""
 
-from instsel.job import search
+from instsel.cli.jobs import search
 
 if __name__ == "__main__":
     search()

@@ -110,7 +110,7 @@ def ray_session() -> Iterator[None]:
     """One Ray of two CPUs for the whole test run."""
     import ray
 
-    from instsel.stages.session import quiet_data
+    from instsel.runtime.session import quiet_data
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     quiet_data()
@@ -215,9 +215,9 @@ def finished_study(
     tmp_path_factory: pytest.TempPathFactory, study_writer: Callable[..., dict[str, Any]], ray_session: None
 ) -> dict[str, Any]:
     """The keys of a small study that ran from its file to its report; tests read its folder and leave it as it is."""
-    from instsel.progress import Terminal
-    from instsel.stages.pipeline import run_study
-    from instsel.study_file import parse_study
+    from instsel.config.file import parse_study
+    from instsel.console import Terminal
+    from instsel.pipeline.runner import run_study
 
     # Two methods: each is a training that every run of these tests waits for.
     selection = {"budget": 0.25, "methods": ["random", "bids"]}

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel import attribution
-from instsel.attribution import attribute
-from instsel.blocks import row_blocks
+from instsel.arrays import row_blocks
+from instsel.attribution import scores as attribution
+from instsel.attribution.scores import attribute
 
 
 def plain(

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instsel.begun import mark, marks, rows_again
-from instsel.storage import Folder
-from instsel.study import Stage
+from instsel.io.store import Folder
+from instsel.study.folder import Stage, mark, marks, rows_reprocessed
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12))
@@ -21,7 +20,7 @@ def test_rows_of_every_start_but_the_first_count(starts: list[tuple[str, bool]])
         known = marks(folder) if in_another_run else known
         mark(folder, piece, rows[piece], known)
     names = [piece for piece, _ in starts]
-    assert rows_again(folder) == sum((names.count(piece) - 1) * rows[piece] for piece in set(names))
+    assert rows_reprocessed(folder) == sum((names.count(piece) - 1) * rows[piece] for piece in set(names))
 
 
 @pytest.mark.parametrize("times", [1, 3])

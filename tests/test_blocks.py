@@ -2,8 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from instsel.blocks import list_rows, row_blocks
-from instsel.storage import Folder
+from instsel.arrays import list_rows, row_blocks
+from instsel.io.store import Folder
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 100])

@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instsel import checks
+from instsel import arrays
 
 
 def test_memory_mapped_arrays_become_plain_views(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 3), dtype=np.float16))
     mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
-    array = checks.matrix("a", mapped)
+    array = arrays.matrix("a", mapped)
     assert type(array) is np.ndarray
     assert np.shares_memory(array, mapped)
 
@@ -18,30 +18,30 @@ def test_a_bad_value_beyond_the_first_block_is_named_by_its_place() -> None:
     values = np.zeros((3_000_000, 4), dtype=np.float32)
     values[2_500_001, 3] = -np.inf
     with pytest.raises(ValueError, match="-inf at row 2500001, column 3"):
-        checks.attribution_matrix(values)
+        arrays.attribution_matrix(values)
 
 
 @pytest.mark.parametrize("value", [3, np.int32(3), np.uint64(3)])
 def test_whole_numbers_of_any_kind_are_taken(value: int) -> None:
-    assert checks.whole_number("k", value) == 3
+    assert arrays.whole_number("k", value) == 3
 
 
 @pytest.mark.parametrize("value", [3.0, "3", None, True, np.bool_(True), np.array(3), [3]])
 def test_what_is_no_whole_number_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="k must be a whole number"):
-        checks.whole_number("k", value)
+        arrays.whole_number("k", value)
 
 
 @pytest.mark.parametrize(("value", "rows", "expected"), [(0, 5, 0), (5, 5, 5), (6, 5, 5), (2, 0, 0)])
 def test_a_budget_buys_at_most_all_rows(value: int, rows: int, expected: int) -> None:
-    assert checks.budget(value, rows) == expected
+    assert arrays.budget(value, rows) == expected
 
 
 def test_numbers_from_zero_become_float64() -> None:
-    values = checks.not_negative("loss", [0, 2, 1])
+    values = arrays.not_negative("loss", [0, 2, 1])
     assert (values.dtype, values.tolist()) == (np.dtype(np.float64), [0.0, 2.0, 1.0])
-    assert np.isnan(checks.not_negative("loss", np.array([np.nan], np.float32), nan=True)).all()
-    assert checks.not_negative("loss", []).shape == (0,)
+    assert np.isnan(arrays.not_negative("loss", np.array([np.nan], np.float32), nan=True)).all()
+    assert arrays.not_negative("loss", []).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def test_numbers_from_zero_become_float64() -> None:
 )
 def test_what_is_no_list_of_numbers_from_zero_is_refused(values: object, nan: bool, message: str) -> None:
     with pytest.raises(ValueError, match=f"^loss must be .*{message}"):
-        checks.not_negative("loss", values, nan=nan)
+        arrays.not_negative("loss", values, nan=nan)
 
 
 def test_labels_are_numbered_in_their_order() -> None:
-    unique, positions = checks.labels("groups", ["b", "a", "b"])
+    unique, positions = arrays.labels("groups", ["b", "a", "b"])
     assert (unique.tolist(), positions.tolist()) == (["a", "b"], [1, 0, 1])
-    assert [len(part) for part in checks.labels("groups", [])] == [0, 0]
+    assert [len(part) for part in arrays.labels("groups", [])] == [0, 0]

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from instsel.cli import app
-from instsel.storage import Folder
+from instsel.cli.app import app
+from instsel.io.store import Folder
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_telling_that_nothing_is_to_do_loads_neither_ray_nor_torch(tmp_path, fin
     program = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
-        "from instsel.cli import app\n"
+        "from instsel.cli.app import app\n"
         f"result = CliRunner().invoke(app, ['run', {str(path)!r}])\n"
         "assert result.exit_code == 0, result.output\n"
         "print([name for name in ('ray', 'torch', 'transformers') if name in sys.modules])\n"

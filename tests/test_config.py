@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from instsel.config import StudyConfig
+from instsel.config.file import parse_study
+from instsel.config.study import StudyConfig
 from instsel.errors import InputError
-from instsel.methods import BidsMethod, LessMethod, RandomMethod
-from instsel.study_file import parse_study
+from instsel.selection.methods import BidsMethod, LessMethod, RandomMethod
 
 LEAST = {
     "name": "s",

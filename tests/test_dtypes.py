@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from instsel import dtypes
-from instsel.config import Model, StudyConfig
-from instsel.dtypes import Device, cpu, dtype_of, keep, kept, settle, with_kept_dtype
-from instsel.storage import Folder
-from instsel.study import open_folder
-from instsel.study_file import parse_study
+from instsel.config.file import parse_study
+from instsel.config.study import Model, StudyConfig
+from instsel.io.store import Folder
+from instsel.models import dtypes
+from instsel.models.dtypes import Device, cpu, dtype_of, keep, kept, settle, with_kept_dtype
+from instsel.study.folder import open_folder
 
 CASCADE_LAKE = """processor\t: 0
 model name\t: Intel(R) Xeon(R) Platinum 8259CL CPU @ 2.50GHz

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from instsel.errors import InputError
-from instsel.filesystems import expand, resolve, under_root
-from instsel.storage import Folder
+from instsel.io.store import Folder
+from instsel.io.uri import expand, resolve, under_root
 
 
 @pytest.mark.parametrize("uri", ["nosuchscheme://x/y", "memoryy://x"])
@@ -19,9 +19,7 @@ def test_a_place_that_does_not_answer_is_the_users_to_correct(monkeypatch: pytes
     def unreachable(uri: str) -> None:
         raise OSError("could not resolve host")
 
-    monkeypatch.setattr(
-        "instsel.filesystems.pafs.FileSystem", type("Gone", (), {"from_uri": staticmethod(unreachable)})
-    )
+    monkeypatch.setattr("instsel.io.uri.pafs.FileSystem", type("Gone", (), {"from_uri": staticmethod(unreachable)}))
     with pytest.raises(InputError, match="gs://bucket/x: could not resolve host; correct it or make it reachable"):
         resolve("gs://bucket/x")
 

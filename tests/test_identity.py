@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from instsel import identity
 from instsel.errors import InputError
-from instsel.identity import (
+from instsel.io import fingerprint as identity
+from instsel.io.fingerprint import (
     digest_in,
     encoder_identity,
     file_identity,
@@ -19,13 +19,13 @@ from instsel.identity import (
     model_identity,
     tokenizer_identity,
 )
-from instsel.storage import Folder
+from instsel.io.store import Folder
 
 
 @pytest.mark.process
 def test_equal_values_have_equal_fingerprints_in_any_process() -> None:
     value = {"b": [1, 2.5, None, True], "a": {"é": "x"}}
-    code = "from instsel.identity import fingerprint; print(fingerprint({'a': {'é': 'x'}, 'b': [1, 2.5, None, True]}))"
+    code = "from instsel.io.fingerprint import fingerprint; print(fingerprint({'a': {'é': 'x'}, 'b': [1, 2.5, None, True]}))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert fingerprint(value) == other.stdout.strip()
 

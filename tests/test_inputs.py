@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from instsel.config.file import parse_study
+from instsel.data.sources import files_identity, pool_files, target_files
 from instsel.errors import InputError
-from instsel.inputs import files_identity, pool_files, target_files
-from instsel.study_file import parse_study
 
 ROW = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from instsel.attribution import attribute, second_moment
-from instsel.kernel import side_by_side, subtask_means, whitening
+from instsel.attribution.kernel import side_by_side, subtask_means, whitening
+from instsel.attribution.scores import attribute, second_moment
 from instsel.selection import less
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from instsel.config import Model
-from instsel.data.fitting import BatchFitter
-from instsel.likelihood import answer_likelihoods, answers_alone
-from instsel.model import load_base
+from instsel.config.study import Model
+from instsel.data.batching import BatchFitter
+from instsel.models.likelihood import answer_likelihoods, answers_alone
+from instsel.models.loading import load_base
 
 SKIP = -100
 

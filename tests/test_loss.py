@@ -7,9 +7,9 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import instsel.loss
-from instsel.data.batches import collate
-from instsel.loss import answer_losses
+import instsel.models.loss
+from instsel.data.batching import collate
+from instsel.models.loss import answer_losses
 
 SIZES = {
     "vocab_size": 97,
@@ -35,7 +35,7 @@ OWN = {
     "granite": {**SIZES, "logits_scaling": 3.0},
     "cohere": {**SIZES, "logit_scale": 0.3},
 }
-KNOWN = sorted(instsel.loss._PLAIN_HEADS)
+KNOWN = sorted(instsel.models.loss._PLAIN_HEADS)
 SCALED = ["cohere", "granite"]
 
 
@@ -82,7 +82,7 @@ def test_each_example_has_hugging_faces_loss(family):
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2", "granite"])
 @pytest.mark.parametrize("chunk", [1, 97 * 3, 2**25])
 def test_gradients_through_a_peft_wrapper_are_hugging_faces(family, chunk, monkeypatch):
-    monkeypatch.setattr(instsel.loss, "_LOGITS_PER_CHUNK", chunk)
+    monkeypatch.setattr(instsel.models.loss, "_LOGITS_PER_CHUNK", chunk)
     model, rows = with_lora(build(family)), make_examples()
     trainable = [value for value in model.parameters() if value.requires_grad]
     scales = torch.tensor([0.5, -1.0, 2.0, 0.1])
@@ -103,7 +103,7 @@ def test_a_head_that_is_trained_gets_its_gradient(tied):
 
 
 def test_no_more_logits_than_a_chunk_at_a_time_and_none_for_prompts(monkeypatch):
-    monkeypatch.setattr(instsel.loss, "_LOGITS_PER_CHUNK", 97 * 4)
+    monkeypatch.setattr(instsel.models.loss, "_LOGITS_PER_CHUNK", 97 * 4)
     model, rows = with_lora(build("llama")), make_examples()
     seen = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: seen.append(len(output)))

@@ -7,9 +7,16 @@ import shutil
 import pytest
 import torch
 
-from instsel.config import Embedding, Lora, Model
+from instsel.config.study import Embedding, Lora, Model
 from instsel.errors import InputError
-from instsel.model import attach_adapter, attach_lora, load_base, load_encoder, load_on_devices, load_tokenizer
+from instsel.models.loading import (
+    attach_adapter,
+    attach_lora,
+    load_base,
+    load_encoder,
+    load_on_devices,
+    load_tokenizer,
+)
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs as pafs
 
-from instsel import patience
-from instsel.config import StudyConfig
+from instsel.config.file import parse_study
+from instsel.config.study import StudyConfig
 from instsel.data.readers import SourceFile, read_chunks
+from instsel.data.sources import pool_files
 from instsel.errors import InputError, StudyError
-from instsel.filesystems import expand, resolve
-from instsel.inputs import pool_files
-from instsel.object_store import MANY_ATTEMPTS, S3
-from instsel.storage import Folder
-from instsel.study import open_folder
-from instsel.study_file import parse_study
+from instsel.io import retry as patience
+from instsel.io.object_store import MANY_ATTEMPTS, S3
+from instsel.io.store import Folder
+from instsel.io.uri import expand, resolve
+from instsel.study.folder import open_folder
 from tests.object_store import KEYS, ObjectStore, meanwhile
 
 LARGE = 40_000_000

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.markdown import Markdown
 
-from instsel.printable import inline, one_line, printable
+from instsel.console import inline, one_line, printable
 from instsel.report.markdown import markdown_table
 
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from instsel import progress
-from instsel.progress import Terminal, log, log_to
+from instsel import console as progress
+from instsel.console import Terminal, log, log_to
 
 
 class Clock:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from instsel.choice.anew import Wish, select_anew
+from instsel.choice.reselect import Wish, select_anew
 from instsel.errors import InputError
 from tests.conftest import SECRETS
 from tests.object_store import KEYS
@@ -62,11 +62,11 @@ def test_nothing_that_a_study_leaves_is_a_pickle(finished_study: dict[str, Any])
 def test_pickles_that_stand_where_ray_tune_would_write_them_are_removed_unread(
     finished_study: dict[str, Any], tmp_path: Path, ray_session: None
 ) -> None:
-    from instsel.progress import Terminal
-    from instsel.stages import search
-    from instsel.stages.trials import Counting, quiet_tune
-    from instsel.storage import Folder
-    from instsel.study_file import parse_study
+    from instsel.config.file import parse_study
+    from instsel.console import Terminal
+    from instsel.io.store import Folder
+    from instsel.runtime.tune import Counting, quiet_tune
+    from instsel.search import trials as search
 
     ran, folder = tmp_path / "ran", tmp_path / "search/tune"
     folder.mkdir(parents=True)
@@ -129,7 +129,7 @@ def test_a_row_that_is_explained_does_not_steer_the_terminal(
 ) -> None:
     from typer.testing import CliRunner
 
-    from instsel.cli import app
+    from instsel.cli.app import app
 
     shard = next((copied / "prepare/pool").glob("*.parquet"))
     table = pq.read_table(shard).to_pylist()

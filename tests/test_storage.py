@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from instsel.errors import InputError, StudyError
-from instsel.storage import Folder, space_errors
+from instsel.io.store import Folder, space_errors
 
 TABLE = pa.table({"id": ["a", "b", "c"], "n": [1, 2, 3], "tokens": [[1], [2, 3], []]})
 
@@ -164,7 +164,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_done(
     (done,) = folder.names()
     before = folder.read(done)
     ending = done.removeprefix("done")
-    monkeypatch.setattr("instsel.storage.uuid.uuid4", Fixed)
+    monkeypatch.setattr("instsel.io.store.uuid.uuid4", Fixed)
     for name in (f"new{ending}", done):
         os.symlink("/dev/full", tmp_path / f".{name}.00000000.part")
         with pytest.raises(StudyError) as error:

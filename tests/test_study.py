@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from instsel import study
 from instsel.errors import InputError, StudyError
-from instsel.storage import Folder
-from instsel.study import Stage, open_folder
+from instsel.io.store import Folder
+from instsel.study import folder as study
+from instsel.study.folder import Stage, open_folder
 
 Chain = Callable[..., dict[str, Stage]]
 

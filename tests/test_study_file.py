@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from instsel.config.file import load_study
 from instsel.errors import InputError
-from instsel.storage import Folder
-from instsel.study_file import load_study
+from instsel.io.store import Folder
 
 TEXT = """\
 name: s

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from instsel import tracking
-from instsel.config import StudyConfig, Tracking
+from instsel.config.file import parse_study
+from instsel.config.study import StudyConfig, Tracking
 from instsel.errors import InputError
-from instsel.storage import Folder
-from instsel.study import open_folder
-from instsel.study_file import parse_study
+from instsel.io.store import Folder
+from instsel.study.folder import open_folder
 from instsel.tracking import check_tracking, tracked
 from tests.events import scalars
 
@@ -130,7 +130,7 @@ def test_a_missing_package_is_told_before_anything_starts(monkeypatch: pytest.Mo
 
 
 def test_nothing_of_a_result_depends_on_trackers(tiny_study: Any, tmp_path: Path) -> None:
-    from instsel.stages.graph import build_graph
+    from instsel.study.graph import build_graph
 
     folder = Folder.at(tmp_path / "study")
     without = build_graph(parse_study(tiny_study(), "test"), folder)

@@ -8,13 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from instsel import methods
-from instsel.blocks import row_blocks
-from instsel.choice.gradients import influence_matrix, kernel_matrix
-from instsel.choice.groups import groups_of
-from instsel.choice.inputs import Inputs
-from instsel.choice.matrices import Matrix, stack
-from instsel.methods import Form
+from instsel.arrays import row_blocks
+from instsel.choice.influence import influence_matrix, kernel_matrix
+from instsel.io.matrix import Matrix, stack
 from instsel.selection import (
     Selection,
     bids,
@@ -22,6 +18,7 @@ from instsel.selection import (
     ifd,
     less,
     longest,
+    methods,
     perplexity,
     random,
     rds,
@@ -30,7 +27,9 @@ from instsel.selection import (
     stratified,
     submodular,
 )
-from instsel.selection.core_knowledge import core_knowledge
+from instsel.selection.g2is import core_knowledge
+from instsel.selection.methods import Form
+from instsel.study.reader import Inputs
 
 
 @dataclass(frozen=True)
@@ -195,3 +194,24 @@ def _named(what: str, labels: np.ndarray) -> Callable[[Selection], list[str]]:
 
 def _always(reason: str) -> Callable[[Selection], list[str]]:
     return lambda found: [reason] * len(found)
+
+
+def groups_of(inputs: Inputs, by: str, ids: Sequence[str]) -> list[str]:
+    """The source, the source/task or the category of rows.
+
+    Args:
+        inputs: the study.
+        by: "source", "task" or "category".
+        ids: of the rows.
+
+    Raises:
+        InputError: categories are asked for, and the study has none.
+    """
+    if by == "category":
+        return [inputs.category_of[row] for row in ids]
+    index = inputs.index
+    names = index["source"].to_pylist()
+    if by == "task":
+        names = [f"{source}/{task or '-'}" for source, task in zip(names, index["task"].to_pylist(), strict=True)]
+    found = dict(zip(index["id"].to_pylist(), names, strict=True))
+    return [found[row] for row in ids]

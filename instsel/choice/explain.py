@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from instsel.choice.anew import SELECTIONS, made_anew, open_study
 from instsel.choice.choosers import chooser
-from instsel.choice.gradients import influence_matrix
-from instsel.choice.inputs import Inputs
-from instsel.choice.matrices import moments
-from instsel.choice.rows import TABLE
-from instsel.choice.ways import figures_influence
-from instsel.config import SelectionPart, StudyConfig
+from instsel.choice.influence import influence_matrix
+from instsel.choice.output import TABLE
+from instsel.choice.reselect import SELECTIONS, made_anew, open_study
+from instsel.config.study import SelectionPart, StudyConfig
 from instsel.errors import InputError
-from instsel.methods import AnyMethod, Influence
+from instsel.io.matrix import moments
+from instsel.selection.methods import AnyMethod, Influence
+from instsel.study.attribution_specs import figures_influence
+from instsel.study.reader import Inputs
 
 SHOWN = 5
 # A ranking of a whole pool above this takes longer than one wants to wait.

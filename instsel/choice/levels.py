@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from instsel.choice.inputs import Inputs
+from instsel.config.mixture import Curriculum
 from instsel.errors import InputError
+from instsel.mixture.categories import OTHER
 from instsel.mixture.dependency import INTERMEDIATE, LEVELS
-from instsel.mixture.settings import OTHER, Curriculum
+from instsel.study.reader import Inputs
 
 
 def levels_of_rows(curriculum: Curriculum, inputs: Inputs, ids: Sequence[str]) -> NDArray[np.int64]:

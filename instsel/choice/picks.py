@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from instsel.choice.budget import Budget
+from instsel.choice.budget import Budget, choose
 from instsel.choice.choosers import Chooser, chooser
-from instsel.choice.inputs import Inputs
-from instsel.choice.mixing import MixedChoice
-from instsel.choice.within import choose
+from instsel.choice.constrained import MixedChoice
+from instsel.config.mixture import Mixture
 from instsel.errors import InputError
-from instsel.methods import AnyMethod, Form
-from instsel.mixture.settings import Mixture
+from instsel.selection.methods import AnyMethod, Form
+from instsel.study.reader import Inputs
 
 
 def make_picks(

@@ -5,7 +5,7 @@ from functools import lru_cache
 from os.path import commonprefix
 from typing import Any
 
-from instsel.data.rows import BadRow
+from instsel.data.formats import BadRow
 from instsel.errors import InputError
 
 IGNORED = -100

@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from instsel.config import RowFormat
-from instsel.data.rows import MOST_BYTES
+from instsel.config.study import RowFormat
+from instsel.data.formats import MOST_BYTES
 from instsel.errors import InputError
-from instsel.filesystems import expand, resolve
-from instsel.storage import Folder
+from instsel.io.store import Folder
+from instsel.io.uri import expand, resolve
 
 TEXT_ENDINGS = (".jsonl", ".json", ".ndjson")
 HUB = "hf:"

@@ -10,8 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from instsel.gradients.sites import LoraSite, Site, blocks, frozen, linear_sites, lora_sites, replaced_forward
-from instsel.gradients.taps import LoraTap, Pair, Tap
+from instsel.gradients.hooks import (
+    LoraSite,
+    LoraTap,
+    Pair,
+    Site,
+    Tap,
+    blocks,
+    frozen,
+    linear_sites,
+    lora_sites,
+    replaced_forward,
+)
 
 Consumer = Callable[[str, Tensor], None]
 

@@ -8,9 +8,9 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from instsel import checks
-from instsel.attribution import unit_rows
-from instsel.blocks import row_blocks
+from instsel import arrays
+from instsel.arrays import row_blocks
+from instsel.attribution.scores import unit_rows
 
 FIT_ROWS = 50_000
 STARTS = 4
@@ -35,8 +35,8 @@ def cluster(embeddings: np.ndarray, count: int, *, seed: int) -> tuple[NDArray[n
     Raises:
         ValueError: wrong rank or dtype, no rows, a row that is zero or not finite, a count below 1.
     """
-    rows = checks.matrix("embeddings", embeddings)
-    wanted = checks.whole_number("count", count, least=1)
+    rows = arrays.matrix("embeddings", embeddings)
+    wanted = arrays.whole_number("count", count, least=1)
     if len(rows) == 0:
         raise ValueError("embeddings must have at least one row, got none")
     centroids = _fit(_sample(rows, seed), wanted, seed)
@@ -59,7 +59,7 @@ def nearest(embeddings: np.ndarray, centroids: np.ndarray) -> NDArray[np.int64]:
     Raises:
         ValueError: wrong rank, width or dtype, no centroids, a row that is zero or not finite.
     """
-    rows, middles = checks.matrix("embeddings", embeddings), unit_rows(centroids, "centroids").astype(np.float64)
+    rows, middles = arrays.matrix("embeddings", embeddings), unit_rows(centroids, "centroids").astype(np.float64)
     if len(middles) == 0 or rows.shape[1] != middles.shape[1]:
         raise ValueError(f"centroids have shape {middles.shape}; expected (k, {rows.shape[1]}), as embeddings have")
     labels = np.empty(len(rows), dtype=np.int64)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.csgraph import connected_components
 
-from instsel.mixture.certainty import clearly_above_zero, standard_error
+from instsel.mixture.experiments import clearly_above_zero, standard_error
 
 PRELIMINARY, INTERMEDIATE, SUBSEQUENT = 0, 1, 2
 LEVELS = ("preliminary", "intermediate", "subsequent")

@@ -10,10 +10,9 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from instsel import checks
+from instsel import arrays
 from instsel.errors import InputError, StudyError
-from instsel.mixture.answers import Choice, Completion, UnusableAnswer, question, read_answer
-from instsel.mixture.tags import clean_tag
+from instsel.mixture.tagging import Choice, Completion, UnusableAnswer, clean_tag, question, read_answer
 
 URL, MODEL, KEY = (f"mixture.categories.{name}" for name in ("url", "model", "key_variable"))
 ANSWER_TOKENS = 1_024
@@ -87,8 +86,8 @@ class Tagger:
         self._url, self._model, self._key, self._timeout = _checked_url(url), model, key, timeout
         self._key_name = f"the key in {key_variable}, {KEY}," if key_variable else f"the key of {KEY}"
         self._labels = None if labels is None else _by_clean_name(labels)
-        self._rows = checks.whole_number("rows_per_request", rows_per_request, least=1)
-        self._attempts = checks.whole_number("attempts", attempts, least=1)
+        self._rows = arrays.whole_number("rows_per_request", rows_per_request, least=1)
+        self._attempts = arrays.whole_number("attempts", attempts, least=1)
         if not timeout > 0:
             raise ValueError(f"timeout must be above 0, got {timeout}")
         if key is not None and not (key.isascii() and key.isprintable() and key == key.strip() and key):

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from instsel.mixture.apportion import apportion
+from instsel.mixture.optimise import apportion
 
 RATE = 1e-4
 BETAS = (0.9, 0.999)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from instsel.choice.explain import Effect, Explanation, Standing
-from instsel.printable import inline
+from instsel.console import inline
 from instsel.report.markdown import decimal, markdown_table
 
 TEXT_SHOWN = 600

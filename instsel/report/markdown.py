@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from instsel.evaluation.bootstrap import MEAN, Interval
-from instsel.printable import inline
+from instsel.console import inline
+from instsel.stats import MEAN, Interval
 
 BASE = "base"
 """Name of the run that is the model as it came, before any finetuning: always the first column."""

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from instsel.mixture.settings import OTHER
-from instsel.printable import inline
+from instsel.console import inline
+from instsel.mixture.categories import OTHER
 from instsel.report import pictures
 from instsel.report.markdown import decimal, markdown_table
 

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from instsel.evaluation.bootstrap import Interval
-from instsel.printable import inline
+from instsel.console import inline
 from instsel.report.markdown import (
     MOST_COLUMNS,
     StageCost,
@@ -16,6 +15,7 @@ from instsel.report.markdown import (
     percent,
 )
 from instsel.report.mixture import mixture_sections
+from instsel.stats import Interval
 
 TASKS_SHOWN = 12
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from instsel.evaluation.bootstrap import paired_bootstrap
+from instsel.stats import paired_bootstrap
 
 Losses = Mapping[str, np.ndarray]
 

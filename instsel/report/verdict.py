@@ -6,11 +6,10 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from instsel.evaluation.bootstrap import MEAN
-from instsel.printable import one_line
-from instsel.progress import Terminal
+from instsel.console import Terminal, one_line
 from instsel.report.markdown import decimal, percent
 from instsel.report.page.overview import NOTHING, by_mean, headline, interval
+from instsel.stats import MEAN
 
 ROOM = 12
 TOLD = (

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from instsel.errors import InputError
+from instsel.io.store import Folder
 from instsel.report.facts.gather import SUMMARY, gather, stored_summary
 from instsel.report.facts.reading import texts
 from instsel.report.facts.record import Record
 from instsel.report.page.build import build_page
-from instsel.storage import Folder
 
 PAGE = "report.html"
 REPORT = "report"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instsel.search.settings import Objective, Range
+from instsel.config.search import Objective, Range
 
 
 @dataclass(frozen=True)

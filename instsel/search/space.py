@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from instsel.config import StudyConfig
+from instsel.config.file import parse_study
+from instsel.config.search import METHOD, ORDER, Search
+from instsel.config.study import StudyConfig
 from instsel.errors import InputError
-from instsel.search.settings import METHOD, ORDER, Search
-from instsel.study_file import parse_study
 
 ESTIMATOR = "mixture.estimator"
 

@@ -1,5 +1,5 @@
 """Ways to choose rows of a pool: one module a method, each with a `select` that returns a `Selection`."""
 
-from instsel.selection.result import Selection
+from instsel.selection.base import Selection
 
 __all__ = ["Selection"]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from instsel import checks
-from instsel.selection.result import Selection
-from instsel.selection.standardise import column_blocks, column_moments
+from instsel import arrays
+from instsel.selection.base import Selection
+from instsel.selection.influence import column_blocks, column_moments
 
 
 def select(attribution: np.ndarray, budget: int, *, normalize: bool = True) -> Selection:
@@ -35,8 +35,8 @@ def select(attribution: np.ndarray, budget: int, *, normalize: bool = True) -> S
     Raises:
         ValueError: wrong rank, no columns, NaN or infinity, a negative budget, no column with a deviation.
     """
-    matrix = checks.attribution_matrix(attribution)
-    count = checks.budget(budget, len(matrix))
+    matrix = arrays.attribution_matrix(attribution)
+    count = arrays.budget(budget, len(matrix))
     if count == 0:
         return Selection(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
     standard = _Standard.of(matrix) if normalize and len(matrix) > 1 else _Standard.identity(matrix)

@@ -1,18 +1,215 @@
-"""G2IS: a walk over the graph of gradient cosines, one walk a principal component of the validation gradients.
-
-The method is arXiv 2502.11062, computed as the authors' release does. Its graph is complete, so that nothing of it is
-stored: the cosines of one row with all rows are one product of the pool with that row, taken when the walk gets there.
-"""
+"""What G2IS aims at: the principal components of the validation gradients, and each one's part of the budget."""
 
 import warnings
 from typing import Literal
 
 import numpy as np
+from sklearn.decomposition import PCA
 
-from instsel import checks
-from instsel.selection.core_knowledge import Sign, component_budgets, core_knowledge
-from instsel.selection.directions import TOLERANCE, DirectionPool, falling_order
-from instsel.selection.result import Selection
+from instsel import arrays
+from instsel.arrays import row_blocks
+from instsel.attribution.scores import unit_rows
+from instsel.selection.base import Selection
+
+Sign = Literal["release", "align"]
+
+# Below this share of the rows' mean square the deviations are rounding errors of float32 features.
+_NO_VARIANCE = 1e-12
+_ROUNDING = 1e-9
+
+
+def core_knowledge(
+    validation: np.ndarray, *, explained_variance: float = 0.5, sign: Sign = "release"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the directions that explain the validation gradients (G2IS, arXiv 2502.11062, as its release does it).
+
+    They are the leading components of scikit-learn's PCA, mean-centred, as many as reach the share of the variance
+    that is asked for. One row, or rows that are all the same, have no variance: then the direction of their mean is
+    the only one (the release has no answer there).
+
+    Args:
+        validation: (m, d), any real dtype, gradients as they are; zero rows are left out with a warning.
+        explained_variance: above 0, at most 1.
+        sign: "release" keeps the signs that scikit-learn gives, so that a component may point away from what the
+            validation rows have in common. "align" turns each component towards the mean validation gradient, and
+            leaves those at right angles to it.
+
+    Returns:
+        Components float64 (q, d), of length 1, by falling variance; their shares of the variance that the q explain
+        together, float64 (q,), which sum to 1.
+
+    Raises:
+        ValueError: wrong rank or dtype, NaN or infinity, no row but zeros, another sign, explained_variance out of
+            range.
+    """
+    if not 0 < explained_variance <= 1:
+        raise ValueError(f"explained_variance must be above 0 and at most 1, got {explained_variance}")
+    if sign not in ("release", "align"):
+        raise ValueError(f"sign must be 'release' or 'align', got {sign!r}")
+    array = arrays.matrix("validation", validation)
+    rows = array[nonzero_rows(array, "validation")].astype(np.float64)
+    if len(rows) == 0:
+        raise ValueError(f"validation must have a row other than zero, got shape {array.shape}")
+    rows = rows / np.abs(rows).max()  # squares of very large or very small gradients overflow or vanish
+    mean = rows.mean(axis=0)
+    square = np.square(rows).sum(axis=1).mean()
+    if np.square(rows - mean).sum(axis=1).mean() <= _NO_VARIANCE * square:
+        return (mean / np.linalg.norm(mean))[None], np.ones(1)
+    pca = PCA(svd_solver="full").fit(rows)
+    reached = np.cumsum(pca.explained_variance_ratio_) >= explained_variance - _ROUNDING
+    count = int(np.argmax(reached)) + 1
+    components = pca.components_[:count]
+    components /= np.linalg.norm(components, axis=1, keepdims=True)
+    if sign == "align":
+        components[components @ mean < -_NO_VARIANCE * np.sqrt(square)] *= -1
+    ratios = pca.explained_variance_ratio_[:count]
+    return components, ratios / ratios.sum()
+
+
+def component_budgets(shares: np.ndarray, total: int) -> np.ndarray:
+    """Split a budget by largest remainder; of equal remainders the later component's is served first (the release).
+
+    Args:
+        shares: float64 (q,), sum 1.
+        total: rows to split.
+
+    Returns:
+        int64 (q,), sums to `total`.
+    """
+    quotas = shares * total
+    budgets = np.floor(quotas + _ROUNDING).astype(np.int64)
+    remainders = np.round(quotas - budgets, 9)
+    later_first = np.argsort(-remainders[::-1], kind="stable")
+    budgets[len(shares) - 1 - later_first[: total - budgets.sum()]] += 1
+    return budgets
+
+
+TOLERANCE = 1e-12  # cosines closer than this are equal
+_FLOAT64_BYTES = np.dtype(np.float64).itemsize
+
+
+class DirectionPool:
+    """Rows (n, d) of any real dtype, L2-normalised; zero rows are left out. A place is a number among the rows kept.
+
+    Attributes:
+        rows: int64 (kept,), the row of each place.
+        margin: bound on the difference between an entry of `products` and the cosine.
+    """
+
+    def __init__(self, features: np.ndarray, *, name: str, memory_bytes: int) -> None:
+        """Check the rows and, if their float32 copy fits in `memory_bytes`, normalise them once and for all.
+
+        Args:
+            features: (n, d); may be memory-mapped.
+            name: what the array is, for messages.
+            memory_bytes: a larger pool is read and normalised anew, in blocks, at every product.
+
+        Raises:
+            ValueError: wrong rank or dtype, no columns, NaN or infinity.
+        """
+        self._features = arrays.matrix(name, features)
+        self.rows = nonzero_rows(self._features, name)
+        d = self._features.shape[1]
+        # Rounding errors of a sum of d terms grow like sqrt(d); 8 is ample for sums in several lanes.
+        self.margin = float(8 * np.sqrt(d) * np.finfo(np.float32).eps)
+        self._blocks = list(row_blocks(len(self.rows), d * np.dtype(np.float32).itemsize))
+        self._units: np.ndarray | None = None
+        if len(self.rows) * d * np.dtype(np.float32).itemsize <= memory_bytes:
+            self._units = np.empty((len(self.rows), d), dtype=np.float32)
+            for block in self._blocks:
+                self._units[block] = unit_rows(self._features[self.rows[block]])
+
+    def __len__(self) -> int:
+        """Return the number of rows kept."""
+        return len(self.rows)
+
+    def products(self, direction: np.ndarray) -> np.ndarray:
+        """Return float32 (kept,): the cosine of every row with a unit direction float64 (d,), to within `margin`."""
+        short = direction.astype(np.float32)
+        if self._units is not None:
+            return np.asarray(self._units @ short)
+        parts = [unit_rows(self._features[self.rows[block]]) @ short for block in self._blocks]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
+
+    def units(self, places: np.ndarray) -> np.ndarray:
+        """Return float64 (p, d), the rows at these places, of length 1."""
+        wide = self._features[self.rows[places]].astype(np.float64)
+        wide /= np.abs(wide).max(axis=1, keepdims=True)
+        wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+        return wide
+
+    def cosines(self, places: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """Return float64 (p, q): inner products of the unit rows at p places with directions float64 (q, d)."""
+        result = np.empty((len(places), len(directions)))
+        for block in row_blocks(len(places), directions.shape[1] * _FLOAT64_BYTES):
+            result[block] = self.units(places[block]) @ directions.T
+        return result
+
+    def least_cosine(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Return float64 (p,): the smallest cosine of each row at `places` with any row at `others`."""
+        least = np.full(len(places), np.inf)
+        for block in row_blocks(len(others), self._features.shape[1] * _FLOAT64_BYTES):
+            np.minimum(least, self.cosines(places, self.units(others[block])).min(axis=1), out=least)
+        return least
+
+    def top(
+        self, products: np.ndarray, direction: np.ndarray, allowed: np.ndarray, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the `count` allowed places most similar to a direction, all of them if there are fewer.
+
+        Args:
+            products: what `products` gave for the direction.
+            direction: float64 (d,), of length 1.
+            allowed: bool (kept,).
+            count: places wanted.
+
+        Returns:
+            Places int64 (count,) by falling cosine, equal ones by place; their cosines float64 (count,).
+        """
+        places = np.flatnonzero(allowed)
+        if 0 < count < len(places):
+            least = np.partition(products[places], len(places) - count)[len(places) - count]
+            places = places[products[places] >= least - 2 * self.margin]
+        exact = self.cosines(places, direction[None])[:, 0]
+        order = falling_order(exact)[:count]
+        return places[order], exact[order]
+
+
+def falling_order(values: np.ndarray) -> np.ndarray:
+    """Sort by falling value; a value within `TOLERANCE` of the next larger one equals it, and equal ones keep order."""
+    order = np.argsort(-values, kind="stable")
+    ranks = np.cumsum(-np.diff(values[order], prepend=values[order[:1]]) > TOLERANCE)
+    return order[np.lexsort((order, ranks))]
+
+
+def nonzero_rows(features: np.ndarray, name: str) -> np.ndarray:
+    """Find the rows that have a direction and warn of the others.
+
+    Args:
+        features: (n, d), read in blocks.
+        name: what the array is, for messages.
+
+    Returns:
+        int64 (kept,), the rows that are not all zeros.
+
+    Raises:
+        ValueError: no columns, NaN or infinity.
+    """
+    if features.shape[1] == 0:
+        raise ValueError(f"{name} must have at least one column, got shape {features.shape}")
+    kept = np.empty(len(features), dtype=bool)
+    for block in row_blocks(len(features), features.shape[1] * features.dtype.itemsize):
+        part = features[block]
+        least, most = part.min(axis=1), part.max(axis=1)
+        bad = np.flatnonzero(~(np.isfinite(least) & np.isfinite(most)))
+        if bad.size:
+            raise ValueError(f"{name} must be finite, got NaN or infinity at row {block.start + bad[0]}")
+        kept[block] = (least != 0) | (most != 0)
+    zero = np.flatnonzero(~kept)
+    if zero.size:
+        first = ", ".join(map(str, zero[:5].tolist())) + (", ..." if zero.size > 5 else "")
+        warnings.warn(f"{zero.size} rows of {name} are zero and are left out: {first}", stacklevel=3)
+    return np.flatnonzero(kept)
 
 
 def select(
@@ -50,11 +247,11 @@ def select(
         ValueError: wrong ranks or dtypes, widths that differ, NaN or infinity, no validation row but zeros, a
             negative budget, another argument out of range.
     """
-    rows, targets = checks.matrix("train", train), checks.matrix("validation", validation)
-    count = checks.budget(budget, len(rows))
+    rows, targets = arrays.matrix("train", train), arrays.matrix("validation", validation)
+    count = arrays.budget(budget, len(rows))
     _check(rows, targets, delta, neighbors, fill)
     components, shares = core_knowledge(targets, explained_variance=explained_variance, sign=sign)
-    pool = DirectionPool(rows, name="train", memory_bytes=checks.whole_number("memory_bytes", memory_bytes))
+    pool = DirectionPool(rows, name="train", memory_bytes=arrays.whole_number("memory_bytes", memory_bytes))
     budgets = component_budgets(shares, min(count, len(pool)))
     taken = np.zeros(len(pool), dtype=bool)
     picks: list[tuple[int, float, int]] = []
@@ -172,7 +369,7 @@ def _check(train: np.ndarray, validation: np.ndarray, delta: float, neighbors: i
     if not 0 <= delta <= 1:
         raise ValueError(f"delta must be from 0 to 1, got {delta}")
     if neighbors is not None:
-        checks.whole_number("neighbors", neighbors, least=1)
+        arrays.whole_number("neighbors", neighbors, least=1)
     if fill not in (None, "similarity"):
         raise ValueError(f"fill must be 'similarity' or None, got {fill!r}")
 

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from instsel import checks
-from instsel.selection.result import Selection
+from instsel import arrays
+from instsel.selection.base import Selection
 
 NO_RATIO = -1.0
 """Score of a row that has no ratio."""
@@ -29,8 +29,8 @@ def select(loss: ArrayLike, loss_alone: ArrayLike, budget: int) -> Selection:
     Raises:
         ValueError: wrong ranks, dtypes or lengths, a NaN in `loss`, infinity, a negative loss or budget.
     """
-    conditioned = checks.not_negative("loss", loss)
-    alone = checks.not_negative("loss_alone", loss_alone, nan=True)
+    conditioned = arrays.not_negative("loss", loss)
+    alone = arrays.not_negative("loss_alone", loss_alone, nan=True)
     if len(alone) != len(conditioned):
         raise ValueError(f"loss_alone must have one entry for each of {len(conditioned)} losses, got {len(alone)}")
     ratio = np.full(len(alone), np.inf)
@@ -38,5 +38,5 @@ def select(loss: ArrayLike, loss_alone: ArrayLike, budget: int) -> Selection:
         np.divide(conditioned, alone, out=ratio, where=alone > 0)
     # The second key decides within the ones alike in the first; rows alike in both stay in their order.
     order = np.lexsort([np.where(ratio < 1, -ratio, ratio), ratio >= 1])
-    order = order[: checks.budget(budget, len(ratio))]
+    order = order[: arrays.budget(budget, len(ratio))]
     return Selection(order, np.where(np.isfinite(ratio), ratio, NO_RATIO)[order])

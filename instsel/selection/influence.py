@@ -1,12 +1,66 @@
-"""What a choice serves, and how much of it says the same: figures of a selection, whatever method made it."""
+"""What methods that read influence share: standardised columns, labels of columns, and what a choice serves."""
 
-from collections.abc import Hashable, Iterable, Sequence
+import warnings
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from instsel import checks
-from instsel.blocks import row_blocks
-from instsel.selection.tasks import members
+from instsel import arrays
+from instsel.arrays import row_blocks
+
+
+def column_blocks(matrix: np.ndarray, columns: int) -> Iterator[slice]:
+    """Split `columns` columns of a matrix into slices whose float64 copy stays near 128 MiB."""
+    return row_blocks(columns, len(matrix) * np.dtype(np.float64).itemsize, block_bytes=2**27)
+
+
+def column_moments(matrix: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Take means and deviations, and drop the columns that have no deviation to divide by.
+
+    Args:
+        matrix: (n, m), finite, any real dtype; read in blocks.
+        method: who drops the columns, for the warning that names them.
+
+    Returns:
+        The columns kept, int64 (k,), their means and population deviations over the rows, float64 (k,). Columns of
+        zero (or overflowing) deviation are dropped.
+
+    Raises:
+        ValueError: no column has a deviation.
+    """
+    columns = matrix.shape[1]
+    mean, deviation = np.empty(columns), np.empty(columns)
+    for block in column_blocks(matrix, columns):
+        values = matrix[:, block].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean[block] = values.mean(axis=0)
+            deviation[block] = values.std(axis=0)
+        # Rounding of the mean can leave a constant column with a tiny deviation.
+        deviation[block][values.max(axis=0) == values.min(axis=0)] = 0
+    usable = np.isfinite(deviation) & (deviation > 0)
+    kept, dropped = np.flatnonzero(usable), np.flatnonzero(~usable)
+    if kept.size == 0:
+        raise ValueError(f"attribution must have a column that varies over the rows, got {columns} without deviation")
+    if dropped.size:
+        warnings.warn(f"{method} drops the attribution columns without deviation: {dropped.tolist()}", stacklevel=4)
+    return kept, mean[kept], deviation[kept]
+
+
+def members(name: str, labels: Sequence[Hashable] | np.ndarray, columns: int) -> list[np.ndarray]:
+    """Return the columns of each task, int64, tasks in sorted order.
+
+    Args:
+        name: what the labels are, for error messages.
+        labels: (columns,); they must sort.
+        columns: of the attribution.
+
+    Raises:
+        ValueError: wrong rank or length, a label that is NaN or does not sort.
+    """
+    unique, positions = arrays.labels(name, labels)
+    if len(positions) != columns:
+        raise ValueError(f"{name} must have one label for each of {columns} columns, got {len(positions)}")
+    return [np.flatnonzero(positions == position) for position in range(len(unique))]
 
 
 def aid(attribution: np.ndarray, indices: np.ndarray) -> np.ndarray:
@@ -22,7 +76,7 @@ def aid(attribution: np.ndarray, indices: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: wrong rank or dtype, no index or one that is no row, NaN or infinity in a chosen row.
     """
-    matrix = checks.matrix("attribution", attribution)
+    matrix = arrays.matrix("attribution", attribution)
     rows = _rows(indices, len(matrix))
     if rows.size == 0:
         raise ValueError("indices must be at least one row to average, got none")
@@ -50,7 +104,7 @@ def thi(
         ValueError: wrong rank, lengths or dtype, a label that is NaN or does not sort, an index that is no row, NaN
             or infinity in a chosen row.
     """
-    matrix = checks.matrix("attribution", attribution)
+    matrix = arrays.matrix("attribution", attribution)
     rows = _rows(indices, len(matrix))
     columns = members("tasks", tasks, matrix.shape[1])
     served = np.zeros(len(columns), dtype=np.int64)
@@ -79,7 +133,7 @@ def redundancy(features: Iterable[np.ndarray]) -> float:
     total: np.ndarray | None = None
     count = 0
     for block in features:
-        rows = checks.matrix("features", block).astype(np.float64)
+        rows = arrays.matrix("features", block).astype(np.float64)
         if total is not None and len(total) != rows.shape[1]:
             raise ValueError(f"features must have {len(total)} columns in every block, got {rows.shape[1]}")
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -4,10 +4,10 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from instsel import checks
-from instsel.blocks import row_blocks
-from instsel.selection.result import Selection
-from instsel.selection.tasks import members
+from instsel import arrays
+from instsel.arrays import row_blocks
+from instsel.selection.base import Selection
+from instsel.selection.influence import members
 
 
 def select(attribution: np.ndarray, budget: int, *, subtasks: Sequence[Hashable] | np.ndarray) -> Selection:
@@ -28,8 +28,8 @@ def select(attribution: np.ndarray, budget: int, *, subtasks: Sequence[Hashable]
     Raises:
         ValueError: wrong rank or lengths, NaN or infinity, a label that is NaN or does not sort, a negative budget.
     """
-    matrix = checks.attribution_matrix(attribution)
-    count = checks.budget(budget, len(matrix))
+    matrix = arrays.attribution_matrix(attribution)
+    count = arrays.budget(budget, len(matrix))
     groups = members("subtasks", subtasks, matrix.shape[1])
     scores = np.empty(len(matrix))
     winners = np.empty(len(matrix), dtype=np.int64)

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from instsel import checks
-from instsel.selection.result import Selection
+from instsel import arrays
+from instsel.selection.base import Selection
 
 
 def select(tokens: ArrayLike, budget: int) -> Selection:
@@ -20,6 +20,6 @@ def select(tokens: ArrayLike, budget: int) -> Selection:
     Raises:
         ValueError: wrong rank or dtype, NaN or infinity, a negative number of tokens or budget.
     """
-    lengths = checks.not_negative("tokens", tokens)
-    order = np.argsort(-lengths, kind="stable")[: checks.budget(budget, len(lengths))]
+    lengths = arrays.not_negative("tokens", tokens)
+    order = np.argsort(-lengths, kind="stable")[: arrays.budget(budget, len(lengths))]
     return Selection(order, lengths[order])

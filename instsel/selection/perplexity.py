@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from instsel import checks
-from instsel.selection.result import Selection
+from instsel import arrays
+from instsel.selection.base import Selection
 
 
 def select(loss: ArrayLike, budget: int) -> Selection:
@@ -24,10 +24,10 @@ def select(loss: ArrayLike, budget: int) -> Selection:
     Raises:
         ValueError: wrong rank or dtype, NaN or infinity, a negative loss or budget.
     """
-    losses = checks.not_negative("loss", loss)
+    losses = arrays.not_negative("loss", loss)
     rows = len(losses)
     distances = np.empty(rows, dtype=np.int64)
     # Twice the distance, as the middle of an even number of rows lies between two.
     distances[np.argsort(losses, kind="stable")] = np.abs(2 * np.arange(rows) - (rows - 1))
-    order = np.argsort(distances, kind="stable")[: checks.budget(budget, rows)]
+    order = np.argsort(distances, kind="stable")[: arrays.budget(budget, rows)]
     return Selection(order, losses[order])

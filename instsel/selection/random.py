@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from instsel import checks
-from instsel.selection.result import Selection
+from instsel import arrays
+from instsel.selection.base import Selection
 
 
 def select(n: int, budget: int, *, seed: int) -> Selection:
@@ -24,8 +24,8 @@ def select(n: int, budget: int, *, seed: int) -> Selection:
     Raises:
         ValueError: n, budget or seed negative or not whole.
     """
-    rows = checks.whole_number("n", n)
-    count = checks.budget(budget, rows)
-    keys = np.random.PCG64(checks.whole_number("seed", seed)).random_raw(rows)
+    rows = arrays.whole_number("n", n)
+    count = arrays.budget(budget, rows)
+    keys = np.random.PCG64(arrays.whole_number("seed", seed)).random_raw(rows)
     order = np.argsort(keys, kind="stable")[:count]
     return Selection(order, np.zeros(count))

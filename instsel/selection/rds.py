@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from instsel import checks
-from instsel.attribution import unit_rows
-from instsel.blocks import row_blocks
-from instsel.selection.result import Selection
+from instsel import arrays
+from instsel.arrays import row_blocks
+from instsel.attribution.scores import unit_rows
+from instsel.selection.base import Selection
 
 # Of the rankings that are held at once: a pool that needs deeper ones is ranked again.
 _RANKING_BYTES = 2**28
@@ -33,8 +33,8 @@ def select(train: np.ndarray, validation: np.ndarray, budget: int) -> Selection:
         ValueError: wrong rank or width, no validation rows, a row that is zero or not finite, a negative budget.
     """
     directions = unit_rows(validation, "validation")
-    pool = checks.matrix("train", train)
-    count = checks.budget(budget, len(pool))
+    pool = arrays.matrix("train", train)
+    count = arrays.budget(budget, len(pool))
     if len(directions) == 0:
         raise ValueError("validation must have at least one row, got none")
     if pool.shape[1] != directions.shape[1]:

@@ -9,11 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from instsel import checks
-from instsel.blocks import row_blocks
-from instsel.selection.result import Selection
-from instsel.selection.standardise import column_moments
-from instsel.selection.tasks import members
+from instsel import arrays
+from instsel.arrays import row_blocks
+from instsel.selection.base import Selection
+from instsel.selection.influence import column_moments, members
 
 RULES = ("instance_max", "task_max", "sum")
 
@@ -54,8 +53,8 @@ def select(
         raise ValueError(f"task_function must be 'sum' or 'mean', got {task_function!r}")
     if (tasks is not None) != (rule == "task_max"):
         raise ValueError(f"tasks must be given for task_max and for no other rule, got rule {rule!r} and {tasks!r}")
-    matrix = checks.attribution_matrix(attribution)
-    count = checks.budget(budget, len(matrix))
+    matrix = arrays.attribution_matrix(attribution)
+    count = arrays.budget(budget, len(matrix))
     groups = [] if tasks is None else members("tasks", tasks, matrix.shape[1])
     if task_function == "sum":
         _warn_of_unequal([len(group) for group in groups])

@@ -7,11 +7,13 @@ from functools import partial
 
 import numpy as np
 
-from instsel import checks
-from instsel.blocks import row_blocks
-from instsel.selection import facility_location, graph_cut, log_det
-from instsel.selection.result import Selection
-from instsel.selection.similarity import check_lam, embedding_rows, unit_rows, warn_of_zeros
+from instsel import arrays
+from instsel.arrays import row_blocks
+from instsel.selection import submodular as facility_location
+from instsel.selection import submodular as graph_cut
+from instsel.selection import submodular as log_det
+from instsel.selection.base import Selection
+from instsel.selection.kernels import check_lam, embedding_rows, unit_rows, warn_of_zeros
 
 _SPLITTERS = ("release", "largest_remainder")
 
@@ -48,7 +50,7 @@ def select(
             fewer rows than the budget.
     """
     rows, _, pools, order = _ordered(embeddings, tasks, num_tasks, lam, task_function)
-    count = checks.budget(budget, len(rows))
+    count = arrays.budget(budget, len(rows))
     choose_rows = _function("instance_function", instance_function, lam)
     sizes = np.array([len(pools[task]) for task in order.indices], dtype=np.int64)
     if sizes.sum() < count:
@@ -124,10 +126,10 @@ def _ordered(
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], Selection]:
     """Return the checked embeddings, the tasks' names, the rows of each, and which tasks are kept with their gains."""
     rows = embedding_rows("embeddings", embeddings)
-    names, members = checks.labels("tasks", tasks)
+    names, members = arrays.labels("tasks", tasks)
     if len(members) != len(rows):
         raise ValueError(f"tasks must have one label for each of {len(rows)} rows, got {len(members)}")
-    kept = len(names) if num_tasks is None else min(len(names), checks.whole_number("num_tasks", num_tasks, least=1))
+    kept = len(names) if num_tasks is None else min(len(names), arrays.whole_number("num_tasks", num_tasks, least=1))
     check_lam(lam)
     choose_tasks = _function("task_function", task_function, lam)
     _warn_of_zero_rows(rows)
@@ -146,7 +148,7 @@ def _checked_shares(
     if room.size and (room.dtype.kind not in "iu" or room.min() < 0):
         raise ValueError(f"sizes must be whole numbers from 0, got {room.tolist()}")
     room = room.astype(np.int64)
-    total = checks.whole_number("budget", budget)
+    total = arrays.whole_number("budget", budget)
     if room.sum() < total:
         raise ValueError(f"budget must be at most {room.sum()}, what the sizes sum to, got {total}")
     if values.size and values.min() < -1:

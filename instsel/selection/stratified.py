@@ -5,9 +5,9 @@ from typing import Literal
 
 import numpy as np
 
-from instsel import checks
+from instsel import arrays
 from instsel.selection import random
-from instsel.selection.result import Selection
+from instsel.selection.base import Selection
 
 Shares = Literal["proportional", "equal"]
 
@@ -33,8 +33,8 @@ def select(groups: Sequence[Hashable] | np.ndarray, budget: int, *, shares: Shar
     Raises:
         ValueError: labels of another rank, that are NaN or do not sort, unknown shares, a negative budget or seed.
     """
-    unique, members = checks.labels("groups", groups)
-    count = checks.budget(budget, len(members))
+    unique, members = arrays.labels("groups", groups)
+    count = arrays.budget(budget, len(members))
     if shares not in ("proportional", "equal"):
         raise ValueError(f'shares must be "proportional" or "equal", got {shares!r}')
     order = random.select(len(members), len(members), seed=seed).indices

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from instsel.data.batches import Example
+from instsel.data.batching import Example
 from instsel.errors import InputError
 from instsel.training.checkpoint import (
     CheckpointState,
@@ -23,11 +23,9 @@ from instsel.training.checkpoint import (
     trainable,
     write_checkpoint,
 )
-from instsel.training.deepspeed_config import complete, import_deepspeed
-from instsel.training.figures import Begun, EpochMetrics, Step
-from instsel.training.order import check_order
-from instsel.training.settings import TrainSettings
-from instsel.training.sharded import gather, restore
+from instsel.training.dataset import check_order
+from instsel.training.deepspeed import complete, gather, import_deepspeed, restore
+from instsel.training.schedule import Begun, EpochMetrics, Step, TrainSettings
 from instsel.training.steps import Steps
 
 LossFunction = Callable[[nn.Module, Sequence[Example]], Tensor]

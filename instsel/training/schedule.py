@@ -1,9 +1,109 @@
-"""Which rows a step sees, which of them a worker takes, and the step's learning rate."""
+"""A training run as numbers: its settings, its steps, its learning rates, what each step and epoch measured."""
 
 import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Settings of one training run. How many workers share the work is none of them: it changes no result.
+
+    Attributes:
+        epochs: passes over the rows; each ends with a checkpoint.
+        batch_size: rows an optimizer step sees, over all workers.
+        micro_batch_size: most rows one worker holds at once; another changes the result by rounding, or dropout's draw.
+        learning_rate: peak learning rate of AdamW.
+        schedule: how the learning rate decays after its rise.
+        warmup_ratio: share of the steps over which the learning rate rises.
+        weight_decay: AdamW's decoupled weight decay.
+        max_grad_norm: gradient norm above which gradients are scaled down to it.
+        seed: seed of the row order and of dropout.
+        dtype: type of the frozen weights and of activations; trained weights and moments are always float32.
+        betas: AdamW's decay rates of the first and second moment.
+        eps: AdamW's denominator constant.
+        deepspeed: a DeepSpeed configuration as the user wrote it; "auto" and missing keys are filled in.
+    """
+
+    epochs: int
+    batch_size: int
+    micro_batch_size: int
+    learning_rate: float
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    deepspeed: dict[str, Any] = field(default_factory=lambda: {"zero_optimization": {"stage": 2}})
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step was.
+
+    Attributes:
+        number: steps done, this one and those of earlier epochs included.
+        of: steps of the whole run.
+        rows: rows of all workers in it.
+        tokens: tokens of all workers in it.
+        loss: mean over its rows.
+        learning_rate: of the step.
+    """
+
+    number: int
+    of: int
+    rows: int
+    tokens: int
+    loss: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """What one epoch was.
+
+    Attributes:
+        epoch: its number, from 1.
+        step: optimizer steps so far, those of earlier epochs included.
+        loss: mean over its rows.
+        learning_rate: mean over its steps.
+        tokens: tokens of all workers in it.
+        seconds: its duration in this process, without checkpoints; of an epoch gone on with, only the rest of it.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Sums over the steps of an epoch so far, which a checkpoint inside it carries on.
+
+    Attributes:
+        loss: of the rows' losses.
+        learning_rate: of the steps' learning rates.
+        tokens: of all workers.
+    """
+
+    loss: float = 0.0
+    learning_rate: float = 0.0
+    tokens: int = 0
+
+    def plus(self, step: Step) -> "Begun":
+        """With one more step."""
+        return Begun(
+            self.loss + step.loss * step.rows, self.learning_rate + step.learning_rate, self.tokens + step.tokens
+        )
 
 
 def epoch_order(n: int, epoch: int, seed: int) -> NDArray[np.int64]:

@@ -10,17 +10,19 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from instsel.data.batches import Example
+from instsel.data.batching import Example
 from instsel.errors import Diverged
-from instsel.training.figures import Begun, EpochMetrics, Step
 from instsel.training.schedule import (
+    Begun,
+    EpochMetrics,
+    Step,
+    TrainSettings,
     epoch_order,
     global_batches,
     learning_rate_at,
     micro_batches,
     steps_per_epoch,
 )
-from instsel.training.settings import TrainSettings
 
 
 class Steps:

@@ -20,7 +20,7 @@ from benchmarks.projection import project
 from benchmarks.timing import Contender, PeakMemory, Timing, Unavailable, measure
 from benchmarks.workload import ModelSpec, Workload, encode, prepare_models, read_rows, synthetic_rows
 from instsel.data import chat
-from instsel.data.batches import token_budget_batches
+from instsel.data.batching import token_budget_batches
 from instsel.gradients.adam import update_direction
 
 CONVERSATIONS = [

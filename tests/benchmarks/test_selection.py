@@ -12,8 +12,7 @@ from benchmarks import selection_growth, selection_rivals
 from benchmarks.selection import main
 from benchmarks.selection_growth import SELECTORS, Growth, measure, table
 from benchmarks.selection_pools import make_pool
-from instsel import methods
-from instsel.selection import bids, random
+from instsel.selection import bids, methods, random
 
 
 def lines(text: str) -> list[list[str]]:

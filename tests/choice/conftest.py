@@ -37,9 +37,9 @@ def every_method(
     tmp_path_factory: pytest.TempPathFactory, finished_study: dict[str, Any], tiny_encoder: Path
 ) -> dict[str, Any]:
     """The keys of a study that went on from the finished one and made a selection with every method."""
-    from instsel.progress import Terminal
-    from instsel.stages.pipeline import run_study
-    from instsel.study_file import parse_study
+    from instsel.config.file import parse_study
+    from instsel.console import Terminal
+    from instsel.pipeline.runner import run_study
 
     out = tmp_path_factory.mktemp("every") / "study"
     shutil.copytree(finished_study["out"], out)

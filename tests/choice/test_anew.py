@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from instsel.choice.anew import Wish, select_anew
+from instsel.choice.reselect import Wish, select_anew
 from instsel.errors import InputError
-from instsel.storage import Folder
+from instsel.io.store import Folder
 
 SAME = {
     "longest": Wish("longest", "6"),

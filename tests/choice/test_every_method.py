@@ -5,18 +5,18 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from instsel.attribution import attribute
-from instsel.choice.gradients import influence_matrix, kernel_matrix
-from instsel.choice.inputs import Inputs
+from instsel.attribution.kernel import subtask_means
+from instsel.attribution.scores import attribute
+from instsel.choice.influence import influence_matrix, kernel_matrix
+from instsel.config.file import parse_study
 from instsel.errors import InputError
-from instsel.kernel import subtask_means
-from instsel.methods import Influence
+from instsel.io.store import Folder
 from instsel.selection import smart
-from instsel.selection.core_knowledge import component_budgets
-from instsel.stages.graph import build_graph
-from instsel.storage import Folder
-from instsel.study import PARTS
-from instsel.study_file import parse_study
+from instsel.selection.g2is import component_budgets
+from instsel.selection.methods import Influence
+from instsel.study.folder import PARTS
+from instsel.study.graph import build_graph
+from instsel.study.reader import Inputs
 
 REASONS = {
     "random-1": "uniform draw, seed 1",

@@ -2,14 +2,14 @@
 
 import pytest
 
-from instsel.choice.anew import Wish, select_anew
 from instsel.choice.explain import explain
-from instsel.choice.inputs import Inputs
+from instsel.choice.reselect import Wish, select_anew
 from instsel.errors import InputError
-from instsel.methods import Influence
+from instsel.io.store import Folder
 from instsel.report.explanation import explanation
 from instsel.selection import bids
-from instsel.storage import Folder
+from instsel.selection.methods import Influence
+from instsel.study.reader import Inputs
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from instsel.choice import matrices
-from instsel.choice.matrices import moments, stack
+from instsel.io import matrix as matrices
+from instsel.io.matrix import moments, stack
 
 
 @pytest.mark.parametrize("bound", [0, 2**30])

@@ -2,9 +2,9 @@
 
 import pytest
 
-from instsel.choice.mixing import mix
+from instsel.choice.constrained import mix
+from instsel.config.mixture import Mixture
 from instsel.errors import InputError
-from instsel.mixture.settings import Mixture
 
 NAN = float("nan")
 

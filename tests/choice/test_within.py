@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from instsel.choice.budget import Budget
+from instsel.choice.budget import Budget, choose
 from instsel.choice.choosers import Chooser
-from instsel.choice.within import choose
 from instsel.errors import InputError
 from instsel.selection import Selection
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from instsel.begun import BEGUN
-from instsel.storage import Folder
+from instsel.io.store import Folder
+from instsel.study.folder import BEGUN
 from tests.cluster.nodes import WAIT_SECONDS, Nodes, three_nodes, wait_for
 from tests.object_store import ObjectStore
 

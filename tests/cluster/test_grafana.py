@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import ray
 
-from instsel.stages.metrics import COUNTERS, GAUGES, TAGS
+from instsel.runtime.observability import COUNTERS, GAUGES, TAGS
 
 METRIC = re.compile(r"\bray_\w+")
 OURS = {f"ray_{name}_total" for name in COUNTERS} | {f"ray_{name}" for name in GAUGES}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from instsel.study_file import parse_study
+from instsel.config.file import parse_study
 from tests.cluster.kuberay import faults
 
 FILES = ["raycluster.yaml", "rayjob.yaml", "storage.yaml"]

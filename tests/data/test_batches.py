@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instsel.data.batches import collate, token_budget_batches
+from instsel.data.batching import collate, token_budget_batches
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 120))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instsel.data.chat import IGNORED, Example, check_tokenizer, encode
-from instsel.data.rows import BadRow
+from instsel.data.formats import BadRow
 from instsel.errors import InputError
 
 LONG = 100_000

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instsel.data.fitting import BatchFitter, is_out_of_memory
+from instsel.data.batching import BatchFitter, is_out_of_memory
 
 
 class Memory:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel.data.leaks import LeakIndex
+from instsel.data.contamination import LeakIndex
 
 WORDS = 13
 FRUIT = "apple pear plum fig lime melon date grape peach mango kiwi lemon cherry quince guava papaya".split()

@@ -15,8 +15,8 @@ import pytest
 import zstandard
 
 from instsel.data import readers
+from instsel.data.formats import MOST_BYTES, BadRow, parse_row
 from instsel.data.readers import SourceFile, read_chunks, source_files
-from instsel.data.rows import MOST_BYTES, BadRow, parse_row
 from instsel.errors import InputError
 
 ROWS: list[dict[str, Any]] = [

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instsel.data import rows
-from instsel.data.rows import BadRow, Row, parse_row, row_id
+from instsel.data import formats as rows
+from instsel.data.formats import BadRow, Row, parse_row, row_id
 
 USER, ANSWER = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because 😀."}
 TURNS = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because 😀."}]

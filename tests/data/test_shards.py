@@ -8,8 +8,7 @@ import pyarrow as pa
 import pytest
 
 from instsel.data.chat import encode
-from instsel.data.rows import row_id
-from instsel.data.shards import (
+from instsel.data.encode import (
     DUPLICATE,
     EXAMPLES,
     REJECTED,
@@ -20,6 +19,7 @@ from instsel.data.shards import (
     reject,
     smallest_ids,
 )
+from instsel.data.formats import row_id
 
 
 def messages(number: int) -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from instsel.evaluation.bootstrap import MEAN, Interval, paired_bootstrap
+from instsel.stats import MEAN, Interval, paired_bootstrap
 
 OPTIONS = {"samples": 2000, "confidence": 0.95, "seed": 0}
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from instsel.config import Lora, Model
-from instsel.data.fitting import BatchFitter
-from instsel.evaluation import heldout
-from instsel.evaluation.heldout import heldout_losses
-from instsel.model import attach_lora, load_base
+from instsel.config.study import Lora, Model
+from instsel.data.batching import BatchFitter
+from instsel.evaluation import scoring as heldout
+from instsel.evaluation.scoring import heldout_losses
+from instsel.models.loading import attach_lora, load_base
 
 
 def _examples(count):

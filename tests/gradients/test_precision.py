@@ -2,7 +2,7 @@
 
 import torch
 
-from instsel.gradients.precision import float32_stream
+from instsel.gradients.engine import float32_stream
 
 
 def types(model):

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from instsel.gradients.shards import GradientShards
-from instsel.gradients.store import feature_table
-from instsel.storage import Folder
+from instsel.gradients.features import GradientShards, feature_table
+from instsel.io.store import Folder
 
 PINS = {"epoch-1": {"pool": {"of": "first"}}, "epoch-2": {"pool": {"of": "second"}}}
 IDS = ["a", "b", "c", "d"]

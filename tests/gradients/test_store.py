@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from instsel.attribution import unit_rows as attribution_rows
-from instsel.gradients.store import (
+from instsel.attribution.scores import unit_rows as attribution_rows
+from instsel.gradients.features import (
     NOT_FINITE,
     ZERO,
     bytes_per_row,
@@ -16,7 +16,7 @@ from instsel.gradients.store import (
     read_pins,
     require_pins,
 )
-from instsel.storage import Folder
+from instsel.io.store import Folder
 
 
 def unit_rows(count, dim=6):

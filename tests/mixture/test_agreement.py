@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from instsel.mixture.agreement import agreement
+from instsel.mixture.interaction import agreement
 
 
 def _gamma(seed=0, size=8):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from instsel.mixture.answers import Choice, UnusableAnswer, question, read_answer
+from instsel.mixture.tagging import Choice, UnusableAnswer, question, read_answer
 
 TWO = '{"1": "sums", "2": "maps"}'
 

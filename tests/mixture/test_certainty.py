@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from instsel.mixture.certainty import clearly_above_zero, standard_error
+from instsel.mixture.experiments import clearly_above_zero, standard_error
 
 
 def test_error_of_several_samples_is_that_of_their_mean():

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from instsel.config.mixture import Interventions, Regression
 from instsel.mixture.categories import Categories, divide
-from instsel.mixture.design import interventions, subsets
-from instsel.mixture.settings import Interventions, Regression
+from instsel.mixture.experiments import interventions, subsets
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from instsel.mixture.design import PlannedRun
-from instsel.mixture.effects import effects_of_additions, effects_of_removals, subset_scores
+from instsel.mixture.experiments import PlannedRun, effects_of_additions, effects_of_removals, subset_scores
 
 NOTHING = np.empty(0, dtype=np.int64)
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instsel.mixture import naming
-from instsel.mixture.naming import name_clusters, naming_rows, words_of
+from instsel.mixture import categories as naming
+from instsel.mixture.categories import name_clusters, naming_rows, words_of
 
 
 def rows(*clusters):

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instsel.mixture import tags as module
-from instsel.mixture.tags import clean_tag, merge_tags
+from instsel.mixture import tagging as module
+from instsel.mixture.tagging import clean_tag, merge_tags
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import pytest
 
 from instsel.errors import InputError
-from instsel.planning.cluster import Cluster, cost_a_second, on_cluster, parse_cluster, workers_on
-from instsel.planning.facts import Pace
+from instsel.planner.cluster import Cluster, cost_a_second, on_cluster, parse_cluster, workers_on
+from instsel.planner.facts import Pace
 
 MEASURED = Pace(10.0, 100.0, memory=10**9, processes=2, together=2, gpu_share=1.0, device="NVIDIA H100 80GB HBM3")
 

@@ -1,8 +1,8 @@
 """Warnings of what will not fit."""
 
-from instsel.planning.fit import MEMORY_KEYS, Room, what_will_not_fit
-from instsel.planning.stage import StagePlan
-from instsel.stages.graph import ORDER
+from instsel.planner.fit import MEMORY_KEYS, Room, what_will_not_fit
+from instsel.planner.stages import StagePlan
+from instsel.study.graph import ORDER
 
 GB = 10**9
 ROOM = Room("runs/s", 100 * GB, 16 * GB)

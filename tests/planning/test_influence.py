@@ -1,6 +1,6 @@
 """Memory of stage *attribution*, against numbers worked out by hand."""
 
-from instsel.planning.influence import attribution_memory, fisher_memory
+from instsel.planner.influence import attribution_memory, fisher_memory
 
 
 def test_attribution_holds_the_validation_features_of_all_checkpoints():

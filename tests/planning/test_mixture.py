@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from instsel.planning.facts import Facts, Pace
-from instsel.planning.mixture import plan_interaction, plan_tag
-from instsel.planning.rows import RowSet
-from instsel.study_file import parse_study
+from instsel.config.file import parse_study
+from instsel.planner.facts import Facts, Pace
+from instsel.planner.mixture import plan_interaction, plan_tag
+from instsel.planner.rows import RowSet
 
 MIXTURE = {
     "evaluation_rows": 10,

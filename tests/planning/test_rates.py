@@ -5,8 +5,8 @@ import json
 import pytest
 
 from instsel.errors import InputError
-from instsel.planning.facts import Pace
-from instsel.planning.rates import Rate, Rates, read_rates, write_rates
+from instsel.planner.facts import Pace
+from instsel.planner.rates import Rate, Rates, read_rates, write_rates
 
 PACE = Pace(3.5, 120.25, memory=5, gpu_memory=7, gpu_total=9, timed=4, device="NVIDIA H100 80GB HBM3", step_rows=2.0)
 DEPENDS = {"model": {"identity": {"hub": "m"}, "dtype": "bfloat16"}, "token_budget": 4096}

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instsel.data.batches import token_budget_batches
-from instsel.planning.rows import RowSet, pick_batches, pick_rows, sample_lines
+from instsel.data.batching import token_budget_batches
+from instsel.planner.rows import RowSet, pick_batches, pick_rows, sample_lines
 
 LENGTHS = st.lists(st.integers(1, 90), min_size=1, max_size=40)
 

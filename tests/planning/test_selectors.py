@@ -6,9 +6,8 @@ import math
 import pytest
 from pydantic import TypeAdapter
 
-from instsel.choice.matrices import MAPPED_BYTES
-from instsel.methods import Method
-from instsel.planning.selectors import (
+from instsel.io.matrix import MAPPED_BYTES
+from instsel.planner.selectors import (
     INDEX_ROW_BYTES,
     KERNEL_BYTES,
     WALK_BYTES,
@@ -19,9 +18,10 @@ from instsel.planning.selectors import (
     selector_scratch,
     work,
 )
-from instsel.planning.stage import MIB
+from instsel.planner.stages import MIB
 from instsel.selection import g2is
-from instsel.selection.facility_location import facility_location
+from instsel.selection.methods import Method
+from instsel.selection.submodular import facility_location
 
 SHAPE = Shape(
     rows=10_000,

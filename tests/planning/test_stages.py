@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from instsel.methods import Influence
-from instsel.planning.facts import Facts, Fisher, Pace
-from instsel.planning.influence import attribution_memory, fisher_memory
-from instsel.planning.rows import RowSet
-from instsel.planning.stages import feature_bytes, plan_stages
-from instsel.study_file import parse_study
+from instsel.config.file import parse_study
+from instsel.planner.facts import Facts, Fisher, Pace
+from instsel.planner.influence import attribution_memory, fisher_memory
+from instsel.planner.rows import RowSet
+from instsel.planner.stages import feature_bytes, plan_stages
+from instsel.selection.methods import Influence
 
 KEYS = {
     "name": "s",

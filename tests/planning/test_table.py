@@ -2,9 +2,9 @@
 
 import pytest
 
-from instsel.planning.stage import StagePlan
-from instsel.planning.table import plan_table
-from instsel.planning.units import size, span
+from instsel.planner.facts import size, span
+from instsel.planner.stages import StagePlan
+from instsel.planner.table import plan_table
 
 GB = 10**9
 STAGES = [

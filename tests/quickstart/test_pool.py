@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from instsel.quickstart.pool import HELDOUT_ROWS, POOL_ROWS, TARGETS, VALIDATION_ROWS, data_is_there, write_data
+from instsel.quickstart.pool import (
+    HELDOUT_ROWS,
+    POOL_ROWS,
+    TARGETS,
+    VALIDATION_ROWS,
+    data_is_there,
+    write_data,
+)
 from instsel.quickstart.tasks import TASKS
 
 MakeWheel = Callable[[str, dict[str, bytes]], Path]

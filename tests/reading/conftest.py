@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import instsel
-from instsel.reading.study import Study
+from instsel.api.study import Study
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Which stages go with one another."""
 
-from instsel.reading.stages import outdated, stage_table
+from instsel.api.study import outdated, stage_table
 
 
 def manifest(mark, **parents):

@@ -14,10 +14,10 @@ import pytest
 from pyarrow import fs as pafs
 
 import instsel
-from instsel.choice.anew import Wish, select_anew
-from instsel.choice.inputs import Inputs
+from instsel.choice.reselect import Wish, select_anew
 from instsel.errors import InputError
-from instsel.storage import Folder
+from instsel.io.store import Folder
+from instsel.study.reader import Inputs
 
 
 def changed(folder: Path, stage: str, **values: object) -> None:

@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from instsel.api.vectors import Block, Vectors
 from instsel.errors import InputError
-from instsel.gradients.store import feature_table, normalise
-from instsel.reading.vectors import Block, Vectors
-from instsel.storage import Folder
+from instsel.gradients.features import feature_table, normalise
+from instsel.io.store import Folder
 
 IDS = {"a": ["r0", "r1", "r2"], "b": ["r3", "r4"]}
 

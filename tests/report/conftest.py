@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from instsel.storage import Folder
-from instsel.study import Stage, open_folder
-from instsel.study_file import parse_study
+from instsel.config.file import parse_study
+from instsel.io.store import Folder
+from instsel.study.folder import Stage, open_folder
 
 HOSTILE = (
     "<script>alert('x')</script></script><img src=x onerror=alert(1)> \u202eevil\u202c \x1b[31m \U0001f600 "

@@ -7,13 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from instsel.errors import InputError
+from instsel.io.store import Folder
 from instsel.report.facts.gather import gather
 from instsel.report.facts.pool import facet_of
 from instsel.report.facts.reading import texts
 from instsel.report.facts.record import Record
 from instsel.report.page.methods import budgets_section
 from instsel.selection.influence import aid, thi
-from instsel.storage import Folder
 from tests.report.conftest import INFLUENCE, PICKS
 
 TARGET_OF = np.array(["sums", "towns", "sums", "towns"])

@@ -1,7 +1,7 @@
 import pytest
 
-from instsel.evaluation.bootstrap import Interval
 from instsel.report.markdown import StageCost, comparison_table, composition_table, cost_table
+from instsel.stats import Interval
 
 LOSSES = {
     "random": {"asdiv": 2.5, "nq": 1.0},

@@ -2,7 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from instsel.report.facts.order import orders
+from instsel.io.store import Folder
+from instsel.report.facts.influence import orders
 from instsel.report.facts.record import Record
 from instsel.report.page.cost import cost_section
 from instsel.report.page.methods import curriculum_section
@@ -10,7 +11,6 @@ from instsel.report.page.mixture import mixture_section
 from instsel.report.page.overview import headline
 from instsel.report.page.reading import ROW_LETTERS, reading_section
 from instsel.report.page.search import search_section
-from instsel.storage import Folder
 
 MIXTURE = {
     "objective": 0.5,

@@ -3,7 +3,7 @@ import json
 
 from rich.console import Console
 
-from instsel.progress import Terminal
+from instsel.console import Terminal
 from instsel.report.verdict import tell_verdicts
 from instsel.report.write import write_report
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from instsel.config import Embedding
+from instsel.config.study import Embedding
 from instsel.errors import InputError
-from instsel.representations.encoder import Encoder, prompt_text
+from instsel.models.embeddings import Encoder, prompt_text
 
 TEXTS = ["A basket of pears", "", "a train to Oslo, " * 3, "figs", "a basket of limes and a train to Rome"]
 

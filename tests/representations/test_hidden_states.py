@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from instsel.config import Model
-from instsel.data.batches import collate
-from instsel.data.fitting import BatchFitter
-from instsel.model import load_base
-from instsel.representations import hidden_states
-from instsel.representations.hidden_states import represent, weighted_mean
+from instsel.config.study import Model
+from instsel.data.batching import BatchFitter, collate
+from instsel.models import hidden_states
+from instsel.models.hidden_states import represent, weighted_mean
+from instsel.models.loading import load_base
 
 
 @pytest.mark.parametrize("token_budget", [16, 64, 1000])

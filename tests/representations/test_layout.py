@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from instsel.errors import InputError
-from instsel.representations.layout import pooling_of
+from instsel.models.layout import pooling_of
 
 PLAIN = ["models.Transformer", "models.Pooling", "models.Normalize"]
 

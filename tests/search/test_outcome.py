@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from instsel.config.search import Objective, Range
 from instsel.search.outcome import Outcome, importances, objective_of, pareto_set, searched_rows
-from instsel.search.settings import Objective, Range
 
 INFINITE = float("inf")
 

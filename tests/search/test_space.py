@@ -1,10 +1,10 @@
 import pytest
 from pydantic import ValidationError
 
+from instsel.config.file import parse_study
+from instsel.config.search import Search
 from instsel.errors import InputError
-from instsel.search.settings import Search
 from instsel.search.space import check_space, study_of
-from instsel.study_file import parse_study
 
 
 @pytest.fixture

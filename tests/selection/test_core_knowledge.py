@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from instsel.selection.core_knowledge import core_knowledge
+from instsel.selection.g2is import core_knowledge
 
 
 def gradients(seed: int = 0) -> np.ndarray:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from instsel.selection import Selection, g2is
-from instsel.selection.core_knowledge import component_budgets, core_knowledge
+from instsel.selection.g2is import component_budgets, core_knowledge
 
 T4 = np.array([[1, 0], [0.8, 0.6], [0.6, -0.8], [0, 1]])
 T5 = np.array([[1, 0], [0.6, 0.8], [0.6, -0.8], [0.28, 0.96]])

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from instsel.selection import Selection, facility_location, kernels, submodular
-from instsel.selection.similarity import TIE
+from instsel.selection import Selection, kernels, submodular
+from instsel.selection import submodular as facility_location
+from instsel.selection.kernels import TIE
 
 T7 = np.array([[1, 0.8, 0.2], [0.8, 1, 0.4], [0.2, 0.4, 1]])
 T8 = np.array([[1, 0.9, 0.1], [0.9, 1, 0.2], [0.1, 0.2, 1]])

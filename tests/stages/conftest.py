@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from instsel.stages import extraction, tag
-from instsel.stages.session import Allotment
-from instsel.storage import Folder
-from instsel.study import Stage
+from instsel.io.store import Folder
+from instsel.pipeline import categorize as tag
+from instsel.pipeline import extraction
+from instsel.runtime.session import Allotment
+from instsel.study.folder import Stage
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,13 @@ import ray
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
 from instsel.errors import StudyError
-from instsel.stages import actors, starts
-from instsel.stages.actors import _useful as useful_actors
-from instsel.stages.actors import through_actors
-from instsel.stages.errors import clear_errors
-from instsel.stages.session import TOKENS_A_PROCESS, Allotment
-from instsel.storage import Folder
+from instsel.io.store import Folder
+from instsel.runtime import actors
+from instsel.runtime import attempts as starts
+from instsel.runtime.actors import _useful as useful_actors
+from instsel.runtime.actors import through_actors
+from instsel.runtime.errors import clear_errors
+from instsel.runtime.session import TOKENS_A_PROCESS, Allotment
 
 ONE = Allotment(actors=1, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0, worker_cpus=1, worker_threads=1)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from instsel.stages.category_gradients import group_means
+from instsel.pipeline.category_gradients import group_means
 
 
 def test_folds_put_together_have_the_mean_of_their_rows():

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from instsel.config.file import parse_study
+from instsel.console import Terminal
 from instsel.errors import Diverged, StudyError
-from instsel.progress import Terminal
-from instsel.stages import category_runs
-from instsel.stages.evaluate import Spent
-from instsel.stages.graph import Graph, build_graph
-from instsel.stages.training import Trained, TrainingRun
-from instsel.storage import Folder
-from instsel.study_file import parse_study
+from instsel.io.store import Folder
+from instsel.pipeline import category_runs
+from instsel.pipeline.evaluate import Spent
+from instsel.runtime.training import Trained, TrainingRun
+from instsel.study.graph import Graph, build_graph
 
 SOURCES = ["baskets", "letters", "trains"]
 # How much a row (left) lowers the loss on a category (above).
@@ -67,8 +67,8 @@ class Cluster:
 @pytest.fixture
 def study(finished_study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The study after stage *tag*, and the cluster that its runs go to."""
-    from instsel.choice.inputs import Inputs
-    from instsel.stages import tag
+    from instsel.pipeline import categorize as tag
+    from instsel.study.reader import Inputs
 
     out = tmp_path / "study"
     shutil.copytree(finished_study["out"], out)

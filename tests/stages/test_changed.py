@@ -1,9 +1,9 @@
 """Which finished stages a study file would make otherwise."""
 
-from instsel.stages.changed import changed_stages
-from instsel.stages.graph import build_graph
-from instsel.storage import Folder
-from instsel.study_file import parse_study
+from instsel.config.file import parse_study
+from instsel.io.store import Folder
+from instsel.study.graph import build_graph
+from instsel.study.staleness import changed_stages
 
 
 def test_a_finished_study_differs_where_its_file_was_changed(finished_study):

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from instsel.config import StudyConfig
-from instsel.dtypes import Device, keep, settle, this_device
+from instsel.config.file import parse_study
+from instsel.config.study import StudyConfig
+from instsel.console import Terminal
 from instsel.errors import StudyError
-from instsel.progress import Terminal
-from instsel.stages import dtype
-from instsel.stages.dtype import settled_study, working_devices, working_nodes
-from instsel.stages.pipeline import run_study
-from instsel.study import open_folder
-from instsel.study_file import parse_study
+from instsel.models.dtypes import Device, keep, settle, this_device
+from instsel.pipeline.runner import run_study
+from instsel.runtime import devices as dtype
+from instsel.runtime.devices import settled_study, working_devices, working_nodes
+from instsel.study.folder import open_folder
 
 NATIVE, EMULATING = Device("AMD EPYC", True), Device("Intel Xeon", False)
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from instsel.blocks import list_rows
-from instsel.progress import Terminal
-from instsel.stages import embed
-from instsel.storage import Folder
-from instsel.study import Stage
-from instsel.study_file import parse_study
+from instsel.arrays import list_rows
+from instsel.config.file import parse_study
+from instsel.console import Terminal
+from instsel.io.store import Folder
+from instsel.pipeline import embed
+from instsel.study.folder import Stage
 
 
 @pytest.fixture(scope="module")

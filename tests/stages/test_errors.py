@@ -9,7 +9,7 @@ import ray
 import ray.data
 
 from instsel.errors import InputError, StudyError
-from instsel.stages.errors import clear_errors
+from instsel.runtime.errors import clear_errors
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -1,8 +1,8 @@
 """Which adapter of a run is evaluated."""
 
-from instsel.stages.evaluate import adapter_of
-from instsel.storage import Folder
-from instsel.study import Stage
+from instsel.io.store import Folder
+from instsel.pipeline.evaluate import adapter_of
+from instsel.study.folder import Stage
 
 
 def test_the_last_of_ten_epochs_is_evaluated_and_not_the_ninth(tmp_path):

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from instsel.console import Terminal
 from instsel.errors import StudyError
-from instsel.progress import Terminal
-from instsel.stages.extraction import NOT_FINITE, ZERO, extract, pool_items, validation_items, write_vectors
-from instsel.storage import Folder
-from instsel.study import Stage
+from instsel.io.store import Folder
+from instsel.pipeline.extraction import NOT_FINITE, ZERO, extract, pool_items, validation_items, write_vectors
+from instsel.study.folder import Stage
 
 
 @pytest.fixture

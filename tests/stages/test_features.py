@@ -19,18 +19,18 @@ import pytest
 import torch
 import yaml
 
-from instsel.attribution import unit_rows
+from instsel.attribution.scores import unit_rows
+from instsel.config.file import parse_study
+from instsel.console import Terminal
 from instsel.errors import StudyError
-from instsel.gradients.store import feature_table, read_features, read_norms, read_pins
-from instsel.methods import Influence
-from instsel.progress import Terminal
-from instsel.stages import attribution, features
-from instsel.stages.errors import clear_errors
-from instsel.stages.graph import build_graph
-from instsel.stages.session import Allotment
-from instsel.storage import Folder
-from instsel.study import Stage
-from instsel.study_file import parse_study
+from instsel.gradients.features import feature_table, read_features, read_norms, read_pins
+from instsel.io.store import Folder
+from instsel.pipeline import attribution, features
+from instsel.runtime.errors import clear_errors
+from instsel.runtime.session import Allotment
+from instsel.selection.methods import Influence
+from instsel.study.folder import Stage
+from instsel.study.graph import build_graph
 
 CHECKPOINTS = ["epoch-1", "epoch-2"]
 # One row a batch: slow enough to be killed between two shards.
@@ -158,7 +158,7 @@ def test_driver_and_workers_killed_the_next_run_makes_only_what_was_missing(raw,
     shutil.copy(Path(raw["out"], "study.json"), out)
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump({**raw, "out": str(out)}))
-    command = [sys.executable, "-c", "from instsel.cli import app; app()", "run", str(path), "--until", "features"]
+    command = [sys.executable, "-c", "from instsel.cli.app import app; app()", "run", str(path), "--until", "features"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for_first_shard(out / "features", lambda: first.poll() is None)

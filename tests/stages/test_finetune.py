@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from instsel.choice.inputs import Inputs
+from instsel.config.file import parse_study
+from instsel.console import Terminal
 from instsel.errors import Diverged
-from instsel.progress import Terminal
-from instsel.stages import finetune
-from instsel.stages.graph import build_graph
-from instsel.stages.training import Trained
-from instsel.storage import Folder
-from instsel.study_file import parse_study
+from instsel.io.store import Folder
+from instsel.pipeline import finetune
+from instsel.runtime.training import Trained
+from instsel.study.graph import build_graph
+from instsel.study.reader import Inputs
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from ray.autoscaler import sdk
 
-from instsel.config import Resources
+from instsel.config.study import Resources
+from instsel.console import Terminal
 from instsel.errors import StudyError
-from instsel.progress import Terminal
-from instsel.stages import gather
+from instsel.runtime import autoscaling as gather
 
 Growing = Callable[..., list[Any]]
 

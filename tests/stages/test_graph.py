@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from instsel.choice.ways import figures_influence
+from instsel.config.file import parse_study
 from instsel.errors import InputError
-from instsel.stages.graph import Graph, build_graph, runs_of
-from instsel.storage import Folder
-from instsel.study_file import parse_study
+from instsel.io.store import Folder
+from instsel.study.attribution_specs import figures_influence
+from instsel.study.graph import Graph, build_graph, runs_of
 
 METHODS = ["random", "less", "bids"]
 TRAINED = {f"{stage}/{name}" for stage in ("finetune", "evaluate") for name in METHODS}
@@ -233,9 +233,7 @@ def test_two_runs_of_one_name_are_refused(
 
 @pytest.mark.process
 def test_looking_at_a_study_loads_neither_ray_nor_torch() -> None:
-    code = (
-        "import sys, instsel.cli, instsel.stages.pipeline; print({'ray', 'torch', 'transformers'} & set(sys.modules))"
-    )
+    code = "import sys, instsel.cli.app, instsel.pipeline.runner; print({'ray', 'torch', 'transformers'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
 

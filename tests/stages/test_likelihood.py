@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from instsel.progress import Terminal
-from instsel.stages import likelihood
-from instsel.storage import Folder
-from instsel.study import Stage
-from instsel.study_file import parse_study
+from instsel.config.file import parse_study
+from instsel.console import Terminal
+from instsel.io.store import Folder
+from instsel.pipeline import likelihood
+from instsel.study.folder import Stage
 
 
 @pytest.fixture

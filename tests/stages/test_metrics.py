@@ -6,9 +6,9 @@ import urllib.request
 import pytest
 import ray
 
-from instsel.stages.metrics import COUNTERS, GAUGES, Meter
-from instsel.stages.training_logger import TrainingLogger
-from instsel.training.figures import Step
+from instsel.runtime.observability import COUNTERS, GAUGES, Meter
+from instsel.runtime.training_progress import TrainingLogger
+from instsel.training.schedule import Step
 
 SECONDS = 60
 

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instsel.choice.inputs import Inputs
-from instsel.choice.mixing import mix
-from instsel.config import StudyConfig
+from instsel.choice.constrained import mix
+from instsel.config.file import parse_study
+from instsel.config.study import StudyConfig
+from instsel.console import Terminal
 from instsel.errors import InputError
-from instsel.progress import Terminal
-from instsel.stages import finetune, select
-from instsel.stages.graph import Graph, build_graph
-from instsel.stages.pipeline import run_study
-from instsel.storage import Folder
-from instsel.study_file import parse_study
+from instsel.io.store import Folder
+from instsel.pipeline import finetune, select
+from instsel.pipeline.runner import run_study
+from instsel.study.graph import Graph, build_graph
+from instsel.study.reader import Inputs
 
 SOURCES = ["baskets", "letters", "trains"]
 MIXTURE = {

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from instsel.choice.anew import Wish, select_anew
 from instsel.choice.explain import explain
-from instsel.progress import Terminal
-from instsel.stages.pipeline import run_study
-from instsel.stages.search_study import search_study
-from instsel.storage import Folder
-from instsel.study_file import load_study, parse_study
+from instsel.choice.reselect import Wish, select_anew
+from instsel.config.file import load_study, parse_study
+from instsel.console import Terminal
+from instsel.io.store import Folder
+from instsel.pipeline.runner import run_study
+from instsel.search.run import search_study
 from tests.object_store import KEYS, meanwhile
 
 pytestmark = pytest.mark.long

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from instsel.config.file import parse_study
+from instsel.console import Terminal
 from instsel.errors import InputError
-from instsel.progress import Terminal
-from instsel.stages.graph import build_graph
-from instsel.stages.pipeline import run_study
-from instsel.storage import Folder
-from instsel.study_file import parse_study
+from instsel.io.store import Folder
+from instsel.pipeline.runner import run_study
+from instsel.study.graph import build_graph
 
 
 def _graph(raw):

@@ -8,17 +8,18 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from instsel.cli import app
+from instsel.cli.app import app
+from instsel.config.file import parse_study
+from instsel.console import Terminal
 from instsel.errors import InputError, StudyError
-from instsel.likelihood import answers_alone
-from instsel.progress import Terminal
-from instsel.stages import plan_sample, plan_stopwatch
-from instsel.stages.graph import ORDER, build_graph
-from instsel.stages.plan import _log_file, _open_parts, free_bytes, plan_study
-from instsel.stages.plan_processes import ModelProcess
-from instsel.stages.plan_sample import sampled_rows
-from instsel.storage import Folder
-from instsel.study_file import parse_study
+from instsel.io.store import Folder
+from instsel.models.likelihood import answers_alone
+from instsel.planner import sample as plan_sample
+from instsel.planner import stopwatch as plan_stopwatch
+from instsel.planner.processes import ModelProcess
+from instsel.planner.run import _log_file, _open_parts, free_bytes, plan_study
+from instsel.planner.sample import sampled_rows
+from instsel.study.graph import ORDER, build_graph
 
 
 def contents(folder):

@@ -8,16 +8,16 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from instsel.cli import app
+from instsel.cli.app import app
+from instsel.config.file import parse_study
+from instsel.console import Terminal
 from instsel.errors import InputError
-from instsel.planning.cluster import parse_cluster
-from instsel.planning.facts import Facts, Pace
-from instsel.planning.rates import Rates, read_rates
-from instsel.planning.stage import StagePlan
-from instsel.progress import Terminal
-from instsel.stages.plan import plan_study
-from instsel.stages.plan_elsewhere import Elsewhere
-from instsel.study_file import parse_study
+from instsel.planner.cluster import parse_cluster
+from instsel.planner.elsewhere import Elsewhere
+from instsel.planner.facts import Facts, Pace
+from instsel.planner.rates import Rates, read_rates
+from instsel.planner.run import plan_study
+from instsel.planner.stages import StagePlan
 
 
 def planned(raw, **options):
@@ -46,7 +46,7 @@ def test_rates_that_were_saved_make_the_plan_of_a_larger_cluster(saved, monkeypa
     raw, path, smaller = saved
     rates = read_rates(path)
     assert sorted(rates.stages) == ["evaluate", "finetune"]
-    monkeypatch.setattr("instsel.stages.plan_stopwatch._processes", None)
+    monkeypatch.setattr("instsel.planner.stopwatch._processes", None)
     stages, shown = planned(raw, cluster="3xcpu", rates=path, price=2.0)
     training = rates.stages["finetune"].pace
     tokens, workers = stages["finetune"].tokens, 3 * training.together

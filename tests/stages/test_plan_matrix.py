@@ -2,8 +2,8 @@
 
 import pytest
 
-from instsel.stages import plan_matrix
-from instsel.stages.plan_matrix import Matrix, seconds_to_solve, seconds_to_sum
+from instsel.planner import matrix as plan_matrix
+from instsel.planner.matrix import Matrix, seconds_to_solve, seconds_to_sum
 
 
 def test_a_row_is_scored_against_every_number_of_columns():

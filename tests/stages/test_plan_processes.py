@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from instsel.evaluation import heldout
-from instsel.representations import hidden_states
-from instsel.representations.encoder import Encoder
-from instsel.stages import plan_processes
-from instsel.stages.plan_processes import EncoderProcess, ModelProcess, steps_of
-from instsel.stages.training import train_settings
-from instsel.study_file import parse_study
+from instsel.config.file import parse_study
+from instsel.evaluation import scoring as heldout
+from instsel.models import hidden_states
+from instsel.models.embeddings import Encoder
+from instsel.planner import processes as plan_processes
+from instsel.planner.processes import EncoderProcess, ModelProcess, steps_of
+from instsel.runtime.training import train_settings
 
 ROWS = [[{"input_ids": [3, 4, 5, 6], "labels": [-100, 4, 5, 6]}] * 2]
 

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from instsel.stages.plan_rows import group_sizes
+from instsel.planner.sample import group_sizes
 
 
 def test_groups_have_the_rows_that_a_sample_stands_for():

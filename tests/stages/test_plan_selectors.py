@@ -3,10 +3,10 @@
 import pytest
 from pydantic import TypeAdapter
 
-from instsel.methods import Method
-from instsel.planning.selectors import Shape
-from instsel.stages import plan_selectors
-from instsel.stages.plan_selectors import selector_seconds
+from instsel.planner import selector_times as plan_selectors
+from instsel.planner.selector_times import selector_seconds
+from instsel.planner.selectors import Shape
+from instsel.selection.methods import Method
 
 
 def method(name, **options):

@@ -14,19 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from instsel.config import Model, StudyConfig
+from instsel.config.file import parse_study
+from instsel.config.study import Model, StudyConfig
+from instsel.console import Terminal
 from instsel.data.chat import check_tokenizer, encode
-from instsel.data.rows import BadRow, parse_row
-from instsel.data.shards import DUPLICATE, LEAK
+from instsel.data.encode import DUPLICATE, LEAK
+from instsel.data.formats import BadRow, parse_row
 from instsel.errors import InputError, StudyError
-from instsel.model import load_tokenizer
-from instsel.progress import Terminal
-from instsel.stages import prepare
-from instsel.stages.errors import clear_errors
-from instsel.stages.graph import build_graph
-from instsel.storage import Folder
-from instsel.study import Stage
-from instsel.study_file import parse_study
+from instsel.io.store import Folder
+from instsel.models.loading import load_tokenizer
+from instsel.pipeline import prepare
+from instsel.runtime.errors import clear_errors
+from instsel.study.folder import Stage
+from instsel.study.graph import build_graph
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

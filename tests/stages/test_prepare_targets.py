@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from instsel.data.leaks import LeakIndex
-from instsel.data.shards import DUPLICATE
+from instsel.config.file import parse_study
+from instsel.data.contamination import LeakIndex
+from instsel.data.encode import DUPLICATE
 from instsel.errors import InputError
-from instsel.stages.errors import clear_errors
-from instsel.stages.prepare_targets import leak_index, prepare_targets, why_rejected
-from instsel.storage import Folder
-from instsel.study_file import parse_study
+from instsel.io.store import Folder
+from instsel.pipeline.prepare_targets import leak_index, prepare_targets, why_rejected
+from instsel.runtime.errors import clear_errors
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 from ray import tune
 
+from instsel.config.search import Search
 from instsel.errors import StudyError
+from instsel.io.store import Folder
+from instsel.runtime.tune import Points
 from instsel.search.outcome import Outcome
-from instsel.search.settings import Search
-from instsel.stages.points import Points
-from instsel.stages.search import Marking, TokenCap, _domain, _in_turn, _optuna, told
-from instsel.storage import Folder
+from instsel.search.trials import Marking, TokenCap, _domain, _in_turn, _optuna, told
 
 
 def _known(name, point, objective):

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
+from instsel.config.file import load_study, parse_study
+from instsel.config.search import Search
+from instsel.console import Terminal
 from instsel.errors import InputError
-from instsel.progress import Terminal
+from instsel.io.store import Folder
 from instsel.report.markdown import BASE
-from instsel.search.settings import Search
-from instsel.stages.graph import build_graph
-from instsel.stages.points import Points
-from instsel.stages.search_study import _stage, search_study
-from instsel.stages.trial import OUTCOME, OWNER, trial_folder
-from instsel.storage import Folder
-from instsel.study_file import load_study, parse_study
+from instsel.runtime.tune import Points
+from instsel.search.run import _stage, search_study
+from instsel.search.trial import OUTCOME, OWNER, trial_folder
+from instsel.study.graph import build_graph
 from tests.events import scalars
 
 pytestmark = pytest.mark.long

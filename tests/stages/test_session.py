@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instsel.config import Resources
+from instsel.config.study import Resources
 from instsel.errors import InputError, StudyError
-from instsel.stages import session
-from instsel.stages.session import Allotment, allot
+from instsel.runtime import session
+from instsel.runtime.session import Allotment, allot
 
 
 def allotted(cpus: int, gpus: int = 0, nodes: int = 1, /, **resources: Any) -> Allotment:

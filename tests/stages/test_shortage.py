@@ -2,8 +2,8 @@
 
 import pytest
 
-from instsel.progress import Terminal
-from instsel.stages.shortage import Shortage
+from instsel.console import Terminal
+from instsel.runtime.errors import Shortage
 
 
 def test_memory_that_holds_half_as_much_again_is_told_again(capsys: pytest.CaptureFixture[str]) -> None:

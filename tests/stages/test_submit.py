@@ -9,11 +9,11 @@ import yaml
 from ray.job_submission import JobStatus
 from rich.console import Console
 
+from instsel.config.file import load_study
+from instsel.console import Terminal
 from instsel.errors import InputError, StudyError
-from instsel.progress import Terminal
-from instsel.stages import submit
-from instsel.stages.submit import Order
-from instsel.study_file import load_study
+from instsel.runtime import jobs as submit
+from instsel.runtime.jobs import Order
 
 LOG = ["prepare\n", "warmup\n", "done\n"]
 

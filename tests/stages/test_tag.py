@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instsel.choice.inputs import Inputs
+from instsel.config.file import parse_study
+from instsel.console import Terminal
 from instsel.errors import InputError, StudyError
-from instsel.progress import Terminal
-from instsel.stages import embed, tag
-from instsel.stages.errors import clear_errors
-from instsel.stages.graph import Graph, build_graph
-from instsel.storage import Folder
-from instsel.study_file import parse_study
+from instsel.io.store import Folder
+from instsel.pipeline import categorize as tag
+from instsel.pipeline import embed
+from instsel.runtime.errors import clear_errors
+from instsel.study.graph import Graph, build_graph
+from instsel.study.reader import Inputs
 
 KINDS = {"basket": "sums", "Train": "cities"}
 

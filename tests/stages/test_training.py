@@ -18,20 +18,20 @@ from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
 
-from instsel.config import Lora, Model, StudyConfig, Tracking
+from instsel.config.study import Lora, Model, StudyConfig, Tracking
+from instsel.console import Terminal
 from instsel.errors import Diverged, InputError, StudyError
-from instsel.model import attach_lora, load_base
-from instsel.progress import Terminal
-from instsel.stages import training_worker
-from instsel.stages.errors import clear_errors
-from instsel.stages.session import TOKENS_A_PROCESS, Allotment
-from instsel.stages.training import Trained, TrainingRun, run_training, run_trainings, train_side_by_side
-from instsel.stages.training_worker import GroupWork, WorkerRun, last_checkpoint
-from instsel.storage import Folder
-from instsel.study import Stage
+from instsel.io.store import Folder
+from instsel.models.loading import attach_lora, load_base
+from instsel.runtime import training_worker
+from instsel.runtime.errors import clear_errors
+from instsel.runtime.session import TOKENS_A_PROCESS, Allotment
+from instsel.runtime.training import Trained, TrainingRun, run_training, run_trainings, train_side_by_side
+from instsel.runtime.training_worker import GroupWork, WorkerRun, last_checkpoint
+from instsel.study.folder import Stage
 from instsel.training.checkpoint import read_checkpoint
 from instsel.training.dataset import SCHEMA
-from instsel.training.settings import TrainSettings
+from instsel.training.schedule import TrainSettings
 from tests.events import scalars
 
 ROWS, LENGTH = 120, 9

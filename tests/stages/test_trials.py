@@ -1,8 +1,8 @@
 import pytest
 
 from instsel.errors import StudyError
-from instsel.stages.session import Allotment
-from instsel.stages.trials import trial_allotment
+from instsel.runtime.session import Allotment
+from instsel.runtime.tune import trial_allotment
 
 
 @pytest.fixture

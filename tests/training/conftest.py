@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from instsel.training.settings import TrainSettings
+from instsel.training.schedule import TrainSettings
 
 
 @pytest.fixture(scope="session")

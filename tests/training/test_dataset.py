@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from instsel.errors import InputError
-from instsel.storage import Folder
+from instsel.io.store import Folder
 from instsel.training.dataset import SCHEMA, TrainingSet
 
 ROWS = [

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from instsel.errors import InputError
-from instsel.training.deepspeed_config import complete, import_deepspeed, read_json
+from instsel.training.deepspeed import complete, import_deepspeed, read_json
 
 # What Hugging Face's documentation shows for ZeRO 3, with its "auto" values.
 WITH_AUTO = {

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from instsel.data.batches import collate
-from instsel.loss import answer_losses
+from instsel.data.batching import collate
+from instsel.models.loss import answer_losses
 from instsel.training.loop import Pauses, train
-from instsel.training.settings import TrainSettings
+from instsel.training.schedule import TrainSettings
 
 
 def lora_model(rank: int = 4, dropout: float = 0.0, dtype: str = "float32") -> Any:

@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from instsel.blocks import list_rows
-from instsel.choice.ways import figures_influence
+from instsel.arrays import list_rows
+from instsel.mixture.dependency import LEVELS
 from instsel.report.facts.pool import Facet, Pool
 from instsel.report.facts.record import Record
+from instsel.study.attribution_specs import figures_influence
+from instsel.training.dataset import ORDER
 
 
 @dataclass(frozen=True)
@@ -178,3 +180,29 @@ def _blocks(pool: Pool, way: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         known = pc.is_valid(inside).to_numpy(zero_copy_only=False)
         number = pc.fill_null(inside, 0).to_numpy(zero_copy_only=False)
         yield own[number[known]], list_rows(table.column("scores"))[known]
+
+
+MOST_WINDOWS = 40
+LEAST_ROWS = 8
+
+
+def orders(record: Record) -> dict[str, Any]:
+    """Shares of the levels along each training that has an order of its own.
+
+    Returns:
+        run -> `rows` at the end of each window, of equal sizes, and `shares`, level -> share of the window's rows.
+    """
+    found = {}
+    for name in record.results("finetune"):
+        folder = record.folder / "finetune" / name
+        if folder.exists(ORDER):
+            found[name] = _shares(folder.read_table(ORDER, ["level"])["level"].to_numpy())
+    return found
+
+
+def _shares(levels: np.ndarray) -> dict[str, Any]:
+    windows = np.array_split(levels, min(MOST_WINDOWS, max(1, len(levels) // LEAST_ROWS)))
+    return {
+        "rows": np.cumsum([len(part) for part in windows]).tolist(),
+        "shares": {level: [float((part == number).mean()) for part in windows] for number, level in enumerate(LEVELS)},
+    }

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from instsel.choice.rows import TABLE
+from instsel.choice.output import TABLE
 from instsel.report.facts.record import Record
 
 BOUNDS = (64, 128, 256, 512, 1024, 2048, 4096)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from instsel.choice.rows import TABLE
+from instsel.choice.output import TABLE
 from instsel.report.facts.influence import Served
 from instsel.report.facts.pool import Pool
 from instsel.report.facts.record import Record

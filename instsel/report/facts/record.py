@@ -7,14 +7,14 @@ from typing import Any
 
 import yaml
 
-from instsel.choice.anew import open_study
-from instsel.choice.inputs import Inputs
-from instsel.choice.ways import influences_of
-from instsel.config import StudyConfig
+from instsel.choice.reselect import open_study
+from instsel.config.study import StudyConfig
+from instsel.io.store import Folder
 from instsel.report.markdown import BASE
-from instsel.stages.graph import ORDER, Run, runs_of
-from instsel.storage import Folder
-from instsel.study import MANIFEST, read_manifest
+from instsel.study.attribution_specs import influences_of
+from instsel.study.folder import MANIFEST, read_manifest
+from instsel.study.graph import ORDER, Run, runs_of
+from instsel.study.reader import Inputs
 
 
 class Record:

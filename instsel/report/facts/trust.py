@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from instsel.choice.rows import TABLE
-from instsel.identity import fingerprint
+from instsel.choice.output import TABLE
+from instsel.io.fingerprint import fingerprint
 from instsel.report.facts.record import Record
-from instsel.stages.changed import changed_stages
+from instsel.study.staleness import changed_stages
 
 NAMED = 3
 _TOLERANCE = 1e-9

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from instsel.evaluation.bootstrap import MEAN
-from instsel.methods import RandomMethod
 from instsel.report.facts.record import Record
 from instsel.report.markdown import BASE
 from instsel.report.summary import Losses, differences, loss_table, pooled
+from instsel.selection.methods import RandomMethod
+from instsel.stats import MEAN
 
 
 def verdict(record: Record) -> tuple[dict[str, Any], list[str]]:

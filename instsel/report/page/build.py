@@ -12,8 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from instsel import __version__
-from instsel.evaluation.bootstrap import MEAN
-from instsel.printable import printable
+from instsel.console import printable
 from instsel.report.markdown import percent
 from instsel.report.page.choice import choice_section
 from instsel.report.page.cost import cost_section
@@ -24,6 +23,7 @@ from instsel.report.page.overview import interval, verdict_section
 from instsel.report.page.parts import Cell, Chart, Section, Table, count, number
 from instsel.report.page.reading import Turns, reading_section, refused_section
 from instsel.report.page.search import search_section
+from instsel.stats import MEAN
 
 MISSING_NAMED = 6
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from instsel.report.facts.parts import DIVIDES
+from instsel.report.facts.gather import DIVIDES
 from instsel.report.page import figures
 from instsel.report.page.parts import Cell, Chart, Section, Table, count, number
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from instsel.printable import one_line
+from instsel.console import one_line
 from instsel.report.mixture import agreement_in_words, duals_in_words
 from instsel.report.page import figures
 from instsel.report.page.parts import Cell, Chart, Section, Table, Text, count, name_cell, number

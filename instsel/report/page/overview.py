@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from instsel.evaluation.bootstrap import MEAN
 from instsel.report.markdown import BASE, decimal, percent
 from instsel.report.page.figures import CATEGORY, LINE
 from instsel.report.page.parts import Cell, Chart, Section, Table, Text, labels, number, rounded
+from instsel.stats import MEAN
 
 NOTHING = "Nothing is evaluated yet, or no target has held-out rows."
 FAR = 2.5

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from instsel.printable import one_line
+from instsel.console import one_line
 from instsel.report.markdown import decimal
 
 MOST_LETTERS = 36

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from instsel.printable import printable
+from instsel.console import printable
 from instsel.report.markdown import decimal
 from instsel.report.page.parts import Cell, Reading, Row, Section, Table, Text, count
 

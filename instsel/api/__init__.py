@@ -1,0 +1,1 @@
+"""A finished study as tables and vectors, see `instsel.open_study`."""

@@ -1,0 +1,164 @@
+"""The vectors that a study keeps: influence, gradients, embeddings."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from instsel.api.vectors import Block, Vectors
+from instsel.choice.metrics import Figures
+from instsel.config.study import StudyConfig
+from instsel.errors import InputError
+from instsel.io.store import Folder
+from instsel.selection.methods import Influence
+from instsel.study.attribution_specs import figures_influence, influences_of
+from instsel.study.graph import Run
+from instsel.study.reader import Inputs
+
+
+class StudyArrays:
+    """A study's folder, for its vectors.
+
+    Attributes:
+        place: of the folder.
+        config: the study file as it was last run, with every default.
+    """
+
+    def __init__(self, place: str, config: StudyConfig, inputs: Inputs) -> None:
+        """Use `instsel.open_study`."""
+        self.place, self.config, self._inputs = place, config, inputs
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the targets."""
+        return sorted(self.config.targets)
+
+    @property
+    def influences(self) -> list[str]:
+        """Names of the attribution matrices that are stored."""
+        return [name for name in influences_of(self.config) if self._inputs.has(f"attribution/{name}")]
+
+    def attribution(self, name: str | None = None) -> Vectors:
+        """Influence of pool rows on validation rows, float32, a vector a pool row; `columns` says on whom.
+
+        Args:
+            name: of `influences`; by default that which the report's figures are by.
+        """
+        chosen = name or self._way.name
+        if name is not None:
+            known("attribution", name, list(influences_of(self.config)))
+        shards: list[str] = self._inputs.manifest(f"attribution/{chosen}")["result"]["shards"]
+        self._inputs.check_shards(shards)
+        folder = self._inputs.study / "attribution" / chosen
+        read = partial(_column, folder / "blocks", "scores")
+        return Vectors(shards, read, folder.read_table("columns.parquet"))
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """Checkpoints of the warmup that gradients were taken at, the earliest first."""
+        # Names sort as text in a manifest: epoch-10 stands before epoch-2.
+        return sorted(self._inputs.gradients.pins, key=lambda name: int(name.removeprefix("epoch-")))
+
+    def features(self, checkpoint: str | None = None, kind: Literal["pool", "validation"] = "pool") -> Vectors:
+        """Gradient sketches at a checkpoint, by default the last: unit rows and their norms, float16 or int8.
+
+        Args:
+            checkpoint: of `checkpoints`.
+            kind: of the pool (blocks are shards), or of validation rows (blocks are targets).
+        """
+        gradients = self._inputs.gradients
+        chosen = checkpoint or self.checkpoints[-1]
+        known("checkpoint", chosen, self.checkpoints)
+        known("kind", kind, ["pool", "validation"])
+        parts = self._inputs.shards if kind == "pool" else self.targets
+        return Vectors(parts, lambda part: Block.of_features(gradients.table(chosen, kind, part)))
+
+    @property
+    def embeddings(self) -> Vectors:
+        """Prompt embeddings of the pool by the encoder, float32."""
+        return self._vectors("embed")
+
+    @property
+    def hidden_states(self) -> Vectors:
+        """Weighted mean hidden states of the pool by the model, float32."""
+        return self._vectors("represent")
+
+    @property
+    def _way(self) -> Influence:
+        """The influence by which it is said what selections serve."""
+        part = self.config.selection
+        return figures_influence(self.config) or Influence.of(part.attribution, part.damping)
+
+    def _vectors(self, stage: str) -> Vectors:
+        self._inputs.manifest(stage)
+        return Vectors(self._inputs.shards, partial(_column, self._inputs.study / stage / "pool", "embedding"))
+
+
+def known(what: str, name: str, names: Sequence[str]) -> None:
+    """Refuse a name that is none of those there are.
+
+    Raises:
+        InputError: it is none.
+    """
+    if name not in names:
+        raise InputError(f"there is no {what} {name!r}; there are {', '.join(names) or 'none'}")
+
+
+def _column(folder: Folder, column: str, part: str) -> Block:
+    return Block.of_column(folder.read_table(f"{part}.arrow"), column)
+
+
+ROW = ["id", "source", "task", "messages", "tokens", "answer_tokens", "file", "line"]
+
+
+def row_table(inputs: Inputs, ids: Sequence[str]) -> pa.Table:
+    """Rows of the pool with their messages, in the order of `ids`; only their shards are read.
+
+    Raises:
+        InputError: an id is no row of the pool.
+    """
+    places = pc.index_in(pa.array(ids, pa.string()), inputs.index["id"].combine_chunks())
+    if places.null_count:
+        raise InputError(f"{inputs.study} has no pool row {ids[places.to_pylist().index(None)]!r}; `pool` lists them")
+    shards = inputs.index["shard"].take(places).unique().to_pylist() or inputs.shards[:1]
+    wanted, folder = pa.array(ids, pa.string()), inputs.study / "prepare" / "pool"
+    tables = (folder.read_table(f"{shard}.parquet", ROW) for shard in shards)
+    table = pa.concat_tables([table.filter(pc.is_in(table["id"], wanted)) for table in tables])
+    return table.take(pc.index_in(wanted, table["id"].combine_chunks()))
+
+
+def loss_table(losses: Mapping[str, Mapping[str, float]], runs: Mapping[str, Run]) -> pa.Table:
+    """One line a run: run, method, seed, the mean held-out loss of each target, and the mean over targets (nats)."""
+    lines: list[dict[str, Any]] = []
+    for name, by_target in losses.items():
+        run = runs.get(name)
+        mean = float(np.mean(list(by_target.values()))) if by_target else None
+        told = {"run": name, "method": run.method.name if run else name, "seed": run.seed if run else None}
+        lines.append({**told, **by_target, "mean": mean})
+    return pa.Table.from_pylist(lines)
+
+
+def comparison_table(summary: Mapping[str, Any]) -> pa.Table:
+    """One line a method and target (and `mean`): loss, and the difference to the baseline with its interval."""
+    lines = []
+    for method, losses in summary["losses"].items():
+        for target, loss in losses.items():
+            interval = summary["differences"].get(method, {}).get(target, {})
+            difference = {key: interval.get(key) for key in ("difference", "low", "high")}
+            lines.append({"method": method, "target": target, "loss": loss, **difference})
+    columns = {"loss": pa.float64(), "difference": pa.float64(), "low": pa.float64(), "high": pa.float64()}
+    return pa.Table.from_pylist(lines, pa.schema({"method": pa.string(), "target": pa.string(), **columns}))
+
+
+def served_table(found: Mapping[str, Figures]) -> pa.Table:
+    """One line a selection and target: rows that serve it most, and the mean standardised influence on it."""
+    lines = [
+        {"selection": name, "target": target, "rows": rows, "influence": figures.influence[target]}
+        for name, figures in found.items()
+        for target, rows in figures.served.items()
+    ]
+    columns = {"selection": pa.string(), "target": pa.string(), "rows": pa.int64(), "influence": pa.float64()}
+    return pa.Table.from_pylist(lines, pa.schema(columns))

@@ -1,0 +1,5 @@
+"""Influence of pool rows on validation rows, from gradient features."""
+
+from instsel.attribution.scores import attribute
+
+__all__ = ["attribute"]

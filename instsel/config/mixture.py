@@ -1,0 +1,127 @@
+"""The keys `mixture` and `curriculum` of a study file."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from instsel.config.training import Training
+from instsel.mixture.experiments import Interventions, Regression
+from instsel.strict import Strict
+
+Estimator = Literal["interventions", "gradients", "regression"]
+Importance = Literal["proportional", "equal", "targets"]
+LevelName = Literal["preliminary", "intermediate", "subsequent"]
+
+
+class ColumnCategories(Strict):
+    by: Literal["source", "task"] = Field(description="column of the pool that names a row's category")
+
+
+class ClusterCategories(Strict):
+    by: Literal["clusters"] = Field(description="k-means over the prompt embeddings")
+    count: int = Field(8, ge=2, description="clusters")
+    seed: int = Field(0, ge=0, description="seed of k-means")
+
+
+class EndpointCategories(Strict):
+    by: Literal["endpoint"] = Field(description="a language model behind an OpenAI-compatible endpoint names them")
+    url: str = Field(description="base URL of the endpoint: http://localhost:8000/v1")
+    model: str = Field(description="name of the model there")
+    key_variable: str | None = Field(None, description="environment variable that holds the key; default no key")
+    labels: list[str] | None = Field(None, min_length=2, description="the categories to choose from; default free tags")
+    count: int = Field(12, ge=2, description="free tags are merged to at most so many categories")
+    rows_per_request: int = Field(8, ge=1, description="rows tagged by one request")
+    requests_at_once: int = Field(8, ge=1, description="requests under way at the same time")
+    timeout: float = Field(60.0, gt=0, description="seconds to wait for an answer")
+    attempts: int = Field(4, ge=1, description="how often a request is made before the study fails")
+
+
+def _named_only(value: Any) -> Any:
+    return {"by": value} if isinstance(value, str) else value
+
+
+Categories = Annotated[
+    Annotated[ColumnCategories | ClusterCategories | EndpointCategories, Field(discriminator="by")],
+    BeforeValidator(_named_only),
+]
+
+
+class Mixture(Strict):
+    categories: Categories = Field(ColumnCategories(by="source"), description="what divides the pool")
+    evaluation_rows: int = Field(
+        40, ge=2, description="rows of each category that are kept from all runs here, to evaluate them on"
+    )
+    least_rows: int = Field(
+        100, ge=4, description="a category with fewer rows counts to `other`, whose share stays as it is"
+    )
+    estimator: Estimator = Field("gradients", description="what the effects of categories on each other are by")
+    compare: list[Estimator] = Field([], description="other estimators to run, to compare with")
+    interventions: Interventions = Field(Interventions(), description="of the estimator interventions")
+    regression: Regression = Field(Regression(), description="of the estimator regression")
+    training: Training | None = Field(
+        None, description="how the runs of interventions and regression are trained; default as finetune"
+    )
+    threshold: float = Field(2.0, ge=0, description="standard errors from which on an effect is taken to be there")
+    importance: Importance | dict[str, Annotated[float, Field(ge=0)]] = Field(
+        "proportional",
+        description="how much each category counts: its share of the pool, all the same, its share of the validation "
+        "rows by their prompts, or weights by category",
+    )
+    effects_in: Literal["rows", "nats"] = Field(
+        "rows",
+        description="what effects are added up in: rows of the category that is helped, as the paper, or loss, so "
+        "that a category whose loss its own rows move more counts more",
+    )
+    max_shift: float = Field(0.1, ge=0, le=1, description="largest share of the rows that the mixture exchanges")
+    floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field({}, description="least share of a category")
+    caution: float = Field(0.0, ge=0, description="effects count less so many of their standard errors")
+    unknown: Literal["refuse", "zero"] = Field(
+        "refuse", description="what an unknown effect is: an error, or no effect (on the category itself 1)"
+    )
+
+    @field_validator("importance")
+    @classmethod
+    def _check_importance(cls, value: Any) -> Any:
+        if isinstance(value, dict) and abs(sum(value.values()) - 1) > 1e-6:
+            raise ValueError(f"importance sums to {sum(value.values()):.6g}; its weights have to sum to 1")
+        return value
+
+    @field_validator("floors")
+    @classmethod
+    def _check_floors(cls, value: dict[str, float]) -> dict[str, float]:
+        if sum(value.values()) > 1:
+            raise ValueError(f"floors sum to {sum(value.values()):.4g}, above 1; lower some")
+        return value
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> "Mixture":
+        if self.evaluation_rows >= self.least_rows:
+            raise ValueError(
+                f"evaluation_rows is {self.evaluation_rows} and least_rows {self.least_rows}; a category needs rows to "
+                "train on beside those that it is evaluated on"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_compare(self) -> "Mixture":
+        if self.estimator in self.compare or len(set(self.compare)) < len(self.compare):
+            raise ValueError(f"compare names {self.compare}; name each other estimator once, {self.estimator} not")
+        return self
+
+    @property
+    def estimators(self) -> list[Estimator]:
+        """All estimators to run, the one that counts first."""
+        return [self.estimator, *self.compare]
+
+
+class Curriculum(Strict):
+    levels: Literal["dependencies"] | dict[str, LevelName] = Field(
+        "dependencies",
+        description="level of each category: by which needs which (interventions with removals), or given; a category "
+        "that is not named is intermediate",
+    )
+    held_back: int | None = Field(
+        None,
+        ge=0,
+        description="rows that three_pass moves between its first and last pass; default a tenth, or what there is",
+    )

@@ -1,0 +1,287 @@
+"""The study file as types: every key a user can write, what it means and what it may be."""
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from instsel.config.mixture import Curriculum, Mixture
+from instsel.config.search import Search
+from instsel.config.training import Training
+from instsel.io.uri import checked_place
+from instsel.mixture.curriculum import PASSES
+from instsel.selection.methods import AnyMethod, Form, InfluenceMethod, Method
+from instsel.strict import Strict, usable_name
+
+RowFormat = Literal["auto", "messages", "alpaca", "sharegpt"]
+Place = Annotated[str, AfterValidator(checked_place)]
+
+
+class PoolSource(Strict):
+    path: Place = Field(
+        description="file, glob or URI of JSONL (.gz, .zst) or Parquet, dataset folder, or hf:OWNER/NAME"
+    )
+    format: RowFormat = Field("auto", description="how a row looks; auto tells by its keys")
+    source: str | None = Field(
+        None, description="name shown for these rows; by default the row's `source`, else the file"
+    )
+    split: str = Field("train", description="split of a Hugging Face dataset")
+    rows_per_file: int | None = Field(None, ge=1, description="read only the first N rows of each file")
+
+
+class Target(Strict):
+    validation: Place = Field(description="file of examples that show the ability; gradients are taken of these")
+    heldout: Place | None = Field(None, description="file of other examples, only ever used to measure the result")
+    format: RowFormat = Field("auto", description="how a row looks; auto tells by its keys")
+    subtask: str | None = Field(None, description="column that divides the target into subtasks")
+    max_validation: int | None = Field(None, ge=1, description="use at most N validation rows, a fixed uniform sample")
+    max_heldout: int | None = Field(None, ge=1, description="use at most N held-out rows, a fixed uniform sample")
+
+
+class Data(Strict):
+    max_length: int = Field(1024, ge=8, description="longest example in tokens; what is beyond is cut from the end")
+    shard_rows: int = Field(
+        1000, ge=1, description="rows of a pool file that make one shard, the unit of work and resume"
+    )
+    leak_words: int = Field(
+        13, ge=3, description="a pool row that shares so many words in a row with a target is dropped"
+    )
+
+
+class Model(Strict):
+    name: str = Field(description="folder or hub id of the model that selects and is trained")
+    revision: str | None = Field(None, description="revision of a hub model")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="type of the frozen weights and of activations; auto is bfloat16 where all machines "
+        "that do the work compute it themselves, else float32, and is settled once a study",
+    )
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
+        None, description="attention of transformers; by default the one it takes by itself, mostly sdpa"
+    )
+    chat_template: str | None = Field(
+        None, description="path of a Jinja chat template, in place of the tokenizer's own"
+    )
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
+
+
+class Lora(Strict):
+    rank: int = Field(8, ge=1, description="rank of the LoRA matrices")
+    alpha: float = Field(16.0, gt=0, description="LoRA scale; updates are multiplied by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout while training")
+    target_modules: list[str] | Literal["all-linear"] = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj"], description="names of the modules that get LoRA matrices"
+    )
+
+
+class Warmup(Training):
+    epochs: int = Field(4, ge=1, description="passes over the warmup rows; each ends with a checkpoint")
+    share: float = Field(0.05, gt=0, le=1, description="share of the pool that the warmup trains on")
+
+
+class Features(Strict):
+    dim: int = Field(8192, ge=16, description="dimension of the gradient sketch")
+    seed: int = Field(0, ge=0, description="seed of the sketch")
+    storage: Literal["float16", "int8"] = Field(
+        "float16", description="how a sketch is kept; int8 takes half the disk and rounds more"
+    )
+    token_budget: int = Field(4096, ge=16, description="padded tokens of one backward pass")
+
+
+class Embedding(Strict):
+    encoder: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2", description="folder or hub id of the model that embeds prompts"
+    )
+    revision: str | None = Field(None, description="revision of a hub encoder")
+    pooling: Literal["auto", "mean", "cls", "last"] = Field(
+        "auto", description="how token vectors become one; auto takes what the encoder's folder says, else the mean"
+    )
+    max_length: int = Field(256, ge=2, description="longest prompt in tokens; what is beyond is cut from the end")
+    token_budget: int = Field(8192, ge=16, description="padded tokens of one forward pass")
+
+
+class SelectionPart(Strict):
+    budget: int | float = Field(
+        description="rows to choose (or tokens, see unit): a whole number is a count, a number with a point a share"
+    )
+    unit: Literal["rows", "tokens"] = Field("rows", description="what the budget counts")
+    attribution: Form = Field(
+        "cosine",
+        description="influence that methods read: plain cosines, or preconditioned by the pool's Fisher matrix",
+    )
+    damping: float = Field(0.1, gt=0, description="damping of fisher, in units of the matrix' mean eigenvalue")
+    methods: list[Method] = Field(min_length=1, description="selections to make, all of the same budget")
+
+    @field_validator("budget")
+    @classmethod
+    def _check_budget(cls, budget: int | float) -> int | float:
+        if budget <= 0:
+            raise ValueError(f"budget is {budget}; write a share above 0 (0.1) or a count of at least 1 (500)")
+        if isinstance(budget, float) and budget > 1:
+            raise ValueError(f"budget is the share {budget}, above 1; write a whole number to choose that many rows")
+        return budget
+
+    @field_validator("methods")
+    @classmethod
+    def _check_names(cls, methods: list[Method]) -> list[Method]:
+        names = [method.name for method in methods]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two methods are called {twice[0]!r}; give one of them another `name`")
+        for name in names:
+            usable_name(name)
+            if name == "base":
+                raise ValueError("a method cannot be called 'base': the report's untrained model has that name")
+        return methods
+
+
+class Evaluation(Strict):
+    token_budget: int = Field(4096, ge=16, description="padded tokens of one forward pass")
+    bootstrap_samples: int = Field(2000, ge=100, description="resamples behind each interval")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals")
+    seed: int = Field(0, ge=0, description="seed of the resampling")
+
+
+class Resources(Strict):
+    ray_address: str | None = Field(
+        None, description="address of a running Ray cluster; by default one is started here"
+    )
+    actors: int | None = Field(
+        None, ge=1, description="model actors for features, evaluation; default one a GPU, without GPUs two a machine"
+    )
+    gpus_per_actor: float | None = Field(
+        None,
+        gt=0,
+        description="GPUs an actor holds: 0.5 for two actors a GPU, 2 for a model spread over two; default 1 if any",
+    )
+    threads_per_actor: int | None = Field(
+        None, ge=1, description="CPU threads of an actor; default its share of a node"
+    )
+    training_workers: int | None = Field(
+        None, ge=1, description="Ray Train workers; default one a GPU, without GPUs two a machine"
+    )
+    trial_workers: int | None = Field(
+        None,
+        ge=1,
+        description="Ray Train workers of each of many runs side by side: interventions and trials of a search, one "
+        "by default; runs of finetune only where it is given, by default they have the whole cluster in turn",
+    )
+    max_failures: int = Field(3, ge=0, description="worker failures a training run survives")
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, description="minutes between checkpoints inside an epoch; at most so much training is lost"
+    )
+    gpus: int | None = Field(
+        None, ge=1, description="GPUs to ask an autoscaling cluster for, wait for, and keep until the end"
+    )
+    cpus: int | None = Field(None, ge=1, description="the same for CPUs: wait until the cluster has so many")
+    wait_minutes: float = Field(
+        30.0, ge=0, description="minutes to wait for these; after them a run goes on with what has come, if any has"
+    )
+
+    @field_validator("gpus_per_actor")
+    @classmethod
+    def _check_gpus(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus_per_actor is {gpus}; above 1 it has to be a whole number")
+        return gpus
+
+
+class DeepSpeed(Strict):
+    stage: Literal[0, 1, 2, 3] = Field(2, description="ZeRO stage")
+    config: str | None = Field(None, description="path of a DeepSpeed JSON, used in place of the stage")
+
+
+class Tracking(Strict):
+    tensorboard: str | None = Field(None, description="folder for event files of TensorBoard, a path")
+    mlflow: Place | None = Field(None, description="tracking URI of MLflow: http://HOST:5000, sqlite:///mlflow.db")
+    wandb: str | None = Field(None, description="project at Weights & Biases; the key is WANDB_API_KEY's")
+
+    @field_validator("tensorboard")
+    @classmethod
+    def _check_path(cls, place: str | None) -> str | None:
+        if place is not None and "://" in place:
+            raise ValueError("event files are appended to, which object stores cannot do; give a path")
+        # Some runs are trained by processes whose working directory is another.
+        return None if place is None else os.path.abspath(os.path.expanduser(place))
+
+
+class StudyConfig(Strict):
+    """A whole study file. Relative paths are relative to `root`, `root` itself to where the command is run."""
+
+    name: str = Field(description="name of the study")
+    out: Place = Field(description="folder of the study: a local path or a URI such as s3://bucket/folder")
+    root: Place = Field(".", description="folder that relative pool and target paths start from")
+    model: Model = Field(description="model that selects and is trained")
+    pool: list[PoolSource] = Field(min_length=1, description="where the pool's rows are")
+    targets: dict[str, Target] = Field(min_length=1, description="abilities the selection is for")
+    data: Data = Field(Data(), description="how rows become examples")
+    lora: Lora = Field(Lora(), description="LoRA of warmup and finetune")
+    warmup: Warmup = Field(Warmup(), description="training whose checkpoints gradients are taken at")
+    features: Features = Field(Features(), description="gradient sketches")
+    embedding: Embedding = Field(Embedding(), description="prompt embeddings, for the methods that read them")
+    selection: SelectionPart = Field(description="what is chosen, and how")
+    mixture: Mixture | None = Field(None, description="shares of categories, for methods that keep to them")
+    curriculum: Curriculum = Field(Curriculum(), description="levels of categories, for orders of training by them")
+    finetune: Training = Field(Training(), description="training on each selection")
+    search: Search | None = Field(None, description="what `instsel search` tries")
+    evaluation: Evaluation = Field(Evaluation(), description="held-out losses and their intervals")
+    resources: Resources = Field(Resources(), description="what of the cluster is used; never changes results")
+    tracking: Tracking = Field(
+        Tracking(), description="trackers that are told of losses while they come; never changes results"
+    )
+    deepspeed: DeepSpeed = Field(DeepSpeed(), description="DeepSpeed of warmup and finetune")
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        return usable_name(name)
+
+    @field_validator("targets")
+    @classmethod
+    def _check_targets(cls, targets: dict[str, Target]) -> dict[str, Target]:
+        for name in targets:
+            usable_name(name)
+        if "mean" in targets:
+            raise ValueError("a target cannot be called 'mean': the report's mean over targets has that name")
+        return targets
+
+    @model_validator(mode="after")
+    def _check_methods_fit(self) -> "StudyConfig":
+        for method in self.selection.methods:
+            for name in getattr(method, "targets", None) or ():
+                if name not in self.targets:
+                    known = ", ".join(self.targets)
+                    raise ValueError(f"selection.methods: {method.name!r} chooses for {name!r}; targets are {known}")
+            self._check_damping(method)
+            self._check_categories(method)
+        return self
+
+    def _check_damping(self, method: AnyMethod) -> None:
+        if not isinstance(method, InfluenceMethod) or method.damping is None:
+            return
+        if (method.attribution or self.selection.attribution) != "fisher":
+            raise ValueError(
+                f"selection.methods: {method.name!r} has a damping, which only `attribution: fisher` reads; "
+                "remove it or write that"
+            )
+
+    def _check_categories(self, method: AnyMethod) -> None:
+        what = method.needs_categories
+        if what is None:
+            return
+        if self.mixture is None:
+            raise ValueError(f"selection.methods: {method.name!r} has {what}, which needs the key `mixture`")
+        if method.order == "shuffled":
+            return
+        if method.order == "three_pass" and self.finetune.epochs != PASSES:
+            raise ValueError(
+                f"selection.methods: {method.name!r} has order: three_pass, which takes {PASSES} epochs; "
+                f"finetune.epochs is {self.finetune.epochs}"
+            )
+        measured = "interventions" in self.mixture.estimators and self.mixture.interventions.removals
+        if self.curriculum.levels == "dependencies" and not measured:
+            raise ValueError(
+                f"selection.methods: {method.name!r} has order: {method.order}, and curriculum.levels are by "
+                "dependencies, which interventions with removals tell; add `interventions` to mixture.compare, or "
+                "give the levels"
+            )

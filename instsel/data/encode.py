@@ -1,0 +1,132 @@
+"""Chunks of raw lines as tables of tokenised examples, and of the rows set aside with their reasons."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from instsel.config.study import RowFormat
+from instsel.data.chat import encode
+from instsel.data.formats import BadRow, parse_row
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+EXAMPLES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("task", pa.string()),
+        ("messages", MESSAGES),
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
+        ("tokens", pa.int32()),
+        ("answer_tokens", pa.int32()),
+        ("truncated", pa.bool_()),
+        ("file", pa.string()),
+        ("line", pa.int64()),
+    ]
+)
+REJECTED = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
+SHOWN = 200
+LEAK = "shares a run of words with a target"
+DUPLICATE = "exact duplicate of an earlier row"
+
+
+def encode_lines(
+    lines: Sequence[bytes],
+    first: int,
+    file: str,
+    *,
+    tokenizer: Any,
+    max_length: int,
+    row_format: RowFormat = "auto",
+    source: str | None = None,
+    default_source: str = "",
+    task_column: str = "task",
+    refuse: Callable[[list[dict[str, str]]], str | None] | None = None,
+) -> tuple[pa.Table, pa.Table]:
+    """Turn raw lines into examples.
+
+    Args:
+        lines: JSON rows in UTF-8; blank ones are skipped.
+        first: number of the first line in its file.
+        file: the file's name for the tables.
+        tokenizer: fast Hugging Face tokenizer with a chat template.
+        max_length: longest example, tokens.
+        row_format: see `parse_row`.
+        source: source that overrides the row's.
+        default_source: source where the row has none.
+        task_column: column that becomes the task.
+        refuse: called with a row's messages; a returned reason sets the row aside.
+
+    Returns:
+        Tables of schema EXAMPLES and REJECTED, in line order.
+    """
+    kept, rejected = [], []
+    for number, line in enumerate(lines, start=first):
+        if not line:
+            continue
+        try:
+            row = parse_row(line, row_format, task_column)
+            reason = refuse(row.messages) if refuse else None
+            if reason:
+                raise BadRow(reason)
+            example = encode(tokenizer, row.messages, max_length)
+        except BadRow as error:
+            text = line.decode("utf-8", "replace")[:SHOWN]
+            rejected.append({"file": file, "line": number, "reason": str(error), "text": text})
+            continue
+        kept.append(
+            {
+                "id": row.id,
+                "source": source or row.source or default_source,
+                "task": row.task,
+                "messages": row.messages,
+                "input_ids": example.input_ids,
+                "labels": example.labels,
+                "tokens": len(example.input_ids),
+                "answer_tokens": example.answer_tokens,
+                "truncated": example.truncated,
+                "file": file,
+                "line": number,
+            }
+        )
+    return pa.Table.from_pylist(kept, schema=EXAMPLES), pa.Table.from_pylist(rejected, schema=REJECTED)
+
+
+def smallest_ids(examples: pa.Table, count: int | None) -> pa.Table:
+    """The `count` rows of smallest id, in their order: a uniform sample that depends on the rows alone."""
+    if count is None or len(examples) <= count:
+        return examples
+    ids = np.asarray(examples["id"].to_pylist())
+    return examples.take(np.sort(np.argsort(ids, kind="stable")[:count]))
+
+
+def first_occurrences(ids: np.ndarray) -> np.ndarray:
+    """Boolean mask (n,): whether a row's id, uint64, did not stand in an earlier row."""
+    mask = np.zeros(len(ids), dtype=bool)
+    mask[np.unique(ids, return_index=True)[1]] = True
+    return mask
+
+
+def numeric_ids(ids: pa.ChunkedArray) -> np.ndarray:
+    """Row ids, 16 hex digits, as uint64."""
+    return np.fromiter((int(text, 16) for text in ids.to_pylist()), dtype=np.uint64, count=len(ids))
+
+
+def reject(examples: pa.Table, reason: str) -> pa.Table:
+    """Examples as rows of the table of rejected ones."""
+    texts = [" ".join(m["content"] for m in messages)[:SHOWN] for messages in examples["messages"].to_pylist()]
+    columns = [
+        examples["file"],
+        examples["line"],
+        pa.array([reason] * len(examples), pa.string()),
+        pa.array(texts, pa.string()),
+    ]
+    return pa.Table.from_arrays(columns, schema=REJECTED)
+
+
+def reasons(rejected: pa.Table) -> dict[str, int]:
+    """How often each reason occurs, the most frequent first."""
+    return dict(Counter(rejected["reason"].to_pylist()).most_common())

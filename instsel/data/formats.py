@@ -1,0 +1,143 @@
+"""What a row of a user's file is: three formats in, one list of messages out, and the reason where that fails."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from instsel.config.study import RowFormat
+from instsel.console import one_line
+
+# More than any row that is worth training on has; what lies above would hold memory or time without end.
+MOST_BYTES = 16 << 20
+MOST_TURNS = 1_000
+LONGEST_NAME = 1_000
+ROLES = {"system", "user", "assistant", "tool"}
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+}
+
+
+class BadRow(ValueError):
+    """A row that cannot be used; the message is the reason, in words that do not depend on the row's text."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A conversation: `messages` of {"role", "content"}, its id (digest of the messages), source and task."""
+
+    id: str
+    messages: list[dict[str, str]]
+    source: str | None
+    task: str | None
+
+
+def parse_row(line: bytes, row_format: RowFormat, task_column: str = "task") -> Row:
+    """Parse one line of JSON into a row.
+
+    Args:
+        line: JSON object in UTF-8.
+        row_format: "messages", "alpaca", "sharegpt", or "auto" to tell by the row's keys.
+        task_column: column whose value is the row's task.
+
+    Raises:
+        BadRow: with the reason.
+    """
+    if len(line) > MOST_BYTES:
+        raise BadRow(f"longer than {MOST_BYTES >> 20} MiB")
+    try:
+        raw = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise BadRow("not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise BadRow(f"broken JSON at column {error.colno}") from None
+    except (RecursionError, ValueError):
+        raise BadRow("JSON that is nested too deep or has too long a number") from None
+    if not isinstance(raw, dict):
+        raise BadRow("not a JSON object")
+    messages = _messages(raw, row_format)
+    _check(messages)
+    return Row(row_id(messages), messages, _text(raw.get("source")), _text(raw.get(task_column)))
+
+
+def row_id(messages: list[dict[str, str]]) -> str:
+    """16 hex digits of a SHA-256 over roles and contents: the same wherever the row stands and whatever else it has."""
+    content = json.dumps([[message["role"], message["content"]] for message in messages], ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _messages(raw: dict[str, Any], row_format: RowFormat) -> list[dict[str, str]]:
+    if row_format == "auto":
+        row_format = _tell(raw)
+    if row_format == "messages":
+        return [_message(item, "role", "content", None) for item in _list(raw, "messages")]
+    if row_format == "sharegpt":
+        turns = [_message(item, "from", "value", SHAREGPT_ROLES) for item in _list(raw, "conversations")]
+        system = raw.get("system")
+        return [{"role": "system", "content": system}, *turns] if isinstance(system, str) and system else turns
+    return _alpaca(raw)
+
+
+def _tell(raw: dict[str, Any]) -> RowFormat:
+    # By value, not by key alone: in Parquet every row has every column, empty where it is of another format.
+    if raw.get("messages") is not None:
+        return "messages"
+    if raw.get("conversations") is not None:
+        return "sharegpt"
+    if raw.get("instruction") is not None and raw.get("output") is not None:
+        return "alpaca"
+    raise BadRow("none of the formats: needs `messages`, `conversations`, or `instruction` and `output`")
+
+
+def _list(raw: dict[str, Any], key: str) -> list[Any]:
+    value = raw.get(key)
+    if not isinstance(value, list) or not value:
+        raise BadRow(f"`{key}` is not a list of turns")
+    return value
+
+
+def _message(item: Any, role_key: str, content_key: str, roles: dict[str, str] | None) -> dict[str, str]:
+    if not isinstance(item, dict) or role_key not in item or content_key not in item:
+        raise BadRow(f"a turn without `{role_key}` and `{content_key}`")
+    role, content = item[role_key], item[content_key]
+    role = roles.get(str(role)) if roles else role
+    if not isinstance(role, str) or role not in ROLES:
+        raise BadRow("unknown role")
+    if not isinstance(content, str):
+        raise BadRow("content is not text")
+    return {"role": role, "content": content}
+
+
+def _alpaca(raw: dict[str, Any]) -> list[dict[str, str]]:
+    parts = [raw.get("instruction"), raw.get("input") or ""]
+    output, system = raw.get("output"), raw.get("system")
+    if not all(isinstance(part, str) for part in [*parts, output]):
+        raise BadRow("content is not text")
+    prompt = "\n\n".join(part for part in parts if part)
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": str(output)}]
+    return [{"role": "system", "content": system}, *turns] if isinstance(system, str) and system else turns
+
+
+def _check(messages: list[dict[str, str]]) -> None:
+    if not any(message["role"] == "assistant" for message in messages):
+        raise BadRow("no assistant turn")
+    if len(messages) > MOST_TURNS:
+        raise BadRow(f"more than {MOST_TURNS:,} turns")
+    if any(not message["content"].strip() for message in messages if message["role"] != "system"):
+        raise BadRow("empty content")
+    if any("\ud800" <= sign <= "\udfff" for message in messages for sign in message["content"]):
+        raise BadRow("half a Unicode surrogate pair")
+
+
+def _text(value: Any) -> str | None:
+    """A name that stands in tables, logs and reports: one line of printable signs."""
+    if value is None:
+        return None
+    return one_line(str(value).encode("utf-8", "replace").decode())[:LONGEST_NAME]

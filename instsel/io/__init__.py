@@ -1,0 +1,1 @@
+"""Files: folders behind a path or URI, atomic writes, retries, digests."""

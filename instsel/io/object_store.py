@@ -1,0 +1,122 @@
+"""S3, and what speaks like it, through pyarrow: found by the environment, and waited for when it is away."""
+
+import io
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from pyarrow import fs as pafs
+
+from instsel.io.retry import patiently
+
+T = TypeVar("T")
+
+SCHEME = "s3://"
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
+# Of pyarrow itself. Refused connections: 3 take a second or two; 13 take 204 s, each wait twice the one before.
+FEW_ATTEMPTS, MANY_ATTEMPTS = 3, 13
+
+
+class S3(pafs.S3FileSystem):
+    """An S3 file system that waits for a server that is away, and goes on reading where it was cut off.
+
+    Every call is repeated as `patience.patiently` has it. What pyarrow does on its own, without coming back to Python
+    in between (`copy_files`, output streams), is tried again by pyarrow, `attempts` times. pyarrow forgets that number
+    when it pickles a file system; this class does not. Credentials are never part of it.
+    """
+
+    def __init__(self, endpoint: str | None, region: str | None, attempts: int = FEW_ATTEMPTS) -> None:
+        """A file system on an endpoint, http://HOST:PORT, or on AWS if that is None."""
+        self._where, self.attempts = (endpoint, region), attempts
+        super().__init__(
+            endpoint_override=endpoint,
+            region=region,
+            # One request for a small object, in place of three.
+            allow_delayed_open=True,
+            retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=attempts),
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self._where, self.attempts)
+
+    def enduring(self) -> "S3":
+        """The same, for code that reads and writes in its own way: pyarrow tries for minutes, and cannot be stopped."""
+        return type(self)(*self._where, MANY_ATTEMPTS)
+
+    def get_file_info(self, paths_or_selector: Any) -> Any:
+        """Waits, as all of these do; what is asked, done and given back is as in pyarrow."""
+        return self._patiently(paths_or_selector, lambda: super(S3, self).get_file_info(paths_or_selector))
+
+    def create_dir(self, path: str, *, recursive: bool = True) -> None:
+        self._patiently(path, lambda: super(S3, self).create_dir(path, recursive=recursive))
+
+    def delete_dir(self, path: str) -> None:
+        self._patiently(path, lambda: super(S3, self).delete_dir(path))
+
+    def delete_file(self, path: str) -> None:
+        self._patiently(path, lambda: super(S3, self).delete_file(path))
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        file = self._patiently(path, lambda: super(S3, self).open_input_file(path))
+        return pa.PythonFile(_Reader(f"{SCHEME}{path}", file), mode="r")
+
+    def _patiently(self, path: Any, call: Callable[[], T]) -> T:
+        return patiently(f"{SCHEME}{getattr(path, 'base_dir', path)}", call)
+
+
+class _Reader:
+    """An object as Python's file: a read that is cut off is made again."""
+
+    closed = False
+
+    def __init__(self, place: str, file: pa.NativeFile) -> None:
+        self._place, self._file, self._size, self._at = place, file, file.size(), 0
+
+    def read(self, count: int = -1) -> bytes:
+        at, left = self._at, max(0, self._size - self._at)
+        count = left if count < 0 else min(count, left)
+        data: bytes = patiently(self._place, lambda: self._file.read_at(count, at)) if count else b""
+        self._at += len(data)
+        return data
+
+    def seek(self, to: int, whence: int = io.SEEK_SET) -> int:
+        self._at = to + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+        self._file.close()
+
+
+def s3(uri: str) -> tuple[S3, str]:
+    """File system and path, BUCKET/KEY, of an S3 URI; endpoint, region and credentials come from the environment.
+
+    Raises:
+        InputError: there is no such bucket.
+        StudyError: AWS was away when it was asked for the bucket's region.
+    """
+    path = uri.removeprefix(SCHEME).strip("/")
+    endpoint = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
+    # AWS knows where a bucket is; others take what the environment says, if anything.
+    bucket = path.partition("/")[0] if endpoint is None else None
+    return _connect(endpoint, bucket), path
+
+
+@lru_cache
+def _connect(endpoint: str | None, bucket: str | None) -> S3:
+    if bucket is None:
+        region = next((os.environ[name] for name in REGIONS if os.environ.get(name)), None)
+        return S3(endpoint, region)
+    return S3(None, patiently(f"{SCHEME}{bucket}", lambda: pafs.resolve_s3_region(bucket)))

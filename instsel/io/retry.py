@@ -1,0 +1,76 @@
+"""A store that is away for a while is waited for: what may be repeated is, for some minutes."""
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from instsel.console import log
+from instsel.errors import InputError, StudyError
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 300.0
+FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
+# Names and HTTP statuses in the text of pyarrow's errors, which are of one class. An upload that is not known any more
+# was completed by a request whose answer was lost, and may be made again.
+AWAY = re.compile(
+    r"AWS Error (NETWORK_CONNECTION|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT"
+    r"|NO_SUCH_UPLOAD|UNKNOWN \(HTTP status (408|429|5\d\d)\))"
+)
+REFUSED = re.compile(
+    r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|INVALID_SIGNATURE|REQUEST_EXPIRED"
+    r"|SIGNATURE_DOES_NOT_MATCH|MISSING_AUTHENTICATION_TOKEN|UNRECOGNIZED_CLIENT|UNKNOWN \(HTTP status 40[013]\))"
+)
+NO_BUCKET = re.compile(r"AWS Error NO_SUCH_BUCKET|[Bb]ucket '[^']*' not found")
+
+
+def patiently(place: str, call: Callable[[], T]) -> T:
+    """The result of a call that may be repeated, made again while the store behind `place` is away.
+
+    Away is: connections are refused, break off or time out, or the answer is that the server cannot answer now.
+
+    Raises:
+        StudyError: the store was away for `PATIENCE_SECONDS`.
+        InputError: the store refuses the credentials, or has no such bucket.
+        OSError: anything else, at once.
+    """
+    ends, wait = time.monotonic() + PATIENCE_SECONDS, FIRST_WAIT
+    while True:
+        try:
+            return call()
+        except OSError as error:
+            _refuse(place, error)
+            if not is_away(error):
+                raise
+            if time.monotonic() + wait > ends:
+                raise StudyError(
+                    f"{place}: the store has not answered for {PATIENCE_SECONDS / 60:.0f} minutes ({error}); "
+                    "everything finished before stays valid: run the same command again when it does, and it goes on"
+                ) from error
+            if wait == FIRST_WAIT:
+                _tell(f"{place}: the store does not answer ({error}); trying for {PATIENCE_SECONDS / 60:.0f} minutes")
+        time.sleep(wait)
+        wait = min(2 * wait, LONGEST_WAIT)
+
+
+def is_away(error: OSError) -> bool:
+    """Whether an error says that a store cannot be reached or cannot answer at the moment."""
+    return isinstance(error, ConnectionError | TimeoutError) or AWAY.search(str(error)) is not None
+
+
+def _refuse(place: str, error: OSError) -> None:
+    if REFUSED.search(str(error)):
+        raise InputError(
+            f"{place}: the store refuses ({error}); give every machine credentials that may read and write there, in "
+            "its environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE) or by its role"
+        ) from error
+    if NO_BUCKET.search(str(error)):
+        raise InputError(f"{place}: there is no such bucket; make it, or correct its name") from error
+
+
+def _tell(text: str) -> None:
+    log.warning(text)
+    # The log is there only once the study's folder is.
+    print(text, file=sys.stderr, flush=True)

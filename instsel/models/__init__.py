@@ -1,0 +1,1 @@
+"""Models: loading, losses, hidden states and embeddings."""

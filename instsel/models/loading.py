@@ -1,0 +1,195 @@
+"""Models and tokenizers by name: the only place that calls transformers and PEFT to load something."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from instsel.config.study import Embedding, Lora, Model
+from instsel.errors import InputError
+from instsel.models.dtypes import dtype_of
+from instsel.training.checkpoint import load_adapter
+
+ADAPTER_CONFIG = "adapter_config.json"
+OF_PEFT = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_tokenizer(model: Model) -> Any:
+    """The tokenizer of a model, with the study's own chat template where one is given.
+
+    Raises:
+        InputError: there is no such model, or no such template file.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            _place(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"model.name: no tokenizer could be loaded from {model.name}: {_first_line(error)}") from error
+    if model.chat_template is not None:
+        template = Path(model.chat_template).expanduser()
+        if not template.is_file():
+            raise InputError(f"model.chat_template: file {template} does not exist; correct the path")
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
+    return tokenizer
+
+
+def stored_dtype(model: Model) -> str | None:
+    """The type that a model's configuration gives its stored weights, as "float16"; None where it gives none.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            _place(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"model.name: {model.name} could not be loaded: {_first_line(error)}") from error
+    dtype = getattr(config, "dtype", None)
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def load_base(model: Model, device_map: str | dict[str, int] | None = None) -> Any:
+    """The frozen base model in its study dtype, in evaluation mode.
+
+    Args:
+        model: the study's.
+        device_map: where its parts go, as transformers takes it; the CPU if None.
+
+    Raises:
+        InputError: there is no such model, or its attention is not installed.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        base = AutoModelForCausalLM.from_pretrained(
+            _place(model.name),
+            revision=model.revision,
+            dtype=DTYPES[dtype_of(model)],
+            attn_implementation=model.attention,
+            trust_remote_code=model.trust_remote_code,
+            # Weights in the older format, pytorch_model.bin, are pickles.
+            use_safetensors=True,
+            device_map=device_map,
+        )
+    except ImportError as error:
+        raise InputError(f"model.attention: {model.attention} cannot be used: {_first_line(error)}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"model.name: {model.name} could not be loaded: {_first_line(error)}") from error
+    base.config.use_cache = False
+    return base.requires_grad_(False).eval()
+
+
+def load_on_devices(model: Model) -> nn.Module:
+    """The base model where this process computes: on its GPU, spread over its GPUs if it has several, else on the CPU.
+
+    Raises:
+        InputError: as `load_base`, or the GPUs have not room enough for it.
+    """
+    gpus = torch.cuda.device_count()
+    if gpus == 0:
+        return load_base(model)
+    base = load_base(model, "balanced" if gpus > 1 else {"": 0})
+    outside = sorted({str(place) for place in getattr(base, "hf_device_map", {}).values()} & {"cpu", "disk"})
+    if outside:
+        raise InputError(
+            f"resources.gpus_per_actor: {model.name} does not fit into the {gpus} GPUs of an actor, part of it would "
+            f"be left on {outside[0]}; give an actor more GPUs"
+        )
+    return base
+
+
+def load_encoder(embedding: Embedding) -> tuple[Any, Any]:
+    """Tokenizer and transformer of a text encoder, frozen, in float32, on the GPU if there is one.
+
+    Code that comes with an encoder is never run.
+
+    Raises:
+        InputError: there is no such model, or it is none that turns one text into token vectors.
+    """
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    place, options = _place(embedding.encoder), {"revision": embedding.revision, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        encoder = AutoModel.from_pretrained(place, dtype=torch.float32, use_safetensors=True, **options)
+    except (ImportError, OSError, ValueError) as error:
+        raise InputError(f"embedding.encoder: {embedding.encoder} could not be loaded: {_first_line(error)}") from error
+    if encoder.config.is_encoder_decoder:
+        raise InputError(f"embedding.encoder: {embedding.encoder} has a decoder too; name a model that only encodes")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return tokenizer, encoder.to(device).requires_grad_(False).eval()
+
+
+def encoder_file(embedding: Embedding, name: str) -> Any:
+    """The content of a JSON file of an encoder's folder, which may be on the hub; None if there is no such file."""
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        _place(embedding.encoder), name, revision=embedding.revision, _raise_exceptions_for_missing_entries=False
+    )
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def attach_lora(base: nn.Module, lora: Lora, seed: int) -> nn.Module:
+    """Put fresh LoRA matrices, float32, on a base model; the same seed gives the same matrices.
+
+    Raises:
+        InputError: the model has no module of the names asked for.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets: Any = lora.target_modules
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return get_peft_model(base, config)
+        except ValueError as error:
+            raise InputError(f"lora.target_modules: {_first_line(error)}; name modules that the model has") from error
+
+
+def attach_adapter(base: nn.Module, folder: str | Path) -> nn.Module:
+    """Put a saved LoRA adapter on a base model, its matrices trainable and where the layers are that they belong to.
+
+    Of the folder's configuration only what `Lora` has is read: PEFT's own reading imports modules and takes pickles.
+
+    Raises:
+        InputError: the folder holds no LoRA adapter of this model.
+    """
+    path = Path(folder) / ADAPTER_CONFIG
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        lora = Lora.model_validate({ours: raw[theirs] for ours, theirs in OF_PEFT.items()})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} tells of no LoRA adapter: {_first_line(error)}") from error
+    model = attach_lora(base, lora, seed=0)
+    load_adapter(Path(folder), model)
+    return model
+
+
+def _place(name: str) -> str:
+    folder = Path(name).expanduser()
+    return str(folder) if folder.is_dir() else name
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,160 @@
+"""Stage *prepare*: users' files become shards of tokenised examples, without a row on the driver.
+
+A chunk of `data.shard_rows` lines of one file is a shard: its name and content depend on the files alone, never on
+how many workers there are, and a killed run goes on with the shards that are missing.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from instsel.config.study import Data, Model, StudyConfig
+from instsel.console import Terminal
+from instsel.data.encode import LEAK, encode_lines
+from instsel.data.readers import SourceFile, read_chunks
+from instsel.data.sources import pool_files
+from instsel.errors import InputError
+from instsel.io.fingerprint import tokenizer_identity
+from instsel.io.store import Folder
+from instsel.models.dtypes import dtype_of
+from instsel.models.loading import load_tokenizer, stored_dtype
+from instsel.pipeline.prepare_index import finish_pool
+from instsel.pipeline.prepare_targets import leak_index, prepare_targets, why_rejected
+from instsel.runtime.actors import READER_CPUS, orders
+from instsel.runtime.attempts import Starts
+from instsel.runtime.observability import Meter
+from instsel.runtime.process_cache import kept_in_process, new_key
+from instsel.study.folder import Stage, place_in_study
+
+CHUNK_BLOCK_BYTES = 4 << 20
+FLOAT16 = "the model's weights are stored in float16: bfloat16 keeps 8 of their 11 bits, --set model.dtype=float32 all"
+
+
+def run(study: StudyConfig, stage: Stage, terminal: Terminal) -> None:
+    """Prepare targets and pool; the result holds counts by source and reason."""
+    stage.begin()
+    targets = prepare_targets(study, stage.folder)
+    identified = _identify_model.remote(study.model)
+    files = pool_files(study)
+    names = _encode_pool(study, stage.folder, files, terminal)
+    if not names:
+        raise InputError(f"pool: no usable row; {why_rejected({})}")
+    result = ray.get(finish_pool.remote(stage.folder, names))
+    if not result["rows"]:
+        raise InputError(f"pool: no usable row; {why_rejected(result['rejected'])}")
+    tokenizer, weights = ray.get(identified)
+    if weights == "float16" and dtype_of(study.model) == "bfloat16":
+        terminal.say(FLOAT16)
+    made = {"pool": result, "targets": targets, "tokenizer": tokenizer}
+    stage.commit(made, tokens=result["tokens"], peak_memory=result["peak_memory"])
+    terminal.say(_summary(result))
+
+
+def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], terminal: Terminal) -> list[str]:
+    """Write every shard of the pool; return their names in the order of the files."""
+    work = orders(
+        [{"number": number, "file": json.dumps(asdict(file))} for number, file in enumerate(files)], encoders()
+    )
+    work.context.target_max_block_size = CHUNK_BLOCK_BYTES
+    reader: Any = _read
+    encoding: Any = _encode
+    shards = work.map_batches(
+        reader,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=READER_CPUS,
+        compute=ray.data.TaskPoolStrategy(encoders()),
+        fn_kwargs={"shard_rows": study.data.shard_rows},
+    ).map_batches(
+        encoding,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=0.5,
+        # Tasks and not actors: they go on in the processes that encoded the targets, which have loaded transformers.
+        compute=ray.data.TaskPoolStrategy(encoders()),
+        fn_args=(new_key(), Starts(), study.model, study.data, folder),
+    )
+    names = []
+    with terminal.bar("prepare", None, "rows") as bar:
+        for row in shards.iter_rows():
+            names.append(row["shard"])
+            bar.advance(row["rows"], row["tokens"])
+    return sorted(names)
+
+
+def encoders() -> int:
+    """Most processes that tokenise at once: one CPU is left for reading."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
+
+
+def _read(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:
+    for row in batch.to_pylist():
+        file = SourceFile(**json.loads(row["file"]))
+        for chunk, (first, lines) in enumerate(read_chunks(file, shard_rows)):
+            shard = f"{row['number']:05d}-{chunk:06d}"
+            columns = {"shard": [shard], "file": [row["file"]], "first": [first]}
+            yield pa.table({**columns, "lines": pa.array([lines], pa.list_(pa.large_binary()))})
+
+
+@ray.remote
+def _identify_model(model: Model) -> tuple[dict[str, str], str | None]:
+    """Digests of the tokenizer, and the type of the stored weights."""
+    return tokenizer_identity(load_tokenizer(model)), stored_dtype(model)
+
+
+def _encode(batch: pa.Table, key: str, starts: Starts, model: Model, data: Data, folder: Folder) -> pa.Table:
+    encoder = kept_in_process(key, lambda: _Encoder(starts, model, data, folder))
+    return encoder(batch)
+
+
+class _Encoder:
+    """Tokenises chunks and commits each as a shard; chunks whose shard is there are passed over."""
+
+    def __init__(self, starts: Starts, model: Model, data: Data, folder: Folder) -> None:
+        self.starts, self.folder = starts, folder
+        self.tokenizer = load_tokenizer(model)
+        self.data = data
+        self.pool, self.rejected = folder / "pool", folder / "rejected"
+        self.leaks = leak_index(folder, data.leak_words)
+        self.meter = Meter(place_in_study(folder)[0], "prepare")
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        counts = [self._shard(**row) for row in batch.to_pylist()]
+        return pa.Table.from_pylist(counts)
+
+    def _shard(self, shard: str, file: str, first: int, lines: list[bytes]) -> dict[str, Any]:
+        name = f"{shard}.parquet"
+        if self.pool.exists(name):
+            return {"shard": shard, "rows": 0, "tokens": 0}
+        where, began = SourceFile(**json.loads(file)), time.monotonic()
+        self.starts.begin(self.folder, shard, len(lines), f"{where.uri}, from line {first}")
+        examples, rejected = encode_lines(
+            lines,
+            first,
+            where.uri,
+            tokenizer=self.tokenizer,
+            max_length=self.data.max_length,
+            row_format=where.row_format,
+            source=where.source,
+            default_source=where.stem,
+            refuse=lambda messages: LEAK if self.leaks.leaks(messages) else None,
+        )
+        self.rejected.write_table(name, rejected)
+        self.pool.write_table(name, examples)
+        tokens = pc.sum(examples["tokens"]).as_py() or 0
+        seconds = time.monotonic() - began
+        self.meter.count(rows=len(examples), tokens=tokens, set_aside=len(rejected), seconds=seconds)
+        return {"shard": shard, "rows": len(examples), "tokens": tokens}
+
+
+def _summary(result: dict[str, Any]) -> str:
+    aside = sum(result["rejected"].values())
+    text = f"{result['rows']} rows of {len(result['sources'])} sources, {result['tokens']} tokens"
+    return text + (f"; set aside {aside}: {why_rejected(result['rejected']).partition(': ')[2]}" if aside else "")

@@ -1,0 +1,136 @@
+"""The end of stage *prepare*: copies are dropped from the shards, and the pool gets its index.
+
+One task looks at all shards, a few at a time. What it keeps of every row is its id as a number, 8 bytes.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from instsel.data.encode import DUPLICATE, EXAMPLES, REJECTED, first_occurrences, numeric_ids, reasons, reject
+from instsel.io.store import Folder
+from instsel.runtime.session import peak_memory
+
+COPIES = "duplicates.parquet"
+# File and line do not tell apart two splits of a dataset, or a file that is given twice.
+COPY = REJECTED.append(pa.field("shard", pa.string()))
+REMEMBERED = ["id", "source", "task", "tokens", "answer_tokens"]
+INDEX = pa.schema([EXAMPLES.field(name) for name in REMEMBERED]).append(pa.field("shard", pa.string()))
+GROUP_ROWS = 100_000
+# A store behind a network answers several at once.
+READERS = 8
+SHARDS_AT_ONCE = 8 * READERS
+
+
+@ray.remote
+def finish_pool(folder: Folder, shards: Sequence[str]) -> dict[str, Any]:
+    """Drop exact duplicates from the shards and write the index of the pool.
+
+    Args:
+        folder: of the stage.
+        shards: their names, in the order of the files.
+
+    Returns:
+        What the manifest says of the pool, and the peak_memory of this process, bytes.
+    """
+    pool, rejected = folder / "pool", folder / "rejected"
+    with ThreadPoolExecutor(READERS) as readers:
+        if not rejected.exists(COPIES):
+            _write(rejected, COPIES, COPY, _copies(pool, shards, readers))
+        lines = _lines_by_shard(rejected)
+        pool_counts = _Counts()
+        tables = _in_order(partial(_drop_copies, pool, lines), shards, readers)
+        _write(folder, "index.parquet", INDEX, map(pool_counts.add, tables))
+        aside: Counter[str] = Counter()
+        for found in _in_order(lambda name: reasons(rejected.read_table(name, ["reason"])), rejected.names(), readers):
+            aside.update(found)
+    return {
+        "rows": pool_counts.rows,
+        "tokens": pool_counts.tokens,
+        "shards": pool_counts.shards,
+        "sources": pool_counts.sources,
+        "rejected": dict(aside.most_common()),
+        "peak_memory": peak_memory(),
+    }
+
+
+class _Counts:
+    """What the pool has, summed up shard by shard."""
+
+    def __init__(self) -> None:
+        self.rows, self.tokens = 0, 0
+        self.shards: list[str] = []
+        self.sources: dict[str, dict[str, int]] = {}
+
+    def add(self, index: pa.Table) -> pa.Table:
+        """Count the index of a shard, and hand it on."""
+        if len(index):
+            self.shards.append(index["shard"][0].as_py())
+        for found in index.group_by("source").aggregate([("id", "count"), ("tokens", "sum")]).to_pylist():
+            source = self.sources.setdefault(found["source"], {"rows": 0, "tokens": 0})
+            source["rows"] += found["id_count"]
+            source["tokens"] += found["tokens_sum"]
+            self.tokens += found["tokens_sum"]
+        self.rows += len(index)
+        return index
+
+
+def _copies(pool: Folder, shards: Sequence[str], readers: ThreadPoolExecutor) -> Iterator[pa.Table]:
+    """Rows whose id stands in an earlier row, as they are set aside."""
+    ids = list(_in_order(lambda shard: numeric_ids(pool.read_table(f"{shard}.parquet", ["id"])["id"]), shards, readers))
+    again = ~first_occurrences(np.concatenate(ids))
+    masks = zip(shards, np.split(again, np.cumsum([len(own) for own in ids])[:-1]), strict=True)
+    with_copies = [(shard, mask) for shard, mask in masks if mask.any()]
+    yield from _in_order(partial(_set_aside, pool), with_copies, readers)
+
+
+def _set_aside(pool: Folder, of: tuple[str, np.ndarray]) -> pa.Table:
+    shard, mask = of
+    table = reject(pool.read_table(f"{shard}.parquet", ["messages", "file", "line"]).filter(pa.array(mask)), DUPLICATE)
+    return table.append_column(COPY.field("shard"), pa.array([shard] * len(table), pa.string()))
+
+
+def _lines_by_shard(rejected: Folder) -> dict[str, pa.Array]:
+    copies = rejected.read_table(COPIES, ["shard", "line"])
+    grouped = copies.group_by("shard").aggregate([("line", "list")])
+    lines = grouped["line_list"].combine_chunks()
+    return {shard: lines[place].values for place, shard in enumerate(grouped["shard"].to_pylist())}
+
+
+def _drop_copies(pool: Folder, lines: dict[str, pa.Array], shard: str) -> pa.Table:
+    """Write a shard without its copies, unless that was done; return its index."""
+    name = f"{shard}.parquet"
+    table = pool.read_table(name, [*REMEMBERED, "line"])
+    if shard in lines:
+        kept = pc.invert(pc.is_in(table["line"], lines[shard]))
+        if not pc.all(kept).as_py():
+            pool.write_table(name, pool.read_table(name).filter(kept))
+            table = table.filter(kept)
+    return table.select(REMEMBERED).append_column(INDEX.field("shard"), pa.array([shard] * len(table), pa.string()))
+
+
+def _in_order(read: Callable[[Any], Any], items: Sequence[Any], readers: ThreadPoolExecutor) -> Iterator[Any]:
+    """What `read` makes of the items, in their order, some of them at once and none far ahead."""
+    for start in range(0, len(items), SHARDS_AT_ONCE):
+        yield from readers.map(read, items[start : start + SHARDS_AT_ONCE])
+
+
+def _write(folder: Folder, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Write tables as one Parquet file, as they come, in groups of about `GROUP_ROWS` rows."""
+    with folder.writer(name) as stream, pq.ParquetWriter(stream, schema) as writer:
+        waiting = [schema.empty_table()]
+        for table in tables:
+            waiting.append(table)
+            if sum(map(len, waiting)) >= GROUP_ROWS:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))

@@ -1,0 +1,32 @@
+"""Stage *select*: a method picks its rows on the driver; a task fetches them and writes them down."""
+
+from typing import Any
+
+import ray
+
+from instsel.choice.budget import Budget
+from instsel.choice.constrained import MIXTURE, mixture_table
+from instsel.choice.output import write_rows
+from instsel.choice.picks import make_picks
+from instsel.config.study import StudyConfig
+from instsel.console import Terminal
+from instsel.study.folder import Stage
+from instsel.study.graph import Run
+from instsel.study.reader import Inputs
+
+
+def run(study: StudyConfig, stage: Stage, by: Run, prepare: Stage, inputs: Inputs, terminal: Terminal) -> None:
+    """Make the selection of a run and write it as a table and as rows to train on."""
+    stage.begin()
+    part = study.selection
+    budget = Budget(part.budget, part.unit)
+    picks, kept = make_picks(
+        by.method, by.seed, budget, part.attribution, part.damping, inputs, terminal.say, study.mixture
+    )
+    # Anywhere in the cluster, also where a trial of a search selects: its own place has room for nothing.
+    writing: Any = ray.remote(write_rows).options(scheduling_strategy="DEFAULT")
+    result = ray.get(writing.remote(prepare.folder, stage.folder, picks)) | kept
+    if "mixture" in kept:
+        stage.folder.write_table(MIXTURE, mixture_table(kept["mixture"]))
+    terminal.say(f"{stage.name.partition('/')[2]}: {result['rows']} rows, {result['tokens']} tokens")
+    stage.commit(result)

@@ -1,0 +1,320 @@
+"""The rows of a study that is planned: how many, how long, and how to get at those that are timed."""
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from instsel.config.study import Data, Model, StudyConfig, Target
+from instsel.console import Terminal
+from instsel.data.chat import check_tokenizer
+from instsel.data.contamination import LeakIndex
+from instsel.data.encode import LEAK, REJECTED, encode_lines, first_occurrences, numeric_ids, reasons
+from instsel.data.readers import SourceFile, read_chunks
+from instsel.data.sources import pool_files, target_files
+from instsel.errors import InputError
+from instsel.io.store import Folder
+from instsel.models.loading import load_tokenizer
+from instsel.pipeline.prepare import encoders
+from instsel.pipeline.prepare_targets import target_tables, why_rejected
+from instsel.planner.rows import Pick, RowSet, sample_lines
+from instsel.runtime.actors import EXAMPLE
+from instsel.runtime.session import peak_memory
+from instsel.study.folder import Stage
+
+KEPT = ["task", "messages", "input_ids", "labels", "tokens", "answer_tokens"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A set of rows, and how to get at those whose lengths are known: a table with the columns `KEPT`."""
+
+    rows: RowSet
+    read: Callable[[], pa.Table]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Rows that were stored and read back: how many, their bytes in Parquet, those of their messages, and seconds.
+
+    The bytes are without those of a file of one row.
+    """
+
+    rows: int = 0
+    stored: int = 0
+    messages: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Reading") -> "Reading":
+        return Reading(
+            self.rows + other.rows,
+            self.stored + other.stored,
+            self.messages + other.messages,
+            self.seconds + other.seconds,
+        )
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "Reading":
+        """Store examples in memory, as a shard is stored, and read them as *select* does."""
+        buffer = parquet(table)
+        began = time.monotonic()
+        rows = pq.read_table(pa.BufferReader(buffer)).to_pylist()
+        seconds = time.monotonic() - began
+        messages = sum(len(json.dumps(row["messages"], ensure_ascii=False).encode()) for row in rows)
+        return cls(len(rows), len(buffer) - len(parquet(table[:1])), messages, seconds)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a study.
+
+    Attributes:
+        pool, validation, heldout: sets of rows, one a file or shard of the pool and one a target.
+        groups: "source" and "task" -> rows of the pool that each has; a task is one of its source.
+        reading: of rows of the pool.
+        told: what was counted, for the user.
+        seconds, disk, memory: what stage *prepare* will take; 0 where it is done.
+    """
+
+    pool: list[Part]
+    validation: list[Part]
+    heldout: list[Part]
+    groups: Mapping[str, Sequence[float]]
+    reading: Reading
+    told: str
+    seconds: float = 0.0
+    disk: int = 0
+    memory: int = 0
+
+
+def parquet(table: pa.Table) -> pa.Buffer:
+    """A table as the file that it would be."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def part_of(known: pa.Table, read: Callable[[], pa.Table], rows: int | None = None, shards: int = 1) -> Part:
+    """Rows of which `known` has tokens and answer_tokens; a sample of `rows` rows where that is given."""
+    lengths, answers = (known[name].to_numpy().astype(np.int64) for name in ("tokens", "answer_tokens"))
+    return Part(RowSet(len(known) if rows is None else rows, shards, lengths, answers), read)
+
+
+def examples(
+    parts: Sequence[Part], picks: Sequence[Pick], columns: Sequence[str] = EXAMPLE
+) -> list[list[dict[str, Any]]]:
+    """The rows of each pick."""
+    tables: dict[int, pa.Table] = {}
+    found = []
+    for number, places in picks:
+        if number not in tables:
+            tables[number] = parts[number].read()
+        found.append(tables[number].take(pa.array(places)).select(list(columns)).to_pylist())
+    return found
+
+
+def group_sizes(tables: Iterable[tuple[pa.Table, float]]) -> dict[str, list[float]]:
+    """Rows of every source and every task of it.
+
+    Args:
+        tables: columns source and task, and how many rows of the pool one of theirs stands for.
+    """
+    sources: dict[str, float] = defaultdict(float)
+    tasks: dict[tuple[str, str | None], float] = defaultdict(float)
+    for table, weight in tables:
+        counted = table.select(["source", "task"]).group_by(["source", "task"]).aggregate([([], "count_all")])
+        for row in counted.to_pylist():
+            sources[row["source"]] += weight * row["count_all"]
+            tasks[row["source"], row["task"]] += weight * row["count_all"]
+    return {"source": list(sources.values()), "task": list(tasks.values())}
+
+
+def prepared_rows(prepare: Stage) -> Rows:
+    """The rows that stage *prepare* left."""
+    folder = prepare.folder
+    index = folder.read_table("index.parquet", ["shard", "source", "task", "tokens", "answer_tokens"])
+    shards = index["shard"].combine_chunks().dictionary_encode()
+    ends = (np.flatnonzero(np.diff(shards.indices.to_numpy())) + 1).tolist()
+    names = shards.dictionary.to_pylist()
+    pool = [
+        _stored(folder / "pool", f"{name}.parquet", index.slice(start, end - start))
+        for name, start, end in zip(names, [0, *ends], [*ends, len(index)], strict=True)
+    ]
+    reading = ray.get(_read_back.remote(folder / "pool", f"{names[0]}.parquet"))
+    told = f"{len(index):,} rows of the pool, which are prepared already"
+    validation, heldout = _stored_targets(prepare, "validation"), _stored_targets(prepare, "heldout")
+    return Rows(pool, validation, heldout, group_sizes([(index, 1)]), reading, told)
+
+
+def _stored_targets(prepare: Stage, split: str) -> list[Part]:
+    """In the order of the study file."""
+    name = f"{split}.parquet"
+    counted = prepare.manifest()["result"]["targets"]
+    places = [prepare.folder / "targets" / target for target in prepare.config["targets"] if split in counted[target]]
+    return [_stored(place, name, place.read_table(name, ["tokens", "answer_tokens"])) for place in places]
+
+
+def _stored(folder: Folder, name: str, known: pa.Table) -> Part:
+    return part_of(known, lambda: folder.read_table(name, KEPT))
+
+
+@ray.remote
+def _read_back(folder: Folder, name: str) -> Reading:
+    return Reading.of(folder.read_table(name))
+
+
+ROWS_PER_FILE = 256
+LEAST_ROWS_PER_FILE = 16
+ROWS_IN_ALL = 4096
+SEED = 0
+INDEX_BYTES = 64  # a row in index.parquet
+
+Tables = dict[str, tuple[pa.Table, pa.Table]]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A file of the pool: its lines and rows, those that were looked at, the usable ones of these, and the cost."""
+
+    lines: int
+    rows: int
+    looked_at: int
+    usable: pa.Table
+    rejected: dict[str, int]
+    reading: Reading
+    seconds: float
+    memory: int
+
+    @property
+    def weight(self) -> float:
+        """Rows of the file that a row of the sample stands for."""
+        return self.rows / max(1, self.looked_at)
+
+    def part(self, shard_rows: int) -> Part:
+        """The file's rows, as many as the share of usable ones in the sample makes likely."""
+        shards = max(1, -(-self.lines // shard_rows))
+        return part_of(self.usable, lambda: self.usable, round(self.weight * len(self.usable)), shards)
+
+
+def sampled_rows(study: StudyConfig, terminal: Terminal) -> Rows:
+    """Count the rows of the pool's files, and tokenise a sample of each as stage *prepare* would.
+
+    Counts are exact where the sample holds every row. Elsewhere the share of rows that are set aside is the sample's;
+    copies are looked for within the sample only, so that a pool with many of them has fewer rows than this says.
+
+    Raises:
+        InputError: the user's files or tokenizer cannot be used, as stage *prepare* says it.
+    """
+    began = time.monotonic()
+    check_tokenizer(load_tokenizer(study.model))
+    targets = _targets(study)
+    conversations = [[row for table, _ in found.values() for row in table["messages"].to_pylist()] for found in targets]
+    leaks = LeakIndex.of(conversations, study.data.leak_words)
+    samples = _without_copies(_samples(study, leaks, terminal))
+    pool = [part for part in (sample.part(study.data.shard_rows) for sample in samples) if part.rows.rows]
+    if not pool:
+        rejected = sum((Counter(sample.rejected) for sample in samples), Counter[str]())
+        raise InputError(f"pool: no usable row; {why_rejected(dict(rejected.most_common()))}")
+    validation, heldout = (_held(targets, split) for split in ("validation", "heldout"))
+    rows, looked_at = sum(sample.rows for sample in samples), sum(sample.looked_at for sample in samples)
+    speed = looked_at / max(1e-9, sum(sample.seconds for sample in samples))
+    return Rows(
+        pool,
+        validation,
+        heldout,
+        group_sizes((sample.usable, sample.weight) for sample in samples),
+        reading=sum((sample.reading for sample in samples), Reading()),
+        told=_told(samples, rows, looked_at),
+        seconds=time.monotonic() - began + (rows - looked_at) / (speed * encoders()),
+        disk=_disk([*pool, *validation, *heldout], [sample.reading for sample in samples], targets, leaks),
+        memory=max(sample.memory for sample in samples),
+    )
+
+
+def _disk(parts: list[Part], pool: list[Reading], targets: list[Tables], leaks: LeakIndex) -> int:
+    """Bytes of the shards, of what was set aside, of the index and of what is known of the targets' texts."""
+    known = pa.concat_tables([table for found in targets for table, _ in found.values()])
+    reading = sum(pool, Reading.of(known))
+    file = len(parquet(known[:1])) + len(parquet(REJECTED.empty_table()))
+    rows, files = sum(part.rows.rows for part in parts), sum(part.rows.shards for part in parts)
+    whole = rows * (reading.stored / reading.rows + INDEX_BYTES) + files * file
+    return round(whole) + leaks.template.nbytes + leaks.runs.nbytes
+
+
+def _told(samples: list[_Sample], rows: int, looked_at: int) -> str:
+    files = "1 file" if len(samples) == 1 else f"{len(samples):,} files"
+    text = f"{rows:,} rows in {files} of the pool; {looked_at:,} of them tokenised"
+    if looked_at == rows:
+        return f"{text}: counts are exact"
+    return f"{text}, at most {max(sample.looked_at for sample in samples)} a file: tokens are estimated"
+
+
+def _targets(study: StudyConfig) -> list[Tables]:
+    pending = [
+        _encode_target.remote(name, target, target_files(study, name), study.model, study.data)
+        for name, target in study.targets.items()
+    ]
+    return ray.get(pending)
+
+
+@ray.remote
+def _encode_target(name: str, target: Target, files: dict[str, list[SourceFile]], model: Model, data: Data) -> Tables:
+    return target_tables(name, target, files, model, data)
+
+
+def _held(targets: list[Tables], split: str) -> list[Part]:
+    tables = [found[split][0] for found in targets if split in found]
+    return [part_of(table, lambda table=table: table) for table in tables]  # type: ignore[misc]
+
+
+def _samples(study: StudyConfig, leaks: LeakIndex, terminal: Terminal) -> list[_Sample]:
+    files = pool_files(study)
+    count = min(ROWS_PER_FILE, max(LEAST_ROWS_PER_FILE, ROWS_IN_ALL // len(files)))
+    shared = ray.put(leaks)
+    pending = [
+        _sample.remote(file, number, count, study.model, study.data, shared) for number, file in enumerate(files)
+    ]
+    found = []
+    with terminal.bar("count", len(files), "files") as bar:
+        for sample in pending:
+            found.append(ray.get(sample))
+            bar.advance(1)
+    return found
+
+
+@ray.remote
+def _sample(file: SourceFile, number: int, count: int, model: Model, data: Data, leaks: LeakIndex) -> _Sample:
+    tokenizer = load_tokenizer(model)
+    found = sample_lines(read_chunks(file, data.shard_rows), count, [SEED, number])
+    began = time.monotonic()
+    usable, rejected = encode_lines(
+        found.sample,
+        1,
+        file.uri,
+        tokenizer=tokenizer,
+        max_length=data.max_length,
+        row_format=file.row_format,
+        source=file.source,
+        default_source=file.stem,
+        refuse=lambda messages: LEAK if leaks.leaks(messages) else None,
+    )
+    seconds = time.monotonic() - began
+    kept = usable.select(["id", "source", *KEPT])
+    looked_at, reading = len(found.sample), Reading.of(usable)
+    return _Sample(found.lines, found.rows, looked_at, kept, reasons(rejected), reading, seconds, peak_memory())
+
+
+def _without_copies(samples: list[_Sample]) -> list[_Sample]:
+    ids = [numeric_ids(sample.usable["id"]) for sample in samples]
+    first = np.split(first_occurrences(np.concatenate(ids)), np.cumsum([len(own) for own in ids])[:-1])
+    return [
+        replace(sample, usable=sample.usable.filter(pa.array(mask, pa.bool_())))
+        for sample, mask in zip(samples, first, strict=True)
+    ]

@@ -1,1 +1,0 @@
-"""What a study will take, worked out from counts and measured rates. Imports neither Ray nor transformers."""

@@ -1,0 +1,1 @@
+"""Everything that wraps Ray: session, actor pools, training groups, jobs, observability."""

@@ -1,0 +1,55 @@
+"""What a study does at this moment, as metrics of Ray: the Prometheus endpoint of every node has them.
+
+Ray adds the node and the worker process to each, so that figures of one actor are told by its `WorkerId`. Tags of ours
+are the study and the stage alone: a run, shard or row would be a time series each.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray.util.metrics import Counter, Gauge
+
+from instsel.training.schedule import Step
+
+COUNTERS = {
+    "instsel_rows": "rows that actors and training runs have finished",
+    "instsel_tokens": "tokens that actors and training runs have finished",
+    "instsel_rows_set_aside": "rows of no use: broken ones in prepare, those without a gradient in features",
+    "instsel_busy_seconds": "seconds that actors were at their own work, waiting and reading not counted",
+}
+GAUGES = {
+    "instsel_training_step": "optimizer steps of the run under way",
+    "instsel_training_steps": "optimizer steps that the run will have",
+    "instsel_training_loss": "mean loss of the last step, nats",
+}
+TAGS = ("study", "stage")
+
+
+class Meter:
+    """Counts for one stage of one study, in this process."""
+
+    def __init__(self, study: str, stage: str) -> None:
+        """Make the metrics; `stage` without the name of a run."""
+        tags = {"study": study, "stage": stage.partition("/")[0]}
+        self._counters: dict[str, Any] = {name: Counter(name, told, TAGS) for name, told in COUNTERS.items()}
+        self._gauges: dict[str, Any] = {name: Gauge(name, told, TAGS) for name, told in GAUGES.items()}
+        for metric in (*self._counters.values(), *self._gauges.values()):
+            metric.set_default_tags(tags)
+
+    def count(self, *, rows: int = 0, tokens: int = 0, set_aside: int = 0, seconds: float = 0.0) -> None:
+        """Add what was just done."""
+        done = {"rows": rows, "tokens": tokens, "rows_set_aside": set_aside, "busy_seconds": seconds}
+        for name, amount in done.items():
+            # Ray takes no 0.
+            if amount > 0:
+                self._counters[f"instsel_{name}"].inc(amount)
+
+    def count_item(self, ids: list[str], result: Mapping[str, Any], seconds: float) -> None:
+        """Add an item that an actor has finished, by what the actor says of it."""
+        self.count(rows=len(ids), tokens=result.get("tokens", 0), set_aside=result.get("set_aside", 0), seconds=seconds)
+
+    def show_step(self, step: Step) -> None:
+        """Add a training step."""
+        self.count(rows=step.rows, tokens=step.tokens)
+        for name, value in {"step": step.number, "steps": step.of, "loss": step.loss}.items():
+            self._gauges[f"instsel_training_{name}"].set(value)

@@ -1,0 +1,195 @@
+"""What the stages of a study left, read once and only when it is asked for."""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from instsel.arrays import list_rows
+from instsel.errors import InputError
+from instsel.gradients.features import GradientShards, validation_columns
+from instsel.io.matrix import Matrix, stack
+from instsel.io.store import Folder
+from instsel.selection.methods import Influence
+from instsel.study.folder import MANIFEST, read_manifest
+
+CHECKPOINT = re.compile(r"epoch-[0-9]+")
+SHARD = re.compile(r"[0-9]+-[0-9]+")
+
+
+class Inputs:
+    """Reads a study folder, without the user's own files; what it gives is of pool rows, named by their ids."""
+
+    def __init__(self, study: Folder, only: frozenset[str] | None = None) -> None:
+        """Read a study folder; of the pool only these rows, where they are given."""
+        self.study, self._only = study, only
+        self._kept: dict[Influence, Matrix] = {}
+        self._whole: Inputs = self
+
+    def only(self, rows: Collection[str]) -> "Inputs":
+        """The same study as if its pool had only these rows."""
+        narrowed = Inputs(self.study, frozenset(rows))
+        narrowed._whole = self
+        return narrowed
+
+    def narrow(self, matrix: Matrix) -> Matrix:
+        """The rows of a matrix of the whole pool that are among those here."""
+        if self._only is None:
+            return matrix
+        places = [place for place, row in enumerate(matrix.ids) if row in self._only]
+        return Matrix([matrix.ids[place] for place in places], matrix.values[places], matrix.columns)
+
+    def has(self, stage: str) -> bool:
+        """Whether a stage is finished."""
+        return (self.study / stage).exists(MANIFEST)
+
+    def manifest(self, stage: str) -> dict[str, Any]:
+        """What a finished stage says of itself.
+
+        Raises:
+            InputError: the stage is not finished, its manifest is damaged, or what it was made from has changed since.
+        """
+        if not self.has(stage):
+            raise InputError(f"{self.study} has no finished stage {stage!r}; run the study with a method that reads it")
+        manifest = read_manifest(self.study / stage)
+        for parent, fingerprint in manifest["parents"].items():
+            if not self.has(parent) or self.manifest(parent)["fingerprint"] != fingerprint:
+                raise InputError(f"{self.study}/{stage} is not of the {parent} that is there now; run the study again")
+        return manifest
+
+    @cached_property
+    def prepared(self) -> dict[str, Any]:
+        """The result of stage *prepare*: pool and targets."""
+        result: dict[str, Any] = self.manifest("prepare")["result"]
+        return result
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """One line a row of the pool: id, source, task, tokens, answer_tokens, shard."""
+        self.manifest("prepare")
+        table = (self.study / "prepare").read_table("index.parquet")
+        self.check_shards(table["shard"].unique().to_pylist())
+        return self._rows_of(table)
+
+    @cached_property
+    def category_of(self) -> dict[str, str]:
+        """Row of the pool -> its category.
+
+        Raises:
+            InputError: the study has none.
+        """
+        self.manifest("tag")
+        table = (self.study / "tag").read_table("tags.parquet", ["id", "category"])
+        return dict(zip(table["id"].to_pylist(), table["category"].to_pylist(), strict=True))
+
+    def interaction(self, estimator: str) -> dict[str, Any]:
+        """What stage *interaction* found by an estimator.
+
+        Raises:
+            InputError: the study has no such result.
+        """
+        result: dict[str, Any] = self.manifest(f"interaction/{estimator}")["result"]
+        return result
+
+    @property
+    def shards(self) -> list[str]:
+        """Names of the pool's shards, in order."""
+        names: list[str] = self.prepared["pool"]["shards"]
+        self.check_shards(names)
+        return names
+
+    def check_shards(self, names: Sequence[str]) -> None:
+        """Refuse names that lead out of the folder, which somebody else may have written."""
+        self._check_names("shard", SHARD, names)
+
+    def _check_names(self, what: str, pattern: re.Pattern[str], names: Iterable[str]) -> None:
+        for name in names:
+            if not pattern.fullmatch(name):
+                raise InputError(f"{self.study} names a {what} {name!r}, which no study has; do not use this folder")
+
+    @cached_property
+    def gradients(self) -> GradientShards:
+        """The gradient features."""
+        pins = self.manifest("features")["result"]["pins"]
+        self._check_names("checkpoint", CHECKPOINT, pins)
+        return GradientShards(self.study / "features", pins)
+
+    @cached_property
+    def weights(self) -> list[float]:
+        """Mean learning rate of each checkpoint."""
+        checkpoints = self.manifest("features")["result"]["checkpoints"]
+        return [checkpoints[name]["learning_rate"] for name in self.gradients.pins]
+
+    def columns(self, targets: Sequence[str] | None = None) -> pa.Table:
+        """Validation rows that have a gradient: id, target, subtask."""
+        set_aside = self.manifest("features")["result"]["set_aside"]
+        return validation_columns(self.study / "prepare", self._subtasks, set_aside, targets)
+
+    def influence(self, influence: Influence) -> Matrix | None:
+        """The attribution matrix as its stage stored it; None if that has not run."""
+        name = f"attribution/{influence.name}"
+        if not self.has(name):
+            return None
+        shards, folder = self.manifest(name)["result"]["shards"], self.study / name
+        return self._stacked(folder / "blocks", shards, "scores", folder.read_table("columns.parquet"))
+
+    def keep(self, influence: Influence, make: Callable[[], Matrix]) -> Matrix:
+        """The matrix of an influence, made once; the last two are kept, as each may be gigabytes."""
+        if self._whole is not self:
+            return self.narrow(self._whole.keep(influence, make))
+        if influence not in self._kept:
+            self._kept = {**dict(list(self._kept.items())[-1:]), influence: make()}
+        return self._kept[influence]
+
+    def embeddings(self) -> Matrix:
+        """Prompt embeddings, float32 (n, e)."""
+        self.manifest("embed")
+        return self.narrow(self._stacked(self.study / "embed" / "pool", self.shards, "embedding"))
+
+    def validation_embeddings(self) -> tuple[np.ndarray, list[str]]:
+        """Prompt embeddings of the validation rows, float32 (m, e), and their targets."""
+        columns, rows = self._validation_vectors("embed", None)
+        return rows, columns["target"].to_pylist()
+
+    def representations(self, targets: Sequence[str] | None = None) -> tuple[Matrix, np.ndarray]:
+        """Hidden states of the pool, float32 (n, h), and of the validation rows that are its columns, (m, h)."""
+        columns, rows = self._validation_vectors("represent", targets)
+        pool = self._stacked(self.study / "represent" / "pool", self.shards, "embedding", columns)
+        return self.narrow(pool), rows
+
+    def _validation_vectors(self, stage: str, targets: Sequence[str] | None) -> tuple[pa.Table, np.ndarray]:
+        set_aside = self.manifest(stage)["result"]["set_aside"]
+        columns = validation_columns(self.study / "prepare", self._subtasks, set_aside, targets)
+        rows: dict[str, np.ndarray] = {}
+        for target in dict.fromkeys(columns["target"].to_pylist()):
+            table = (self.study / stage / "validation").read_table(f"{target}.arrow")
+            rows |= dict(zip(table["id"].to_pylist(), list_rows(table["embedding"]), strict=True))
+        return columns, np.stack([rows[name] for name in columns["id"].to_pylist()])
+
+    def likelihoods(self) -> pa.Table:
+        """The base model's losses of each row: id, loss, loss_alone."""
+        self.manifest("likelihood")
+        folder = self.study / "likelihood" / "pool"
+        return self._rows_of(pa.concat_tables([folder.read_table(f"{shard}.parquet") for shard in self.shards]))
+
+    def _rows_of(self, table: pa.Table) -> pa.Table:
+        """The lines of a table that are of rows here."""
+        if self._only is None:
+            return table
+        return table.filter(pa.array([row in self._only for row in table["id"].to_pylist()], pa.bool_()))
+
+    @property
+    def _subtasks(self) -> Mapping[str, str | None]:
+        targets = self.manifest("prepare")["config"]["targets"]
+        return {name: targets[name]["subtask"] for name in targets}
+
+    def _stacked(self, folder: Folder, shards: Sequence[str], column: str, columns: pa.Table | None = None) -> Matrix:
+        self.check_shards(shards)
+        tables = [folder.read_table(f"{shard}.arrow") for shard in shards]
+        ids = [row for table in tables for row in table["id"].to_pylist()]
+        blocks = (list_rows(table[column]) for table in tables)
+        width = tables[0].schema.field(column).type.list_size
+        return Matrix(ids, stack(blocks, len(ids), width), columns)

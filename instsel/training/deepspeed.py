@@ -1,0 +1,245 @@
+"""DeepSpeed: its configuration, its import, and parameters that it keeps in parts."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from instsel.errors import InputError
+from instsel.training.checkpoint import Moments, trainable
+from instsel.training.schedule import TrainSettings, accumulation_steps, rows_at_once
+
+AUTO = "auto"
+# DeepSpeed's default of 5e8 elements reserves gigabytes; the gradients of LoRA matrices fit into far less.
+BUCKET_ELEMENTS = 20_000_000
+
+
+def import_deepspeed() -> ModuleType:
+    """DeepSpeed, silent below errors and without its shared-memory collective, which would have to be compiled here."""
+    logging.getLogger("DeepSpeed").addFilter(_errors_only)
+    with _without_unused_parts():
+        import deepspeed
+
+        # DeepSpeed loads it at the first look at an optimizer; older versions have none.
+        with suppress(ImportError):
+            import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+@contextmanager
+def _without_unused_parts() -> Iterator[None]:
+    """Keep from being loaded what DeepSpeed imports for parts that nothing here uses, two seconds in every process.
+
+    Its autotuner imports MLflow where that is installed; the decorators of its Muon optimizer load torch's compiler.
+    """
+    import torch
+
+    compiler = torch.compile
+    hide = "mlflow" not in sys.modules
+    torch.compile = lambda model=None, **_: model if model is not None else (lambda function: function)  # type: ignore
+    if hide:
+        # What Python takes for a package that is not installed.
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.compile = compiler
+        if hide:
+            del sys.modules["mlflow"]
+
+
+def _errors_only(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Read a DeepSpeed JSON.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or is not an object.
+    """
+    try:
+        value = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"deepspeed.config: {path} cannot be read ({error.strerror}); correct the path") from error
+    except ValueError as error:
+        raise InputError(f"deepspeed.config: {path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"deepspeed.config: {path} holds a {type(value).__name__}; expected a JSON object")
+    return value
+
+
+def complete(settings: TrainSettings, world_size: int) -> dict[str, Any]:
+    """The configuration for `deepspeed.initialize`, with torch's AdamW as client optimizer.
+
+    Values that the study file sets (batch sizes, clipping, optimizer) may be absent, "auto" or equal to it. Any other
+    "auto" is left to DeepSpeed's default.
+
+    Args:
+        settings: the run's settings, with the user's configuration in `settings.deepspeed`.
+        world_size: number of workers.
+
+    Returns:
+        A new dict; nothing in it is "auto".
+
+    Raises:
+        InputError: a value contradicts the study file, or asks for what LoRA checkpoints cannot be made of.
+    """
+    user = settings.deepspeed
+    micro = rows_at_once(settings.batch_size, settings.micro_batch_size, world_size)
+    accumulation = accumulation_steps(settings.batch_size, micro, world_size)
+    _same(user, "train_batch_size", settings.batch_size, "batch_size")
+    _same(user, "train_micro_batch_size_per_gpu", micro, "micro_batch_size")
+    _same(user, "gradient_accumulation_steps", accumulation, "batch_size, micro_batch_size and the number of workers")
+    _same(user, "gradient_clipping", settings.max_grad_norm, "max_grad_norm")
+    _check_optimizer(_section(user, "optimizer"), settings)
+    _check_scheduler(_section(user, "scheduler"))
+    dropped = ("train_batch_size", "optimizer", "scheduler", "fp16")
+    config = _without_auto({key: value for key, value in user.items() if key not in dropped})
+    return {
+        **config,
+        **_precision(user, settings.dtype),
+        "zero_optimization": _zero(_section(user, "zero_optimization")),
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": settings.max_grad_norm,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def _section(user: dict[str, Any], key: str) -> dict[str, Any]:
+    section = user.get(key, {})
+    if not isinstance(section, dict):
+        raise InputError(f"deepspeed.config: {key} is {section!r}; expected an object")
+    return section
+
+
+def _same(section: dict[str, Any], key: str, expected: Any, named: str) -> None:
+    value = section.get(key, AUTO)
+    if value not in (AUTO, expected):
+        raise InputError(
+            f"deepspeed.config: {key} is {value!r}, but the study file's {named} makes it {expected!r}; "
+            f'write "auto" or change the study file'
+        )
+
+
+def _check_optimizer(optimizer: dict[str, Any], settings: TrainSettings) -> None:
+    name = optimizer.get("type", "AdamW")
+    if str(name).lower() not in ("adam", "adamw"):
+        raise InputError(f"deepspeed.config: optimizer.type is {name!r}; only AdamW has the moments that features need")
+    params = _section(optimizer, "params")
+    betas = params.get("betas", AUTO)
+    _same({"betas": tuple(betas) if isinstance(betas, list) else betas}, "betas", settings.betas, "optimizer")
+    _same(params, "lr", settings.learning_rate, "learning_rate")
+    _same(params, "eps", settings.eps, "optimizer")
+    _same(params, "weight_decay", settings.weight_decay, "weight_decay")
+    _same(params, "adam_w_mode", True, "optimizer")
+
+
+def _check_scheduler(scheduler: dict[str, Any]) -> None:
+    fixed = [key for key, value in _section(scheduler, "params").items() if value != AUTO]
+    if fixed:
+        raise InputError(
+            f"deepspeed.config: scheduler.params.{fixed[0]} is fixed, but the study file's schedule and warmup_ratio "
+            "set the learning rate; remove the scheduler section"
+        )
+
+
+def _precision(user: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """bfloat16 by autocast: frozen weights in bfloat16, trained ones and their gradients in float32 throughout."""
+    if _section(user, "fp16").get("enabled", AUTO) not in (AUTO, False):
+        raise InputError("deepspeed.config: fp16.enabled is true; use bfloat16 or float32 (model.dtype) in its place")
+    low = dtype == "bfloat16"
+    for key in ("bf16", "torch_autocast"):
+        value = _section(user, key).get("enabled", AUTO)
+        if value not in (AUTO, False, low):
+            raise InputError(
+                f"deepspeed.config: {key}.enabled is {value!r}, but model.dtype is {dtype}; make them agree"
+            )
+    if _section(user, "bf16").get("enabled", AUTO) is True:
+        if not _section(user, "zero_optimization").get("stage", 0):
+            raise InputError('deepspeed.config: bf16.enabled is true without ZeRO; write "auto", or set a ZeRO stage')
+        return {}
+    return {
+        "bf16": {"enabled": False},
+        # Without modules named safe, gradients are reduced in float32.
+        "torch_autocast": {"enabled": low, "dtype": "bfloat16", "lower_precision_safe_modules": []},
+    }
+
+
+def _zero(section: dict[str, Any]) -> dict[str, Any]:
+    zero = {"reduce_bucket_size": BUCKET_ELEMENTS, "allgather_bucket_size": BUCKET_ELEMENTS, **_without_auto(section)}
+    if zero.setdefault("stage", 0) not in (0, 1, 2, 3):
+        raise InputError(f"deepspeed.config: zero_optimization.stage is {zero['stage']!r}; expected 0, 1, 2 or 3")
+    if _section(zero, "offload_optimizer").get("device") == "nvme":
+        raise InputError("deepspeed.config: offload_optimizer.device is 'nvme'; LoRA's moments are small, use 'cpu'")
+    return zero
+
+
+def _without_auto(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_auto(inner) for key, inner in value.items() if inner != AUTO}
+
+
+KEYS = ("exp_avg", "exp_avg_sq")
+
+
+def gather(engine: Any, model: nn.Module) -> tuple[dict[str, Tensor], Moments]:
+    """Trained weights and AdamW moments by parameter name: float32, whole, on the CPU. A step must have been taken."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    weights, moments = {}, {}
+    for name, parameter in trainable(model).items():
+        if engine.zero_optimization_stage() == 0:
+            state = engine.optimizer.state[parameter]
+            whole = [parameter.detach(), *(state[key] for key in KEYS)]
+        else:
+            whole = [safe_get_full_fp32_param(parameter)]
+            whole += [safe_get_full_optimizer_state(parameter, key) for key in KEYS]
+        weight, first, second = (tensor.float().cpu().clone() for tensor in whole)
+        weights[name], moments[name] = weight, (first, second)
+    return weights, moments
+
+
+def restore(engine: Any, model: nn.Module, weights: dict[str, Tensor], moments: Moments, step: int) -> None:
+    """Put float32 weights, AdamW's moments and its step count into an engine that has not taken a step yet."""
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+    _create_adam_state(engine, step)
+    for name, parameter in trainable(model).items():
+        if engine.zero_optimization_stage() == 0:
+            state = engine.optimizer.state[parameter]
+            for key, tensor in zip(KEYS, moments[name], strict=True):
+                state[key].copy_(tensor)
+            continue
+        safe_set_full_fp32_param(parameter, weights[name].to(engine.device))
+        for key, tensor in zip(KEYS, moments[name], strict=True):
+            safe_set_full_optimizer_state(parameter, tensor.to(engine.device), key)
+
+
+def _create_adam_state(engine: Any, step: int) -> None:
+    """Give AdamW the state that it would otherwise make in its first step: ZeRO's setters can only fill what exists."""
+    zero = engine.optimizer
+    stage = engine.zero_optimization_stage()
+    if stage == 0:
+        adam, shards = zero, [parameter for group in zero.param_groups for parameter in group["params"]]
+    elif stage == 3:
+        adam, shards = zero.optimizer, zero.fp32_partitioned_groups_flat
+    else:
+        adam, shards = zero.optimizer, zero.single_partition_of_fp32_groups
+    for shard in shards:
+        # AdamW counts its steps in a float32 tensor on the CPU.
+        adam.state[shard] = {"step": torch.tensor(float(step)), **{key: torch.zeros_like(shard) for key in KEYS}}
+    if stage in (1, 2):
+        zero._lazy_init_hp_params_optimizer_state()
