@@ -13,7 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.toy import pairs, write_jsonl, write_toy_model, write_toy_study
 
-pytest_plugins = ["tests.endpoint", "tests.object_store"]
+pytest_plugins = ["tests.endpoint", "tests.object_store", "tests.studies"]
 
 # Before Ray, torch or Hugging Face are imported: no hub, few threads, and no killing of workers on a busy machine.
 # Idle workers stay for the next stage, instead of being started anew for each.
@@ -39,8 +39,15 @@ ALONE = {"cluster", "gpu", "long", "guard", "soak"}
 OTHER_THAN_UNIT = {"ray", "cluster", "process", "gpu", "long", "soak"}
 # Whose tests use a real Ray, or the studies that it ran: one worker of pytest-xdist has all of them, so that there is
 # one Ray and each study is run once, and the other worker has the rest meanwhile.
-RAY_FOLDERS = ("choice", "notebooks", "reading", "search", "stages")
-RAY_FILES = ("benchmarks/test_int8_store.py", "benchmarks/test_scale.py", "test_cli.py", "test_security.py")
+RAY_FOLDERS = ("api", "choice", "notebooks", "pipeline", "planner", "runtime", "search")
+RAY_FILES = (
+    "benchmarks/test_int8_store.py",
+    "benchmarks/test_scale.py",
+    "cli/test_app.py",
+    "study/test_graph.py",
+    "study/test_staleness.py",
+    "test_security.py",
+)
 # Whose tests look at the ports and the Rays of this machine.
 CLUSTER_FOLDERS = ("cluster",)
 

@@ -41,7 +41,7 @@ def open_study(path: str | Path) -> "Study":
     if "://" not in place:
         place = os.path.abspath(os.path.expanduser(place))
     study = Study(place, *anew.open_study(place))
-    old = study.filter(pc.field("done") & ~pc.field("current"))["stage"].to_pylist()
+    old = study.stages.filter(pc.field("done") & ~pc.field("current"))["stage"].to_pylist()
     if old:
         warnings.warn(
             f"{place}: {', '.join(old[:SHOWN])}{', ...' if len(old) > SHOWN else ''} not of the other results that are "

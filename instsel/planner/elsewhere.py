@@ -11,9 +11,8 @@ from instsel.config.study import StudyConfig, Training
 from instsel.errors import InputError
 from instsel.models.dtypes import with_dtype
 from instsel.planner.cluster import Cluster, cost_a_second, on_cluster, parse_cluster, workers_on
-from instsel.planner.facts import Facts, Pace
+from instsel.planner.facts import Facts, Pace, StagePlan
 from instsel.planner.rates import HOW, MODEL_STAGES, Rate, Rates, read_rates, write_rates
-from instsel.planner.stages import StagePlan
 from instsel.study import dependencies as depends
 
 NOTHING = "--save-rates: nothing to measure, every stage with a model is done; plan with --set out=NEW_FOLDER"

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from instsel.gradients.features import Storage
-from instsel.planner.facts import size
-from instsel.planner.stages import StagePlan
+from instsel.planner.facts import StagePlan, size
 
 # Keys that lower a stage's memory, of the machine and of its GPU.
 MEMORY_KEYS = {

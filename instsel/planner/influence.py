@@ -2,8 +2,7 @@
 
 from instsel.config.study import StudyConfig
 from instsel.gradients.features import Storage, bytes_per_row
-from instsel.planner.facts import Facts, Fisher
-from instsel.planner.stages import FLOAT32, ID_BYTES, MIB, VECTOR_FILE_BYTES, StagePlan
+from instsel.planner.facts import FLOAT32, ID_BYTES, MIB, VECTOR_FILE_BYTES, Facts, Fisher, StagePlan
 
 
 def plan_attribution(study: StudyConfig, facts: Facts) -> StagePlan:

@@ -2,8 +2,7 @@
 
 from instsel.config.mixture import EndpointCategories, Mixture
 from instsel.config.study import StudyConfig
-from instsel.planner.facts import Facts
-from instsel.planner.stages import ID_BYTES, StagePlan, needs
+from instsel.planner.facts import ID_BYTES, Facts, StagePlan, needs
 
 TAG_BYTES = 40  # a line of tags.parquet, the id left out
 TOKEN_BYTES = 8  # input id and label, int32

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from instsel.config.study import StudyConfig
-from instsel.planner.facts import Facts
+from instsel.planner.facts import FLOAT32, ID_BYTES, VECTOR_FILE_BYTES, Facts, StagePlan, needs
 from instsel.planner.rows import Batches, RowSet
-from instsel.planner.stages import FLOAT32, ID_BYTES, VECTOR_FILE_BYTES, StagePlan, needs
 
 LOSS_BYTES = 2 * 8  # with the prompt and without it, float64
 LOSS_FILE_BYTES = 1600  # schema and footer of a Parquet file

@@ -13,9 +13,10 @@ from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.models.dtypes import with_kept_dtype
 from instsel.planner.elsewhere import NOTHING, Elsewhere
+from instsel.planner.facts import StagePlan
 from instsel.planner.fit import Room, what_will_not_fit
 from instsel.planner.measure import measure
-from instsel.planner.stages import StagePlan, plan_stages
+from instsel.planner.stages import plan_stages
 from instsel.planner.table import plan_table
 from instsel.runtime.devices import settled_study
 from instsel.runtime.errors import clear_errors

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from instsel.io.matrix import MAPPED_BYTES
-from instsel.planner.stages import FLOAT32, MIB
+from instsel.planner.facts import FLOAT32, MIB
 from instsel.selection.methods import (
     AnyMethod,
     BidsMethod,

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from instsel.planner.facts import size, span
-from instsel.planner.stages import StagePlan
+from instsel.planner.facts import StagePlan, size, span
 from instsel.report.markdown import markdown_table
 
 NONE = "\N{EN DASH}"

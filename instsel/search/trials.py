@@ -20,9 +20,10 @@ from instsel.console import Bar, Terminal
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.runtime.session import Allotment
-from instsel.runtime.tune import DRIVER, Counting, Points, last_line, quiet_tune, trial_allotment
+from instsel.runtime.tune import DRIVER, Counting, last_line, quiet_tune, trial_allotment
 from instsel.search.outcome import Outcome
 from instsel.search.space import study_of
+from instsel.search.store import Points
 from instsel.search.trial import OUTCOME, OWNER, run_trial, trial_folder
 from instsel.study.folder import Stage
 from instsel.tracking import tracked

@@ -9,9 +9,7 @@ import numpy as np
 
 from instsel import arrays
 from instsel.arrays import row_blocks
-from instsel.selection import submodular as facility_location
-from instsel.selection import submodular as graph_cut
-from instsel.selection import submodular as log_det
+from instsel.selection import submodular
 from instsel.selection.base import Selection
 from instsel.selection.kernels import check_lam, embedding_rows, unit_rows, warn_of_zeros
 
@@ -173,9 +171,9 @@ def _within(budgets: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def _function(argument: str, name: str, lam: float) -> Callable[[np.ndarray, int], Selection]:
     """Return the walk over unit rows of this name."""
     known: dict[str, Callable[[np.ndarray, int], Selection]] = {
-        "facility_location": facility_location.from_units,
-        "graph_cut": partial(graph_cut.from_units, lam=lam),
-        "log_det": log_det.from_units,
+        "facility_location": submodular.facility_location_of_units,
+        "graph_cut": partial(submodular.graph_cut_of_units, lam=lam),
+        "log_det": submodular.log_det_of_units,
     }
     if name not in known:
         raise ValueError(f"{argument} must be one of {', '.join(known)}, got {name!r}")

@@ -62,7 +62,7 @@ def facility_location(
     draws = None if stochastic is None else _Draws(stochastic, arrays.whole_number("seed", seed))
     if metric == "cosine":
         units = cosine_units(x)
-        return from_units(units, arrays.budget(budget, len(units)), kernel_bytes=most, draws=draws)
+        return facility_location_of_units(units, arrays.budget(budget, len(units)), kernel_bytes=most, draws=draws)
     matrix = similarity_matrix(x)
     return _lazy(GivenSimilarities(matrix), arrays.budget(budget, len(matrix)), draws)
 
@@ -79,7 +79,7 @@ class _Draws:
             raise ValueError(f"stochastic must be an epsilon between 0 and 1, got {self.epsilon}")
 
 
-def from_units(
+def facility_location_of_units(
     units: np.ndarray, count: int, *, kernel_bytes: int = _KERNEL_BYTES, draws: _Draws | None = None
 ) -> Selection:
     """Pick `count` rows, at most n, of unit rows float64 (n, d), as `similarity.unit_rows` makes them."""
@@ -192,7 +192,7 @@ def graph_cut(x: np.ndarray, budget: int, *, lam: float = 0.4, metric: str = "co
     check_lam(lam)
     if metric == "cosine":
         units = cosine_units(x)
-        return from_units(units, arrays.budget(budget, len(units)), lam=lam)
+        return graph_cut_of_units(units, arrays.budget(budget, len(units)), lam=lam)
     matrix = similarity_matrix(x)
     sums, sizes = np.empty(len(matrix)), np.empty(len(matrix))
     for block in row_blocks(len(matrix), len(matrix) * sums.itemsize):
@@ -201,17 +201,17 @@ def graph_cut(x: np.ndarray, budget: int, *, lam: float = 0.4, metric: str = "co
         sizes[block] = np.abs(part, out=part).sum(axis=1)
     own = np.asarray(matrix.diagonal(), dtype=np.float64)
     slack = TIE * sizes.max(initial=0)
-    return _greedy(sums, own, lambda row: matrix[row], arrays.budget(budget, len(matrix)), lam, slack)
+    return _graph_cut_greedy(sums, own, lambda row: matrix[row], arrays.budget(budget, len(matrix)), lam, slack)
 
 
-def from_units(units: np.ndarray, count: int, *, lam: float) -> Selection:
+def graph_cut_of_units(units: np.ndarray, count: int, *, lam: float) -> Selection:
     """Pick `count` rows, at most n, of unit rows float64 (n, d), as `similarity.unit_rows` makes them."""
     own = np.where(units.any(axis=1), 1.0, 0.0)
     sums = units @ units.sum(axis=0)
-    return _greedy(sums, own, lambda row: units @ units[row], count, lam, TIE * len(units))
+    return _graph_cut_greedy(sums, own, lambda row: units @ units[row], count, lam, TIE * len(units))
 
 
-def _greedy(
+def _graph_cut_greedy(
     sums: np.ndarray, own: np.ndarray, similarities: Callable[[int], np.ndarray], count: int, lam: float, slack: float
 ) -> Selection:
     """Walk with the similarities summed over the pool (n,), those of rows with themselves (n,), and those of a row."""
@@ -255,15 +255,15 @@ def log_det(x: np.ndarray, budget: int, *, metric: str = "cosine") -> Selection:
     check_metric(metric)
     if metric == "cosine":
         units = cosine_units(x)
-        return from_units(units, arrays.budget(budget, len(units)))
+        return log_det_of_units(units, arrays.budget(budget, len(units)))
     matrix = similarity_matrix(x)
     count = arrays.budget(budget, len(matrix))
-    return _greedy(np.asarray(matrix.diagonal(), dtype=np.float64), _Cholesky(matrix, count), count)
+    return _log_det_greedy(np.asarray(matrix.diagonal(), dtype=np.float64), _Cholesky(matrix, count), count)
 
 
-def from_units(units: np.ndarray, count: int) -> Selection:
+def log_det_of_units(units: np.ndarray, count: int) -> Selection:
     """Pick `count` rows, at most n, of unit rows float64 (n, d), as `similarity.unit_rows` makes them."""
-    return _greedy(np.where(units.any(axis=1), 1.0, 0.0), _ShermanMorrison(units, count), count)
+    return _log_det_greedy(np.where(units.any(axis=1), 1.0, 0.0), _ShermanMorrison(units, count), count)
 
 
 class _Explained(Protocol):
@@ -305,7 +305,7 @@ class _Cholesky:
         return np.square(column)
 
 
-def _greedy(own: np.ndarray, explained: _Explained, count: int) -> Selection:
+def _log_det_greedy(own: np.ndarray, explained: _Explained, count: int) -> Selection:
     """Walk with the similarities of rows with themselves (n,); the gain of a row is the logarithm of its pivot."""
     pivots = 1 + own
     slack = TIE * pivots.max(initial=0)

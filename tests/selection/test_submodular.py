@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from instsel.selection import Selection, kernels, submodular
-from instsel.selection import submodular as facility_location
 from instsel.selection.kernels import TIE
 
 T7 = np.array([[1, 0.8, 0.2], [0.8, 1, 0.4], [0.2, 0.4, 1]])
@@ -127,13 +126,13 @@ def test_facility_location_of_a_matrix_equals_plain_greedy(data: st.DataObject) 
     upper = np.triu(data.draw(hnp.arrays(np.float64, (rows, rows), elements=st.sampled_from(values))))
     s = upper + np.triu(upper, 1).T
     for batch in (1, 3, 16):
-        with mock.patch.object(facility_location, "_FIRST_BATCH", batch):
+        with mock.patch.object(submodular, "_FIRST_BATCH", batch):
             got = submodular.facility_location(s, rows, metric="precomputed")
         assert (got.indices.tolist(), got.scores.tolist()) == plain_facility_location(s, rows)
 
 
 def test_a_lower_row_whose_old_gain_equals_a_new_one_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facility_location, "_FIRST_BATCH", 1)
+    monkeypatch.setattr(submodular, "_FIRST_BATCH", 1)
     s = np.zeros((21, 21))
     for row, leaves in ((0, range(3, 7)), (1, range(7, 13)), (2, range(11, 21))):
         s[row, leaves] = s[leaves, row] = 1
@@ -182,7 +181,7 @@ def test_facility_location_of_many_tiles_and_batches_equals_plain_greedy(
 
 @pytest.mark.parametrize("batch", [1, 16])
 def test_lazy_greedy_of_a_large_matrix_equals_plain_greedy(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facility_location, "_FIRST_BATCH", batch)
+    monkeypatch.setattr(submodular, "_FIRST_BATCH", batch)
     s = np.rint(cosines(duplicated(200, 6, seed=0)) * 2**24) / 2**24
     got = submodular.facility_location(s, 200, metric="precomputed")
     assert (got.indices.tolist(), got.scores.tolist()) == plain_facility_location(s, 200)

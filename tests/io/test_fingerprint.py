@@ -25,7 +25,10 @@ from instsel.io.store import Folder
 @pytest.mark.process
 def test_equal_values_have_equal_fingerprints_in_any_process() -> None:
     value = {"b": [1, 2.5, None, True], "a": {"é": "x"}}
-    code = "from instsel.io.fingerprint import fingerprint; print(fingerprint({'a': {'é': 'x'}, 'b': [1, 2.5, None, True]}))"
+    code = (
+        "from instsel.io.fingerprint import fingerprint\n"
+        "print(fingerprint({'a': {'é': 'x'}, 'b': [1, 2.5, None, True]}))"
+    )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert fingerprint(value) == other.stdout.strip()
 

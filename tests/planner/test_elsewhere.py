@@ -14,10 +14,9 @@ from instsel.console import Terminal
 from instsel.errors import InputError
 from instsel.planner.cluster import parse_cluster
 from instsel.planner.elsewhere import Elsewhere
-from instsel.planner.facts import Facts, Pace
+from instsel.planner.facts import Facts, Pace, StagePlan
 from instsel.planner.rates import Rates, read_rates
 from instsel.planner.run import plan_study
-from instsel.planner.stages import StagePlan
 
 
 def planned(raw, **options):

@@ -7,6 +7,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from instsel.io.matrix import MAPPED_BYTES
+from instsel.planner.facts import MIB
 from instsel.planner.selectors import (
     INDEX_ROW_BYTES,
     KERNEL_BYTES,
@@ -18,7 +19,6 @@ from instsel.planner.selectors import (
     selector_scratch,
     work,
 )
-from instsel.planner.stages import MIB
 from instsel.selection import g2is
 from instsel.selection.methods import Method
 from instsel.selection.submodular import facility_location

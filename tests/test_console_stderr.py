@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from instsel.stages.chatter import native_errors_to
+from instsel.console import native_errors_to
 
 with native_errors_to(Path(sys.argv[1])):
     os.write(2, b"native\\n")

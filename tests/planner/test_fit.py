@@ -1,7 +1,7 @@
 """Warnings of what will not fit."""
 
+from instsel.planner.facts import StagePlan
 from instsel.planner.fit import MEMORY_KEYS, Room, what_will_not_fit
-from instsel.planner.stages import StagePlan
 from instsel.study.graph import ORDER
 
 GB = 10**9

@@ -233,7 +233,8 @@ def test_two_runs_of_one_name_are_refused(
 
 @pytest.mark.process
 def test_looking_at_a_study_loads_neither_ray_nor_torch() -> None:
-    code = "import sys, instsel.cli.app, instsel.pipeline.runner; print({'ray', 'torch', 'transformers'} & set(sys.modules))"
+    modules = "instsel.cli.app, instsel.pipeline.runner"
+    code = f"import sys, {modules}; print({{'ray', 'torch', 'transformers'}} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
 

@@ -13,8 +13,8 @@ from instsel.console import Terminal
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.report.markdown import BASE
-from instsel.runtime.tune import Points
 from instsel.search.run import _stage, search_study
+from instsel.search.store import Points
 from instsel.search.trial import OUTCOME, OWNER, trial_folder
 from instsel.study.graph import build_graph
 from tests.events import scalars

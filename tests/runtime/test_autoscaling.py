@@ -85,9 +85,9 @@ def test_a_driver_that_is_told_to_stop_lets_them_go() -> None:
     # Python's own answer to SIGTERM, which `ray job stop` sends, would run no `finally`; Ray's does.
     code = """
 import os, ray, signal, time
-from instsel.stages import gather
+from instsel.runtime import autoscaling as gather
 from instsel.config import Resources
-from instsel.progress import Terminal
+from instsel.console import Terminal
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 gather.request_resources = lambda bundles: print("asked", bundles, flush=True)
 with gather.gathered(Resources(cpus=1), Terminal()):

@@ -1,7 +1,7 @@
-"""A small study whose folder has what every method reads."""
+"""Studies and parts of them that the tests of several packages use."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +66,41 @@ def say() -> Callable[[str], None]:
             self.said.append(text)
 
     return Said()
+
+
+@pytest.fixture(scope="session")
+def prepared(finished_study: dict[str, Any]) -> Any:
+    """Stage *prepare* of the finished study."""
+    from instsel.io.store import Folder
+    from instsel.study.folder import Stage
+
+    return Stage(Folder.at(finished_study["out"]) / "prepare", "prepare", {})
+
+
+@pytest.fixture(scope="session")
+def allot() -> Any:
+    """Two actors of one thread each."""
+    from instsel.runtime.session import Allotment
+
+    return Allotment(actors=2, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0, worker_cpus=1, worker_threads=1)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let *tag* and the stages of `extraction` work with one actor in this process; tells the tables it was given."""
+    from instsel.pipeline import categorize, extraction
+
+    given: list[str] = []
+
+    def run(
+        items: Any, rows: Any, actor: Any, arguments: Any, allot: Any, stage_of: Any, columns: Any
+    ) -> Iterator[dict[str, Any]]:
+        worker = actor(allot.threads, *arguments)
+        for item in items:
+            given.append(item["rows"])
+            table = rows.read_table(item["rows"], ["id", *columns])
+            yield worker(item, table["id"].to_pylist(), table.select(columns).to_pylist())
+
+    for stages in (extraction, categorize):
+        monkeypatch.setattr(stages, "through_actors", run)
+    return given

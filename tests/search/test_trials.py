@@ -8,8 +8,8 @@ from ray import tune
 from instsel.config.search import Search
 from instsel.errors import StudyError
 from instsel.io.store import Folder
-from instsel.runtime.tune import Points
 from instsel.search.outcome import Outcome
+from instsel.search.store import Points
 from instsel.search.trials import Marking, TokenCap, _domain, _in_turn, _optuna, told
 
 

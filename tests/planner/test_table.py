@@ -2,8 +2,7 @@
 
 import pytest
 
-from instsel.planner.facts import size, span
-from instsel.planner.stages import StagePlan
+from instsel.planner.facts import StagePlan, size, span
 from instsel.planner.table import plan_table
 
 GB = 10**9
