@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from instsel.planner.rows import RowSet
 from instsel.selection.methods import Influence
