@@ -18,7 +18,7 @@ from instsel.choice.budget import Budget
 from instsel.io.store import Folder
 from instsel.report.markdown import markdown_table
 from instsel.selection import bids, g2is, less
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 FOLDS = (1, 2, 4, 8)
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sources", nargs="+", required=True, help="sources that share a target's distribution")
     parser.add_argument("--budget", type=float, default=0.05, help="share of the pool")
     options = parser.parse_args(argv)
-    inputs = Inputs(Folder.at(options.study))
+    inputs = StudyReader(Folder.at(options.study))
     columns = inputs.columns()
     shards = [inputs.gradients.pool(shard) for shard in inputs.shards]
     pool = [np.concatenate([features[c] for _, features in shards]) for c in range(len(inputs.weights))]

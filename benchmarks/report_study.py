@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from instsel.config.file import parse_study
 from instsel.io.store import Folder
-from instsel.study.folder import Stage, open_folder
+from instsel.study.folder import StageFolder, open_folder
 
 SHARD_ROWS = 1000
 SHARE = 0.05
@@ -38,14 +38,14 @@ def write_study(place: Path, rows: int, columns: int) -> int:
     return len(shards)
 
 
-def _stage(folder: Folder, name: str, result: Mapping[str, Any], *parents: Stage) -> Stage:
-    stage = Stage(folder / name, name, {}, parents)
-    stage.begin()
-    stage.commit({"set_aside": {}, **result}, seconds=1.0)
+def _stage(folder: Folder, name: str, result: Mapping[str, Any], *parents: StageFolder) -> StageFolder:
+    stage = StageFolder(folder / name, name, {}, parents)
+    stage.start()
+    stage.commit({"rejected": {}, **result}, seconds=1.0)
     return stage
 
 
-def _pool(folder: Folder, rows: int, shards: list[str], random: np.random.Generator) -> tuple[Stage, pa.Array]:
+def _pool(folder: Folder, rows: int, shards: list[str], random: np.random.Generator) -> tuple[StageFolder, pa.Array]:
     ids = pa.array([f"{number:016x}" for number in range(rows)], pa.string())
     index = {
         "id": ids,
@@ -67,8 +67,8 @@ def _pool(folder: Folder, rows: int, shards: list[str], random: np.random.Genera
 
 
 def _influence(
-    folder: Folder, ids: pa.Array, shards: list[str], columns: int, random: np.random.Generator, features: Stage
-) -> Stage:
+    folder: Folder, ids: pa.Array, shards: list[str], columns: int, random: np.random.Generator, features: StageFolder
+) -> StageFolder:
     stage = _stage(folder, "attribution/cosine", {"shards": shards}, features)
     names = [f"row-{number}" for number in range(columns)]
     target = [TARGETS[number % len(TARGETS)] for number in range(columns)]
@@ -81,7 +81,7 @@ def _influence(
     return stage
 
 
-def _select(folder: Folder, name: str, ids: pa.Array, random: np.random.Generator, parent: Stage) -> Stage:
+def _select(folder: Folder, name: str, ids: pa.Array, random: np.random.Generator, parent: StageFolder) -> StageFolder:
     places = random.permutation(len(ids))[: max(1, int(SHARE * len(ids)))]
     stage = _stage(folder, f"select/{name}", {"rows": len(places), "tokens": 10 * len(places)}, parent)
     table = {
@@ -94,7 +94,7 @@ def _select(folder: Folder, name: str, ids: pa.Array, random: np.random.Generato
     return stage
 
 
-def _evaluate(folder: Folder, name: str, parent: Stage, random: np.random.Generator) -> None:
+def _evaluate(folder: Folder, name: str, parent: StageFolder, random: np.random.Generator) -> None:
     losses = {target: random.normal(2.0, 0.5, size=HELD_OUT) for target in TARGETS}
     stage = _stage(
         folder, f"evaluate/{name}", {"losses": {name: float(own.mean()) for name, own in losses.items()}}, parent

@@ -18,8 +18,8 @@ from instsel.gradients.features import feature_table, normalise
 from instsel.io.store import Folder
 from instsel.pipeline import prepare
 from instsel.pipeline.extraction import extract, pool_items
-from instsel.runtime.session import allot, peak_memory, ray_session
-from instsel.study.folder import Stage
+from instsel.runtime.session import peak_memory, plan_resources, ray_session
+from instsel.study.folder import StageFolder
 from instsel.study.graph import build_graph
 
 FILES = 8
@@ -56,7 +56,7 @@ def measure(size: Size, place: str) -> list[list[str]]:
         prepared = _watched(size, "prepare", graph.prepare, lambda: prepare.run(study, graph.prepare, terminal))
     # Another Ray, so that no worker of the first pass is counted for the second.
     with ray_session(Resources()):
-        items, share = pool_items(graph.prepare), allot(study.resources)
+        items, share = pool_items(graph.prepare), plan_resources(study.resources)
         budget = ("features.token_budget", study.features.token_budget)
         arguments = (graph.features.folder, size.dim, size.wait, budget[1])
         written = _watched(
@@ -83,7 +83,7 @@ class Writer:
         return {"tokens": tokens, "peak_memory": peak_memory(), "token_budget": self.token_budget}
 
 
-def _watched(size: Size, name: str, pool: Stage, run: Callable[[], Any]) -> list[str]:
+def _watched(size: Size, name: str, pool: StageFolder, run: Callable[[], Any]) -> list[str]:
     begun = time.monotonic()
     with watch() as peaks:
         run()

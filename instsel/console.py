@@ -194,7 +194,7 @@ def inline(text: str) -> str:
 
 
 @contextmanager
-def native_errors_to(path: Path) -> Iterator[None]:
+def capture_native_stderr(path: Path) -> Iterator[None]:
     """Append to a file what C++ code writes to standard error while the block runs; Python's own output is not touched.
 
     Ray's C++ side writes notices there that a user cannot act on, whatever level its Python loggers have.

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """A part of the study file: unknown keys and wrong types are errors, values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

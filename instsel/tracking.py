@@ -17,7 +17,7 @@ from instsel.console import log
 from instsel.errors import InputError
 from instsel.io.fingerprint import fingerprint
 from instsel.io.store import Folder
-from instsel.study.folder import place_in_study
+from instsel.study.folder import path_in_study
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 RUN_TAG = "instsel.run"
@@ -54,17 +54,17 @@ def check_tracking(tracking: Tracking) -> None:
 
 
 @contextmanager
-def tracked(study: StudyConfig, folder: Folder, depends: str, settings: Mapping[str, Any]) -> Iterator["Tracked"]:
+def tracked(study: StudyConfig, folder: Folder, dependencies: str, settings: Mapping[str, Any]) -> Iterator["Tracked"]:
     """A run of a study to log to; whatever a tracker does wrong is logged once and ends that tracker alone.
 
     Args:
         study: names the trackers.
         folder: of the run, in that of the study: gives the run its name.
-        depends: what the run depends on; with the same, it goes on under the same key.
+        dependencies: what the run depends on; with the same, it goes on under the same key.
         settings: shown beside the run.
     """
-    _, label = place_in_study(folder)
-    name = RunName(study.name, label, fingerprint([str(folder), depends]))
+    _, label = path_in_study(folder)
+    name = RunName(study.name, label, fingerprint([str(folder), dependencies]))
     run = Tracked(label)
     for make, where in (
         (TensorBoard, study.tracking.tensorboard),

@@ -72,17 +72,19 @@ def say() -> Callable[[str], None]:
 def prepared(finished_study: dict[str, Any]) -> Any:
     """Stage *prepare* of the finished study."""
     from instsel.io.store import Folder
-    from instsel.study.folder import Stage
+    from instsel.study.folder import StageFolder
 
-    return Stage(Folder.at(finished_study["out"]) / "prepare", "prepare", {})
+    return StageFolder(Folder.at(finished_study["out"]) / "prepare", "prepare", {})
 
 
 @pytest.fixture(scope="session")
-def allot() -> Any:
+def resources() -> Any:
     """Two actors of one thread each."""
-    from instsel.runtime.session import Allotment
+    from instsel.runtime.session import ResourcePlan
 
-    return Allotment(actors=2, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0, worker_cpus=1, worker_threads=1)
+    return ResourcePlan(
+        actors=2, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0, worker_cpus=1, worker_threads=1
+    )
 
 
 @pytest.fixture
@@ -93,9 +95,9 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     given: list[str] = []
 
     def run(
-        items: Any, rows: Any, actor: Any, arguments: Any, allot: Any, stage_of: Any, columns: Any
+        items: Any, rows: Any, actor: Any, arguments: Any, resources: Any, stage_of: Any, columns: Any
     ) -> Iterator[dict[str, Any]]:
-        worker = actor(allot.threads, *arguments)
+        worker = actor(resources.threads, *arguments)
         for item in items:
             given.append(item["rows"])
             table = rows.read_table(item["rows"], ["id", *columns])

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from instsel.choice.reselect import Wish, select_anew
+from instsel.choice.reselect import SelectionRequest, reselect
 from instsel.errors import InputError
 from tests.conftest import SECRETS
 from tests.object_store import KEYS
@@ -96,12 +96,12 @@ def _report_once(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("stage", "wish"),
     [
-        ("prepare", Wish("less", "3", attribution="fisher")),
-        ("attribution/cosine", Wish("less", "3")),
-        ("index", Wish("random", "3")),
+        ("prepare", SelectionRequest("less", "3", attribution="fisher")),
+        ("attribution/cosine", SelectionRequest("less", "3")),
+        ("index", SelectionRequest("random", "3")),
     ],
 )
-def test_a_folder_whose_names_lead_out_of_it_is_refused(stage: str, wish: Wish, copied: Path) -> None:
+def test_a_folder_whose_names_lead_out_of_it_is_refused(stage: str, wish: SelectionRequest, copied: Path) -> None:
     outside = "../../../secret"
     if stage == "index":
         index = pq.read_table(copied / "prepare/index.parquet")
@@ -115,13 +115,13 @@ def test_a_folder_whose_names_lead_out_of_it_is_refused(stage: str, wish: Wish, 
         result["shards"] = [outside]
         (copied / stage / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=f"names a shard '{outside}', which no study has"):
-        select_anew(str(copied), wish, print)
+        reselect(str(copied), wish, print)
     assert not (copied / "selections").exists()
 
 
 def test_a_folder_that_asks_for_another_selection_folder_is_refused(copied: Path) -> None:
     with pytest.raises(InputError, match="is not usable"):
-        select_anew(str(copied), Wish("random", "3", name="../../elsewhere"), print)
+        reselect(str(copied), SelectionRequest("random", "3", name="../../elsewhere"), print)
 
 
 def test_a_row_that_is_explained_does_not_steer_the_terminal(

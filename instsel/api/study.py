@@ -22,10 +22,10 @@ from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.report.markdown import BASE
-from instsel.study.attribution_specs import influences_of
+from instsel.study.attribution_specs import attribution_specs
 from instsel.study.folder import MANIFEST, STARTED, read_manifest
 from instsel.study.graph import ORDER, Run, runs_of
-from instsel.study.staleness import changed_stages
+from instsel.study.staleness import stale_stages
 
 SHOWN = 5
 EXAMPLE = ["id", "task", "messages", "tokens", "answer_tokens"]
@@ -81,7 +81,7 @@ class Study(StudyArrays):
         folder, names = self._inputs.study, stage_names(self.config)
         beside = manifests(folder, left_over(folder, names))
         found = manifests(folder, names)
-        return stage_table(found, beside, changed_stages(self.config, found))
+        return stage_table(found, beside, stale_stages(self.config, found))
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -186,8 +186,8 @@ class Study(StudyArrays):
             attribution: of `influences`; by default that which the report's figures are by.
         """
         if attribution is not None:
-            known("attribution", attribution, list(influences_of(self.config)))
-        way = influences_of(self.config)[attribution] if attribution is not None else self._way
+            known("attribution", attribution, list(attribution_specs(self.config)))
+        way = attribution_specs(self.config)[attribution] if attribution is not None else self._way
         chosen = {name: self.selection(name)["id"].to_pylist() for name in names or self.selections}
         return tables.served_table(figures(chosen, influence_matrix(self._inputs, way), self._inputs))
 
@@ -218,8 +218,8 @@ class Study(StudyArrays):
         """
         chosen = [targets] if isinstance(targets, str) else targets
         told = [f"{key}={json.dumps(value)}" for key, value in options.items()]
-        wish = anew.Wish(method, str(budget), unit, chosen, told, attribution, name)
-        folder, _ = anew.select_anew(self.place, wish, lambda text: warnings.warn(text, stacklevel=2))
+        wish = anew.SelectionRequest(method, str(budget), unit, chosen, told, attribution, name)
+        folder, _ = anew.reselect(self.place, wish, lambda text: warnings.warn(text, stacklevel=2))
         made = folder.name
         return next(shown for shown, place in self._selections().items() if place == f"{anew.SELECTIONS}/{made}")
 
@@ -242,7 +242,7 @@ class Study(StudyArrays):
         """Name of each selection -> its folder; one made anew that is called as one of the study is told by both."""
         own = dict.fromkeys(run.selection for run in self._runs.values())
         found = {name: f"select/{name}" for name in own if self._inputs.has(f"select/{name}")}
-        for name in anew.made_anew(self._inputs):
+        for name in anew.reselections(self._inputs):
             place = f"{anew.SELECTIONS}/{name}"
             found[place if name in found else name] = place
         return found
@@ -258,7 +258,7 @@ COLUMNS = pa.schema(
         "seconds": pa.float64(),
         "tokens": pa.int64(),
         "peak_memory_bytes": pa.int64(),
-        "rows_again": pa.int64(),
+        "rows_reprocessed": pa.int64(),
         "version": pa.string(),
     }
 )
@@ -268,7 +268,7 @@ def stage_names(study: StudyConfig) -> list[str]:
     """Stages that a study may have, by their folders, in the order in which they run."""
     runs = runs_of(study)
     several: dict[str, Iterable[str]] = {
-        "attribution": influences_of(study),
+        "attribution": attribution_specs(study),
         "interaction": study.mixture.estimators if study.mixture else [],
         "select": dict.fromkeys(run.selection for run in runs.values()),
         "finetune": runs,
@@ -301,7 +301,7 @@ def outdated(found: Mapping[str, Manifest], beside: Mapping[str, Manifest], chan
     Args:
         found: stage -> its manifest, in the order in which they run.
         beside: the same of stages that are only looked up.
-        changed: stages that were made by another study file, see `changed_stages`.
+        changed: stages that were made by another study file, see `stale_stages`.
     """
     old: list[str] = []
     for name, manifest in found.items():
@@ -323,7 +323,7 @@ def stage_table(
         if manifest is not None:
             line |= {"current": name not in old, "version": manifest["code_version"]}
             # Studies of before 0.4 do not count rows that were done again.
-            line |= {"rows_again": 0, **manifest["cost"]}
+            line |= {"rows_reprocessed": 0, **manifest["cost"]}
         lines.append(line)
     return pa.Table.from_pylist(lines, COLUMNS)
 

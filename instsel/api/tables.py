@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from instsel.api.vectors import Block, Vectors
-from instsel.choice.metrics import Figures
+from instsel.choice.metrics import SelectionMetrics
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.selection.methods import Influence
-from instsel.study.attribution_specs import figures_influence, influences_of
+from instsel.selection.methods import AttributionSpec
+from instsel.study.attribution_specs import attribution_specs, metrics_spec
 from instsel.study.graph import Run
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 
 class StudyArrays:
@@ -27,9 +27,9 @@ class StudyArrays:
         config: the study file as it was last run, with every default.
     """
 
-    def __init__(self, place: str, config: StudyConfig, inputs: Inputs) -> None:
+    def __init__(self, place: str, config: StudyConfig, reader: StudyReader) -> None:
         """Use `instsel.open_study`."""
-        self.place, self.config, self._inputs = place, config, inputs
+        self.place, self.config, self._inputs = place, config, reader
 
     @property
     def targets(self) -> list[str]:
@@ -39,7 +39,7 @@ class StudyArrays:
     @property
     def influences(self) -> list[str]:
         """Names of the attribution matrices that are stored."""
-        return [name for name in influences_of(self.config) if self._inputs.has(f"attribution/{name}")]
+        return [name for name in attribution_specs(self.config) if self._inputs.has(f"attribution/{name}")]
 
     def attribution(self, name: str | None = None) -> Vectors:
         """Influence of pool rows on validation rows, float32, a vector a pool row; `columns` says on whom.
@@ -49,7 +49,7 @@ class StudyArrays:
         """
         chosen = name or self._way.name
         if name is not None:
-            known("attribution", name, list(influences_of(self.config)))
+            known("attribution", name, list(attribution_specs(self.config)))
         shards: list[str] = self._inputs.manifest(f"attribution/{chosen}")["result"]["shards"]
         self._inputs.check_shards(shards)
         folder = self._inputs.study / "attribution" / chosen
@@ -60,7 +60,7 @@ class StudyArrays:
     def checkpoints(self) -> list[str]:
         """Checkpoints of the warmup that gradients were taken at, the earliest first."""
         # Names sort as text in a manifest: epoch-10 stands before epoch-2.
-        return sorted(self._inputs.gradients.pins, key=lambda name: int(name.removeprefix("epoch-")))
+        return sorted(self._inputs.gradients.provenance, key=lambda name: int(name.removeprefix("epoch-")))
 
     def features(self, checkpoint: str | None = None, kind: Literal["pool", "validation"] = "pool") -> Vectors:
         """Gradient sketches at a checkpoint, by default the last: unit rows and their norms, float16 or int8.
@@ -84,13 +84,13 @@ class StudyArrays:
     @property
     def hidden_states(self) -> Vectors:
         """Weighted mean hidden states of the pool by the model, float32."""
-        return self._vectors("represent")
+        return self._vectors("hidden_states")
 
     @property
-    def _way(self) -> Influence:
+    def _way(self) -> AttributionSpec:
         """The influence by which it is said what selections serve."""
         part = self.config.selection
-        return figures_influence(self.config) or Influence.of(part.attribution, part.damping)
+        return metrics_spec(self.config) or AttributionSpec.of(part.attribution, part.damping)
 
     def _vectors(self, stage: str) -> Vectors:
         self._inputs.manifest(stage)
@@ -114,17 +114,17 @@ def _column(folder: Folder, column: str, part: str) -> Block:
 ROW = ["id", "source", "task", "messages", "tokens", "answer_tokens", "file", "line"]
 
 
-def row_table(inputs: Inputs, ids: Sequence[str]) -> pa.Table:
+def row_table(reader: StudyReader, ids: Sequence[str]) -> pa.Table:
     """Rows of the pool with their messages, in the order of `ids`; only their shards are read.
 
     Raises:
         InputError: an id is no row of the pool.
     """
-    places = pc.index_in(pa.array(ids, pa.string()), inputs.index["id"].combine_chunks())
+    places = pc.index_in(pa.array(ids, pa.string()), reader.index["id"].combine_chunks())
     if places.null_count:
-        raise InputError(f"{inputs.study} has no pool row {ids[places.to_pylist().index(None)]!r}; `pool` lists them")
-    shards = inputs.index["shard"].take(places).unique().to_pylist() or inputs.shards[:1]
-    wanted, folder = pa.array(ids, pa.string()), inputs.study / "prepare" / "pool"
+        raise InputError(f"{reader.study} has no pool row {ids[places.to_pylist().index(None)]!r}; `pool` lists them")
+    shards = reader.index["shard"].take(places).unique().to_pylist() or reader.shards[:1]
+    wanted, folder = pa.array(ids, pa.string()), reader.study / "prepare" / "pool"
     tables = (folder.read_table(f"{shard}.parquet", ROW) for shard in shards)
     table = pa.concat_tables([table.filter(pc.is_in(table["id"], wanted)) for table in tables])
     return table.take(pc.index_in(wanted, table["id"].combine_chunks()))
@@ -153,7 +153,7 @@ def comparison_table(summary: Mapping[str, Any]) -> pa.Table:
     return pa.Table.from_pylist(lines, pa.schema({"method": pa.string(), "target": pa.string(), **columns}))
 
 
-def served_table(found: Mapping[str, Figures]) -> pa.Table:
+def served_table(found: Mapping[str, SelectionMetrics]) -> pa.Table:
     """One line a selection and target: rows that serve it most, and the mean standardised influence on it."""
     lines = [
         {"selection": name, "target": target, "rows": rows, "influence": figures.influence[target]}

@@ -75,7 +75,7 @@ def _nested(chooser: Chooser, room: int, sizes: np.ndarray) -> Selection:
         rows = min(len(sizes), 2 * rows)
         found = chooser.pick(rows)
     kept = int(np.searchsorted(np.cumsum(sizes[found.indices]), room, side="right"))
-    callers = None if found.called_by is None else found.called_by[:kept]
+    callers = None if found.driven_by is None else found.driven_by[:kept]
     return Selection(found.indices[:kept], found.scores[:kept], callers)
 
 

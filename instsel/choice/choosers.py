@@ -29,7 +29,7 @@ from instsel.selection import (
 )
 from instsel.selection.g2is import core_knowledge
 from instsel.selection.methods import Form
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Chooser:
     about: Callable[[], dict[str, Any]] = dict
 
 
-def chooser(method: methods.AnyMethod, seed: int, form: Form, damping: float, inputs: Inputs) -> Chooser:
+def chooser(method: methods.AnyMethod, seed: int, form: Form, damping: float, reader: StudyReader) -> Chooser:
     """Make a method ready to choose.
 
     Args:
@@ -57,27 +57,27 @@ def chooser(method: methods.AnyMethod, seed: int, form: Form, damping: float, in
         seed: of a method that draws.
         form: of the influence, for a method that names none itself.
         damping: of fisher, for a method that names none itself.
-        inputs: the study.
+        reader: the study.
 
     Raises:
         InputError: the study has no result of the stage that the method reads.
     """
     if isinstance(method, methods.G2isMethod):
-        return _walk(method, form, damping, inputs)
+        return _walk(method, form, damping, reader)
     if isinstance(method, methods.InfluenceMethod):
-        return _by_influence(method, form, damping, inputs)
+        return _by_influence(method, form, damping, reader)
     if isinstance(method, methods.RdsMethod):
-        pool, validation = inputs.representations(method.targets)
+        pool, validation = reader.representations(method.targets)
         return Chooser(pool.ids, partial(rds.select, pool.values, validation), _examples(pool.columns))
     if isinstance(method, methods.PerplexityMethod | methods.IfdMethod):
-        return _by_likelihood(method, inputs)
-    if method.reads == "embed":
-        return _by_prompt(method, inputs)
-    return _by_index(method, seed, inputs)
+        return _by_likelihood(method, reader)
+    if method.requires == "embed":
+        return _by_prompt(method, reader)
+    return _by_index(method, seed, reader)
 
 
-def _by_influence(method: methods.InfluenceMethod, form: Form, damping: float, inputs: Inputs) -> Chooser:
-    matrix = of_targets(influence_matrix(inputs, method.influence(form, damping)), method.targets)
+def _by_influence(method: methods.InfluenceMethod, form: Form, damping: float, reader: StudyReader) -> Chooser:
+    matrix = of_targets(influence_matrix(reader, method.influence(form, damping)), method.targets)
     values, columns = matrix.values, matrix.columns
     if isinstance(method, methods.LessMethod):
         subtasks = np.asarray(columns["subtask"].to_pylist())
@@ -92,8 +92,8 @@ def _by_influence(method: methods.InfluenceMethod, form: Form, damping: float, i
     return Chooser(matrix.ids, pick, why[rule])
 
 
-def _walk(method: methods.G2isMethod, form: Form, damping: float, inputs: Inputs) -> Chooser:
-    pool, validation = kernel_matrix(inputs, method.influence(form, damping), method.targets)
+def _walk(method: methods.G2isMethod, form: Form, damping: float, reader: StudyReader) -> Chooser:
+    pool, validation = kernel_matrix(reader, method.influence(form, damping), method.targets)
     pick = partial(
         g2is.select,
         pool.values,
@@ -116,8 +116,8 @@ def _components(selection: Selection) -> list[str]:
     return [f"principal component {number + 1}" for number in _callers(selection)]
 
 
-def _by_likelihood(method: methods.PerplexityMethod | methods.IfdMethod, inputs: Inputs) -> Chooser:
-    table = inputs.likelihoods()
+def _by_likelihood(method: methods.PerplexityMethod | methods.IfdMethod, reader: StudyReader) -> Chooser:
+    table = reader.likelihoods()
     ids, loss = table["id"].to_pylist(), table["loss"].to_numpy()
     if isinstance(method, methods.PerplexityMethod):
         pick = partial(perplexity.select, loss)
@@ -132,10 +132,10 @@ def _difficulty(ratio: float) -> str:
     return f"loss with the instruction {ratio:.3f} of that without"
 
 
-def _by_prompt(method: methods.BaseMethod, inputs: Inputs) -> Chooser:
-    matrix = inputs.embeddings()
+def _by_prompt(method: methods.BaseMethod, reader: StudyReader) -> Chooser:
+    matrix = reader.embeddings()
     if isinstance(method, methods.SmartMethod):
-        groups = np.asarray(groups_of(inputs, method.by, matrix.ids))
+        groups = np.asarray(groups_of(reader, method.by, matrix.ids))
         by: dict[str, Any] = {
             "num_tasks": method.num_tasks,
             "lam": method.lam,
@@ -153,13 +153,13 @@ def _by_prompt(method: methods.BaseMethod, inputs: Inputs) -> Chooser:
     return Chooser(matrix.ids, partial(submodular.log_det, matrix.values), _always("gain in volume"))
 
 
-def _by_index(method: methods.BaseMethod, seed: int, inputs: Inputs) -> Chooser:
-    ids = inputs.index["id"].to_pylist()
+def _by_index(method: methods.BaseMethod, seed: int, reader: StudyReader) -> Chooser:
+    ids = reader.index["id"].to_pylist()
     if isinstance(method, methods.LongestMethod):
-        pick = partial(longest.select, inputs.index["answer_tokens"].to_numpy())
+        pick = partial(longest.select, reader.index["answer_tokens"].to_numpy())
         return Chooser(ids, pick, lambda found: [f"{score:.0f} answer tokens" for score in found.scores])
     if isinstance(method, methods.ProportionalMethod | methods.EqualMethod):
-        groups = np.asarray(groups_of(inputs, method.by, ids))
+        groups = np.asarray(groups_of(reader, method.by, ids))
         pick = partial(stratified.select, groups, shares=method.method, seed=seed)
         return Chooser(ids, pick, _named(f"uniform draw, seed {seed}, within {method.by}", groups))
     draw = partial(random.select, len(ids), seed=seed)
@@ -179,7 +179,7 @@ def of_targets(matrix: Matrix, targets: Sequence[str] | None) -> Matrix:
 
 
 def _callers(selection: Selection) -> np.ndarray:
-    return np.empty(0, dtype=np.int64) if selection.called_by is None else selection.called_by
+    return np.empty(0, dtype=np.int64) if selection.driven_by is None else selection.driven_by
 
 
 def _examples(columns: pa.Table) -> Callable[[Selection], list[str]]:
@@ -196,11 +196,11 @@ def _always(reason: str) -> Callable[[Selection], list[str]]:
     return lambda found: [reason] * len(found)
 
 
-def groups_of(inputs: Inputs, by: str, ids: Sequence[str]) -> list[str]:
+def groups_of(reader: StudyReader, by: str, ids: Sequence[str]) -> list[str]:
     """The source, the source/task or the category of rows.
 
     Args:
-        inputs: the study.
+        reader: the study.
         by: "source", "task" or "category".
         ids: of the rows.
 
@@ -208,8 +208,8 @@ def groups_of(inputs: Inputs, by: str, ids: Sequence[str]) -> list[str]:
         InputError: categories are asked for, and the study has none.
     """
     if by == "category":
-        return [inputs.category_of[row] for row in ids]
-    index = inputs.index
+        return [reader.category_of[row] for row in ids]
+    index = reader.index
     names = index["source"].to_pylist()
     if by == "task":
         names = [f"{source}/{task or '-'}" for source, task in zip(names, index["task"].to_pylist(), strict=True)]

@@ -16,13 +16,13 @@ from instsel.mixture.categories import OTHER
 from instsel.mixture.optimise import Solution, counts, solve
 from instsel.selection import Selection
 from instsel.selection.methods import Shares
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 MIXTURE = "mixture.parquet"
 
 
 @dataclass(frozen=True)
-class Mix:
+class SelectionMixture:
     """A mixture and the programme behind it.
 
     Attributes:
@@ -69,12 +69,14 @@ class Mix:
         }
 
 
-def mix(mixture: Mixture, inputs: Inputs, labels: Sequence[str], start: Mapping[str, int], total: int) -> Mix:
+def mix(
+    mixture: Mixture, reader: StudyReader, labels: Sequence[str], start: Mapping[str, int], total: int
+) -> SelectionMixture:
     """Solve the programme for a choice of `total` rows.
 
     Args:
         mixture: settings.
-        inputs: the study, with the estimator's gamma.
+        reader: the study, with the estimator's gamma.
         labels: category of every row that can be chosen.
         start: category -> rows, in the proportion that the mixture starts from.
         total: rows to choose.
@@ -82,21 +84,21 @@ def mix(mixture: Mixture, inputs: Inputs, labels: Sequence[str], start: Mapping[
     Raises:
         InputError: a category is not there, the constraints contradict each other, or an effect is unknown.
     """
-    told = inputs.interaction(mixture.estimator)
+    told = reader.interaction(mixture.estimator)
     names: list[str] = list(told["categories"])
     sizes = Counter(labels)
     names += [OTHER] if sizes[OTHER] else []
     have = np.array([sizes[name] for name in names])
-    begin = np.array([start.get(name, 0) for name in names], dtype=np.float64)
-    begin /= begin.sum()
-    importance = _importance(mixture, inputs, names, have)
+    start_shares = np.array([start.get(name, 0) for name in names], dtype=np.float64)
+    start_shares /= start_shares.sum()
+    importance = _importance(mixture, reader, names, have)
     gamma, error = (_with_other(told[key], len(names)) for key in ("gamma", "error"))
     if mixture.effects_in == "nats":
         scale = _own_effects(told["own"], importance)
         gamma, error = gamma * scale, error * scale
     if mixture.unknown == "zero":
         gamma, error = np.nan_to_num(gamma), np.nan_to_num(error)
-    lower, upper = _bounds(mixture, names, have, begin, total)
+    lower, upper = _bounds(mixture, names, have, start_shares, total)
     try:
         solution = solve(
             importance,
@@ -104,7 +106,7 @@ def mix(mixture: Mixture, inputs: Inputs, labels: Sequence[str], start: Mapping[
             max_shift=mixture.max_shift,
             lower=lower,
             upper=upper,
-            start=begin,
+            start=start_shares,
             error=error,
             caution=mixture.caution,
             names=names,
@@ -113,11 +115,11 @@ def mix(mixture: Mixture, inputs: Inputs, labels: Sequence[str], start: Mapping[
     except ValueError as error_found:
         raise InputError(f"mixture: {error_found}") from error_found
     floor = np.array([mixture.floors.get(name, 0.0) for name in names])
-    return Mix(names, begin, importance, have, floor, solution, rows)
+    return SelectionMixture(names, start_shares, importance, have, floor, solution, rows)
 
 
 def mixture_table(told: Mapping[str, Any]) -> pa.Table:
-    """A line a category of what `Mix.told` says."""
+    """A line a category of what `SelectionMixture.told` says."""
     lines = [{"category": name, **values} for name, values in told["categories"].items()]
     duals = told["duals"]
     bounds = [
@@ -135,7 +137,7 @@ class MixedChoice:
     """
 
     def __init__(
-        self, chooser_of: Callable[[Inputs], Chooser], shares: Shares, mixture: Mixture, inputs: Inputs
+        self, chooser_of: Callable[[StudyReader], Chooser], shares: Shares, mixture: Mixture, reader: StudyReader
     ) -> None:
         """Get ready to choose.
 
@@ -143,13 +145,13 @@ class MixedChoice:
             chooser_of: makes the method's chooser of a study.
             shares: what the mixture starts from: the pool's, or those of what the method would choose.
             mixture: settings of the programme.
-            inputs: the study.
+            reader: the study.
         """
-        self.chooser_of, self.shares, self.mixture, self.inputs = chooser_of, shares, mixture, inputs
-        self.whole = chooser_of(inputs)
+        self.chooser_of, self.shares, self.mixture, self.reader = chooser_of, shares, mixture, reader
+        self.whole = chooser_of(reader)
         self.places = {row: place for place, row in enumerate(self.whole.ids)}
-        self.labels = [inputs.category_of[row] for row in self.whole.ids]
-        self.mix: Mix | None = None
+        self.labels = [reader.category_of[row] for row in self.whole.ids]
+        self.mix: SelectionMixture | None = None
         self._reasons: dict[int, str] = {}
 
     @property
@@ -166,7 +168,7 @@ class MixedChoice:
             InputError: see `mix`.
         """
         started = Counter(self.labels if self.shares == "pool" else self._own_choice(total))
-        found = self.mix = mix(self.mixture, self.inputs, self.labels, started, total)
+        found = self.mix = mix(self.mixture, self.reader, self.labels, started, total)
         self._reasons, picked = {}, []
         for name, rows in zip(found.names, found.rows.tolist(), strict=True):
             picked += self._within(name, rows) if rows else []
@@ -180,7 +182,7 @@ class MixedChoice:
     def _within(self, name: str, rows: int) -> list[tuple[float, float, int]]:
         """Picks of a category: how far into its choice each is, its score, and its place among all rows."""
         members = {row for row, label in zip(self.whole.ids, self.labels, strict=True) if label == name}
-        chooser = self.chooser_of(self.inputs.only(members))
+        chooser = self.chooser_of(self.reader.only(members))
         chosen = chooser.pick(rows)
         if len(chosen) < rows:
             warnings.warn(f"category {name}: {len(chosen)} of {rows} rows chosen", UserWarning, stacklevel=2)
@@ -191,7 +193,7 @@ class MixedChoice:
         return list(zip(depths, chosen.scores.tolist(), places, strict=True))
 
 
-def _importance(mixture: Mixture, inputs: Inputs, names: Sequence[str], have: np.ndarray) -> np.ndarray:
+def _importance(mixture: Mixture, reader: StudyReader, names: Sequence[str], have: np.ndarray) -> np.ndarray:
     """How much each category counts, sums to 1; "other", of which nothing is known, counts nothing."""
     wanted = mixture.importance
     measured = np.array([name != OTHER for name in names])
@@ -204,7 +206,7 @@ def _importance(mixture: Mixture, inputs: Inputs, names: Sequence[str], have: np
             )
         shares = np.array([wanted.get(name, 0.0) for name in names])
     elif wanted == "targets":
-        by_target = inputs.manifest("tag")["result"]["validation"].values()
+        by_target = reader.manifest("categorize")["result"]["validation"].values()
         # Each target counts the same, however many validation rows it has.
         shares = np.array([sum(found.get(name, 0) / sum(found.values()) for found in by_target) for name in names])
     else:
@@ -232,7 +234,7 @@ def _with_other(values: Any, size: int) -> np.ndarray:
 
 
 def _bounds(
-    mixture: Mixture, names: Sequence[str], have: np.ndarray, begin: np.ndarray, total: int
+    mixture: Mixture, names: Sequence[str], have: np.ndarray, start_shares: np.ndarray, total: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Floors as wanted, capacities as the pool has them; "other" stays as it is."""
     unknown = sorted(set(mixture.floors) - (set(names) - {OTHER}))
@@ -243,5 +245,5 @@ def _bounds(
     lower = np.array([mixture.floors.get(name, 0.0) for name in names])
     upper = np.minimum(have / max(total, 1), 1.0)
     if names[-1] == OTHER:
-        lower[-1] = upper[-1] = min(begin[-1], upper[-1])
+        lower[-1] = upper[-1] = min(start_shares[-1], upper[-1])
     return lower, upper

@@ -8,47 +8,49 @@ import pyarrow as pa
 from instsel.attribution.kernel import side_by_side, subtask_means, whitening
 from instsel.attribution.scores import precondition, score_block, unit_rows
 from instsel.io.matrix import Matrix, stack
-from instsel.selection.methods import Influence
-from instsel.study.reader import Inputs
+from instsel.selection.methods import AttributionSpec
+from instsel.study.reader import StudyReader
 
 
-def influence_matrix(inputs: Inputs, influence: Influence) -> Matrix:
+def influence_matrix(reader: StudyReader, influence: AttributionSpec) -> Matrix:
     """The attribution matrix: as its stage stored it, else worked out here, a shard at a time."""
-    return inputs.keep(influence, lambda: inputs.influence(influence) or _worked_out(inputs, influence))
+    return reader.keep(influence, lambda: reader.influence(influence) or _worked_out(reader, influence))
 
 
-def _worked_out(inputs: Inputs, influence: Influence) -> Matrix:
-    columns = inputs.columns()
-    gradients = inputs.gradients.validation(columns)
+def _worked_out(reader: StudyReader, influence: AttributionSpec) -> Matrix:
+    columns = reader.columns()
+    gradients = reader.gradients.validation(columns)
     if influence.average == "gradients":
         gradients, columns = mean_gradients(gradients, columns)
     directions = [unit_rows(rows) for rows in gradients]
     if influence.damping is not None:
-        fishers = _fisher_matrices(inputs)
+        fishers = _fisher_matrices(reader)
         directions = [precondition(v, next(fishers), influence.damping) for v in directions]
     ids, blocks = [], []
-    for shard in inputs.shards:
-        rows, features = inputs.gradients.pool(shard)
+    for shard in reader.shards:
+        rows, features = reader.gradients.pool(shard)
         ids += rows
-        blocks.append(score_block(features, directions, inputs.weights))
+        blocks.append(score_block(features, directions, reader.weights))
     return Matrix(ids, stack(blocks, len(ids), len(columns)), columns)
 
 
-def kernel_matrix(inputs: Inputs, influence: Influence, targets: Sequence[str] | None) -> tuple[Matrix, np.ndarray]:
+def kernel_matrix(
+    reader: StudyReader, influence: AttributionSpec, targets: Sequence[str] | None
+) -> tuple[Matrix, np.ndarray]:
     """Features whose inner products are the influence: of the pool, (n, C d), and of validation rows, (m, C d).
 
     With a damping they are whitened. The pool's are laid out once, in float32.
     """
-    columns = inputs.columns(targets)
-    validation = inputs.gradients.validation(columns)
+    columns = reader.columns(targets)
+    validation = reader.gradients.validation(columns)
     factors = None
     if influence.damping is not None:
-        factors = [whitening(fisher, influence.damping) for fisher in _fisher_matrices(inputs)]
-    ids = [row for shard in inputs.shards for row in inputs.gradients.pool(shard)[0]]
-    blocks = (side_by_side(inputs.gradients.pool(shard)[1], inputs.weights, factors) for shard in inputs.shards)
+        factors = [whitening(fisher, influence.damping) for fisher in _fisher_matrices(reader)]
+    ids = [row for shard in reader.shards for row in reader.gradients.pool(shard)[0]]
+    blocks = (side_by_side(reader.gradients.pool(shard)[1], reader.weights, factors) for shard in reader.shards)
     width = sum(rows.shape[1] for rows in validation)
     train = stack(blocks, len(ids), width)
-    return inputs.narrow(Matrix(ids, train, columns)), side_by_side(validation, inputs.weights, factors)
+    return reader.narrow(Matrix(ids, train, columns)), side_by_side(validation, reader.weights, factors)
 
 
 def mean_gradients(gradients: list[np.ndarray], columns: pa.Table) -> tuple[list[np.ndarray], pa.Table]:
@@ -60,8 +62,8 @@ def mean_gradients(gradients: list[np.ndarray], columns: pa.Table) -> tuple[list
     return [rows for rows, _ in means], table
 
 
-def _fisher_matrices(inputs: Inputs) -> Iterator[np.ndarray]:
+def _fisher_matrices(reader: StudyReader) -> Iterator[np.ndarray]:
     """The mean of u u^T over the pool's unit rows u, float64 (d, d), one checkpoint after the other."""
-    for checkpoint in range(len(inputs.gradients.pins)):
-        total, rows = inputs.gradients.second_moment(inputs.shards, checkpoint)
+    for checkpoint in range(len(reader.gradients.provenance)):
+        total, rows = reader.gradients.second_moment(reader.shards, checkpoint)
         yield total / rows

@@ -8,11 +8,11 @@ import numpy as np
 from instsel.attribution.kernel import side_by_side
 from instsel.io.matrix import Matrix, moments
 from instsel.selection.influence import aid, redundancy, thi
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 
 @dataclass(frozen=True)
-class Figures:
+class SelectionMetrics:
     """Figures of one choice.
 
     Attributes:
@@ -30,13 +30,13 @@ class Figures:
     redundancy: float
 
 
-def figures(choices: Mapping[str, Sequence[str]], matrix: Matrix, inputs: Inputs) -> dict[str, Figures]:
+def figures(choices: Mapping[str, Sequence[str]], matrix: Matrix, reader: StudyReader) -> dict[str, SelectionMetrics]:
     """Figures of some choices, all by the same influence.
 
     Args:
         choices: name -> ids of the rows; rows without a gradient are left out, and choices of such rows alone.
         matrix: influence of the pool on validation rows.
-        inputs: the study, for its gradients.
+        reader: the study, for its gradients.
     """
     place = {row: number for number, row in enumerate(matrix.ids)}
     tasks = np.asarray(matrix.columns["target"].to_pylist())
@@ -49,21 +49,21 @@ def figures(choices: Mapping[str, Sequence[str]], matrix: Matrix, inputs: Inputs
         standard = (aid(matrix.values, rows) - mean) / deviation
         labels = np.unique(tasks)
         served = thi(matrix.values, rows, tasks)
-        found[name] = Figures(
+        found[name] = SelectionMetrics(
             served={str(label): int(count) for label, count in zip(labels, served, strict=True)},
             influence={str(label): float(standard[tasks == label].mean()) for label in labels},
             lowest=float(standard.min()),
             highest=float(standard.max()),
-            redundancy=redundancy(_gradients(inputs, set(ids))),
+            redundancy=redundancy(_gradients(reader, set(ids))),
         )
     return found
 
 
-def _gradients(inputs: Inputs, chosen: set[str]) -> Iterator[np.ndarray]:
+def _gradients(reader: StudyReader, chosen: set[str]) -> Iterator[np.ndarray]:
     """Unit rows of the choice, a shard at a time, checkpoints side by side with the root of their weight."""
-    shard_of = dict(zip(inputs.index["id"].to_pylist(), inputs.index["shard"].to_pylist(), strict=True))
+    shard_of = dict(zip(reader.index["id"].to_pylist(), reader.index["shard"].to_pylist(), strict=True))
     for shard in sorted({shard_of[row] for row in chosen}):
-        ids, checkpoints = inputs.gradients.pool(shard)
+        ids, checkpoints = reader.gradients.pool(shard)
         kept = [number for number, row in enumerate(ids) if row in chosen]
         if kept:
-            yield side_by_side([rows[kept] for rows in checkpoints], inputs.weights)
+            yield side_by_side([rows[kept] for rows in checkpoints], reader.weights)

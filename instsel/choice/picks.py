@@ -13,7 +13,7 @@ from instsel.choice.constrained import MixedChoice
 from instsel.config.mixture import Mixture
 from instsel.errors import InputError
 from instsel.selection.methods import AnyMethod, Form
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 
 def make_picks(
@@ -22,7 +22,7 @@ def make_picks(
     budget: Budget,
     form: Form,
     damping: float,
-    inputs: Inputs,
+    reader: StudyReader,
     say: Callable[[str], None],
     mixture: Mixture | None = None,
 ) -> tuple[pa.Table, dict[str, Any]]:
@@ -34,7 +34,7 @@ def make_picks(
         budget: rows or tokens to choose.
         form: of the influence, for a method that names none itself.
         damping: of fisher, for a method that names none itself.
-        inputs: the study.
+        reader: the study.
         say: is told what the method warns of.
         mixture: settings of the programme, for a method that keeps to its shares.
 
@@ -48,21 +48,21 @@ def make_picks(
             so from what there is.
     """
 
-    def of(pool: Inputs) -> Chooser:
+    def of(pool: StudyReader) -> Chooser:
         return chooser(method, seed, form, damping, pool)
 
     mixed = None
     if method.mixture is not None:
         if mixture is None:
             raise InputError(f"{method.name}: mixture: {method.mixture} needs the key `mixture` in the study file")
-        mixed = MixedChoice(of, method.mixture, mixture, inputs)
-    ready = of(inputs) if mixed is None else mixed.chooser
-    sizes = dict(zip(inputs.index["id"].to_pylist(), inputs.index["tokens"].to_pylist(), strict=True))
-    nested = method.nested and mixed is None
+        mixed = MixedChoice(of, method.mixture, mixture, reader)
+    ready = of(reader) if mixed is None else mixed.chooser
+    sizes = dict(zip(reader.index["id"].to_pylist(), reader.index["tokens"].to_pylist(), strict=True))
+    nested = method.is_prefix_stable and mixed is None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            found = choose(ready, budget.of(inputs.prepared["pool"]), [sizes[row] for row in ready.ids], nested)
+            found = choose(ready, budget.of(reader.prepared["pool"]), [sizes[row] for row in ready.ids], nested)
             about = ready.about()
         except ValueError as error:
             raise InputError(f"{method.name}: {error}") from error

@@ -16,9 +16,9 @@ from instsel.config.file import override, parse_study, plain_values
 from instsel.config.study import SelectionPart, StudyConfig
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.study.attribution_specs import method_influence
+from instsel.study.attribution_specs import method_spec
 from instsel.study.folder import MANIFEST, STUDY
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 CONFIG = "config.json"
 SELECTIONS = "selections"
@@ -26,7 +26,7 @@ MOST_LETTERS = 120
 
 
 @dataclass(frozen=True)
-class Wish:
+class SelectionRequest:
     """What a person asks for.
 
     Attributes:
@@ -48,7 +48,7 @@ class Wish:
     name: str | None = None
 
 
-def select_anew(place: str, wish: Wish, say: Callable[[str], None]) -> tuple[Folder, dict[str, Any]]:
+def reselect(place: str, wish: SelectionRequest, say: Callable[[str], None]) -> tuple[Folder, dict[str, Any]]:
     """Make a selection and write it into the study's folder, below `selections/`.
 
     Args:
@@ -63,40 +63,40 @@ def select_anew(place: str, wish: Wish, say: Callable[[str], None]) -> tuple[Fol
     Raises:
         InputError: there is no such study, the wish is wrong, or the study lacks what the method reads.
     """
-    study, inputs = open_study(place)
+    study, reader = open_study(place)
     part = _asked(study, wish).selection
     method = part.methods[0]
     budget = Budget(part.budget, part.unit)
     picks, kept = make_picks(
-        method, method.seeds[0], budget, part.attribution, part.damping, inputs, say, study.mixture
+        method, method.seeds[0], budget, part.attribution, part.damping, reader, say, study.mixture
     )
     served = {}
-    if inputs.has("features"):
-        way = method_influence(method, part.attribution, part.damping)
-        found = figures({method.name: picks["id"].to_pylist()}, influence_matrix(inputs, way), inputs)
+    if reader.has("features"):
+        way = method_spec(method, part.attribution, part.damping)
+        found = figures({method.name: picks["id"].to_pylist()}, influence_matrix(reader, way), reader)
         served = {"influence": way.name, "figures": asdict(found[method.name])} if found else {}
-    out = inputs.study / SELECTIONS / method.name
+    out = reader.study / SELECTIONS / method.name
     out.remove()
-    result = {**write_rows(inputs.study / "prepare", out, picks), **served, **kept}
-    made_from = inputs.manifest("prepare")["fingerprint"]
+    result = {**write_rows(reader.study / "prepare", out, picks), **served, **kept}
+    made_from = reader.manifest("prepare")["fingerprint"]
     out.write_json(MANIFEST, {"selection": part.model_dump(), "prepare": made_from, "result": result})
     return out, {"name": method.name, **result}
 
 
-def made_anew(inputs: Inputs) -> dict[str, SelectionPart]:
+def reselections(reader: StudyReader) -> dict[str, SelectionPart]:
     """Selections that were made anew from the pool as it is now: name -> what was asked for."""
     found = {}
-    folder = inputs.study / SELECTIONS
+    folder = reader.study / SELECTIONS
     for name in folder.names():
         if not (folder / name).exists(MANIFEST):
             continue
         manifest = (folder / name).read_json(MANIFEST)
-        if manifest["prepare"] == inputs.manifest("prepare")["fingerprint"]:
+        if manifest["prepare"] == reader.manifest("prepare")["fingerprint"]:
             found[name] = SelectionPart.model_validate(manifest["selection"])
     return found
 
 
-def open_study(place: str) -> tuple[StudyConfig, Inputs]:
+def open_study(place: str) -> tuple[StudyConfig, StudyReader]:
     """The study in a folder, as it was last run.
 
     Raises:
@@ -107,10 +107,10 @@ def open_study(place: str) -> tuple[StudyConfig, Inputs]:
         raise InputError(f"{place} is no study folder; give the `out` of a study that has run")
     if not folder.exists(CONFIG):
         raise InputError(f"{place} has no {CONFIG}; run the study again with this version, finished stages are kept")
-    return parse_study(folder.read_json(CONFIG), f"{place}/{CONFIG}"), Inputs(folder)
+    return parse_study(folder.read_json(CONFIG), f"{place}/{CONFIG}"), StudyReader(folder)
 
 
-def _asked(study: StudyConfig, wish: Wish) -> StudyConfig:
+def _asked(study: StudyConfig, wish: SelectionRequest) -> StudyConfig:
     """The study with the wish as its only method, checked like a study file."""
     try:
         budget = plain_values(wish.budget)
@@ -129,7 +129,7 @@ def _asked(study: StudyConfig, wish: Wish) -> StudyConfig:
     return asked
 
 
-def _default_name(wish: Wish) -> str:
+def _default_name(wish: SelectionRequest) -> str:
     """What was asked for, so that another wish has another name."""
     unit = "" if wish.unit == "rows" else wish.unit
     parts = [wish.method, wish.budget + unit, *(wish.targets or ()), *([wish.attribution] if wish.attribution else [])]

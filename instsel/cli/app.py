@@ -53,10 +53,10 @@ def plan(
 ) -> None:
     """Tell what a study will take, before it starts: rows, tokens, hours, memory and disk of every stage."""
     with exit_status():
-        from instsel.planner.elsewhere import Elsewhere
+        from instsel.planner.elsewhere import TargetCluster
         from instsel.planner.run import plan_study
 
-        elsewhere = Elsewhere.of(cluster, rates, price, save_rates)
+        elsewhere = TargetCluster.of(cluster, rates, price, save_rates)
         plan_study(load_study(study, overrides), Terminal(), elsewhere=elsewhere)
 
 
@@ -75,13 +75,13 @@ def select(
 ) -> None:
     """Make a new selection from a finished study's stored gradients and embeddings, without a GPU."""
     with exit_status():
-        from instsel.choice.reselect import Wish, select_anew
+        from instsel.choice.reselect import SelectionRequest, reselect
         from instsel.report.explanation import selection_summary
 
         terminal = Terminal()
         chosen = targets.split(",") if targets else None
-        wish = Wish(method, budget, unit, chosen, options, attribution, name)
-        folder, made = select_anew(study, wish, terminal.say)
+        wish = SelectionRequest(method, budget, unit, chosen, options, attribution, name)
+        folder, made = reselect(study, wish, terminal.say)
         terminal.verdict(selection_summary(made, str(folder)))
 
 

@@ -6,24 +6,24 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from instsel.config.training import Training
 from instsel.mixture.experiments import Interventions, Regression
-from instsel.strict import Strict
+from instsel.strict import StrictModel
 
 Estimator = Literal["interventions", "gradients", "regression"]
 Importance = Literal["proportional", "equal", "targets"]
 LevelName = Literal["preliminary", "intermediate", "subsequent"]
 
 
-class ColumnCategories(Strict):
+class ColumnCategories(StrictModel):
     by: Literal["source", "task"] = Field(description="column of the pool that names a row's category")
 
 
-class ClusterCategories(Strict):
+class ClusterCategories(StrictModel):
     by: Literal["clusters"] = Field(description="k-means over the prompt embeddings")
     count: int = Field(8, ge=2, description="clusters")
     seed: int = Field(0, ge=0, description="seed of k-means")
 
 
-class EndpointCategories(Strict):
+class EndpointCategories(StrictModel):
     by: Literal["endpoint"] = Field(description="a language model behind an OpenAI-compatible endpoint names them")
     url: str = Field(description="base URL of the endpoint: http://localhost:8000/v1")
     model: str = Field(description="name of the model there")
@@ -46,7 +46,7 @@ Categories = Annotated[
 ]
 
 
-class Mixture(Strict):
+class Mixture(StrictModel):
     categories: Categories = Field(ColumnCategories(by="source"), description="what divides the pool")
     evaluation_rows: int = Field(
         40, ge=2, description="rows of each category that are kept from all runs here, to evaluate them on"
@@ -114,7 +114,7 @@ class Mixture(Strict):
         return [self.estimator, *self.compare]
 
 
-class Curriculum(Strict):
+class Curriculum(StrictModel):
     levels: Literal["dependencies"] | dict[str, LevelName] = Field(
         "dependencies",
         description="level of each category: by which needs which (interventions with removals), or given; a category "

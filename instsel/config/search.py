@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from instsel.strict import Strict
+from instsel.strict import StrictModel
 
 METHOD = "method"
 ORDER = "order"
@@ -25,7 +25,7 @@ KEYS = {
 WHOLE = {"finetune.epochs", "finetune.batch_size"}
 
 
-class Range(Strict):
+class Range(StrictModel):
     low: int | float = Field(description="lowest value")
     high: int | float = Field(description="highest value")
     log: bool = Field(False, description="draw evenly in the logarithm")
@@ -42,12 +42,12 @@ class Range(Strict):
 Choices = Annotated[list[Any], Field(min_length=1)]
 
 
-class Objective(Strict):
+class Objective(StrictModel):
     worst: float = Field(0.0, ge=0, le=1, description="weight of the worst target; the mean over targets has the rest")
     cost: float = Field(0.0, ge=0, description="nats that a million tokens trained on count")
 
 
-class Search(Strict):
+class Search(StrictModel):
     space: dict[str, Choices | Range] = Field(
         min_length=1,
         description="what is searched: `method` (names among selection.methods), `order`, or a key of the study such "

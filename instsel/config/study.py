@@ -8,19 +8,17 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from instsel.config.mixture import Curriculum, Mixture
 from instsel.config.search import Search
 from instsel.config.training import Training
-from instsel.io.uri import checked_place
+from instsel.io.uri import checked_uri
 from instsel.mixture.curriculum import PASSES
 from instsel.selection.methods import AnyMethod, Form, InfluenceMethod, Method
-from instsel.strict import Strict, usable_name
+from instsel.strict import StrictModel, usable_name
 
 RowFormat = Literal["auto", "messages", "alpaca", "sharegpt"]
-Place = Annotated[str, AfterValidator(checked_place)]
+Uri = Annotated[str, AfterValidator(checked_uri)]
 
 
-class PoolSource(Strict):
-    path: Place = Field(
-        description="file, glob or URI of JSONL (.gz, .zst) or Parquet, dataset folder, or hf:OWNER/NAME"
-    )
+class PoolSource(StrictModel):
+    path: Uri = Field(description="file, glob or URI of JSONL (.gz, .zst) or Parquet, dataset folder, or hf:OWNER/NAME")
     format: RowFormat = Field("auto", description="how a row looks; auto tells by its keys")
     source: str | None = Field(
         None, description="name shown for these rows; by default the row's `source`, else the file"
@@ -29,16 +27,16 @@ class PoolSource(Strict):
     rows_per_file: int | None = Field(None, ge=1, description="read only the first N rows of each file")
 
 
-class Target(Strict):
-    validation: Place = Field(description="file of examples that show the ability; gradients are taken of these")
-    heldout: Place | None = Field(None, description="file of other examples, only ever used to measure the result")
+class Target(StrictModel):
+    validation: Uri = Field(description="file of examples that show the ability; gradients are taken of these")
+    heldout: Uri | None = Field(None, description="file of other examples, only ever used to measure the result")
     format: RowFormat = Field("auto", description="how a row looks; auto tells by its keys")
     subtask: str | None = Field(None, description="column that divides the target into subtasks")
     max_validation: int | None = Field(None, ge=1, description="use at most N validation rows, a fixed uniform sample")
     max_heldout: int | None = Field(None, ge=1, description="use at most N held-out rows, a fixed uniform sample")
 
 
-class Data(Strict):
+class Data(StrictModel):
     max_length: int = Field(1024, ge=8, description="longest example in tokens; what is beyond is cut from the end")
     shard_rows: int = Field(
         1000, ge=1, description="rows of a pool file that make one shard, the unit of work and resume"
@@ -48,7 +46,7 @@ class Data(Strict):
     )
 
 
-class Model(Strict):
+class Model(StrictModel):
     name: str = Field(description="folder or hub id of the model that selects and is trained")
     revision: str | None = Field(None, description="revision of a hub model")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -65,7 +63,7 @@ class Model(Strict):
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
 
 
-class Lora(Strict):
+class Lora(StrictModel):
     rank: int = Field(8, ge=1, description="rank of the LoRA matrices")
     alpha: float = Field(16.0, gt=0, description="LoRA scale; updates are multiplied by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout while training")
@@ -79,7 +77,7 @@ class Warmup(Training):
     share: float = Field(0.05, gt=0, le=1, description="share of the pool that the warmup trains on")
 
 
-class Features(Strict):
+class Features(StrictModel):
     dim: int = Field(8192, ge=16, description="dimension of the gradient sketch")
     seed: int = Field(0, ge=0, description="seed of the sketch")
     storage: Literal["float16", "int8"] = Field(
@@ -88,7 +86,7 @@ class Features(Strict):
     token_budget: int = Field(4096, ge=16, description="padded tokens of one backward pass")
 
 
-class Embedding(Strict):
+class Embedding(StrictModel):
     encoder: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2", description="folder or hub id of the model that embeds prompts"
     )
@@ -100,7 +98,7 @@ class Embedding(Strict):
     token_budget: int = Field(8192, ge=16, description="padded tokens of one forward pass")
 
 
-class SelectionPart(Strict):
+class SelectionPart(StrictModel):
     budget: int | float = Field(
         description="rows to choose (or tokens, see unit): a whole number is a count, a number with a point a share"
     )
@@ -135,14 +133,14 @@ class SelectionPart(Strict):
         return methods
 
 
-class Evaluation(Strict):
+class Evaluation(StrictModel):
     token_budget: int = Field(4096, ge=16, description="padded tokens of one forward pass")
     bootstrap_samples: int = Field(2000, ge=100, description="resamples behind each interval")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals")
     seed: int = Field(0, ge=0, description="seed of the resampling")
 
 
-class Resources(Strict):
+class Resources(StrictModel):
     ray_address: str | None = Field(
         None, description="address of a running Ray cluster; by default one is started here"
     )
@@ -186,14 +184,14 @@ class Resources(Strict):
         return gpus
 
 
-class DeepSpeed(Strict):
+class DeepSpeed(StrictModel):
     stage: Literal[0, 1, 2, 3] = Field(2, description="ZeRO stage")
     config: str | None = Field(None, description="path of a DeepSpeed JSON, used in place of the stage")
 
 
-class Tracking(Strict):
+class Tracking(StrictModel):
     tensorboard: str | None = Field(None, description="folder for event files of TensorBoard, a path")
-    mlflow: Place | None = Field(None, description="tracking URI of MLflow: http://HOST:5000, sqlite:///mlflow.db")
+    mlflow: Uri | None = Field(None, description="tracking URI of MLflow: http://HOST:5000, sqlite:///mlflow.db")
     wandb: str | None = Field(None, description="project at Weights & Biases; the key is WANDB_API_KEY's")
 
     @field_validator("tensorboard")
@@ -205,12 +203,12 @@ class Tracking(Strict):
         return None if place is None else os.path.abspath(os.path.expanduser(place))
 
 
-class StudyConfig(Strict):
+class StudyConfig(StrictModel):
     """A whole study file. Relative paths are relative to `root`, `root` itself to where the command is run."""
 
     name: str = Field(description="name of the study")
-    out: Place = Field(description="folder of the study: a local path or a URI such as s3://bucket/folder")
-    root: Place = Field(".", description="folder that relative pool and target paths start from")
+    out: Uri = Field(description="folder of the study: a local path or a URI such as s3://bucket/folder")
+    root: Uri = Field(".", description="folder that relative pool and target paths start from")
     model: Model = Field(description="model that selects and is trained")
     pool: list[PoolSource] = Field(min_length=1, description="where the pool's rows are")
     targets: dict[str, Target] = Field(min_length=1, description="abilities the selection is for")

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from instsel.strict import Strict
+from instsel.strict import StrictModel
 
 
-class Training(Strict):
+class Training(StrictModel):
     epochs: int = Field(2, ge=1, description="passes over the training rows")
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW")
     batch_size: int = Field(8, ge=1, description="rows an optimizer step sees, over all workers")

@@ -55,7 +55,7 @@ def normalise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
 
 def feature_table(
-    ids: Sequence[str], unit: np.ndarray, norms: np.ndarray, pins: Mapping[str, Any], storage: Storage = "float16"
+    ids: Sequence[str], unit: np.ndarray, norms: np.ndarray, provenance: Mapping[str, Any], storage: Storage = "float16"
 ) -> pa.Table:
     """One shard as a table.
 
@@ -63,12 +63,13 @@ def feature_table(
         ids: Row ids, n of them, each once.
         unit: (n, d) L2-normalised rows.
         norms: (n,) lengths that the rows had; the mean gradient of several rows is made of rows times norms.
-        pins: What the features depend on (model, adapter, moments, tokenizer, template, sketch, ...); JSON values.
+        provenance: What the features depend on (model, adapter, moments, tokenizer, template, sketch, ...); JSON
+            values.
         storage: float16 keeps the rows as they are; int8 rounds each to 127 steps of its largest entry either way.
 
     Returns:
         Columns id (string), norm (float32), for int8 scale (float32), and feature (FixedSizeList<float16 or int8, d>),
-        one chunk each; `pins` in the schema's metadata. An int8 row times its scale is the row.
+        one chunk each; `provenance` in the schema's metadata. An int8 row times its scale is the row.
 
     Raises:
         ValueError: Lengths differ, an id comes twice, or a row is not of unit length.
@@ -87,7 +88,7 @@ def feature_table(
         columns["scale"] = pa.array(scale)
     values = pa.array(np.ascontiguousarray(unit, dtype=storage).reshape(-1))
     columns["feature"] = pa.FixedSizeListArray.from_arrays(values, unit.shape[1])
-    return pa.table(columns).replace_schema_metadata({_PINS: json.dumps(pins, sort_keys=True).encode()})
+    return pa.table(columns).replace_schema_metadata({_PINS: json.dumps(provenance, sort_keys=True).encode()})
 
 
 def read_features(table: pa.Table) -> tuple[list[str], np.ndarray]:
@@ -126,7 +127,7 @@ def read_pins(schema: pa.Schema) -> dict[str, Any]:
     return dict(json.loads(metadata[_PINS]))
 
 
-def require_pins(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def require_provenance(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Refuses features that depend on anything else than expected.
 
     Args:
@@ -156,24 +157,24 @@ def _is_list_of(kind: pa.DataType, value: pa.DataType) -> bool:
     return pa.types.is_fixed_size_list(kind) and kind.value_type == value
 
 
-def _flat(pins: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(provenance: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Every value by its path through the nested mappings, as JSON text."""
     flat: dict[str, Any] = {}
-    for key, value in pins.items():
+    for key, value in provenance.items():
         whole = not (isinstance(value, Mapping) and value)
         flat |= {f"{prefix}{key}": json.dumps(value)} if whole else _flat(value, f"{prefix}{key}.")
     return flat
 
 
-Pins = Mapping[str, Mapping[str, Mapping[str, Any]]]
+Provenance = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Checkpoint -> kind of rows (pool, validation) -> what their features depend on."""
 
 
 class GradientShards:
     """The features of a study, by shard; each one is refused that was made from anything else than the pins say."""
 
-    def __init__(self, folder: Folder, pins: Pins) -> None:
-        self.folder, self.pins = folder, pins
+    def __init__(self, folder: Folder, provenance: Provenance) -> None:
+        self.folder, self.provenance = folder, provenance
 
     def table(self, checkpoint: str, kind: str, name: str) -> pa.Table:
         """One shard as it is stored, of the pool by its name or of `validation` by its target; local ones are mapped.
@@ -183,7 +184,7 @@ class GradientShards:
         """
         table = (self.folder / checkpoint / kind).read_table(f"{name}.arrow")
         try:
-            require_pins(read_pins(table.schema), self.pins[checkpoint][kind])
+            require_provenance(read_pins(table.schema), self.provenance[checkpoint][kind])
         except ValueError as error:
             raise StudyError(
                 f"features/{checkpoint}/{kind}/{name}.arrow is not of this study: {error}; "
@@ -193,16 +194,16 @@ class GradientShards:
 
     def pool(self, shard: str) -> tuple[list[str], list[np.ndarray]]:
         """Ids of a shard's rows that have a feature at every checkpoint, and those features, (rows, d) a checkpoint."""
-        return _common([read_features(self.table(name, "pool", shard)) for name in self.pins])
+        return _common([read_features(self.table(name, "pool", shard)) for name in self.provenance])
 
     def ids(self, shard: str) -> list[str]:
         """Ids of a shard's rows that have a feature at the first checkpoint; no feature is read."""
-        ids: list[str] = self.table(next(iter(self.pins)), "pool", shard)["id"].to_pylist()
+        ids: list[str] = self.table(next(iter(self.provenance)), "pool", shard)["id"].to_pylist()
         return ids
 
     def validation(self, columns: pa.Table) -> list[np.ndarray]:
         """Gradients, not normalised, float32 (m, d) a checkpoint, of the validation rows that `columns` lists."""
-        return [self._validation(checkpoint, columns) for checkpoint in self.pins]
+        return [self._validation(checkpoint, columns) for checkpoint in self.provenance]
 
     def second_moment(self, shards: Sequence[str], checkpoint: int) -> tuple[np.ndarray, int]:
         """Sum u u^T over the unit rows u of at least one shard, in order.
@@ -225,7 +226,7 @@ class GradientShards:
 
     def validation_rows(self, name: str) -> tuple[list[str], list[np.ndarray]]:
         """Ids of a table of validation rows that have a gradient at every checkpoint, and those, as `validation`."""
-        return _common([_lengthened(self.table(checkpoint, "validation", name)) for checkpoint in self.pins])
+        return _common([_lengthened(self.table(checkpoint, "validation", name)) for checkpoint in self.provenance])
 
     def grouped_sums(self, shard: str, group_of: Mapping[str, int], groups: int) -> tuple[np.ndarray, np.ndarray]:
         """Sum a shard's directions, not normalised, by groups.
@@ -238,7 +239,9 @@ class GradientShards:
         Returns:
             float64 (checkpoints, groups, d), and int64 (groups,), the rows in each.
         """
-        ids, checkpoints = _common([_lengthened(self.table(checkpoint, "pool", shard)) for checkpoint in self.pins])
+        ids, checkpoints = _common(
+            [_lengthened(self.table(checkpoint, "pool", shard)) for checkpoint in self.provenance]
+        )
         members = np.array([group_of.get(row, groups) for row in ids])
         sums = np.zeros((len(checkpoints), groups, checkpoints[0].shape[1]))
         for group in np.unique(members[members < groups]):
@@ -274,7 +277,7 @@ def _lengthened(table: pa.Table) -> tuple[list[str], np.ndarray]:
 def validation_columns(
     prepared: Folder,
     subtasks: Mapping[str, str | None],
-    set_aside: Mapping[str, str],
+    rejected: Mapping[str, str],
     targets: Sequence[str] | None = None,
 ) -> pa.Table:
     """The validation rows that have a gradient, one line each: id, target, subtask.
@@ -282,7 +285,7 @@ def validation_columns(
     Args:
         prepared: folder of stage *prepare*.
         subtasks: target -> the column that divides it, or None: the target is then its only subtask.
-        set_aside: ids of rows without a usable gradient.
+        rejected: ids of rows without a usable gradient.
         targets: those that are wanted; default all.
 
     Raises:
@@ -294,7 +297,7 @@ def validation_columns(
         if targets is not None and name not in targets:
             continue
         rows = (prepared / "targets" / name).read_table("validation.parquet", ["id", "task"]).to_pylist()
-        kept = [row for row in rows if row["id"] not in set_aside]
+        kept = [row for row in rows if row["id"] not in rejected]
         if not kept:
             raise StudyError(f"targets.{name}: no validation row has a usable gradient; lower the warmup learning rate")
         for row in kept:

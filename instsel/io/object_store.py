@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from instsel.io.retry import patiently
+from instsel.io.retry import retrying
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ FEW_ATTEMPTS, MANY_ATTEMPTS = 3, 13
 class S3(pafs.S3FileSystem):
     """An S3 file system that waits for a server that is away, and goes on reading where it was cut off.
 
-    Every call is repeated as `patience.patiently` has it. What pyarrow does on its own, without coming back to Python
+    Every call is repeated as `patience.retrying` has it. What pyarrow does on its own, without coming back to Python
     in between (`copy_files`, output streams), is tried again by pyarrow, `attempts` times. pyarrow forgets that number
     when it pickles a file system; this class does not. Credentials are never part of it.
     """
@@ -42,7 +42,7 @@ class S3(pafs.S3FileSystem):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (*self._where, self.attempts)
 
-    def enduring(self) -> "S3":
+    def retrying_filesystem(self) -> "S3":
         """The same, for code that reads and writes in its own way: pyarrow tries for minutes, and cannot be stopped."""
         return type(self)(*self._where, MANY_ATTEMPTS)
 
@@ -64,7 +64,7 @@ class S3(pafs.S3FileSystem):
         return pa.PythonFile(_Reader(f"{SCHEME}{path}", file), mode="r")
 
     def _patiently(self, path: Any, call: Callable[[], T]) -> T:
-        return patiently(f"{SCHEME}{getattr(path, 'base_dir', path)}", call)
+        return retrying(f"{SCHEME}{getattr(path, 'base_dir', path)}", call)
 
 
 class _Reader:
@@ -78,7 +78,7 @@ class _Reader:
     def read(self, count: int = -1) -> bytes:
         at, left = self._at, max(0, self._size - self._at)
         count = left if count < 0 else min(count, left)
-        data: bytes = patiently(self._place, lambda: self._file.read_at(count, at)) if count else b""
+        data: bytes = retrying(self._place, lambda: self._file.read_at(count, at)) if count else b""
         self._at += len(data)
         return data
 
@@ -119,4 +119,4 @@ def _connect(endpoint: str | None, bucket: str | None) -> S3:
     if bucket is None:
         region = next((os.environ[name] for name in REGIONS if os.environ.get(name)), None)
         return S3(endpoint, region)
-    return S3(None, patiently(f"{SCHEME}{bucket}", lambda: pafs.resolve_s3_region(bucket)))
+    return S3(None, retrying(f"{SCHEME}{bucket}", lambda: pafs.resolve_s3_region(bucket)))

@@ -26,7 +26,7 @@ REFUSED = re.compile(
 NO_BUCKET = re.compile(r"AWS Error NO_SUCH_BUCKET|[Bb]ucket '[^']*' not found")
 
 
-def patiently(place: str, call: Callable[[], T]) -> T:
+def retrying(place: str, call: Callable[[], T]) -> T:
     """The result of a call that may be repeated, made again while the store behind `place` is away.
 
     Away is: connections are refused, break off or time out, or the answer is that the server cannot answer now.

@@ -18,7 +18,7 @@ from pyarrow import fs as pafs
 
 from instsel.errors import InputError, StudyError
 from instsel.io.object_store import S3
-from instsel.io.retry import patiently
+from instsel.io.retry import retrying
 from instsel.io.uri import resolve
 
 OBJECT_STORES = {"s3", "gcs", "abfs"}
@@ -59,7 +59,7 @@ class Folder:
     is a copy, it is written on this machine and uploaded under its own name: it is there when its upload is complete,
     and until then what was there before. Names that start with a dot are not listed.
 
-    Behind `s3://` every method waits for a server that is away, as `patience.patiently` has it.
+    Behind `s3://` every method waits for a server that is away, as `patience.retrying` has it.
 
     Attributes:
         filesystem: what `path` is a path of.
@@ -104,9 +104,9 @@ class Folder:
     def is_object_store(self) -> bool:
         return self.filesystem.type_name in OBJECT_STORES
 
-    def enduring(self) -> pafs.FileSystem:
+    def retrying_filesystem(self) -> pafs.FileSystem:
         """The file system for code that is not ours, which cannot wait for a server by itself."""
-        return self.filesystem.enduring() if isinstance(self.filesystem, S3) else self.filesystem
+        return self.filesystem.retrying_filesystem() if isinstance(self.filesystem, S3) else self.filesystem
 
     @contextmanager
     def local(self) -> Iterator[Path]:
@@ -117,9 +117,7 @@ class Folder:
         here = {"destination_filesystem": pafs.LocalFileSystem()}
         with tempfile.TemporaryDirectory(prefix="instsel-") as copy:
             with space_errors(copy):
-                patiently(
-                    str(self), lambda: pafs.copy_files(self.path, copy, source_filesystem=self.filesystem, **here)
-                )
+                retrying(str(self), lambda: pafs.copy_files(self.path, copy, source_filesystem=self.filesystem, **here))
             yield Path(copy)
 
     def exists(self, name: str = "") -> bool:
@@ -170,7 +168,7 @@ class Folder:
     def put(self, name: str, file: Path) -> None:
         """Copy a file of this machine here."""
         if self.is_object_store:
-            patiently(f"{self}/{name}", lambda: self._upload(name, file))
+            retrying(f"{self}/{name}", lambda: self._upload(name, file))
             return
         with self.writer(name) as stream, file.open("rb") as content:
             stream.upload(content)

@@ -15,7 +15,7 @@ SECRET = re.compile(r"^(?:s3://[^/]*[:@]|[\w+.-]+://[^/@]*:[^/@]*@)")
 OPTIONS = re.compile(r"^s3://[^?]*\?[^/]*=")
 
 
-def checked_place(place: str) -> str:
+def checked_uri(place: str) -> str:
     """The place itself, a path, URI, glob or hub id.
 
     Raises:
@@ -47,7 +47,7 @@ def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
     if "://" not in text:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text))
     try:
-        checked_place(text)
+        checked_uri(text)
     except ValueError as error:
         raise InputError(str(error)) from error
     try:

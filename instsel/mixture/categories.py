@@ -169,7 +169,7 @@ class Categories:
     labels: NDArray[np.str_]
     held: NDArray[np.bool_]
     folds: NDArray[np.int64]
-    gathered: Mapping[str, int]
+    merged: Mapping[str, int]
 
 
 def divide(ids: Sequence[str], labels: Sequence[str], *, least: int, held: int) -> Categories:
@@ -202,5 +202,5 @@ def divide(ids: Sequence[str], labels: Sequence[str], *, least: int, held: int) 
         apart[places[:held]] = True
         folds[places[:held]] = np.arange(held) % FOLDS
         folds[places[held:]] = np.arange(len(places) - held) % FOLDS
-    gathered = {name: rows for name, rows in sorted(sizes.items()) if name not in kept and name != OTHER}
-    return Categories(names, grouped, apart, folds, gathered)
+    merged = {name: rows for name, rows in sorted(sizes.items()) if name not in kept and name != OTHER}
+    return Categories(names, grouped, apart, folds, merged)

@@ -10,10 +10,10 @@ from pydantic import Field
 from scipy import stats
 
 from instsel.mixture.categories import Categories
-from instsel.strict import Strict
+from instsel.strict import StrictModel
 
 
-class Interventions(Strict):
+class Interventions(StrictModel):
     bases: int = Field(3, ge=1, description="base samples; two or more tell standard errors of training")
     base_rows: int = Field(200, ge=1, description="rows of a base sample, drawn uniformly")
     added_rows: int = Field(100, ge=1, description="rows of a category that are added to a base sample")
@@ -21,7 +21,7 @@ class Interventions(Strict):
     seed: int = Field(0, ge=0, description="seed of the samples")
 
 
-class Regression(Strict):
+class Regression(StrictModel):
     runs: int = Field(16, ge=3, description="runs, each trained on a random subset of the categories")
     share: float = Field(0.5, ge=0.1, le=0.9, description="chance of a category to be in a run")
     base_rows: int = Field(100, ge=1, description="rows that every run has, drawn uniformly")

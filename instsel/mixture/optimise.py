@@ -111,15 +111,15 @@ def solve(
     size = len(shares)
     labels = [str(place) for place in range(size)] if names is None else list(names)
     worth = _worth(shares, gamma, error, caution, labels)
-    begin = shares if start is None else _distribution("start", start)
+    start_shares = shares if start is None else _distribution("start", start)
     low = np.zeros(size) if lower is None else np.asarray(lower, dtype=np.float64)
     high = np.ones(size) if upper is None else np.asarray(upper, dtype=np.float64)
-    for name, bound in (("start", begin), ("lower", low), ("upper", high)):
+    for name, bound in (("start", start_shares), ("lower", low), ("upper", high)):
         if bound.shape != (size,) or not np.isfinite(bound).all():
             raise ValueError(f"{name} has shape {bound.shape}; expected ({size},), finite, one entry a category")
-    _check_bounds(low, high, begin, max_shift, labels)
+    _check_bounds(low, high, start_shares, max_shift, labels)
     up, down = cp.Variable(size, nonneg=True), cp.Variable(size, nonneg=True)
-    weights = begin + up - down
+    weights = start_shares + up - down
     constraints = {
         "sum": cp.sum(weights) == 1,
         "max_shift": cp.sum(up + down) / 2 <= max(max_shift, 0),
@@ -141,7 +141,7 @@ def solve(
         "lower": duals["lower"],
         "upper": duals["upper"],
     }
-    return Solution(found, float(worth @ found), float(worth @ begin), told, worth)
+    return Solution(found, float(worth @ found), float(worth @ start_shares), told, worth)
 
 
 def counts(weights: ArrayLike, total: int, *, capacity: ArrayLike | None = None) -> NDArray[np.int64]:
@@ -204,7 +204,7 @@ def _worth(
     return found
 
 
-def _check_bounds(low: Vector, high: Vector, begin: Vector, max_shift: float, labels: Sequence[str]) -> None:
+def _check_bounds(low: Vector, high: Vector, start_shares: Vector, max_shift: float, labels: Sequence[str]) -> None:
     """Say which constraints contradict each other, if some do."""
     crossed = [labels[place] for place in np.flatnonzero(low > high + ROUNDING).tolist()]
     if crossed:
@@ -215,7 +215,7 @@ def _check_bounds(low: Vector, high: Vector, begin: Vector, max_shift: float, la
     if high.sum() < 1 - ROUNDING:
         bound = [labels[place] for place in np.flatnonzero(high < 1).tolist()]
         raise ValueError(f"the upper bounds of {', '.join(bound)} sum to {high.sum():.4g}, below 1; raise some")
-    rise, fall = np.maximum(low - begin, 0), np.maximum(begin - high, 0)
+    rise, fall = np.maximum(low - start_shares, 0), np.maximum(start_shares - high, 0)
     needed = max(rise.sum(), fall.sum())
     if needed > max_shift + ROUNDING:
         moved = rise if rise.sum() >= fall.sum() else fall

@@ -26,9 +26,9 @@ from instsel.mixture.tagging import merge_tags
 from instsel.models.embeddings import Encoder, prompt_text
 from instsel.pipeline.extraction import pool_items
 from instsel.runtime.actors import through_actors
-from instsel.runtime.session import Allotment
-from instsel.study.folder import Stage
-from instsel.study.reader import Inputs
+from instsel.runtime.session import ResourcePlan
+from instsel.study.folder import StageFolder
+from instsel.study.reader import StudyReader
 
 TAGS = "tags.parquet"
 EVALUATION = "evaluation"
@@ -38,37 +38,37 @@ ANSWERS = "answers"
 def run(
     study: StudyConfig,
     mixture: Mixture,
-    stage: Stage,
-    prepare: Stage,
-    inputs: Inputs,
-    allot: Allotment,
+    stage: StageFolder,
+    prepare: StageFolder,
+    reader: StudyReader,
+    resources: ResourcePlan,
     terminal: Terminal,
 ) -> None:
     """Tag every row, gather small categories, and write the rows to evaluate on."""
-    stage.begin()
-    labels, reasons = _labels(study, mixture, stage, prepare, inputs, allot, terminal)
-    ids = inputs.index["id"].to_pylist()
+    stage.start()
+    labels, reasons = _labels(study, mixture, stage, prepare, reader, resources, terminal)
+    ids = reader.index["id"].to_pylist()
     try:
         made = divide(ids, labels, least=mixture.least_rows, held=mixture.evaluation_rows)
     except ValueError as error:
         raise InputError(f"mixture: {error}") from error
-    columns = {"id": ids, "tag": labels, "category": made.labels, "held": made.held, "fold": made.folds}
+    columns = {"id": ids, "categorize": labels, "category": made.labels, "held": made.held, "fold": made.folds}
     stage.folder.write_table(TAGS, pa.table(columns))
     writing: Any = ray.remote(_write_evaluation)
-    ray.get(writing.remote(prepare.folder, stage.folder, made, ids, inputs.shards))
-    validation = _validation(made, ids, inputs) if mixture.importance == "targets" else {}
-    for name, rows in made.gathered.items():
+    ray.get(writing.remote(prepare.folder, stage.folder, made, ids, reader.shards))
+    validation = _validation(made, ids, reader) if mixture.importance == "targets" else {}
+    for name, rows in made.merged.items():
         terminal.say(f"category {name} has {rows} rows, fewer than {mixture.least_rows}: counted to {OTHER}")
     for reason, rows in reasons.items():
         terminal.say(f"{rows} rows counted to {OTHER}: {reason}")
-    sizes = _sizes(made, inputs)
+    sizes = _sizes(made, reader)
     told = ", ".join(f"{name} {size['rows']}" for name, size in sizes.items())
     terminal.say(f"categories: {told}")
     stage.commit(
         {
             "categories": list(made.names),
             "sizes": sizes,
-            "gathered": dict(made.gathered),
+            "merged": dict(made.merged),
             "untagged": reasons,
             "validation": validation,
         }
@@ -83,36 +83,36 @@ def evaluation_file(number: int) -> str:
 def _labels(
     study: StudyConfig,
     mixture: Mixture,
-    stage: Stage,
-    prepare: Stage,
-    inputs: Inputs,
-    allot: Allotment,
+    stage: StageFolder,
+    prepare: StageFolder,
+    reader: StudyReader,
+    resources: ResourcePlan,
     terminal: Terminal,
 ) -> tuple[list[str], dict[str, int]]:
     """What each row of the index is tagged with, and why rows have no tag: reason -> rows."""
-    how, ids = mixture.categories, inputs.index["id"].to_pylist()
+    how, ids = mixture.categories, reader.index["id"].to_pylist()
     if isinstance(how, ClusterCategories):
-        return _clusters(how, inputs, ids)
+        return _clusters(how, reader, ids)
     if not isinstance(how, EndpointCategories):
-        return groups_of(inputs, how.by, ids), {}
+        return groups_of(reader, how.by, ids), {}
     out = _answers(how, stage, prepare)
-    _ask(how, out, stage.folder, prepare, allot, terminal)
-    answers = pa.concat_tables([out.read_table(f"{shard}.parquet") for shard in inputs.shards])
-    tags = dict(zip(answers["id"].to_pylist(), answers["tag"].to_pylist(), strict=True))
+    _ask(how, out, stage.folder, prepare, resources, terminal)
+    answers = pa.concat_tables([out.read_table(f"{shard}.parquet") for shard in reader.shards])
+    tags = dict(zip(answers["id"].to_pylist(), answers["categorize"].to_pylist(), strict=True))
     reasons = Counter(reason for reason in answers["reason"].to_pylist() if reason)
     if how.labels is not None:
         return [tags[row] or OTHER for row in ids], dict(reasons)
-    merging: Any = ray.remote(num_gpus=allot.gpus)(_merge)
+    merging: Any = ray.remote(num_gpus=resources.gpus)(_merge)
     counts = Counter(tag for tag in tags.values() if tag)
     merged = ray.get(merging.remote(dict(counts), study.embedding, how.count))
     return [merged[tags[row]] if tags[row] else OTHER for row in ids], dict(reasons)
 
 
-def _clusters(how: ClusterCategories, inputs: Inputs, ids: Sequence[str]) -> tuple[list[str], dict[str, int]]:
-    embeddings = inputs.embeddings()
+def _clusters(how: ClusterCategories, reader: StudyReader, ids: Sequence[str]) -> tuple[list[str], dict[str, int]]:
+    embeddings = reader.embeddings()
     numbers, _ = cluster(embeddings.values, how.count, seed=how.seed)
     of = dict(zip(embeddings.ids, numbers.tolist(), strict=True))
-    names = name_clusters(_texts(inputs, {embeddings.ids[place]: of_row for place, of_row in _telling(numbers)}))
+    names = name_clusters(_texts(reader, {embeddings.ids[place]: of_row for place, of_row in _telling(numbers)}))
     without = len(ids) - len(of)
     return [names[of[row]] if row in of else OTHER for row in ids], {"no embedding": without} if without else {}
 
@@ -123,25 +123,25 @@ def _telling(numbers: np.ndarray) -> Iterator[tuple[int, int]]:
         yield place, int(numbers[place])
 
 
-def _texts(inputs: Inputs, wanted: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+def _texts(reader: StudyReader, wanted: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     """Prompts of rows, and the cluster of each."""
-    index = inputs.index
+    index = reader.index
     pairs = zip(index["id"].to_pylist(), index["shard"].to_pylist(), strict=True)
     for shard in sorted({shard for row, shard in pairs if row in wanted}):
-        table = (inputs.study / "prepare" / "pool").read_table(f"{shard}.parquet", ["id", "messages"])
+        table = (reader.study / "prepare" / "pool").read_table(f"{shard}.parquet", ["id", "messages"])
         for row, messages in zip(table["id"].to_pylist(), table["messages"].to_pylist(), strict=True):
             if row in wanted:
                 yield prompt_text(messages), wanted[row]
 
 
-def _answers(how: EndpointCategories, stage: Stage, prepare: Stage) -> Folder:
+def _answers(how: EndpointCategories, stage: StageFolder, prepare: StageFolder) -> Folder:
     """Folder of the endpoint's answers, named by what they depend on: other sizes of categories do not ask again."""
     name = fingerprint({"model": how.model, "labels": how.labels, "prepare": prepare.fingerprint})
     return stage.folder.parent / ANSWERS / name
 
 
 def _ask(
-    how: EndpointCategories, out: Folder, own: Folder, prepare: Stage, allot: Allotment, terminal: Terminal
+    how: EndpointCategories, out: Folder, own: Folder, prepare: StageFolder, resources: ResourcePlan, terminal: Terminal
 ) -> None:
     """Put the shards without answers to the endpoint."""
     key = None if how.key_variable is None else os.environ.get(how.key_variable)
@@ -150,8 +150,8 @@ def _ask(
     there = set(out.names())
     missing = [item for item in pool_items(prepare) if f"{item['name']}.parquet" not in there]
     # The waiting is the endpoint's; a process of its own keeps the driver free.
-    one = replace(allot, actors=1, gpus=0)
-    with terminal.bar("tag", len(missing), "shards") as bar:
+    one = replace(resources, actors=1, gpus=0)
+    with terminal.bar("categorize", len(missing), "shards") as bar:
         for _ in through_actors(missing, prepare.folder, _Asker, (how, key, out), one, lambda item: own, ["messages"]):
             bar.advance(1)
     out.clean()
@@ -181,7 +181,7 @@ class _Asker:
             answers = [answer for part in pool.map(self.tagger.tag, requests) for answer in part]
         tags = pa.array([answer.tag for answer in answers], pa.string())
         reasons = pa.array([answer.reason for answer in answers], pa.string())
-        self.out.write_table(f"{item['name']}.parquet", pa.table({"id": ids, "tag": tags, "reason": reasons}))
+        self.out.write_table(f"{item['name']}.parquet", pa.table({"id": ids, "categorize": tags, "reason": reasons}))
         return {"rows": len(ids)}
 
 
@@ -206,9 +206,9 @@ def _write_evaluation(
         (out / folder).write_table(file, pa.concat_tables(found[name]).sort_by("id"))
 
 
-def _validation(made: Categories, ids: Sequence[str], inputs: Inputs) -> dict[str, dict[str, int]]:
+def _validation(made: Categories, ids: Sequence[str], reader: StudyReader) -> dict[str, dict[str, int]]:
     """Of each target's validation rows, how many have their prompt nearest to the mean of a category's."""
-    matrix, own, targets = inputs.embeddings(), *inputs.validation_embeddings()
+    matrix, own, targets = reader.embeddings(), *reader.validation_embeddings()
     of = dict(zip(ids, made.labels.tolist(), strict=True))
     labels = np.array([of[row] for row in matrix.ids])
     # A mean's length does not change which is nearest, so sums do.
@@ -223,8 +223,8 @@ def _validation(made: Categories, ids: Sequence[str], inputs: Inputs) -> dict[st
     return {target: dict(counts) for target, counts in found.items()}
 
 
-def _sizes(made: Categories, inputs: Inputs) -> dict[str, dict[str, int]]:
-    tokens = inputs.index["tokens"].to_numpy()
+def _sizes(made: Categories, reader: StudyReader) -> dict[str, dict[str, int]]:
+    tokens = reader.index["tokens"].to_numpy()
     every = [*made.names, *([OTHER] if (made.labels == OTHER).any() else [])]
     return {
         name: {"rows": int((made.labels == name).sum()), "tokens": int(tokens[made.labels == name].sum())}

@@ -19,41 +19,41 @@ from instsel.mixture.interaction import from_gradients
 from instsel.pipeline import features as extraction
 from instsel.pipeline import interaction
 from instsel.pipeline.categorize import TAGS, evaluation_file
-from instsel.runtime.session import Allotment
-from instsel.study.folder import Stage
-from instsel.study.provenance import Pins, feature_pins, settle_pins
+from instsel.runtime.session import ResourcePlan
+from instsel.study.folder import StageFolder
+from instsel.study.provenance import Provenance, feature_provenance, settle_provenance
 
 SUMS = "sums"
 
 
 def run(
     study: StudyConfig,
-    stage: Stage,
-    tag: Stage,
-    prepare: Stage,
-    warmup: Stage,
-    features: Stage,
-    allot: Allotment,
+    stage: StageFolder,
+    tag: StageFolder,
+    prepare: StageFolder,
+    warmup: StageFolder,
+    features: StageFolder,
+    resources: ResourcePlan,
     terminal: Terminal,
 ) -> None:
     """Take the gradients of the evaluation rows, add up the pool's directions by category, and estimate gamma."""
-    stage.begin()
+    stage.start()
     assert study.mixture is not None
-    pins = feature_pins(study, features, prepare, warmup)
-    settle_pins(stage, pins, terminal)
+    provenance = feature_provenance(study, features, prepare, warmup)
+    settle_provenance(stage, provenance, terminal)
     names: list[str] = tag.manifest()["result"]["categories"]
     tags = tag.folder.read_table(TAGS)
-    spent = _take_gradients(study, stage, names, tag, warmup, pins, allot, terminal)
+    spent = _take_gradients(study, stage, names, tag, warmup, provenance, resources, terminal)
     shards = prepare.manifest()["result"]["pool"]["shards"]
-    pool = _pool_directions(stage, names, tag, features, pins, shards, terminal)
-    held = _evaluation_gradients(stage, names, tags, pins)
+    pool = _pool_directions(stage, names, tag, features, provenance, shards, terminal)
+    held = _evaluation_gradients(stage, names, tags, provenance)
     # As many groups as the smallest category fills, on either side.
     folds = int(min(FOLDS, (pool[1] > 0).sum(axis=0).min(), (held[1] > 0).sum(axis=0).min()))
     if not folds:
         raise StudyError("interaction: a category has no row with a usable gradient; raise mixture.least_rows")
     steps, slopes = group_means(*pool, folds), group_means(*held, folds)
     checkpoints = warmup.manifest()["result"]["checkpoints"]
-    rates = np.array([checkpoints[name]["learning_rate"] for name in pins])
+    rates = np.array([checkpoints[name]["learning_rate"] for name in provenance])
     weighted = (steps * (rates / rates.sum())[:, None]).reshape(folds, len(names), -1)
     # What is unknown is named in the result.
     with warnings.catch_warnings():
@@ -64,26 +64,34 @@ def run(
 
 def _take_gradients(
     study: StudyConfig,
-    stage: Stage,
+    stage: StageFolder,
     names: list[str],
-    tag: Stage,
-    warmup: Stage,
-    pins: Pins,
-    allot: Allotment,
+    tag: StageFolder,
+    warmup: StageFolder,
+    provenance: Provenance,
+    resources: ResourcePlan,
     terminal: Terminal,
 ) -> tuple[int, int]:
     """Plain gradients of the evaluation rows, as the features stage takes those of targets; tokens and memory."""
     items = [
         {"checkpoint": name, "kind": "validation", "rows": evaluation_file(number), "name": f"{number:04d}"}
-        for name in pins
+        for name in provenance
         for number in range(len(names))
     ]
     missing = extraction.missing_items(items, stage.folder)
-    return extraction.extract_features(study, stage.folder, pins, tag.folder, warmup, missing, allot, terminal)
+    return extraction.extract_features(
+        study, stage.folder, provenance, tag.folder, warmup, missing, resources, terminal
+    )
 
 
 def _pool_directions(
-    stage: Stage, names: list[str], tag: Stage, features: Stage, pins: Pins, shards: list[str], terminal: Terminal
+    stage: StageFolder,
+    names: list[str],
+    tag: StageFolder,
+    features: StageFolder,
+    provenance: Provenance,
+    shards: list[str],
+    terminal: Terminal,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Summed Adam directions of each category in each fold, (folds, K, checkpoints, d), and their rows, (folds, K)."""
     out = stage.folder / SUMS
@@ -91,7 +99,7 @@ def _pool_directions(
     missing = [{"shard": shard} for shard in shards if f"{shard}.safetensors" not in there]
     if missing:
         summing: Any = _sum_shard
-        arguments = (features.folder, pins, tag.folder, names, out)
+        arguments = (features.folder, provenance, tag.folder, names, out)
         summed = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
             summing, batch_size=1, batch_format="pyarrow", num_cpus=1, fn_args=arguments
         )
@@ -105,14 +113,16 @@ def _pool_directions(
         totals = totals + found["sums"].astype(np.float64)
         rows += found["rows"]
     out.remove()
-    sums = totals.reshape(len(pins), FOLDS, len(names), -1)
+    sums = totals.reshape(len(provenance), FOLDS, len(names), -1)
     return np.moveaxis(sums, 0, 2), rows.reshape(FOLDS, len(names))
 
 
-def _sum_shard(batch: pa.Table, features: Folder, pins: Pins, tags: Folder, names: list[str], out: Folder) -> pa.Table:
+def _sum_shard(
+    batch: pa.Table, features: Folder, provenance: Provenance, tags: Folder, names: list[str], out: Folder
+) -> pa.Table:
     table = tags.read_table(TAGS, ["id", "category", "held", "fold"])
     number = {name: place for place, name in enumerate(names)}
-    gradients = GradientShards(features, pins)
+    gradients = GradientShards(features, provenance)
     for shard in batch["shard"].to_pylist():
         own = table.filter(pc.is_in(table["id"], pa.array(gradients.ids(shard), pa.string())))
         group_of = {
@@ -125,9 +135,11 @@ def _sum_shard(batch: pa.Table, features: Folder, pins: Pins, tags: Folder, name
     return pa.table({"done": [len(batch)]})
 
 
-def _evaluation_gradients(stage: Stage, names: list[str], tags: pa.Table, pins: Pins) -> tuple[np.ndarray, np.ndarray]:
+def _evaluation_gradients(
+    stage: StageFolder, names: list[str], tags: pa.Table, provenance: Provenance
+) -> tuple[np.ndarray, np.ndarray]:
     """The same of the gradients of the evaluation rows."""
-    gradients = GradientShards(stage.folder, pins)
+    gradients = GradientShards(stage.folder, provenance)
     held = tags.filter(tags["held"])
     fold_of = dict(zip(held["id"].to_pylist(), held["fold"].to_pylist(), strict=True))
     sums, rows = [], np.zeros((FOLDS, len(names)))

@@ -23,11 +23,11 @@ from instsel.mixture.interaction import Interaction, from_effects, from_subsets
 from instsel.pipeline import interaction
 from instsel.pipeline.categorize import TAGS, evaluation_file
 from instsel.pipeline.evaluate import adapter_of, evaluate_sets
-from instsel.runtime.session import Allotment
+from instsel.runtime.session import ResourcePlan
 from instsel.runtime.training import Trained, TrainingRun, train_side_by_side
-from instsel.runtime.tune import trial_allotment
+from instsel.runtime.tune import plan_trial_resources
 from instsel.study.dependencies import training_of_runs
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 
 RUNS = "runs"
 RUN = "interaction/run"
@@ -41,14 +41,14 @@ TABLE = "runs.parquet"
 def run(
     study: StudyConfig,
     estimator: Estimator,
-    stage: Stage,
-    tag: Stage,
-    prepare: Stage,
-    allot: Allotment,
+    stage: StageFolder,
+    tag: StageFolder,
+    prepare: StageFolder,
+    resources: ResourcePlan,
     terminal: Terminal,
 ) -> None:
     """Train and evaluate the runs that are not done, then estimate gamma and, from removals, who needs whom."""
-    stage.begin()
+    stage.start()
     mixture = study.mixture
     assert mixture is not None
     categories, ids = read_categories(tag)
@@ -65,7 +65,7 @@ def run(
         terminal.say(f"{len(stages) - len(todo)} of {len(stages)} runs were there already")
     untrained = [name for name in todo if not _trained(stages[name])]
     _lay_out(stage, planned, stages, untrained, ids, prepare)
-    each, at_once = trial_allotment(allot, study.resources.trial_workers)
+    each, at_once = plan_trial_resources(resources, study.resources.trial_workers)
     if untrained:
         training = training_of_runs(study, mixture)
         pool = prepare.manifest()["result"]["pool"]
@@ -76,7 +76,7 @@ def run(
         ]
         note = partial(_note, stages=[stages[name] for name in untrained])
         train_side_by_side(study, stage.name, runs, each, at_once, terminal, note)
-    _evaluate(study, stages, todo, categories.names, tag, allot, terminal)
+    _evaluate(study, stages, todo, categories.names, tag, resources, terminal)
     scores = _scores(planned, stages, len(categories.names))
     failed = [one.name for one, values in zip(planned, scores, strict=True) if values is None]
     if failed:
@@ -102,7 +102,7 @@ def run(
     )
 
 
-def read_categories(tag: Stage) -> tuple[Categories, list[str]]:
+def read_categories(tag: StageFolder) -> tuple[Categories, list[str]]:
     """The categories as stage *tag* left them, and the ids of their rows."""
     table = tag.folder.read_table(TAGS)
     result = tag.manifest()["result"]
@@ -111,7 +111,9 @@ def read_categories(tag: Stage) -> tuple[Categories, list[str]]:
     return Categories(result["categories"], labels, held, folds, result["gathered"]), table["id"].to_pylist()
 
 
-def _stage(parent: Stage, prepare: Stage, categories: Categories, one: PlannedRun, ids: Sequence[str]) -> Stage:
+def _stage(
+    parent: StageFolder, prepare: StageFolder, categories: Categories, one: PlannedRun, ids: Sequence[str]
+) -> StageFolder:
     """A run's own stage, in a folder named by what it depends on: its rows, training, and what it is evaluated on.
 
     So it is kept when the estimator takes more runs or another threshold, and shared where estimators train alike.
@@ -125,32 +127,32 @@ def _stage(parent: Stage, prepare: Stage, categories: Categories, one: PlannedRu
         "rows": [ids[place] for place in one.rows.tolist()],
         "evaluated": fingerprint(evaluated),
     }
-    name = Stage(parent.folder, RUN, config, [prepare]).fingerprint
-    return Stage(parent.folder.parent / RUNS / name, RUN, config, [prepare])
+    name = StageFolder(parent.folder, RUN, config, [prepare]).fingerprint
+    return StageFolder(parent.folder.parent / RUNS / name, RUN, config, [prepare])
 
 
-def _trained(stage: Stage) -> bool:
+def _trained(stage: StageFolder) -> bool:
     return stage.folder.exists(TRAINED)
 
 
 def _lay_out(
-    stage: Stage,
+    stage: StageFolder,
     planned: Sequence[PlannedRun],
-    stages: dict[str, Stage],
+    stages: dict[str, StageFolder],
     names: Sequence[str],
     ids: Sequence[str],
-    prepare: Stage,
+    prepare: StageFolder,
 ) -> None:
     """Write the training sets of runs."""
     for name in names:
-        stages[name].begin()
+        stages[name].start()
     wanted = set(names)
     sets = {one.name: [ids[place] for place in one.rows.tolist()] for one in planned if one.name in wanted}
     writing: Any = ray.remote(write_training_sets)
     ray.get(writing.remote(prepare.folder, {name: stages[name].folder for name in names}, sets))
 
 
-def _note(place: int, outcome: Trained | Diverged, stages: Sequence[Stage]) -> None:
+def _note(place: int, outcome: Trained | Diverged, stages: Sequence[StageFolder]) -> None:
     """Write down what became of a run; one that diverged is done, and says so."""
     if isinstance(outcome, Diverged):
         told: dict[str, Any] = {"failed": str(outcome)}
@@ -161,11 +163,11 @@ def _note(place: int, outcome: Trained | Diverged, stages: Sequence[Stage]) -> N
 
 def _evaluate(
     study: StudyConfig,
-    stages: dict[str, Stage],
+    stages: dict[str, StageFolder],
     todo: Sequence[str],
     names: Sequence[str],
-    tag: Stage,
-    allot: Allotment,
+    tag: StageFolder,
+    resources: ResourcePlan,
     terminal: Terminal,
 ) -> None:
     """Evaluate the trained runs on every category, and commit them; adapters are removed then."""
@@ -179,7 +181,7 @@ def _evaluate(
     ]
     places = {name: (adapter_of(stages[name].folder, told[name]), stages[name].folder / LOSSES) for name in good}
     folders = {name: stages[name].folder for name in good}
-    spent = evaluate_sets(study, items, places, tag.folder, allot, terminal, folders)
+    spent = evaluate_sets(study, items, places, tag.folder, resources, terminal, folders)
     for name in todo:
         stage, trained = stages[name], told[name]
         if "failed" in trained:
@@ -194,7 +196,7 @@ def _evaluate(
         (stage.folder / trained["run"]).remove()
 
 
-def _scores(planned: Sequence[PlannedRun], stages: dict[str, Stage], size: int) -> list[Scores | None]:
+def _scores(planned: Sequence[PlannedRun], stages: dict[str, StageFolder], size: int) -> list[Scores | None]:
     """Of each run, the score of every row that a category is evaluated on; None for one that diverged."""
     found: list[Scores | None] = []
     for one in planned:

@@ -9,16 +9,18 @@ from instsel.console import Terminal
 from instsel.io.store import Folder
 from instsel.models.embeddings import Encoder, prompt_text
 from instsel.pipeline.extraction import extract, pool_items, validation_items, write_vectors
-from instsel.runtime.session import Allotment, peak_memory
-from instsel.study.folder import Stage
+from instsel.runtime.session import ResourcePlan, peak_memory
+from instsel.study.folder import StageFolder
 
 
-def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, terminal: Terminal) -> None:
+def run(
+    study: StudyConfig, stage: StageFolder, prepare: StageFolder, resources: ResourcePlan, terminal: Terminal
+) -> None:
     """Write the shards of embeddings that are missing, then the manifest, which names the rows set aside."""
     arguments = (study.embedding, stage.folder)
     budget = ("embedding.token_budget", study.embedding.token_budget)
     items = validation_items(prepare) + pool_items(prepare)
-    extract(stage, items, prepare, _Embedder, arguments, budget, allot, terminal, columns=["messages"])
+    extract(stage, items, prepare, _Embedder, arguments, budget, resources, terminal, columns=["messages"])
 
 
 class _Embedder:

@@ -5,12 +5,12 @@ from collections.abc import Collection
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.pipeline import category_gradients, category_runs
-from instsel.runtime.session import Allotment
+from instsel.runtime.session import ResourcePlan
 from instsel.study.graph import Graph
 
 
 def run_estimators(
-    study: StudyConfig, graph: Graph, names: Collection[str], allot: Allotment, terminal: Terminal
+    study: StudyConfig, graph: Graph, names: Collection[str], resources: ResourcePlan, terminal: Terminal
 ) -> None:
     """Run the estimators whose stages are among `names`."""
     for estimator, stage in graph.interaction.items():
@@ -18,7 +18,7 @@ def run_estimators(
             continue
         terminal.head(f"interaction {estimator}")
         if estimator == "gradients":
-            made = (graph.tag, graph.prepare, graph.warmup, graph.features)
-            category_gradients.run(study, stage, *made, allot, terminal)
+            made = (graph.categorize, graph.prepare, graph.warmup, graph.features)
+            category_gradients.run(study, stage, *made, resources, terminal)
         else:
-            category_runs.run(study, estimator, stage, graph.tag, graph.prepare, allot, terminal)
+            category_runs.run(study, estimator, stage, graph.categorize, graph.prepare, resources, terminal)

@@ -17,8 +17,8 @@ from instsel.io.store import Folder
 from instsel.models.loading import attach_adapter, load_on_devices
 from instsel.runtime.actors import through_actors
 from instsel.runtime.errors import Shortage
-from instsel.runtime.session import Allotment, peak_memory
-from instsel.study.folder import Stage
+from instsel.runtime.session import ResourcePlan, peak_memory
+from instsel.study.folder import StageFolder
 from instsel.training.checkpoint import load_adapter
 
 
@@ -41,10 +41,10 @@ class Spent:
 
 def run(
     study: StudyConfig,
-    stages: dict[str, Stage],
-    finetuned: dict[str, Stage],
-    prepare: Stage,
-    allot: Allotment,
+    stages: dict[str, StageFolder],
+    finetuned: dict[str, StageFolder],
+    prepare: StageFolder,
+    resources: ResourcePlan,
     terminal: Terminal,
 ) -> None:
     """Evaluate every model whose stage is not done; `stages` has one for "base" and one for each trained run.
@@ -53,7 +53,7 @@ def run(
     """
     open_stages = {name: stage for name, stage in stages.items() if not stage.done()}
     for stage in open_stages.values():
-        stage.begin()
+        stage.start()
     tables = heldout_tables(prepare)
     items = [
         {"run": name, "target": target, "rows": rows}
@@ -64,14 +64,14 @@ def run(
     trained = {name: made for name, made in finetuned.items() if name in open_stages}
     adapters = {name: adapter_of(made.folder, made.manifest()["result"]) for name, made in trained.items()}
     places = {name: (adapters.get(name), stage.folder) for name, stage in open_stages.items()}
-    spent = evaluate_sets(study, items, places, prepare.folder, allot, terminal)
+    spent = evaluate_sets(study, items, places, prepare.folder, resources, terminal)
     for name, stage in open_stages.items():
         losses = {target: mean_loss(stage.folder, target) for target in tables}
         cost = spent.get(name, Spent())
         stage.commit({"losses": losses}, tokens=cost.tokens, peak_memory=cost.peak_memory, seconds=cost.seconds)
 
 
-def heldout_tables(prepare: Stage) -> dict[str, str]:
+def heldout_tables(prepare: StageFolder) -> dict[str, str]:
     """Target -> table of its held-out rows below *prepare*; targets without any are left out."""
     targets = prepare.manifest()["result"]["targets"]
     return {name: f"targets/{name}/heldout.parquet" for name, counts in targets.items() if "heldout" in counts}
@@ -94,7 +94,7 @@ def evaluate_sets(
     items: list[dict[str, str]],
     places: Mapping[str, tuple[Folder | None, Folder]],
     rows: Folder,
-    allot: Allotment,
+    resources: ResourcePlan,
     terminal: Terminal,
     stages: Mapping[str, Folder] | None = None,
 ) -> dict[str, Spent]:
@@ -105,7 +105,7 @@ def evaluate_sets(
         items: what to evaluate: name of the run, name of the target, and its table of rows.
         places: run -> its adapter, None for the base model, and the folder for TARGET.parquet (id, loss).
         rows: folder of the tables.
-        allot: how many actors there are and what each holds.
+        resources: how many actors there are and what each holds.
         terminal: where progress is shown.
         stages: run -> folder of its stage; by default that of its losses.
 
@@ -118,7 +118,7 @@ def evaluate_sets(
     started = time.monotonic()
     with terminal.bar("evaluate", len(items), "sets") as bar:
         arguments = (study.model, places, study.evaluation.token_budget)
-        for row in through_actors(items, rows, _Evaluator, arguments, allot, lambda item: folders[item["run"]]):
+        for row in through_actors(items, rows, _Evaluator, arguments, resources, lambda item: folders[item["run"]]):
             spent[row["run"]] = spent.get(row["run"], Spent()).plus(row)
             shortage.look(row["token_budget"])
             bar.advance(1, row["tokens"])

@@ -15,34 +15,34 @@ from instsel.errors import StudyError
 from instsel.io.store import Folder
 from instsel.runtime.actors import EXAMPLE, through_actors
 from instsel.runtime.errors import Shortage
-from instsel.runtime.session import Allotment
-from instsel.study.folder import Stage
+from instsel.runtime.session import ResourcePlan
+from instsel.study.folder import StageFolder
 
-SET_ASIDE = ".set_aside.json"
+REJECTED_SUFFIX = ".rejected.json"
 ZERO = "zero vector"
 NOT_FINITE = "NaN or infinity"
 
 
-def pool_items(prepare: Stage) -> list[dict[str, str]]:
+def pool_items(prepare: StageFolder) -> list[dict[str, str]]:
     """Work on every shard of the pool."""
     shards = prepare.manifest()["result"]["pool"]["shards"]
     return [{"kind": "pool", "name": shard, "rows": f"pool/{shard}.parquet"} for shard in shards]
 
 
-def validation_items(prepare: Stage) -> list[dict[str, str]]:
+def validation_items(prepare: StageFolder) -> list[dict[str, str]]:
     """Work on the validation rows of every target."""
     targets = prepare.manifest()["result"]["targets"]
     return [{"kind": "validation", "name": name, "rows": f"targets/{name}/validation.parquet"} for name in targets]
 
 
 def extract(
-    stage: Stage,
+    stage: StageFolder,
     items: list[dict[str, str]],
-    prepare: Stage,
+    prepare: StageFolder,
     actor: Any,
     arguments: tuple[Any, ...],
     budget: tuple[str, int],
-    allot: Allotment,
+    resources: ResourcePlan,
     terminal: Terminal,
     *,
     ending: str = ".arrow",
@@ -59,7 +59,7 @@ def extract(
             `token_budget` of its batches now.
         arguments: of the class, after the number of torch threads.
         budget: of an actor's batches to begin with: the key of the study file that says so, and tokens.
-        allot: how many actors there are and what each holds.
+        resources: how many actors there are and what each holds.
         terminal: where progress is shown.
         ending: of the results' names; tells the format, as `Folder.write_table` has it.
         columns: of the rows, beside the id.
@@ -67,7 +67,7 @@ def extract(
     Raises:
         StudyError: no row of the pool has a usable result.
     """
-    stage.begin()
+    stage.start()
     there = {kind: (stage.folder / kind).names() for kind in {item["kind"] for item in items}}
     missing = [item for item in items if f"{item['name']}{ending}" not in there[item["kind"]]]
     if len(missing) < len(items):
@@ -75,20 +75,20 @@ def extract(
     tokens = memory = 0
     out, shortage = stage.folder, Shortage(*budget, terminal)
     with terminal.bar(stage.name, len(missing), "shards") as bar:
-        for row in through_actors(missing, prepare.folder, actor, arguments, allot, lambda item: out, columns):
+        for row in through_actors(missing, prepare.folder, actor, arguments, resources, lambda item: out, columns):
             tokens += row["tokens"]
             memory = max(memory, row["peak_memory"])
             shortage.look(row["token_budget"])
             bar.advance(1, row["tokens"])
     # A worker that was killed may have left half a file.
     stage.folder.clean()
-    aside = {kind: _set_aside(stage.folder / kind) for kind in there}
+    aside = {kind: _rejected_rows(stage.folder / kind) for kind in there}
     if len(aside["pool"]) == prepare.manifest()["result"]["pool"]["rows"]:
         raise StudyError(f"{stage.name}: no row of the pool has a usable result, {_told(aside['pool'])}")
     reasons = {row: reason for of_kind in aside.values() for row, reason in of_kind.items()}
     if reasons:
         terminal.say(f"set aside {_told(reasons)}")
-    stage.commit({"set_aside": reasons}, tokens=tokens, peak_memory=memory)
+    stage.commit({"rejected": reasons}, tokens=tokens, peak_memory=memory)
 
 
 def write_results(
@@ -107,7 +107,7 @@ def write_results(
     folder = out / item["kind"]
     aside = [{"id": row, "reason": reason} for row, reason in zip(ids, reasons, strict=True) if reason]
     if aside:
-        folder.write_json(f"{item['name']}{SET_ASIDE}", aside)
+        folder.write_json(f"{item['name']}{REJECTED_SUFFIX}", aside)
     results = table.add_column(0, "id", pa.array(ids, pa.string()))
     kept = pa.array([reason is None for reason in reasons], pa.bool_())
     folder.write_table(f"{item['name']}{ending}", results.filter(kept).combine_chunks())
@@ -126,8 +126,8 @@ def write_vectors(out: Folder, item: dict[str, str], ids: Sequence[str], vectors
     write_results(out, item, ids, table, reasons, ".arrow")
 
 
-def _set_aside(folder: Folder) -> dict[str, str]:
-    names = [name for name in folder.names() if name.endswith(SET_ASIDE)]
+def _rejected_rows(folder: Folder) -> dict[str, str]:
+    names = [name for name in folder.names() if name.endswith(REJECTED_SUFFIX)]
     return {row["id"]: row["reason"] for name in names for row in folder.read_json(name)}
 
 

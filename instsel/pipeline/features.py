@@ -18,35 +18,44 @@ from instsel.io.store import Folder
 from instsel.models.loading import attach_adapter, load_on_devices
 from instsel.runtime.actors import through_actors
 from instsel.runtime.errors import Shortage
-from instsel.runtime.session import Allotment, peak_memory
-from instsel.study.folder import Stage
-from instsel.study.provenance import Pins, feature_pins, settle_pins
+from instsel.runtime.session import ResourcePlan, peak_memory
+from instsel.study.folder import StageFolder
+from instsel.study.provenance import Provenance, feature_provenance, settle_provenance
 from instsel.training.checkpoint import load_adapter, read_checkpoint
 
-SET_ASIDE = ".set_aside.json"
+REJECTED_SUFFIX = ".rejected.json"
 
 
-def run(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage, allot: Allotment, terminal: Terminal) -> None:
+def run(
+    study: StudyConfig,
+    stage: StageFolder,
+    prepare: StageFolder,
+    warmup: StageFolder,
+    resources: ResourcePlan,
+    terminal: Terminal,
+) -> None:
     """Write the feature shards that are missing, then the manifest, which has the pins of every checkpoint."""
-    stage.begin()
-    pins = feature_pins(study, stage, prepare, warmup)
-    settle_pins(stage, pins, terminal)
+    stage.start()
+    provenance = feature_provenance(study, stage, prepare, warmup)
+    settle_provenance(stage, provenance, terminal)
     checkpoints = warmup.manifest()["result"]["checkpoints"]
     work = [item for name in checkpoints for item in _items(name, prepare)]
     missing = missing_items(work, stage.folder)
     if len(missing) < len(work):
         terminal.say(f"{len(work) - len(missing)} of {len(work)} shards were there already")
-    tokens, memory = extract_features(study, stage.folder, pins, prepare.folder, warmup, missing, allot, terminal)
+    tokens, memory = extract_features(
+        study, stage.folder, provenance, prepare.folder, warmup, missing, resources, terminal
+    )
     # A worker that was killed may have left half a file.
     stage.folder.clean()
-    aside = _set_aside(stage.folder)
+    aside = _rejected_rows(stage.folder)
     if aside:
         terminal.say(f"set aside {len(aside)} rows with a zero or non-finite gradient")
-    result = {"checkpoints": checkpoints, "pins": pins, "set_aside": aside}
+    result = {"checkpoints": checkpoints, "provenance": provenance, "rejected": aside}
     stage.commit(result, tokens=tokens, peak_memory=memory)
 
 
-def _items(checkpoint: str, prepare: Stage) -> list[dict[str, str]]:
+def _items(checkpoint: str, prepare: StageFolder) -> list[dict[str, str]]:
     result = prepare.manifest()["result"]
     items = [("validation", f"targets/{name}/validation.parquet", name) for name in result["targets"]]
     items += [("pool", f"pool/{shard}.parquet", shard) for shard in result["pool"]["shards"]]
@@ -63,11 +72,11 @@ def missing_items(work: list[dict[str, str]], folder: Folder) -> list[dict[str, 
 def extract_features(
     study: StudyConfig,
     out: Folder,
-    pins: Pins,
+    provenance: Provenance,
     rows: Folder,
-    warmup: Stage,
+    warmup: StageFolder,
     missing: list[dict[str, str]],
-    allot: Allotment,
+    resources: ResourcePlan,
     terminal: Terminal,
 ) -> tuple[int, int]:
     """Make shards of features; return the tokens that took and the highest memory of an actor in bytes.
@@ -75,20 +84,20 @@ def extract_features(
     Args:
         study: model and settings of features.
         out: folder for CHECKPOINT/KIND/NAME.arrow.
-        pins: what the shards depend on.
+        provenance: what the shards depend on.
         rows: folder of the tables that items name as `rows`.
         warmup: stage with the checkpoints.
         missing: what to make: checkpoint, kind (pool or validation), rows and name.
-        allot: how many actors there are and what each holds.
+        resources: how many actors there are and what each holds.
         terminal: where progress is shown.
     """
     result = warmup.manifest()["result"]
     checkpoints = {name: warmup.folder / result["run"] / name for name in result["checkpoints"]}
-    arguments = (study.model, study.features, checkpoints, out, pins)
+    arguments = (study.model, study.features, checkpoints, out, provenance)
     tokens = memory = 0
     shortage = Shortage("features.token_budget", study.features.token_budget, terminal)
     with terminal.bar("features", len(missing), "shards") as bar:
-        for row in through_actors(missing, rows, _Extractor, arguments, allot, lambda item: out):
+        for row in through_actors(missing, rows, _Extractor, arguments, resources, lambda item: out):
             tokens += row["tokens"]
             memory = max(memory, row["peak_memory"])
             shortage.look(row["token_budget"], row["recompute"])
@@ -106,12 +115,12 @@ class _Extractor:
         features: Features,
         checkpoints: dict[str, Folder],
         out: Folder,
-        pins: Pins,
+        provenance: Provenance,
     ) -> None:
         torch.set_num_threads(threads)
         self.base = load_on_devices(model)
         self.model: Any = None
-        self.checkpoints, self.out, self.pins = checkpoints, out, pins
+        self.checkpoints, self.out, self.provenance = checkpoints, out, provenance
         self.storage, self.token_budget, self.recompute = features.storage, features.token_budget, False
         self.sketch = CountSketch(features.dim, features.seed)
         self.checkpoint: str | None = None
@@ -128,17 +137,17 @@ class _Extractor:
         without = [row for row, keep in zip(ids, kept, strict=True) if not keep]
         if without:
             aside = [{"id": row, "reason": reason} for row, reason in zip(without, reasons, strict=True)]
-            folder.write_json(f"{item['name']}{SET_ASIDE}", aside)
+            folder.write_json(f"{item['name']}{REJECTED_SUFFIX}", aside)
         kept_ids = [row for row, keep in zip(ids, kept, strict=True) if keep]
-        pins = self.pins[item["checkpoint"]][item["kind"]]
-        folder.write_table(f"{item['name']}.arrow", feature_table(kept_ids, unit, norms, pins, self.storage))
+        provenance = self.provenance[item["checkpoint"]][item["kind"]]
+        folder.write_table(f"{item['name']}.arrow", feature_table(kept_ids, unit, norms, provenance, self.storage))
         tokens = sum(len(example["input_ids"]) for example in examples)
         return {
             "tokens": tokens,
             "peak_memory": peak_memory(),
             "token_budget": self.token_budget,
             "recompute": self.recompute,
-            "set_aside": len(without),
+            "rejected": len(without),
         }
 
     def _engine(self, kind: str) -> GradientEngine:
@@ -164,13 +173,13 @@ class _Extractor:
         self.checkpoint = checkpoint
 
 
-def _set_aside(folder: Folder) -> dict[str, str]:
+def _rejected_rows(folder: Folder) -> dict[str, str]:
     """Rows that have no feature at some checkpoint: id -> reason."""
     found: dict[str, str] = {}
     for checkpoint in folder.names():
         for kind in ("pool", "validation"):
             place = folder / checkpoint / kind
             for name in place.names():
-                if name.endswith(SET_ASIDE):
+                if name.endswith(REJECTED_SUFFIX):
                     found |= {item["id"]: f"{item['reason']} at {checkpoint}" for item in place.read_json(name)}
     return found

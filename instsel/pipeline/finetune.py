@@ -12,19 +12,24 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.errors import Diverged, InputError
 from instsel.mixture.curriculum import most_held_back, passes
-from instsel.runtime.session import Allotment
+from instsel.runtime.session import ResourcePlan
 from instsel.runtime.training import Trained, TrainingRun, run_training, run_trainings, train_side_by_side
-from instsel.runtime.tune import trial_allotment
-from instsel.study.folder import Stage
+from instsel.runtime.tune import plan_trial_resources
+from instsel.study.folder import StageFolder
 from instsel.study.graph import Graph, Run
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 from instsel.training.dataset import write_order
 
 DIVERGED = "diverged.json"
 
 
 def run_all(
-    study: StudyConfig, graph: Graph, names: Sequence[str], inputs: Inputs, allot: Allotment, terminal: Terminal
+    study: StudyConfig,
+    graph: Graph,
+    names: Sequence[str],
+    reader: StudyReader,
+    resources: ResourcePlan,
+    terminal: Terminal,
 ) -> None:
     """Train the named runs: one after another by workers on the whole cluster, or side by side.
 
@@ -40,14 +45,14 @@ def run_all(
     runs = [graph.runs[name] for name in names]
     for one in runs:
         if one.method.order != "shuffled":
-            order_of(study, graph.select[one.selection], one, inputs)
+            order_of(study, graph.select[one.selection], one, reader)
     terminal.head(f"finetune {', '.join(names)}")
-    trainings = [start(study, graph.finetune[one.name], graph.select[one.selection], one, inputs) for one in runs]
+    trainings = [start(study, graph.finetune[one.name], graph.select[one.selection], one, reader) for one in runs]
     on_end = partial(_commit, stages=[graph.finetune[name] for name in names])
     if study.resources.trial_workers is None:
-        run_trainings(study, trainings, allot, terminal, on_end)
+        run_trainings(study, trainings, resources, terminal, on_end)
     else:
-        each, at_once = trial_allotment(allot, study.resources.trial_workers)
+        each, at_once = plan_trial_resources(resources, study.resources.trial_workers)
         train_side_by_side(study, "finetune", trainings, each, at_once, terminal, on_end)
     for name in names:
         folder = graph.finetune[name].folder
@@ -55,7 +60,7 @@ def run_all(
             raise Diverged(f"finetune {name}: {folder.read_json(DIVERGED)['why']}")
 
 
-def _commit(place: int, outcome: Trained | Diverged, stages: Sequence[Stage]) -> None:
+def _commit(place: int, outcome: Trained | Diverged, stages: Sequence[StageFolder]) -> None:
     """Make a stage done whose run has ended, or write down why it has not."""
     if isinstance(outcome, Diverged):
         stages[place].folder.write_json(DIVERGED, {"why": str(outcome)})
@@ -64,40 +69,46 @@ def _commit(place: int, outcome: Trained | Diverged, stages: Sequence[Stage]) ->
 
 
 def run(
-    study: StudyConfig, stage: Stage, selection: Stage, by: Run, inputs: Inputs, allot: Allotment, terminal: Terminal
+    study: StudyConfig,
+    stage: StageFolder,
+    selection: StageFolder,
+    by: Run,
+    reader: StudyReader,
+    resources: ResourcePlan,
+    terminal: Terminal,
 ) -> None:
     """Train on the selection's rows and name the checkpoints; the run's seed is added to the settings' own."""
-    trained = train(study, stage, selection, by, inputs, allot, terminal)
+    trained = train(study, stage, selection, by, reader, resources, terminal)
     stage.commit(trained.result, **trained.cost)
 
 
 def train(
     study: StudyConfig,
-    stage: Stage,
-    selection: Stage,
+    stage: StageFolder,
+    selection: StageFolder,
     by: Run,
-    inputs: Inputs,
-    allot: Allotment,
+    reader: StudyReader,
+    resources: ResourcePlan,
     terminal: Terminal,
     until: int | None = None,
 ) -> Trained:
     """Train, through epoch `until` where it is given; the next call goes on from there."""
-    return run_training(study, start(study, stage, selection, by, inputs), allot, terminal, until)
+    return run_training(study, start(study, stage, selection, by, reader), resources, terminal, until)
 
 
-def start(study: StudyConfig, stage: Stage, selection: Stage, by: Run, inputs: Inputs) -> TrainingRun:
+def start(study: StudyConfig, stage: StageFolder, selection: StageFolder, by: Run, reader: StudyReader) -> TrainingRun:
     """Make a run's stage ready, with the order of its rows where it has one of its own."""
-    stage.begin()
+    stage.start()
     settings = study.finetune.model_copy(update={"seed": study.finetune.seed + by.seed})
     if by.method.order != "shuffled":
-        ids, levels, order = order_of(study, selection, by, inputs)
+        ids, levels, order = order_of(study, selection, by, reader)
         write_order(stage.folder, order, ids, levels)
     tokens = settings.epochs * selection.manifest()["result"]["tokens"]
     return TrainingRun(stage.name, stage, settings, (selection.folder, TRAINING_SET), tokens)
 
 
 def order_of(
-    study: StudyConfig, selection: Stage, by: Run, inputs: Inputs
+    study: StudyConfig, selection: StageFolder, by: Run, reader: StudyReader
 ) -> tuple[list[str], NDArray[np.int64], list[NDArray[np.int64]]]:
     """The order in which a curriculum has the rows: their ids, their levels, and the places of each pass.
 
@@ -107,7 +118,7 @@ def order_of(
         InputError: the levels do not allow the order.
     """
     ids = selection.folder.read_table(TRAINING_SET, ["id"])["id"].to_pylist()
-    levels = levels_of_rows(study.curriculum, inputs, ids)
+    levels = levels_of_rows(study.curriculum, reader, ids)
     early, middle, late = np.bincount(levels, minlength=3).tolist()
     sizes = f"{early} rows are preliminary, {middle} intermediate and {late} subsequent"
     held = study.curriculum.held_back

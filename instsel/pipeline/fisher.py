@@ -15,33 +15,35 @@ from safetensors.numpy import load, save
 from instsel.console import Terminal
 from instsel.gradients.features import GradientShards
 from instsel.io.store import Folder
-from instsel.study.provenance import Pins
+from instsel.study.provenance import Provenance
 
 # The most groups of a checkpoint. Each leaves a d x d matrix on disk until all are added up, 0.27 GB at d = 8192.
 GROUPS = 32
 
 
 def fisher_matrices(
-    features: Folder, pins: Pins, dim: int, shards: list[str], out: Folder, terminal: Terminal
+    features: Folder, provenance: Provenance, dim: int, shards: list[str], out: Folder, terminal: Terminal
 ) -> Iterator[np.ndarray]:
     """The mean of u u^T over the pool's unit rows u, float64 (d, d), one checkpoint after the other.
 
     Args:
         features: folder of stage *features*.
-        pins: checkpoints in order, and what their features depend on.
+        provenance: checkpoints in order, and what their features depend on.
         dim: d.
         shards: of the pool, in order.
         out: folder for the sums of groups; those that are there are kept, and removed when they are added up.
         terminal: where progress is shown.
     """
     groups = [part.tolist() for part in np.array_split(np.array(shards), min(GROUPS, len(shards)))]
-    for place, checkpoint in enumerate(pins):
+    for place, checkpoint in enumerate(provenance):
         items = [
             {"name": f"{number:05d}.safetensors", "place": place, "shards": group}
             for number, group in enumerate(groups)
         ]
         folder = out / checkpoint
-        _sum_groups([item for item in items if not folder.exists(item["name"])], features, pins, dim, folder, terminal)
+        _sum_groups(
+            [item for item in items if not folder.exists(item["name"])], features, provenance, dim, folder, terminal
+        )
         total, rows = np.zeros((dim, dim)), 0
         for item in items:
             found = load(folder.read(item["name"]))
@@ -53,7 +55,7 @@ def fisher_matrices(
 
 
 def _sum_groups(
-    missing: list[dict[str, Any]], features: Folder, pins: Pins, dim: int, out: Folder, terminal: Terminal
+    missing: list[dict[str, Any]], features: Folder, provenance: Provenance, dim: int, out: Folder, terminal: Terminal
 ) -> None:
     if not missing:
         return
@@ -61,15 +63,15 @@ def _sum_groups(
     # A task holds its sum, a product on its way into it, and a copy to write.
     memory = 20 * dim * dim
     summed = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
-        summing, batch_size=1, batch_format="pyarrow", num_cpus=1, memory=memory, fn_args=(features, pins, out)
+        summing, batch_size=1, batch_format="pyarrow", num_cpus=1, memory=memory, fn_args=(features, provenance, out)
     )
     with terminal.bar(f"fisher of {out.name}", len(missing), "groups") as bar:
         for _ in summed.iter_rows():
             bar.advance(1)
 
 
-def _sum_group(batch: pa.Table, features: Folder, pins: Pins, out: Folder) -> pa.Table:
-    gradients = GradientShards(features, pins)
+def _sum_group(batch: pa.Table, features: Folder, provenance: Provenance, out: Folder) -> pa.Table:
+    gradients = GradientShards(features, provenance)
     for item in batch.to_pylist():
         total, rows = gradients.second_moment(item["shards"], item["place"])
         # float32 keeps seven digits of a sum that is added to others in float64.

@@ -11,16 +11,18 @@ from instsel.io.store import Folder
 from instsel.models.hidden_states import represent
 from instsel.models.loading import load_on_devices
 from instsel.pipeline.extraction import extract, pool_items, validation_items, write_vectors
-from instsel.runtime.session import Allotment, peak_memory
-from instsel.study.folder import Stage
+from instsel.runtime.session import ResourcePlan, peak_memory
+from instsel.study.folder import StageFolder
 
 
-def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, terminal: Terminal) -> None:
+def run(
+    study: StudyConfig, stage: StageFolder, prepare: StageFolder, resources: ResourcePlan, terminal: Terminal
+) -> None:
     """Write the shards of representations that are missing, then the manifest, which names the rows set aside."""
     items = validation_items(prepare) + pool_items(prepare)
     arguments = (study.model, study.features.token_budget, stage.folder)
     budget = ("features.token_budget", study.features.token_budget)
-    extract(stage, items, prepare, _Representer, arguments, budget, allot, terminal)
+    extract(stage, items, prepare, _Representer, arguments, budget, resources, terminal)
 
 
 class _Representer:

@@ -9,14 +9,14 @@ import pyarrow as pa
 from instsel.console import Terminal
 from instsel.mixture.dependency import LEVELS, Dependency
 from instsel.mixture.interaction import Interaction
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 
 GAMMA = "gamma.parquet"
 DEPENDENCY = "dependency.parquet"
 
 
 def commit(
-    stage: Stage,
+    stage: StageFolder,
     names: list[str],
     found: Interaction,
     dependency: Dependency | None,

@@ -13,17 +13,19 @@ from instsel.io.store import Folder
 from instsel.models.likelihood import answer_likelihoods, answers_alone
 from instsel.models.loading import load_on_devices
 from instsel.pipeline.extraction import NOT_FINITE, extract, pool_items, write_results
-from instsel.runtime.session import Allotment, peak_memory
-from instsel.study.folder import Stage
+from instsel.runtime.session import ResourcePlan, peak_memory
+from instsel.study.folder import StageFolder
 
 ENDING = ".parquet"
 
 
-def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, terminal: Terminal) -> None:
+def run(
+    study: StudyConfig, stage: StageFolder, prepare: StageFolder, resources: ResourcePlan, terminal: Terminal
+) -> None:
     """Write the shards of losses that are missing, then the manifest, which names the rows set aside."""
     arguments = (study.model, study.evaluation.token_budget, stage.folder)
     budget = ("evaluation.token_budget", study.evaluation.token_budget)
-    extract(stage, pool_items(prepare), prepare, _Judge, arguments, budget, allot, terminal, ending=ENDING)
+    extract(stage, pool_items(prepare), prepare, _Judge, arguments, budget, resources, terminal, ending=ENDING)
 
 
 class _Judge:

@@ -28,18 +28,18 @@ from instsel.models.loading import load_tokenizer, stored_dtype
 from instsel.pipeline.prepare_index import finish_pool
 from instsel.pipeline.prepare_targets import leak_index, prepare_targets, why_rejected
 from instsel.runtime.actors import READER_CPUS, orders
-from instsel.runtime.attempts import Starts
+from instsel.runtime.attempts import AttemptLimiter
 from instsel.runtime.observability import Meter
 from instsel.runtime.process_cache import kept_in_process, new_key
-from instsel.study.folder import Stage, place_in_study
+from instsel.study.folder import StageFolder, path_in_study
 
 CHUNK_BLOCK_BYTES = 4 << 20
 FLOAT16 = "the model's weights are stored in float16: bfloat16 keeps 8 of their 11 bits, --set model.dtype=float32 all"
 
 
-def run(study: StudyConfig, stage: Stage, terminal: Terminal) -> None:
+def run(study: StudyConfig, stage: StageFolder, terminal: Terminal) -> None:
     """Prepare targets and pool; the result holds counts by source and reason."""
-    stage.begin()
+    stage.start()
     targets = prepare_targets(study, stage.folder)
     identified = _identify_model.remote(study.model)
     files = pool_files(study)
@@ -79,7 +79,7 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
         num_cpus=0.5,
         # Tasks and not actors: they go on in the processes that encoded the targets, which have loaded transformers.
         compute=ray.data.TaskPoolStrategy(encoders()),
-        fn_args=(new_key(), Starts(), study.model, study.data, folder),
+        fn_args=(new_key(), AttemptLimiter(), study.model, study.data, folder),
     )
     names = []
     with terminal.bar("prepare", None, "rows") as bar:
@@ -109,7 +109,7 @@ def _identify_model(model: Model) -> tuple[dict[str, str], str | None]:
     return tokenizer_identity(load_tokenizer(model)), stored_dtype(model)
 
 
-def _encode(batch: pa.Table, key: str, starts: Starts, model: Model, data: Data, folder: Folder) -> pa.Table:
+def _encode(batch: pa.Table, key: str, starts: AttemptLimiter, model: Model, data: Data, folder: Folder) -> pa.Table:
     encoder = kept_in_process(key, lambda: _Encoder(starts, model, data, folder))
     return encoder(batch)
 
@@ -117,13 +117,13 @@ def _encode(batch: pa.Table, key: str, starts: Starts, model: Model, data: Data,
 class _Encoder:
     """Tokenises chunks and commits each as a shard; chunks whose shard is there are passed over."""
 
-    def __init__(self, starts: Starts, model: Model, data: Data, folder: Folder) -> None:
+    def __init__(self, starts: AttemptLimiter, model: Model, data: Data, folder: Folder) -> None:
         self.starts, self.folder = starts, folder
         self.tokenizer = load_tokenizer(model)
         self.data = data
         self.pool, self.rejected = folder / "pool", folder / "rejected"
         self.leaks = leak_index(folder, data.leak_words)
-        self.meter = Meter(place_in_study(folder)[0], "prepare")
+        self.meter = Meter(path_in_study(folder)[0], "prepare")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         counts = [self._shard(**row) for row in batch.to_pylist()]
@@ -134,7 +134,7 @@ class _Encoder:
         if self.pool.exists(name):
             return {"shard": shard, "rows": 0, "tokens": 0}
         where, began = SourceFile(**json.loads(file)), time.monotonic()
-        self.starts.begin(self.folder, shard, len(lines), f"{where.uri}, from line {first}")
+        self.starts.start(self.folder, shard, len(lines), f"{where.uri}, from line {first}")
         examples, rejected = encode_lines(
             lines,
             first,
@@ -150,7 +150,7 @@ class _Encoder:
         self.pool.write_table(name, examples)
         tokens = pc.sum(examples["tokens"]).as_py() or 0
         seconds = time.monotonic() - began
-        self.meter.count(rows=len(examples), tokens=tokens, set_aside=len(rejected), seconds=seconds)
+        self.meter.count(rows=len(examples), tokens=tokens, rejected=len(rejected), seconds=seconds)
         return {"shard": shard, "rows": len(examples), "tokens": tokens}
 
 

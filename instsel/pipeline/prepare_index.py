@@ -89,10 +89,10 @@ def _copies(pool: Folder, shards: Sequence[str], readers: ThreadPoolExecutor) ->
     again = ~first_occurrences(np.concatenate(ids))
     masks = zip(shards, np.split(again, np.cumsum([len(own) for own in ids])[:-1]), strict=True)
     with_copies = [(shard, mask) for shard, mask in masks if mask.any()]
-    yield from _in_order(partial(_set_aside, pool), with_copies, readers)
+    yield from _in_order(partial(_rejected_rows, pool), with_copies, readers)
 
 
-def _set_aside(pool: Folder, of: tuple[str, np.ndarray]) -> pa.Table:
+def _rejected_rows(pool: Folder, of: tuple[str, np.ndarray]) -> pa.Table:
     shard, mask = of
     table = reject(pool.read_table(f"{shard}.parquet", ["messages", "file", "line"]).filter(pa.array(mask)), DUPLICATE)
     return table.append_column(COPY.field("shard"), pa.array([shard] * len(table), pa.string()))

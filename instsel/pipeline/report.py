@@ -20,17 +20,17 @@ from instsel.report.study_report import study_report
 from instsel.report.summary import differences, loss_table, pooled
 from instsel.report.write import write_report
 from instsel.selection.methods import RandomMethod
-from instsel.study.attribution_specs import figures_influence
-from instsel.study.folder import Stage
+from instsel.study.attribution_specs import metrics_spec
+from instsel.study.folder import StageFolder
 from instsel.study.graph import Graph
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 PACKAGES = ["torch", "transformers", "peft", "ray", "deepspeed"]
 
 
 def run(study: StudyConfig, graph: Graph) -> None:
     """Write the summary and the reports."""
-    graph.report.begin()
+    graph.report.start()
     summary = summarise(study, graph)
     graph.report.folder.write_json("summary.json", summary)
     graph.report.folder.write("report.md", study_report(summary).encode())
@@ -72,7 +72,7 @@ def summarise(study: StudyConfig, graph: Graph) -> dict[str, Any]:
         "selections": {name: stage.manifest()["result"] for name, stage in graph.select.items()},
         "figures": _figures(study, graph),
         **_categories(graph),
-        "set_aside": _set_aside(graph),
+        "rejected": _rejected_rows(graph),
         "cost": {stage.name: stage.manifest()["cost"] for stage in graph.until("evaluate")},
         "versions": {"instsel": __version__, **{name: version(name) for name in PACKAGES}},
         "fingerprint": graph.report.fingerprint,
@@ -81,12 +81,12 @@ def summarise(study: StudyConfig, graph: Graph) -> dict[str, Any]:
 
 def _figures(study: StudyConfig, graph: Graph) -> dict[str, Any]:
     """What the selections serve, where the study has gradients."""
-    way = figures_influence(study)
+    way = metrics_spec(study)
     if way is None:
         return {}
-    inputs = Inputs(graph.folder)
+    reader = StudyReader(graph.folder)
     chosen = {name: stage.folder.read_table(TABLE, ["id"])["id"].to_pylist() for name, stage in graph.select.items()}
-    found = figures(chosen, influence_matrix(inputs, way), inputs)
+    found = figures(chosen, influence_matrix(reader, way), reader)
     return {"influence": way.name, "by_selection": {name: asdict(figure) for name, figure in found.items()}}
 
 
@@ -101,22 +101,22 @@ def _categories(graph: Graph) -> dict[str, Any]:
         values = asdict(agreement(*pair))
         compared[f"{names[0]} against {name}"] = {key: without_nan(value) for key, value in values.items()}
     return {
-        "categories": graph.tag.manifest()["result"]["sizes"] if found else {},
+        "categories": graph.categorize.manifest()["result"]["sizes"] if found else {},
         "interaction": found,
         "agreement": compared,
         "mixtures": {name: made["mixture"] for name, made in selections.items() if "mixture" in made},
     }
 
 
-def _set_aside(graph: Graph) -> dict[str, str]:
+def _rejected_rows(graph: Graph) -> dict[str, str]:
     """Rows without a usable gradient, where gradients were taken."""
     if graph.features not in graph.until("features"):
         return {}
-    aside: dict[str, str] = graph.features.manifest()["result"]["set_aside"]
+    aside: dict[str, str] = graph.features.manifest()["result"]["rejected"]
     return aside
 
 
-def _losses(stage: Stage, targets: list[str]) -> dict[str, np.ndarray]:
+def _losses(stage: StageFolder, targets: list[str]) -> dict[str, np.ndarray]:
     return {target: stage.folder.read_table(f"{target}.parquet", ["loss"])["loss"].to_numpy() for target in targets}
 
 

@@ -25,14 +25,16 @@ from instsel.pipeline import (
     hidden_states as represent,
 )
 from instsel.pipeline.estimators import run_estimators
-from instsel.runtime.session import allot
-from instsel.study.attribution_specs import influences_of
-from instsel.study.folder import Stage
+from instsel.runtime.session import plan_resources
+from instsel.study.attribution_specs import attribution_specs
+from instsel.study.folder import StageFolder
 from instsel.study.graph import Graph
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 
-def run_stages(study: StudyConfig, graph: Graph, waiting: Sequence[Stage], terminal: Terminal, folder: Folder) -> None:
+def run_stages(
+    study: StudyConfig, graph: Graph, waiting: Sequence[StageFolder], terminal: Terminal, folder: Folder
+) -> None:
     """Run the stages of a study that are not done, in their order.
 
     Args:
@@ -46,29 +48,29 @@ def run_stages(study: StudyConfig, graph: Graph, waiting: Sequence[Stage], termi
         InputError: the user's files or settings are wrong.
         StudyError: a stage failed.
     """
-    share = allot(study.resources)
-    inputs = Inputs(folder)
+    share = plan_resources(study.resources)
+    reader = StudyReader(folder)
     names = {stage.name for stage in waiting}
     if "prepare" in names:
         terminal.head("prepare")
         prepare.run(study, graph.prepare, terminal)
     # A budget that cannot be met is told now, not after the hours that lie between.
-    Budget(study.selection.budget, study.selection.unit).of(inputs.prepared["pool"])
-    extractions = ((graph.embed, embed), (graph.represent, represent), (graph.likelihood, likelihood))
+    Budget(study.selection.budget, study.selection.unit).of(reader.prepared["pool"])
+    extractions = ((graph.embed, embed), (graph.hidden_states, represent), (graph.likelihood, likelihood))
     for stage, extraction in extractions:
         if stage.name in names:
             terminal.head(stage.name)
             extraction.run(study, stage, graph.prepare, share, terminal)
-    if "tag" in names and study.mixture is not None:
-        terminal.head("tag")
-        tag.run(study, study.mixture, graph.tag, graph.prepare, inputs, share, terminal)
+    if "categorize" in names and study.mixture is not None:
+        terminal.head("categorize")
+        tag.run(study, study.mixture, graph.categorize, graph.prepare, reader, share, terminal)
     if "warmup" in names:
         terminal.head("warmup")
         warmup.run(study, graph.warmup, graph.prepare, share, terminal)
     if "features" in names:
         terminal.head("features")
         features.run(study, graph.features, graph.prepare, graph.warmup, share, terminal)
-    for name, influence in influences_of(study).items():
+    for name, influence in attribution_specs(study).items():
         if f"attribution/{name}" in names:
             terminal.head(f"attribution {name}")
             made = (graph.prepare, graph.warmup, graph.features)
@@ -78,9 +80,9 @@ def run_stages(study: StudyConfig, graph: Graph, waiting: Sequence[Stage], termi
     for name, run in selections.items():
         if f"select/{name}" in names:
             terminal.head(f"select {name}")
-            select.run(study, graph.select[name], run, graph.prepare, inputs, terminal)
+            select.run(study, graph.select[name], run, graph.prepare, reader, terminal)
     untrained = [name for name in graph.runs if f"finetune/{name}" in names]
-    finetune.run_all(study, graph, untrained, inputs, share, terminal)
+    finetune.run_all(study, graph, untrained, reader, share, terminal)
     open_sets = {name: stage for name, stage in graph.evaluate.items() if stage.name in names}
     if open_sets:
         terminal.head(f"evaluate {', '.join(open_sets)}")

@@ -10,7 +10,7 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal, log_to
 from instsel.io.store import Folder
 from instsel.models.dtypes import dtype_of, with_dtype, with_kept_dtype
-from instsel.study.folder import Stage, open_folder
+from instsel.study.folder import StageFolder, open_folder
 from instsel.study.graph import ORDER, Graph, build_graph
 from instsel.tracking import check_tracking
 
@@ -52,8 +52,8 @@ def run_study(
             terminal.say(f"study {study.name}: nothing to do, every stage is done")
             return graph
         # Imported here: a finished study is told without the seconds that Ray and torch take to load.
-        from instsel.console import native_errors_to
-        from instsel.runtime.autoscaling import gathered
+        from instsel.console import capture_native_stderr
+        from instsel.runtime.autoscaling import autoscaled
         from instsel.runtime.errors import clear_errors
         from instsel.runtime.session import ray_session
 
@@ -61,16 +61,16 @@ def run_study(
         loading = threading.Thread(target=import_module, args=("instsel.pipeline.run_stages",), daemon=True)
         loading.start()
         with (
-            native_errors_to(log_file),
+            capture_native_stderr(log_file),
             clear_errors(),
             ray_session(study.resources),
-            gathered(study.resources, terminal),
+            autoscaled(study.resources, terminal),
         ):
             loading.join()
             from instsel.pipeline.run_stages import run_stages
-            from instsel.runtime.devices import settled_study
+            from instsel.runtime.devices import settle_dtype
 
-            study = settled_study(asked, folder, terminal)
+            study = settle_dtype(asked, folder, terminal)
             graph = build_graph(study, folder)
             waiting = [stage for stage in graph.until(until) if not stage.done()]
             # Also where nothing is left to do: what is asked of the folder later goes by it.
@@ -83,8 +83,8 @@ def run_study(
     return graph
 
 
-def _tell_what_was_done_again(stages: list[Stage], terminal: Terminal) -> None:
-    rows = {stage.name: stage.manifest()["cost"]["rows_again"] for stage in stages}
+def _tell_what_was_done_again(stages: list[StageFolder], terminal: Terminal) -> None:
+    rows = {stage.name: stage.manifest()["cost"]["rows_reprocessed"] for stage in stages}
     again = ", ".join(f"{name} {count}" for name, count in rows.items() if count)
     if again:
         terminal.say(f"rows whose work was done again after processes or machines were lost: {again}")

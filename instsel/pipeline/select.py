@@ -10,18 +10,20 @@ from instsel.choice.output import write_rows
 from instsel.choice.picks import make_picks
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 from instsel.study.graph import Run
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 
-def run(study: StudyConfig, stage: Stage, by: Run, prepare: Stage, inputs: Inputs, terminal: Terminal) -> None:
+def run(
+    study: StudyConfig, stage: StageFolder, by: Run, prepare: StageFolder, reader: StudyReader, terminal: Terminal
+) -> None:
     """Make the selection of a run and write it as a table and as rows to train on."""
-    stage.begin()
+    stage.start()
     part = study.selection
     budget = Budget(part.budget, part.unit)
     picks, kept = make_picks(
-        by.method, by.seed, budget, part.attribution, part.damping, inputs, terminal.say, study.mixture
+        by.method, by.seed, budget, part.attribution, part.damping, reader, terminal.say, study.mixture
     )
     # Anywhere in the cluster, also where a trial of a search selects: its own place has room for nothing.
     writing: Any = ray.remote(write_rows).options(scheduling_strategy="DEFAULT")

@@ -8,17 +8,19 @@ import ray
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.io.store import Folder
-from instsel.runtime.session import Allotment
+from instsel.runtime.session import ResourcePlan
 from instsel.runtime.training import TrainingRun, run_training
 from instsel.selection import random
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 
 TRAINING_SET = "training.arrow"
 
 
-def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, terminal: Terminal) -> None:
+def run(
+    study: StudyConfig, stage: StageFolder, prepare: StageFolder, resources: ResourcePlan, terminal: Terminal
+) -> None:
     """Draw the rows, train on them, and name the checkpoints."""
-    stage.begin()
+    stage.start()
     pool = prepare.manifest()["result"]["pool"]
     rows = pool["rows"]
     count = max(1, round(study.warmup.share * rows))
@@ -27,7 +29,7 @@ def run(study: StudyConfig, stage: Stage, prepare: Stage, allot: Allotment, term
     terminal.say(f"{count} of {rows} rows, {study.warmup.epochs} epochs")
     tokens = study.warmup.epochs * count * pool["tokens"] / rows
     training = TrainingRun("warmup", stage, study.warmup, (stage.folder, TRAINING_SET), tokens)
-    trained = run_training(study, training, allot, terminal)
+    trained = run_training(study, training, resources, terminal)
     stage.commit({"rows": count, **trained.result}, **trained.cost)
 
 

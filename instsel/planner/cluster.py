@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from instsel.errors import InputError
-from instsel.planner.facts import Pace
+from instsel.planner.facts import Throughput
 
 CPU = "cpu"
 WRITTEN = re.compile(r"(?:(?P<machines>[1-9]\d*)x)?(?P<count>[1-9]\d*)x(?P<device>(?!.*\dx)[a-z].*)", re.IGNORECASE)
@@ -58,7 +58,7 @@ def workers_on(cluster: Cluster, together: int, asked: int | None) -> int:
     return asked or cluster.machines * (cluster.gpus or together)
 
 
-def on_cluster(pace: Pace, cluster: Cluster, asked: int | None = None) -> Pace:
+def on_cluster(pace: Throughput, cluster: Cluster, asked: int | None = None) -> Throughput:
     """The pace of a stage of model processes there. A process is taken to be as fast as the one that was measured.
 
     Args:

@@ -11,15 +11,15 @@ from instsel.config.study import StudyConfig, Training
 from instsel.errors import InputError
 from instsel.models.dtypes import with_dtype
 from instsel.planner.cluster import Cluster, cost_a_second, on_cluster, parse_cluster, workers_on
-from instsel.planner.facts import Facts, Pace, StagePlan
+from instsel.planner.facts import Facts, StagePlan, Throughput
 from instsel.planner.rates import HOW, MODEL_STAGES, Rate, Rates, read_rates, write_rates
-from instsel.study import dependencies as depends
+from instsel.study import dependencies as dependencies
 
 NOTHING = "--save-rates: nothing to measure, every stage with a model is done; plan with --set out=NEW_FOLDER"
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class TargetCluster:
     """What is asked for beside a plan for this machine.
 
     Attributes:
@@ -35,7 +35,7 @@ class Elsewhere:
     save: str | None = None
 
     @classmethod
-    def of(cls, cluster: str | None, rates: str | None, price: float | None, save: str | None) -> "Elsewhere":
+    def of(cls, cluster: str | None, rates: str | None, price: float | None, save: str | None) -> "TargetCluster":
         """As the command line has it.
 
         Raises:
@@ -60,7 +60,7 @@ class Elsewhere:
         """Cost of a second of the cluster; None without a price."""
         return None if self.price is None or self.cluster is None else cost_a_second(self.cluster, self.price)
 
-    def pace(self, study: StudyConfig, stage: str) -> Pace | None:
+    def pace(self, study: StudyConfig, stage: str) -> Throughput | None:
         """The pace of a stage where it was measured before.
 
         Raises:
@@ -71,7 +71,7 @@ class Elsewhere:
     def with_dtype(self, study: StudyConfig) -> StudyConfig:
         """The study in the type that its rates were measured in, where it leaves that open."""
         rates = () if self.rates is None else self.rates.stages.values()
-        dtype = next((rate.depends["model"]["dtype"] for rate in rates if "model" in rate.depends), None)
+        dtype = next((rate.dependencies["model"]["dtype"] for rate in rates if "model" in rate.dependencies), None)
         return study if dtype is None or study.model.dtype != "auto" else with_dtype(study, dtype)
 
     def workers(self, study: StudyConfig, together: int) -> int | None:
@@ -155,7 +155,7 @@ class Elsewhere:
         )
 
 
-def _with_shares(pace: Pace, batch_size: int) -> Pace:
+def _with_shares(pace: Throughput, batch_size: int) -> Throughput:
     """A step ends with the worker that has most of its rows: 4 rows on 3 workers take as long as 6 would."""
     if pace.speed is None:
         return pace
@@ -163,7 +163,7 @@ def _with_shares(pace: Pace, batch_size: int) -> Pace:
     return replace(pace, speed=pace.speed * batch_size / slots)
 
 
-def _other_steps(name: str, pace: Pace, batch_size: int) -> list[str]:
+def _other_steps(name: str, pace: Throughput, batch_size: int) -> list[str]:
     rows = max(1.0, batch_size / pace.processes)
     if abs(rows - pace.step_rows) < 1:
         return []
@@ -176,22 +176,22 @@ def _other_steps(name: str, pace: Pace, batch_size: int) -> list[str]:
 def _trainings(study: StudyConfig) -> dict[str, Training]:
     found: dict[str, Training] = {"warmup": study.warmup, "finetune": study.finetune}
     if study.mixture is not None:
-        found["interaction"] = depends.training_of_runs(study, study.mixture)
+        found["interaction"] = dependencies.training_of_runs(study, study.mixture)
     return found
 
 
 def _depends(study: StudyConfig, stage: str) -> dict[str, Any]:
     """What the pace of a stage depends on, beside the device and the rows."""
     if stage == "embed":
-        return {"encoder": depends.on_encoder(study), "gpus_per_actor": study.resources.gpus_per_actor}
-    model = {"model": depends.on_model(study), "max_length": study.data.max_length}
+        return {"encoder": dependencies.on_encoder(study), "gpus_per_actor": study.resources.gpus_per_actor}
+    model = {"model": dependencies.on_model(study), "max_length": study.data.max_length}
     lora = {"lora": study.lora.model_dump(mode="json")}
     training = _trainings(study).get(stage)
     if training is not None:
         sizes = training.model_dump(include={"batch_size", "micro_batch_size"})
-        return {**model, **lora, **sizes, "deepspeed": depends.on_deepspeed(study)}
-    part = study.features if stage in ("features", "represent") else study.evaluation
+        return {**model, **lora, **sizes, "deepspeed": dependencies.on_deepspeed(study)}
+    part = study.features if stage in ("features", "hidden_states") else study.evaluation
     actor = {**model, "token_budget": part.token_budget, "gpus_per_actor": study.resources.gpus_per_actor}
-    if stage in ("represent", "likelihood"):
+    if stage in ("hidden_states", "likelihood"):
         return actor
     return {**actor, **lora, **({"dim": study.features.dim} if stage == "features" else {})}

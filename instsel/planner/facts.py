@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from instsel.planner.rows import RowSet
-from instsel.selection.methods import Influence
+from instsel.selection.methods import AttributionSpec
 
 MIB = 2**20
 FLOAT32 = 4
@@ -36,7 +36,7 @@ def span(seconds: float) -> str:
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """What was measured of one process of a stage, and how many of them the stage will have.
 
     Attributes:
@@ -91,7 +91,7 @@ class Fisher:
         solve: seconds of one checkpoint's system.
     """
 
-    pace: Pace
+    pace: Throughput
     groups: int
     solve: float
 
@@ -124,13 +124,13 @@ class Facts:
     chosen: int
     subtasks: int = 1
     categories: int = 0
-    influences: Mapping[str, Influence] = field(default_factory=dict)
+    influences: Mapping[str, AttributionSpec] = field(default_factory=dict)
     prepare_seconds: float = 0.0
     prepare_bytes: int = 0
     prepare_memory: int = 0
     checkpoint_bytes: int = 0
     chosen_bytes: float = 0.0
-    paces: Mapping[str, Pace] = field(default_factory=dict)
+    paces: Mapping[str, Throughput] = field(default_factory=dict)
     fisher: Fisher | None = None
 
     @property
@@ -148,7 +148,7 @@ class Facts:
         """Tokens of a row of the pool."""
         return sum(part.tokens for part in self.pool) / max(1, self.rows)
 
-    def columns(self, influence: Influence) -> int:
+    def columns(self, influence: AttributionSpec) -> int:
         """What a pool row has an influence on: validation rows, or where gradients are averaged subtasks."""
         return self.subtasks if influence.average == "gradients" else sum(part.rows for part in self.validation)
 
@@ -185,7 +185,7 @@ class StagePlan:
     done: bool = False
 
 
-def needs(pace: Pace, items: int) -> dict[str, Any]:
+def needs(pace: Throughput, items: int) -> dict[str, Any]:
     """Memory and GPU memory of a stage of so many items, whose processes are as the one that was measured."""
     on_one_gpu = max(1, min(pace.processes, int(1 / pace.gpu_share))) if pace.gpu_share else pace.together
     return {

@@ -10,9 +10,9 @@ from instsel.planner.facts import StagePlan, size
 MEMORY_KEYS = {
     "prepare": "lower data.shard_rows",
     "embed": "lower embedding.token_budget or resources.actors",
-    "represent": "lower features.token_budget or resources.actors",
+    "hidden_states": "lower features.token_budget or resources.actors",
     "likelihood": "lower evaluation.token_budget or resources.actors",
-    "tag": "lower embedding.token_budget",
+    "categorize": "lower embedding.token_budget",
     "warmup": "lower warmup.micro_batch_size or resources.training_workers",
     "features": "lower features.token_budget or resources.actors",
     "attribution": "lower features.dim or targets.NAME.max_validation",
@@ -31,7 +31,7 @@ DISK_KEYS = {
 
 
 @dataclass(frozen=True)
-class Room:
+class Capacity:
     """What a study has to fit into.
 
     Attributes:
@@ -47,12 +47,12 @@ class Room:
     storage: Storage = "float16"
 
 
-def what_will_not_fit(stages: Sequence[StagePlan], room: Room) -> list[str]:
+def what_will_not_fit(stages: Sequence[StagePlan], room: Capacity) -> list[str]:
     """A line for everything that is too large; none where all fits."""
     return [*_disk(stages, room), *_memory(stages, room), *_tried(stages)]
 
 
-def _disk(stages: Sequence[StagePlan], room: Room) -> list[str]:
+def _disk(stages: Sequence[StagePlan], room: Capacity) -> list[str]:
     needed = sum(stage.disk for stage in stages)
     if room.free_disk is None or needed <= room.free_disk:
         return []
@@ -66,7 +66,7 @@ def _disk(stages: Sequence[StagePlan], room: Room) -> list[str]:
     return [f"disk: {what}, {room.out} has {size(room.free_disk)} free; {change}"]
 
 
-def _memory(stages: Sequence[StagePlan], room: Room) -> list[str]:
+def _memory(stages: Sequence[StagePlan], room: Capacity) -> list[str]:
     lines = []
     for stage in stages:
         needed = stage.together * (stage.memory or 0)

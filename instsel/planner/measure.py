@@ -7,19 +7,19 @@ from instsel.choice.budget import Budget
 from instsel.config.mixture import ColumnCategories, EndpointCategories, Mixture
 from instsel.config.study import Resources, StudyConfig
 from instsel.console import Terminal
-from instsel.planner.elsewhere import Elsewhere
-from instsel.planner.facts import Facts, Pace
+from instsel.planner.elsewhere import TargetCluster
+from instsel.planner.facts import Facts, Throughput
 from instsel.planner.processes import EncoderProcess
 from instsel.planner.rows import RowSet
 from instsel.planner.sample import KEPT, Part, Rows, prepared_rows, sampled_rows
 from instsel.planner.selector_times import selector_seconds
 from instsel.planner.selectors import Shape, selector_memory, selector_scratch
 from instsel.planner.stopwatch import Stopwatch
-from instsel.runtime.session import allot, peak_memory
+from instsel.runtime.session import peak_memory, plan_resources
 from instsel.selection.methods import AnyMethod, InfluenceMethod
-from instsel.study.attribution_specs import influences_of
+from instsel.study.attribution_specs import attribution_specs
 from instsel.study.dependencies import training_of_runs
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 from instsel.study.graph import Graph
 
 CHOSEN_BYTES = 256  # a chosen row in the files of *select*, messages and tokens left out
@@ -30,7 +30,7 @@ def measure(
     graph: Graph,
     todo: Mapping[str, Sequence[str]],
     terminal: Terminal,
-    elsewhere: Elsewhere,
+    elsewhere: TargetCluster,
 ) -> tuple[Facts, int]:
     """Count the rows and time the stages in `todo`; also the memory of the smallest machine that was met, bytes.
 
@@ -39,7 +39,7 @@ def measure(
         StudyError: a batch could not be done.
     """
     # Where the processes of the study are known, what it asks for need not be here.
-    share = allot(study.resources if elsewhere.rates is None else Resources())
+    share = plan_resources(study.resources if elsewhere.rates is None else Resources())
     rows = prepared_rows(graph.prepare) if graph.prepare.done() else sampled_rows(study, terminal)
     terminal.say(rows.told)
     pool, validation, heldout = ([part.rows for part in parts] for parts in (rows.pool, rows.validation, rows.heldout))
@@ -51,7 +51,7 @@ def measure(
         _chosen(study, pool),
         subtasks=_subtasks(study, rows.validation),
         categories=_categories(study.mixture, rows),
-        influences=influences_of(study),
+        influences=attribution_specs(study),
         prepare_seconds=rows.seconds,
         prepare_bytes=rows.disk,
         prepare_memory=rows.memory,
@@ -108,7 +108,7 @@ def _time_batches(study: StudyConfig, todo: Mapping[str, Sequence[str]], rows: R
         prompts = [Part(part.rows.prompts(study.embedding.max_length), part.read) for part in rows.pool]
         stopwatch.batches("embed", prompts, study.embedding.token_budget, process=EncoderProcess, columns=KEPT)
     budgets = {
-        "represent": study.features.token_budget,
+        "hidden_states": study.features.token_budget,
         "likelihood": study.evaluation.token_budget,
         "features": study.features.token_budget,
         "evaluate": study.evaluation.token_budget,
@@ -120,7 +120,7 @@ def _time_batches(study: StudyConfig, todo: Mapping[str, Sequence[str]], rows: R
             stopwatch.batches(name, parts, budget)
 
 
-def _selections(study: StudyConfig, graph: Graph, rows: Rows, facts: Facts, base: int) -> dict[str, Pace]:
+def _selections(study: StudyConfig, graph: Graph, rows: Rows, facts: Facts, base: int) -> dict[str, Throughput]:
     """The pace of every selection: the time of the choice, and then of reading the pool for the rows to write.
 
     `base` is the memory of this process before it timed anything, bytes.
@@ -131,7 +131,7 @@ def _selections(study: StudyConfig, graph: Graph, rows: Rows, facts: Facts, base
     for name in facts.todo.get("select", ()):
         method = methods[name]
         shape, damping = _shape(study, graph, rows, facts, method)
-        found[f"select/{name}"] = Pace(
+        found[f"select/{name}"] = Throughput(
             start=selector_seconds(method, shape, study.selection.unit, damping),
             speed=1 / read_back,
             memory=base + selector_memory(method, shape, damping),
@@ -152,14 +152,14 @@ def _shape(study: StudyConfig, graph: Graph, rows: Rows, facts: Facts, method: A
         columns=columns,
         checkpoints=study.warmup.epochs,
         dim=study.features.dim,
-        embedding=_width(graph.embed, facts) if method.reads == "embed" else 0,
-        hidden=_width(graph.represent, facts) if method.reads == "represent" else 0,
+        embedding=_width(graph.embed, facts) if method.requires == "embed" else 0,
+        hidden=_width(graph.hidden_states, facts) if method.requires == "hidden_states" else 0,
         groups=rows.groups,
     )
     return shape, damping
 
 
-def _width(stage: Stage, facts: Facts) -> int:
+def _width(stage: StageFolder, facts: Facts) -> int:
     """Entries of a vector of a stage: as it was measured, or as its files have it where it is done."""
     if stage.name in facts.paces:
         return facts.paces[stage.name].width

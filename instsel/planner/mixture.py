@@ -11,7 +11,9 @@ TOKEN_BYTES = 8  # input id and label, int32
 def plan_tag(study: StudyConfig, facts: Facts) -> StagePlan:
     """Time is not known where an endpoint is asked; the others take seconds."""
     asks = study.mixture is not None and isinstance(study.mixture.categories, EndpointCategories)
-    return StagePlan("tag", rows=facts.rows, seconds=None if asks else 0.0, disk=facts.rows * (ID_BYTES + TAG_BYTES))
+    return StagePlan(
+        "categorize", rows=facts.rows, seconds=None if asks else 0.0, disk=facts.rows * (ID_BYTES + TAG_BYTES)
+    )
 
 
 def plan_interaction(study: StudyConfig, facts: Facts) -> StagePlan:

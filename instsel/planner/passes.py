@@ -22,7 +22,7 @@ def plan_embed(study: StudyConfig, facts: Facts) -> StagePlan:
 
 def plan_represent(study: StudyConfig, facts: Facts) -> StagePlan:
     """The base model over pool and validation rows."""
-    return _vectors("represent", [*facts.pool, *facts.validation], study.features.token_budget, facts)
+    return _vectors("hidden_states", [*facts.pool, *facts.validation], study.features.token_budget, facts)
 
 
 def plan_likelihood(study: StudyConfig, facts: Facts) -> StagePlan:

@@ -9,11 +9,11 @@ from pydantic import TypeAdapter, ValidationError
 from instsel import __version__
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.planner.facts import Pace
+from instsel.planner.facts import Throughput
 
 HOW = "measure once on a machine with such a device: instsel plan STUDY.yaml --save-rates rates.json"
 # Stages whose processes hold a model.
-MODEL_STAGES = ("embed", "represent", "likelihood", "warmup", "features", "interaction", "finetune", "evaluate")
+MODEL_STAGES = ("embed", "hidden_states", "likelihood", "warmup", "features", "interaction", "finetune", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Rate:
     """What was measured of one stage.
 
     Attributes:
-        depends: what the pace depends on: model, lengths, sizes of batches.
+        dependencies: what the pace depends on: model, lengths, sizes of batches.
         pace: as it was measured.
     """
 
-    depends: dict[str, Any]
-    pace: Pace
+    dependencies: dict[str, Any]
+    pace: Throughput
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Rates:
         """Names of the devices, each once."""
         return sorted({rate.pace.device for rate in self.stages.values()})
 
-    def pace(self, stage: str, depends: Mapping[str, Any]) -> Pace:
+    def pace(self, stage: str, dependencies: Mapping[str, Any]) -> Throughput:
         """The pace of a stage.
 
         Args:
             stage: its name.
-            depends: what its pace depends on in the study that is planned.
+            dependencies: what its pace depends on in the study that is planned.
 
         Raises:
             InputError: it was not measured, or for something else.
@@ -65,9 +65,9 @@ class Rates:
                 f"--rates: {stage} was not measured; measure a study that still has it to do "
                 "(--save-rates, with --set out=NEW_FOLDER)"
             )
-        known = self.stages[stage].depends
+        known = self.stages[stage].dependencies
         # As JSON has it: tuples are lists there.
-        asked = TypeAdapter(dict[str, Any]).dump_python(dict(depends), mode="json")
+        asked = TypeAdapter(dict[str, Any]).dump_python(dict(dependencies), mode="json")
         differing = [key for key in sorted({*known, *asked}) if known.get(key) != asked.get(key)]
         if differing:
             told = ", ".join(_told(key, known.get(key), asked.get(key)) for key in differing)

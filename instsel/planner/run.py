@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instsel.config.study import StudyConfig
-from instsel.console import Terminal, log_to, native_errors_to
+from instsel.console import Terminal, capture_native_stderr, log_to
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.models.dtypes import with_kept_dtype
-from instsel.planner.elsewhere import NOTHING, Elsewhere
+from instsel.planner.elsewhere import NOTHING, TargetCluster
 from instsel.planner.facts import StagePlan
-from instsel.planner.fit import Room, what_will_not_fit
+from instsel.planner.fit import Capacity, what_will_not_fit
 from instsel.planner.measure import measure
 from instsel.planner.stages import plan_stages
 from instsel.planner.table import plan_table
-from instsel.runtime.devices import settled_study
+from instsel.runtime.devices import settle_dtype
 from instsel.runtime.errors import clear_errors
 from instsel.runtime.session import ray_session
 from instsel.study.folder import look_at_folder
@@ -49,7 +49,7 @@ def plan_study(
     study: StudyConfig,
     terminal: Terminal,
     free_disk: Callable[[Folder], int | None] = free_bytes,
-    elsewhere: Elsewhere | None = None,
+    elsewhere: TargetCluster | None = None,
 ) -> StudyPlan:
     """Count the rows, time a few batches of every stage that is not done, and show what the study will take.
 
@@ -63,7 +63,7 @@ def plan_study(
         InputError: the user's files or settings are wrong.
         StudyError: a batch could not be done.
     """
-    elsewhere = elsewhere or Elsewhere()
+    elsewhere = elsewhere or TargetCluster()
     folder = look_at_folder(study.out, study.name)
     asked, study = study, elsewhere.with_dtype(with_kept_dtype(study, folder))
     graph = build_graph(study, folder)
@@ -74,18 +74,18 @@ def plan_study(
         terminal.say(f"study {study.name}: nothing to do, every stage is done")
         return StudyPlan([StagePlan(name, done=True) for name in todo], [])
     with _log_file() as log_file:
-        with log_to(log_file), native_errors_to(log_file), clear_errors(), ray_session(study.resources):
+        with log_to(log_file), capture_native_stderr(log_file), clear_errors(), ray_session(study.resources):
             terminal.head(f"plan {study.name}")
             elsewhere.check_session()
             if elsewhere.rates is None:
-                study = settled_study(asked, folder, terminal, write=False)
+                study = settle_dtype(asked, folder, terminal, write=False)
                 graph = build_graph(study, folder)
             measured, machine = measure(study, graph, todo, terminal, elsewhere)
     elsewhere.keep(study, measured)
     facts = elsewhere.moved(study, measured)
     stages = plan_stages(study, facts)
     here = elsewhere.cluster is None
-    room = Room(study.out, free_disk(folder) if here else None, machine if here else None, study.features.storage)
+    room = Capacity(study.out, free_disk(folder) if here else None, machine if here else None, study.features.storage)
     warnings = what_will_not_fit(stages, room)
     terminal.verdict(plan_table(stages, elsewhere.cost_a_second))
     for line in elsewhere.told(study, facts, stages):

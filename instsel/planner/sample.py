@@ -27,7 +27,7 @@ from instsel.pipeline.prepare_targets import target_tables, why_rejected
 from instsel.planner.rows import Pick, RowSet, sample_lines
 from instsel.runtime.actors import EXAMPLE
 from instsel.runtime.session import peak_memory
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 
 KEPT = ["task", "messages", "input_ids", "labels", "tokens", "answer_tokens"]
 
@@ -136,7 +136,7 @@ def group_sizes(tables: Iterable[tuple[pa.Table, float]]) -> dict[str, list[floa
     return {"source": list(sources.values()), "task": list(tasks.values())}
 
 
-def prepared_rows(prepare: Stage) -> Rows:
+def prepared_rows(prepare: StageFolder) -> Rows:
     """The rows that stage *prepare* left."""
     folder = prepare.folder
     index = folder.read_table("index.parquet", ["shard", "source", "task", "tokens", "answer_tokens"])
@@ -153,7 +153,7 @@ def prepared_rows(prepare: Stage) -> Rows:
     return Rows(pool, validation, heldout, group_sizes([(index, 1)]), reading, told)
 
 
-def _stored_targets(prepare: Stage, split: str) -> list[Part]:
+def _stored_targets(prepare: StageFolder, split: str) -> list[Part]:
     """In the order of the study file."""
     name = f"{split}.parquet"
     counted = prepare.manifest()["result"]["targets"]

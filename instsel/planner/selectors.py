@@ -52,8 +52,13 @@ class Shape:
     def width(self, method: AnyMethod) -> int:
         """Entries that a method reads of a row; 0 for one that reads the index or losses alone."""
         gradient = self.checkpoints * self.dim
-        widths = {"attribution": self.columns, "features": gradient, "embed": self.embedding, "represent": self.hidden}
-        return widths.get(method.reads, 0)
+        widths = {
+            "attribution": self.columns,
+            "features": gradient,
+            "embed": self.embedding,
+            "hidden_states": self.hidden,
+        }
+        return widths.get(method.requires, 0)
 
     def pools(self, method: AnyMethod) -> list[float]:
         """Rows of the pools that a method chooses in, one after the other."""
@@ -92,7 +97,7 @@ def choices(method: AnyMethod, shape: Shape, unit: str) -> Iterator[Shape]:
     if unit == "rows":
         yield shape
         return
-    if method.nested:
+    if method.is_prefix_stable:
         yield replace(shape, chosen=min(shape.rows, 1 + round(1.5 * shape.chosen)))
         return
     low, high = 0, shape.rows
@@ -140,7 +145,7 @@ def _read_bytes(method: AnyMethod, shape: Shape) -> int:
 
 def _own_bytes(method: AnyMethod, shape: Shape) -> int:
     rows, chosen, columns = shape.rows, shape.chosen, shape.columns
-    if method.reads == "embed":
+    if method.requires == "embed":
         return _submodular_bytes(method, round(max(shape.pools(method))), shape.embedding)
     if isinstance(method, G2isMethod):
         return FLOAT32 * rows * shape.width(method) if holds_units(shape) else 3 * 32 * MIB
@@ -150,7 +155,7 @@ def _own_bytes(method: AnyMethod, shape: Shape) -> int:
     blocks = rows * columns * FLOAT64
     if isinstance(method, BidsMethod):
         return 12 * chosen * columns + 3 * min(128 * MIB, blocks)
-    return 3 * min(32 * MIB, blocks) if method.reads == "attribution" else 0
+    return 3 * min(32 * MIB, blocks) if method.requires == "attribution" else 0
 
 
 def _submodular_bytes(method: AnyMethod, rows: int, embedding: int) -> int:

@@ -19,9 +19,9 @@ def plan_stages(study: StudyConfig, facts: Facts) -> list[StagePlan]:
     makers = {
         "prepare": _prepare,
         "embed": plan_embed,
-        "represent": plan_represent,
+        "hidden_states": plan_represent,
         "likelihood": plan_likelihood,
-        "tag": plan_tag,
+        "categorize": plan_tag,
         "warmup": _warmup,
         "features": _features,
         "attribution": plan_attribution,

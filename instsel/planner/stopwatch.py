@@ -16,15 +16,15 @@ from instsel.config.study import StudyConfig, Training
 from instsel.console import Terminal
 from instsel.errors import StudyError
 from instsel.pipeline.fisher import GROUPS
-from instsel.planner.elsewhere import Elsewhere
-from instsel.planner.facts import Facts, Fisher, Pace
+from instsel.planner.elsewhere import TargetCluster
+from instsel.planner.facts import Facts, Fisher, Throughput
 from instsel.planner.matrix import Matrix, seconds_to_solve
 from instsel.planner.processes import ModelProcess, steps_of
 from instsel.planner.rows import pick_batches, pick_rows
 from instsel.planner.sample import Part, examples
 from instsel.planner.timing import Timed
 from instsel.runtime.actors import EXAMPLE
-from instsel.runtime.session import Allotment, machine_memory
+from instsel.runtime.session import ResourcePlan, machine_memory
 from instsel.runtime.training import train_settings
 
 TIMED_BATCHES = 4  # by each process
@@ -46,17 +46,17 @@ class Stopwatch:
     def __init__(
         self,
         study: StudyConfig,
-        share: Allotment,
+        share: ResourcePlan,
         terminal: Terminal,
-        elsewhere: Elsewhere | None = None,
+        elsewhere: TargetCluster | None = None,
     ) -> None:
         self.study, self.share, self.terminal = study, share, terminal
-        self.elsewhere = elsewhere or Elsewhere()
-        self.paces: dict[str, Pace] = {}
+        self.elsewhere = elsewhere or TargetCluster()
+        self.paces: dict[str, Throughput] = {}
         self.fisher: Fisher | None = None
         self.checkpoint_bytes = self.elsewhere.checkpoint_bytes
         self.machine = machine_memory()
-        self._trained: dict[tuple[int, int], Pace] = {}
+        self._trained: dict[tuple[int, int], Throughput] = {}
 
     def attribution(self, facts: Facts) -> None:
         """Every way to take influence that is not done, on random numbers."""
@@ -74,9 +74,9 @@ class Stopwatch:
         cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
         together = _on_one_machine(cpus, gpus=0)
         for name, count in columns.items():
-            self.paces[f"attribution/{name}"] = Pace(start, 1 / times.score[count], times.memory, cpus, together)
+            self.paces[f"attribution/{name}"] = Throughput(start, 1 / times.score[count], times.memory, cpus, together)
         if any(influence.damping is not None for influence in ways.values()):
-            summing = Pace(start, 1 / times.sum, times.memory, cpus, together)
+            summing = Throughput(start, 1 / times.sum, times.memory, cpus, together)
             self.fisher = Fisher(summing, min(GROUPS, facts.shards), seconds_to_solve(dim, max(columns.values())))
 
     def batches(
@@ -155,7 +155,7 @@ class Stopwatch:
         exhausted = any(timed.exhausted for timed in found)
         self.machine = min(self.machine, *(timed.machine for timed in found))
         self.checkpoint_bytes = max(self.checkpoint_bytes, *(timed.checkpoint_bytes for timed in found))
-        self.paces[stage] = Pace(
+        self.paces[stage] = Throughput(
             start=ready + max(timed.first for timed in found),
             speed=None if exhausted else fmean(timed.tokens / timed.seconds for timed in found),
             memory=max(timed.memory for timed in found),

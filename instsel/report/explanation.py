@@ -34,7 +34,7 @@ def selection_summary(made: Mapping[str, Any], folder: str) -> str:
     """Write what a new selection is made of.
 
     Args:
-        made: what `choice.anew.select_anew` returns.
+        made: what `choice.anew.reselect` returns.
         folder: where it lies.
     """
     lines = [f"**{made['name']}**: {made['rows']:,} rows, {made['tokens']:,} tokens", ""]

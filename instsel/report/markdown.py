@@ -24,13 +24,13 @@ class StageCost:
         seconds: wall-clock time.
         tokens: tokens that went through the model.
         peak_bytes: highest resident memory of one of its processes.
-        rows_again: rows whose work was done again after a process or a machine was lost.
+        rows_reprocessed: rows whose work was done again after a process or a machine was lost.
     """
 
     seconds: float
     tokens: int | None = None
     peak_bytes: int | None = None
-    rows_again: int = 0
+    rows_reprocessed: int = 0
 
 
 def comparison_table(
@@ -122,7 +122,7 @@ def cost_table(stages: Mapping[str, StageCost]) -> str:
         A Markdown table that ends with a newline; its last row has the sum of the seconds and the highest peak.
     """
     peaks = [cost.peak_bytes for cost in stages.values() if cost.peak_bytes is not None]
-    seconds, again = (sum(getattr(cost, name) for cost in stages.values()) for name in ("seconds", "rows_again"))
+    seconds, again = (sum(getattr(cost, name) for cost in stages.values()) for name in ("seconds", "rows_reprocessed"))
     rows = {**stages, "all": StageCost(seconds, None, max(peaks, default=None), again)}
     header = ["stage", "seconds", "tokens", "tokens/s", "peak memory", "rows again"]
     columns = len(header) if again else len(header) - 1
@@ -137,7 +137,7 @@ def _cost_row(name: str, cost: StageCost) -> list[str]:
         _NONE if cost.tokens is None else f"{cost.tokens:,}",
         _NONE if speed is None else f"{speed:,.0f}",
         _NONE if cost.peak_bytes is None else f"{cost.peak_bytes / 2**30:.2f} GiB",
-        f"{cost.rows_again:,}",
+        f"{cost.rows_reprocessed:,}",
     ]
 
 

@@ -73,7 +73,7 @@ def duals_in_words(told: Mapping[str, Any], show: Callable[[str], str] = inline)
     """What the constraints of a mixture cost, a sentence each.
 
     Args:
-        told: objective, start_objective, categories and duals, as `choice.mixing.Mix.told` has them.
+        told: objective, start_objective, categories and duals, as `choice.mixing.SelectionMixture.told` has them.
         show: makes a category's name fit to stand in the sentence.
     """
     gain = told["objective"] - told["start_objective"]

@@ -49,7 +49,7 @@ def _what(summary: Mapping[str, Any]) -> str:
         f"budget {share}.",
         *(f"- set aside: {count:,} x {inline(reason)}" for reason, count in rejected),
     ]
-    if summary["set_aside"]:
+    if summary["rejected"]:
         lines.append(f"- set aside: {len(summary['set_aside']):,} x no usable gradient")
     return "\n".join(lines)
 
@@ -120,7 +120,7 @@ def _served(summary: Mapping[str, Any]) -> list[str]:
 def _cost(summary: Mapping[str, Any]) -> list[str]:
     costs = {
         name: StageCost(
-            cost["seconds"], cost["tokens"] or None, cost["peak_memory_bytes"] or None, cost.get("rows_again", 0)
+            cost["seconds"], cost["tokens"] or None, cost["peak_memory_bytes"] or None, cost.get("rows_reprocessed", 0)
         )
         for name, cost in summary["cost"].items()
     }

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import ray.data
 
 from instsel.io.store import Folder
-from instsel.runtime.attempts import Starts
+from instsel.runtime.attempts import AttemptLimiter
 from instsel.runtime.observability import Meter
-from instsel.runtime.session import Allotment, useful_processes
-from instsel.study.folder import place_in_study
+from instsel.runtime.session import ResourcePlan, useful_processes
+from instsel.study.folder import path_in_study
 
 EXAMPLE = ("input_ids", "labels")
 
@@ -28,7 +28,7 @@ def through_actors(
     rows: Folder,
     actor: Any,
     arguments: tuple[Any, ...],
-    allot: Allotment,
+    resources: ResourcePlan,
     stage_of: Callable[[dict[str, str]], Folder],
     columns: Sequence[str] = EXAMPLE,
 ) -> Iterator[dict[str, Any]]:
@@ -42,7 +42,7 @@ def through_actors(
         actor: class whose instances take (item, ids, examples) and return a dict of plain values; an example has
             these columns.
         arguments: arguments of the class, after the number of torch threads.
-        allot: how many actors there are at most, see `useful_processes`, and what each holds.
+        resources: how many actors there are at most, see `useful_processes`, and what each holds.
         stage_of: item -> folder of the stage that it is for; there it is noted what was begun.
         columns: of the tables, beside the id.
 
@@ -51,9 +51,9 @@ def through_actors(
     """
     if not items:
         return
-    useful = min(len(items), _useful(allot.actors + allot.actors_to_come, items, rows))
+    useful = min(len(items), _useful(resources.actors + resources.actors_to_come, items, rows))
     # A pool that the cluster has no room for as a whole would wait for ever, were it of a fixed size.
-    least, most = (min(number, useful) for number in (allot.actors, allot.actors + allot.actors_to_come))
+    least, most = (min(number, useful) for number in (resources.actors, resources.actors + resources.actors_to_come))
     reader: Any = _read
     reading = {"rows": rows, "columns": columns}
     results = (
@@ -70,10 +70,16 @@ def through_actors(
             _Caller,
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=allot.cpus,
-            num_gpus=allot.gpus,
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus,
             compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
-            fn_constructor_args=(Starts(), stage_of, place_in_study(rows)[0], actor, (allot.threads, *arguments)),
+            fn_constructor_args=(
+                AttemptLimiter(),
+                stage_of,
+                path_in_study(rows)[0],
+                actor,
+                (resources.threads, *arguments),
+            ),
         )
     )
     yield from results.iter_rows()
@@ -121,7 +127,7 @@ class _Caller:
 
     def __init__(
         self,
-        starts: Starts,
+        starts: AttemptLimiter,
         stage_of: Callable[[dict[str, str]], Folder],
         study: str,
         actor: Any,
@@ -138,7 +144,7 @@ class _Caller:
 
     def _call(self, row: dict[str, Any]) -> dict[str, Any]:
         item = json.loads(row["item"])
-        self.starts.begin(self.stage_of(item), row["item"], len(row["id"]), item["rows"])
+        self.starts.start(self.stage_of(item), row["item"], len(row["id"]), item["rows"])
         if self.actor is None:
             # Made here and not before: a worker that dies while it loads the model has begun the item, too.
             self.actor = self.make()

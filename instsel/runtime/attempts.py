@@ -11,18 +11,18 @@ from instsel.runtime.session import here
 from instsel.study.folder import Mark, mark, marks
 
 # Ray starts a worker that died anew, and its work with it, without end.
-MOST_STARTS = 4
+MOST_ATTEMPTS = 4
 
 
-class Starts:
+class AttemptLimiter:
     """Handed to the actors of a stage, which tell it of every piece of work before they begin it."""
 
     def __init__(self) -> None:
         # Beside the driver: on another machine it could go away with that one.
         counting: Any = ray.remote(num_cpus=0)(_Counting).options(scheduling_strategy=here())
-        self._counting, self._most = counting.remote(), MOST_STARTS
+        self._counting, self._most = counting.remote(), MOST_ATTEMPTS
 
-    def begin(self, stage: Folder, piece: str, rows: int, what: str) -> None:
+    def start(self, stage: Folder, piece: str, rows: int, what: str) -> None:
         """Count a piece of work and leave a mark of it, see `instsel.study.folder`.
 
         Args:
@@ -32,7 +32,7 @@ class Starts:
             what: it is, in the words of an error.
 
         Raises:
-            StudyError: it was begun `MOST_STARTS` times in this run already: whoever works on it dies.
+            StudyError: it was begun `MOST_ATTEMPTS` times in this run already: whoever works on it dies.
         """
         if ray.get(self._counting.count.remote(stage, piece, rows)) > self._most:
             raise StudyError(

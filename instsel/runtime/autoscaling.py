@@ -15,7 +15,7 @@ POLL_SECONDS = 2.0
 
 
 @contextmanager
-def gathered(resources: Resources, terminal: Terminal) -> Iterator[None]:
+def autoscaled(resources: Resources, terminal: Terminal) -> Iterator[None]:
     """Ask for the GPUs and CPUs of `resources`, wait until they are there, and hold them while the block runs.
 
     A machine that is lost is asked for again. After `resources.wait_minutes` the study goes on with what has come; the

@@ -51,7 +51,7 @@ def working_devices() -> list[Device]:
     return devices
 
 
-def settled_study(study: StudyConfig, folder: Folder, terminal: Terminal, *, write: bool = True) -> StudyConfig:
+def settle_dtype(study: StudyConfig, folder: Folder, terminal: Terminal, *, write: bool = True) -> StudyConfig:
     """The study with a type in place of `auto`, and say which, or what it costs that machines emulate it.
 
     Args:

@@ -14,7 +14,7 @@ from instsel.training.schedule import Step
 COUNTERS = {
     "instsel_rows": "rows that actors and training runs have finished",
     "instsel_tokens": "tokens that actors and training runs have finished",
-    "instsel_rows_set_aside": "rows of no use: broken ones in prepare, those without a gradient in features",
+    "instsel_rows_rejected": "rows of no use: broken ones in prepare, those without a gradient in features",
     "instsel_busy_seconds": "seconds that actors were at their own work, waiting and reading not counted",
 }
 GAUGES = {
@@ -36,9 +36,9 @@ class Meter:
         for metric in (*self._counters.values(), *self._gauges.values()):
             metric.set_default_tags(tags)
 
-    def count(self, *, rows: int = 0, tokens: int = 0, set_aside: int = 0, seconds: float = 0.0) -> None:
+    def count(self, *, rows: int = 0, tokens: int = 0, rejected: int = 0, seconds: float = 0.0) -> None:
         """Add what was just done."""
-        done = {"rows": rows, "tokens": tokens, "rows_set_aside": set_aside, "busy_seconds": seconds}
+        done = {"rows": rows, "tokens": tokens, "rows_rejected": rejected, "busy_seconds": seconds}
         for name, amount in done.items():
             # Ray takes no 0.
             if amount > 0:
@@ -46,7 +46,7 @@ class Meter:
 
     def count_item(self, ids: list[str], result: Mapping[str, Any], seconds: float) -> None:
         """Add an item that an actor has finished, by what the actor says of it."""
-        self.count(rows=len(ids), tokens=result.get("tokens", 0), set_aside=result.get("set_aside", 0), seconds=seconds)
+        self.count(rows=len(ids), tokens=result.get("tokens", 0), rejected=result.get("rejected", 0), seconds=seconds)
 
     def show_step(self, step: Step) -> None:
         """Add a training step."""

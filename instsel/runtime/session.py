@@ -26,7 +26,7 @@ ACTORS_AT_ONCE = 10
 
 
 @dataclass(frozen=True)
-class Allotment:
+class ResourcePlan:
     """How a stage's model actors and training workers share a cluster.
 
     Attributes:
@@ -122,7 +122,7 @@ def quiet_data() -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def allot(resources: Resources) -> Allotment:
+def plan_resources(resources: Resources) -> ResourcePlan:
     """Share the cluster's GPUs, or its CPUs where it has none, among actors and workers.
 
     Raises:
@@ -142,7 +142,7 @@ def allot(resources: Resources) -> Allotment:
             raise StudyError(f"resources: {actors} actors of {share} GPU and {workers} workers, but {gpus:g} GPUs")
         threads = resources.threads_per_actor or per_actor
         worker_threads = max(1, int(cpus // workers) - 1)
-        return Allotment(actors, share, 1, threads, workers, 1, 1, worker_threads, hoped - actors)
+        return ResourcePlan(actors, share, 1, threads, workers, 1, 1, worker_threads, hoped - actors)
     if resources.gpus_per_actor:
         raise StudyError(f"resources.gpus_per_actor is {resources.gpus_per_actor}, but the cluster has no GPU")
     # Small models run faster as two processes than as one with twice the threads, which wait for each other at
@@ -154,7 +154,7 @@ def allot(resources: Resources) -> Allotment:
     # Half of the CPUs stay free for the tasks that feed the actors; the threads use them all the same.
     cpus_each = min(1.0, cpus / (2 * actors))
     worker_cpus = min(1.0, cpus / (2 * workers))
-    return Allotment(actors, 0, cpus_each, threads, workers, 0, worker_cpus, max(1, int(cpus // workers)))
+    return ResourcePlan(actors, 0, cpus_each, threads, workers, 0, worker_cpus, max(1, int(cpus // workers)))
 
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

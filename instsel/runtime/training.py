@@ -18,7 +18,7 @@ from instsel.errors import Diverged, InputError, StudyError
 from instsel.io.store import Folder
 from instsel.models.dtypes import dtype_of
 from instsel.runtime.observability import Meter
-from instsel.runtime.session import Allotment, here, useful_processes
+from instsel.runtime.session import ResourcePlan, here, useful_processes
 from instsel.runtime.step_checkpoints import StepCheckpointer
 from instsel.runtime.training_progress import RunProgress, TrainingLogger, progress_actor
 from instsel.runtime.training_worker import (
@@ -30,7 +30,7 @@ from instsel.runtime.training_worker import (
     partitioned,
     work,
 )
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 from instsel.tracking import tracked
 from instsel.training.deepspeed import complete, read_json
 from instsel.training.schedule import Step, TrainSettings
@@ -66,7 +66,7 @@ class TrainingRun:
     """
 
     name: str
-    stage: Stage
+    stage: StageFolder
     training: Training
     training_set: tuple[Folder, str]
     tokens: float
@@ -76,23 +76,24 @@ class TrainingRun:
 class Trained:
     """What a training run leaves: its part of the stage's result, and what this call of it took.
 
-    `rows_again` counts over all calls: rows of steps that had to be taken again. `seconds` are those from the end of
+    `rows_reprocessed` counts over all calls: rows of steps that had to be taken again. `seconds` are those from the
+    end of
     the run before it in its group.
     """
 
     result: dict[str, Any]
     tokens: int
     peak_memory: int
-    rows_again: int = 0
+    rows_reprocessed: int = 0
     seconds: float | None = None
 
     @property
     def cost(self) -> dict[str, Any]:
-        """What `Stage.commit` takes."""
+        """What `StageFolder.commit` takes."""
         return {
             "tokens": self.tokens,
             "peak_memory": self.peak_memory,
-            "rows_again": self.rows_again,
+            "rows_reprocessed": self.rows_reprocessed,
             "seconds": self.seconds,
         }
 
@@ -102,7 +103,7 @@ OnEnd = Callable[[int, Trained | Diverged], None]
 
 
 def run_training(
-    study: StudyConfig, run: TrainingRun, allot: Allotment, terminal: Terminal, until: int | None = None
+    study: StudyConfig, run: TrainingRun, resources: ResourcePlan, terminal: Terminal, until: int | None = None
 ) -> Trained:
     """Train a single run, see `run_trainings`.
 
@@ -110,7 +111,7 @@ def run_training(
         Diverged: it did.
     """
     ended: list[Trained | Diverged] = []
-    run_trainings(study, [run], allot, terminal, lambda _, outcome: ended.append(outcome), until)
+    run_trainings(study, [run], resources, terminal, lambda _, outcome: ended.append(outcome), until)
     (outcome,) = ended
     if isinstance(outcome, Diverged):
         raise outcome
@@ -120,7 +121,7 @@ def run_training(
 def run_trainings(
     study: StudyConfig,
     runs: Sequence[TrainingRun],
-    allot: Allotment,
+    resources: ResourcePlan,
     terminal: Terminal,
     on_end: OnEnd,
     until: int | None = None,
@@ -134,7 +135,7 @@ def run_trainings(
     Args:
         study: model, LoRA and DeepSpeed settings, and how many worker failures to survive.
         runs: in the order in which they are trained.
-        allot: workers and what each holds.
+        resources: workers and what each holds.
         terminal: where progress is shown.
         on_end: called when a run ended, from another thread: with the folder of its checkpoints as "run" and
             "checkpoints", name -> metrics of its epoch; or with the error where it diverged, which does not end the
@@ -145,16 +146,16 @@ def run_trainings(
         InputError: DeepSpeed's configuration, a training set or a checkpoint does not fit.
         ray.train.TrainingFailedError: workers failed more often than the study allows.
     """
-    check_trainings(study, runs, allot.workers)
+    check_trainings(study, runs, resources.workers)
     with _progress_of(runs) as progress:
-        train_group(study, dict(enumerate(runs)), progress, allot, terminal, on_end, until)
+        train_group(study, dict(enumerate(runs)), progress, resources, terminal, on_end, until)
 
 
 def train_side_by_side(
     study: StudyConfig,
     title: str,
     runs: Sequence[TrainingRun],
-    allot: Allotment,
+    resources: ResourcePlan,
     groups: int,
     terminal: Terminal,
     on_end: OnEnd,
@@ -165,7 +166,7 @@ def train_side_by_side(
         study: as `run_trainings` takes it.
         title: of the bar, which counts runs.
         runs: dealt out to the groups in turn.
-        allot: what one group gets.
+        resources: what one group gets.
         groups: most of them; fewer where the runs are so small that another group is not worth its start.
         terminal: where progress is shown.
         on_end: as `run_trainings` takes it; called in the process that looks after the group.
@@ -176,16 +177,16 @@ def train_side_by_side(
     """
     groups = useful_processes(min(groups, len(runs)), sum(run.tokens for run in runs))
     if groups == 1:
-        run_trainings(study, runs, allot, terminal, on_end)
+        run_trainings(study, runs, resources, terminal, on_end)
         return
-    check_trainings(study, runs, allot.workers)
+    check_trainings(study, runs, resources.workers)
     dealt = [dict(list(enumerate(runs))[first::groups]) for first in range(groups)]
     looking_after: Any = ray.remote(num_cpus=0, max_retries=study.resources.max_failures)(_train_group_quietly)
     # Beside the driver, as on another machine it could go away with that one.
     looking_after = looking_after.options(scheduling_strategy=here())
     failed: dict[Any, Exception] = {}
     with _progress_of(runs) as progress, terminal.bar(title, len(runs), "runs") as bar:
-        tasks = {looking_after.remote(study, group, progress, allot, on_end): group for group in dealt}
+        tasks = {looking_after.remote(study, group, progress, resources, on_end): group for group in dealt}
         waiting = list(tasks)
         while waiting:
             done, waiting = ray.wait(waiting, timeout=POLL_SECONDS)
@@ -208,16 +209,16 @@ def train_side_by_side(
 
 
 def _train_group_quietly(
-    study: StudyConfig, runs: Mapping[int, TrainingRun], progress: Any, allot: Allotment, on_end: OnEnd
+    study: StudyConfig, runs: Mapping[int, TrainingRun], progress: Any, resources: ResourcePlan, on_end: OnEnd
 ) -> None:
-    train_group(study, runs, progress, allot, Terminal(), on_end)
+    train_group(study, runs, progress, resources, Terminal(), on_end)
 
 
 def train_group(
     study: StudyConfig,
     runs: Mapping[int, TrainingRun],
     progress: Any,
-    allot: Allotment,
+    resources: ResourcePlan,
     terminal: Terminal,
     on_end: OnEnd,
     until: int | None = None,
@@ -226,23 +227,23 @@ def train_group(
 
     Under ZeRO 3 each run has workers of its own: DeepSpeed keeps the parts of a model until its process ends.
     """
-    settings = [train_settings(study, run.training, allot.workers) for run in runs.values()]
+    settings = [train_settings(study, run.training, resources.workers) for run in runs.values()]
     if len(runs) > 1 and any(map(partitioned, settings)):
         for place, run in runs.items():
-            train_group(study, {place: run}, progress, allot, terminal, on_end, until)
+            train_group(study, {place: run}, progress, resources, terminal, on_end, until)
         return
-    work_of_runs = {place: _worker_run(study, run, allot.workers, until) for place, run in runs.items()}
+    work_of_runs = {place: _worker_run(study, run, resources.workers, until) for place, run in runs.items()}
     left = {place: run for place, run in work_of_runs.items() if last_checkpoint(run) != (len(run.epochs), 0)}
     for place in work_of_runs.keys() - left.keys():
         ray.get(progress.end.remote(place))
     minutes = study.resources.checkpoint_minutes
-    group = GroupWork(study.model, study.lora, left, allot.worker_threads, progress, minutes)
+    group = GroupWork(study.model, study.lora, left, resources.worker_threads, progress, minutes)
     scratch = next(iter(runs.values())).stage.folder
     follower = _Follower(study, runs, work_of_runs, progress, terminal, on_end)
     # Ray Train would take up what lies there; where runs go on is told by their own checkpoints.
     (scratch / RAY_TRAIN_FOLDER).remove()
     with _ray_train_variables():
-        trainer = _trainer(study, group, allot, scratch)
+        trainer = _trainer(study, group, resources, scratch)
         with follower.following():
             failure = trainer.fit().return_value if left else None
     (scratch / RAY_TRAIN_FOLDER).remove()
@@ -282,25 +283,25 @@ def _worker_run(study: StudyConfig, run: TrainingRun, workers: int, until: int |
     return WorkerRun(run.stage.folder, settings, run.training_set, until, key)
 
 
-def _trainer(study: StudyConfig, group: GroupWork, allot: Allotment, scratch: Folder) -> Any:
-    resources = {"CPU": allot.worker_cpus, **({"GPU": allot.worker_gpus} if allot.worker_gpus else {})}
+def _trainer(study: StudyConfig, group: GroupWork, resources: ResourcePlan, scratch: Folder) -> Any:
+    each = {"CPU": resources.worker_cpus, **({"GPU": resources.worker_gpus} if resources.worker_gpus else {})}
     # Typed as version 1 of Ray Train, which they are not.
     api: Any = ray.train
     make_trainer: Any = TorchTrainer
     return make_trainer(
         work,
         train_loop_config=group,
-        torch_config=TorchConfig(backend="nccl" if allot.worker_gpus else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if resources.worker_gpus else "gloo"),
         scaling_config=api.ScalingConfig(
-            num_workers=allot.workers,
-            use_gpu=bool(allot.worker_gpus),
-            resources_per_worker=resources,
-            placement_strategy="PACK" if allot.worker_gpus else "SPREAD",
+            num_workers=resources.workers,
+            use_gpu=bool(resources.worker_gpus),
+            resources_per_worker=each,
+            placement_strategy="PACK" if resources.worker_gpus else "SPREAD",
         ),
         run_config=api.RunConfig(
             name=RAY_TRAIN_FOLDER,
             storage_path=scratch.path,
-            storage_filesystem=scratch.enduring(),
+            storage_filesystem=scratch.retrying_filesystem(),
             failure_config=api.FailureConfig(
                 max_failures=study.resources.max_failures * max(1, len(group.runs)),
                 controller_failure_limit=FAILED_STARTS,
@@ -323,7 +324,7 @@ def train_settings(study: StudyConfig, training: Training, workers: int) -> Trai
     return settings
 
 
-def _section(study: StudyConfig, stage: Stage) -> str:
+def _section(study: StudyConfig, stage: StageFolder) -> str:
     """The key of the study file that says how a stage trains."""
     if stage.name == "warmup":
         return "warmup"
@@ -436,7 +437,7 @@ class _Follower:
             self._logger.log_epochs(stage.folder / RUN, names)
             StepCheckpointer(stage.folder).remove()
             result = {"run": RUN, "checkpoints": checkpoints}
-            outcome = Trained(result, run.tokens, run.peak_memory, run.rows_again, run.ended - self._since)
+            outcome = Trained(result, run.tokens, run.peak_memory, run.rows_reprocessed, run.ended - self._since)
         self._since = run.ended
         self._shown.close()
         self._on_end(place, outcome)

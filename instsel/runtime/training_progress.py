@@ -25,7 +25,8 @@ class RunProgress:
     Attributes:
         step: furthest step of the run so far, by whichever start of it.
         steps: steps of the whole run; None before the first one of this call.
-        rows_again: rows of steps that were taken before, and again after a worker or the driver was lost. What the
+        rows_reprocessed: rows of steps that were taken before, and again after a worker or the driver was lost. What
+            the
             last second before a lost driver did is not counted.
         tokens: through the model in this call.
         peak_memory: highest memory of the first worker, bytes.
@@ -35,7 +36,7 @@ class RunProgress:
 
     step: int = 0
     steps: int | None = None
-    rows_again: int = 0
+    rows_reprocessed: int = 0
     tokens: int = 0
     peak_memory: int = 0
     ended: float | None = None
@@ -74,7 +75,7 @@ class ProgressActor:
         """Count a step that a worker has just taken."""
         seen = self._runs[run]
         if step.number <= seen.step:
-            seen.rows_again += step.rows
+            seen.rows_reprocessed += step.rows
         seen.step, seen.steps = max(seen.step, step.number), step.of
         seen.tokens += step.tokens
         seen.peak_memory = max(seen.peak_memory, peak_memory)
@@ -101,7 +102,7 @@ class ProgressActor:
 
     def _write(self, run: int) -> None:
         seen = self._runs[run]
-        self._folders[run].write_json(PROGRESS, {"step": seen.step, "rows_again": seen.rows_again})
+        self._folders[run].write_json(PROGRESS, {"step": seen.step, "rows_reprocessed": seen.rows_reprocessed})
         self._written[run] = time.monotonic()
 
 
@@ -115,7 +116,7 @@ def _kept(folder: Folder) -> RunProgress:
     if not folder.exists(PROGRESS):
         return RunProgress()
     kept = folder.read_json(PROGRESS)
-    return RunProgress(step=kept["step"], rows_again=kept["rows_again"])
+    return RunProgress(step=kept["step"], rows_reprocessed=kept["rows_reprocessed"])
 
 
 class TrainingLogger:

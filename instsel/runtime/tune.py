@@ -12,7 +12,7 @@ from ray import tune
 
 from instsel.console import Bar, Terminal, log
 from instsel.errors import StudyError
-from instsel.runtime.session import Allotment
+from instsel.runtime.session import ResourcePlan
 
 # Of the process that looks after a run; what works in it asks for its own. Ray Tune takes no request for nothing.
 DRIVER = {"CPU": 0.01}
@@ -20,11 +20,11 @@ DRIVER = {"CPU": 0.01}
 QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
 
 
-def trial_allotment(allot: Allotment, workers: int | None) -> tuple[Allotment, int]:
+def plan_trial_resources(resources: ResourcePlan, workers: int | None) -> tuple[ResourcePlan, int]:
     """What one of many runs gets, and how many run at once.
 
     Args:
-        allot: of a run that has the cluster to itself.
+        resources: of a run that has the cluster to itself.
         workers: training workers of a run; default one, since runs side by side do not wait for each other.
 
     Raises:
@@ -32,13 +32,17 @@ def trial_allotment(allot: Allotment, workers: int | None) -> tuple[Allotment, i
     """
     each = workers or 1
     total = ray.cluster_resources()
-    room = total.get("GPU", 0.0) / allot.worker_gpus if allot.worker_gpus else total.get("CPU", 1.0) / allot.worker_cpus
-    # Without GPUs the CPUs that are left free feed the workers, see `allot`.
-    at_once = int(room // each) if allot.worker_gpus else int(room // (2 * each))
+    room = (
+        total.get("GPU", 0.0) / resources.worker_gpus
+        if resources.worker_gpus
+        else total.get("CPU", 1.0) / resources.worker_cpus
+    )
+    # Without GPUs the CPUs that are left free feed the workers, see `resources`.
+    at_once = int(room // each) if resources.worker_gpus else int(room // (2 * each))
     if each > room:
         raise StudyError(f"resources.trial_workers is {each}, but the cluster has room for {int(room)} workers")
     at_once = max(1, at_once)
-    return replace(allot, workers=each, actors=max(1, allot.actors // at_once), actors_to_come=0), at_once
+    return replace(resources, workers=each, actors=max(1, resources.actors // at_once), actors_to_come=0), at_once
 
 
 class Counting(tune.Callback):

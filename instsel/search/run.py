@@ -15,13 +15,13 @@ from instsel.models.dtypes import with_kept_dtype
 from instsel.pipeline.evaluate import heldout_tables
 from instsel.pipeline.runner import run_study
 from instsel.report.search import search_picture, search_report, search_summary
-from instsel.runtime.autoscaling import gathered
-from instsel.runtime.devices import settled_study
-from instsel.runtime.session import allot, ray_session
+from instsel.runtime.autoscaling import autoscaled
+from instsel.runtime.devices import settle_dtype
+from instsel.runtime.session import plan_resources, ray_session
 from instsel.search import trials
 from instsel.search.outcome import Outcome, importances
 from instsel.search.space import check_space, raw_study_of
-from instsel.study.folder import Stage, open_folder
+from instsel.study.folder import StageFolder, open_folder
 from instsel.study.graph import Graph, build_graph
 
 SHARED = "interaction"
@@ -48,8 +48,8 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
     opened = open_folder(study.out, study.name)
     study = with_kept_dtype(study, opened)
     if study.model.dtype == "auto":
-        with ray_session(study.resources), gathered(study.resources, terminal):
-            study = settled_study(study, opened, terminal)
+        with ray_session(study.resources), autoscaled(study.resources, terminal):
+            study = settle_dtype(study, opened, terminal)
     folder = opened / "search"
     stage = _stage(study, search, build_graph(study, opened))
     if stage.done() and stage.manifest()["result"]["caps"] == _caps(search):
@@ -59,9 +59,9 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
 
     def then(graph: Graph) -> None:
         _check_heldout(graph)
-        stage.begin()
+        stage.start()
         terminal.head("search")
-        outcomes = trials.run(study, search, stage, allot(study.resources), terminal)
+        outcomes = trials.run(study, search, stage, plan_resources(study.resources), terminal)
         _write(study, search, folder, outcomes)
         told = {"trials": len(outcomes), "caps": _caps(search)}
         stage.commit(told, tokens=sum(one.tokens for one in outcomes))
@@ -75,13 +75,13 @@ def _caps(search: Search) -> dict[str, Any]:
     return {"trials": search.trials, "hours": search.hours, "tokens": search.tokens}
 
 
-def _stage(study: StudyConfig, search: Search, graph: Graph) -> Stage:
+def _stage(study: StudyConfig, search: Search, graph: Graph) -> StageFolder:
     """The search's stage, in a folder of its own by what it depends on: trials are shared by all searches."""
     settings = study.model_dump(exclude={"search", "out", "root", "resources", "name"})
     config = {"search": search.model_dump(exclude=set(_caps(search))), "study": settings}
     parents = graph.until(SHARED)
-    name = Stage(graph.folder / "search", "search", config, parents).fingerprint[:12]
-    return Stage(graph.folder / "search" / name, "search", config, parents)
+    name = StageFolder(graph.folder / "search", "search", config, parents).fingerprint[:12]
+    return StageFolder(graph.folder / "search" / name, "search", config, parents)
 
 
 def _check_heldout(graph: Graph) -> None:

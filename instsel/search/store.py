@@ -12,7 +12,7 @@ from instsel.search.trial import OUTCOME, split_losses
 
 
 @dataclass(frozen=True)
-class Points:
+class TrialStore:
     """The points of one search.
 
     Attributes:

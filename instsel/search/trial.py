@@ -11,11 +11,11 @@ from instsel.errors import Diverged, InputError
 from instsel.io.store import Folder
 from instsel.pipeline import evaluate, finetune, select
 from instsel.report.markdown import BASE
-from instsel.runtime.session import Allotment
+from instsel.runtime.session import ResourcePlan
 from instsel.search.outcome import objective_of, searched_rows
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 from instsel.study.graph import Graph, Run, build_graph
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 OUTCOME = "outcome.json"
 OWNER = "owner.json"
@@ -46,7 +46,7 @@ def trial_folder(study: StudyConfig, shared: Folder, trials: Folder, trial: str)
 
 
 def run_trial(
-    study: StudyConfig, search: Search, shared: Folder, own: Folder, allot: Allotment, report: Report
+    study: StudyConfig, search: Search, shared: Folder, own: Folder, resources: ResourcePlan, report: Report
 ) -> None:
     """Run what of a trial is not done, and say what came out: objective and tokens, or why it failed.
 
@@ -55,7 +55,7 @@ def run_trial(
         search: what is minimised and by which rows.
         shared: the study's folder, with everything up to the selections.
         own: folder of the trial.
-        allot: what the trial gets of the cluster.
+        resources: what the trial gets of the cluster.
         report: told the objective after each epoch where trials may be stopped early, and at the end.
     """
     graph = build_graph(study, shared, own)
@@ -63,13 +63,13 @@ def run_trial(
     chosen, stage, judged = graph.select[run.selection], graph.finetune[run.name], graph.evaluate[run.name]
     try:
         if not chosen.done():
-            select.run(study, chosen, run, graph.prepare, Inputs(shared), terminal)
+            select.run(study, chosen, run, graph.prepare, StudyReader(shared), terminal)
         if search.early_stopping == "asha":
-            _watch(study, search, graph, run, allot, report)
+            _watch(study, search, graph, run, resources, report)
         if not stage.done():
-            finetune.run(study, stage, chosen, run, Inputs(shared), allot, terminal)
+            finetune.run(study, stage, chosen, run, StudyReader(shared), resources, terminal)
         if not judged.done():
-            evaluate.run(study, {run.name: judged}, {run.name: stage}, graph.prepare, allot, terminal)
+            evaluate.run(study, {run.name: judged}, {run.name: stage}, graph.prepare, resources, terminal)
     except (InputError, Diverged) as error:
         report({"failed": str(error), "tokens": 0, "epoch": study.finetune.epochs, "last": True, "stopped": False})
         return
@@ -79,7 +79,7 @@ def run_trial(
     report(_told(search, searched, tokens, study.finetune.epochs, last=True))
 
 
-def tokens_of(stage: Stage) -> int:
+def tokens_of(stage: StageFolder) -> int:
     """Tokens that a training run saw, epochs counted."""
     return int(sum(metrics["tokens"] for metrics in stage.manifest()["result"]["checkpoints"].values()))
 
@@ -95,18 +95,20 @@ def split_losses(folder: Folder, targets: Collection[str], share: float) -> tupl
     return searched, judged
 
 
-def _watch(study: StudyConfig, search: Search, graph: Graph, run: Run, allot: Allotment, report: Report) -> None:
+def _watch(study: StudyConfig, search: Search, graph: Graph, run: Run, resources: ResourcePlan, report: Report) -> None:
     """Train an epoch at a time and report the objective after each but the last."""
     stage, name = graph.finetune[run.name], run.name
     tables = evaluate.heldout_tables(graph.prepare)
     for epoch in range(1, study.finetune.epochs):
         told = stage.folder / WATCHED / f"epoch-{epoch}"
         if not told.exists(DONE):
-            inputs = Inputs(graph.folder)
-            trained = finetune.train(study, stage, graph.select[run.selection], run, inputs, allot, Terminal(), epoch)
+            reader = StudyReader(graph.folder)
+            trained = finetune.train(
+                study, stage, graph.select[run.selection], run, reader, resources, Terminal(), epoch
+            )
             items = [{"run": name, "target": target, "rows": rows} for target, rows in tables.items()]
             adapter = evaluate.adapter_of(stage.folder, trained.result)
-            evaluate.evaluate_sets(study, items, {name: (adapter, told)}, graph.prepare.folder, allot, Terminal())
+            evaluate.evaluate_sets(study, items, {name: (adapter, told)}, graph.prepare.folder, resources, Terminal())
             tokens = sum(metrics["tokens"] for metrics in trained.result["checkpoints"].values())
             told.write_json(DONE, {"tokens": int(tokens)})
         searched, _ = split_losses(told, tables, search.share)

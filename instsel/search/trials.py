@@ -19,13 +19,13 @@ from instsel.config.study import StudyConfig
 from instsel.console import Bar, Terminal
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
-from instsel.runtime.session import Allotment
-from instsel.runtime.tune import DRIVER, Counting, last_line, quiet_tune, trial_allotment
+from instsel.runtime.session import ResourcePlan
+from instsel.runtime.tune import DRIVER, Counting, last_line, plan_trial_resources, quiet_tune
 from instsel.search.outcome import Outcome
 from instsel.search.space import study_of
-from instsel.search.store import Points
+from instsel.search.store import TrialStore
 from instsel.search.trial import OUTCOME, OWNER, run_trial, trial_folder
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 from instsel.tracking import tracked
 
 TUNE = "tune"
@@ -33,14 +33,16 @@ TRIALS = "trials"
 POINTS = "points"
 
 
-def run(study: StudyConfig, search: Search, stage: Stage, allot: Allotment, terminal: Terminal) -> list[Outcome]:
+def run(
+    study: StudyConfig, search: Search, stage: StageFolder, resources: ResourcePlan, terminal: Terminal
+) -> list[Outcome]:
     """Search, going on where an earlier call of the same search was stopped.
 
     Args:
         study: the study file, all stages before the selections done.
         search: its key `search`.
         stage: of this search, in the folder `search` of the study's.
-        allot: what the cluster gives a single run.
+        resources: what the cluster gives a single run.
         terminal: where progress is shown.
 
     Returns:
@@ -49,7 +51,7 @@ def run(study: StudyConfig, search: Search, stage: Stage, allot: Allotment, term
     Raises:
         StudyError: every trial failed.
     """
-    each, at_once = trial_allotment(allot, study.resources.trial_workers)
+    each, at_once = plan_trial_resources(resources, study.resources.trial_workers)
     points = points_of(search, stage)
     _release(points.trials)
     known = points.outcomes()
@@ -59,7 +61,7 @@ def run(study: StudyConfig, search: Search, stage: Stage, allot: Allotment, term
     spent = sum(outcome.tokens for _, outcome in known if outcome is not None)
     if left > 0 and (search.tokens is None or spent < search.tokens):
         shared = stage.folder.parent.parent
-        one = partial(_trial, study=study, search=search, shared=shared, points=points, allot=each)
+        one = partial(_trial, study=study, search=search, shared=shared, points=points, resources=each)
         with terminal.bar("search", left, "trials") as bar, quiet_tune(terminal):
             results = _tuner(study, search, stage.folder, one, at_once, left, known, spent, Marking(bar, points)).fit()
         for place in range(len(results)):
@@ -69,12 +71,12 @@ def run(study: StudyConfig, search: Search, stage: Stage, allot: Allotment, term
     return told(points)
 
 
-def points_of(search: Search, stage: Stage) -> Points:
+def points_of(search: Search, stage: StageFolder) -> TrialStore:
     """The points of a search, in its stage's folder; the trials beside it."""
-    return Points(stage.folder / POINTS, stage.folder.parent / TRIALS, search)
+    return TrialStore(stage.folder / POINTS, stage.folder.parent / TRIALS, search)
 
 
-def told(points: Points) -> list[Outcome]:
+def told(points: TrialStore) -> list[Outcome]:
     """Every trial that ended, the best first.
 
     Raises:
@@ -88,7 +90,12 @@ def told(points: Points) -> list[Outcome]:
 
 
 def _trial(
-    config: Mapping[str, Any], study: StudyConfig, search: Search, shared: Folder, points: Points, allot: Allotment
+    config: Mapping[str, Any],
+    study: StudyConfig,
+    search: Search,
+    shared: Folder,
+    points: TrialStore,
+    resources: ResourcePlan,
 ) -> None:
     """What a trial's process does. A point that has ended, which some searchers ask for again, answers at once."""
     point = dict(config)
@@ -115,7 +122,7 @@ def _trial(
         objective = float("inf") if told["failed"] else told["objective"]
         tune.report({"objective": objective, "epoch": told["epoch"], "tokens": told["tokens"]})
 
-    run_trial(made, search, shared, own, allot, report)
+    run_trial(made, search, shared, own, resources, report)
 
 
 def _release(trials: Folder) -> None:
@@ -156,7 +163,7 @@ def _tuner(
         run_config=tune.RunConfig(
             name=TUNE,
             storage_path=folder.path,
-            storage_filesystem=folder.enduring(),
+            storage_filesystem=folder.retrying_filesystem(),
             failure_config=tune.FailureConfig(max_failures=study.resources.max_failures),
             callbacks=[counting],
             stop=None if search.tokens is None else TokenCap(search.tokens - spent),
@@ -211,7 +218,7 @@ def _scheduler(study: StudyConfig, search: Search) -> ASHAScheduler | None:
 class Marking(Counting):
     """Also marks a point when its trial ends: one stopped early is not under way where the search is killed."""
 
-    def __init__(self, bar: Bar, points: Points) -> None:
+    def __init__(self, bar: Bar, points: TrialStore) -> None:
         super().__init__(bar)
         self.points = points
 

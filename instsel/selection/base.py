@@ -25,7 +25,7 @@ class Selection:
 
     indices: np.ndarray
     scores: np.ndarray
-    called_by: np.ndarray | None = None
+    driven_by: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check the arrays, bring them to their dtypes and freeze them."""
@@ -41,10 +41,10 @@ class Selection:
         object.__setattr__(self, "indices", indices)
         object.__setattr__(self, "scores", scores)
         _same_length("scores", scores, indices)
-        if self.called_by is not None:
-            called_by = _frozen("called_by", self.called_by, np.int64)
-            _same_length("called_by", called_by, indices)
-            object.__setattr__(self, "called_by", called_by)
+        if self.driven_by is not None:
+            driven_by = _frozen("driven_by", self.driven_by, np.int64)
+            _same_length("driven_by", driven_by, indices)
+            object.__setattr__(self, "driven_by", driven_by)
 
     def __len__(self) -> int:
         """Return the number of rows picked."""

@@ -29,7 +29,7 @@ def select(attribution: np.ndarray, budget: int, *, normalize: bool = True) -> S
         normalize: standardise the columns (population deviation); false is the paper's unnormalised ablation.
 
     Returns:
-        Selection whose scores are z_ij - c_j at the pick and whose `called_by` is that j, a column of `attribution`;
+        Selection whose scores are z_ij - c_j at the pick and whose `driven_by` is that j, a column of `attribution`;
         ties go to the lowest row and, for one row, to the lowest column.
 
     Raises:
@@ -99,7 +99,7 @@ def _rank(standard: _Standard, depth: int) -> _Ranking:
 
 def _walk(standard: _Standard, ranking: _Ranking, count: int) -> Selection:
     """Pick `count` rows, keeping for every column its best row not yet taken (its head)."""
-    indices, called_by = np.empty(count, np.int64), np.empty(count, np.int64)
+    indices, driven_by = np.empty(count, np.int64), np.empty(count, np.int64)
     scores = np.empty(count)
     taken = np.zeros(len(standard.matrix), dtype=bool)
     total = np.zeros(len(standard.columns))
@@ -112,7 +112,7 @@ def _walk(standard: _Standard, ranking: _Ranking, count: int) -> Selection:
         row = min(_lowest_row(standard, ranking, column, places, mean, taken) for column in tied.tolist())
         values = standard.row(row)
         caller = int((values - mean).argmax())
-        indices[pick], scores[pick], called_by[pick] = row, shortfalls[tied[0]], standard.columns[caller]
+        indices[pick], scores[pick], driven_by[pick] = row, shortfalls[tied[0]], standard.columns[caller]
         total += values
         taken[row] = True
         if pick + 1 < count:
@@ -122,7 +122,7 @@ def _walk(standard: _Standard, ranking: _Ranking, count: int) -> Selection:
                 head_rows[behind] = ranking.rows[behind, places[behind]]
                 behind = behind[taken[head_rows[behind]]]
             heads[moved] = ranking.values[moved, places[moved]]
-    return Selection(indices, scores, called_by)
+    return Selection(indices, scores, driven_by)
 
 
 def _lowest_row(

@@ -240,7 +240,7 @@ def select(
         memory_bytes: if 4 n d is larger, every step reads `train` anew, in blocks, in place of a float32 copy.
 
     Returns:
-        Selection whose `called_by` is the component (0 has the largest variance). A score is the cosine with the row
+        Selection whose `driven_by` is the component (0 has the largest variance). A score is the cosine with the row
         before; for the first row of a walk, and for rows found by similarity to the component, the cosine with that.
 
     Raises:

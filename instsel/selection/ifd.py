@@ -24,7 +24,7 @@ def select(loss: ArrayLike, loss_alone: ArrayLike, budget: int) -> Selection:
         budget: rows wanted; above n gives all n.
 
     Returns:
-        Selection in this order, ties to the lowest row; scores are ratios, or NO_RATIO; no `called_by`.
+        Selection in this order, ties to the lowest row; scores are ratios, or NO_RATIO; no `driven_by`.
 
     Raises:
         ValueError: wrong ranks, dtypes or lengths, a NaN in `loss`, infinity, a negative loss or budget.

@@ -22,7 +22,7 @@ def select(attribution: np.ndarray, budget: int, *, subtasks: Sequence[Hashable]
         subtasks: (m,) one label a column; the labels must sort.
 
     Returns:
-        Selection in order of falling score, ties to the lowest row; `called_by` is the position of the subtask with
+        Selection in order of falling score, ties to the lowest row; `driven_by` is the position of the subtask with
         the row's highest mean among the sorted unique labels, ties to the first.
 
     Raises:

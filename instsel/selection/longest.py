@@ -15,7 +15,7 @@ def select(tokens: ArrayLike, budget: int) -> Selection:
         budget: rows wanted; above n gives all n.
 
     Returns:
-        Selection by falling number of tokens, which is the score; ties go to the lowest row; no `called_by`.
+        Selection by falling number of tokens, which is the score; ties go to the lowest row; no `driven_by`.
 
     Raises:
         ValueError: wrong rank or dtype, NaN or infinity, a negative number of tokens or budget.

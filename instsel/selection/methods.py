@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from instsel.mixture.curriculum import Order
-from instsel.strict import Strict
+from instsel.strict import StrictModel
 
 Form = Literal["cosine", "fisher"]
 SubmodularFunction = Literal["facility_location", "graph_cut", "log_det"]
@@ -16,7 +16,7 @@ Average = Literal["cosines", "gradients"]
 
 
 @dataclass(frozen=True)
-class Influence:
+class AttributionSpec:
     """One way to take the influence of a pool row on what is validated.
 
     Attributes:
@@ -30,7 +30,7 @@ class Influence:
     average: Average = "cosines"
 
     @classmethod
-    def of(cls, form: Form, damping: float, average: Average = "cosines") -> "Influence":
+    def of(cls, form: Form, damping: float, average: Average = "cosines") -> "AttributionSpec":
         """The influence of a form; the damping counts where the form has one."""
         return cls(form, damping if form == "fisher" else None, average)
 
@@ -41,7 +41,7 @@ class Influence:
         return "-".join([*parts, *(["subtasks"] if self.average == "gradients" else [])])
 
 
-class BaseMethod(Strict):
+class BaseMethod(StrictModel):
     """What every method has.
 
     Attributes:
@@ -50,9 +50,9 @@ class BaseMethod(Strict):
         nested: whether the choice of a smaller budget is the beginning of a larger one's.
     """
 
-    reads: ClassVar[str] = "prepare"
-    draws: ClassVar[bool] = False
-    nested: ClassVar[bool] = True
+    requires: ClassVar[str] = "prepare"
+    is_stochastic: ClassVar[bool] = False
+    is_prefix_stable: ClassVar[bool] = True
 
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
         [0],
@@ -77,22 +77,22 @@ class BaseMethod(Strict):
 
 
 class RandomMethod(BaseMethod):
-    draws = True
+    is_stochastic = True
     method: Literal["random"] = Field(description="a uniform draw, the baseline of the report")
     name: str = Field("random", description="name of this selection")
 
 
 class ProportionalMethod(BaseMethod):
-    draws = True
-    nested = False
+    is_stochastic = True
+    is_prefix_stable = False
     method: Literal["proportional"] = Field(description="a uniform draw within each source, as large as its share")
     name: str = Field("proportional", description="name of this selection")
     by: Groups = Field("source", description="what divides the pool; a row without a task counts to its source's rest")
 
 
 class EqualMethod(BaseMethod):
-    draws = True
-    nested = False
+    is_stochastic = True
+    is_prefix_stable = False
     method: Literal["equal"] = Field(description="a uniform draw within each source, all of one size")
     name: str = Field("equal", description="name of this selection")
     by: Groups = Field("source", description="what divides the pool; a row without a task counts to its source's rest")
@@ -104,13 +104,13 @@ class LongestMethod(BaseMethod):
 
 
 class PerplexityMethod(BaseMethod):
-    reads = "likelihood"
+    requires = "likelihood"
     method: Literal["perplexity"] = Field(description="rows in the middle by the base model's loss")
     name: str = Field("perplexity", description="name of this selection")
 
 
 class IfdMethod(BaseMethod):
-    reads = "likelihood"
+    requires = "likelihood"
     method: Literal["ifd"] = Field(description="rows whose instruction helps the base model least, but does help")
     name: str = Field("ifd", description="name of this selection")
 
@@ -122,7 +122,7 @@ class TargetedMethod(BaseMethod):
 
 
 class RdsMethod(TargetedMethod):
-    reads = "represent"
+    requires = "hidden_states"
     method: Literal["rds"] = Field(
         description="rows most like a validation row in hidden states, validation rows in turn"
     )
@@ -132,14 +132,14 @@ class RdsMethod(TargetedMethod):
 class InfluenceMethod(TargetedMethod):
     """A method that reads the influence of pool rows on validation rows."""
 
-    reads = "attribution"
+    requires = "attribution"
 
     attribution: Form | None = Field(None, description="cosine or fisher; default selection.attribution")
     damping: float | None = Field(None, gt=0, description="damping of fisher; default selection.damping")
 
-    def influence(self, form: Form, damping: float) -> Influence:
+    def influence(self, form: Form, damping: float) -> AttributionSpec:
         """The influence that the method reads, where the study's own form and damping are these."""
-        return Influence.of(self.attribution or form, self.damping or damping, self.averages)
+        return AttributionSpec.of(self.attribution or form, self.damping or damping, self.averages)
 
     @property
     def averages(self) -> Average:
@@ -187,8 +187,8 @@ class SumMethod(InfluenceMethod):
 
 
 class G2isMethod(InfluenceMethod):
-    reads = "features"
-    nested = False
+    requires = "features"
+    is_prefix_stable = False
     method: Literal["g2is"] = Field(description="a walk over the graph of gradients, one a principal component")
     name: str = Field("g2is", description="name of this selection")
     delta: float = Field(0.8, ge=0, le=1, description="share of the agreement with the component that a step must keep")
@@ -205,8 +205,8 @@ class G2isMethod(InfluenceMethod):
 
 
 class SmartMethod(BaseMethod):
-    reads = "embed"
-    nested = False
+    requires = "embed"
+    is_prefix_stable = False
     method: Literal["smart"] = Field(description="budgets of tasks by one submodular function, rows by another")
     name: str = Field("smart", description="name of this selection")
     by: Groups = Field("source", description="what divides the pool; a row without a task counts to its source's rest")
@@ -217,7 +217,7 @@ class SmartMethod(BaseMethod):
 
 
 class FacilityLocationMethod(BaseMethod):
-    reads = "embed"
+    requires = "embed"
     method: Literal["facility_location"] = Field(description="rows whose prompts stand for all prompts of the pool")
     name: str = Field("facility_location", description="name of this selection")
     stochastic: float | None = Field(
@@ -227,14 +227,14 @@ class FacilityLocationMethod(BaseMethod):
 
 
 class GraphCutMethod(BaseMethod):
-    reads = "embed"
+    requires = "embed"
     method: Literal["graph_cut"] = Field(description="rows like the pool's prompts and unlike each other")
     name: str = Field("graph_cut", description="name of this selection")
     lam: float = Field(0.4, ge=0, description="weight of the redundancy")
 
 
 class LogDetMethod(BaseMethod):
-    reads = "embed"
+    requires = "embed"
     method: Literal["log_det"] = Field(description="rows whose prompts differ most from each other")
     name: str = Field("log_det", description="name of this selection")
 

@@ -19,7 +19,7 @@ def select(loss: ArrayLike, budget: int) -> Selection:
 
     Returns:
         Selection by rising distance from the middle of the order by loss (ties of it by row); of two rows at the same
-        distance, one on either side, the lowest row comes first. Scores are losses; no `called_by`.
+        distance, one on either side, the lowest row comes first. Scores are losses; no `driven_by`.
 
     Raises:
         ValueError: wrong rank or dtype, NaN or infinity, a negative loss or budget.

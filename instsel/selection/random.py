@@ -19,7 +19,7 @@ def select(n: int, budget: int, *, seed: int) -> Selection:
         seed: any whole number from 0.
 
     Returns:
-        Selection with scores 0 and no `called_by`.
+        Selection with scores 0 and no `driven_by`.
 
     Raises:
         ValueError: n, budget or seed negative or not whole.

@@ -27,7 +27,7 @@ def select(train: np.ndarray, validation: np.ndarray, budget: int) -> Selection:
             24 m min(budget, n) bytes and no more than 256 MiB, and some blocks of 128 MiB.
 
     Returns:
-        Selection whose scores are cosines and whose `called_by` is the validation row; ties go to the lowest row.
+        Selection whose scores are cosines and whose `driven_by` is the validation row; ties go to the lowest row.
 
     Raises:
         ValueError: wrong rank or width, no validation rows, a row that is zero or not finite, a negative budget.

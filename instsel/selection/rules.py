@@ -38,7 +38,7 @@ def select(
         task_function: of task_max; "mean" gives tasks of all sizes the same say.
 
     Returns:
-        Selection in order of falling score, ties to the lowest row. `called_by` is for instance_max the column of the
+        Selection in order of falling score, ties to the lowest row. `driven_by` is for instance_max the column of the
         largest entry, for task_max the position of the task among the sorted unique labels, ties to the first; None
         for sum.
 
@@ -68,8 +68,8 @@ def select(
         calls = _calls(values, rule, groups, task_function)
         scores[block], callers[block] = calls.max(axis=1), calls.argmax(axis=1)
     order = np.argsort(-scores, kind="stable")[:count]
-    called_by = {"instance_max": columns[callers[order]], "task_max": callers[order], "sum": None}
-    return Selection(order, scores[order], called_by[rule])
+    driven_by = {"instance_max": columns[callers[order]], "task_max": callers[order], "sum": None}
+    return Selection(order, scores[order], driven_by[rule])
 
 
 def _calls(values: np.ndarray, rule: str, groups: list[np.ndarray], task_function: str) -> np.ndarray:

@@ -39,7 +39,7 @@ def select(
 
     Returns:
         Selection with the tasks in greedy order and the rows of a task in pick order. Scores are the gains of the
-        rows within their tasks; `called_by` is the position of the row's task among the sorted unique labels. Ties go
+        rows within their tasks; `driven_by` is the position of the row's task among the sorted unique labels. Ties go
         to the lowest row, and to the first task in sorted order.
 
     Raises:

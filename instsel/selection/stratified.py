@@ -27,7 +27,7 @@ def select(groups: Sequence[Hashable] | np.ndarray, budget: int, *, shares: Shar
         seed: any whole number from 0.
 
     Returns:
-        Selection in the order of the draw, the groups mixed, with scores 0; `called_by` is the position of the row's
+        Selection in the order of the draw, the groups mixed, with scores 0; `driven_by` is the position of the row's
         group among the sorted unique labels.
 
     Raises:

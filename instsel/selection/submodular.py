@@ -51,7 +51,7 @@ def facility_location(
         seed: of those draws, any whole number from 0; without `stochastic` there are none.
 
     Returns:
-        Selection whose scores are the gains; no `called_by`. Ties go to the lowest row.
+        Selection whose scores are the gains; no `driven_by`. Ties go to the lowest row.
 
     Raises:
         ValueError: wrong rank, no columns, NaN or infinity, a matrix that is not square or not symmetric, another
@@ -182,7 +182,7 @@ def graph_cut(x: np.ndarray, budget: int, *, lam: float = 0.4, metric: str = "co
         metric: "cosine" or "precomputed".
 
     Returns:
-        Selection whose scores are the gains; no `called_by`.
+        Selection whose scores are the gains; no `driven_by`.
 
     Raises:
         ValueError: wrong rank, no columns, NaN or infinity, a matrix that is not square or not symmetric, another
@@ -246,7 +246,7 @@ def log_det(x: np.ndarray, budget: int, *, metric: str = "cosine") -> Selection:
         metric: "cosine" or "precomputed".
 
     Returns:
-        Selection whose scores are the gains; no `called_by`.
+        Selection whose scores are the gains; no `driven_by`.
 
     Raises:
         ValueError: wrong rank, no columns, NaN or infinity, a matrix that is not square or not symmetric, or that has

@@ -49,7 +49,7 @@ def on_deepspeed(study: StudyConfig) -> dict[str, Any]:
 
 def reads_embeddings(study: StudyConfig) -> bool:
     """Whether a method or the categories go by prompt embeddings."""
-    if any(method.reads == "embed" for method in study.selection.methods):
+    if any(method.requires == "embed" for method in study.selection.methods):
         return True
     return study.mixture is not None and categories_by_embeddings(study.mixture)
 
@@ -106,7 +106,7 @@ def on_method(study: StudyConfig, method: BaseMethod, seed: int) -> dict[str, An
     config = {
         "budget": part.budget,
         "unit": part.unit,
-        "seed": seed if method.draws else 0,
+        "seed": seed if method.is_stochastic else 0,
         **method.model_dump(exclude=elsewhere),
     }
     if isinstance(method, InfluenceMethod):

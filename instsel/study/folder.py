@@ -17,7 +17,7 @@ from instsel.errors import InputError
 from instsel.io.fingerprint import fingerprint
 from instsel.io.store import Folder
 
-BEGUN = "begun"
+ATTEMPTS = "attempts"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Mark:
 def marks(stage: Folder) -> dict[str, Mark]:
     """What was begun in a stage's folder: key -> Mark."""
     found: dict[str, Mark] = {}
-    for name in (stage / BEGUN).names():
+    for name in (stage / ATTEMPTS).names():
         key, times, rows = name.split(".")
         found[key] = max(found.get(key, Mark(0, 0)), Mark(int(times), int(rows)), key=lambda mark: mark.times)
     return found
@@ -41,11 +41,11 @@ def mark(stage: Folder, piece: str, rows: int, known: dict[str, Mark]) -> None:
     """Note that a piece of work is begun once more than `known` says, there and in the stage's folder."""
     key = xxhash.xxh3_64_hexdigest(piece.encode())
     times = known[key].times + 1 if key in known else 1
-    (stage / BEGUN).write(f"{key}.{times}.{rows}", b"")
+    (stage / ATTEMPTS).write(f"{key}.{times}.{rows}", b"")
     known[key] = Mark(times, rows)
 
 
-def rows_reprocessed(stage: Folder) -> int:
+def count_rows_reprocessed(stage: Folder) -> int:
     """Rows whose work was begun again; a row whose work was begun three times counts twice."""
     return sum((mark.times - 1) * mark.rows for mark in marks(stage).values())
 
@@ -57,7 +57,7 @@ PARTS = {"stage", "config", "parents", "fingerprint", "code_version", "cost", "r
 
 
 @dataclass
-class Stage:
+class StageFolder:
     """One step of a study: a folder and the fingerprint of everything its content depends on.
 
     The fingerprint chains: `parents` are stages whose own fingerprints enter this one's, so that a changed key
@@ -67,7 +67,7 @@ class Stage:
     folder: Folder
     name: str
     config: Mapping[str, Any]
-    parents: Sequence["Stage"] = ()
+    parents: Sequence["StageFolder"] = ()
     _began: float = field(default=0.0, repr=False)
 
     @property
@@ -82,7 +82,7 @@ class Stage:
     def manifest(self) -> dict[str, Any]:
         return self.folder.read_json(MANIFEST)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Make the folder ready: what an interrupted run of the same fingerprint left is kept, all else removed."""
         self._began = time.monotonic()
         if self._fingerprint_in(STARTED) == self.fingerprint:
@@ -99,7 +99,7 @@ class Stage:
         tokens: int = 0,
         peak_memory: int = 0,
         seconds: float | None = None,
-        rows_again: int = 0,
+        rows_reprocessed: int = 0,
     ) -> dict[str, Any]:
         """Write the manifest, which makes the stage done.
 
@@ -107,8 +107,9 @@ class Stage:
             result: what later stages and readers need to know of it, JSON values only.
             tokens: tokens that went through a model in this run of the stage.
             peak_memory: largest resident memory of one of its processes, bytes.
-            seconds: wall-clock time of this run of the stage; by default since `begin`.
-            rows_again: rows whose work was done again after a worker or a driver was lost, in all runs of the stage;
+            seconds: wall-clock time of this run of the stage; by default since `start`.
+            rows_reprocessed: rows whose work was done again after a worker or a driver was lost, in all runs of the
+                stage;
                 those that have marks (`instsel.study.folder`) are added.
         """
         manifest = {
@@ -121,12 +122,12 @@ class Stage:
                 "seconds": round(time.monotonic() - self._began if seconds is None else seconds, 2),
                 "tokens": int(tokens),
                 "peak_memory_bytes": int(peak_memory),
-                "rows_again": int(rows_again) + rows_reprocessed(self.folder),
+                "rows_reprocessed": int(rows_reprocessed) + count_rows_reprocessed(self.folder),
             },
             "result": dict(result),
         }
         self.folder.write_json(MANIFEST, manifest)
-        (self.folder / BEGUN).remove()
+        (self.folder / ATTEMPTS).remove()
         return manifest
 
     def _fingerprint_in(self, name: str) -> str | None:
@@ -166,7 +167,7 @@ def look_at_folder(out: str, name: str) -> Folder:
     return folder
 
 
-def place_in_study(folder: Folder) -> tuple[str, str]:
+def path_in_study(folder: Folder) -> tuple[str, str]:
     """Name of the study that a folder is in, and where in it the folder is; without a study above, "" and its path."""
     above, parts = folder, list[str]()
     while not above.exists(STUDY):

@@ -10,12 +10,12 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.report.markdown import BASE
 from instsel.selection.methods import AnyMethod
-from instsel.study import dependencies as depends
-from instsel.study.attribution_specs import figures_influence, influences_of
-from instsel.study.folder import Stage
+from instsel.study import dependencies as dependencies
+from instsel.study.attribution_specs import attribution_specs, metrics_spec
+from instsel.study.folder import StageFolder
 
 ORDER = [
-    "prepare", "embed", "represent", "likelihood", "tag", "warmup", "features", "attribution", "interaction",
+    "prepare", "embed", "hidden_states", "likelihood", "categorize", "warmup", "features", "attribution", "interaction",
     "select", "finetune", "evaluate", "report",
 ]  # fmt: skip
 
@@ -50,21 +50,21 @@ class Graph:
 
     folder: Folder
     runs: dict[str, Run]
-    prepare: Stage
-    embed: Stage
-    represent: Stage
-    likelihood: Stage
-    tag: Stage
-    warmup: Stage
-    features: Stage
-    attribution: dict[str, Stage]
-    interaction: dict[Estimator, Stage]
-    select: dict[str, Stage]
-    finetune: dict[str, Stage]
-    evaluate: dict[str, Stage]
-    report: Stage
+    prepare: StageFolder
+    embed: StageFolder
+    hidden_states: StageFolder
+    likelihood: StageFolder
+    categorize: StageFolder
+    warmup: StageFolder
+    features: StageFolder
+    attribution: dict[str, StageFolder]
+    interaction: dict[Estimator, StageFolder]
+    select: dict[str, StageFolder]
+    finetune: dict[str, StageFolder]
+    evaluate: dict[str, StageFolder]
+    report: StageFolder
 
-    def until(self, last: str) -> list[Stage]:
+    def until(self, last: str) -> list[StageFolder]:
         """All stages through `last` that the methods need, in the order they run."""
         parts: list[Any] = [getattr(self, name) for name in ORDER[: ORDER.index(last) + 1]]
         stages = [stage for part in parts for stage in (part.values() if isinstance(part, dict) else [part])]
@@ -88,7 +88,7 @@ def runs_of(study: StudyConfig) -> dict[str, Run]:
     for method in study.selection.methods:
         for seed in method.seeds:
             name = f"{method.name}-{seed}" if len(method.seeds) > 1 else method.name
-            selection = name if method.draws else method.name
+            selection = name if method.is_stochastic else method.name
             if name in runs or name == BASE or owners.setdefault(selection, method) is not method:
                 raise InputError(
                     f"selection.methods: two runs would be called {name!r}, or two selections {selection!r}; "
@@ -103,17 +103,17 @@ def settings_of(study: StudyConfig) -> dict[str, dict[str, Any]]:
     lora, batches = {"lora": study.lora.model_dump()}, {"token_budget": study.evaluation.token_budget}
     found: dict[str, dict[str, Any]] = {
         "prepare": {"data": study.data.model_dump()},
-        "represent": {"token_budget": study.features.token_budget},
+        "hidden_states": {"token_budget": study.features.token_budget},
         "likelihood": batches,
-        "warmup": {**lora, "warmup": depends.on_training(study.warmup)},
+        "warmup": {**lora, "warmup": dependencies.on_training(study.warmup)},
         "features": study.features.model_dump(),
         f"evaluate/{BASE}": batches,
     }
-    found |= {f"attribution/{name}": asdict(influence) for name, influence in influences_of(study).items()}
+    found |= {f"attribution/{name}": asdict(influence) for name, influence in attribution_specs(study).items()}
     for name, run in runs_of(study).items():
-        found[f"select/{run.selection}"] = depends.on_method(study, run.method, run.seed)
-        training = {**depends.on_training(study.finetune), "seed": study.finetune.seed + run.seed}
-        found[f"finetune/{name}"] = {**lora, "finetune": training, **depends.on_order(study, run.method)}
+        found[f"select/{run.selection}"] = dependencies.on_method(study, run.method, run.seed)
+        training = {**dependencies.on_training(study.finetune), "seed": study.finetune.seed + run.seed}
+        found[f"finetune/{name}"] = {**lora, "finetune": training, **dependencies.on_order(study, run.method)}
         found[f"evaluate/{name}"] = batches
     return found
 
@@ -131,38 +131,45 @@ def build_graph(study: StudyConfig, folder: Folder, own: Folder | None = None) -
         InputError: an input file is missing or is a folder; the message names its key.
     """
     runs, settings = runs_of(study), settings_of(study)
-    model = depends.on_model(study)
-    trained = {"model": model, "lora": study.lora.model_dump(), "deepspeed": depends.on_deepspeed(study)}
+    model = dependencies.on_model(study)
+    trained = {"model": model, "lora": study.lora.model_dump(), "deepspeed": dependencies.on_deepspeed(study)}
 
-    def stage(name: str, config: dict[str, Any], *parents: Stage) -> Stage:
+    def stage(name: str, config: dict[str, Any], *parents: StageFolder) -> StageFolder:
         place = own if own is not None and name.partition("/")[0] in OWN else folder
-        return Stage(place / name, name, config, parents)
+        return StageFolder(place / name, name, config, parents)
 
-    prepare = stage("prepare", {**depends.on_inputs(study), "model": model, **settings["prepare"]})
-    embed = stage("embed", depends.on_encoder(study) if depends.reads_embeddings(study) else {}, prepare)
-    represent = stage("represent", settings["represent"], prepare)
+    prepare = stage("prepare", {**dependencies.on_inputs(study), "model": model, **settings["prepare"]})
+    embed = stage("embed", dependencies.on_encoder(study) if dependencies.reads_embeddings(study) else {}, prepare)
+    hidden_states = stage("hidden_states", settings["hidden_states"], prepare)
     likelihood = stage("likelihood", settings["likelihood"], prepare)
     warmup = stage("warmup", {**trained, **settings["warmup"]}, prepare)
     features = stage("features", settings["features"], warmup)
     attribution = {
-        name: stage(f"attribution/{name}", settings[f"attribution/{name}"], features) for name in influences_of(study)
+        name: stage(f"attribution/{name}", settings[f"attribution/{name}"], features)
+        for name in attribution_specs(study)
     }
-    tag, interaction = _mixture(study, stage, trained, prepare, embed, features)
-    read = {"prepare": prepare, "embed": embed, "represent": represent, "likelihood": likelihood, "features": features}
+    categorize, interaction = _mixture(study, stage, trained, prepare, embed, features)
+    read = {
+        "prepare": prepare,
+        "embed": embed,
+        "hidden_states": hidden_states,
+        "likelihood": likelihood,
+        "features": features,
+    }
     select, finetune = {}, {}
     base = f"evaluate/{BASE}"
     evaluate = {BASE: stage(base, {**settings[base], "model": model}, prepare)}
     for name, run in runs.items():
         method, chosen = run.method, run.selection
         config = settings[f"select/{chosen}"]
-        source = attribution[config["influence"]] if method.reads == "attribution" else read[method.reads]
-        by = [source, *_shares(study, method, tag, interaction)]
+        source = attribution[config["influence"]] if method.requires == "attribution" else read[method.requires]
+        by = [source, *_shares(study, method, categorize, interaction)]
         select[chosen] = stage(f"select/{chosen}", config, *by)
-        levels = _levels(study, method, tag, interaction)
+        levels = _levels(study, method, categorize, interaction)
         training = f"finetune/{name}"
         finetune[name] = stage(training, {**trained, **settings[training]}, select[chosen], *levels)
         evaluate[name] = stage(f"evaluate/{name}", settings[f"evaluate/{name}"], finetune[name])
-    way = figures_influence(study)
+    way = metrics_spec(study)
     names = {name: run.method.name for name, run in runs.items()}
     report = stage(
         "report",
@@ -181,9 +188,9 @@ def build_graph(study: StudyConfig, folder: Folder, own: Folder | None = None) -
         runs,
         prepare,
         embed,
-        represent,
+        hidden_states,
         likelihood,
-        tag,
+        categorize,
         warmup,
         features,
         attribution,
@@ -197,28 +204,28 @@ def build_graph(study: StudyConfig, folder: Folder, own: Folder | None = None) -
 
 def _mixture(
     study: StudyConfig,
-    stage: Callable[..., Stage],
+    stage: Callable[..., StageFolder],
     trained: dict[str, Any],
-    prepare: Stage,
-    embed: Stage,
-    features: Stage,
-) -> tuple[Stage, dict[Estimator, Stage]]:
-    """Stages *tag* and *interaction*, the latter by estimator; without the key `mixture` nothing needs them."""
+    prepare: StageFolder,
+    embed: StageFolder,
+    features: StageFolder,
+) -> tuple[StageFolder, dict[Estimator, StageFolder]]:
+    """Stages *categorize* and *interaction*, the latter by estimator; without the key `mixture` nothing needs them."""
     mixture = study.mixture
     if mixture is None:
-        return stage("tag", {}, prepare), {}
-    tag = stage(
-        "tag",
-        depends.on_categories(study, mixture),
+        return stage("categorize", {}, prepare), {}
+    categorize = stage(
+        "categorize",
+        dependencies.on_categories(study, mixture),
         prepare,
-        *([embed] if depends.categories_by_embeddings(mixture) else []),
+        *([embed] if dependencies.categories_by_embeddings(mixture) else []),
     )
-    interaction: dict[Estimator, Stage] = {}
+    interaction: dict[Estimator, StageFolder] = {}
     for estimator in mixture.estimators:
-        config = depends.on_estimator(study, mixture, estimator, trained)
-        parents = [tag, features] if estimator == "gradients" else [tag]
+        config = dependencies.on_estimator(study, mixture, estimator, trained)
+        parents = [categorize, features] if estimator == "gradients" else [categorize]
         interaction[estimator] = stage(f"interaction/{estimator}", config, *parents)
-    return tag, interaction
+    return categorize, interaction
 
 
 def _wants_gamma(study: StudyConfig) -> bool:
@@ -229,15 +236,19 @@ def _wants_gamma(study: StudyConfig) -> bool:
     return study.mixture is not None and (reads or not others or bool(study.mixture.compare))
 
 
-def _shares(study: StudyConfig, method: AnyMethod, tag: Stage, interaction: Mapping[Estimator, Stage]) -> list[Stage]:
+def _shares(
+    study: StudyConfig, method: AnyMethod, categorize: StageFolder, interaction: Mapping[Estimator, StageFolder]
+) -> list[StageFolder]:
     """What a selection reads of categories."""
     if method.mixture is not None and study.mixture is not None:
-        return [tag, interaction[study.mixture.estimator]]
-    return [tag] if getattr(method, "by", None) == "category" else []
+        return [categorize, interaction[study.mixture.estimator]]
+    return [categorize] if getattr(method, "by", None) == "category" else []
 
 
-def _levels(study: StudyConfig, method: AnyMethod, tag: Stage, interaction: Mapping[Estimator, Stage]) -> list[Stage]:
+def _levels(
+    study: StudyConfig, method: AnyMethod, categorize: StageFolder, interaction: Mapping[Estimator, StageFolder]
+) -> list[StageFolder]:
     """What the order of training reads of categories."""
     if method.order == "shuffled":
         return []
-    return [tag, interaction["interventions"]] if study.curriculum.levels == "dependencies" else [tag]
+    return [categorize, interaction["interventions"]] if study.curriculum.levels == "dependencies" else [categorize]

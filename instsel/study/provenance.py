@@ -4,20 +4,20 @@ from typing import Any
 
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
-from instsel.gradients.features import require_pins
+from instsel.gradients.features import require_provenance
 from instsel.io.fingerprint import digest_in
 from instsel.io.store import Folder
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 from instsel.training.checkpoint import ADAPTER, MOMENTS, STATE
 
-PINS = "pins.json"
+PROVENANCE = "provenance.json"
 LOSS = "mean answer-token cross-entropy per example"
 
-Pins = dict[str, dict[str, dict[str, Any]]]
+Provenance = dict[str, dict[str, dict[str, Any]]]
 """Checkpoint -> kind of rows (pool, validation) -> pins."""
 
 
-def feature_pins(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage) -> Pins:
+def feature_provenance(study: StudyConfig, stage: StageFolder, prepare: StageFolder, warmup: StageFolder) -> Provenance:
     """The pins of the features stage's shards, JSON values only.
 
     Adapter and moments are told by the digest of their file, the base model as `identity.model_identity` does. Pool
@@ -39,20 +39,20 @@ def feature_pins(study: StudyConfig, stage: Stage, prepare: Stage, warmup: Stage
     return {name: _of_checkpoint(warmup.folder / result["run"] / name, shared) for name in result["checkpoints"]}
 
 
-def settle_pins(stage: Stage, pins: Pins, terminal: Terminal) -> None:
+def settle_provenance(stage: StageFolder, provenance: Provenance, terminal: Terminal) -> None:
     """Note what a stage's shards depend on; empty the stage if an interrupted run made them from something else.
 
     The stage's fingerprint does not tell: a warmup that was done again has the same and may have other weights.
     """
-    if stage.folder.exists(PINS):
+    if stage.folder.exists(PROVENANCE):
         try:
-            require_pins(stage.folder.read_json(PINS), pins)
+            require_provenance(stage.folder.read_json(PROVENANCE), provenance)
             return
         except ValueError as error:
             terminal.say(f"the shards that are there do not match and are made anew: {error}")
         stage.folder.remove()
-        stage.begin()
-    stage.folder.write_json(PINS, pins)
+        stage.start()
+    stage.folder.write_json(PROVENANCE, provenance)
 
 
 def _of_checkpoint(folder: Folder, shared: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -13,25 +13,25 @@ from instsel.errors import InputError
 from instsel.gradients.features import GradientShards, validation_columns
 from instsel.io.matrix import Matrix, stack
 from instsel.io.store import Folder
-from instsel.selection.methods import Influence
+from instsel.selection.methods import AttributionSpec
 from instsel.study.folder import MANIFEST, read_manifest
 
 CHECKPOINT = re.compile(r"epoch-[0-9]+")
 SHARD = re.compile(r"[0-9]+-[0-9]+")
 
 
-class Inputs:
+class StudyReader:
     """Reads a study folder, without the user's own files; what it gives is of pool rows, named by their ids."""
 
     def __init__(self, study: Folder, only: frozenset[str] | None = None) -> None:
         """Read a study folder; of the pool only these rows, where they are given."""
         self.study, self._only = study, only
-        self._kept: dict[Influence, Matrix] = {}
-        self._whole: Inputs = self
+        self._kept: dict[AttributionSpec, Matrix] = {}
+        self._whole: StudyReader = self
 
-    def only(self, rows: Collection[str]) -> "Inputs":
+    def only(self, rows: Collection[str]) -> "StudyReader":
         """The same study as if its pool had only these rows."""
-        narrowed = Inputs(self.study, frozenset(rows))
+        narrowed = StudyReader(self.study, frozenset(rows))
         narrowed._whole = self
         return narrowed
 
@@ -81,8 +81,8 @@ class Inputs:
         Raises:
             InputError: the study has none.
         """
-        self.manifest("tag")
-        table = (self.study / "tag").read_table("tags.parquet", ["id", "category"])
+        self.manifest("categorize")
+        table = (self.study / "categorize").read_table("tags.parquet", ["id", "category"])
         return dict(zip(table["id"].to_pylist(), table["category"].to_pylist(), strict=True))
 
     def interaction(self, estimator: str) -> dict[str, Any]:
@@ -113,22 +113,22 @@ class Inputs:
     @cached_property
     def gradients(self) -> GradientShards:
         """The gradient features."""
-        pins = self.manifest("features")["result"]["pins"]
-        self._check_names("checkpoint", CHECKPOINT, pins)
-        return GradientShards(self.study / "features", pins)
+        provenance = self.manifest("features")["result"]["provenance"]
+        self._check_names("checkpoint", CHECKPOINT, provenance)
+        return GradientShards(self.study / "features", provenance)
 
     @cached_property
     def weights(self) -> list[float]:
         """Mean learning rate of each checkpoint."""
         checkpoints = self.manifest("features")["result"]["checkpoints"]
-        return [checkpoints[name]["learning_rate"] for name in self.gradients.pins]
+        return [checkpoints[name]["learning_rate"] for name in self.gradients.provenance]
 
     def columns(self, targets: Sequence[str] | None = None) -> pa.Table:
         """Validation rows that have a gradient: id, target, subtask."""
-        set_aside = self.manifest("features")["result"]["set_aside"]
-        return validation_columns(self.study / "prepare", self._subtasks, set_aside, targets)
+        rejected = self.manifest("features")["result"]["rejected"]
+        return validation_columns(self.study / "prepare", self._subtasks, rejected, targets)
 
-    def influence(self, influence: Influence) -> Matrix | None:
+    def influence(self, influence: AttributionSpec) -> Matrix | None:
         """The attribution matrix as its stage stored it; None if that has not run."""
         name = f"attribution/{influence.name}"
         if not self.has(name):
@@ -136,7 +136,7 @@ class Inputs:
         shards, folder = self.manifest(name)["result"]["shards"], self.study / name
         return self._stacked(folder / "blocks", shards, "scores", folder.read_table("columns.parquet"))
 
-    def keep(self, influence: Influence, make: Callable[[], Matrix]) -> Matrix:
+    def keep(self, influence: AttributionSpec, make: Callable[[], Matrix]) -> Matrix:
         """The matrix of an influence, made once; the last two are kept, as each may be gigabytes."""
         if self._whole is not self:
             return self.narrow(self._whole.keep(influence, make))
@@ -156,13 +156,13 @@ class Inputs:
 
     def representations(self, targets: Sequence[str] | None = None) -> tuple[Matrix, np.ndarray]:
         """Hidden states of the pool, float32 (n, h), and of the validation rows that are its columns, (m, h)."""
-        columns, rows = self._validation_vectors("represent", targets)
-        pool = self._stacked(self.study / "represent" / "pool", self.shards, "embedding", columns)
+        columns, rows = self._validation_vectors("hidden_states", targets)
+        pool = self._stacked(self.study / "hidden_states" / "pool", self.shards, "embedding", columns)
         return self.narrow(pool), rows
 
     def _validation_vectors(self, stage: str, targets: Sequence[str] | None) -> tuple[pa.Table, np.ndarray]:
-        set_aside = self.manifest(stage)["result"]["set_aside"]
-        columns = validation_columns(self.study / "prepare", self._subtasks, set_aside, targets)
+        rejected = self.manifest(stage)["result"]["rejected"]
+        columns = validation_columns(self.study / "prepare", self._subtasks, rejected, targets)
         rows: dict[str, np.ndarray] = {}
         for target in dict.fromkeys(columns["target"].to_pylist()):
             table = (self.study / stage / "validation").read_table(f"{target}.arrow")

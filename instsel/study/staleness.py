@@ -8,7 +8,7 @@ from instsel.config.study import StudyConfig
 from instsel.study.graph import settings_of
 
 
-def changed_stages(study: StudyConfig, manifests: Mapping[str, Mapping[str, Any] | None]) -> dict[str, list[str]]:
+def stale_stages(study: StudyConfig, manifests: Mapping[str, Mapping[str, Any] | None]) -> dict[str, list[str]]:
     """Finished stages that were made by other settings than the study file has now.
 
     A setting that only one of the two has is passed over: another version of instsel may have had others.

@@ -102,7 +102,7 @@ def train(
         moments, state = read_checkpoint(resume, model)
         load_adapter(resume, model)
         last_epoch, step = state["epoch"], state["step"]
-        begun = Begun(*state["begun"])
+        begun = Begun(*state["attempts"])
     masters = {name: parameter.detach().float().clone() for name, parameter in trainable(model).items()}
     engine = _start(model, settings, loss_fn)
     try:

@@ -14,10 +14,10 @@ import pytest
 from pyarrow import fs as pafs
 
 import instsel
-from instsel.choice.reselect import Wish, select_anew
+from instsel.choice.reselect import SelectionRequest, reselect
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 
 def changed(folder: Path, stage: str, **values: object) -> None:
@@ -103,23 +103,23 @@ def test_selections_and_rows_are_those_of_the_files(study, finished_study):
 
 
 def test_influence_and_features_are_those_that_selections_read(study, finished_study):
-    inputs = Inputs(Folder.at(finished_study["out"]))
+    reader = StudyReader(Folder.at(finished_study["out"]))
     (way,) = study.influences
     found = study.attribution(way)
-    matrix = next(inputs.influence(one) for one in [study._way])
+    matrix = next(reader.influence(one) for one in [study._way])
     assert found.ids == matrix.ids and found.columns.equals(matrix.columns)
     np.testing.assert_array_equal(found.to_numpy(), matrix.values)
     assert study.checkpoints == ["epoch-1", "epoch-2"]
-    shard = inputs.shards[1]
-    ids, checkpoints = inputs.gradients.pool(shard)
+    shard = reader.shards[1]
+    ids, checkpoints = reader.gradients.pool(shard)
     for name, rows in zip(study.checkpoints, checkpoints, strict=True):
         block = study.features(name).block(shard)
         assert block.ids == ids
         np.testing.assert_array_equal(block.values, rows)
-    gradients = inputs.gradients.validation(inputs.columns())[1]
+    gradients = reader.gradients.validation(reader.columns())[1]
     validation = study.features(kind="validation")
     unit = gradients / np.linalg.norm(gradients, axis=1, keepdims=True)
-    np.testing.assert_allclose(validation.of(inputs.columns()["id"].to_pylist()), unit, atol=1e-3)
+    np.testing.assert_allclose(validation.of(reader.columns()["id"].to_pylist()), unit, atol=1e-3)
     np.testing.assert_allclose(validation.norms, np.linalg.norm(gradients, axis=1), rtol=1e-3)
 
 
@@ -130,7 +130,7 @@ def test_a_selection_is_the_one_that_the_command_makes(copied):
     assert study.selections == ["random", "bids", name]
     own = study.selection(name)
     options = ["fill=similarity", "delta=0.9"]
-    folder, _ = select_anew(str(copied), Wish("g2is", "3", "rows", ["sums"], options, "fisher", "told"), print)
+    folder, _ = reselect(str(copied), SelectionRequest("g2is", "3", "rows", ["sums"], options, "fisher", "told"), print)
     assert own.equals(folder.read_table("selected.parquet"))
     explained = study.explain(own["id"][0].as_py())
     assert [standing.selection for standing in explained.standings if standing.is_chosen][-2:] == [name, "told"]
@@ -234,7 +234,7 @@ def test_a_folder_whose_names_lead_out_of_it_is_refused(copied, stage):
     outside = "../../../secret"
     result = json.loads((copied / stage / "manifest.json").read_text())["result"]
     if stage == "features":
-        changed(copied, stage, result={**result, "pins": {outside: result["pins"]["epoch-1"]}})
+        changed(copied, stage, result={**result, "provenance": {outside: result["provenance"]["epoch-1"]}})
     else:
         changed(copied, stage, result={**result, "shards": [outside]})
     study = instsel.open_study(copied)

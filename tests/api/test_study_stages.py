@@ -42,6 +42,6 @@ def test_the_table_tells_what_each_took_and_whether_it_is_done():
         ("warmup", False, False),
         ("features", True, False),
     ]
-    costs = {"seconds": 1.5, "tokens": 3, "peak_memory_bytes": 7, "rows_again": 0, "version": "0.2.0"}
+    costs = {"seconds": 1.5, "tokens": 3, "peak_memory_bytes": 7, "rows_reprocessed": 0, "version": "0.2.0"}
     assert {key: lines[0][key] for key in costs} == costs
     assert {lines[1][key] for key in costs} == {None}

@@ -41,7 +41,7 @@ def test_a_nested_choice_is_the_longest_beginning_that_fits(room):
     found = choose(ordered(order), Budget(room, "tokens"), SIZES, True)
     held = np.cumsum(SIZES[order])
     assert found.indices.tolist() == order[: np.count_nonzero(held <= room)].tolist()
-    assert len(found.called_by) == len(found)
+    assert len(found.driven_by) == len(found)
 
 
 @pytest.mark.parametrize("room", [60, 500, int(SIZES.sum())])

@@ -13,10 +13,10 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.selection import smart
 from instsel.selection.g2is import component_budgets
-from instsel.selection.methods import Influence
+from instsel.selection.methods import AttributionSpec
 from instsel.study.folder import PARTS
 from instsel.study.graph import build_graph
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 REASONS = {
     "random-1": "uniform draw, seed 1",
@@ -44,35 +44,35 @@ REASONS = {
 
 
 @pytest.fixture(scope="module")
-def inputs(every_method):
-    return Inputs(Folder.at(every_method["out"]))
+def reader(every_method):
+    return StudyReader(Folder.at(every_method["out"]))
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_every_method_makes_its_selection_and_says_why(name, every_method, inputs):
-    table = (inputs.study / "select" / name).read_table("selected.parquet")
+def test_every_method_makes_its_selection_and_says_why(name, every_method, reader):
+    table = (reader.study / "select" / name).read_table("selected.parquet")
     # A walk may find no row that conflicts with none.
     assert table.num_rows == 6 or (name == "g2is-fisher" and 0 < table.num_rows < 6)
     assert len(set(table["id"].to_pylist())) == table.num_rows
-    assert set(table["id"].to_pylist()) <= set(inputs.index["id"].to_pylist())
+    assert set(table["id"].to_pylist()) <= set(reader.index["id"].to_pylist())
     assert all(REASONS[name] in reason for reason in table["reason"].to_pylist())
     assert np.isfinite(table["score"].to_numpy()).all()
 
 
-def test_the_gain_of_every_task_of_smart_is_kept(inputs):
-    gains = (inputs.study / "select/smart").read_json("manifest.json")["result"]["task_gains"]
-    matrix = inputs.embeddings()
-    source = dict(zip(*(inputs.index[key].to_pylist() for key in ("id", "source")), strict=True))
+def test_the_gain_of_every_task_of_smart_is_kept(reader):
+    gains = (reader.study / "select/smart").read_json("manifest.json")["result"]["task_gains"]
+    matrix = reader.embeddings()
+    source = dict(zip(*(reader.index[key].to_pylist() for key in ("id", "source")), strict=True))
     assert gains == pytest.approx(smart.task_gains(matrix.values, [source[row] for row in matrix.ids]))
 
 
-def test_the_share_of_every_component_of_g2is_is_kept_and_gives_the_budget(inputs):
-    result = (inputs.study / "select/g2is").read_json("manifest.json")["result"]
+def test_the_share_of_every_component_of_g2is_is_kept_and_gives_the_budget(reader):
+    result = (reader.study / "select/g2is").read_json("manifest.json")["result"]
     shares = np.array(list(result["component_shares"].values()))
     assert list(result["component_shares"]) == [str(number + 1) for number in range(len(shares))]
     assert shares.sum() == pytest.approx(1) and (np.diff(shares) <= 0).all()
     # What the walks left was filled up, so that every component has its whole budget.
-    reasons = (inputs.study / "select/g2is").read_table("selected.parquet")["reason"].to_pylist()
+    reasons = (reader.study / "select/g2is").read_table("selected.parquet")["reason"].to_pylist()
     budgets = {
         f"principal component {number + 1}": rows for number, rows in enumerate(component_budgets(shares, 6)) if rows
     }
@@ -88,60 +88,60 @@ def test_runs_of_several_training_seeds_share_their_selection(every_method):
     assert not Folder.at(every_method["out"]).exists("select/less-0")
 
 
-def gradients(inputs):
-    columns = inputs.columns()
-    shards = [inputs.gradients.pool(shard) for shard in inputs.shards]
-    pool = [np.concatenate([features[c] for _, features in shards]) for c in range(len(inputs.weights))]
-    return [row for ids, _ in shards for row in ids], pool, inputs.gradients.validation(columns), columns
+def gradients(reader):
+    columns = reader.columns()
+    shards = [reader.gradients.pool(shard) for shard in reader.shards]
+    pool = [np.concatenate([features[c] for _, features in shards]) for c in range(len(reader.weights))]
+    return [row for ids, _ in shards for row in ids], pool, reader.gradients.validation(columns), columns
 
 
 @pytest.mark.parametrize("damping", [None, 0.1])
-def test_the_stages_influence_is_that_of_the_formula_and_directions_keep_their_order_in_the_file(damping, inputs):
+def test_the_stages_influence_is_that_of_the_formula_and_directions_keep_their_order_in_the_file(damping, reader):
     """safetensors once wrote the memory of a transposed array, so fisher's directions were read back mixed."""
-    ids, pool, validation, columns = gradients(inputs)
-    stored = inputs.influence(Influence("cosine" if damping is None else "fisher", damping))
-    expected = attribute(pool, validation, inputs.weights, damping=damping)
+    ids, pool, validation, columns = gradients(reader)
+    stored = reader.influence(AttributionSpec("cosine" if damping is None else "fisher", damping))
+    expected = attribute(pool, validation, reader.weights, damping=damping)
     order = [columns["id"].to_pylist().index(name) for name in stored.columns["id"].to_pylist()]
     assert stored.ids == ids and not stored.values.flags.writeable
     np.testing.assert_allclose(stored.values, expected[:, order], atol=1e-4 * np.abs(expected).max())
 
 
-def test_influence_on_the_mean_gradient_has_a_column_a_subtask(inputs):
-    _, pool, validation, columns = gradients(inputs)
-    stored = inputs.influence(Influence("cosine", None, "gradients"))
+def test_influence_on_the_mean_gradient_has_a_column_a_subtask(reader):
+    _, pool, validation, columns = gradients(reader)
+    stored = reader.influence(AttributionSpec("cosine", None, "gradients"))
     means = [subtask_means(rows, columns["subtask"].to_pylist())[0] for rows in validation]
     assert stored.columns["subtask"].to_pylist() == ["cities", "sums"]
-    np.testing.assert_allclose(stored.values, attribute(pool, means, inputs.weights), atol=1e-5)
+    np.testing.assert_allclose(stored.values, attribute(pool, means, reader.weights), atol=1e-5)
 
 
-@pytest.mark.parametrize("influence", [Influence("fisher", 0.7), Influence("cosine", None, "gradients")])
-def test_influence_that_no_stage_made_is_worked_out_from_the_gradients(influence, inputs, monkeypatch):
-    _, pool, validation, columns = gradients(inputs)
-    monkeypatch.setattr(Inputs, "influence", lambda self, influence: None)
-    found = influence_matrix(inputs, influence)
+@pytest.mark.parametrize("influence", [AttributionSpec("fisher", 0.7), AttributionSpec("cosine", None, "gradients")])
+def test_influence_that_no_stage_made_is_worked_out_from_the_gradients(influence, reader, monkeypatch):
+    _, pool, validation, columns = gradients(reader)
+    monkeypatch.setattr(StudyReader, "influence", lambda self, influence: None)
+    found = influence_matrix(reader, influence)
     if influence.average == "gradients":
         validation = [subtask_means(rows, columns["subtask"].to_pylist())[0] for rows in validation]
-    expected = attribute(pool, validation, inputs.weights, damping=influence.damping)
+    expected = attribute(pool, validation, reader.weights, damping=influence.damping)
     np.testing.assert_allclose(found.values, expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("damping", [None, 0.1])
-def test_the_walks_features_have_the_influence_as_inner_products(damping, inputs):
-    ids, pool, validation, columns = gradients(inputs)
-    train, directions = kernel_matrix(inputs, Influence("fisher" if damping else "cosine", damping), ["cities"])
+def test_the_walks_features_have_the_influence_as_inner_products(damping, reader):
+    ids, pool, validation, columns = gradients(reader)
+    train, directions = kernel_matrix(reader, AttributionSpec("fisher" if damping else "cosine", damping), ["cities"])
     kept = [place for place, target in enumerate(columns["target"].to_pylist()) if target == "cities"]
-    expected = attribute(pool, validation, inputs.weights, damping=damping)[:, kept]
+    expected = attribute(pool, validation, reader.weights, damping=damping)[:, kept]
     assert train.ids == ids and train.columns["target"].to_pylist() == ["cities"] * len(kept)
     np.testing.assert_allclose(train.values @ directions.T, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_gradients_come_back_with_the_length_they_had(inputs):
+def test_gradients_come_back_with_the_length_they_had(reader):
     """Means of gradients need it; the rows themselves are kept at length one."""
-    _, _, validation, columns = gradients(inputs)
+    _, _, validation, columns = gradients(reader)
     lengths = np.linalg.norm(validation[0], axis=1)
     norms = {}
     for target in ("sums", "cities"):
-        table = (inputs.study / "features/epoch-1/validation").read_table(f"{target}.arrow")
+        table = (reader.study / "features/epoch-1/validation").read_table(f"{target}.arrow")
         norms |= dict(zip(table["id"].to_pylist(), table["norm"].to_pylist(), strict=True))
     np.testing.assert_allclose(lengths, [norms[name] for name in columns["id"].to_pylist()], rtol=1e-5)
     assert lengths.std() > 0.01 * lengths.mean()
@@ -149,9 +149,9 @@ def test_gradients_come_back_with_the_length_they_had(inputs):
 
 def test_a_stage_that_is_missing_is_told(tmp_path):
     with pytest.raises(InputError, match="has no finished stage 'embed'; run the study with a method that reads it"):
-        Inputs(Folder.at(tmp_path)).embeddings()
+        StudyReader(Folder.at(tmp_path)).embeddings()
     with pytest.raises(InputError, match="has no finished stage 'prepare'"):
-        _ = Inputs(Folder.at(tmp_path)).index
+        _ = StudyReader(Folder.at(tmp_path)).index
 
 
 @pytest.mark.parametrize("changed", ["prepare", "warmup", "features"])
@@ -163,18 +163,18 @@ def test_what_was_made_from_another_stage_than_is_there_is_refused(changed, how,
     for name, parents in chain.items():
         manifest = {**other, "fingerprint": name, "parents": {parent: parent for parent in parents}}
         (Folder.at(tmp_path) / name).write_json("manifest.json", manifest)
-    assert Inputs(Folder.at(tmp_path)).manifest("attribution/cosine")["fingerprint"] == "attribution/cosine"
+    assert StudyReader(Folder.at(tmp_path)).manifest("attribution/cosine")["fingerprint"] == "attribution/cosine"
     manifest = {**other, "fingerprint": "new", "parents": {parent: parent for parent in chain[changed]}}
     if how == "done again":
         (Folder.at(tmp_path) / changed).write_json("manifest.json", manifest)
     else:
         (tmp_path / changed / "manifest.json").unlink()
     with pytest.raises(InputError, match=f"is not of the {changed} that is there now; run the study again"):
-        Inputs(Folder.at(tmp_path)).manifest("attribution/cosine")
+        StudyReader(Folder.at(tmp_path)).manifest("attribution/cosine")
 
 
 @pytest.mark.parametrize("content", ["[]", '{"fingerprint": "prepare"}', "{"])
 def test_a_manifest_that_is_none_is_named(content, tmp_path):
     Folder.at(tmp_path / "prepare").write("manifest.json", content.encode())
     with pytest.raises(InputError, match=r"prepare/manifest\.json is (no manifest of a stage|damaged)"):
-        Inputs(Folder.at(tmp_path)).manifest("prepare")
+        StudyReader(Folder.at(tmp_path)).manifest("prepare")

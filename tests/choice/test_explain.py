@@ -3,18 +3,18 @@
 import pytest
 
 from instsel.choice.explain import explain
-from instsel.choice.reselect import Wish, select_anew
+from instsel.choice.reselect import SelectionRequest, reselect
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.report.explanation import explanation
 from instsel.selection import bids
-from instsel.selection.methods import Influence
-from instsel.study.reader import Inputs
+from instsel.selection.methods import AttributionSpec
+from instsel.study.reader import StudyReader
 
 
 @pytest.fixture(scope="module")
 def matrix(every_method):
-    return Inputs(Folder.at(every_method["out"])).influence(Influence("cosine", None))
+    return StudyReader(Folder.at(every_method["out"])).influence(AttributionSpec("cosine", None))
 
 
 def standing(found, name):
@@ -52,7 +52,7 @@ def test_validation_rows_are_those_with_the_highest_and_lowest_influence(every_m
 
 
 def test_selections_made_anew_are_told_too(every_method, matrix, say):
-    select_anew(every_method["out"], Wish("longest", "24", name="all"), say)
+    reselect(every_method["out"], SelectionRequest("longest", "24", name="all"), say)
     assert standing(explain(every_method["out"], matrix.ids[0]), "all").is_chosen
 
 
@@ -70,7 +70,7 @@ def test_what_is_told_has_the_row_its_places_and_its_effects(every_method, matri
 
 
 def test_selections_of_another_pool_or_left_half_written_are_not_told(every_method, matrix, say):
-    folder, _ = select_anew(every_method["out"], Wish("longest", "24", name="stale"), say)
+    folder, _ = reselect(every_method["out"], SelectionRequest("longest", "24", name="stale"), say)
     manifest = folder.read_json("manifest.json")
     folder.write_json("manifest.json", {**manifest, "prepare": "another"})
     (Folder.at(every_method["out"]) / "selections/half").write("selected.jsonl", b"")

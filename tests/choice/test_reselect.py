@@ -6,29 +6,29 @@ from pathlib import Path
 
 import pytest
 
-from instsel.choice.reselect import Wish, select_anew
+from instsel.choice.reselect import SelectionRequest, reselect
 from instsel.errors import InputError
 from instsel.io.store import Folder
 
 SAME = {
-    "longest": Wish("longest", "6"),
-    "ifd": Wish("ifd", "0.25"),
-    "rds": Wish("rds", "6"),
-    "less": Wish("less", "6"),
-    "less-means": Wish("less", "6", options=["average=gradients"]),
-    "bids": Wish("bids", "6"),
-    "bids-fisher": Wish("bids", "6", attribution="fisher"),
-    "bids-sums": Wish("bids", "6", targets=["sums"]),
-    "g2is": Wish("g2is", "6", options=["fill=similarity"]),
-    "smart": Wish("smart", "6"),
-    "log_det": Wish("log_det", "6"),
-    "random-1": Wish("random", "6", options=["seeds=[1]"]),
+    "longest": SelectionRequest("longest", "6"),
+    "ifd": SelectionRequest("ifd", "0.25"),
+    "rds": SelectionRequest("rds", "6"),
+    "less": SelectionRequest("less", "6"),
+    "less-means": SelectionRequest("less", "6", options=["average=gradients"]),
+    "bids": SelectionRequest("bids", "6"),
+    "bids-fisher": SelectionRequest("bids", "6", attribution="fisher"),
+    "bids-sums": SelectionRequest("bids", "6", targets=["sums"]),
+    "g2is": SelectionRequest("g2is", "6", options=["fill=similarity"]),
+    "smart": SelectionRequest("smart", "6"),
+    "log_det": SelectionRequest("log_det", "6"),
+    "random-1": SelectionRequest("random", "6", options=["seeds=[1]"]),
 }
 
 
 @pytest.mark.parametrize("name", SAME)
 def test_the_same_wish_gives_the_studys_own_selection(name, every_method, say):
-    folder, made = select_anew(every_method["out"], SAME[name], say)
+    folder, made = reselect(every_method["out"], SAME[name], say)
     own = Folder.at(every_method["out"]) / "select" / name
     assert (folder.read_table("selected.parquet")).equals(own.read_table("selected.parquet"))
     assert folder.read("selected.jsonl") == own.read("selected.jsonl")
@@ -41,14 +41,16 @@ def test_it_needs_none_of_the_users_files(every_method, tmp_path, say):
     config = json.loads((tmp_path / "copy/config.json").read_text())
     config |= {"root": "gone", "model": {"name": "gone"}, "embedding": {"encoder": "gone"}}
     (tmp_path / "copy/config.json").write_text(json.dumps(config))
-    _, made = select_anew(str(tmp_path / "copy"), Wish("bids", "3"), say)
+    _, made = reselect(str(tmp_path / "copy"), SelectionRequest("bids", "3"), say)
     assert made["rows"] == 3
 
 
 def test_a_budget_of_tokens_is_kept(every_method, say):
-    folder, made = select_anew(every_method["out"], Wish("bids", "100", unit="tokens"), say)
+    folder, made = reselect(every_method["out"], SelectionRequest("bids", "100", unit="tokens"), say)
     assert folder.path.endswith("/selections/bids-100tokens")
-    order = select_anew(every_method["out"], Wish("bids", "24"), say)[0].read_table("selected.parquet", ["tokens"])
+    order = reselect(every_method["out"], SelectionRequest("bids", "24"), say)[0].read_table(
+        "selected.parquet", ["tokens"]
+    )
     held = order["tokens"].to_numpy().cumsum()
     assert made["tokens"] == held[held <= 100][-1] and made["rows"] == (held <= 100).sum()
     assert sum(folder.read_table("selected.parquet", ["tokens"])["tokens"].to_pylist()) == made["tokens"]
@@ -56,83 +58,86 @@ def test_a_budget_of_tokens_is_kept(every_method, say):
 
 def test_a_stochastic_choice_is_that_of_its_seed(every_method, say):
     def chosen(seed):
-        wish = Wish("facility_location", "6", options=["stochastic=0.5", f"seed={seed}"], name="drawn")
-        return select_anew(every_method["out"], wish, say)[0].read_table("selected.parquet", ["id"])["id"].to_pylist()
+        wish = SelectionRequest("facility_location", "6", options=["stochastic=0.5", f"seed={seed}"], name="drawn")
+        return reselect(every_method["out"], wish, say)[0].read_table("selected.parquet", ["id"])["id"].to_pylist()
 
     assert chosen(1) == chosen(1)
     assert len({tuple(chosen(seed)) for seed in range(4)}) > 1
 
 
 def test_another_name_keeps_both(every_method, say):
-    first, _ = select_anew(every_method["out"], Wish("sum", "2", name="a"), say)
-    second, _ = select_anew(every_method["out"], Wish("sum", "3", name="b"), say)
+    first, _ = reselect(every_method["out"], SelectionRequest("sum", "2", name="a"), say)
+    second, _ = reselect(every_method["out"], SelectionRequest("sum", "3", name="b"), say)
     assert (Path(first.path).name, Path(second.path).name) == ("a", "b")
     assert first.exists("selected.jsonl") and second.exists("selected.jsonl")
 
 
 def test_wishes_that_differ_have_names_that_differ(every_method, say):
     wishes = [
-        Wish("less", "2"),
-        Wish("less", "2", attribution="fisher"),
-        Wish("less", "2", options=["average=gradients"]),
-        Wish("less", "2", options=["seeds=[1]"]),
-        Wish("less", "2", targets=["sums"]),
-        Wish("less", "20", unit="tokens"),
+        SelectionRequest("less", "2"),
+        SelectionRequest("less", "2", attribution="fisher"),
+        SelectionRequest("less", "2", options=["average=gradients"]),
+        SelectionRequest("less", "2", options=["seeds=[1]"]),
+        SelectionRequest("less", "2", targets=["sums"]),
+        SelectionRequest("less", "20", unit="tokens"),
     ]
-    names = [select_anew(every_method["out"], wish, say)[1]["name"] for wish in wishes[:-1]]
+    names = [reselect(every_method["out"], wish, say)[1]["name"] for wish in wishes[:-1]]
     assert names == ["less-2", "less-2-fisher", "less-2-averagegradients", "less-2-seeds1", "less-2-sums"]
     with pytest.raises(InputError, match="first row chosen has more"):
-        select_anew(every_method["out"], wishes[-1], say)
+        reselect(every_method["out"], wishes[-1], say)
 
 
 def test_a_budget_of_tokens_below_that_of_the_tasks_kept_is_searched_for(every_method, say):
-    wish = Wish("smart", "150", unit="tokens", options=["num_tasks=1"])
-    _, made = select_anew(every_method["out"], wish, say)
+    wish = SelectionRequest("smart", "150", unit="tokens", options=["num_tasks=1"])
+    _, made = reselect(every_method["out"], wish, say)
     assert 0 < made["tokens"] <= 150 and len(made["sources"]) == 1
     with pytest.raises(InputError, match="smart-20-num_tasks1: "):
-        select_anew(every_method["out"], Wish("smart", "20", options=["num_tasks=1"]), say)
+        reselect(every_method["out"], SelectionRequest("smart", "20", options=["num_tasks=1"]), say)
 
 
 def test_what_a_method_warns_of_is_told(every_method, say):
-    select_anew(every_method["out"], Wish("g2is", "24", options=["delta=1.0"], name="strict"), say)
+    reselect(every_method["out"], SelectionRequest("g2is", "24", options=["delta=1.0"], name="strict"), say)
     assert any(line.startswith("strict: ") for line in say.said)
 
 
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        (Wish("g2", "3"), "selection.methods.0: .*'g2is'"),
-        (Wish("bids", "0"), "selection.budget: budget is 0"),
-        (Wish("bids", "many"), "selection.budget: .*not 'many'"),
-        (Wish("bids", "25"), "selection.budget is 25 rows, but the pool has 24 usable ones; lower it"),
-        (Wish("bids", "3", unit="words"), "selection.unit"),
-        (Wish("bids", "3", targets=["law"]), "chooses for 'law'; targets are cities, sums"),
-        (Wish("longest", "3", targets=["sums"]), "selection.methods.0.targets: unknown key"),
-        (Wish("bids", "3", options=["lam=2"]), "selection.methods.0.lam: unknown key"),
-        (Wish("bids", "3", options=["lam"]), "write it as key=value"),
-        (Wish("bids", "3", attribution="dot"), "selection.methods.0.attribution"),
-        (Wish("bids", "[1"), r"--budget \[1: write a count \(500\) or a share \(0.1\)"),
-        (Wish("bids", "3", options=["name=5"]), "selection.methods.0.name: .*not 5"),
-        (Wish("bids", "3", options=["damping=0.5"]), "has a damping, which only `attribution: fisher` reads"),
-        (Wish("random", "3", options=["seeds=[1,2]"]), "--set seeds: one selection is made, give one seed"),
-        (Wish("random", "3", options=["seeds=[-1]"]), "selection.methods.0.seeds.0: .*not -1"),
-        (Wish("bids", "3", options=[f"name={'x' * 9}", *["damping=0.1"] * 20]), "give one with --name"),
-        (Wish("bids", "3", name="a/b"), "name 'a/b' is not usable"),
+        (SelectionRequest("g2", "3"), "selection.methods.0: .*'g2is'"),
+        (SelectionRequest("bids", "0"), "selection.budget: budget is 0"),
+        (SelectionRequest("bids", "many"), "selection.budget: .*not 'many'"),
+        (SelectionRequest("bids", "25"), "selection.budget is 25 rows, but the pool has 24 usable ones; lower it"),
+        (SelectionRequest("bids", "3", unit="words"), "selection.unit"),
+        (SelectionRequest("bids", "3", targets=["law"]), "chooses for 'law'; targets are cities, sums"),
+        (SelectionRequest("longest", "3", targets=["sums"]), "selection.methods.0.targets: unknown key"),
+        (SelectionRequest("bids", "3", options=["lam=2"]), "selection.methods.0.lam: unknown key"),
+        (SelectionRequest("bids", "3", options=["lam"]), "write it as key=value"),
+        (SelectionRequest("bids", "3", attribution="dot"), "selection.methods.0.attribution"),
+        (SelectionRequest("bids", "[1"), r"--budget \[1: write a count \(500\) or a share \(0.1\)"),
+        (SelectionRequest("bids", "3", options=["name=5"]), "selection.methods.0.name: .*not 5"),
+        (
+            SelectionRequest("bids", "3", options=["damping=0.5"]),
+            "has a damping, which only `attribution: fisher` reads",
+        ),
+        (SelectionRequest("random", "3", options=["seeds=[1,2]"]), "--set seeds: one selection is made, give one seed"),
+        (SelectionRequest("random", "3", options=["seeds=[-1]"]), "selection.methods.0.seeds.0: .*not -1"),
+        (SelectionRequest("bids", "3", options=[f"name={'x' * 9}", *["damping=0.1"] * 20]), "give one with --name"),
+        (SelectionRequest("bids", "3", name="a/b"), "name 'a/b' is not usable"),
     ],
 )
 def test_a_wrong_wish_is_refused_by_its_key(wish, message, every_method, say):
     with pytest.raises(InputError, match=message):
-        select_anew(every_method["out"], wish, say)
+        reselect(every_method["out"], wish, say)
 
 
 def test_a_study_without_what_the_method_reads_says_so(finished_study, say):
     with pytest.raises(InputError, match="no finished stage 'embed'; run the study with a method that reads it"):
-        select_anew(finished_study["out"], Wish("smart", "3"), say)
+        reselect(finished_study["out"], SelectionRequest("smart", "3"), say)
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path, say):
     with pytest.raises(InputError, match="is no study folder; give the `out` of a study that has run"):
-        select_anew(str(tmp_path), Wish("bids", "3"), say)
+        reselect(str(tmp_path), SelectionRequest("bids", "3"), say)
     (tmp_path / "study.json").write_text('{"name": "x"}')
     with pytest.raises(InputError, match="has no config.json; run the study again with this version"):
-        select_anew(str(tmp_path), Wish("bids", "3"), say)
+        reselect(str(tmp_path), SelectionRequest("bids", "3"), say)

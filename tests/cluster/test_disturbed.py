@@ -14,7 +14,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from instsel.io.store import Folder
-from instsel.study.folder import BEGUN
+from instsel.study.folder import ATTEMPTS
 from tests.cluster.nodes import WAIT_SECONDS, Nodes, three_nodes, wait_for
 from tests.object_store import ObjectStore
 
@@ -91,7 +91,7 @@ def amid_shards(study: dict[str, Any]) -> Callable[[], bool]:
     folder = Path(study["out"], "features")
 
     def look() -> bool:
-        begun = sum(1 for path in (folder / BEGUN).glob("[!.]*"))
+        begun = sum(1 for path in (folder / ATTEMPTS).glob("[!.]*"))
         return begun - sum(1 for _ in folder.rglob("*.arrow")) >= 2
 
     return look
@@ -128,7 +128,7 @@ def finish(nodes: Nodes, job: str, study: dict[str, Any], undisturbed: Path) -> 
 def test_a_submitted_study_runs_to_its_end_on_both_working_nodes(nodes: Nodes, undisturbed: Path) -> None:
     assert (undisturbed / "report" / "report.md").exists()
     again = {path.parent.name: json.loads(path.read_text())["cost"] for path in undisturbed.glob("*/manifest.json")}
-    assert all(cost["rows_again"] == 0 for cost in again.values())
+    assert all(cost["rows_reprocessed"] == 0 for cost in again.values())
 
 
 def test_a_feature_actor_is_killed(nodes: Nodes, again: Callable[..., dict[str, Any]], undisturbed: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_feature_actor_is_killed(nodes: Nodes, again: Callable[..., dict[str, 
     wait_for(shards(study, 8), "shards")
     nodes.halt(ACTOR, amid_shards(study)).kill()
     log = finish(nodes, job, study, undisturbed)
-    rows = cost(study, "features")["rows_again"]
+    rows = cost(study, "features")["rows_reprocessed"]
     assert 0 < rows <= 3 * SHARD_ROWS
     assert f"rows whose work was done again after processes or machines were lost: features {rows}" in log
     assert "rows again" in Path(study["out"], "report", "report.md").read_text()
@@ -152,7 +152,7 @@ def test_a_working_node_is_lost_and_another_joins(
     nodes.lose(nodes.halt(ACTOR, amid_shards(study)))
     nodes.add()
     finish(nodes, job, study, undisturbed)
-    assert 0 < cost(study, "features")["rows_again"] < POOL_ROWS
+    assert 0 < cost(study, "features")["rows_reprocessed"] < POOL_ROWS
 
 
 def test_the_driver_is_killed_and_the_job_submitted_again(
@@ -171,7 +171,7 @@ def test_the_driver_is_killed_and_the_job_submitted_again(
     there = sum(1 for _ in Path(study["out"], "features").rglob("*.arrow"))
     log = finish(nodes, nodes.submit(path), study, undisturbed)
     assert f"{there} of {2 * (POOL_ROWS // SHARD_ROWS + 2)} shards were there already" in log
-    assert 0 < cost(study, "features")["rows_again"] <= 3 * SHARD_ROWS
+    assert 0 < cost(study, "features")["rows_reprocessed"] <= 3 * SHARD_ROWS
 
 
 def test_a_training_worker_is_killed_in_the_middle_of_an_epoch(
@@ -185,10 +185,10 @@ def test_a_training_worker_is_killed_in_the_middle_of_an_epoch(
     nodes.kill(TRAINER)
     finish(nodes, job, study, undisturbed)
     spent, whole = cost(study, "finetune/bids"), json.loads((undisturbed / "finetune/bids/manifest.json").read_text())
-    assert 0 <= spent["rows_again"] <= 12
+    assert 0 <= spent["rows_reprocessed"] <= 12
     epochs = [one["tokens"] for one in whole["result"]["checkpoints"].values()]
     # Every row once an epoch, and beside that only what is counted.
-    assert sum(epochs) <= spent["tokens"] <= sum(epochs) + spent["rows_again"] * 128
+    assert sum(epochs) <= spent["tokens"] <= sum(epochs) + spent["rows_reprocessed"] * 128
 
 
 @pytest.mark.guard
@@ -215,4 +215,4 @@ def test_the_object_store_is_away_for_20_seconds(
     assert_same(tmp_path / "copy" / "one", undisturbed)
     manifest = (copy / "one" / "features").read_json("manifest.json")
     # Whoever met the outage waited; nobody had to begin again.
-    assert manifest["cost"]["rows_again"] == 0 and manifest["cost"]["seconds"] > 20
+    assert manifest["cost"]["rows_reprocessed"] == 0 and manifest["cost"]["seconds"] > 20

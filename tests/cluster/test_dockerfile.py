@@ -93,5 +93,5 @@ def test_the_image_asks_for_a_token_and_holds_none(steps: list[str]) -> None:
 def test_torch_is_the_pinned_one_from_the_chosen_index(steps: list[str]) -> None:
     (install,) = [step for step in steps if step.startswith("RUN")]
     assert '${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} "$(grep \'^torch==\' constraints.txt)"' in install
-    pins = (ROOT / "constraints.txt").read_text().splitlines()
-    assert len([line for line in pins if line.startswith("torch==")]) == 1
+    provenance = (ROOT / "constraints.txt").read_text().splitlines()
+    assert len([line for line in provenance if line.startswith("torch==")]) == 1

@@ -8,7 +8,7 @@ import tomllib
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+PROVENANCE = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PLACEHOLDER = re.compile(r"REPLACE_[A-Z_]+")
 IMAGE = re.compile(r"ray(?:project/ray:)?(\d+\.\d+\.\d+)-py(\d)(\d+)-(\w+)")
@@ -49,9 +49,9 @@ def test_images_and_specs_have_the_ray_of_constraints_and_one_python(cluster: Pa
     }
     assert {name for name, _, _ in found} >= {"Dockerfile", "aws.yaml", "gcp.yaml", "kubernetes/rayjob.yaml"}
     python = PROJECT["tool"]["mypy"]["python_version"]
-    assert {(ray, version) for _, ray, version in found} == {(PINS["ray"], python)}
+    assert {(ray, version) for _, ray, version in found} == {(PROVENANCE["ray"], python)}
     versions = [re.findall(r'rayVersion: "(.+)"', text) for text in files(cluster).values()]
-    assert [version for those in versions for version in those] == [PINS["ray"]] * 2
+    assert [version for those in versions for version in those] == [PROVENANCE["ray"]] * 2
 
 
 def test_the_project_allows_the_ray_that_is_pinned() -> None:
@@ -59,13 +59,15 @@ def test_the_project_allows_the_ray_that_is_pinned() -> None:
     rays = [Requirement(text) for text in PROJECT["project"]["dependencies"] + extras]
     rays = [requirement for requirement in rays if requirement.name == "ray"]
     assert len(rays) == 2
-    assert all(PINS["ray"] in requirement.specifier for requirement in rays)
+    assert all(PROVENANCE["ray"] in requirement.specifier for requirement in rays)
     assert rays[0].specifier == rays[1].specifier
 
 
 def test_pinned_packages_run_on_the_images_python() -> None:
     python = f"{PROJECT['tool']['mypy']['python_version']}.0"
-    installed = {one.name: one.metadata.get("Requires-Python") for one in metadata.distributions() if one.name in PINS}
+    installed = {
+        one.name: one.metadata.get("Requires-Python") for one in metadata.distributions() if one.name in PROVENANCE
+    }
     assert len(installed) > 50
     unfit = [name for name, wants in installed.items() if wants and python not in Requirement(f"x{wants}").specifier]
     assert unfit == []

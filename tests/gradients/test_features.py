@@ -14,7 +14,7 @@ from instsel.gradients.features import (
     read_features,
     read_norms,
     read_pins,
-    require_pins,
+    require_provenance,
 )
 from instsel.io.store import Folder
 
@@ -46,16 +46,16 @@ def test_normalise_refuses_other_arrays(features):
 
 
 def test_a_shard_is_read_back_as_a_view_of_the_file(tmp_path):
-    unit, pins = unit_rows(5), {"sketch": {"dim": 6, "seed": 0}, "model": "tiny"}
+    unit, provenance = unit_rows(5), {"sketch": {"dim": 6, "seed": 0}, "model": "tiny"}
     folder = Folder.at(tmp_path)
-    folder.write_table("0.arrow", feature_table(list("abcde"), unit, np.arange(5.0), pins))
+    folder.write_table("0.arrow", feature_table(list("abcde"), unit, np.arange(5.0), provenance))
     table = folder.read_table("0.arrow")
     ids, features = read_features(table)
     assert ids == list("abcde")
     assert features.dtype == np.float16 and not features.flags.owndata and not features.flags.writeable
     np.testing.assert_array_equal(features, unit.astype(np.float16))
     assert read_norms(table).tolist() == [0, 1, 2, 3, 4]
-    assert read_pins(table.schema) == pins
+    assert read_pins(table.schema) == provenance
     assert table.schema.field("feature").type == pa.list_(pa.float16(), 6)
 
 
@@ -90,7 +90,7 @@ def test_a_row_takes_the_bytes_it_is_said_to(storage, entry, tmp_path):
     assert bytes_per_row(1024, storage) == 1024 * entry + 4 + (4 if storage == "int8" else 0)
 
 
-PINS = {
+PROVENANCE = {
     "model": {"config.json": "a", "model.safetensors": "b"},
     "moments": "m",
     "sketch": {"dim": 64, "seed": 0},
@@ -99,7 +99,7 @@ PINS = {
 
 
 def test_equal_pins_are_let_through_in_any_order():
-    require_pins(dict(reversed(PINS.items())), PINS)
+    require_provenance(dict(reversed(PROVENANCE.items())), PROVENANCE)
 
 
 @pytest.mark.parametrize(
@@ -113,20 +113,20 @@ def test_equal_pins_are_let_through_in_any_order():
         ({"model": {"config.json": "a"}}, 'model.model.safetensors is nothing, expected "b"'),
         ({"storage": "int8"}, 'storage is "int8", expected nothing'),
         (
-            {"gradient": {**PINS["gradient"], "betas": [0.9, 0.95]}},
+            {"gradient": {**PROVENANCE["gradient"], "betas": [0.9, 0.95]}},
             "gradient.betas is [0.9, 0.95], expected [0.9, 0.999]",
         ),
     ],
 )
 def test_other_pins_are_refused_and_exactly_what_differs_is_named(changed, message):
     with pytest.raises(ValueError) as error:
-        require_pins({**PINS, **changed}, PINS)
+        require_provenance({**PROVENANCE, **changed}, PROVENANCE)
     assert str(error.value) == message
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path):
-    for name, pins in (("a", {"x": 1, "y": 2}), ("b", {"y": 2, "x": 1})):
-        Folder.at(tmp_path).write_table(f"{name}.arrow", feature_table(["r"], unit_rows(1), np.ones(1), pins))
+    for name, provenance in (("a", {"x": 1, "y": 2}), ("b", {"y": 2, "x": 1})):
+        Folder.at(tmp_path).write_table(f"{name}.arrow", feature_table(["r"], unit_rows(1), np.ones(1), provenance))
     assert (tmp_path / "a.arrow").read_bytes() == (tmp_path / "b.arrow").read_bytes()
 
 

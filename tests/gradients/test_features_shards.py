@@ -4,7 +4,7 @@ import pytest
 from instsel.gradients.features import GradientShards, feature_table
 from instsel.io.store import Folder
 
-PINS = {"epoch-1": {"pool": {"of": "first"}}, "epoch-2": {"pool": {"of": "second"}}}
+PROVENANCE = {"epoch-1": {"pool": {"of": "first"}}, "epoch-2": {"pool": {"of": "second"}}}
 IDS = ["a", "b", "c", "d"]
 
 
@@ -13,15 +13,15 @@ def stored(tmp_path):
     """Two checkpoints of four rows, the last of which has no feature at the second."""
     random = np.random.default_rng(0)
     folder, rows = Folder.at(tmp_path), {}
-    for name, pins in PINS.items():
+    for name, provenance in PROVENANCE.items():
         kept = 4 if name == "epoch-1" else 3
         unit = random.normal(size=(kept, 16)).astype(np.float32)
         unit /= np.linalg.norm(unit, axis=1, keepdims=True)
         norms = random.uniform(1, 5, kept).astype(np.float32)
-        table = feature_table(IDS[:kept], unit, norms, pins["pool"], "float16")
+        table = feature_table(IDS[:kept], unit, norms, provenance["pool"], "float16")
         (folder / name / "pool").write_table("s.arrow", table)
         rows[name] = unit * norms[:, None]
-    return GradientShards(folder, PINS), rows
+    return GradientShards(folder, PROVENANCE), rows
 
 
 def test_ids_are_those_of_the_first_checkpoint(stored):

@@ -188,8 +188,8 @@ def test_only_what_passes_by_itself_is_tried_again(answer, away):
 
 
 def test_a_file_system_in_a_message_to_workers_keeps_its_patience_and_no_secret():
-    enduring = Folder.at("s3://studies/one").enduring()
-    sent = pickle.dumps(enduring)
+    retrying_filesystem = Folder.at("s3://studies/one").retrying_filesystem()
+    sent = pickle.dumps(retrying_filesystem)
     assert not [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if KEYS[name].encode() in sent]
     got = pickle.loads(sent)
     assert isinstance(got, S3)

@@ -10,7 +10,7 @@ LABELS = ["chat"] * 30 + ["code"] * 20 + ["poems"] * 7 + ["other"] * 3
 def test_small_categories_and_untagged_rows_count_to_other():
     made = divide(IDS, LABELS, least=10, held=4)
     assert made.names == ["chat", "code"]
-    assert made.gathered == {"poems": 7}
+    assert made.merged == {"poems": 7}
     assert (made.labels == "other").sum() == 10
 
 

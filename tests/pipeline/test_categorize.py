@@ -15,7 +15,7 @@ from instsel.pipeline import categorize as tag
 from instsel.pipeline import embed
 from instsel.runtime.errors import clear_errors
 from instsel.study.graph import Graph, build_graph
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 KINDS = {"basket": "sums", "Train": "cities"}
 
@@ -27,7 +27,7 @@ def tagged(tagged_by_actors, in_this_process):
 
 
 @pytest.fixture
-def tagged_by_actors(finished_study, tiny_encoder, allot, tmp_path):
+def tagged_by_actors(finished_study, tiny_encoder, resources, tmp_path):
     """Runs stage tag with some settings in a folder of its own."""
     shutil.copytree(Path(finished_study["out"]) / "prepare", tmp_path / "prepare")
     keys = {"embedding": {"encoder": str(tiny_encoder), "max_length": 40}}
@@ -36,17 +36,19 @@ def tagged_by_actors(finished_study, tiny_encoder, allot, tmp_path):
         settings = {"evaluation_rows": 2, "least_rows": 4, **mixture}
         study = parse_study({**finished_study, **keys, "out": str(tmp_path), "mixture": settings}, "test")
         graph = build_graph(study, Folder.at(tmp_path))
-        if graph.embed in graph.tag.parents and not graph.embed.done():
-            embed.run(study, graph.embed, graph.prepare, allot, Terminal())
+        if graph.embed in graph.categorize.parents and not graph.embed.done():
+            embed.run(study, graph.embed, graph.prepare, resources, Terminal())
         with clear_errors():
-            tag.run(study, study.mixture, graph.tag, graph.prepare, Inputs(graph.folder), allot, Terminal())
-        return graph, graph.tag.manifest()["result"]
+            tag.run(
+                study, study.mixture, graph.categorize, graph.prepare, StudyReader(graph.folder), resources, Terminal()
+            )
+        return graph, graph.categorize.manifest()["result"]
 
     return run
 
 
 def _rows(graph: Graph) -> list[dict[str, Any]]:
-    return graph.tag.folder.read_table("tags.parquet").to_pylist()
+    return graph.categorize.folder.read_table("tags.parquet").to_pylist()
 
 
 def test_tasks_are_of_their_source(tagged):
@@ -67,7 +69,7 @@ def test_clusters_are_named_and_hold_every_row(tagged):
     rows = _rows(graph)
     assert {row["category"] for row in rows} == set(result["categories"]) and len(rows) == 24
     for number in range(2):
-        held = graph.tag.folder.read_table(f"evaluation/{number:04d}.parquet")
+        held = graph.categorize.folder.read_table(f"evaluation/{number:04d}.parquet")
         assert held["id"].to_pylist() == sorted(
             row["id"] for row in rows if row["held"] and row["category"] == result["categories"][number]
         )
@@ -76,7 +78,7 @@ def test_clusters_are_named_and_hold_every_row(tagged):
 
 def test_validation_rows_count_for_the_category_nearest_to_them(tagged):
     graph, result = tagged(categories="source", importance="targets")
-    matrix, own, targets = Inputs(graph.folder).embeddings(), *Inputs(graph.folder).validation_embeddings()
+    matrix, own, targets = StudyReader(graph.folder).embeddings(), *StudyReader(graph.folder).validation_embeddings()
     category = {row["id"]: row["category"] for row in _rows(graph)}
     unit = matrix.values / np.linalg.norm(matrix.values, axis=1, keepdims=True)
     centres = {

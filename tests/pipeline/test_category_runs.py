@@ -42,7 +42,7 @@ class Cluster:
         self.diverge: set[str] = set()
         self.stop_after: int | None = None
 
-    def train(self, study: Any, title: str, runs: list[TrainingRun], allot: Any, groups: int, *rest: Any) -> None:
+    def train(self, study: Any, title: str, runs: list[TrainingRun], resources: Any, groups: int, *rest: Any) -> None:
         _, on_end = rest
         for place, run in enumerate(runs):
             if self.stop_after is not None and len(self.trained) >= self.stop_after:
@@ -68,45 +68,45 @@ class Cluster:
 def study(finished_study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The study after stage *tag*, and the cluster that its runs go to."""
     from instsel.pipeline import categorize as tag
-    from instsel.study.reader import Inputs
+    from instsel.study.reader import StudyReader
 
     out = tmp_path / "study"
     shutil.copytree(finished_study["out"], out)
     made = parse_study({**finished_study, "out": str(out), "mixture": MIXTURE}, "test")
     graph = build_graph(made, Folder.at(out))
-    inputs = Inputs(graph.folder)
-    tag.run(made, made.mixture, graph.tag, graph.prepare, inputs, None, Terminal())
-    index = inputs.index
+    reader = StudyReader(graph.folder)
+    tag.run(made, made.mixture, graph.categorize, graph.prepare, reader, None, Terminal())
+    index = reader.index
     cluster = Cluster(dict(zip(index["id"].to_pylist(), index["source"].to_pylist(), strict=True)))
     monkeypatch.setattr(category_runs, "train_side_by_side", cluster.train)
     monkeypatch.setattr(category_runs, "evaluate_sets", cluster.evaluate)
     return made, graph, cluster
 
 
-def _run(study: Any, graph: Graph, allot: Any, estimator: Any = "interventions") -> dict[str, Any]:
+def _run(study: Any, graph: Graph, resources: Any, estimator: Any = "interventions") -> dict[str, Any]:
     stage = graph.interaction[estimator]
-    category_runs.run(study, estimator, stage, graph.tag, graph.prepare, allot, Terminal())
+    category_runs.run(study, estimator, stage, graph.categorize, graph.prepare, resources, Terminal())
     return stage.manifest()["result"]
 
 
-def test_gamma_is_the_help_that_was_planted(study, allot):
+def test_gamma_is_the_help_that_was_planted(study, resources):
     made, graph, _ = study
-    result = _run(made, graph, allot)
+    result = _run(made, graph, resources)
     assert np.array(result["gamma"]) == pytest.approx(HELP / np.diagonal(HELP))
     assert np.array(result["error"]) == pytest.approx(0, abs=1e-9)
     assert result["own"] == pytest.approx(3 * np.diagonal(HELP))
 
 
-def test_needs_are_the_help_that_was_planted(study, allot):
+def test_needs_are_the_help_that_was_planted(study, resources):
     made, graph, _ = study
-    needs = _run(made, graph, allot)["dependency"]["needs"]
+    needs = _run(made, graph, resources)["dependency"]["needs"]
     expected = {(SOURCES[i], SOURCES[j]) for i, j in np.argwhere(HELP > 0).tolist() if i != j}
     assert {(pair["needs"], pair["category"]) for pair in needs} == expected
 
 
-def test_every_run_is_in_the_table(study, allot):
+def test_every_run_is_in_the_table(study, resources):
     made, graph, cluster = study
-    _run(made, graph, allot)
+    _run(made, graph, resources)
     table = graph.interaction["interventions"].folder.read_table("runs.parquet").to_pandas()
     assert sorted(table["run"].unique()) == sorted(cluster.trained)
     assert (table.groupby("run").size() == 3).all()
@@ -115,67 +115,67 @@ def test_every_run_is_in_the_table(study, allot):
     assert set(table[table["kind"] == "add"]["category"]) == set(SOURCES)
 
 
-def test_stopped_study_goes_on_with_the_runs_that_are_missing(study, allot):
+def test_stopped_study_goes_on_with_the_runs_that_are_missing(study, resources):
     made, graph, cluster = study
     whole = build_graph(made, graph.folder)
     cluster.stop_after = 4
     with pytest.raises(StudyError, match="stopped"):
-        _run(made, graph, allot)
+        _run(made, graph, resources)
     first = list(cluster.trained)
     cluster.stop_after = None
-    result = _run(made, whole, allot)
+    result = _run(made, whole, resources)
     assert len(first) == 4 and len(set(cluster.trained)) == len(cluster.trained)
     assert np.array(result["gamma"]) == pytest.approx(HELP / np.diagonal(HELP))
 
 
-def test_diverged_run_is_left_out_and_named(study, allot, capsys):
+def test_diverged_run_is_left_out_and_named(study, resources, capsys):
     made, graph, cluster = study
     cluster.diverge = {"add-0-1"}
-    result = _run(made, graph, allot)
+    result = _run(made, graph, resources)
     assert result["failed"] == ["add-0-1"]
     assert "1 runs diverged and are left out: add-0-1" in capsys.readouterr().out
     assert np.array(result["gamma"]) == pytest.approx(HELP / np.diagonal(HELP))
 
 
-def test_nothing_is_estimated_where_all_samples_failed(study, allot):
+def test_nothing_is_estimated_where_all_samples_failed(study, resources):
     made, graph, cluster = study
     cluster.diverge = {"base-0", "base-1"}
     with pytest.raises(StudyError, match="was measured on no sample"):
-        _run(made, graph, allot)
+        _run(made, graph, resources)
 
 
-def test_category_that_harms_itself_is_unknown(study, allot, monkeypatch, capsys):
+def test_category_that_harms_itself_is_unknown(study, resources, monkeypatch, capsys):
     made, graph, _ = study
     harmed = HELP.copy()
     harmed[2, 2] = -0.3
     monkeypatch.setitem(globals(), "HELP", harmed)
-    result = _run(made, graph, allot)
+    result = _run(made, graph, resources)
     assert result["unknown"] == ["trains"]
     assert [row[2] for row in result["gamma"]] == [None, None, 1.0]
     assert "unknown for trains" in capsys.readouterr().out
 
 
-def test_regression_finds_the_help_that_was_planted(study, allot):
+def test_regression_finds_the_help_that_was_planted(study, resources):
     made, graph, cluster = study
-    result = _run(made, graph, allot, "regression")
+    result = _run(made, graph, resources, "regression")
     assert len(cluster.trained) == 12
     assert np.array(result["gamma"]) == pytest.approx(HELP / np.diagonal(HELP), abs=1e-4)
 
 
-def test_bug_another_threshold_or_more_samples_trained_finished_runs_again(study, allot):
+def test_bug_another_threshold_or_more_samples_trained_finished_runs_again(study, resources):
     made, graph, cluster = study
-    _run(made, graph, allot)
+    _run(made, graph, resources)
     first = len(cluster.trained)
     for changes, more in (({"threshold": 0.5}, 0), ({"interventions": {**PLAN, "bases": 3}}, 7)):
         mixture = made.mixture.model_dump(exclude_unset=True) | changes
         raw = made.model_dump(exclude_unset=True) | {"mixture": mixture}
         other = parse_study(raw, "test")
-        _run(other, build_graph(other, graph.folder), allot)
+        _run(other, build_graph(other, graph.folder), resources)
         assert len(cluster.trained) <= first + more
     assert len(cluster.trained) > first
 
 
-def test_bug_a_full_disk_was_taken_for_a_diverged_run(study, allot, monkeypatch):
+def test_bug_a_full_disk_was_taken_for_a_diverged_run(study, resources, monkeypatch):
     made, graph, cluster = study
 
     def fail(*_: Any) -> Any:
@@ -183,5 +183,5 @@ def test_bug_a_full_disk_was_taken_for_a_diverged_run(study, allot, monkeypatch)
 
     monkeypatch.setattr(category_runs, "train_side_by_side", fail)
     with pytest.raises(StudyError, match="no space left"):
-        _run(made, graph, allot)
+        _run(made, graph, resources)
     assert not list(Path(str(graph.folder)).glob("interaction/runs/*/trained.json"))

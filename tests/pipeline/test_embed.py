@@ -12,7 +12,7 @@ from instsel.config.file import parse_study
 from instsel.console import Terminal
 from instsel.io.store import Folder
 from instsel.pipeline import embed
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +22,9 @@ def study(finished_study, tiny_encoder):
 
 
 @pytest.fixture(scope="module")
-def made(study, prepared, allot, tmp_path_factory) -> Stage:
-    stage = Stage(Folder.at(tmp_path_factory.mktemp("made")) / "embed", "embed", {}, [])
-    embed.run(study, stage, prepared, allot, Terminal())
+def made(study, prepared, resources, tmp_path_factory) -> StageFolder:
+    stage = StageFolder(Folder.at(tmp_path_factory.mktemp("made")) / "embed", "embed", {}, [])
+    embed.run(study, stage, prepared, resources, Terminal())
     return stage
 
 
@@ -46,13 +46,13 @@ def test_every_prompt_is_embedded_as_it_is_alone(made, prepared, tiny_encoder):
                 expected = model(**encoded).last_hidden_state[0].mean(dim=0)
             np.testing.assert_allclose(vector, expected.numpy(), atol=2e-6)
     manifest = made.manifest()
-    assert manifest["result"] == {"set_aside": {}}
+    assert manifest["result"] == {"rejected": {}}
     assert manifest["cost"]["tokens"] == tokens
     assert manifest["cost"]["peak_memory_bytes"] > 1e7
 
 
 def test_a_shard_that_is_missing_is_made_again_with_the_same_bytes(
-    made, study, prepared, allot, tmp_path, in_this_process
+    made, study, prepared, resources, tmp_path, in_this_process
 ):
     folder = tmp_path / "embed"
     shutil.copytree(made.folder.path, folder)
@@ -61,7 +61,7 @@ def test_a_shard_that_is_missing_is_made_again_with_the_same_bytes(
     (folder / "manifest.json").unlink()
     (folder / "pool" / first).unlink()
     kept = {name: (folder / "pool" / name).stat().st_mtime_ns for name in others}
-    embed.run(study, Stage(Folder.at(folder), "embed", {}, []), prepared, allot, Terminal())
+    embed.run(study, StageFolder(Folder.at(folder), "embed", {}, []), prepared, resources, Terminal())
     assert in_this_process == [f"pool/{Path(first).stem}.parquet"]
     assert {path.name: path.read_bytes() for path in (folder / "pool").iterdir()} == shards
     assert {name: (folder / "pool" / name).stat().st_mtime_ns for name in others} == kept

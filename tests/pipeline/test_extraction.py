@@ -11,13 +11,13 @@ from instsel.console import Terminal
 from instsel.errors import StudyError
 from instsel.io.store import Folder
 from instsel.pipeline.extraction import NOT_FINITE, ZERO, extract, pool_items, validation_items, write_vectors
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 
 
 @pytest.fixture
-def prepare(tmp_path: Path) -> Stage:
-    stage = Stage(Folder.at(tmp_path) / "prepare", "prepare", {})
-    stage.begin()
+def prepare(tmp_path: Path) -> StageFolder:
+    stage = StageFolder(Folder.at(tmp_path) / "prepare", "prepare", {})
+    stage.start()
     for name in ("pool/a", "pool/b", "targets/t/validation"):
         folder, _, last = name.rpartition("/")
         ids = [f"{last}{number}" for number in range(3)]
@@ -40,20 +40,20 @@ class Doubler:
         return {"tokens": len(ids), "peak_memory": memory, "token_budget": budget}
 
 
-def run(prepare: Stage, allot: Any, factors: dict[str, float]) -> Stage:
+def run(prepare: StageFolder, resources: Any, factors: dict[str, float]) -> StageFolder:
     folder = Folder(prepare.folder.filesystem, prepare.folder.path.replace("prepare", "made"))
-    stage = Stage(folder, "made", {}, [prepare])
+    stage = StageFolder(folder, "made", {}, [prepare])
     items = pool_items(prepare) + validation_items(prepare)
     arguments, budget = (stage.folder, factors), ("made.token_budget", 100)
-    extract(stage, items, prepare, Doubler, arguments, budget, allot, Terminal(), columns=["value"])
+    extract(stage, items, prepare, Doubler, arguments, budget, resources, Terminal(), columns=["value"])
     return stage
 
 
-def test_rows_without_a_direction_are_set_aside_with_their_reason(prepare, allot, in_this_process, capsys):
-    stage = run(prepare, allot, {"a1": np.nan, "b0": 0.0, "b2": np.inf, "validation2": -np.inf})
+def test_rows_without_a_direction_are_set_aside_with_their_reason(prepare, resources, in_this_process, capsys):
+    stage = run(prepare, resources, {"a1": np.nan, "b0": 0.0, "b2": np.inf, "validation2": -np.inf})
     reasons = {"a1": NOT_FINITE, "b0": ZERO, "b2": NOT_FINITE, "validation2": NOT_FINITE}
     manifest = stage.manifest()
-    assert manifest["result"]["set_aside"] == reasons
+    assert manifest["result"]["rejected"] == reasons
     assert (manifest["cost"]["tokens"], manifest["cost"]["peak_memory_bytes"]) == (9, 7)
     told = capsys.readouterr().out
     assert "set aside 3 rows with NaN or infinity, 1 rows with zero vector" in told
@@ -68,23 +68,23 @@ def test_rows_without_a_direction_are_set_aside_with_their_reason(prepare, allot
     assert tables["pool/a"].schema.field("embedding").type == pa.list_(pa.float32(), 2)
 
 
-def test_large_vectors_have_a_direction(prepare, allot, in_this_process):
-    stage = run(prepare, allot, {"a0": 3e38})
+def test_large_vectors_have_a_direction(prepare, resources, in_this_process):
+    stage = run(prepare, resources, {"a0": 3e38})
     assert stage.folder.read_table("pool/a.arrow")["id"].to_pylist() == ["a0", "a1", "a2"]
 
 
-def test_an_interrupted_stage_makes_only_what_is_missing(prepare, allot, in_this_process, capsys):
-    stage = run(prepare, allot, {"a1": 0.0})
+def test_an_interrupted_stage_makes_only_what_is_missing(prepare, resources, in_this_process, capsys):
+    stage = run(prepare, resources, {"a1": 0.0})
     (Path(stage.folder.path) / "manifest.json").unlink()
     (Path(stage.folder.path) / "pool" / "b.arrow").unlink()
     in_this_process.clear()
-    again = run(prepare, allot, {"a1": 0.0})
+    again = run(prepare, resources, {"a1": 0.0})
     assert in_this_process == ["pool/b.parquet"]
     assert "2 of 3 shards were there already" in capsys.readouterr().out
-    assert again.manifest()["result"]["set_aside"] == {"a1": ZERO}
+    assert again.manifest()["result"]["rejected"] == {"a1": ZERO}
 
 
-def test_a_pool_without_any_usable_row_ends_the_study(prepare, allot, in_this_process):
+def test_a_pool_without_any_usable_row_ends_the_study(prepare, resources, in_this_process):
     factors = dict.fromkeys(["a0", "a1", "a2", "b0", "b1", "b2"], np.nan)
     with pytest.raises(StudyError, match="made: no row of the pool has a usable result, 6 rows with NaN or infinity"):
-        run(prepare, allot, factors)
+        run(prepare, resources, factors)

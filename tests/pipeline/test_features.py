@@ -27,9 +27,9 @@ from instsel.gradients.features import feature_table, read_features, read_norms,
 from instsel.io.store import Folder
 from instsel.pipeline import attribution, features
 from instsel.runtime.errors import clear_errors
-from instsel.runtime.session import Allotment
-from instsel.selection.methods import Influence
-from instsel.study.folder import Stage
+from instsel.runtime.session import ResourcePlan
+from instsel.selection.methods import AttributionSpec
+from instsel.study.folder import StageFolder
 from instsel.study.graph import build_graph
 
 CHECKPOINTS = ["epoch-1", "epoch-2"]
@@ -45,7 +45,7 @@ def raw(finished_study: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def make(raw: dict[str, Any], tmp_path: Path) -> Callable[..., Stage]:
+def make(raw: dict[str, Any], tmp_path: Path) -> Callable[..., StageFolder]:
     return lambda **options: make_features(raw, tmp_path / "features", **options)
 
 
@@ -55,15 +55,15 @@ def undisturbed(raw: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
     return Path(make_features(raw, tmp_path_factory.mktemp("undisturbed") / "features").folder.path)
 
 
-def make_features(raw: dict[str, Any], folder: Path, actors: int = 2, **keys: Any) -> Stage:
+def make_features(raw: dict[str, Any], folder: Path, actors: int = 2, **keys: Any) -> StageFolder:
     """Run the stage into a folder of its own, on the rows and the warmup of the finished study."""
     study = parse_study({**raw, "features": {**raw["features"], **keys}}, "test")
     graph = build_graph(study, Folder.at(raw["out"]))
     stage = dataclasses.replace(graph.features, folder=Folder.at(folder))
-    allot = Allotment(
+    resources = ResourcePlan(
         actors=actors, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0, worker_cpus=1, worker_threads=1
     )
-    features.run(study, stage, graph.prepare, graph.warmup, allot, Terminal())
+    features.run(study, stage, graph.prepare, graph.warmup, resources, Terminal())
     return stage
 
 
@@ -71,13 +71,13 @@ def in_this_process(token_limit: int, ran_out: list[int]) -> Callable[..., Itera
     """In place of `through_actors`: two actors, here, whose memory takes so many tokens at once."""
 
     def run(
-        items: Any, rows: Folder, actor: Any, arguments: Any, allot: Allotment, stage_of: Any
+        items: Any, rows: Folder, actor: Any, arguments: Any, resources: ResourcePlan, stage_of: Any
     ) -> Iterator[dict[str, Any]]:
-        actors = [actor(allot.threads, *arguments) for _ in range(2)]
+        actors = [actor(resources.threads, *arguments) for _ in range(2)]
         for number, item in enumerate(items):
 
-            def embed(_: Any, inputs: Any, number: int = number) -> None:
-                if inputs[0].numel() > token_limit:
+            def embed(_: Any, reader: Any, number: int = number) -> None:
+                if reader[0].numel() > token_limit:
                     ran_out.append(number)
                     raise torch.OutOfMemoryError
 
@@ -207,17 +207,17 @@ def test_int8_takes_about_half_and_points_the_same_way(make, undisturbed, monkey
 
 
 def test_the_manifest_says_what_every_checkpoints_features_depend_on(raw, undisturbed):
-    pins = json.loads((undisturbed / "manifest.json").read_text())["result"]["pins"]
-    assert list(pins) == CHECKPOINTS
+    provenance = json.loads((undisturbed / "manifest.json").read_text())["result"]["provenance"]
+    assert list(provenance) == CHECKPOINTS
     for name in shards(undisturbed):
         checkpoint, kind, _ = name.split("/")
-        assert read_pins(Folder.at(undisturbed).read_table(name).schema) == pins[checkpoint][kind]
-    pool, validation = pins["epoch-1"]["pool"], pins["epoch-1"]["validation"]
+        assert read_pins(Folder.at(undisturbed).read_table(name).schema) == provenance[checkpoint][kind]
+    pool, validation = provenance["epoch-1"]["pool"], provenance["epoch-1"]["validation"]
     assert pool["gradient"] == {"kind": "Adam direction", "betas": [0.9, 0.999], "eps": 1e-8}
     assert pool["sketch"] == {"kind": "count sketch", "dim": 64, "seed": 0}
     assert "tokenizer.json" in pool["model"]
     assert (validation["gradient"], validation["moments"]) == ({"kind": "plain"}, None)
-    later = pins["epoch-2"]["pool"]
+    later = provenance["epoch-2"]["pool"]
     assert {key for key in pool if pool[key] != later[key]} == {"adapter", "moments"}
 
 
@@ -225,9 +225,9 @@ def test_shards_of_another_warmup_are_not_gone_on_with(make, undisturbed, tmp_pa
     folder = tmp_path / "features"
     shutil.copytree(undisturbed, folder)
     (folder / "manifest.json").unlink()
-    pins = json.loads((folder / "pins.json").read_text())
-    ours, pins["epoch-2"]["pool"]["adapter"] = pins["epoch-2"]["pool"]["adapter"], "older"
-    (folder / "pins.json").write_text(json.dumps(pins))
+    provenance = json.loads((folder / "provenance.json").read_text())
+    ours, provenance["epoch-2"]["pool"]["adapter"] = provenance["epoch-2"]["pool"]["adapter"], "older"
+    (folder / "provenance.json").write_text(json.dumps(provenance))
     monkeypatch.setattr(features, "through_actors", in_this_process(10**6, []))
     before = {name: (folder / name).stat().st_mtime_ns for name in shards(folder)}
     make()
@@ -242,15 +242,17 @@ def test_attribution_refuses_a_shard_with_one_other_pin_and_names_it(place, name
     shutil.copytree(undisturbed, tmp_path / "features")
     folder = Folder.at(tmp_path / "features")
     table = (folder / place).read_table(f"{name}.arrow")
-    pins = read_pins(table.schema)
-    other = feature_table(*read_features(table), read_norms(table), {**pins, "sketch": {**pins["sketch"], "seed": 7}})
+    provenance = read_pins(table.schema)
+    other = feature_table(
+        *read_features(table), read_norms(table), {**provenance, "sketch": {**provenance["sketch"], "seed": 7}}
+    )
     (folder / place).write_table(f"{name}.arrow", other)
     made = dataclasses.replace(graph.features, folder=folder)
     stage = dataclasses.replace(graph.attribution["cosine"], folder=Folder.at(tmp_path / "attribution"))
     refusal = rf"^features/{place}/{name}\.arrow is not of this study: sketch\.seed is 7, expected 0; delete"
     with pytest.raises(StudyError, match=refusal), clear_errors():
         stages = (graph.prepare, graph.warmup, made)
-        attribution.run(parse_study(raw, "test"), stage, Influence("cosine", None), *stages, Terminal())
+        attribution.run(parse_study(raw, "test"), stage, AttributionSpec("cosine", None), *stages, Terminal())
 
 
 def test_attribution_refuses_features_of_a_warmup_that_was_made_again(raw, undisturbed, tmp_path):
@@ -264,4 +266,4 @@ def test_attribution_refuses_features_of_a_warmup_that_was_made_again(raw, undis
     stage = dataclasses.replace(graph.attribution["cosine"], folder=Folder.at(tmp_path / "attribution"))
     with pytest.raises(StudyError, match=r"is not of this study: adapter is .*, expected"), clear_errors():
         stages = (graph.prepare, warmup, made)
-        attribution.run(parse_study(raw, "test"), stage, Influence("cosine", None), *stages, Terminal())
+        attribution.run(parse_study(raw, "test"), stage, AttributionSpec("cosine", None), *stages, Terminal())

@@ -12,11 +12,11 @@ from instsel.io.store import Folder
 from instsel.pipeline import finetune
 from instsel.runtime.training import Trained
 from instsel.study.graph import build_graph
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 
 @pytest.fixture
-def side_by_side(finished_study, allot, tmp_path, monkeypatch):
+def side_by_side(finished_study, resources, tmp_path, monkeypatch):
     """Call `run_all` on two runs that are not done, one after the other in this process; tells which were trained."""
     study = parse_study({**finished_study, "finetune": {"epochs": 2}, "resources": {"trial_workers": 1}}, "test")
     shutil.copytree(Path(finished_study["out"], "select"), tmp_path / "select")
@@ -24,7 +24,7 @@ def side_by_side(finished_study, allot, tmp_path, monkeypatch):
     trained = []
 
     def train(diverge):
-        def every_run(study, title, runs, allot, groups, terminal, on_end):
+        def every_run(study, title, runs, resources, groups, terminal, on_end):
             for place, run in enumerate(runs):
                 name = run.name.removeprefix("finetune/")
                 trained.append(name)
@@ -32,7 +32,7 @@ def side_by_side(finished_study, allot, tmp_path, monkeypatch):
 
         monkeypatch.setattr(finetune, "train_side_by_side", every_run)
         waiting = [name for name in graph.runs if not graph.finetune[name].done()]
-        finetune.run_all(study, graph, waiting, Inputs(graph.folder), allot, Terminal())
+        finetune.run_all(study, graph, waiting, StudyReader(graph.folder), resources, Terminal())
 
     return train, graph, trained
 

@@ -9,13 +9,13 @@ from instsel.config.file import parse_study
 from instsel.console import Terminal
 from instsel.io.store import Folder
 from instsel.pipeline import hidden_states as represent
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 
 
 @pytest.fixture
-def made(finished_study, prepared, allot, tmp_path, in_this_process) -> Stage:
-    stage = Stage(Folder.at(tmp_path) / "represent", "represent", {}, [])
-    represent.run(parse_study(finished_study, "test"), stage, prepared, allot, Terminal())
+def made(finished_study, prepared, resources, tmp_path, in_this_process) -> StageFolder:
+    stage = StageFolder(Folder.at(tmp_path) / "hidden_states", "hidden_states", {}, [])
+    represent.run(parse_study(finished_study, "test"), stage, prepared, resources, Terminal())
     return stage
 
 

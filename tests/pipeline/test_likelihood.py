@@ -8,13 +8,13 @@ from instsel.config.file import parse_study
 from instsel.console import Terminal
 from instsel.io.store import Folder
 from instsel.pipeline import likelihood
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 
 
 @pytest.fixture
-def made(finished_study, prepared, allot, tmp_path, in_this_process) -> Stage:
-    stage = Stage(Folder.at(tmp_path) / "likelihood", "likelihood", {}, [])
-    likelihood.run(parse_study(finished_study, "test"), stage, prepared, allot, Terminal())
+def made(finished_study, prepared, resources, tmp_path, in_this_process) -> StageFolder:
+    stage = StageFolder(Folder.at(tmp_path) / "likelihood", "likelihood", {}, [])
+    likelihood.run(parse_study(finished_study, "test"), stage, prepared, resources, Terminal())
     return stage
 
 
@@ -46,7 +46,7 @@ def test_every_row_has_the_losses_it_has_alone(made, prepared, tiny_model):
     assert made.manifest()["cost"]["tokens"] == tokens
 
 
-def test_rows_whose_loss_is_not_finite_are_set_aside(made, finished_study, prepared, allot, tmp_path, monkeypatch):
+def test_rows_whose_loss_is_not_finite_are_set_aside(made, finished_study, prepared, resources, tmp_path, monkeypatch):
     plain = likelihood.answer_likelihoods
 
     def broken(*arguments, **keys):
@@ -55,11 +55,11 @@ def test_rows_whose_loss_is_not_finite_are_set_aside(made, finished_study, prepa
         return loss, alone
 
     monkeypatch.setattr(likelihood, "answer_likelihoods", broken)
-    stage = Stage(Folder.at(tmp_path) / "broken", "likelihood", {}, [])
-    likelihood.run(parse_study(finished_study, "test"), stage, prepared, allot, Terminal())
+    stage = StageFolder(Folder.at(tmp_path) / "broken", "likelihood", {}, [])
+    likelihood.run(parse_study(finished_study, "test"), stage, prepared, resources, Terminal())
     shards = prepared.manifest()["result"]["pool"]["shards"]
     whole = [made.folder.read_table(f"pool/{shard}.parquet") for shard in shards]
     expected = [row for table in whole for row in table["id"].to_pylist()[:2]]
-    assert stage.manifest()["result"]["set_aside"] == dict.fromkeys(expected, "NaN or infinity")
+    assert stage.manifest()["result"]["rejected"] == dict.fromkeys(expected, "NaN or infinity")
     for shard, table in zip(shards, whole, strict=True):
         assert stage.folder.read_table(f"pool/{shard}.parquet").equals(table.slice(2))

@@ -17,7 +17,7 @@ from instsel.io.store import Folder
 from instsel.pipeline import finetune, select
 from instsel.pipeline.runner import run_study
 from instsel.study.graph import Graph, build_graph
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 SOURCES = ["baskets", "letters", "trains"]
 MIXTURE = {
@@ -57,11 +57,11 @@ def _interaction(graph: Graph, estimator: Any) -> dict[str, Any]:
 
 def test_every_row_has_a_category_and_some_of_each_are_kept_apart(mixed):
     _, graph, _ = mixed
-    table = graph.tag.folder.read_table("tags.parquet").to_pandas()
+    table = graph.categorize.folder.read_table("tags.parquet").to_pandas()
     assert sorted(table["category"].unique()) == SOURCES
     assert table.groupby("category")["held"].sum().tolist() == [2, 2, 2]
     for number, name in enumerate(SOURCES):
-        kept = graph.tag.folder.read_table(f"evaluation/{number:04d}.parquet")
+        kept = graph.categorize.folder.read_table(f"evaluation/{number:04d}.parquet")
         assert sorted(kept["id"].to_pylist()) == sorted(table[table["held"] & (table["category"] == name)]["id"])
 
 
@@ -86,7 +86,7 @@ def test_every_estimator_leaves_gamma_with_ones_on_the_diagonal(mixed, estimator
 def test_runs_train_on_what_was_planned_and_leave_no_adapter(mixed):
     _, graph, _ = mixed
     folder = Path(str(graph.folder)) / "interaction"
-    held = {row["id"] for row in graph.tag.folder.read_table("tags.parquet").to_pylist() if row["held"]}
+    held = {row["id"] for row in graph.categorize.folder.read_table("tags.parquet").to_pylist() if row["held"]}
     runs = list((folder / "runs").iterdir())
     assert len(runs) == 4
     for run in runs:
@@ -119,7 +119,7 @@ def test_equal_shares_of_categories(mixed):
 
 
 @pytest.mark.long
-def test_training_in_order_keeps_to_the_levels(mixed, allot, tmp_path):
+def test_training_in_order_keeps_to_the_levels(mixed, resources, tmp_path):
     _, graph, raw = mixed
     method = {"method": "random", "order": "sorted"}
     levels = {"baskets": "subsequent", "letters": "preliminary"}
@@ -127,10 +127,10 @@ def test_training_in_order_keeps_to_the_levels(mixed, allot, tmp_path):
     study = parse_study({**raw, **parts}, "test")
     ordered = build_graph(study, graph.folder, Folder.at(tmp_path))
     run = ordered.runs["random"]
-    inputs = Inputs(graph.folder)
-    select.run(study, ordered.select["random"], run, graph.prepare, inputs, Terminal())
+    reader = StudyReader(graph.folder)
+    select.run(study, ordered.select["random"], run, graph.prepare, reader, Terminal())
     stage = ordered.finetune["random"]
-    finetune.run(study, stage, ordered.select["random"], run, inputs, allot, Terminal())
+    finetune.run(study, stage, ordered.select["random"], run, reader, resources, Terminal())
     order = stage.folder.read_table("order.parquet").to_pandas()
     chosen = ordered.select["random"].folder.read_table("selected.parquet").to_pandas()
     assert sorted(order["id"]) == sorted(chosen["id"])
@@ -146,7 +146,7 @@ def _three_pass(mixed, **curriculum):
     parts = {"finetune": {**raw["finetune"], "epochs": 3}, "selection": selection, "curriculum": curriculum}
     study = parse_study({**raw, **parts}, "test")
     run = build_graph(study, graph.folder).runs["random"]
-    return finetune.order_of(study, graph.select["random"], run, Inputs(graph.folder))
+    return finetune.order_of(study, graph.select["random"], run, StudyReader(graph.folder))
 
 
 def test_three_passes_move_preliminary_rows_forward(mixed):
@@ -180,10 +180,10 @@ def test_finished_study_does_nothing_and_another_shift_only_selects_anew(mixed, 
 
 def test_category_that_is_not_there_is_named(mixed):
     study, graph, raw = mixed
-    inputs = Inputs(graph.folder)
-    labels = list(inputs.category_of.values())
+    reader = StudyReader(graph.folder)
+    labels = list(reader.category_of.values())
     start = dict.fromkeys(SOURCES, 1)
     for key, message in (("floors", "floors names .poems."), ("importance", "importance names .poems.")):
         wrong = parse_study({**raw, "mixture": {**MIXTURE, key: {"poems": 1.0}}}, "test").mixture
         with pytest.raises(InputError, match=message):
-            mix(wrong, inputs, labels, start, 8)
+            mix(wrong, reader, labels, start, 8)

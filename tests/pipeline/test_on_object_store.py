@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from instsel.choice.explain import explain
-from instsel.choice.reselect import Wish, select_anew
+from instsel.choice.reselect import SelectionRequest, reselect
 from instsel.config.file import load_study, parse_study
 from instsel.console import Terminal
 from instsel.io.store import Folder
@@ -62,7 +62,7 @@ def test_a_study_in_a_store_is_the_same_as_on_a_disk(remote, object_store, finis
     assert {name: after[name] for name in before} == before
     assert after["instsel.log"].startswith(objects["instsel.log"]) and b"nothing to do" in after["instsel.log"]
 
-    folder, made = select_anew(remote["out"], Wish("less", "4"), print)
+    folder, made = reselect(remote["out"], SelectionRequest("less", "4"), print)
     rows = folder.read("selected.jsonl").splitlines()
     assert (made["rows"], len(rows)) == (4, 4)
     row = json.loads(rows[0])["id"]

@@ -25,7 +25,7 @@ from instsel.io.store import Folder
 from instsel.models.loading import load_tokenizer
 from instsel.pipeline import prepare
 from instsel.runtime.errors import clear_errors
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 from instsel.study.graph import build_graph
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -96,7 +96,7 @@ def write_study(folder: Path, model: Path) -> dict[str, Any]:
     }
 
 
-def run(raw: dict[str, Any], folder: Folder | None = None) -> tuple[Stage, str]:
+def run(raw: dict[str, Any], folder: Folder | None = None) -> tuple[StageFolder, str]:
     """Run the stage as the command does; return it and what a person saw."""
     study: StudyConfig = parse_study(raw, "study.yaml")
     shown = io.StringIO()
@@ -113,7 +113,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str,
 
 
 @pytest.fixture(scope="module")
-def prepared(raw: dict[str, Any], ray_session: None) -> tuple[Stage, str]:
+def prepared(raw: dict[str, Any], ray_session: None) -> tuple[StageFolder, str]:
     """The finished stage; tests leave it as it is."""
     return run(raw)
 
@@ -149,7 +149,7 @@ def expected_rows(raw: dict[str, Any], tokenizer: Any) -> tuple[list[dict[str, A
     return kept, rejected
 
 
-def pool_rows(stage: Stage) -> list[dict[str, Any]]:
+def pool_rows(stage: StageFolder) -> list[dict[str, Any]]:
     folder = stage.folder / "pool"
     return [{**line, "shard": name} for name in folder.names() for line in folder.read_table(name).to_pylist()]
 
@@ -161,7 +161,7 @@ def files_of(folder: str) -> dict[str, bytes]:
 
 
 def test_each_row_is_kept_once_where_it_first_stands(
-    raw: dict[str, Any], prepared: tuple[Stage, str], tiny_tokenizer: Any
+    raw: dict[str, Any], prepared: tuple[StageFolder, str], tiny_tokenizer: Any
 ) -> None:
     kept, _ = expected_rows(raw, tiny_tokenizer)
     rows = pool_rows(prepared[0])
@@ -173,7 +173,7 @@ def test_each_row_is_kept_once_where_it_first_stands(
 
 
 def test_rows_set_aside_are_listed_with_file_line_and_reason(
-    raw: dict[str, Any], prepared: tuple[Stage, str], tiny_tokenizer: Any
+    raw: dict[str, Any], prepared: tuple[StageFolder, str], tiny_tokenizer: Any
 ) -> None:
     _, expected = expected_rows(raw, tiny_tokenizer)
     folder = prepared[0].folder / "rejected"
@@ -184,14 +184,14 @@ def test_rows_set_aside_are_listed_with_file_line_and_reason(
     assert len(found) == sum(prepared[0].manifest()["result"]["pool"]["rejected"].values())
 
 
-def test_the_index_matches_the_shards(prepared: tuple[Stage, str]) -> None:
+def test_the_index_matches_the_shards(prepared: tuple[StageFolder, str]) -> None:
     rows = pool_rows(prepared[0])
     index = prepared[0].folder.read_table("index.parquet").to_pylist()
     assert index == [{**{key: line[key] for key in index[0]}, "shard": line["shard"].split(".")[0]} for line in rows]
     assert list(index[0]) == ["id", "source", "task", "tokens", "answer_tokens", "shard"]
 
 
-def test_the_manifest_counts_what_there_is(prepared: tuple[Stage, str]) -> None:
+def test_the_manifest_counts_what_there_is(prepared: tuple[StageFolder, str]) -> None:
     stage, shown = prepared
     manifest, rows = stage.manifest(), pool_rows(stage)
     pool = manifest["result"]["pool"]
@@ -211,7 +211,7 @@ def test_the_manifest_counts_what_there_is(prepared: tuple[Stage, str]) -> None:
 
 
 def test_a_killed_run_goes_on_with_what_is_missing(
-    raw: dict[str, Any], prepared: tuple[Stage, str], tmp_path: Path
+    raw: dict[str, Any], prepared: tuple[StageFolder, str], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(prepared[0].folder.path, tmp_path / "study/prepare")
     whole = files_of(str(folder))
@@ -233,7 +233,7 @@ def test_a_killed_run_goes_on_with_what_is_missing(
 
 @pytest.mark.long
 def test_after_a_full_disk_the_next_run_goes_on_and_gives_the_same_bytes_as_any_other(
-    raw: dict[str, Any], prepared: tuple[Stage, str], tmp_path: Path
+    raw: dict[str, Any], prepared: tuple[StageFolder, str], tmp_path: Path
 ) -> None:
     from fsspec.implementations.local import LocalFileSystem
 

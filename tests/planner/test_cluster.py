@@ -4,9 +4,9 @@ import pytest
 
 from instsel.errors import InputError
 from instsel.planner.cluster import Cluster, cost_a_second, on_cluster, parse_cluster, workers_on
-from instsel.planner.facts import Pace
+from instsel.planner.facts import Throughput
 
-MEASURED = Pace(10.0, 100.0, memory=10**9, processes=2, together=2, gpu_share=1.0, device="NVIDIA H100 80GB HBM3")
+MEASURED = Throughput(10.0, 100.0, memory=10**9, processes=2, together=2, gpu_share=1.0, device="NVIDIA H100 80GB HBM3")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_time_falls_as_processes_rise():
 
 def test_a_share_of_a_gpu_makes_more_or_fewer_processes():
     cluster = parse_cluster("8xH100")
-    half, two = (on_cluster(Pace(0, 1, 1, gpu_share=share, device="H100"), cluster) for share in (0.5, 2.0))
+    half, two = (on_cluster(Throughput(0, 1, 1, gpu_share=share, device="H100"), cluster) for share in (0.5, 2.0))
     assert (half.processes, two.processes) == (16, 4)
     assert on_cluster(MEASURED, cluster, asked=3).processes == 3
 
@@ -64,11 +64,11 @@ def test_a_share_of_a_gpu_makes_more_or_fewer_processes():
 @pytest.mark.parametrize(("share", "asked"), [(4.0, None), (1.0, 3)])
 def test_processes_that_do_not_fit_are_refused(share, asked):
     with pytest.raises(InputError, match="do not fit on 2 GPUs"):
-        on_cluster(Pace(0, 1, 1, gpu_share=share), parse_cluster("2xH100"), asked)
+        on_cluster(Throughput(0, 1, 1, gpu_share=share), parse_cluster("2xH100"), asked)
 
 
 def test_machines_without_gpus_are_as_the_measured_one():
-    pace = on_cluster(Pace(5.0, 10.0, 1, processes=6, together=2, gpu_share=0), parse_cluster("4xcpu"))
+    pace = on_cluster(Throughput(5.0, 10.0, 1, processes=6, together=2, gpu_share=0), parse_cluster("4xcpu"))
     assert (pace.processes, pace.together, pace.seconds(800)) == (8, 2, 5 + 10)
 
 

@@ -13,8 +13,8 @@ from instsel.config.file import parse_study
 from instsel.console import Terminal
 from instsel.errors import InputError
 from instsel.planner.cluster import parse_cluster
-from instsel.planner.elsewhere import Elsewhere
-from instsel.planner.facts import Facts, Pace, StagePlan
+from instsel.planner.elsewhere import TargetCluster
+from instsel.planner.facts import Facts, StagePlan, Throughput
 from instsel.planner.rates import Rates, read_rates
 from instsel.planner.run import plan_study
 
@@ -24,7 +24,7 @@ def planned(raw, **options):
     shown = io.StringIO()
     asked = {"cluster": None, "rates": None, "price": None, "save": None, **options}
     terminal = Terminal(Console(file=shown, soft_wrap=True))
-    plan = plan_study(parse_study(raw, "test"), terminal, elsewhere=Elsewhere.of(**asked))
+    plan = plan_study(parse_study(raw, "test"), terminal, elsewhere=TargetCluster.of(**asked))
     return {stage.name: stage for stage in plan.stages}, shown.getvalue()
 
 
@@ -103,14 +103,14 @@ def test_a_finished_study_has_no_rates_to_save(finished_study, tmp_path):
 )
 def test_options_that_are_wrong_or_do_nothing_are_refused(options, told):
     with pytest.raises(InputError, match=told):
-        Elsewhere.of(**{"cluster": None, "rates": None, "price": None, "save": None, **options})
+        TargetCluster.of(**{"cluster": None, "rates": None, "price": None, "save": None, **options})
 
 
 def test_a_worker_with_fewer_rows_of_a_step_than_the_measured_one_is_told(tiny_study):
     study = parse_study(tiny_study(resources={}), "test")
-    pace = Pace(0.0, 1.0, 1, together=1, device="NVIDIA H100", step_rows=4.0)
+    pace = Throughput(0.0, 1.0, 1, together=1, device="NVIDIA H100", step_rows=4.0)
     facts = Facts([], [], [], {}, 1, paces={"warmup": pace, "features": pace})
-    elsewhere = Elsewhere(parse_cluster("4xH100"), Rates({}, 0, 20.0))
+    elsewhere = TargetCluster(parse_cluster("4xH100"), Rates({}, 0, 20.0))
     there = elsewhere.moved(study, facts)
     assert [there.paces[name].processes for name in ("warmup", "features")] == [4, 4]
     told = elsewhere.told(study, there, [StagePlan("warmup"), StagePlan("features")])

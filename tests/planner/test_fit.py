@@ -1,11 +1,11 @@
 """Warnings of what will not fit."""
 
 from instsel.planner.facts import StagePlan
-from instsel.planner.fit import MEMORY_KEYS, Room, what_will_not_fit
+from instsel.planner.fit import MEMORY_KEYS, Capacity, what_will_not_fit
 from instsel.study.graph import ORDER
 
 GB = 10**9
-ROOM = Room("runs/s", 100 * GB, 16 * GB)
+ROOM = Capacity("runs/s", 100 * GB, 16 * GB)
 
 
 def warnings(*stages, room=ROOM):
@@ -19,7 +19,9 @@ def test_nothing_is_said_where_all_fits():
 
 def test_a_stage_that_is_larger_than_the_disk_is_named_with_what_to_change():
     found = warnings(
-        StagePlan("warmup", disk=10**6), StagePlan("features", disk=17_740_000_000), room=Room("DIR", 9_100_000_000, GB)
+        StagePlan("warmup", disk=10**6),
+        StagePlan("features", disk=17_740_000_000),
+        room=Capacity("DIR", 9_100_000_000, GB),
     )
     assert found == [
         "disk: features needs 17.7 GB, DIR has 9.1 GB free; free some or choose another `out`; "
@@ -28,7 +30,7 @@ def test_a_stage_that_is_larger_than_the_disk_is_named_with_what_to_change():
 
 
 def test_what_is_set_already_is_not_proposed():
-    found = warnings(StagePlan("features", disk=17 * GB), room=Room("DIR", 9 * GB, GB, "int8"))
+    found = warnings(StagePlan("features", disk=17 * GB), room=Capacity("DIR", 9 * GB, GB, "int8"))
     assert found[0].endswith("or lower features.dim")
 
 
@@ -38,7 +40,7 @@ def test_stages_that_only_together_are_larger_than_the_disk_are_told_together():
 
 
 def test_an_object_store_has_no_end():
-    assert warnings(StagePlan("features", disk=10**18), room=Room("s3://b/s", None, GB)) == []
+    assert warnings(StagePlan("features", disk=10**18), room=Capacity("s3://b/s", None, GB)) == []
 
 
 def test_processes_of_one_machine_need_its_memory_together():
@@ -53,7 +55,7 @@ def test_processes_of_one_machine_need_its_memory_together():
 
 
 def test_of_machines_that_are_not_here_the_memory_is_not_known():
-    assert warnings(StagePlan("features", memory=10**15), room=Room("runs/s", None, None)) == []
+    assert warnings(StagePlan("features", memory=10**15), room=Capacity("runs/s", None, None)) == []
 
 
 def test_every_stage_of_a_plan_has_keys_that_lower_its_memory():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from instsel.config.file import parse_study
-from instsel.planner.facts import Facts, Pace
+from instsel.planner.facts import Facts, Throughput
 from instsel.planner.mixture import plan_interaction, plan_tag
 from instsel.planner.rows import RowSet
 
@@ -16,8 +16,8 @@ MIXTURE = {
     "regression": {"runs": 4, "share": 0.5, "base_rows": 10, "added_rows": 20},
 }
 PACES = {
-    "features": Pace(7.0, 200.0, memory=2 * 10**9, processes=4, together=2),
-    "interaction": Pace(6.0, 50.0, memory=10**9, processes=2, together=2),
+    "features": Throughput(7.0, 200.0, memory=2 * 10**9, processes=4, together=2),
+    "interaction": Throughput(6.0, 50.0, memory=10**9, processes=2, together=2),
 }
 
 
@@ -71,7 +71,7 @@ def test_regression_trains_on_half_of_the_additions(facts):
 
 def test_training_of_its_own_and_evaluation_count(facts):
     study = _study(training={"epochs": 5})
-    paces = {**PACES, "evaluate": Pace(8.0, 400.0, memory=10**9)}
+    paces = {**PACES, "evaluate": Throughput(8.0, 400.0, memory=10**9)}
     found = _plan(replace(facts, paces=paces), "regression", study=study)
     assert found.rows == 4 * 40 * 5
     assert found.seconds == pytest.approx(6.0 + 4 * 40 * 5 * 20 / 100 + 8.0 + 4 * 3 * 10 * 20 / 400)

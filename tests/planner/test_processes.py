@@ -17,7 +17,7 @@ MESSAGES = [{"role": "user", "content": "a train"}, {"role": "assistant", "conte
 PROMPTS = [[{"messages": MESSAGES, "tokens": tokens, "answer_tokens": 3} for tokens in (9, 40)]]
 
 
-@pytest.mark.parametrize("stage", ["features", "evaluate", "likelihood", "represent"])
+@pytest.mark.parametrize("stage", ["features", "evaluate", "likelihood", "hidden_states"])
 def test_a_process_tells_the_padded_tokens_that_it_timed(tiny_study, stage):
     process = ModelProcess(1, parse_study(tiny_study(), "test"))
     timed = getattr(process, stage)(ROWS, [*ROWS, *ROWS])
@@ -56,7 +56,7 @@ def test_features_that_only_fit_in_smaller_batches_say_which(tiny_study, monkeyp
     assert (timed.exhausted, timed.token_budget) == (False, 128)
 
 
-@pytest.mark.parametrize("stage", ["evaluate", "likelihood", "represent"])
+@pytest.mark.parametrize("stage", ["evaluate", "likelihood", "hidden_states"])
 def test_forward_passes_that_only_fit_in_smaller_batches_say_which(tiny_study, monkeypatch, stage):
     def narrow(whole):
         def call(rows, *, device):

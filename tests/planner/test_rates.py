@@ -5,12 +5,14 @@ import json
 import pytest
 
 from instsel.errors import InputError
-from instsel.planner.facts import Pace
+from instsel.planner.facts import Throughput
 from instsel.planner.rates import Rate, Rates, read_rates, write_rates
 
-PACE = Pace(3.5, 120.25, memory=5, gpu_memory=7, gpu_total=9, timed=4, device="NVIDIA H100 80GB HBM3", step_rows=2.0)
+PACE = Throughput(
+    3.5, 120.25, memory=5, gpu_memory=7, gpu_total=9, timed=4, device="NVIDIA H100 80GB HBM3", step_rows=2.0
+)
 DEPENDS = {"model": {"identity": {"hub": "m"}, "dtype": "bfloat16"}, "token_budget": 4096}
-RATES = Rates({"features": Rate(DEPENDS, PACE), "evaluate": Rate({}, Pace(1.0, None, 2))}, 300, 41.5)
+RATES = Rates({"features": Rate(DEPENDS, PACE), "evaluate": Rate({}, Throughput(1.0, None, 2))}, 300, 41.5)
 
 
 def test_rates_come_back_as_they_were(tmp_path):

@@ -168,11 +168,11 @@ def test_a_study_of_every_method_has_every_stage(finished_study, prepared, tiny_
     before = contents(finished_study["out"])
     stages = {stage.name: stage for stage in plan_study(parse_study(raw, "test"), Terminal()).stages}
     assert contents(finished_study["out"]) == before
-    assert list(stages) == [name for name in ORDER if name not in ("tag", "interaction", "report")]
+    assert list(stages) == [name for name in ORDER if name not in ("categorize", "interaction", "report")]
     assert [name for name, stage in stages.items() if stage.done] == ["prepare", "warmup", "features"]
     left = [stage for stage in stages.values() if not stage.done]
     assert all(0 < stage.seconds < 3600 and stage.disk and stage.memory for stage in left)
-    assert [stages[name].rows for name in ("embed", "represent", "likelihood")] == [24 + 8, 24 + 8, 2 * 24]
+    assert [stages[name].rows for name in ("embed", "hidden_states", "likelihood")] == [24 + 8, 24 + 8, 2 * 24]
     assert stages["embed"].disk == (24 + 8) * (20 + 32 * 4) + 5 * 800
     # Of cosines, cosines with subtasks' means, and fisher, the first are there; two checkpoints.
     assert stages["attribution"].rows == 2 * 2 * 24

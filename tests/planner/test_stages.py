@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from instsel.config.file import parse_study
-from instsel.planner.facts import Facts, Fisher, Pace
+from instsel.planner.facts import Facts, Fisher, Throughput
 from instsel.planner.influence import attribution_memory, fisher_memory
 from instsel.planner.rows import RowSet
 from instsel.planner.stages import feature_bytes, plan_stages
-from instsel.selection.methods import Influence
+from instsel.selection.methods import AttributionSpec
 
 KEYS = {
     "name": "s",
@@ -27,7 +27,7 @@ KEYS = {
 EVERYTHING = {
     "prepare": ["prepare"],
     "embed": ["embed"],
-    "represent": ["represent"],
+    "hidden_states": ["hidden_states"],
     "likelihood": ["likelihood"],
     "warmup": ["warmup"],
     "features": ["features"],
@@ -37,26 +37,26 @@ EVERYTHING = {
     "evaluate": ["base", "random", "less", "bids"],
 }
 PACES = {
-    "warmup": Pace(5.0, 100.0, memory=10**9, processes=2, together=2),
-    "finetune": Pace(6.0, 50.0, memory=10**9, processes=2, together=2),
-    "features": Pace(7.0, 200.0, memory=2 * 10**9, processes=4, together=2),
-    "evaluate": Pace(8.0, 400.0, memory=10**9, processes=4, together=2),
-    "embed": Pace(2.0, 1000.0, memory=10**8, processes=2, together=2, width=48),
-    "represent": Pace(3.0, 800.0, memory=10**9, processes=2, together=2, width=64),
-    "likelihood": Pace(4.0, 400.0, memory=10**9, processes=2, together=2),
-    "attribution/cosine": Pace(1.0, 600.0, memory=10**8, processes=8, together=4),
-    "attribution/fisher-0.1": Pace(1.0, 600.0, memory=10**8, processes=8, together=4),
-    "attribution/cosine-subtasks": Pace(1.0, 1200.0, memory=10**8, processes=8, together=4),
-    "select/random": Pace(0.0, 1000.0, memory=10**8),
-    "select/less": Pace(1.0, 1000.0, memory=2 * 10**8, scratch=500),
-    "select/bids": Pace(3.0, 1000.0, memory=10**8, scratch=400),
+    "warmup": Throughput(5.0, 100.0, memory=10**9, processes=2, together=2),
+    "finetune": Throughput(6.0, 50.0, memory=10**9, processes=2, together=2),
+    "features": Throughput(7.0, 200.0, memory=2 * 10**9, processes=4, together=2),
+    "evaluate": Throughput(8.0, 400.0, memory=10**9, processes=4, together=2),
+    "embed": Throughput(2.0, 1000.0, memory=10**8, processes=2, together=2, width=48),
+    "hidden_states": Throughput(3.0, 800.0, memory=10**9, processes=2, together=2, width=64),
+    "likelihood": Throughput(4.0, 400.0, memory=10**9, processes=2, together=2),
+    "attribution/cosine": Throughput(1.0, 600.0, memory=10**8, processes=8, together=4),
+    "attribution/fisher-0.1": Throughput(1.0, 600.0, memory=10**8, processes=8, together=4),
+    "attribution/cosine-subtasks": Throughput(1.0, 1200.0, memory=10**8, processes=8, together=4),
+    "select/random": Throughput(0.0, 1000.0, memory=10**8),
+    "select/less": Throughput(1.0, 1000.0, memory=2 * 10**8, scratch=500),
+    "select/bids": Throughput(3.0, 1000.0, memory=10**8, scratch=400),
 }
 INFLUENCES = {
-    "cosine": Influence("cosine", None),
-    "fisher-0.1": Influence("fisher", 0.1),
-    "cosine-subtasks": Influence("cosine", None, "gradients"),
+    "cosine": AttributionSpec("cosine", None),
+    "fisher-0.1": AttributionSpec("fisher", 0.1),
+    "cosine-subtasks": AttributionSpec("cosine", None, "gradients"),
 }
-FISHER = Fisher(Pace(2.0, 100.0, memory=10**8, processes=8, together=4), groups=5, solve=7.0)
+FISHER = Fisher(Throughput(2.0, 100.0, memory=10**8, processes=8, together=4), groups=5, solve=7.0)
 
 
 def rows(count, length, shards=1):
@@ -178,7 +178,7 @@ def test_embed_takes_the_prompts():
 
 
 def test_represent_takes_pool_and_validation_rows():
-    found = stages()["represent"]
+    found = stages()["hidden_states"]
     assert (found.rows, found.tokens, found.batches) == (1050, 21_000, 5 * 40 + 10)
     assert found.seconds == 3.0 + 21_000 / (2 * 800.0)
     assert found.disk == 1050 * (20 + 64 * 4) + 6 * 800
@@ -228,25 +228,25 @@ def test_a_share_below_one_row_warms_up_on_one():
 
 
 def test_where_the_longest_rows_ran_out_of_memory_there_is_no_time():
-    found = stages(paces={**PACES, "features": Pace(7.0, None, memory=10**9)})["features"]
+    found = stages(paces={**PACES, "features": Throughput(7.0, None, memory=10**9)})["features"]
     assert found.seconds is None
     assert found.exhausted
 
 
 def test_processes_that_share_a_gpu_need_its_memory_together():
-    pace = Pace(1.0, 1.0, memory=1, processes=8, together=8, gpu_memory=10, gpu_total=50, gpu_share=0.25)
+    pace = Throughput(1.0, 1.0, memory=1, processes=8, together=8, gpu_memory=10, gpu_total=50, gpu_share=0.25)
     found = stages(paces={**PACES, "features": pace})["features"]
     assert (found.gpu_memory, found.gpu_total) == (40, 50)
 
 
 def test_features_are_batched_as_memory_allowed_when_they_were_tried():
-    pace = Pace(7.0, 200.0, memory=1, processes=4, token_budget=40)
+    pace = Throughput(7.0, 200.0, memory=1, processes=4, token_budget=40)
     found = stages(paces={**PACES, "features": pace})["features"]
     assert found.batches == 3 * (5 * 100 + 25)
     assert found.token_budget == 40
 
 
-@pytest.mark.parametrize("stage", ["represent", "likelihood", "embed", "evaluate"])
+@pytest.mark.parametrize("stage", ["hidden_states", "likelihood", "embed", "evaluate"])
 def test_forward_passes_are_batched_as_memory_allowed_when_they_were_tried(stage):
     whole = stages()[stage]
     found = stages(paces={**PACES, stage: replace(PACES[stage], token_budget=20)})[stage]

@@ -10,7 +10,7 @@ import pytest
 
 from instsel.config.file import parse_study
 from instsel.io.store import Folder
-from instsel.study.folder import Stage, open_folder
+from instsel.study.folder import StageFolder, open_folder
 
 HOSTILE = (
     "<script>alert('x')</script></script><img src=x onerror=alert(1)> \u202eevil\u202c \x1b[31m \U0001f600 "
@@ -49,7 +49,7 @@ def make_study(out: Path, *, name: str = "tiny", text: str = HOSTILE, until: str
     folder.write_json("config.json", study.model_dump())
     prepare = _prepare(folder, text)
     embed = _stage(folder, "embed", {}, prepare)
-    features = _stage(folder, "features", {"set_aside": {}}, _stage(folder, "warmup", {}, prepare))
+    features = _stage(folder, "features", {"rejected": {}}, _stage(folder, "warmup", {}, prepare))
     attribution = _attribution(folder, features)
     chosen = {
         name: _select(folder, name, {"random": prepare, "bids": attribution, "smart": embed}[name]) for name in PICKS
@@ -63,9 +63,9 @@ def make_study(out: Path, *, name: str = "tiny", text: str = HOSTILE, until: str
     return out
 
 
-def _stage(folder: Folder, name: str, result: dict[str, Any], *parents: Stage, **config: Any) -> Stage:
-    stage = Stage(folder / name, name, config, parents)
-    stage.begin()
+def _stage(folder: Folder, name: str, result: dict[str, Any], *parents: StageFolder, **config: Any) -> StageFolder:
+    stage = StageFolder(folder / name, name, config, parents)
+    stage.start()
     stage.commit(result, tokens=100, peak_memory=2**30, seconds=2.0)
     return stage
 
@@ -74,7 +74,7 @@ def _ids() -> list[str]:
     return [f"row{number:02d}" for number in range(ROWS)]
 
 
-def _prepare(folder: Folder, text: str) -> Stage:
+def _prepare(folder: Folder, text: str) -> StageFolder:
     place = folder / "prepare"
     shards = ["00000-000000", "00000-000001"]
     result = {
@@ -104,7 +104,7 @@ def _prepare(folder: Folder, text: str) -> Stage:
     return stage
 
 
-def _attribution(folder: Folder, features: Stage) -> Stage:
+def _attribution(folder: Folder, features: StageFolder) -> StageFolder:
     stage = _stage(folder, "attribution/cosine", {"shards": ["00000-000000", "00000-000001"]}, features)
     columns = {"id": list("wxyz"), "target": ["sums", "towns", "sums", "towns"], "subtask": ["s", "t", "s", "t"]}
     stage.folder.write_table("columns.parquet", pa.table(columns))
@@ -116,7 +116,7 @@ def _attribution(folder: Folder, features: Stage) -> Stage:
     return stage
 
 
-def _select(folder: Folder, name: str, parent: Stage) -> Stage:
+def _select(folder: Folder, name: str, parent: StageFolder) -> StageFolder:
     places = PICKS[name]
     result = {"rows": 4, "tokens": 240, "sources": {"left": 4}, "tasks": {"left/-": 4}}
     if name == "smart":
@@ -134,7 +134,7 @@ def _select(folder: Folder, name: str, parent: Stage) -> Stage:
     return stage
 
 
-def _evaluate(folder: Folder, name: str, level: float, parent: Stage) -> None:
+def _evaluate(folder: Folder, name: str, level: float, parent: StageFolder) -> None:
     losses = {target: level + number + np.arange(5) / 10 for number, target in enumerate(TARGETS)}
     means = {target: float(values.mean()) for target, values in losses.items()}
     stage = _stage(folder, f"evaluate/{name}", {"losses": means}, parent)

@@ -28,13 +28,13 @@ def test_a_finished_study_lacks_nothing_and_raises_no_doubt(made):
 
 
 def test_the_makeup_of_a_selection_is_what_its_rows_are(made):
-    makeup = gather(Record(str(made)))["makeup"]
-    assert makeup["source"]["names"] == ["left", "right<b>"]
-    assert makeup["source"]["pool"] == [6, 6]
-    assert makeup["source"]["selections"]["bids"] == [3, 1]
+    composition = gather(Record(str(made)))["makeup"]
+    assert composition["source"]["names"] == ["left", "right<b>"]
+    assert composition["source"]["pool"] == [6, 6]
+    assert composition["source"]["selections"]["bids"] == [3, 1]
     # Rows 0 to 11 have 20 tokens times their number: the bounds are inclusive.
-    assert makeup["length"]["pool"][:3] == [4, 3, 5]
-    assert sum(makeup["task"]["selections"]["smart"]) == 4
+    assert composition["length"]["pool"][:3] == [4, 3, 5]
+    assert sum(composition["task"]["selections"]["smart"]) == 4
 
 
 def test_overlap_is_the_share_of_the_row_selection_that_the_other_has(made):
@@ -128,17 +128,17 @@ def test_edited_results_are_told(made):
     pq.write_table(pa.table({"id": list("abcde"), "loss": [0.1] * 5}), made / "evaluate" / "smart" / "sums.parquet")
     table = pq.read_table(made / "select" / "smart" / "selected.parquet")
     pq.write_table(table.slice(0, 3), made / "select" / "smart" / "selected.parquet")
-    doubts = " ".join(gather(Record(str(made)))["doubts"])
-    assert "select/bids/manifest.json was edited" in doubts
-    assert "evaluate/smart/sums.parquet was edited" in doubts
-    assert "select/smart/selected.parquet has 3 rows" in doubts
+    warnings = " ".join(gather(Record(str(made)))["doubts"])
+    assert "select/bids/manifest.json was edited" in warnings
+    assert "evaluate/smart/sums.parquet was edited" in warnings
+    assert "select/smart/selected.parquet has 3 rows" in warnings
 
 
 def test_a_stage_of_another_parent_is_told(made):
     manifest = json.loads((made / "prepare" / "manifest.json").read_text())
     (made / "prepare" / "manifest.json").write_text(json.dumps({**manifest, "fingerprint": "0" * 16}))
-    doubts = gather(Record(str(made)))["doubts"]
-    assert any("select/random was made from another prepare" in one for one in doubts)
+    warnings = gather(Record(str(made)))["doubts"]
+    assert any("select/random was made from another prepare" in one for one in warnings)
 
 
 def test_bug_stages_of_another_study_file_raised_no_doubt(made):
@@ -150,9 +150,9 @@ def test_bug_stages_of_another_study_file_raised_no_doubt(made):
         path = made / place / "manifest.json"
         manifest = json.loads(path.read_text())
         path.write_text(json.dumps({**manifest, "config": {**manifest["config"], key: value}}))
-    doubts = gather(Record(str(made)))["doubts"]
-    assert "select/random, select/bids: made by another study file, with other budget" in doubts
-    assert "warmup: made by another study file, with other lora.rank" in doubts
+    warnings = gather(Record(str(made)))["doubts"]
+    assert "select/random, select/bids: made by another study file, with other budget" in warnings
+    assert "warmup: made by another study file, with other lora.rank" in warnings
 
 
 def test_bug_rows_that_the_pool_has_no_more_counted_as_its_last_one(made):
@@ -223,9 +223,9 @@ def test_what_a_former_study_file_left_is_no_part_of_the_study(made):
     left = made / "select" / "former"
     shutil.copytree(made / "select" / "bids", left)
     (left / "manifest.json").write_text((left / "manifest.json").read_text().replace("select/bids", "select/former"))
-    shutil.copytree(made / "embed", made / "represent")
+    shutil.copytree(made / "embed", made / "hidden_states")
     facts = gather(Record(str(made)))
-    assert "former" not in facts["selections"] and "represent" not in facts["cost"] and facts["doubts"] == []
+    assert "former" not in facts["selections"] and "hidden_states" not in facts["cost"] and facts["doubts"] == []
 
 
 @pytest.mark.parametrize("name", ["../away", "select/..", "select/../../away", "/away"])

@@ -87,7 +87,9 @@ def test_cost_of_nothing_measured() -> None:
 
 
 def test_rows_that_were_worked_on_again_have_a_column_where_there_are_any() -> None:
-    table = cost_table({"features": StageCost(2.0, 5, rows_again=1200), "select": StageCost(1.0, rows_again=3)})
+    table = cost_table(
+        {"features": StageCost(2.0, 5, rows_reprocessed=1200), "select": StageCost(1.0, rows_reprocessed=3)}
+    )
     assert table.splitlines()[0] == "| stage | seconds | tokens | tokens/s | peak memory | rows again |"
     assert [line.split(" | ")[-1] for line in table.splitlines()[2:]] == ["1,200 |", "3 |", "1,203 |"]
     assert "again" not in cost_table({"features": StageCost(2.0, 5)})

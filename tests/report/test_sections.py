@@ -78,7 +78,7 @@ def test_the_shares_of_levels_are_those_of_the_rows_in_their_order(made):
 
 
 def test_the_cost_has_tokens_a_second_and_what_was_done_again():
-    cost = {"warmup": {"seconds": 2.0, "tokens": 500, "peak_memory_bytes": 2**30, "rows_again": 7}}
+    cost = {"warmup": {"seconds": 2.0, "tokens": 500, "peak_memory_bytes": 2**30, "rows_reprocessed": 7}}
     facts = {"cost": cost, "fingerprints": {"warmup": "abc"}, "versions": {"instsel": "1"}, "study_file": "name: x"}
     row = kinds(cost_section(facts), "table")[0].rows[0]
     assert [cell.text for cell in row] == ["warmup", "2.0", "500", "250", "1.00 GiB", "7", "abc"]

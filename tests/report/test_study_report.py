@@ -33,7 +33,7 @@ def summary():
         "interaction": {},
         "agreement": {},
         "mixtures": {},
-        "set_aside": {"ab": "zero gradient at epoch-1"},
+        "rejected": {"ab": "zero gradient at epoch-1"},
         "cost": {"features": {"seconds": 2.0, "tokens": 100, "peak_memory_bytes": 2**30}},
         "versions": {"instsel": "0.1.0"},
         "fingerprint": "f00d",

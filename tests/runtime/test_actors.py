@@ -17,9 +17,9 @@ from instsel.runtime import attempts as starts
 from instsel.runtime.actors import _useful as useful_actors
 from instsel.runtime.actors import through_actors
 from instsel.runtime.errors import clear_errors
-from instsel.runtime.session import TOKENS_A_PROCESS, Allotment
+from instsel.runtime.session import TOKENS_A_PROCESS, ResourcePlan
 
-ONE = Allotment(actors=1, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0, worker_cpus=1, worker_threads=1)
+ONE = ResourcePlan(actors=1, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0, worker_cpus=1, worker_threads=1)
 
 
 @pytest.fixture

@@ -32,13 +32,13 @@ def growing(monkeypatch: pytest.MonkeyPatch) -> Growing:
 
 
 def hold(**resources: Any) -> None:
-    with gather.gathered(Resources(**resources), Terminal()):
+    with gather.autoscaled(Resources(**resources), Terminal()):
         pass
 
 
 def test_machines_are_asked_for_waited_for_and_let_go(growing: Growing, capsys: pytest.CaptureFixture[str]) -> None:
     asked = growing({"CPU": 4.0}, {"CPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 12.0, "GPU": 2.0})
-    with gather.gathered(Resources(gpus=2), Terminal()):
+    with gather.autoscaled(Resources(gpus=2), Terminal()):
         assert asked == [[{"GPU": 1}, {"GPU": 1}]]
     assert asked[1:] == [[]]
     assert capsys.readouterr().out.split("\n") == [
@@ -50,7 +50,7 @@ def test_machines_are_asked_for_waited_for_and_let_go(growing: Growing, capsys: 
 
 def test_they_are_let_go_when_the_study_fails(growing: Growing) -> None:
     asked = growing({"CPU": 4.0})
-    with pytest.raises(KeyError), gather.gathered(Resources(cpus=3), Terminal()):
+    with pytest.raises(KeyError), gather.autoscaled(Resources(cpus=3), Terminal()):
         raise KeyError
     assert asked == [[{"CPU": 1}] * 3, []]
 

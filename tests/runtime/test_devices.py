@@ -13,7 +13,7 @@ from instsel.errors import StudyError
 from instsel.models.dtypes import Device, keep, settle, this_device
 from instsel.pipeline.runner import run_study
 from instsel.runtime import devices as dtype
-from instsel.runtime.devices import settled_study, working_devices, working_nodes
+from instsel.runtime.devices import settle_dtype, working_devices, working_nodes
 from instsel.study.folder import open_folder
 
 NATIVE, EMULATING = Device("AMD EPYC", True), Device("Intel Xeon", False)
@@ -54,12 +54,12 @@ def written(study: StudyConfig) -> dict[str, Any]:
 def test_auto_is_settled_said_and_written(study, on, capsys):
     folder = open_folder(study.out, study.name)
     on(NATIVE, EMULATING)
-    assert settled_study(study, folder, Terminal()).model.dtype == "float32"
+    assert settle_dtype(study, folder, Terminal()).model.dtype == "float32"
     assert "model.dtype: float32 (auto, since 1 of 2 machines: Intel Xeon would emulate" in capsys.readouterr().out
     assert written(study)["dtype"] == "float32"
     # Settled once: other machines change nothing.
     on(NATIVE)
-    assert settled_study(study, folder, Terminal()).model.dtype == "float32"
+    assert settle_dtype(study, folder, Terminal()).model.dtype == "float32"
     assert "as it was settled when the study began" in capsys.readouterr().out
 
 
@@ -67,14 +67,14 @@ def test_machines_that_do_not_answer_settle_nothing(study, on):
     folder = open_folder(study.out, study.name)
     on()
     with pytest.raises(StudyError, match="none of the machines said within 60 s"):
-        settled_study(study, folder, Terminal())
+        settle_dtype(study, folder, Terminal())
     assert "dtype" not in written(study)
 
 
 def test_a_plan_settles_nothing_for_the_study(study, on):
     folder = open_folder(study.out, study.name)
     on(NATIVE)
-    assert settled_study(study, folder, Terminal(), write=False).model.dtype == "bfloat16"
+    assert settle_dtype(study, folder, Terminal(), write=False).model.dtype == "bfloat16"
     assert "dtype" not in written(study)
 
 
@@ -82,7 +82,7 @@ def test_a_study_in_bfloat16_that_goes_on_where_it_is_emulated_says_what_that_co
     folder = open_folder(study.out, study.name)
     keep(folder, settle([NATIVE]))
     on(EMULATING)
-    assert settled_study(study, folder, Terminal()).model.dtype == "bfloat16"
+    assert settle_dtype(study, folder, Terminal()).model.dtype == "bfloat16"
     told = capsys.readouterr().out
     assert "warning: Intel Xeon emulates bfloat16, which is 2.2 to 2.6 times as slow as float32" in told
 
@@ -91,7 +91,7 @@ def test_bfloat16_that_is_asked_for_where_it_is_emulated_is_taken_with_one_clear
     folder = open_folder(study.out, study.name)
     asked = study.model_copy(update={"model": study.model.model_copy(update={"dtype": "bfloat16"})})
     on(EMULATING)
-    assert settled_study(asked, folder, Terminal()).model.dtype == "bfloat16"
+    assert settle_dtype(asked, folder, Terminal()).model.dtype == "bfloat16"
     told = capsys.readouterr().out.splitlines()
     assert sum("emulates" in line for line in told) == 1
     assert any("--set model.dtype=float32" in line for line in told)

@@ -55,7 +55,7 @@ def test_steps_are_logged_in_their_order_with_their_speed() -> None:
 class _Counting:
     def count(self) -> None:
         meter = Meter("my-study", "finetune/bids")
-        meter.count_item(["a", "b", "c"], {"tokens": 70, "set_aside": 2}, 0.5)
+        meter.count_item(["a", "b", "c"], {"tokens": 70, "rejected": 2}, 0.5)
         meter.count_item(["d"], {}, 0.25)
         meter.show_step(step(4, 30))
 
@@ -68,7 +68,7 @@ def test_the_endpoint_has_every_metric_with_study_and_stage(ray_session: None) -
     expected = {
         "ray_instsel_rows_total": 7,
         "ray_instsel_tokens_total": 100,
-        "ray_instsel_rows_set_aside_total": 2,
+        "ray_instsel_rows_rejected_total": 2,
         "ray_instsel_busy_seconds_total": 0.75,
         "ray_instsel_training_step": 4,
         "ray_instsel_training_steps": 9,

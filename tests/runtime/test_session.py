@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from instsel.config.study import Resources
 from instsel.errors import InputError, StudyError
 from instsel.runtime import session
-from instsel.runtime.session import Allotment, allot
+from instsel.runtime.session import ResourcePlan, plan_resources
 
 
-def allotted(cpus: int, gpus: int = 0, nodes: int = 1, /, **resources: Any) -> Allotment:
-    """What `allot` gives on a cluster of this size."""
+def allotted(cpus: int, gpus: int = 0, nodes: int = 1, /, **resources: Any) -> ResourcePlan:
+    """What `resources` gives on a cluster of this size."""
     total = {"CPU": float(cpus), **({"GPU": float(gpus)} if gpus else {})}
     with (
         mock.patch.object(session.ray, "cluster_resources", lambda: total),
         mock.patch.object(session.ray, "nodes", lambda: _nodes(nodes)),
     ):
-        return allot(Resources(**resources))
+        return plan_resources(Resources(**resources))
 
 
 def _nodes(working: int) -> list[dict[str, Any]]:

@@ -25,17 +25,17 @@ from instsel.io.store import Folder
 from instsel.models.loading import attach_lora, load_base
 from instsel.runtime import training_worker
 from instsel.runtime.errors import clear_errors
-from instsel.runtime.session import TOKENS_A_PROCESS, Allotment
+from instsel.runtime.session import TOKENS_A_PROCESS, ResourcePlan
 from instsel.runtime.training import Trained, TrainingRun, run_training, run_trainings, train_side_by_side
 from instsel.runtime.training_worker import GroupWork, WorkerRun, last_checkpoint
-from instsel.study.folder import Stage
+from instsel.study.folder import StageFolder
 from instsel.training.checkpoint import read_checkpoint
 from instsel.training.dataset import SCHEMA
 from instsel.training.schedule import TrainSettings
 from tests.events import scalars
 
 ROWS, LENGTH = 120, 9
-TWO_WORKERS = Allotment(
+TWO_WORKERS = ResourcePlan(
     actors=1, gpus=0, cpus=1, threads=1, workers=2, worker_gpus=0, worker_cpus=0.5, worker_threads=1
 )
 EPOCHS = ["epoch-1", "epoch-2", "epoch-3"]
@@ -49,11 +49,11 @@ def study(tiny_study: Any) -> StudyConfig:
 
 def train(study: StudyConfig, folder: Path) -> Any:
     """Train as the warmup stage does, on random rows."""
-    stage = Stage(Folder.at(folder).create(), "warmup", {})
+    stage = StageFolder(Folder.at(folder).create(), "warmup", {})
     return run_training(study, TrainingRun("warmup", stage, study.warmup, written(stage), 0), TWO_WORKERS, silent())
 
 
-def written(stage: Stage, seed: int = 0) -> tuple[Folder, str]:
+def written(stage: StageFolder, seed: int = 0) -> tuple[Folder, str]:
     """Random rows as the training set of a stage."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(3, 200, (ROWS, LENGTH), generator=generator).tolist()
@@ -101,8 +101,8 @@ def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
     assert [metrics[name]["step"] for name in EPOCHS] == [30, 60, 90]
     # Every row was learned from once an epoch; what was taken again came after the last checkpoint, and is counted.
     assert sum(metrics[name]["tokens"] for name in EPOCHS) == 3 * ROWS * LENGTH
-    assert trained.rows_again <= 8
-    assert trained.tokens == (3 * ROWS + trained.rows_again) * LENGTH
+    assert trained.rows_reprocessed <= 8
+    assert trained.tokens == (3 * ROWS + trained.rows_reprocessed) * LENGTH
     assert metrics["epoch-3"]["loss"] < metrics["epoch-1"]["loss"]
     assert not (tmp_path / "pauses").exists()
 
@@ -118,7 +118,7 @@ def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
         (run / name / "metrics.json").unlink()
     tracking = Tracking(tensorboard=str(tmp_path / "boards"))
     again = train(study.model_copy(update={"tracking": tracking}), tmp_path)
-    assert (again.tokens, again.rows_again) == (3 * ROWS * LENGTH, trained.rows_again + 3 * ROWS)
+    assert (again.tokens, again.rows_reprocessed) == (3 * ROWS * LENGTH, trained.rows_reprocessed + 3 * ROWS)
     for name in EPOCHS:
         whole = weights(run / name)
         assert all(torch.equal(disturbed[name][key], whole[key]) for key in whole)
@@ -179,7 +179,7 @@ def test_runs_of_a_group_leave_what_they_leave_alone_and_one_that_diverges_ends_
     """The base model is the same for each run, though the runs before it had their LoRA matrices on it."""
     good = study.warmup.model_copy(update={"epochs": 1, "micro_batch_size": 4})
     kinds = {"first": good, "broken": good.model_copy(update={"learning_rate": 1e30}), "last": good}
-    stages = {name: Stage(Folder.at(tmp_path / name).create(), "warmup", {"name": name}) for name in kinds}
+    stages = {name: StageFolder(Folder.at(tmp_path / name).create(), "warmup", {"name": name}) for name in kinds}
     runs = [
         TrainingRun(name, stages[name], kinds[name], written(stages[name], seed), 0) for seed, name in enumerate(kinds)
     ]
@@ -188,7 +188,7 @@ def test_runs_of_a_group_leave_what_they_leave_alone_and_one_that_diverges_ends_
     assert list(ended) == [0, 1, 2]
     assert isinstance(ended[1], Diverged)
     assert not (tmp_path / "first" / "ray-train").exists()
-    alone = Stage(Folder.at(tmp_path / "alone").create(), "warmup", {})
+    alone = StageFolder(Folder.at(tmp_path / "alone").create(), "warmup", {})
     trained = run_training(study, TrainingRun("alone", alone, good, written(alone, 2), 0), TWO_WORKERS, silent())
     assert timeless(trained.result["checkpoints"]["epoch-1"]) == timeless(ended[2].result["checkpoints"]["epoch-1"])
     one, other = (weights(tmp_path / name / "run" / "epoch-1") for name in ("last", "alone"))
@@ -206,7 +206,7 @@ def test_groups_side_by_side_commit_their_own_runs_and_a_lost_one_goes_on(
 ):
     good = study.warmup.model_copy(update={"epochs": 1, "micro_batch_size": 4})
     names = ("first", "second", "third")
-    stages = {name: Stage(Folder.at(tmp_path / name).create(), "warmup", {"name": name}) for name in names}
+    stages = {name: StageFolder(Folder.at(tmp_path / name).create(), "warmup", {"name": name}) for name in names}
     # As many tokens as two groups are worth.
     runs = [
         TrainingRun(name, stages[name], good, written(stages[name], seed), 10 * TOKENS_A_PROCESS)
@@ -217,7 +217,7 @@ def test_groups_side_by_side_commit_their_own_runs_and_a_lost_one_goes_on(
     ended = {name: json.loads((tmp_path / f"{place}.json").read_text()) for place, name in enumerate(names)}
     assert all(tokens == ROWS * LENGTH for tokens in ended.values())
     whole = {name: weights(tmp_path / name / "run" / "epoch-1") for name in names}
-    alone = Stage(Folder.at(tmp_path / "alone").create(), "warmup", {})
+    alone = StageFolder(Folder.at(tmp_path / "alone").create(), "warmup", {})
     run_training(study, TrainingRun("alone", alone, good, written(alone, 1), 0), one, silent())
     same = weights(tmp_path / "alone" / "run" / "epoch-1")
     assert all(torch.equal(whole["second"][key], same[key]) for key in same)

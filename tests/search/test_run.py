@@ -14,7 +14,7 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.report.markdown import BASE
 from instsel.search.run import _stage, search_study
-from instsel.search.store import Points
+from instsel.search.store import TrialStore
 from instsel.search.trial import OUTCOME, OWNER, trial_folder
 from instsel.study.graph import build_graph
 from tests.events import scalars
@@ -126,7 +126,7 @@ def test_bug_another_share_told_the_losses_of_the_first(searched, tmp_path):
     raw, folder = searched
     (points,) = folder.glob("*/points")
     found = [
-        Points(Folder.at(points), Folder.at(folder / "trials"), Search(space=SPACE, searcher="grid", share=share))
+        TrialStore(Folder.at(points), Folder.at(folder / "trials"), Search(space=SPACE, searcher="grid", share=share))
         for share in (0.5, 0.25)
     ]
     half, quarter = ({outcome.name: outcome.searched for _, outcome in one.outcomes()} for one in found)

@@ -9,7 +9,7 @@ from instsel.config.search import Search
 from instsel.errors import StudyError
 from instsel.io.store import Folder
 from instsel.search.outcome import Outcome
-from instsel.search.store import Points
+from instsel.search.store import TrialStore
 from instsel.search.trials import Marking, TokenCap, _domain, _in_turn, _optuna, told
 
 
@@ -36,7 +36,7 @@ def test_ranges_of_whole_numbers_have_both_their_ends():
 
 @pytest.fixture
 def points(tmp_path):
-    return Points(Folder.at(tmp_path / "points"), Folder.at(tmp_path / "trials"), Search(space={"method": ["a"]}))
+    return TrialStore(Folder.at(tmp_path / "points"), Folder.at(tmp_path / "trials"), Search(space={"method": ["a"]}))
 
 
 def test_point_under_way_has_no_outcome_until_it_ends(points):

@@ -26,7 +26,7 @@ def plain(attribution: np.ndarray, budget: int, normalize: bool) -> tuple[list[i
     total = np.zeros(z.shape[1])
     indices: list[int] = []
     scores: list[float] = []
-    called_by: list[int] = []
+    driven_by: list[int] = []
     for pick in range(min(budget, len(z))):
         shortfall = z - total / max(pick, 1)
         best = shortfall.max(axis=1)
@@ -34,20 +34,20 @@ def plain(attribution: np.ndarray, budget: int, normalize: bool) -> tuple[list[i
         row = int(np.argmax(best))
         indices.append(row)
         scores.append(best[row])
-        called_by.append(int(columns[np.argmax(shortfall[row])]))
+        driven_by.append(int(columns[np.argmax(shortfall[row])]))
         total += z[row]
-    return indices, scores, called_by
+    return indices, scores, driven_by
 
 
 def assert_equal_to_plain(attribution: np.ndarray, budget: int, normalize: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         got = bids.select(attribution, budget, normalize=normalize)
-    indices, scores, called_by = plain(attribution, budget, normalize)
+    indices, scores, driven_by = plain(attribution, budget, normalize)
     assert got.indices.tolist() == indices
     assert got.scores.tolist() == scores
-    assert got.called_by is not None
-    assert got.called_by.tolist() == called_by
+    assert got.driven_by is not None
+    assert got.driven_by.tolist() == driven_by
 
 
 def budgets(rows: int) -> list[int]:
@@ -58,7 +58,7 @@ def test_hand_computed_case_t9() -> None:
     selection = bids.select(T9, 3)
     assert selection.indices.tolist() == [0, 2, 1]
     np.testing.assert_allclose(selection.scores, [1.3416, 0.8944, 0.0], atol=1e-4)
-    assert selection.called_by.tolist() == [0, 1, 0]
+    assert selection.driven_by.tolist() == [0, 1, 0]
     assert set(bids.select(T9, 2).indices) == {0, 2}
 
 
@@ -131,7 +131,7 @@ def test_columns_without_deviation_are_named_and_the_others_keep_their_numbers()
         got = bids.select(attribution, 10)
     alone = bids.select(varied, 10)
     assert got.indices.tolist() == alone.indices.tolist()
-    assert got.called_by.tolist() == [[1, 3][column] for column in alone.called_by]
+    assert got.driven_by.tolist() == [[1, 3][column] for column in alone.driven_by]
 
 
 def test_no_column_with_a_deviation_is_an_error() -> None:
@@ -145,7 +145,7 @@ def test_constant_columns_stay_without_normalisation() -> None:
 
 def test_one_row_is_taken_as_it_is() -> None:
     selection = bids.select(np.array([[0.25, 0.5]]), 3)
-    assert (selection.indices.tolist(), selection.scores.tolist(), selection.called_by.tolist()) == ([0], [0.5], [1])
+    assert (selection.indices.tolist(), selection.scores.tolist(), selection.driven_by.tolist()) == ([0], [0.5], [1])
 
 
 def test_budget_nothing_and_no_rows_give_an_empty_selection() -> None:

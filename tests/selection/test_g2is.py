@@ -89,8 +89,8 @@ def assert_equal_to_naive(
     )  # fmt: skip
     components, shares = core_knowledge(validation[validation.any(axis=1)])
     budgets = component_budgets(shares, min(budget, int(train.any(axis=1).sum())))
-    indices, scores, called_by = naive(train, components, budgets, delta, neighbors, fill)
-    assert (got.indices.tolist(), got.called_by.tolist()) == (indices, called_by)
+    indices, scores, driven_by = naive(train, components, budgets, delta, neighbors, fill)
+    assert (got.indices.tolist(), got.driven_by.tolist()) == (indices, driven_by)
     np.testing.assert_allclose(got.scores, scores, rtol=0, atol=1e-12)
 
 
@@ -98,7 +98,7 @@ def test_hand_computed_case_t4_leaves_out_what_turns_away_from_the_component() -
     selection = g2is.select(T4, FIRST_AXIS, 3)
     assert selection.indices.tolist() == [0, 1, 2]
     np.testing.assert_allclose(selection.scores, [1.0, 0.8, 0.0], atol=1e-12)
-    assert selection.called_by.tolist() == [0, 0, 0]
+    assert selection.driven_by.tolist() == [0, 0, 0]
 
 
 def test_hand_computed_case_t5_leaves_out_what_conflicts_though_it_is_more_similar() -> None:

@@ -27,7 +27,7 @@ def test_equals_the_plain_rule(pairs: list[tuple[float, float]]) -> None:
     for budget in (0, 1, len(pairs), len(pairs) + 1):
         got = ifd.select(loss, alone, budget)
         assert list(zip(got.indices.tolist(), got.scores.tolist(), strict=True)) == expected[:budget]
-        assert got.called_by is None
+        assert got.driven_by is None
 
 
 def test_hard_instructions_come_first_and_useless_ones_last() -> None:

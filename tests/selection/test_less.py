@@ -26,7 +26,7 @@ def test_hand_computed_case_t11() -> None:
     selection = less.select(T11, 2, subtasks=["a", "a", "b", "b"])
     assert selection.indices.tolist() == [1, 0]
     np.testing.assert_allclose(selection.scores, [0.6, 0.5])
-    assert selection.called_by.tolist() == [1, 0]
+    assert selection.driven_by.tolist() == [1, 0]
 
 
 def test_hand_computed_case_t12_averages_the_cosines() -> None:
@@ -44,7 +44,7 @@ def test_equals_the_plain_rule(data: st.DataObject) -> None:
     subtasks = data.draw(st.lists(st.sampled_from("cab"), min_size=shape[1], max_size=shape[1]))
     for budget in (0, 1, len(attribution), len(attribution) + 1):
         got = less.select(attribution, budget, subtasks=subtasks)
-        assert (got.indices.tolist(), got.scores.tolist(), got.called_by.tolist()) == plain(
+        assert (got.indices.tolist(), got.scores.tolist(), got.driven_by.tolist()) == plain(
             attribution, budget, subtasks
         )
 
@@ -60,7 +60,7 @@ def test_pools_of_more_than_one_block_keep_their_rows_apart() -> None:
     means = np.stack([attribution[:, subtasks == s].astype(np.float64).mean(axis=1) for s in range(7)], axis=1)
     selection = less.select(attribution, 500, subtasks=subtasks)
     assert selection.indices.tolist() == np.argsort(-means.max(axis=1), kind="stable")[:500].tolist()
-    assert selection.called_by.tolist() == means.argmax(axis=1)[selection.indices].tolist()
+    assert selection.driven_by.tolist() == means.argmax(axis=1)[selection.indices].tolist()
 
 
 @pytest.mark.parametrize(

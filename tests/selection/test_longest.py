@@ -14,7 +14,7 @@ def test_the_most_tokens_come_first_and_ties_by_row(tokens: list[int]) -> None:
         got = longest.select(np.array(tokens, dtype=np.int32), budget)
         assert got.indices.tolist() == expected
         assert got.scores.tolist() == [tokens[row] for row in expected]
-        assert got.called_by is None
+        assert got.driven_by is None
 
 
 @pytest.mark.parametrize(("tokens", "budget", "message"), [([1, -7], 1, "-7 at row 1"), ([1], -1, "-1")])

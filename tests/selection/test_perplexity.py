@@ -36,7 +36,7 @@ def test_a_smaller_budget_is_the_beginning_of_a_larger_one(loss: list[float]) ->
 def test_rows_are_picked_from_the_median_outward() -> None:
     selection = perplexity.select(np.array([9.0, 2.0, 1.0, 3.0, 0.5], dtype=np.float32), 4)
     assert selection.indices.tolist() == [1, 2, 3, 0]
-    assert selection.called_by is None
+    assert selection.driven_by is None
 
 
 @pytest.mark.parametrize(

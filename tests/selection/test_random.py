@@ -14,7 +14,7 @@ def test_picks_differ_and_lie_in_the_pool(budget: int) -> None:
     assert len(set(selection.indices.tolist())) == min(budget, 30)
     assert set(selection.indices.tolist()) <= set(range(30))
     assert selection.scores.tolist() == [0.0] * min(budget, 30)
-    assert selection.called_by is None
+    assert selection.driven_by is None
 
 
 def test_a_smaller_budget_is_the_beginning_of_a_larger_one() -> None:

@@ -28,8 +28,8 @@ def assert_equal_to_plain(train: np.ndarray, validation: np.ndarray, budget: int
     rows, scores = plain(train, validation, budget)
     assert got.indices.tolist() == rows
     assert got.scores.tolist() == scores
-    assert got.called_by is not None
-    assert got.called_by.tolist() == [turn % len(validation) for turn in range(len(rows))]
+    assert got.driven_by is not None
+    assert got.driven_by.tolist() == [turn % len(validation) for turn in range(len(rows))]
 
 
 def test_validation_rows_take_turns() -> None:
@@ -37,7 +37,7 @@ def test_validation_rows_take_turns() -> None:
     selection = rds.select(train, np.array([[2.0, 0.0], [3.0, 0.0]]), 3)
     # Both want row 0; the second takes what is left, and the first then what is left of that.
     assert selection.indices.tolist() == [0, 1, 2]
-    assert selection.called_by.tolist() == [0, 1, 0]
+    assert selection.driven_by.tolist() == [0, 1, 0]
     np.testing.assert_allclose(selection.scores, [1.0, 0.8, 0.0], atol=1e-7)
 
 

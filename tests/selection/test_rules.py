@@ -64,7 +64,7 @@ def test_every_rule_is_the_plain_loop(matrix, rule, budget, labels):
     order, scores, callers = naive(matrix, budget, rule, False, tasks)
     assert found.indices.tolist() == order
     assert found.scores.tolist() == scores
-    assert found.called_by is None if rule == "sum" else found.called_by.tolist() == callers
+    assert found.driven_by is None if rule == "sum" else found.driven_by.tolist() == callers
 
 
 @pytest.mark.filterwarnings("ignore:.*without deviation")
@@ -77,7 +77,7 @@ def test_normalised_rules_stand_on_standardised_columns_and_leave_constant_ones_
     order, scores, callers = naive(matrix, 9, rule, True, tasks)
     assert found.indices.tolist() == order
     np.testing.assert_allclose(found.scores, scores)
-    assert found.called_by is None if rule == "sum" else found.called_by.tolist() == callers
+    assert found.driven_by is None if rule == "sum" else found.driven_by.tolist() == callers
 
 
 def test_equal_rows_are_taken_from_the_lowest_on_whatever_their_place():
@@ -113,7 +113,7 @@ def test_means_give_tasks_of_all_sizes_the_same_say_where_sums_favour_the_larger
     with pytest.warns(UserWarning, match="from 1 to 3 validation examples"):
         assert rules.select(matrix, 1, rule="task_max", tasks=tasks).indices.tolist() == [0]
     found = rules.select(matrix, 1, rule="task_max", tasks=tasks, task_function="mean")
-    assert (found.indices.tolist(), found.scores.tolist(), found.called_by.tolist()) == ([1], [2.0], [1])
+    assert (found.indices.tolist(), found.scores.tolist(), found.driven_by.tolist()) == ([1], [2.0], [1])
 
 
 @pytest.mark.filterwarnings("ignore:.*without deviation")
@@ -127,7 +127,7 @@ def test_pools_of_more_than_one_block_keep_their_rows_apart():
     matrix = np.random.default_rng(0).normal(size=(50_000, 100)).astype(np.float32)
     found = rules.select(matrix, 500, rule="instance_max")
     assert found.indices.tolist() == np.argsort(-matrix.max(axis=1), kind="stable")[:500].tolist()
-    assert found.called_by.tolist() == matrix.argmax(axis=1)[found.indices].tolist()
+    assert found.driven_by.tolist() == matrix.argmax(axis=1)[found.indices].tolist()
 
 
 def test_one_row_is_taken_as_it_is_and_no_rows_give_an_empty_selection():

@@ -52,13 +52,13 @@ def plain(
     sizes = [len(rows[task]) for task in order.indices]
     indices: list[int] = []
     scores: list[float] = []
-    called_by: list[int] = []
+    driven_by: list[int] = []
     for task, share in zip(order.indices, plain_budgets(order.scores, sizes, budget), strict=True):
         picks = FUNCTIONS[second](x[rows[task]], share)
         indices += [rows[task][place] for place in picks.indices]
         scores += picks.scores.tolist()
-        called_by += [int(task)] * share
-    return indices, scores, called_by
+        driven_by += [int(task)] * share
+    return indices, scores, driven_by
 
 
 @pytest.mark.parametrize(
@@ -145,11 +145,11 @@ def test_equals_the_plain_rule(first: str, second: str) -> None:
     tasks = np.array(["delta", "bravo", "alpha", "echo", "charlie"])[labels]
     for budget, num_tasks in ((1, 5), (30, 5), (70, 5), (12, 2)):
         got = smart.select(x, tasks, budget, num_tasks=num_tasks, task_function=first, instance_function=second)
-        indices, scores, called_by = plain(x, tasks.tolist(), budget, num_tasks, first, second)
+        indices, scores, driven_by = plain(x, tasks.tolist(), budget, num_tasks, first, second)
         assert got.indices.tolist() == indices
         assert got.scores.tolist() == scores
-        assert got.called_by is not None
-        assert got.called_by.tolist() == called_by
+        assert got.driven_by is not None
+        assert got.driven_by.tolist() == driven_by
 
 
 def test_the_default_is_graph_cut_over_all_tasks_and_facility_location_within() -> None:
@@ -172,16 +172,16 @@ def test_every_row_is_picked_at_most_once_and_the_budget_is_met(x: np.ndarray, r
             warnings.simplefilter("ignore")
             got = smart.select(x, tasks, budget)
         assert len(got) == min(budget, len(x))
-        assert got.called_by is not None
-        assert [sorted(set(tasks))[task] for task in got.called_by] == [tasks[row] for row in got.indices]
+        assert got.driven_by is not None
+        assert [sorted(set(tasks))[task] for task in got.driven_by] == [tasks[row] for row in got.indices]
 
 
 def test_a_task_is_the_mean_of_its_prompts_as_they_are() -> None:
     # Not normalised, task 0 points along the first axis, as task 1 does; normalised it would lie between task 1 and 2.
     x = np.array([[100.0, 0], [0, 1], [1, 0], [0, 1]])
     got = smart.select(x, [0, 0, 1, 2], 4, task_function="log_det")
-    assert got.called_by is not None
-    assert list(dict.fromkeys(got.called_by.tolist())) == [0, 2, 1]
+    assert got.driven_by is not None
+    assert list(dict.fromkeys(got.driven_by.tolist())) == [0, 2, 1]
 
 
 @pytest.mark.parametrize("kept", [2, 4])
@@ -199,7 +199,7 @@ def test_all_tasks_give_all_rows_above_the_pool_and_few_tasks_say_what_they_hold
     x, tasks = prompts(40, 4, seed=2)
     assert sorted(smart.select(x, tasks, 99).indices.tolist()) == list(range(40))
     assert len(smart.select(x, tasks, 99, num_tasks=7)) == 40
-    kept = set(smart.select(x, tasks, 10, num_tasks=2).called_by.tolist())  # type: ignore[union-attr]
+    kept = set(smart.select(x, tasks, 10, num_tasks=2).driven_by.tolist())  # type: ignore[union-attr]
     held = int(np.isin(tasks, list(kept)).sum())
     assert len(smart.select(x, tasks, held, num_tasks=2)) == held
     for budget in (held + 1, 99):
@@ -239,7 +239,7 @@ def test_the_embeddings_may_be_memory_mapped_and_stay_as_they_were(tmp_path: Pat
 
 def test_no_rows_and_no_budget_give_an_empty_selection() -> None:
     empty = smart.select(np.empty((0, 3)), [], 4)
-    assert (len(empty), empty.called_by is None) == (0, False)
+    assert (len(empty), empty.driven_by is None) == (0, False)
     assert len(smart.select(np.ones((2, 3)), ["a", "b"], 0)) == 0
 
 

@@ -49,13 +49,13 @@ def test_equals_the_plain_rule(groups: list[str], shares: str, seed: int) -> Non
                 expected.append(row)
         got = stratified.select(groups, budget, shares=shares, seed=seed)
         assert got.indices.tolist() == expected
-        assert got.called_by.tolist() == [labels.index(groups[row]) for row in expected]
+        assert got.driven_by.tolist() == [labels.index(groups[row]) for row in expected]
         assert got.scores.tolist() == [0.0] * len(expected)
 
 
 def counts(groups: list, budget: int, shares: str) -> list[int]:
     selection = stratified.select(groups, budget, shares=shares, seed=0)
-    return np.bincount(selection.called_by, minlength=len(set(groups))).tolist()
+    return np.bincount(selection.driven_by, minlength=len(set(groups))).tolist()
 
 
 def test_proportional_shares_keep_the_mixture() -> None:

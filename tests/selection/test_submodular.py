@@ -115,7 +115,7 @@ def test_facility_location_of_embeddings_equals_plain_greedy(x: np.ndarray, hold
         got = quiet(submodular.facility_location, x, budget, kernel_bytes=2**30 if hold else 0)
         # Sums of multiples of 2^-24 are exact: the gains are the same bits.
         assert (got.indices.tolist(), got.scores.tolist()) == plain_facility_location(s, budget)
-        assert got.called_by is None
+        assert got.driven_by is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -152,7 +152,7 @@ def test_graph_cut_equals_plain_greedy(x: np.ndarray, lam: float) -> None:
         ):
             assert got.indices.tolist() == picks
             np.testing.assert_allclose(got.scores, scores, atol=1e-12 * len(x))
-            assert got.called_by is None
+            assert got.driven_by is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -164,7 +164,7 @@ def test_log_det_equals_plain_greedy(x: np.ndarray) -> None:
         for got in (quiet(submodular.log_det, x, budget), submodular.log_det(s, budget, metric="precomputed")):
             assert got.indices.tolist() == picks
             np.testing.assert_allclose(got.scores, scores, atol=1e-10)
-            assert got.called_by is None
+            assert got.driven_by is None
 
 
 @pytest.mark.parametrize("kernel_bytes", [0, 2**30])

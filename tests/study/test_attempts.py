@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instsel.io.store import Folder
-from instsel.study.folder import Stage, mark, marks, rows_reprocessed
+from instsel.study.folder import StageFolder, count_rows_reprocessed, mark, marks
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12))
@@ -20,14 +20,14 @@ def test_rows_of_every_start_but_the_first_count(starts: list[tuple[str, bool]])
         known = marks(folder) if in_another_run else known
         mark(folder, piece, rows[piece], known)
     names = [piece for piece, _ in starts]
-    assert rows_reprocessed(folder) == sum((names.count(piece) - 1) * rows[piece] for piece in set(names))
+    assert count_rows_reprocessed(folder) == sum((names.count(piece) - 1) * rows[piece] for piece in set(names))
 
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_stages_manifest_has_them_and_the_marks_go(times: int, tmp_path: Path) -> None:
-    stage = Stage(Folder.at(tmp_path), "features", {})
+    stage = StageFolder(Folder.at(tmp_path), "features", {})
     for _ in range(times):
-        stage.begin()
+        stage.start()
         mark(stage.folder, "shard", 10, marks(stage.folder))
-    assert stage.commit({}, rows_again=1)["cost"]["rows_again"] == 1 + 10 * (times - 1)
+    assert stage.commit({}, count_rows_reprocessed=1)["cost"]["count_rows_reprocessed"] == 1 + 10 * (times - 1)
     assert stage.folder.names() == ["manifest.json", "started.json"]

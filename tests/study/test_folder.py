@@ -11,9 +11,9 @@ import pytest
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.study import folder as study
-from instsel.study.folder import Stage, open_folder
+from instsel.study.folder import StageFolder, open_folder
 
-Chain = Callable[..., dict[str, Stage]]
+Chain = Callable[..., dict[str, StageFolder]]
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -21,32 +21,32 @@ def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Chain:
     """Makes stages a -> b -> c, and d beside c, whose keys can be changed."""
     folder = Folder.at(tmp_path if request.param == "local" else f"memory://{uuid.uuid4().hex}")
 
-    def make(**changed: Any) -> dict[str, Stage]:
-        stages: dict[str, Stage] = {}
+    def make(**changed: Any) -> dict[str, StageFolder]:
+        stages: dict[str, StageFolder] = {}
         for name, parents in (("a", ""), ("b", "a"), ("c", "b"), ("d", "b")):
             config = {"key": changed.get(name, 1)}
-            stages[name] = Stage(folder / name, name, config, [stages[parent] for parent in parents])
+            stages[name] = StageFolder(folder / name, name, config, [stages[parent] for parent in parents])
         return stages
 
     return make
 
 
-def finish(stages: dict[str, Stage]) -> None:
+def finish(stages: dict[str, StageFolder]) -> None:
     for stage in stages.values():
         if not stage.done():
-            stage.begin()
+            stage.start()
             stage.folder.write("work", stage.name.encode())
             stage.commit({"made": stage.name})
 
 
-def done(stages: dict[str, Stage]) -> str:
+def done(stages: dict[str, StageFolder]) -> str:
     return "".join(name for name, stage in stages.items() if stage.done())
 
 
 def test_a_stage_is_done_from_its_commit_on(chain: Chain) -> None:
     stages = chain()
     assert done(stages) == ""
-    stages["a"].begin()
+    stages["a"].start()
     assert done(stages) == ""
     stages["a"].commit({})
     assert done(stages) == "a"
@@ -71,12 +71,12 @@ def test_another_code_version_makes_every_stage_stale(chain: Chain, monkeypatch:
 
 def test_an_interrupted_stage_keeps_its_work_but_no_half_files(chain: Chain) -> None:
     stage = chain()["a"]
-    stage.begin()
+    stage.start()
     (stage.folder / "pool").write("shard", b"1")
     with stage.folder.filesystem.open_output_stream(f"{stage.folder.path}/pool/.next.0.part") as stream:
         stream.write(b"half")
     again = chain()["a"]
-    again.begin()
+    again.start()
     assert (again.folder / "pool").read("shard") == b"1"
     assert not (again.folder / "pool").exists(".next.0.part")
     assert not again.done()
@@ -85,39 +85,39 @@ def test_an_interrupted_stage_keeps_its_work_but_no_half_files(chain: Chain) -> 
 @pytest.mark.parametrize("finished", [False, True])
 def test_a_changed_fingerprint_clears_what_was_there(chain: Chain, finished: bool) -> None:
     stage = chain()["b"]
-    stage.begin()
+    stage.start()
     stage.folder.write("work", b"1")
     if finished:
         stage.commit({})
     for changed in ({"b": 2}, {"a": 2}):
         other = chain(**changed)["b"]
-        other.begin()
+        other.start()
         assert other.folder.names() == ["started.json"]
         other.folder.write("work", b"2")
 
 
 def test_a_stage_that_was_begun_for_another_key_is_not_done(chain: Chain) -> None:
     finish(chain())
-    chain(a=2)["a"].begin()
+    chain(a=2)["a"].start()
     assert done(chain()) == "bcd"
 
 
 def test_the_manifest_tells_what_was_made_from_what_at_what_cost(chain: Chain) -> None:
     stages = chain()
-    stages["a"].begin()
+    stages["a"].start()
     time.sleep(0.02)
     written = stages["a"].commit({"rows": 3}, tokens=7, peak_memory=9)
     assert stages["a"].manifest() == written
     assert (written["stage"], written["config"], written["result"]) == ("a", {"key": 1}, {"rows": 3})
     assert 0.02 <= written["cost"].pop("seconds") < 10
-    assert written["cost"] == {"tokens": 7, "peak_memory_bytes": 9, "rows_again": 0}
-    stages["b"].begin()
+    assert written["cost"] == {"tokens": 7, "peak_memory_bytes": 9, "rows_reprocessed": 0}
+    stages["b"].start()
     assert stages["b"].commit({})["parents"] == {"a": written["fingerprint"]}
 
 
 def test_a_full_disk_leaves_the_stages_before_valid(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = chain()
-    stages["a"].begin()
+    stages["a"].start()
     stages["a"].commit({})
 
     def full(self: Folder, name: str, value: Any) -> None:
@@ -126,7 +126,7 @@ def test_a_full_disk_leaves_the_stages_before_valid(chain: Chain, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "write_json", full)
         with pytest.raises(StudyError):
-            stages["b"].begin()
+            stages["b"].start()
         with pytest.raises(StudyError):
             stages["a"].commit({"other": 1})
     assert done(chain()) == "a"

@@ -12,7 +12,7 @@ import pytest
 from instsel.config.file import parse_study
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.study.attribution_specs import figures_influence
+from instsel.study.attribution_specs import metrics_spec
 from instsel.study.graph import Graph, build_graph, runs_of
 
 METHODS = ["random", "less", "bids"]
@@ -46,7 +46,7 @@ def graph(tiny_study: Callable[..., dict[str, Any]], tmp_path: Path) -> Make:
 
 def finish(graph: Graph) -> None:
     for stage in graph.until("report"):
-        stage.begin()
+        stage.start()
         stage.commit({})
 
 
@@ -115,7 +115,7 @@ def test_only_what_the_methods_read_is_made(graph: Make, tiny_model: Path) -> No
     assert stages("random", "longest", "proportional") == ["prepare"]
     assert stages("ifd", "perplexity") == ["prepare", "likelihood"]
     assert stages("smart", "facility_location") == ["prepare", "embed"]
-    assert stages("rds") == ["prepare", "represent"]
+    assert stages("rds") == ["prepare", "hidden_states"]
     assert stages("g2is") == ["prepare", "warmup", "features"]
     gradients = ["prepare", "warmup", "features"]
     assert stages("less", "bids", "sum") == [*gradients, "attribution/cosine"]
@@ -244,7 +244,7 @@ def test_what_selections_serve_is_told_by_the_studys_own_form_where_a_method_rea
 ) -> None:
     def way(*methods: Any, form: str = "cosine") -> str | None:
         selection = {"budget": 1, "attribution": form, "methods": list(methods)}
-        found = figures_influence(parse_study(tiny_study(selection=selection), "study.yaml"))
+        found = metrics_spec(parse_study(tiny_study(selection=selection), "study.yaml"))
         return found.name if found else None
 
     fisher = {"method": "bids", "attribution": "fisher"}

@@ -3,16 +3,16 @@
 from instsel.config.file import parse_study
 from instsel.io.store import Folder
 from instsel.study.graph import build_graph
-from instsel.study.staleness import changed_stages
+from instsel.study.staleness import stale_stages
 
 
 def test_a_finished_study_differs_where_its_file_was_changed(finished_study):
     study = parse_study(finished_study, "test")
     graph = build_graph(study, Folder.at(finished_study["out"]))
     manifests = {stage.name: stage.manifest() for stage in graph.until("report")}
-    assert changed_stages(study, manifests) == {}
+    assert stale_stages(study, manifests) == {}
     parts = {"selection": {**finished_study["selection"], "budget": 0.5}, "lora": {"rank": 4, "alpha": 4.0}}
-    found = changed_stages(parse_study({**finished_study, **parts}, "test"), manifests)
+    found = stale_stages(parse_study({**finished_study, **parts}, "test"), manifests)
     assert found["select/bids"] == ["budget"] and found["finetune/bids"] == found["warmup"] == ["lora.rank"]
     assert not {"prepare", "features", "evaluate/base"} & found.keys()
 
@@ -20,7 +20,5 @@ def test_a_finished_study_differs_where_its_file_was_changed(finished_study):
 def test_settings_that_another_version_had_or_lacked_are_passed_over(finished_study):
     study = parse_study(finished_study, "test")
     config = {"dim": 64, "gone": 1}
-    assert (
-        changed_stages(study, {"features": {"config": config}, "warmup": None, "select/former": {"config": {}}}) == {}
-    )
-    assert changed_stages(study, {"features": {"config": {**config, "dim": 65}}}) == {"features": ["dim"]}
+    assert stale_stages(study, {"features": {"config": config}, "warmup": None, "select/former": {"config": {}}}) == {}
+    assert stale_stages(study, {"features": {"config": {**config, "dim": 65}}}) == {"features": ["dim"]}

@@ -12,12 +12,12 @@ from instsel.choice.output import TABLE
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.mixture.interaction import agreement
+from instsel.report.facts.composition import composition, lengths, overlap
 from instsel.report.facts.influence import influence, orders, stored_influence
-from instsel.report.facts.makeup import lengths, makeup, overlap
 from instsel.report.facts.pool import Pool
 from instsel.report.facts.reading import refused, rows_to_read
 from instsel.report.facts.record import Record
-from instsel.report.facts.trust import doubts
+from instsel.report.facts.trust import warnings
 from instsel.report.facts.verdict import verdict
 
 SUMMARY = "summary.json"
@@ -31,7 +31,7 @@ def gather(record: Record) -> dict[str, Any]:
         record: of the study.
 
     Returns:
-        JSON values. Parts that the study does not have are empty: `makeup` without *prepare*, `influence` without
+        JSON values. Parts that the study does not have are empty: `composition` without *prepare*, `influence` without
         gradients, `interaction` and `mixtures` without categories, `search` without a search.
     """
     chosen = record.results("select")
@@ -43,7 +43,7 @@ def gather(record: Record) -> dict[str, Any]:
         "dtype": record.study.model.dtype,
         "budget": record.study.selection.budget,
         "unit": record.study.selection.unit,
-        "doubts": [*doubts(record), *left_out],
+        "doubts": [*warnings(record), *left_out],
         "missing": record.missing,
         **shown,
         "pool": {key: record.prepared["pool"][key] for key in ("rows", "tokens")} if record.prepared else None,
@@ -72,7 +72,7 @@ def _of_pool(record: Record) -> dict[str, Any]:
     if way is not None and pool.chosen:
         found, served = influence(pool, way, pool.facets["source"])
     return {
-        "makeup": makeup(pool),
+        "makeup": composition(pool),
         "lengths": lengths(pool),
         "overlap": overlap(pool),
         "influence": found,
@@ -82,7 +82,7 @@ def _of_pool(record: Record) -> dict[str, Any]:
 
 def _categories(record: Record) -> dict[str, Any]:
     found = record.results("interaction")
-    tag = record.manifests.get("tag")
+    tag = record.manifests.get("categorize")
     names = list(found)
     compared = {}
     for name in names[1:]:

@@ -12,7 +12,7 @@ from instsel.arrays import list_rows
 from instsel.mixture.dependency import LEVELS
 from instsel.report.facts.pool import Facet, Pool
 from instsel.report.facts.record import Record
-from instsel.study.attribution_specs import figures_influence
+from instsel.study.attribution_specs import metrics_spec
 from instsel.training.dataset import ORDER
 
 
@@ -35,7 +35,7 @@ class Served:
 def stored_influence(record: Record) -> str | None:
     """The stored influence that figures are by; None where the study has none."""
     ways = [name.partition("/")[2] for name in record.manifests if name.startswith("attribution/")]
-    own = figures_influence(record.study)
+    own = metrics_spec(record.study)
     if own is not None and own.name in ways:
         return own.name
     return next((name for name in ways if not name.endswith("-subtasks")), None)

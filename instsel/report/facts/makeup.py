@@ -10,7 +10,7 @@ MOST_NAMES = 24
 REST = "all others"
 
 
-def makeup(pool: Pool) -> dict[str, Any]:
+def composition(pool: Pool) -> dict[str, Any]:
     """Rows by source, task, category and length: facet -> names, and their counts in the pool and each selection.
 
     The names that hold the most rows are kept, the others become one.

@@ -29,7 +29,7 @@ class Pool:
     def __init__(self, record: Record) -> None:
         """Read the index and the ids of every finished selection."""
         self.record = record
-        self.index: pa.Table = record.inputs.index
+        self.index: pa.Table = record.reader.index
         self.ids: pa.Array = self.index["id"].combine_chunks()
 
     @property
@@ -63,7 +63,7 @@ class Pool:
         both, codes = np.unique(source.codes * len(task.names) + task.codes, return_inverse=True)
         names = [f"{source.names[one // len(task.names)]}/{task.names[one % len(task.names)]}" for one in both.tolist()]
         found = {"source": source, "task": Facet(names, codes.astype(np.int64))}
-        if "tag" in self.record.manifests:
+        if "categorize" in self.record.manifests:
             found["category"] = self._categories()
         tokens = self.index["tokens"].to_numpy()
         low = [0, *BOUNDS]
@@ -72,7 +72,7 @@ class Pool:
         return found
 
     def _categories(self) -> Facet:
-        table = (self.record.folder / "tag").read_table("tags.parquet", ["id", "category"])
+        table = (self.record.folder / "categorize").read_table("tags.parquet", ["id", "category"])
         facet = facet_of(table["category"])
         codes = np.full(self.rows, len(facet.names), dtype=np.int64)
         places = self.places(table["id"])

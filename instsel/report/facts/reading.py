@@ -95,7 +95,7 @@ def refused(record: Record) -> dict[str, Any]:
             kept = examples.setdefault(line["reason"], [])
             if len(kept) < REFUSED:
                 kept.append({key: line[key] for key in ("file", "line", "reason", "text")})
-    aside = record.manifests.get("features", {}).get("result", {}).get("set_aside", {})
+    aside = record.manifests.get("features", {}).get("result", {}).get("rejected", {})
     for row, reason in list(aside.items())[:REFUSED]:
         examples.setdefault("no usable gradient", []).append({"file": "", "line": None, "reason": reason, "text": row})
     if aside:

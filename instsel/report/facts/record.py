@@ -11,10 +11,10 @@ from instsel.choice.reselect import open_study
 from instsel.config.study import StudyConfig
 from instsel.io.store import Folder
 from instsel.report.markdown import BASE
-from instsel.study.attribution_specs import influences_of
+from instsel.study.attribution_specs import attribution_specs
 from instsel.study.folder import MANIFEST, read_manifest
 from instsel.study.graph import ORDER, Run, runs_of
-from instsel.study.reader import Inputs
+from instsel.study.reader import StudyReader
 
 
 class Record:
@@ -26,11 +26,11 @@ class Record:
         Raises:
             InputError: there is no study, or it never ran.
         """
-        study, inputs = open_study(place)
+        study, reader = open_study(place)
         self.place: str = place
         self.study: StudyConfig = study
-        self.inputs: Inputs = inputs
-        self.folder: Folder = inputs.study
+        self.reader: StudyReader = reader
+        self.folder: Folder = reader.study
 
     @cached_property
     def runs(self) -> dict[str, Run]:
@@ -43,7 +43,7 @@ class Record:
         selections = dict.fromkeys(run.selection for run in self.runs.values())
         return [
             "prepare",
-            *(f"attribution/{name}" for name in influences_of(self.study)),
+            *(f"attribution/{name}" for name in attribution_specs(self.study)),
             *(f"select/{name}" for name in selections),
             *(f"finetune/{name}" for name in self.runs),
             *(f"evaluate/{name}" for name in (BASE, *self.runs)),

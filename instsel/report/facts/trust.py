@@ -8,13 +8,13 @@ import numpy as np
 from instsel.choice.output import TABLE
 from instsel.io.fingerprint import fingerprint
 from instsel.report.facts.record import Record
-from instsel.study.staleness import changed_stages
+from instsel.study.staleness import stale_stages
 
 NAMED = 3
 _TOLERANCE = 1e-9
 
 
-def doubts(record: Record) -> list[str]:
+def warnings(record: Record) -> list[str]:
     """What does not fit together in a study folder, a sentence each; empty where all does.
 
     The settings of each stage are compared with the study file. A manifest's fingerprint is worked out again from what
@@ -35,7 +35,7 @@ def doubts(record: Record) -> list[str]:
 
 def _of_another_file(record: Record) -> list[str]:
     by_keys: dict[str, list[str]] = {}
-    for name, keys in changed_stages(record.study, record.manifests).items():
+    for name, keys in stale_stages(record.study, record.manifests).items():
         by_keys.setdefault(", ".join(sorted(keys)), []).append(name)
     return [f"{_some(names)}: made by another study file, with other {keys}" for keys, names in by_keys.items()]
 

@@ -35,7 +35,7 @@ class Study:
     key: str
     name: str
     what: str
-    doubts: Sequence[str]
+    warnings: Sequence[str]
     missing: str
     sections: Sequence[Section]
 

@@ -42,7 +42,7 @@ def _table(facts: Mapping[str, Any]) -> Table:
                 count(one["tokens"] or None),
                 count(round(speed) if speed else None),
                 Cell(f"{peak / GIB:.2f} GiB", peak) if peak else Cell("–"),
-                count(one.get("rows_again", 0)),
+                count(one.get("rows_reprocessed", 0)),
                 Cell(facts["fingerprints"][name], facts["fingerprints"][name]),
             ]
         )
