@@ -76,7 +76,7 @@ class ModelProcess:
         with self.model.disable_adapter():
             return self.evaluate(warm_up, timed)
 
-    def represent(self, warm_up: Sequence[list[Row]], timed: Sequence[list[Row]]) -> Timed:
+    def hidden_states(self, warm_up: Sequence[list[Row]], timed: Sequence[list[Row]]) -> Timed:
         """Take the base model's representations of batches of rows."""
         base, budget = self.model.get_base_model(), self.study.features.token_budget
         fitter = BatchFitter.forward(budget)

@@ -50,7 +50,7 @@ def _what(summary: Mapping[str, Any]) -> str:
         *(f"- set aside: {count:,} x {inline(reason)}" for reason, count in rejected),
     ]
     if summary["rejected"]:
-        lines.append(f"- set aside: {len(summary['set_aside']):,} x no usable gradient")
+        lines.append(f"- set aside: {len(summary['rejected']):,} x no usable gradient")
     return "\n".join(lines)
 
 

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from instsel.training.checkpoint import (
 )
 from instsel.training.dataset import check_order
 from instsel.training.deepspeed import complete, gather, import_deepspeed, restore
-from instsel.training.schedule import Begun, EpochMetrics, Step, TrainSettings
+from instsel.training.schedule import EpochMetrics, PartialEpoch, Step, TrainSettings
 from instsel.training.steps import Steps
 
 LossFunction = Callable[[nn.Module, Sequence[Example]], Tensor]
@@ -97,12 +96,12 @@ def train(
     """
     if order is not None:
         check_order(order, len(examples), settings.epochs)
-    last_epoch, step, begun = 0, 0, Begun()
+    last_epoch, step, partial = 0, 0, PartialEpoch()
     if resume is not None:
         moments, state = read_checkpoint(resume, model)
         load_adapter(resume, model)
         last_epoch, step = state["epoch"], state["step"]
-        begun = Begun(*state["attempts"])
+        partial = PartialEpoch(*state["partial"])
     masters = {name: parameter.detach().float().clone() for name, parameter in trainable(model).items()}
     engine = _start(model, settings, loss_fn)
     try:
@@ -110,8 +109,8 @@ def train(
             restore(engine, model, masters, moments, step)
         steps = Steps(engine, examples, settings, step, order)
         for epoch in range(last_epoch + 1, (until or settings.epochs) + 1):
-            metrics = steps.epoch(epoch, begun, _after_step(steps, model, epoch, on_step, pauses))
-            begun = Begun()
+            metrics = steps.epoch(epoch, partial, _after_step(steps, model, epoch, on_step, pauses))
+            partial = PartialEpoch()
             ended = CheckpointState(epoch, metrics.step, metrics.learning_rate, settings.betas, settings.eps)
             _checkpoint(steps, model, ended, partial(on_epoch, metrics))
     finally:
@@ -140,17 +139,17 @@ def _start(model: nn.Module, settings: TrainSettings, loss_fn: LossFunction) -> 
 
 def _after_step(
     steps: Steps, model: nn.Module, epoch: int, on_step: Callable[[Step], None], pauses: Pauses | None
-) -> Callable[[Step, Begun], None]:
+) -> Callable[[Step, PartialEpoch], None]:
     """Tell of the step, and write a checkpoint where one is due."""
 
-    def after(step: Step, begun: Begun) -> None:
+    def after(step: Step, partial: PartialEpoch) -> None:
         on_step(step)
         # The end of an epoch has a checkpoint of its own.
         if pauses is None or step.number == epoch * steps.in_epoch or not _all_agree(steps, pauses.due):
             return
         settings = steps.settings
         state = CheckpointState(
-            epoch - 1, step.number, step.learning_rate, settings.betas, settings.eps, begun=astuple(begun)
+            epoch - 1, step.number, step.learning_rate, settings.betas, settings.eps, partial=astuple(partial)
         )
 
         def save(folder: Path | None) -> None:

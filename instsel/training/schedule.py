@@ -86,7 +86,7 @@ class EpochMetrics:
 
 
 @dataclass(frozen=True)
-class Begun:
+class PartialEpoch:
     """Sums over the steps of an epoch so far, which a checkpoint inside it carries on.
 
     Attributes:
@@ -101,7 +101,7 @@ class Begun:
 
     def plus(self, step: Step) -> "Begun":
         """With one more step."""
-        return Begun(
+        return PartialEpoch(
             self.loss + step.loss * step.rows, self.learning_rate + step.learning_rate, self.tokens + step.tokens
         )
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from instsel.data.batching import Example
 from instsel.errors import Diverged
 from instsel.training.schedule import (
-    Begun,
     EpochMetrics,
+    PartialEpoch,
     Step,
     TrainSettings,
     epoch_order,
@@ -41,12 +41,12 @@ class Steps:
         self.in_epoch = steps_per_epoch(len(examples), settings.batch_size)
         self.in_run = settings.epochs * self.in_epoch
 
-    def epoch(self, epoch: int, begun: Begun, after: Callable[[Step, Begun], None]) -> EpochMetrics:
+    def epoch(self, epoch: int, partial: PartialEpoch, after: Callable[[Step, PartialEpoch], None]) -> EpochMetrics:
         """Take one pass over the rows, or what is left of it.
 
         Args:
             epoch: its number, from 1.
-            begun: of the steps that were taken already.
+            partial: of the steps that were taken already.
             after: called after each step.
         """
         shuffled = epoch_order(len(self.examples), epoch, self.settings.seed)
@@ -55,15 +55,15 @@ class Steps:
         for batch in global_batches(order, self.settings.batch_size)[self.done - (epoch - 1) * self.in_epoch :]:
             started = time.monotonic()
             step = self._step(batch)
-            begun = begun.plus(step)
+            partial = partial.plus(step)
             seconds += time.monotonic() - started
-            after(step, begun)
+            after(step, partial)
         return EpochMetrics(
             epoch=epoch,
             step=self.done,
-            loss=begun.loss / len(self.examples),
-            learning_rate=begun.learning_rate / self.in_epoch,
-            tokens=begun.tokens,
+            loss=partial.loss / len(self.examples),
+            learning_rate=partial.learning_rate / self.in_epoch,
+            tokens=partial.tokens,
             seconds=seconds,
         )
 
