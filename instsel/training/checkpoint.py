@@ -35,7 +35,7 @@ class CheckpointState:
         learning_rate: mean learning rate over this epoch's steps; of a checkpoint inside an epoch, that of its step.
         betas: AdamW's decay rates.
         eps: AdamW's denominator constant.
-        partial: of an epoch under way: sums of its rows' losses, its steps' learning rates and its tokens so far.
+        partial_epoch: of an epoch under way: sums of its rows' losses, its steps' learning rates and its tokens so far.
         format: version of the folder's format.
     """
 
@@ -44,7 +44,7 @@ class CheckpointState:
     learning_rate: float
     betas: tuple[float, float]
     eps: float
-    partial: tuple[float, float, int] = (0.0, 0.0, 0)
+    partial_epoch: tuple[float, float, int] = (0.0, 0.0, 0)
     format: int = FORMAT
 
 

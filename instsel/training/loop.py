@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,12 @@ def train(
     """
     if order is not None:
         check_order(order, len(examples), settings.epochs)
-    last_epoch, step, partial = 0, 0, PartialEpoch()
+    last_epoch, step, partial_epoch = 0, 0, PartialEpoch()
     if resume is not None:
         moments, state = read_checkpoint(resume, model)
         load_adapter(resume, model)
         last_epoch, step = state["epoch"], state["step"]
-        partial = PartialEpoch(*state["partial"])
+        partial_epoch = PartialEpoch(*state["partial_epoch"])
     masters = {name: parameter.detach().float().clone() for name, parameter in trainable(model).items()}
     engine = _start(model, settings, loss_fn)
     try:
@@ -109,8 +110,8 @@ def train(
             restore(engine, model, masters, moments, step)
         steps = Steps(engine, examples, settings, step, order)
         for epoch in range(last_epoch + 1, (until or settings.epochs) + 1):
-            metrics = steps.epoch(epoch, partial, _after_step(steps, model, epoch, on_step, pauses))
-            partial = PartialEpoch()
+            metrics = steps.epoch(epoch, partial_epoch, _after_step(steps, model, epoch, on_step, pauses))
+            partial_epoch = PartialEpoch()
             ended = CheckpointState(epoch, metrics.step, metrics.learning_rate, settings.betas, settings.eps)
             _checkpoint(steps, model, ended, partial(on_epoch, metrics))
     finally:
@@ -142,14 +143,19 @@ def _after_step(
 ) -> Callable[[Step, PartialEpoch], None]:
     """Tell of the step, and write a checkpoint where one is due."""
 
-    def after(step: Step, partial: PartialEpoch) -> None:
+    def after(step: Step, partial_epoch: PartialEpoch) -> None:
         on_step(step)
         # The end of an epoch has a checkpoint of its own.
         if pauses is None or step.number == epoch * steps.in_epoch or not _all_agree(steps, pauses.due):
             return
         settings = steps.settings
         state = CheckpointState(
-            epoch - 1, step.number, step.learning_rate, settings.betas, settings.eps, partial=astuple(partial)
+            epoch - 1,
+            step.number,
+            step.learning_rate,
+            settings.betas,
+            settings.eps,
+            partial_epoch=astuple(partial_epoch),
         )
 
         def save(folder: Path | None) -> None:

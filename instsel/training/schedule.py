@@ -99,7 +99,7 @@ class PartialEpoch:
     learning_rate: float = 0.0
     tokens: int = 0
 
-    def plus(self, step: Step) -> "Begun":
+    def plus(self, step: Step) -> "PartialEpoch":
         """With one more step."""
         return PartialEpoch(
             self.loss + step.loss * step.rows, self.learning_rate + step.learning_rate, self.tokens + step.tokens

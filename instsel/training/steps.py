@@ -41,12 +41,14 @@ class Steps:
         self.in_epoch = steps_per_epoch(len(examples), settings.batch_size)
         self.in_run = settings.epochs * self.in_epoch
 
-    def epoch(self, epoch: int, partial: PartialEpoch, after: Callable[[Step, PartialEpoch], None]) -> EpochMetrics:
+    def epoch(
+        self, epoch: int, partial_epoch: PartialEpoch, after: Callable[[Step, PartialEpoch], None]
+    ) -> EpochMetrics:
         """Take one pass over the rows, or what is left of it.
 
         Args:
             epoch: its number, from 1.
-            partial: of the steps that were taken already.
+            partial_epoch: of the steps that were taken already.
             after: called after each step.
         """
         shuffled = epoch_order(len(self.examples), epoch, self.settings.seed)
@@ -55,15 +57,15 @@ class Steps:
         for batch in global_batches(order, self.settings.batch_size)[self.done - (epoch - 1) * self.in_epoch :]:
             started = time.monotonic()
             step = self._step(batch)
-            partial = partial.plus(step)
+            partial_epoch = partial_epoch.plus(step)
             seconds += time.monotonic() - started
-            after(step, partial)
+            after(step, partial_epoch)
         return EpochMetrics(
             epoch=epoch,
             step=self.done,
-            loss=partial.loss / len(self.examples),
-            learning_rate=partial.learning_rate / self.in_epoch,
-            tokens=partial.tokens,
+            loss=partial_epoch.loss / len(self.examples),
+            learning_rate=partial_epoch.learning_rate / self.in_epoch,
+            tokens=partial_epoch.tokens,
             seconds=seconds,
         )
 

@@ -29,5 +29,5 @@ def test_a_stages_manifest_has_them_and_the_marks_go(times: int, tmp_path: Path)
     for _ in range(times):
         stage.start()
         mark(stage.folder, "shard", 10, marks(stage.folder))
-    assert stage.commit({}, rows_reprocessed=1)["cost"]["count_rows_reprocessed"] == 1 + 10 * (times - 1)
+    assert stage.commit({}, rows_reprocessed=1)["cost"]["rows_reprocessed"] == 1 + 10 * (times - 1)
     assert stage.folder.names() == ["manifest.json", "started.json"]
