@@ -14,12 +14,12 @@ from instsel.io.store import Folder
 from instsel.models.dtypes import with_kept_dtype
 from instsel.pipeline.evaluate import heldout_tables
 from instsel.pipeline.runner import run_study
-from instsel.report.search import search_picture, search_report, search_summary
+from instsel.report.text import search_report
 from instsel.runtime.autoscaling import autoscaled
 from instsel.runtime.devices import settle_dtype
 from instsel.runtime.session import plan_resources, ray_session
 from instsel.search import trials
-from instsel.search.outcome import Outcome, importances
+from instsel.search.outcome import Outcome, importances, search_facts
 from instsel.search.space import check_space, raw_study_of
 from instsel.study.folder import StageFolder, open_folder
 from instsel.study.graph import Graph, build_graph
@@ -35,7 +35,7 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
     """Run everything that trials share, then search; a finished search is told again at once.
 
     Returns:
-        The folder of searches, with report.md, best.yaml, summary.json, trials.parquet and pareto.svg.
+        The folder of searches, with report.md, best.yaml, summary.json and trials.parquet.
 
     Raises:
         InputError: the study has no key `search`, or a value of its space cannot be.
@@ -96,12 +96,11 @@ def _check_heldout(graph: Graph) -> None:
 
 
 def _write(study: StudyConfig, search: Search, folder: Folder, outcomes: list[Outcome]) -> None:
-    summary = search_summary(outcomes, importances(outcomes, search.space, search.seed), search.share)
+    facts = search_facts(outcomes, importances(outcomes, search.space, search.seed), search.share)
     folder.write(BEST, _best_study(study, outcomes[0]).encode())
     folder.write_table(TRIALS, _table(outcomes))
-    folder.write("pareto.svg", search_picture(summary))
-    folder.write(REPORT, search_report(summary, f"{folder}/{BEST}").encode())
-    folder.write_json(SUMMARY, summary)
+    folder.write(REPORT, search_report(facts, f"{folder}/{BEST}").encode())
+    folder.write_json(SUMMARY, facts.model_dump(mode="json"))
 
 
 def _best_study(study: StudyConfig, best: Outcome) -> str:

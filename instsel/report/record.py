@@ -16,34 +16,44 @@ from instsel.study.folder import MANIFEST, read_manifest
 from instsel.study.graph import ORDER, Run, runs_of
 from instsel.study.reader import StudyReader
 
+STAGE = re.compile(rf"({'|'.join(ORDER)})(/(?!\.\.?$)[^/\\]+)?")
+"""Names of stages: a manifest that somebody else wrote could name a path outside the folder as its parent."""
 
-class Record:
-    """Reads a study folder, finished or not, without the user's own files."""
 
-    def __init__(self, place: str) -> None:
+class StudyRecord:
+    """Reads a study folder, finished or not, without the user's own files.
+
+    Attributes:
+        path: of the folder.
+        config: the study file as it was last run.
+        reader: of the stages.
+        folder: of the study.
+    """
+
+    def __init__(self, path: str) -> None:
         """Open the folder of a study.
 
         Raises:
             InputError: there is no study, or it never ran.
         """
-        study, reader = open_study(place)
-        self.place: str = place
-        self.study: StudyConfig = study
+        config, reader = open_study(path)
+        self.path: str = path
+        self.config: StudyConfig = config
         self.reader: StudyReader = reader
         self.folder: Folder = reader.study
 
     @cached_property
     def runs(self) -> dict[str, Run]:
         """Every training that the study file asks for, by name."""
-        return runs_of(self.study)
+        return runs_of(self.config)
 
     @cached_property
-    def wanted(self) -> list[str]:
-        """Stages that the study file asks for, those aside that only stages before *select* read."""
+    def expected(self) -> list[str]:
+        """Stages that the study file asks for, except those that only stages before *select* read."""
         selections = dict.fromkeys(run.selection for run in self.runs.values())
         return [
             "prepare",
-            *(f"attribution/{name}" for name in attribution_specs(self.study)),
+            *(f"attribution/{name}" for name in attribution_specs(self.config)),
             *(f"select/{name}" for name in selections),
             *(f"finetune/{name}" for name in self.runs),
             *(f"evaluate/{name}" for name in (BASE, *self.runs)),
@@ -51,35 +61,35 @@ class Record:
 
     @cached_property
     def manifests(self) -> dict[str, dict[str, Any]]:
-        """The manifest of every finished stage that the study file asks for, and of those before it, by name.
+        """Manifest of every finished stage that the study file asks for, and of those before it, by name.
 
-        What a former study file left in the folder is no part of the study, and is left out.
+        What a former study file left in the folder is no part of the study.
         """
-        mixture = self.study.mixture
+        mixture = self.config.mixture
         estimators = [f"interaction/{name}" for name in mixture.estimators] if mixture else []
-        found: dict[str, dict[str, Any]] = {}
-        waiting = [*self.wanted, *estimators]
+        manifests: dict[str, dict[str, Any]] = {}
+        waiting = [*self.expected, *estimators]
         while waiting:
             name = waiting.pop()
-            if name in found or not STAGE.fullmatch(name) or not (self.folder / name).exists(MANIFEST):
+            if name in manifests or not STAGE.fullmatch(name) or not (self.folder / name).exists(MANIFEST):
                 continue
-            found[name] = read_manifest(self.folder / name)
-            waiting += found[name]["parents"]
-        order = {name: number for number, name in enumerate(self.wanted)}
-        names = sorted(found, key=lambda name: (ORDER.index(name.partition("/")[0]), order.get(name, 0)))
-        return {name: found[name] for name in names}
+            manifests[name] = read_manifest(self.folder / name)
+            waiting += manifests[name]["parents"]
+        order = {name: index for index, name in enumerate([*self.expected, *estimators])}
+        names = sorted(manifests, key=lambda name: (ORDER.index(name.partition("/")[0]), order.get(name, 0)))
+        return {name: manifests[name] for name in names}
 
     @property
     def missing(self) -> list[str]:
         """Stages that the study file asks for and that are not finished."""
-        return [name for name in self.wanted if name not in self.manifests]
+        return [name for name in self.expected if name not in self.manifests]
 
-    def results(self, group: str) -> dict[str, dict[str, Any]]:
-        """What the finished stages of a group found: name within the group -> result."""
+    def results(self, stage: str) -> dict[str, dict[str, Any]]:
+        """Return what a stage of several keys left: key -> result, of those that are finished."""
         return {
             name.partition("/")[2]: manifest["result"]
             for name, manifest in self.manifests.items()
-            if name.startswith(f"{group}/")
+            if name.startswith(f"{stage}/")
         }
 
     @property
@@ -91,8 +101,4 @@ class Record:
     @property
     def study_file(self) -> str:
         """The study file with every default, as YAML."""
-        return yaml.safe_dump(self.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-STAGE = re.compile(rf"({'|'.join(ORDER)})(/(?!\.\.?$)[^/\\]+)?")
-"""Names of stages: a manifest of somebody else could name a place outside the folder as its parent."""
+        return yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
