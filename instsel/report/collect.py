@@ -1,6 +1,6 @@
 """Collects the facts of a study folder, finished or not: the one place where a report reads stages."""
 
-import math
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -258,14 +258,6 @@ def _by_reason(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def as_json(facts: StudyFacts) -> dict[str, Any]:
-    """Return the facts as values that JSON can write."""
-    values: dict[str, Any] = _without_nan(facts.model_dump(mode="json"))
+    """Return the facts as JSON has them, without NaN."""
+    values: dict[str, Any] = json.loads(facts.model_dump_json())
     return values
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -119,15 +119,9 @@ class SelectionInfluence(Facts):
 
 
 class InfluenceFacts(Facts):
-    """Influence of sources and selections on targets.
+    """Influence on targets: means of sources before and after normalisation (sources, targets), and of selections.
 
-    Attributes:
-        attribution: name of the stored attribution.
-        targets: names.
-        sources: names of those with influence.
-        raw, normal: (sources, targets), means before and after normalisation.
-        columns: target of each validation row.
-        selections: by name.
+    `columns` has the target of each validation row, `attribution` the name of the stored influence.
     """
 
     attribution: str
@@ -140,15 +134,9 @@ class InfluenceFacts(Facts):
 
 
 class BudgetPart(Facts):
-    """A part of a divided budget.
+    """A part of a divided budget, named by the reason of its picks: sum of their scores, first and last score.
 
-    Attributes:
-        name: the reason that its picks have in common.
-        rows, tokens: of its picks.
-        gain: sum of their scores.
-        first, last: scores of the first and of the last one.
-        weight: what gave it its share: of a component its share of the variance, of a task its gain; None where the
-            selection keeps to a mixture, or an earlier version made it.
+    `weight` gave it its share of the budget: a component's share of the variance, a task's gain; None in a mixture.
     """
 
     name: str
@@ -185,16 +173,9 @@ class DependencyFacts(Facts):
 
 
 class InteractionFacts(Facts):
-    """How categories help or harm each other, by one estimator.
+    """How categories help or harm each other, by one estimator, as the manifest of *interaction* has it.
 
-    Attributes:
-        categories: in the order of the matrices.
-        gamma, error: (K, K), what an added row of the first is worth in rows of the second, and standard errors.
-        own, own_error: (K,), what rows of a category do for it.
-        unknown: categories whose own rows do not clearly help them.
-        dependency: where runs without a category were trained.
-        runs: trainings behind it.
-        failed: of these, those that diverged.
+    `gamma` (K, K) says what an added row of the first category is worth in rows of the second.
     """
 
     categories: list[str]
@@ -256,18 +237,7 @@ class OrderFacts(Facts):
 
 
 class TrialFacts(Facts):
-    """A trial of a search.
-
-    Attributes:
-        name: of the trial.
-        point: key of the space -> value.
-        objective: None where the trial failed.
-        tokens: trained on, epochs counted.
-        searched, judged: target -> mean loss of the held-out rows that were searched by, and of the others.
-        failed: reason of the failure.
-        stopped: whether it was stopped early.
-        pareto: whether no other trial has fewer tokens and a lower objective.
-    """
+    """A trial of a search, see `search.outcome.Outcome`; `pareto`: no other has fewer tokens and a lower objective."""
 
     name: str
     point: dict[str, Any]
@@ -338,14 +308,7 @@ class RejectedRows(Facts):
 
 
 class StageCost(Facts):
-    """What the last run of a stage took; 0 tokens or bytes where the stage measures none.
-
-    Attributes:
-        seconds: wall-clock time.
-        tokens: tokens that went through the model.
-        peak_memory_bytes: highest resident memory of one of its processes.
-        rows_reprocessed: rows whose work was done again after a process or a machine was lost.
-    """
+    """What the last run of a stage took, see `study.folder`; 0 tokens or bytes where the stage measures none."""
 
     seconds: float
     tokens: int = 0
@@ -354,14 +317,7 @@ class StageCost(Facts):
 
 
 class Provenance(Facts):
-    """What the results are from.
-
-    Attributes:
-        versions: package -> version, of the code behind the stages, and of what the stage *report* ran with.
-        fingerprint: of the stage *report*; None before it ran.
-        stages: stage -> fingerprint.
-        study_file: with every default, as YAML.
-    """
+    """Versions of packages, fingerprints of the stage *report* and of all stages before it, the study file as YAML."""
 
     versions: dict[str, str]
     fingerprint: str | None
@@ -373,18 +329,12 @@ class StudyFacts(Results):
     """All facts of a study; those of `Results` stand beside the others. Parts that a study lacks are empty.
 
     Attributes:
-        study: its name.
-        path: of its folder.
         warnings: what does not fit together in the folder, a sentence each.
         missing: stages that the study file asks for and that are not finished.
-        composition: property (source, task, category, length) -> Composition.
-        lengths: "pool" and selection -> Lengths.
-        budgets: selection -> DividedBudget.
-        categories: category -> rows and tokens.
-        interaction: by estimator.
-        agreement: by pair of estimators.
-        mixtures: by selection.
-        orders: run -> OrderFacts, of trainings with an order of their own.
+        composition: by source, task, category and length.
+        lengths: of the pool and of each selection; `budgets` and `mixtures` are by selection too.
+        interaction: by estimator; `agreement` by pair of estimators.
+        orders: by run, of trainings with an order of their own.
     """
 
     study: str

@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from pydantic import ValidationError
 
 from instsel import __version__
 from instsel.console import printable
@@ -108,6 +109,10 @@ def _read(record: StudyRecord, measured: Measured | None = None) -> tuple[StudyF
         return facts, read_texts(record, facts.reading.rows)
     except (FileNotFoundError, PermissionError) as error:
         raise InputError(f"{error}; run the study again, or give a copy of it that is whole") from error
+    except ValidationError as error:
+        raise InputError(
+            f"{record.path} holds other results than this version writes: {error}; run it again"
+        ) from error
 
 
 @contextmanager

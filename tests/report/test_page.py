@@ -129,6 +129,14 @@ def test_a_summary_that_is_damaged_or_of_another_version_is_written_again(study_
     assert read_summary(Folder.at(study_folder) / "report").budget == 4
 
 
+def test_a_manifest_with_other_results_than_this_version_writes_is_an_input_error(study_folder):
+    path = study_folder / "select" / "bids" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "result": {"rows": 4}}))
+    with pytest.raises(InputError, match="other results than this version writes"):
+        write_report([str(study_folder)])
+
+
 def test_all_facts_of_the_page_are_in_the_summary_too(study_folder):
     page_of(study_folder)
     summary = json.loads((study_folder / "report" / "summary.json").read_text())
