@@ -1,7 +1,8 @@
-"""What methods that read influence share: standardised columns, labels of columns, and what a choice serves."""
+"""What methods that read influence share: moments, rankings and labels of columns, and what a selection serves."""
 
 import warnings
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -44,6 +45,45 @@ def column_moments(matrix: np.ndarray, method: str) -> tuple[np.ndarray, np.ndar
     if dropped.size:
         warnings.warn(f"{method} drops the attribution columns without deviation: {dropped.tolist()}", stacklevel=4)
     return kept, mean[kept], deviation[kept]
+
+
+@dataclass(frozen=True)
+class ColumnRanking:
+    """The `depth` best rows of every column, best first, equal values by row.
+
+    Attributes:
+        rows: int32 (m, depth).
+        values: float64 (m, depth).
+    """
+
+    rows: np.ndarray
+    values: np.ndarray
+
+    @staticmethod
+    def size(columns: int, depth: int) -> int:
+        """Return the bytes of a ranking."""
+        return columns * depth * (np.dtype(np.int32).itemsize + np.dtype(np.float64).itemsize)
+
+
+def rank_columns(matrix: np.ndarray, columns: int, depth: int, part: Callable[[slice], np.ndarray]) -> ColumnRanking:
+    """Rank the rows of every column.
+
+    Args:
+        matrix: (n, any), what `part` reads from.
+        columns: how many there are to rank, m.
+        depth: rows to rank, from 1 to n.
+        part: from a slice of the columns to their values, float64 (n, columns).
+    """
+    rows = len(matrix)
+    ranking = ColumnRanking(np.empty((columns, depth), dtype=np.int32), np.empty((columns, depth)))
+    for block in column_blocks(matrix, columns):
+        for column, values in enumerate(np.ascontiguousarray(part(block).T), start=block.start):
+            least = np.partition(values, rows - depth)[rows - depth]
+            best = np.flatnonzero(values >= least)
+            best = best[np.argsort(-values[best], kind="stable")[:depth]]
+            ranking.rows[column] = best
+            ranking.values[column] = values[best]
+    return ranking
 
 
 def members(name: str, labels: Sequence[Hashable] | np.ndarray, columns: int) -> list[np.ndarray]:
@@ -111,7 +151,7 @@ def thi(
     function = np.max if instance_wise else np.sum
     for block in row_blocks(len(rows), matrix.shape[1] * np.dtype(np.float64).itemsize):
         values = _chosen(matrix, rows[block])
-        by_task = np.stack([function(values[:, places], axis=1) for places in columns], axis=1)
+        by_task = np.stack([function(values[:, group], axis=1) for group in columns], axis=1)
         served += np.bincount(by_task.argmax(axis=1), minlength=len(columns))
     return served
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from instsel.choice.constrained import mix
+from instsel.choice.constrained import mix, mixture_table
 from instsel.config.mixture import Mixture
 from instsel.errors import InputError
 
@@ -13,10 +13,10 @@ class Effects:
     """Stands for a study whose estimator found these."""
 
     def __init__(self, gamma, own):
-        self.told = {"categories": ["few", "many"], "gamma": gamma, "error": [[0.1, 0.1], [0.1, 0.1]], "own": own}
+        self.result = {"categories": ["few", "many"], "gamma": gamma, "error": [[0.1, 0.1], [0.1, 0.1]], "own": own}
 
     def interaction(self, estimator):
-        return self.told
+        return self.result
 
 
 def _mixed(gamma, own, labels=("few", "many"), **settings):
@@ -54,3 +54,16 @@ def test_unknown_effects_that_count_are_refused_in_nats_too():
 def test_where_no_rows_help_their_own_category_nats_are_refused():
     with pytest.raises(InputError, match="mixture.effects_in: no category that importance counts is helped"):
         _mixed([[1, 0], [0, 1]], [-0.1, 0.0], effects_in="nats")
+
+
+def test_shares_keep_every_category_with_its_numbers_and_the_duals_of_its_bounds():
+    solved = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0], floors={"many": 0.2})
+    shares = solved.shares()
+    assert list(shares.categories) == ["few", "many"]
+    few = shares.categories["few"]
+    assert (few.start, few.rows, few.capacity, few.floor) == (0.5, 6, 20, 0.0)
+    assert few.weight == pytest.approx(0.75) and few.worth == pytest.approx(0.45)
+    assert shares.objective > shares.start_objective
+    table = mixture_table(shares)
+    assert table.column_names[0] == "category" and table["floor"].to_pylist() == [0.0, 0.2]
+    assert table["lower_dual"].to_pylist() == list(shares.duals.lower.values())

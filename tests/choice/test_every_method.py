@@ -12,8 +12,8 @@ from instsel.config.file import parse_study
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.selection import smart
+from instsel.selection.base import AttributionSpec
 from instsel.selection.g2is import component_budgets
-from instsel.selection.methods import AttributionSpec
 from instsel.study.folder import PARTS
 from instsel.study.graph import build_graph
 from instsel.study.reader import StudyReader
@@ -29,6 +29,7 @@ REASONS = {
     "less": "subtask ",
     "less-means": "subtask ",
     "bids": "validation example ",
+    "round_robin": "validation example ",
     "bids-fisher": "validation example ",
     "bids-sums": "validation example sums:",
     "instance_max": "validation example ",
