@@ -197,11 +197,11 @@ class Tracking(StrictModel):
 
     @field_validator("tensorboard")
     @classmethod
-    def _check_path(cls, place: str | None) -> str | None:
-        if place is not None and "://" in place:
+    def _check_path(cls, path: str | None) -> str | None:
+        if path is not None and "://" in path:
             raise ValueError("event files are appended to, which object stores cannot do; give a path")
         # Some runs are trained by processes whose working directory is another.
-        return None if place is None else os.path.abspath(os.path.expanduser(place))
+        return None if path is None else os.path.abspath(os.path.expanduser(path))
 
 
 class StudyConfig(StrictModel):
@@ -226,7 +226,7 @@ class StudyConfig(StrictModel):
     evaluation: Evaluation = Field(Evaluation(), description="held-out losses and their intervals")
     resources: Resources = Field(Resources(), description="what of the cluster is used; never changes results")
     tracking: Tracking = Field(
-        Tracking(), description="trackers that are told of losses while they come; never changes results"
+        Tracking(), description="trackers that losses are logged to while they come; never changes results"
     )
     deepspeed: DeepSpeed = Field(DeepSpeed(), description="DeepSpeed of warmup and finetune")
 

@@ -246,7 +246,7 @@ class Method(StrictModel, ABC):
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
         [0],
         min_length=1,
-        description="one training run a seed, added to finetune.seed; a method that draws, draws by it",
+        description="one training run a seed, added to finetune.seed; a stochastic method also chooses by it",
     )
     mixture: Shares | None = Field(
         None,

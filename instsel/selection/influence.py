@@ -104,7 +104,7 @@ def members(name: str, labels: Sequence[Hashable] | np.ndarray, columns: int) ->
 
 
 def aid(attribution: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Average Influence Distribution (BIDS, arXiv 2501.12147, Section 3): the mean of the chosen rows.
+    """Compute the Average Influence Distribution (BIDS, arXiv 2501.12147, Section 3): the mean of the chosen rows.
 
     Args:
         attribution: (n, m), any real dtype; may be memory-mapped, the chosen rows are read in blocks.
@@ -129,7 +129,7 @@ def aid(attribution: np.ndarray, indices: np.ndarray) -> np.ndarray:
 def thi(
     attribution: np.ndarray, indices: np.ndarray, tasks: Sequence[Hashable] | np.ndarray, *, instance_wise: bool = False
 ) -> np.ndarray:
-    """Task Frequency with Highest Influence (BIDS, arXiv 2501.12147, Section 3): whom the chosen rows serve most.
+    """Compute the Task Frequency with Highest Influence (BIDS, arXiv 2501.12147, Section 3): whom rows serve most.
 
     Args:
         attribution: (n, m), as for `aid`.
@@ -157,7 +157,7 @@ def thi(
 
 
 def redundancy(features: Iterable[np.ndarray]) -> float:
-    """Mean cosine of two of the chosen rows, over all k (k - 1) / 2 pairs, in one pass and O(d) memory.
+    """Compute the mean cosine of two of the chosen rows, over all k (k - 1) / 2 pairs, in one pass and O(d) memory.
 
     With u the unit rows it is (|sum u|^2 - k) / (k (k - 1)).
 

@@ -19,13 +19,13 @@ _ASYMMETRY = 1e-5
 
 
 def check_metric(metric: str) -> None:
-    """Refuse what is neither "cosine" nor "precomputed" with a ValueError."""
+    """Raise a ValueError for a metric that is neither "cosine" nor "precomputed"."""
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
 
 
 def check_lam(lam: float) -> None:
-    """Refuse a redundancy weight that is negative or not finite with a ValueError."""
+    """Raise a ValueError for a redundancy weight that is negative or not finite."""
     if not (math.isfinite(lam) and lam >= 0):
         raise ValueError(f"lam must be a finite number not below 0, got {lam}")
 
@@ -75,7 +75,7 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def warn_of_zeros(what: str, zeros: np.ndarray, *, frames: int = 2) -> None:
-    """Say which rows (or labels) have no direction, so that their cosine with everything counts as 0.
+    """Warn which rows (or labels) have no direction, so that their cosine with everything counts as 0.
 
     Whoever called the selector is so many `frames` up from the function that found them.
     """
@@ -100,9 +100,11 @@ def similarity_matrix(values: np.ndarray) -> np.ndarray:
         bad = np.abs(right.astype(np.float64) - below) > tolerance
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            one, other = right[row, column], below[row, column]
+            value, mirrored = right[row, column], below[row, column]
             row, column = row + block.start, column + block.start
-            raise ValueError(f"x must be symmetric, got {one} at ({row}, {column}) and {other} at ({column}, {row})")
+            raise ValueError(
+                f"x must be symmetric, got {value} at ({row}, {column}) and {mirrored} at ({column}, {row})"
+            )
     return array
 
 

@@ -160,7 +160,9 @@ def _check_options(method: str, function: Callable[..., Selection], options: dic
     known = {each.name: each for each in parameters if each.name != "budget" and each.name not in fixed}
     for name, value in options.items():
         if name not in known:
-            raise ValueError(f"{method} has no option {name}={reprlib.repr(value)}; its options are {', '.join(known) or 'none'}")
+            raise ValueError(
+                f"{method} has no option {name}={reprlib.repr(value)}; its options are {', '.join(known) or 'none'}"
+            )
     missing = [name for name, each in known.items() if each.default is inspect.Parameter.empty and name not in options]
     if missing:
         raise ValueError(

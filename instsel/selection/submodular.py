@@ -357,7 +357,7 @@ class FacilityLocation(_Submodular):
     stochastic: float | None = Field(
         None, gt=0, lt=1, description="epsilon of stochastic greedy, for large budgets of large pools; default exact"
     )
-    seed: int = Field(0, ge=0, description="seed of stochastic's draws")
+    seed: int = Field(0, ge=0, description="seed of `stochastic`")
 
     def select(self, data: EmbeddingData, budget: int, seed: int) -> Selection:
         return facility_location(data.values, budget, stochastic=self.stochastic, seed=self.seed)

@@ -43,20 +43,20 @@ def test_a_budget_of_rows_is_the_methods_own():
     assert choose(ordered(range(50)), Budget(7), SIZES, True).indices.tolist() == list(range(7))
 
 
-@pytest.mark.parametrize("room", [60, 61, 500, 1200, int(SIZES.sum()) - 1, int(SIZES.sum())])
-def test_a_prefix_stable_choice_is_the_longest_beginning_that_fits(room):
+@pytest.mark.parametrize("limit", [60, 61, 500, 1200, int(SIZES.sum()) - 1, int(SIZES.sum())])
+def test_a_prefix_stable_choice_is_the_longest_beginning_that_fits(limit):
     order = np.random.default_rng(1).permutation(50)
-    found = choose(ordered(order), Budget(room, "tokens"), SIZES, True)
+    selection = choose(ordered(order), Budget(limit, "tokens"), SIZES, True)
     held = np.cumsum(SIZES[order])
-    assert found.indices.tolist() == order[: np.count_nonzero(held <= room)].tolist()
-    assert len(found.driven_by) == len(found)
+    assert selection.indices.tolist() == order[: np.count_nonzero(held <= limit)].tolist()
+    assert len(selection.driven_by) == len(selection)
 
 
-@pytest.mark.parametrize("room", [60, 500, int(SIZES.sum())])
-def test_a_choice_that_is_not_prefix_stable_has_the_most_rows_that_fit(room):
-    found = choose(other_each_time(50), Budget(room, "tokens"), SIZES, False)
-    assert len(found) == np.count_nonzero(np.cumsum(SIZES) <= room)
-    assert found.indices.tolist() == list(range(len(found)))[::-1]
+@pytest.mark.parametrize("limit", [60, 500, int(SIZES.sum())])
+def test_a_choice_that_is_not_prefix_stable_has_the_most_rows_that_fit(limit):
+    selection = choose(other_each_time(50), Budget(limit, "tokens"), SIZES, False)
+    assert len(selection) == np.count_nonzero(np.cumsum(SIZES) <= limit)
+    assert selection.indices.tolist() == list(range(len(selection)))[::-1]
 
 
 @pytest.mark.parametrize("prefix_stable", [True, False])

@@ -1,4 +1,4 @@
-"""The programme of a selection, on effects given by hand."""
+"""The linear program of a selection, on effects given by hand."""
 
 import pytest
 
@@ -10,38 +10,43 @@ NAN = float("nan")
 
 
 class Effects:
-    """Stands for a study whose estimator found these."""
+    """Stands for a study whose estimator gave these."""
 
-    def __init__(self, gamma, own):
-        self.result = {"categories": ["few", "many"], "gamma": gamma, "error": [[0.1, 0.1], [0.1, 0.1]], "own": own}
+    def __init__(self, gamma, on_itself):
+        self.result = {
+            "categories": ["few", "many"],
+            "gamma": gamma,
+            "error": [[0.1, 0.1], [0.1, 0.1]],
+            "own": on_itself,
+        }
 
     def interaction(self, estimator):
         return self.result
 
 
-def _mixed(gamma, own, labels=("few", "many"), **settings):
+def _mixed(gamma, on_itself, labels=("few", "many"), **settings):
     mixture = Mixture(importance="equal", max_shift=0.25, **settings)
-    return mix(mixture, Effects(gamma, own), [*labels] * 20, dict.fromkeys(labels, 1), 8)
+    return mix(mixture, Effects(gamma, on_itself), [*labels] * 20, dict.fromkeys(labels, 1), 8)
 
 
 def test_in_rows_of_each_category_a_large_loss_counts_as_a_small_one():
-    found = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0])
+    solved = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0])
     # A row of the first is worth (1 - 0.1) / 2, one of the second (1 - 0.6) / 2.
-    assert found.solution.worth == pytest.approx([0.45, 0.2])
-    assert found.rows.tolist() == [6, 2]
+    assert solved.solution.worth == pytest.approx([0.45, 0.2])
+    assert solved.rows.tolist() == [6, 2]
 
 
 def test_in_nats_the_category_whose_loss_moves_more_counts_more():
-    found = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0], effects_in="nats")
+    solved = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0], effects_in="nats")
     # In loss: (0.01 - 0.1 x 1) / 2 and (1 - 0.6 x 0.01) / 2, and a row of the mean category (0.01 + 1) / 2.
-    assert found.solution.worth == pytest.approx([-0.045 / 0.505, 0.497 / 0.505])
-    assert found.rows.tolist() == [2, 6]
+    assert solved.solution.worth == pytest.approx([-0.045 / 0.505, 0.497 / 0.505])
+    assert solved.rows.tolist() == [2, 6]
 
 
 def test_in_nats_what_is_not_known_of_still_has_no_effect():
-    found = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0], labels=("few", "many", "other"), effects_in="nats")
-    assert found.solution.worth[2] == 0
-    assert found.solution.weights[2] == pytest.approx(1 / 3)
+    solved = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0], labels=("few", "many", "other"), effects_in="nats")
+    assert solved.solution.worth[2] == 0
+    assert solved.solution.weights[2] == pytest.approx(1 / 3)
 
 
 def test_unknown_effects_that_count_are_refused_in_nats_too():
