@@ -148,7 +148,7 @@ def _rank(reader: StudyReader, origin: _Origin, row: str) -> int | None:
     if row not in chooser.ids:
         return None
     order = chooser.pick(len(chooser.ids)).indices.tolist()
-    return order.index(chooser.ids.index(row)) + 1
+    return int(order.index(chooser.ids.index(row))) + 1
 
 
 def _effects(reader: StudyReader, spec: AttributionSpec, row: str) -> list[Effect] | None:

@@ -62,7 +62,7 @@ class DirectionPool:
         wide = self._features[self.rows[positions]].astype(np.float64)
         wide /= np.abs(wide).max(axis=1, keepdims=True)
         wide /= np.linalg.norm(wide, axis=1, keepdims=True)
-        return wide
+        return np.asarray(wide)
 
     def cosines(self, positions: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """Return float64 (p, q): inner products of the unit rows at p positions with directions float64 (q, d)."""

@@ -176,7 +176,7 @@ class ComputedCosines:
             for block in row_blocks(self.rows, len(left) * self.units.itemsize, block_bytes=8 * _WORK_BYTES):
                 cosines = _rounded(left @ self.units[block].T)
                 totals[part] += np.maximum(cosines, best[block], out=cosines).sum(axis=1)
-        return totals - best.sum()
+        return np.asarray(totals - best.sum())
 
     def losses(self, rows: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Return float64 (n,): how far every gain falls as the best similarities (rows,) of some rows rise."""
@@ -186,7 +186,7 @@ class ComputedCosines:
             for block in row_blocks(self.rows, len(left) * self.units.itemsize, block_bytes=8 * _WORK_BYTES):
                 cosines = _rounded(left @ self.units[block].T)
                 totals[block] += np.clip(cosines, low, high, out=cosines).sum(axis=0)
-        return totals - before.sum()
+        return np.asarray(totals - before.sum())
 
     def row(self, row: int) -> np.ndarray:
         """See `Kernel`."""
@@ -221,7 +221,7 @@ class HeldCosines(ComputedCosines):
         for part in row_blocks(len(rows), self.rows * self._kernel.itemsize, block_bytes=_WORK_BYTES):
             cosines = self._kernel[rows[part]]
             totals[part] = np.maximum(cosines, narrow, out=cosines).sum(axis=1, dtype=np.float64)
-        return totals - best.sum()
+        return np.asarray(totals - best.sum())
 
     def losses(self, rows: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """See `ComputedCosines`."""
@@ -230,7 +230,7 @@ class HeldCosines(ComputedCosines):
         for part in row_blocks(len(rows), self.rows * self._kernel.itemsize, block_bytes=_WORK_BYTES):
             cosines = self._kernel[rows[part]]
             totals += np.clip(cosines, low[part], high[part], out=cosines).sum(axis=0, dtype=np.float64)
-        return totals - before.sum()
+        return np.asarray(totals - before.sum())
 
     def row(self, row: int) -> np.ndarray:
         """See `Kernel`."""
@@ -256,7 +256,7 @@ class GivenSimilarities:
 
     def row(self, row: int) -> np.ndarray:
         """See `Kernel`."""
-        return self.matrix[row].astype(np.float64)
+        return np.asarray(self.matrix[row].astype(np.float64))
 
 
 def _rounded(cosines: np.ndarray) -> np.ndarray:

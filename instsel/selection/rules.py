@@ -79,7 +79,7 @@ def _candidate_scores(values: np.ndarray, rule: str, groups: list[np.ndarray], t
     if rule == "instance_max":
         return values
     if rule == "sum":
-        return values.sum(axis=1, keepdims=True)
+        return np.asarray(values.sum(axis=1, keepdims=True))
     function = np.sum if task_function == "sum" else np.mean
     return np.stack([function(values[:, group], axis=1) for group in groups], axis=1)
 

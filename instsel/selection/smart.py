@@ -170,7 +170,7 @@ def _within(budgets: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         given = able if rounds else able[:over]
         cut[given] += max(rounds, 1)
         over -= given.size * max(rounds, 1)
-    return cut
+    return np.asarray(cut)
 
 
 def _function(argument: str, name: str, lam: float) -> Callable[[np.ndarray, int], Selection]:

@@ -295,7 +295,7 @@ class _ShermanMorrison:
         direction /= np.sqrt(pivot)
         self.directions[self.picked] = direction
         self.picked += 1
-        return np.square(self.units @ direction)
+        return np.asarray(np.square(self.units @ direction))
 
 
 class _Cholesky:
@@ -312,7 +312,7 @@ class _Cholesky:
         column /= np.sqrt(pivot)
         self.factor[self.picked] = column
         self.picked += 1
-        return np.square(column)
+        return np.asarray(np.square(column))
 
 
 def _log_det_greedy(diagonal: np.ndarray, explained: _Explained, count: int) -> Selection:
