@@ -16,7 +16,7 @@ class Shape:
 
     Attributes:
         rows: Rows of the pool.
-        chosen: Rows of the selection.
+        chosen: Rows of the selection; a fraction where a group has so many of them on average.
         columns: Validation rows, or subtasks, that rows are scored against.
         checkpoints: Checkpoints that gradients were taken at.
         dim: Entries of a gradient's sketch.
@@ -27,7 +27,7 @@ class Shape:
     """
 
     rows: int
-    chosen: int
+    chosen: float
     columns: int = 0
     checkpoints: int = 0
     dim: int = 0

@@ -137,5 +137,5 @@ class Rds(TargetedMethod):
         return data.example_reasons(selection)
 
     def working_memory(self, shape: Shape) -> int:
-        ranking = min(256 * MIB, _RANK_BYTES * shape.columns * shape.chosen)
+        ranking = min(256 * MIB, _RANK_BYTES * shape.columns * round(shape.chosen))
         return ranking + min(128 * MIB, 12 * shape.rows * (shape.hidden + shape.columns))

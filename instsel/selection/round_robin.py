@@ -77,4 +77,4 @@ class RoundRobin(InfluenceMethod):
 
     def working_memory(self, shape: Shape) -> int:
         blocks = min(128 * MIB, shape.rows * shape.columns * FLOAT64)
-        return ColumnRanking.size(shape.columns, shape.chosen) + 3 * blocks
+        return ColumnRanking.size(shape.columns, round(shape.chosen)) + 3 * blocks

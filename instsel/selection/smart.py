@@ -256,8 +256,7 @@ class Smart(GroupedMethod):
     def work(self, shape: Shape) -> float:
         share = shape.chosen / shape.rows
         return sum(
-            self.timed_as().work(replace(shape, rows=rows, chosen=round(share * rows)))
-            for rows in self.pool_sizes(shape)
+            self.timed_as().work(replace(shape, rows=rows, chosen=share * rows)) for rows in self.pool_sizes(shape)
         )
 
     def working_memory(self, shape: Shape) -> int:
