@@ -15,7 +15,7 @@ from instsel.api import tables
 from instsel.api.tables import StudyArrays, require_known
 from instsel.choice.explain import Explanation, explain
 from instsel.choice.influence import influence_matrix
-from instsel.choice.metrics import figures as selection_metrics
+from instsel.choice.metrics import selection_metrics
 from instsel.choice.output import TABLE
 from instsel.choice.reselect import SELECTIONS, SelectionRequest, reselect, reselections
 from instsel.choice.reselect import open_study as read_study
@@ -48,7 +48,7 @@ def open_study(path: str | Path) -> "Study":
         warnings.warn(
             f"{uri}: {named} not of the other results that are there now; they were edited, or are of another study "
             "file: run the study again",
-            stacklevel=3,
+            stacklevel=2,
         )
     return study
 
@@ -220,8 +220,8 @@ class Study(StudyArrays):
         chosen = [targets] if isinstance(targets, str) else targets
         settings = [f"{key}={json.dumps(value)}" for key, value in options.items()]
         request = SelectionRequest(method, str(budget), unit, chosen, settings, attribution, name)
-        folder, _ = reselect(self.path, request, lambda text: warnings.warn(text, stacklevel=2))
-        path = f"{SELECTIONS}/{folder.name}"
+        selection = reselect(self.path, request, lambda text: warnings.warn(text, stacklevel=2))
+        path = f"{SELECTIONS}/{selection.name}"
         return next(shown for shown, its_path in self._selections().items() if its_path == path)
 
     def explain(self, row: str) -> Explanation:

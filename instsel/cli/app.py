@@ -80,9 +80,8 @@ def select(
 
         terminal = Terminal()
         chosen = targets.split(",") if targets else None
-        wish = SelectionRequest(method, budget, unit, chosen, options, attribution, name)
-        folder, made = reselect(study, wish, terminal.say)
-        terminal.result(selection_summary(made, str(folder)))
+        request = SelectionRequest(method, budget, unit, chosen, options, attribution, name)
+        terminal.result(selection_summary(reselect(study, request, terminal.say)))
 
 
 @app.command()

@@ -18,7 +18,7 @@ from instsel.pipeline.fisher import fisher_matrices
 from instsel.runtime.attempts import AttemptLimiter
 from instsel.runtime.process_cache import kept_in_process, new_key
 from instsel.runtime.session import peak_memory
-from instsel.selection.methods import AttributionSpec
+from instsel.selection.base import AttributionSpec
 from instsel.study.folder import StageFolder
 from instsel.study.provenance import Provenance, feature_provenance, settle_provenance
 

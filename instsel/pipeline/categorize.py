@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 
 from instsel.arrays import row_blocks
-from instsel.choice.choosers import groups_of
+from instsel.choice.data import group_labels
 from instsel.config.mixture import ClusterCategories, EndpointCategories, Mixture
 from instsel.config.study import Embedding, StudyConfig
 from instsel.console import Terminal
@@ -94,7 +94,7 @@ def _labels(
     if isinstance(how, ClusterCategories):
         return _clusters(how, reader, ids)
     if not isinstance(how, EndpointCategories):
-        return groups_of(reader, how.by, ids), {}
+        return group_labels(reader, how.by, ids), {}
     out = _answers(how, stage, prepare)
     _ask(how, out, stage.folder, prepare, resources, terminal)
     answers = pa.concat_tables([out.read_table(f"{shard}.parquet") for shard in reader.shards])

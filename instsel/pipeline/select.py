@@ -7,7 +7,7 @@ import ray
 from instsel.choice.budget import Budget
 from instsel.choice.constrained import MIXTURE, mixture_table
 from instsel.choice.output import write_rows
-from instsel.choice.picks import make_picks
+from instsel.choice.picks import PickRequest, make_picks
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.study.folder import StageFolder
@@ -22,13 +22,12 @@ def run(
     stage.start()
     part = study.selection
     budget = Budget(part.budget, part.unit)
-    picks, kept = make_picks(
-        by.method, by.seed, budget, part.attribution, part.damping, reader, terminal.say, study.mixture
-    )
+    request = PickRequest(by.method, by.seed, budget, part.attribution, part.damping, study.mixture)
+    picks = make_picks(request, reader, terminal.say)
     # Anywhere in the cluster, also where a trial of a search selects: its own place has room for nothing.
     writing: Any = ray.remote(write_rows).options(scheduling_strategy="DEFAULT")
-    result = ray.get(writing.remote(prepare.folder, stage.folder, picks)) | kept
-    if "mixture" in kept:
-        stage.folder.write_table(MIXTURE, mixture_table(kept["mixture"]))
-    terminal.say(f"{stage.name.partition('/')[2]}: {result['rows']} rows, {result['tokens']} tokens")
-    stage.commit(result)
+    result = ray.get(writing.remote(prepare.folder, stage.folder, picks))
+    if picks.mixture is not None:
+        stage.folder.write_table(MIXTURE, mixture_table(picks.mixture))
+    terminal.say(f"{stage.name.partition('/')[2]}: {result.rows} rows, {result.tokens} tokens")
+    stage.commit(result.to_dict())

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from instsel.choice.influence import influence_matrix
-from instsel.choice.metrics import figures as selection_metrics
+from instsel.choice.metrics import selection_metrics
 from instsel.choice.output import TABLE
 from instsel.errors import InputError
 from instsel.io.store import Folder
@@ -21,7 +21,6 @@ from instsel.report.facts import (
     DividedBudget,
     InteractionFacts,
     Metrics,
-    MixtureFacts,
     OrderFacts,
     PoolFacts,
     Provenance,
@@ -38,6 +37,7 @@ from instsel.report.record import StudyRecord
 from instsel.report.results import results
 from instsel.report.warnings import warnings
 from instsel.study.attribution_specs import metrics_spec
+from instsel.study.results import MixtureShares
 from instsel.training.dataset import ORDER
 
 REPORT = "report"
@@ -195,7 +195,7 @@ def _categories(record: StudyRecord) -> dict[str, Any]:
             for name in names[1:]
         },
         "mixtures": {
-            name: MixtureFacts.model_validate(result["mixture"])
+            name: MixtureShares.model_validate(result["mixture"])
             for name, result in record.results("select").items()
             if "mixture" in result
         },

@@ -1,9 +1,9 @@
 """Why a row was selected, and what a selection is made of, as Markdown."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from instsel.choice.explain import Effect, Explanation, Standing
+from instsel.choice.reselect import Reselection
 from instsel.console import inline
 from instsel.report.markdown import NONE, decimal, markdown_table
 
@@ -26,27 +26,22 @@ def row_explanation(explanation: Explanation) -> str:
     parts.append("Rank of a row that was not selected: the rank it would have if the budget were the whole pool.\n")
     if explanation.helped is None or explanation.hurt is None:
         return "\n".join([*parts, "No influence: the study has no gradients, or this row has no usable one.\n"])
-    note = f"Helps most ({explanation.way}; in brackets: deviations of the pool above its mean)\n"
+    note = f"Helps most ({explanation.influence}; in brackets: deviations of the pool above its mean)\n"
     parts += [note, _effects(explanation.helped), "Helps least, or hurts most\n", _effects(explanation.hurt)]
     return "\n".join(parts)
 
 
-def selection_summary(result: Mapping[str, Any], folder: str) -> str:
-    """Write what a new selection is made of.
-
-    Args:
-        result: what `choice.reselect.reselect` returns.
-        folder: of the selection.
-    """
-    lines = [f"**{result['name']}**: {result['rows']:,} rows, {result['tokens']:,} tokens", ""]
-    lines += [f"- sources: {_counts(result['sources'])}", f"- tasks: {_counts(result['tasks'])}"]
-    if "figures" in result:
-        metrics = result["figures"]
-        lines.append(f"- rows by the target they help most ({result['influence']}): {_counts(metrics['served'])}")
-        influence = ", ".join(f"{target} {decimal(value)}" for target, value in metrics["influence"].items())
+def selection_summary(selection: Reselection) -> str:
+    """Write what a new selection is made of."""
+    result, metrics = selection.result, selection.metrics
+    lines = [f"**{selection.name}**: {result.rows:,} rows, {result.tokens:,} tokens", ""]
+    lines += [f"- sources: {_counts(result.sources)}", f"- tasks: {_counts(result.tasks)}"]
+    if metrics is not None:
+        lines.append(f"- rows by the target they help most ({selection.influence}): {_counts(metrics.served)}")
+        influence = ", ".join(f"{target} {decimal(value)}" for target, value in metrics.influence.items())
         lines.append(f"- mean influence, deviations above the pool's mean: {influence}")
-        lines.append(f"- mean cosine of two of its gradients: {decimal(metrics['redundancy'], 3)}")
-    return "\n".join([*lines, f"- files: `{folder}`", ""])
+        lines.append(f"- mean cosine of two of its gradients: {decimal(metrics.redundancy, 3)}")
+    return "\n".join([*lines, f"- files: `{selection.folder}`", ""])
 
 
 def _turn(message: Mapping[str, str]) -> str:

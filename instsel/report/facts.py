@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from instsel.choice.metrics import SelectionMetrics
 from instsel.stats import Interval
+from instsel.study.results import MixtureShares
 
 
 def _finite(value: float | None) -> float | None:
@@ -199,36 +200,6 @@ class AgreementFacts(Facts):
     entries: int
 
 
-class CategoryShare(Facts):
-    """A category in a mixture: its share before and after, and what limits it."""
-
-    start: float
-    weight: float
-    rows: int
-    importance: float
-    worth: float
-    floor: float
-    capacity: int
-
-
-class Duals(Facts):
-    """What a constraint costs: of the trust region, of the sum of the shares, and of each category's bounds."""
-
-    max_shift: float
-    sum: float = 0.0
-    lower: dict[str, float]
-    upper: dict[str, float]
-
-
-class MixtureFacts(Facts):
-    """The mixture that a selection keeps to, see `choice.constrained.SelectionMixture`."""
-
-    categories: dict[str, CategoryShare]
-    objective: float
-    start_objective: float
-    duals: Duals
-
-
 class OrderFacts(Facts):
     """Order of a training: rows at the end of each window, and level -> its share of each window."""
 
@@ -357,7 +328,7 @@ class StudyFacts(Results):
     categories: dict[str, RowCount] = {}
     interaction: dict[str, InteractionFacts] = {}
     agreement: dict[str, AgreementFacts] = {}
-    mixtures: dict[str, MixtureFacts] = {}
+    mixtures: dict[str, MixtureShares] = {}
     orders: dict[str, OrderFacts] = {}
     search: SearchFacts | None = None
     reading: Reading = Reading()

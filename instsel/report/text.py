@@ -10,7 +10,6 @@ from instsel.report.facts import (
     AgreementFacts,
     DependencyFacts,
     InteractionFacts,
-    MixtureFacts,
     SearchFacts,
     StageCost,
     StudyFacts,
@@ -26,6 +25,7 @@ from instsel.report.markdown import (
     percent,
 )
 from instsel.stats import MEAN
+from instsel.study.results import MixtureShares
 
 MOST_TASKS = 12
 MOST_BOUNDS = 5
@@ -249,7 +249,7 @@ def agreement_sentence(name: str, agreement: AgreementFacts) -> str:
     )
 
 
-def dual_sentences(mixture: MixtureFacts, show: Callable[[str], str] = inline) -> list[str]:
+def dual_sentences(mixture: MixtureShares, show: Callable[[str], str] = inline) -> list[str]:
     """Say what the constraints of a mixture cost, a sentence each.
 
     Args:
@@ -283,7 +283,7 @@ def _largest_duals(duals: Mapping[str, float], limits: Callable[[str], bool]) ->
     return sorted(limited, key=lambda name: -duals[name])[:MOST_BOUNDS]
 
 
-def _shares(mixture: MixtureFacts) -> str:
+def _shares(mixture: MixtureShares) -> str:
     body: list[Sequence[str]] = [
         [
             name,

@@ -8,7 +8,7 @@ from instsel.data.sources import files_identity, pool_files, target_files
 from instsel.errors import InputError
 from instsel.io.fingerprint import encoder_identity, file_identity, model_identity
 from instsel.models.dtypes import dtype_of
-from instsel.selection.methods import BaseMethod, InfluenceMethod
+from instsel.selection.base import Method
 
 PROGRAMME = {"estimator", "importance", "effects_in", "max_shift", "floors", "caution", "unknown"}
 
@@ -49,7 +49,7 @@ def on_deepspeed(study: StudyConfig) -> dict[str, Any]:
 
 def reads_embeddings(study: StudyConfig) -> bool:
     """Whether a method or the categories go by prompt embeddings."""
-    if any(method.requires == "embed" for method in study.selection.methods):
+    if any(method.requires == "embeddings" for method in study.selection.methods):
         return True
     return study.mixture is not None and categories_by_embeddings(study.mixture)
 
@@ -99,24 +99,24 @@ def training_of_runs(study: StudyConfig, mixture: Mixture) -> Training:
     return mixture.training or study.finetune
 
 
-def on_method(study: StudyConfig, method: BaseMethod, seed: int) -> dict[str, Any]:
+def on_method(study: StudyConfig, method: Method, seed: int) -> dict[str, Any]:
     """Of *select*: method, budget and mixture; not how the rows are trained on."""
     part = study.selection
-    elsewhere = {"name", "seeds", "attribution", "damping", "order", "mixture"}
     config = {
         "budget": part.budget,
         "unit": part.unit,
         "seed": seed if method.is_stochastic else 0,
-        **method.model_dump(exclude=elsewhere),
+        **method.settings(),
     }
-    if isinstance(method, InfluenceMethod):
-        config["influence"] = method.influence(part.attribution, part.damping).name
+    spec = method.attribution_spec(part.attribution, part.damping)
+    if spec is not None:
+        config["influence"] = spec.name
     if method.mixture is not None and study.mixture is not None:
         config["mixture"] = {"start": method.mixture, **study.mixture.model_dump(include=PROGRAMME)}
     return config
 
 
-def on_order(study: StudyConfig, method: BaseMethod) -> dict[str, Any]:
+def on_order(study: StudyConfig, method: Method) -> dict[str, Any]:
     """Of *finetune*: the order of the rows, where it is not the usual one."""
     return {} if method.order == "shuffled" else {"order": method.order, "curriculum": study.curriculum.model_dump()}
 

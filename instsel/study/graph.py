@@ -9,7 +9,7 @@ from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.report.markdown import BASE
-from instsel.selection.methods import AnyMethod
+from instsel.selection.base import Method
 from instsel.study import dependencies as dependencies
 from instsel.study.attribution_specs import attribution_specs, metrics_spec
 from instsel.study.folder import StageFolder
@@ -35,7 +35,7 @@ class Run:
     """
 
     name: str
-    method: AnyMethod
+    method: Method
     seed: int
     selection: str
 
@@ -84,7 +84,7 @@ class Graph:
 def runs_of(study: StudyConfig) -> dict[str, Run]:
     """Runs by name: one a method, or one a seed for a method with several."""
     runs: dict[str, Run] = {}
-    owners: dict[str, AnyMethod] = {}
+    owners: dict[str, Method] = {}
     for method in study.selection.methods:
         for seed in method.seeds:
             name = f"{method.name}-{seed}" if len(method.seeds) > 1 else method.name
@@ -150,11 +150,11 @@ def build_graph(study: StudyConfig, folder: Folder, own: Folder | None = None) -
     }
     categorize, interaction = _mixture(study, stage, trained, prepare, embed, features)
     read = {
-        "prepare": prepare,
-        "embed": embed,
+        "index": prepare,
+        "embeddings": embed,
         "hidden_states": hidden_states,
         "likelihood": likelihood,
-        "features": features,
+        "gradients": features,
     }
     select, finetune = {}, {}
     base = f"evaluate/{BASE}"
@@ -162,7 +162,7 @@ def build_graph(study: StudyConfig, folder: Folder, own: Folder | None = None) -
     for name, run in runs.items():
         method, chosen = run.method, run.selection
         config = settings[f"select/{chosen}"]
-        source = attribution[config["influence"]] if method.requires == "attribution" else read[method.requires]
+        source = attribution[config["influence"]] if method.requires == "influence" else read[method.requires]
         by = [source, *_shares(study, method, categorize, interaction)]
         select[chosen] = stage(f"select/{chosen}", config, *by)
         levels = _levels(study, method, categorize, interaction)
@@ -237,16 +237,16 @@ def _wants_gamma(study: StudyConfig) -> bool:
 
 
 def _shares(
-    study: StudyConfig, method: AnyMethod, categorize: StageFolder, interaction: Mapping[Estimator, StageFolder]
+    study: StudyConfig, method: Method, categorize: StageFolder, interaction: Mapping[Estimator, StageFolder]
 ) -> list[StageFolder]:
     """What a selection reads of categories."""
     if method.mixture is not None and study.mixture is not None:
         return [categorize, interaction[study.mixture.estimator]]
-    return [categorize] if getattr(method, "by", None) == "category" else []
+    return [categorize] if method.grouping == "category" else []
 
 
 def _levels(
-    study: StudyConfig, method: AnyMethod, categorize: StageFolder, interaction: Mapping[Estimator, StageFolder]
+    study: StudyConfig, method: Method, categorize: StageFolder, interaction: Mapping[Estimator, StageFolder]
 ) -> list[StageFolder]:
     """What the order of training reads of categories."""
     if method.order == "shuffled":

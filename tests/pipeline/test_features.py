@@ -28,7 +28,7 @@ from instsel.io.store import Folder
 from instsel.pipeline import attribution, features
 from instsel.runtime.errors import clear_errors
 from instsel.runtime.session import ResourcePlan
-from instsel.selection.methods import AttributionSpec
+from instsel.selection.base import AttributionSpec
 from instsel.study.folder import StageFolder
 from instsel.study.graph import build_graph
 

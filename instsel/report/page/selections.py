@@ -9,7 +9,6 @@ from instsel.report.facts import (
     DividedBudget,
     InfluenceFacts,
     InteractionFacts,
-    MixtureFacts,
     OrderFacts,
     StudyFacts,
 )
@@ -34,6 +33,7 @@ from instsel.report.page.parts import (
 )
 from instsel.report.page.results import by_mean
 from instsel.report.text import agreement_sentence, by_level, dependency_sentences, dual_sentences
+from instsel.study.results import MixtureShares
 
 POOL = "pool"
 TITLES = {"source": "By source", "task": "By task", "category": "By category", "length": "By length, in tokens"}
@@ -246,9 +246,9 @@ def mixture_section(facts: StudyFacts) -> Section | None:
     return Section("mixture", "Mixture", parts)
 
 
-def _distinct(facts: StudyFacts) -> list[tuple[list[str], MixtureFacts]]:
+def _distinct(facts: StudyFacts) -> list[tuple[list[str], MixtureShares]]:
     """Pair each mixture with the selections that keep to it: those of a method's seeds are the same."""
-    distinct: list[tuple[list[str], MixtureFacts]] = []
+    distinct: list[tuple[list[str], MixtureShares]] = []
     for name, mixture in facts.mixtures.items():
         names = next((names for names, other in distinct if other == mixture), None)
         if names is None:
@@ -273,7 +273,7 @@ def _gamma(title: str, interaction: InteractionFacts) -> list[Table | Chart]:
     return [chart, Table(["added", *names], rows, title="As a table", folded=True)]
 
 
-def _mixture(name: str, mixture: MixtureFacts) -> list[Table | Chart | Text]:
+def _mixture(name: str, mixture: MixtureShares) -> list[Table | Chart | Text]:
     shares = mixture.categories.values()
     series = {"before": [share.start for share in shares], "after": [share.weight for share in shares]}
     rows = [
