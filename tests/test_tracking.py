@@ -130,7 +130,7 @@ def test_a_missing_package_is_told_before_anything_starts(monkeypatch: pytest.Mo
 
 
 def test_nothing_of_a_result_depends_on_trackers(tiny_study: Any, tmp_path: Path) -> None:
-    from instsel.study.graph import build_graph
+    from instsel.pipeline.registry import build_graph
 
     folder = Folder.at(tmp_path / "study")
     without = build_graph(parse_study(tiny_study(), "test"), folder)

@@ -18,14 +18,13 @@ from instsel.choice.explain import Explanation, explain
 from instsel.choice.influence import influence_matrix
 from instsel.choice.metrics import figures
 from instsel.choice.output import TABLE
-from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.report.markdown import BASE
 from instsel.study.attribution_specs import attribution_specs
-from instsel.study.folder import MANIFEST, STARTED, read_manifest
-from instsel.study.graph import ORDER, Run, runs_of
-from instsel.study.staleness import stale_stages
+from instsel.study.folder import MANIFEST, STARTED, Manifest, read_manifest
+from instsel.study.runs import Run, runs_of
+from instsel.study.staleness import stale_settings
 
 SHOWN = 5
 EXAMPLE = ["id", "task", "messages", "tokens", "answer_tokens"]
@@ -78,10 +77,10 @@ class Study(StudyArrays):
         stage, done, current (done, and of the stages before it as they are now), seconds, tokens, peak_memory_bytes (of
         one process), rows_again (whose work was done twice), version (of instsel).
         """
-        folder, names = self._inputs.study, stage_names(self.config)
-        beside = manifests(folder, left_over(folder, names))
-        found = manifests(folder, names)
-        return stage_table(found, beside, stale_stages(self.config, found))
+        folder, settings = self._inputs.study, self._inputs.stages()
+        beside = manifests(folder, left_over(folder, list(settings)))
+        found = manifests(folder, list(settings))
+        return stage_table(found, beside, stale_settings(settings, found))
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -101,7 +100,7 @@ class Study(StudyArrays):
     def examples(self, target: str, split: Literal["validation", "heldout"] = "validation") -> pa.Table:
         """Examples of a target: id, task, messages, tokens, answer_tokens."""
         known("target", target, self.targets)
-        has = self._inputs.prepared["targets"].get(target, {})
+        has = self._inputs.prepared.targets.get(target, {})
         if split not in has:
             raise InputError(f"target {target!r} has no {split!r} rows; it has {', '.join(has)}")
         return (self._inputs.study / "prepare" / "targets" / target).read_table(f"{split}.parquet", EXAMPLE)
@@ -248,7 +247,6 @@ class Study(StudyArrays):
         return found
 
 
-Manifest = Mapping[str, Any] | None
 SHARED = ("attribution", "interaction")
 COLUMNS = pa.schema(
     {
@@ -264,23 +262,9 @@ COLUMNS = pa.schema(
 )
 
 
-def stage_names(study: StudyConfig) -> list[str]:
-    """Stages that a study may have, by their folders, in the order in which they run."""
-    runs = runs_of(study)
-    several: dict[str, Iterable[str]] = {
-        "attribution": attribution_specs(study),
-        "interaction": study.mixture.estimators if study.mixture else [],
-        "select": dict.fromkeys(run.selection for run in runs.values()),
-        "finetune": runs,
-        "evaluate": [BASE, *runs],
-    }
-    parts = {stage: [f"{stage}/{name}" for name in several[stage]] if stage in several else [stage] for stage in ORDER}
-    return [name for stage in ORDER for name in parts[stage]]
-
-
-def manifests(folder: Folder, names: Iterable[str]) -> dict[str, dict[str, Any] | None]:
+def manifests(folder: Folder, names: Iterable[str]) -> dict[str, Manifest | None]:
     """What each stage that has begun says of itself, in the order of `names`; None of one that is not finished."""
-    found: dict[str, dict[str, Any] | None] = {}
+    found: dict[str, Manifest | None] = {}
     for name in names:
         if (folder / name).exists(MANIFEST):
             found[name] = read_manifest(folder / name)
@@ -295,7 +279,9 @@ def left_over(folder: Folder, names: Collection[str]) -> list[str]:
     return [name for name in found if name not in names]
 
 
-def outdated(found: Mapping[str, Manifest], beside: Mapping[str, Manifest], changed: Collection[str] = ()) -> list[str]:
+def outdated(
+    found: Mapping[str, Manifest | None], beside: Mapping[str, Manifest | None], changed: Collection[str] = ()
+) -> list[str]:
     """Finished stages that were made by another study file, or from other stages than are there now, or from such ones.
 
     Args:
@@ -313,7 +299,7 @@ def outdated(found: Mapping[str, Manifest], beside: Mapping[str, Manifest], chan
 
 
 def stage_table(
-    found: Mapping[str, Manifest], beside: Mapping[str, Manifest], changed: Collection[str] = ()
+    found: Mapping[str, Manifest | None], beside: Mapping[str, Manifest | None], changed: Collection[str] = ()
 ) -> pa.Table:
     """One line a stage that has begun, with what its last run took: see `Study.stages`, and `outdated`."""
     old = outdated(found, beside, changed)
@@ -328,5 +314,5 @@ def stage_table(
     return pa.Table.from_pylist(lines, COLUMNS)
 
 
-def _is(manifest: Manifest, fingerprint: str) -> bool:
+def _is(manifest: Manifest | None, fingerprint: str) -> bool:
     return manifest is not None and manifest["fingerprint"] == fingerprint

@@ -62,7 +62,7 @@ def make_picks(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            found = choose(ready, budget.of(reader.prepared["pool"]), [sizes[row] for row in ready.ids], nested)
+            found = choose(ready, budget.of(reader.prepared.pool), [sizes[row] for row in ready.ids], nested)
             about = ready.about()
         except ValueError as error:
             raise InputError(f"{method.name}: {error}") from error

@@ -12,8 +12,10 @@ from instsel.config.file import load_study
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal, printable
 from instsel.errors import InputError, StudyError
+from instsel.pipeline.registry import stage_names
 from instsel.pipeline.runner import run_study
-from instsel.study.graph import ORDER
+
+STAGES = stage_names()
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -22,7 +24,7 @@ StudyFolder = Annotated[str, typer.Argument(help="folder of a study: its `out`",
 Overrides = Annotated[
     list[str], typer.Option("--set", help="override a key: selection.budget=0.05", metavar="KEY=VALUE")
 ]
-Until = Annotated[str, typer.Option(help=f"last stage to run: {', '.join(ORDER)}", metavar="STAGE")]
+Until = Annotated[str, typer.Option(help=f"last stage to run: {', '.join(STAGES)}", metavar="STAGE")]
 
 
 @app.callback()
@@ -31,7 +33,7 @@ def main() -> None:
 
 
 @app.command()
-def run(study: StudyPath, overrides: Overrides = [], until: Until = ORDER[-1]) -> None:  # noqa: B006
+def run(study: StudyPath, overrides: Overrides = [], until: Until = STAGES[-1]) -> None:  # noqa: B006
     """Run a study; goes on where it stopped."""
     with exit_status():
         _check_stage(until)
@@ -127,7 +129,7 @@ def submit(
         str | None, typer.Option(help="of the cluster's job server, http://HOST:8265; default RAY_API_SERVER_ADDRESS")
     ] = None,
     overrides: Overrides = [],  # noqa: B006
-    until: Until = ORDER[-1],
+    until: Until = STAGES[-1],
     search: Annotated[bool, typer.Option("--search", help="search, as `instsel search` does")] = False,
     pip: Annotated[
         Path | None, typer.Option(help="requirements that the cluster installs first; default: its image has instsel")
@@ -156,12 +158,12 @@ def quickstart(
 
         assets = prepare_assets(default_cache(), Terminal().say)
         own = [f"model.name={assets.model}", f"root={assets.root}", f"out={out}"]
-        run_and_tell(load_study(quickstart_study(), [*own, *overrides]), ORDER[-1])
+        run_and_tell(load_study(quickstart_study(), [*own, *overrides]), STAGES[-1])
 
 
 def _check_stage(until: str) -> None:
-    if until not in ORDER:
-        raise InputError(f"--until {until}: no such stage; one of {', '.join(ORDER)}")
+    if until not in STAGES:
+        raise InputError(f"--until {until}: no such stage; one of {', '.join(STAGES)}")
 
 
 def search_and_tell(study: StudyConfig) -> None:
@@ -178,12 +180,12 @@ def run_and_tell(study: StudyConfig, until: str) -> None:
     """Run a study through a stage, and show the verdict and the page's address where there is a report."""
     terminal = Terminal()
     graph = run_study(study, terminal, until)
-    if until == ORDER[-1]:
+    if until == STAGES[-1]:
         from instsel.report.facts.gather import SUMMARY
         from instsel.report.verdict import tell_verdicts
         from instsel.report.write import PAGE
 
-        report = graph.report.folder
+        report = graph["report"].folder
         tell_verdicts([report.read_json(SUMMARY)["page"]], f"{report}/{PAGE}", terminal, as_json=False)
 
 

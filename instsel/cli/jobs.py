@@ -6,12 +6,12 @@ import typer
 
 from instsel.cli.app import Overrides, exit_status, run_and_tell, search_and_tell
 from instsel.config.file import load_study
-from instsel.study.graph import ORDER
+from instsel.pipeline.registry import stage_names
 
 Config = Annotated[str, typer.Option("--config", help="study file, YAML: a path or URI", metavar="STUDY.yaml")]
 
 
-def run_through(stage: str = ORDER[-1]) -> None:
+def run_through(stage: str = stage_names()[-1]) -> None:
     """Parse the command line, run the study through `stage`, and exit with the status that `instsel run` has."""
 
     def main(config: Config, overrides: Overrides = []) -> None:  # noqa: B006

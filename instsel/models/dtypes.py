@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 from instsel.config.study import Model, StudyConfig
-from instsel.io.store import Folder
-from instsel.study.folder import STUDY
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -96,23 +94,6 @@ class Settled:
 
     dtype: Dtype
     why: str
-
-
-def kept(folder: Folder) -> Settled | None:
-    """What was settled for the study in this folder; None if nothing was yet."""
-    known = folder.read_json(STUDY) if folder.exists(STUDY) else {}
-    return Settled(known["dtype"], known["dtype_why"]) if "dtype" in known else None
-
-
-def keep(folder: Folder, settled: Settled) -> None:
-    """Write down what was settled, beside the study's name."""
-    folder.write_json(STUDY, {**folder.read_json(STUDY), "dtype": settled.dtype, "dtype_why": settled.why})
-
-
-def with_kept_dtype(study: StudyConfig, folder: Folder) -> StudyConfig:
-    """The study with what was settled for it in its folder in place of `auto`; with `auto` where nothing was yet."""
-    known = kept(folder)
-    return study if study.model.dtype != "auto" or known is None else with_dtype(study, known.dtype)
 
 
 def with_dtype(study: StudyConfig, dtype: Dtype) -> StudyConfig:

@@ -13,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
 from instsel.data.encode import DUPLICATE, EXAMPLES, REJECTED, first_occurrences, numeric_ids, reasons, reject
 from instsel.io.store import Folder
-from instsel.runtime.session import peak_memory
+from instsel.study.results import PoolResult, RowCount
 
 COPIES = "duplicates.parquet"
 # File and line do not tell apart two splits of a dataset, or a file that is given twice.
@@ -30,8 +29,7 @@ READERS = 8
 SHARDS_AT_ONCE = 8 * READERS
 
 
-@ray.remote
-def finish_pool(folder: Folder, shards: Sequence[str]) -> dict[str, Any]:
+def finish_pool(folder: Folder, shards: Sequence[str]) -> tuple[PoolResult, int]:
     """Drop exact duplicates from the shards and write the index of the pool.
 
     Args:
@@ -39,27 +37,29 @@ def finish_pool(folder: Folder, shards: Sequence[str]) -> dict[str, Any]:
         shards: their names, in the order of the files.
 
     Returns:
-        What the manifest says of the pool, and the peak_memory of this process, bytes.
+        What the manifest says of the pool, and the peak memory of this process, bytes.
     """
-    pool, rejected = folder / "pool", folder / "rejected"
+    from instsel.runtime.session import peak_memory
+
+    rows, rejected = folder / "pool", folder / "rejected"
     with ThreadPoolExecutor(READERS) as readers:
         if not rejected.exists(COPIES):
-            _write(rejected, COPIES, COPY, _copies(pool, shards, readers))
+            _write(rejected, COPIES, COPY, _copies(rows, shards, readers))
         lines = _lines_by_shard(rejected)
         pool_counts = _Counts()
-        tables = _in_order(partial(_drop_copies, pool, lines), shards, readers)
+        tables = _in_order(partial(_drop_copies, rows, lines), shards, readers)
         _write(folder, "index.parquet", INDEX, map(pool_counts.add, tables))
-        aside: Counter[str] = Counter()
+        rejected_rows: Counter[str] = Counter()
         for found in _in_order(lambda name: reasons(rejected.read_table(name, ["reason"])), rejected.names(), readers):
-            aside.update(found)
-    return {
-        "rows": pool_counts.rows,
-        "tokens": pool_counts.tokens,
-        "shards": pool_counts.shards,
-        "sources": pool_counts.sources,
-        "rejected": dict(aside.most_common()),
-        "peak_memory": peak_memory(),
-    }
+            rejected_rows.update(found)
+    pool = PoolResult(
+        rows=pool_counts.rows,
+        tokens=pool_counts.tokens,
+        shards=pool_counts.shards,
+        sources={name: RowCount(**count) for name, count in pool_counts.sources.items()},
+        rejected=dict(rejected_rows.most_common()),
+    )
+    return pool, peak_memory()
 
 
 class _Counts:

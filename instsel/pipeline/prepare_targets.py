@@ -1,10 +1,7 @@
 """The targets' part of stage *prepare*: validation and held-out rows, and what is known of their texts."""
 
-from typing import Any
-
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from instsel.config.study import Data, Model, StudyConfig, Target
 from instsel.data.chat import check_tokenizer
@@ -24,24 +21,27 @@ from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import size_of, target_files
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.models.loading import load_tokenizer
-from instsel.runtime.session import useful_processes
+from instsel.study.results import SplitCount
 
 # Of a JSONL file, keys and quotes counted; enough to tell a large file from a small one.
 BYTES_A_TOKEN = 5
 
 
-def prepare_targets(study: StudyConfig, folder: Folder) -> dict[str, Any]:
+def prepare_targets(study: StudyConfig, folder: Folder) -> dict[str, dict[str, SplitCount]]:
     """Write every target's rows and the index of their texts below the stage's folder; counts by target and split.
 
     Raises:
         InputError: a target has no usable row.
     """
+    import ray
+
+    from instsel.runtime.session import useful_processes
+
     files = {name: target_files(study, name) for name in study.targets}
     tasks = useful_processes(len(files), sum(_bytes(files[name]) for name in files) / BYTES_A_TOKEN)
     dealt = [list(study.targets)[first::tasks] for first in range(tasks)]
     encoding = [
-        _encode_targets.remote(
+        ray.remote(_encode_targets).remote(
             folder / "targets",
             {name: study.targets[name] for name in names},
             {name: files[name] for name in names},
@@ -52,7 +52,7 @@ def prepare_targets(study: StudyConfig, folder: Folder) -> dict[str, Any]:
     ]
     found = {name: counts for of_task in ray.get(encoding) for name, counts in of_task.items()}
     counts = {name: found[name] for name in study.targets}
-    ray.get(_index_targets.remote(folder, list(study.targets), study.data.leak_words))
+    ray.get(ray.remote(_index_targets).remote(folder, list(study.targets), study.data.leak_words))
     return counts
 
 
@@ -61,21 +61,20 @@ def _bytes(files: dict[str, list[SourceFile]]) -> float:
     return sum(size_of(file.uri) for of_split in files.values() for file in of_split)
 
 
-@ray.remote
 def _encode_targets(
     folder: Folder,
     targets: dict[str, Target],
     files: dict[str, dict[str, list[SourceFile]]],
     model: Model,
     data: Data,
-) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+) -> dict[str, dict[str, SplitCount]]:
+    found: dict[str, dict[str, SplitCount]] = {}
     for name, target in targets.items():
         found[name] = {}
         for split, (examples, aside) in target_tables(name, target, files[name], model, data).items():
             (folder / name).write_table(f"{split}.parquet", examples)
             (folder / name).write_table(f"{split}.rejected.parquet", aside)
-            found[name][split] = {"rows": len(examples), "rejected": reasons(aside)}
+            found[name][split] = SplitCount(rows=len(examples), rejected=reasons(aside))
     return found
 
 
@@ -87,6 +86,8 @@ def target_tables(
     Raises:
         InputError: a split has no usable row, or the tokenizer cannot tell answers from prompts.
     """
+    from instsel.models.loading import load_tokenizer
+
     tokenizer = load_tokenizer(model)
     check_tokenizer(tokenizer)
     known: set[str] = set()
@@ -124,7 +125,6 @@ def target_tables(
     return tables
 
 
-@ray.remote
 def _index_targets(folder: Folder, targets: list[str], words: int) -> None:
     """Write what is known of the targets' texts, for the encoders to read."""
     rows = []

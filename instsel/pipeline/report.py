@@ -1,128 +1,64 @@
 """Stage *report*: what every other stage left, as summary.json, report.md and report.html."""
 
-from dataclasses import asdict
-from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from instsel import __version__
-from instsel.choice.influence import influence_matrix
-from instsel.choice.metrics import figures
-from instsel.choice.output import TABLE
 from instsel.config.study import StudyConfig
-from instsel.mixture.interaction import agreement
-from instsel.models.dtypes import dtype_of
-from instsel.pipeline.interaction import without_nan
-from instsel.report.markdown import BASE
-from instsel.report.mixture import mixture_pictures
-from instsel.report.study_report import study_report
-from instsel.report.summary import differences, loss_table, pooled
-from instsel.report.write import write_report
-from instsel.selection.methods import RandomMethod
-from instsel.study.attribution_specs import metrics_spec
-from instsel.study.folder import StageFolder
-from instsel.study.graph import Graph
-from instsel.study.reader import StudyReader
+from instsel.study.attribution_specs import attribution_specs, metrics_spec
+from instsel.study.results import ReportResult
+from instsel.study.runs import BASE, runs_of
+from instsel.study.stage import Finished, RunContext, Settings, Stage, StageKey
 
-PACKAGES = ["torch", "transformers", "peft", "ray", "deepspeed"]
+if TYPE_CHECKING:
+    pass
 
 
-def run(study: StudyConfig, graph: Graph) -> None:
+class Report(Stage[ReportResult]):
     """Write the summary and the reports."""
-    graph.report.start()
-    summary = summarise(study, graph)
-    graph.report.folder.write_json("summary.json", summary)
-    graph.report.folder.write("report.md", study_report(summary).encode())
-    for name, picture in mixture_pictures(summary).items():
-        graph.report.folder.write(name, picture)
-    write_report([study.out])
-    graph.report.commit({})
+
+    name = "report"
+    position = 130
+    per_trial = True
+    is_goal = True
+
+    def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
+        estimators = config.mixture.estimators if config.mixture is not None and _shows_gamma(config) else []
+        return [
+            *(StageKey("evaluate", name) for name in (BASE, *runs_of(config))),
+            *(StageKey("attribution", name) for name in attribution_specs(config)),
+            *(StageKey("interaction", estimator) for estimator in estimators),
+            *([StageKey("features")] if metrics_spec(config) else []),
+        ]
+
+    def settings(self, config: StudyConfig, key: str) -> Settings:
+        spec = metrics_spec(config)
+        return {
+            "intervals": config.evaluation.model_dump(mode="json", exclude={"token_budget"}),
+            "runs": {name: run.method.name for name, run in runs_of(config).items()},
+            "metrics": spec.name if spec else None,
+        }
+
+    def run_key(self, context: RunContext, key: str) -> Finished[ReportResult]:
+        from instsel.report.mixture import mixture_pictures
+        from instsel.report.study_report import study_report
+        from instsel.report.summarise import summarise
+        from instsel.report.write import write_report
+
+        folder = context.stage(self.name).folder
+        summary = summarise(context.config, context.graph)
+        folder.write_json("summary.json", summary)
+        folder.write("report.md", study_report(summary).encode())
+        for name, picture in mixture_pictures(summary).items():
+            folder.write(name, picture)
+        write_report([context.config.out])
+        context.console.say(f"report: {folder}/report.html, report.md")
+        return Finished(ReportResult())
 
 
-def summarise(study: StudyConfig, graph: Graph) -> dict[str, Any]:
-    """All numbers of a finished study, JSON values only."""
-    targets = list(graph.evaluate[BASE].manifest()["result"]["losses"])
-    losses = {run: _losses(stage, targets) for run, stage in graph.evaluate.items()}
-    columns = _columns(graph)
-    by_column = pooled(losses, columns)
-    baseline = next((run.method.name for run in graph.runs.values() if isinstance(run.method, RandomMethod)), BASE)
-    how = study.evaluation.model_dump(exclude={"token_budget"})
-    how["samples"] = how.pop("bootstrap_samples")
-    intervals = differences(by_column, baseline, **how)
-    pool = graph.prepare.manifest()["result"]["pool"]
-    return {
-        "study": study.name,
-        "model": study.model.name,
-        "dtype": dtype_of(study.model),
-        "budget": study.selection.budget,
-        "unit": study.selection.unit,
-        "baseline": baseline,
-        "columns": columns,
-        "heldout_rows": {target: len(values) for target, values in losses[BASE].items()},
-        "losses": loss_table(by_column),
-        "losses_by_run": loss_table(losses),
-        "differences": {
-            column: {target: asdict(interval) for target, interval in found.items()}
-            for column, found in intervals.items()
-        },
-        "confidence": study.evaluation.confidence,
-        "pool": pool,
-        "targets": graph.prepare.manifest()["result"]["targets"],
-        "selections": {name: stage.manifest()["result"] for name, stage in graph.select.items()},
-        "figures": _figures(study, graph),
-        **_categories(graph),
-        "rejected": _rejected_rows(graph),
-        "cost": {stage.name: stage.manifest()["cost"] for stage in graph.until("evaluate")},
-        "versions": {"instsel": __version__, **{name: version(name) for name in PACKAGES}},
-        "fingerprint": graph.report.fingerprint,
-    }
-
-
-def _figures(study: StudyConfig, graph: Graph) -> dict[str, Any]:
-    """What the selections serve, where the study has gradients."""
-    way = metrics_spec(study)
-    if way is None:
-        return {}
-    reader = StudyReader(graph.folder)
-    chosen = {name: stage.folder.read_table(TABLE, ["id"])["id"].to_pylist() for name, stage in graph.select.items()}
-    found = figures(chosen, influence_matrix(reader, way), reader)
-    return {"influence": way.name, "by_selection": {name: asdict(figure) for name, figure in found.items()}}
-
-
-def _categories(graph: Graph) -> dict[str, Any]:
-    """How categories help each other, by estimator, how far estimators agree, and the mixtures that follow."""
-    found = {str(name): stage.manifest()["result"] for name, stage in graph.interaction.items() if stage.done()}
-    selections = {name: stage.manifest()["result"] for name, stage in graph.select.items()}
-    names = list(found)
-    compared = {}
-    for name in names[1:]:
-        pair = (np.array(found[one]["gamma"], dtype=np.float64) for one in (names[0], name))
-        values = asdict(agreement(*pair))
-        compared[f"{names[0]} against {name}"] = {key: without_nan(value) for key, value in values.items()}
-    return {
-        "categories": graph.categorize.manifest()["result"]["sizes"] if found else {},
-        "interaction": found,
-        "agreement": compared,
-        "mixtures": {name: made["mixture"] for name, made in selections.items() if "mixture" in made},
-    }
-
-
-def _rejected_rows(graph: Graph) -> dict[str, str]:
-    """Rows without a usable gradient, where gradients were taken."""
-    if graph.features not in graph.until("features"):
-        return {}
-    aside: dict[str, str] = graph.features.manifest()["result"]["rejected"]
-    return aside
-
-
-def _losses(stage: StageFolder, targets: list[str]) -> dict[str, np.ndarray]:
-    return {target: stage.folder.read_table(f"{target}.parquet", ["loss"])["loss"].to_numpy() for target in targets}
-
-
-def _columns(graph: Graph) -> dict[str, list[str]]:
-    """Columns of the report: the base model, then each method with the runs behind it."""
-    columns: dict[str, list[str]] = {BASE: [BASE]}
-    for name, run in graph.runs.items():
-        columns.setdefault(run.method.name, []).append(name)
-    return columns
+def _shows_gamma(config: StudyConfig) -> bool:
+    """Return whether the report has all estimators: not where categories only stratify or order rows."""
+    if config.mixture is None:
+        return False
+    methods = config.selection.methods
+    constrained = any(method.mixture is not None for method in methods)
+    others = any(method.needs_categories is not None and method.mixture is None for method in methods)
+    return constrained or not others or bool(config.mixture.compare)

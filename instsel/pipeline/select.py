@@ -1,34 +1,88 @@
-"""Stage *select*: a method picks its rows on the driver; a task fetches them and writes them down."""
+"""Stage *select*: a method selects its rows on the driver; a task fetches them and writes them down."""
 
 from typing import Any
-
-import ray
 
 from instsel.choice.budget import Budget
 from instsel.choice.constrained import MIXTURE, mixture_table
 from instsel.choice.output import write_rows
 from instsel.choice.picks import make_picks
+from instsel.config.mixture import Mixture
 from instsel.config.study import StudyConfig
-from instsel.console import Terminal
-from instsel.study.folder import StageFolder
-from instsel.study.graph import Run
-from instsel.study.reader import StudyReader
+from instsel.study.results import SelectResult
+from instsel.study.runs import Run, selections_of
+from instsel.study.stage import Finished, RunContext, Settings, Stage, StageKey
+
+# Keys of a method that its selection does not depend on.
+BESIDE = {"name", "seeds", "attribution", "damping", "order", "mixture"}
+# Of the key `mixture`, what the linear program reads.
+LINEAR_PROGRAM = {"estimator", "importance", "effects_in", "max_shift", "floors", "caution", "unknown"}
 
 
-def run(
-    study: StudyConfig, stage: StageFolder, by: Run, prepare: StageFolder, reader: StudyReader, terminal: Terminal
-) -> None:
-    """Make the selection of a run and write it as a table and as rows to train on."""
-    stage.start()
-    part = study.selection
-    budget = Budget(part.budget, part.unit)
-    picks, kept = make_picks(
-        by.method, by.seed, budget, part.attribution, part.damping, reader, terminal.say, study.mixture
-    )
-    # Anywhere in the cluster, also where a trial of a search selects: its own place has room for nothing.
-    writing: Any = ray.remote(write_rows).options(scheduling_strategy="DEFAULT")
-    result = ray.get(writing.remote(prepare.folder, stage.folder, picks)) | kept
-    if "mixture" in kept:
-        stage.folder.write_table(MIXTURE, mixture_table(kept["mixture"]))
-    terminal.say(f"{stage.name.partition('/')[2]}: {result['rows']} rows, {result['tokens']} tokens")
-    stage.commit(result)
+class Select(Stage[SelectResult]):
+    """Make a selection and write it as a table and as rows to train on; one folder a selection."""
+
+    name = "select"
+    position = 100
+    per_trial = True
+
+    def keys(self, config: StudyConfig) -> list[str]:
+        return list(selections_of(config))
+
+    def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
+        run = selections_of(config)[key]
+        return [_source(config, run), *_categories(run, config.mixture)]
+
+    def settings(self, config: StudyConfig, key: str) -> Settings:
+        run, part = selections_of(config)[key], config.selection
+        settings: Settings = {
+            "budget": part.budget,
+            "unit": part.unit,
+            "seed": run.seed if run.method.is_stochastic else 0,
+            **run.method.model_dump(mode="json", exclude=BESIDE),
+        }
+        spec = run.method.attribution_spec(part.attribution, part.damping)
+        if spec is not None:
+            settings["influence"] = spec.name
+        if run.method.mixture is not None and config.mixture is not None:
+            program = config.mixture.model_dump(mode="json", include=LINEAR_PROGRAM)
+            settings["mixture"] = {"start": run.method.mixture, **program}
+        return settings
+
+    def run_key(self, context: RunContext, key: str) -> Finished[SelectResult]:
+        import ray
+
+        run, part = selections_of(context.config)[key], context.config.selection
+        folder, budget = context.stage(self.name, key).folder, Budget(part.budget, part.unit)
+        picks, kept = make_picks(
+            run.method,
+            run.seed,
+            budget,
+            part.attribution,
+            part.damping,
+            context.study,
+            context.console.say,
+            context.config.mixture,
+        )
+        # Anywhere in the cluster, also where a trial of a search selects: its place has room for nothing.
+        writing: Any = ray.remote(write_rows).options(scheduling_strategy="DEFAULT")
+        result = ray.get(writing.remote(context.stage("prepare").folder, folder, picks)) | kept
+        if "mixture" in kept:
+            folder.write_table(MIXTURE, mixture_table(kept["mixture"]))
+        context.console.say(f"{key}: {result['rows']} rows, {result['tokens']} tokens")
+        return Finished(SelectResult(**result))
+
+
+def _source(config: StudyConfig, run: Run) -> StageKey:
+    """Return the stage whose result the method selects by."""
+    if run.method.requires == "attribution":
+        spec = run.method.attribution_spec(config.selection.attribution, config.selection.damping)
+        assert spec is not None
+        return StageKey("attribution", spec.name)
+    return StageKey(run.method.requires)
+
+
+def _categories(run: Run, mixture: Mixture | None) -> list[StageKey]:
+    """Return the stages of categories that the selection reads."""
+    if run.method.mixture is not None and mixture is not None:
+        return [StageKey("categorize"), StageKey("interaction", mixture.estimator)]
+    return [StageKey("categorize")] if getattr(run.method, "by", None) == "category" else []

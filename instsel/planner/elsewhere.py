@@ -183,13 +183,13 @@ def _trainings(study: StudyConfig) -> dict[str, Training]:
 def _depends(study: StudyConfig, stage: str) -> dict[str, Any]:
     """What the pace of a stage depends on, beside the device and the rows."""
     if stage == "embed":
-        return {"encoder": dependencies.on_encoder(study), "gpus_per_actor": study.resources.gpus_per_actor}
-    model = {"model": dependencies.on_model(study), "max_length": study.data.max_length}
+        return {"encoder": {**dependencies.encoder(study), **dependencies.encoder_settings(study)}, "gpus_per_actor": study.resources.gpus_per_actor}
+    model = {"model": dependencies.trained_model(study), "max_length": study.data.max_length}
     lora = {"lora": study.lora.model_dump(mode="json")}
     training = _trainings(study).get(stage)
     if training is not None:
         sizes = training.model_dump(include={"batch_size", "micro_batch_size"})
-        return {**model, **lora, **sizes, "deepspeed": dependencies.on_deepspeed(study)}
+        return {**model, **lora, **sizes, "deepspeed": dependencies.deepspeed(study)}
     part = study.features if stage in ("features", "hidden_states") else study.evaluation
     actor = {**model, "token_budget": part.token_budget, "gpus_per_actor": study.resources.gpus_per_actor}
     if stage in ("hidden_states", "likelihood"):

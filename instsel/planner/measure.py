@@ -20,14 +20,14 @@ from instsel.selection.methods import AnyMethod, InfluenceMethod
 from instsel.study.attribution_specs import attribution_specs
 from instsel.study.dependencies import training_of_runs
 from instsel.study.folder import StageFolder
-from instsel.study.graph import Graph
+from instsel.study.graph import StageGraph
 
 CHOSEN_BYTES = 256  # a chosen row in the files of *select*, messages and tokens left out
 
 
 def measure(
     study: StudyConfig,
-    graph: Graph,
+    graph: StageGraph,
     todo: Mapping[str, Sequence[str]],
     terminal: Terminal,
     elsewhere: TargetCluster,
@@ -40,7 +40,7 @@ def measure(
     """
     # Where the processes of the study are known, what it asks for need not be here.
     share = plan_resources(study.resources if elsewhere.rates is None else Resources())
-    rows = prepared_rows(graph.prepare) if graph.prepare.done() else sampled_rows(study, terminal)
+    rows = prepared_rows(graph["prepare"]) if graph["prepare"].done() else sampled_rows(study, terminal)
     terminal.say(rows.told)
     pool, validation, heldout = ([part.rows for part in parts] for parts in (rows.pool, rows.validation, rows.heldout))
     facts = Facts(
@@ -120,7 +120,7 @@ def _time_batches(study: StudyConfig, todo: Mapping[str, Sequence[str]], rows: R
             stopwatch.batches(name, parts, budget)
 
 
-def _selections(study: StudyConfig, graph: Graph, rows: Rows, facts: Facts, base: int) -> dict[str, Throughput]:
+def _selections(study: StudyConfig, graph: StageGraph, rows: Rows, facts: Facts, base: int) -> dict[str, Throughput]:
     """The pace of every selection: the time of the choice, and then of reading the pool for the rows to write.
 
     `base` is the memory of this process before it timed anything, bytes.
@@ -140,7 +140,9 @@ def _selections(study: StudyConfig, graph: Graph, rows: Rows, facts: Facts, base
     return found
 
 
-def _shape(study: StudyConfig, graph: Graph, rows: Rows, facts: Facts, method: AnyMethod) -> tuple[Shape, float | None]:
+def _shape(
+    study: StudyConfig, graph: StageGraph, rows: Rows, facts: Facts, method: AnyMethod
+) -> tuple[Shape, float | None]:
     """What a method chooses from, and the damping of its influence."""
     part, columns, damping = study.selection, sum(targets.rows for targets in facts.validation), None
     if isinstance(method, InfluenceMethod):
@@ -152,8 +154,8 @@ def _shape(study: StudyConfig, graph: Graph, rows: Rows, facts: Facts, method: A
         columns=columns,
         checkpoints=study.warmup.epochs,
         dim=study.features.dim,
-        embedding=_width(graph.embed, facts) if method.requires == "embed" else 0,
-        hidden=_width(graph.hidden_states, facts) if method.requires == "hidden_states" else 0,
+        embedding=_width(graph["embed"], facts) if method.requires == "embed" else 0,
+        hidden=_width(graph["hidden_states"], facts) if method.requires == "hidden_states" else 0,
         groups=rows.groups,
     )
     return shape, damping

@@ -11,7 +11,8 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal, capture_native_stderr, log_to
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
-from instsel.models.dtypes import with_kept_dtype
+from instsel.study.dtype import with_settled_dtype
+from instsel.pipeline.registry import build_graph
 from instsel.planner.elsewhere import NOTHING, TargetCluster
 from instsel.planner.facts import StagePlan
 from instsel.planner.fit import Capacity, what_will_not_fit
@@ -21,8 +22,8 @@ from instsel.planner.table import plan_table
 from instsel.runtime.devices import settle_dtype
 from instsel.runtime.errors import clear_errors
 from instsel.runtime.session import ray_session
-from instsel.study.folder import look_at_folder
-from instsel.study.graph import Graph, build_graph
+from instsel.study.folder import find_folder
+from instsel.study.graph import StageGraph
 
 LAST = "evaluate"
 
@@ -64,8 +65,8 @@ def plan_study(
         StudyError: a batch could not be done.
     """
     elsewhere = elsewhere or TargetCluster()
-    folder = look_at_folder(study.out, study.name)
-    asked, study = study, elsewhere.with_dtype(with_kept_dtype(study, folder))
+    folder = find_folder(study.out, study.name)
+    asked, study = study, elsewhere.with_dtype(with_settled_dtype(study, folder))
     graph = build_graph(study, folder)
     todo = _open_parts(graph)
     if not any(todo.values()):
@@ -95,7 +96,7 @@ def plan_study(
     return StudyPlan(stages, warnings)
 
 
-def _open_parts(graph: Graph) -> dict[str, list[str]]:
+def _open_parts(graph: StageGraph) -> dict[str, list[str]]:
     """Stage -> its parts that are not done, or itself where it has none; see `Facts.todo`."""
     found: dict[str, list[str]] = {}
     for stage in graph.until(LAST):

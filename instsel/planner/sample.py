@@ -157,7 +157,7 @@ def _stored_targets(prepare: StageFolder, split: str) -> list[Part]:
     """In the order of the study file."""
     name = f"{split}.parquet"
     counted = prepare.manifest()["result"]["targets"]
-    places = [prepare.folder / "targets" / target for target in prepare.config["targets"] if split in counted[target]]
+    places = [prepare.folder / "targets" / target for target in prepare.settings["targets"] if split in counted[target]]
     return [_stored(place, name, place.read_table(name, ["tokens", "answer_tokens"])) for place in places]
 
 

@@ -24,8 +24,9 @@ from instsel.planner.rows import pick_batches, pick_rows
 from instsel.planner.sample import Part, examples
 from instsel.planner.timing import Timed
 from instsel.runtime.actors import EXAMPLE
-from instsel.runtime.session import ResourcePlan, machine_memory
+from instsel.runtime.session import machine_memory
 from instsel.runtime.training import train_settings
+from instsel.study.resources import ResourcePlan
 
 TIMED_BATCHES = 4  # by each process
 TIMED_ROWS = 48  # of training steps

@@ -12,8 +12,9 @@ import ray.data
 from instsel.io.store import Folder
 from instsel.runtime.attempts import AttemptLimiter
 from instsel.runtime.observability import Meter
-from instsel.runtime.session import ResourcePlan, useful_processes
+from instsel.runtime.session import useful_processes
 from instsel.study.folder import path_in_study
+from instsel.study.resources import ResourcePlan
 
 EXAMPLE = ("input_ids", "labels")
 

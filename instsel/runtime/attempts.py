@@ -8,7 +8,7 @@ import ray
 from instsel.errors import StudyError
 from instsel.io.store import Folder
 from instsel.runtime.session import here
-from instsel.study.folder import Mark, mark, marks
+from instsel.study.attempts import Attempts, count_attempt, read_attempts
 
 # Ray starts a worker that died anew, and its work with it, without end.
 MOST_ATTEMPTS = 4
@@ -45,12 +45,12 @@ class _Counting:
     """Counts for all actors, in a process of its own."""
 
     def __init__(self) -> None:
-        self.marks: dict[str, dict[str, Mark]] = {}
+        self.marks: dict[str, dict[str, Attempts]] = {}
         self.counts: Counter[tuple[str, str]] = Counter()
 
     def count(self, stage: Folder, piece: str, rows: int) -> int:
         if stage.path not in self.marks:
-            self.marks[stage.path] = marks(stage)
-        mark(stage, piece, rows, self.marks[stage.path])
+            self.marks[stage.path] = read_attempts(stage)
+        count_attempt(stage, piece, rows, self.marks[stage.path])
         self.counts[stage.path, piece] += 1
         return self.counts[stage.path, piece]

@@ -12,7 +12,8 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal, log
 from instsel.errors import StudyError
 from instsel.io.store import Folder
-from instsel.models.dtypes import SLOWER, Device, Dtype, keep, kept, names_of, settle, this_device, with_dtype
+from instsel.models.dtypes import SLOWER, Device, Dtype, names_of, settle, this_device, with_dtype
+from instsel.study.dtype import read_dtype, write_dtype
 
 # How long a machine that is busy, or on its way, is waited for. The others decide without it.
 ANSWER_SECONDS = 60
@@ -68,7 +69,7 @@ def settle_dtype(study: StudyConfig, folder: Folder, terminal: Terminal, *, writ
     dtype: Dtype
     if study.model.dtype != "auto":
         dtype, how = study.model.dtype, "as the study file has it"
-    elif (known := kept(folder)) is not None:
+    elif (known := read_dtype(folder)) is not None:
         dtype, how = known.dtype, "auto, as it was settled when the study began"
     elif not devices:
         raise StudyError(
@@ -79,7 +80,7 @@ def settle_dtype(study: StudyConfig, folder: Folder, terminal: Terminal, *, writ
         settled = settle(devices)
         dtype, how = settled.dtype, f"auto, since {settled.why}"
         if write:
-            keep(folder, settled)
+            write_dtype(folder, settled)
     terminal.say(f"model.dtype: {dtype} ({how})")
     if dtype == "bfloat16" and emulating:
         terminal.say(

@@ -6,7 +6,6 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -16,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from instsel.config.study import Resources
 from instsel.console import log
 from instsel.errors import InputError, StudyError
+from instsel.study.resources import ResourcePlan
 
 # A process takes 5 s of a CPU to start and to load torch and transformers, in which a small model takes the gradients
 # of some 1,000 tokens, and its start slows down the others.
@@ -23,27 +23,6 @@ TOKENS_A_PROCESS = 4096
 WORKERS_LIMIT = "RAY_num_workers_soft_limit"
 # Those of Ray Data and Ray Train themselves, and ours, that a stage has beside its model actors.
 ACTORS_AT_ONCE = 10
-
-
-@dataclass(frozen=True)
-class ResourcePlan:
-    """How a stage's model actors and training workers share a cluster.
-
-    Attributes:
-        actors: number of model actors; gpus, cpus: what each asks Ray for; threads: torch threads of each.
-        actors_to_come: more of them, which begin once GPUs that were asked for have come.
-        workers: number of training workers; worker_gpus, worker_cpus, worker_threads: the same for those.
-    """
-
-    actors: int
-    gpus: float
-    cpus: float
-    threads: int
-    workers: int
-    worker_gpus: float
-    worker_cpus: float
-    worker_threads: int
-    actors_to_come: int = 0
 
 
 def useful_processes(most: int, tokens: float) -> int:

@@ -18,7 +18,7 @@ from instsel.errors import Diverged, InputError, StudyError
 from instsel.io.store import Folder
 from instsel.models.dtypes import dtype_of
 from instsel.runtime.observability import Meter
-from instsel.runtime.session import ResourcePlan, here, useful_processes
+from instsel.runtime.session import here, useful_processes
 from instsel.runtime.step_checkpoints import StepCheckpointer
 from instsel.runtime.training_progress import RunProgress, TrainingLogger, progress_actor
 from instsel.runtime.training_worker import (
@@ -30,7 +30,8 @@ from instsel.runtime.training_worker import (
     partitioned,
     work,
 )
-from instsel.study.folder import StageFolder
+from instsel.study.folder import Cost, StageFolder
+from instsel.study.resources import ResourcePlan
 from instsel.tracking import tracked
 from instsel.training.deepspeed import complete, read_json
 from instsel.training.schedule import Step, TrainSettings
@@ -88,14 +89,9 @@ class Trained:
     seconds: float | None = None
 
     @property
-    def cost(self) -> dict[str, Any]:
-        """What `StageFolder.commit` takes."""
-        return {
-            "tokens": self.tokens,
-            "peak_memory": self.peak_memory,
-            "rows_reprocessed": self.rows_reprocessed,
-            "seconds": self.seconds,
-        }
+    def cost(self) -> Cost:
+        """What it took, for `StageFolder.commit`."""
+        return Cost(self.tokens, self.peak_memory, self.rows_reprocessed, self.seconds)
 
 
 OnEnd = Callable[[int, Trained | Diverged], None]

@@ -12,7 +12,7 @@ from ray import tune
 
 from instsel.console import Bar, Terminal, log
 from instsel.errors import StudyError
-from instsel.runtime.session import ResourcePlan
+from instsel.study.resources import ResourcePlan
 
 # Of the process that looks after a run; what works in it asks for its own. Ray Tune takes no request for nothing.
 DRIVER = {"CPU": 0.01}

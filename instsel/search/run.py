@@ -11,24 +11,34 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.models.dtypes import with_kept_dtype
 from instsel.pipeline.evaluate import heldout_tables
+from instsel.pipeline.registry import build_graph
 from instsel.pipeline.runner import run_study
 from instsel.report.search import search_picture, search_report, search_summary
 from instsel.runtime.autoscaling import autoscaled
 from instsel.runtime.devices import settle_dtype
-from instsel.runtime.session import plan_resources, ray_session
+from instsel.runtime.session import ray_session
 from instsel.search import trials
 from instsel.search.outcome import Outcome, importances
 from instsel.search.space import check_space, raw_study_of
-from instsel.study.folder import StageFolder, open_folder
-from instsel.study.graph import Graph, build_graph
+from instsel.study.dtype import with_settled_dtype
+from instsel.study.folder import Cost, StageFolder, open_folder
+from instsel.study.graph import StageGraph
+from instsel.study.results import PrepareResult, Result
+from instsel.study.stage import RunContext
 
 SHARED = "interaction"
 BEST = "best.yaml"
 TRIALS = "trials.parquet"
 SUMMARY = "summary.json"
 REPORT = "report.md"
+
+
+class SearchResult(Result):
+    """What a search leaves: its trials, and the caps that ended it."""
+
+    trials: int
+    caps: dict[str, float | None]
 
 
 def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
@@ -46,25 +56,25 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
         raise InputError("the study file has no key `search`; write what is searched under search.space")
     check_space(study, search)
     opened = open_folder(study.out, study.name)
-    study = with_kept_dtype(study, opened)
+    study = with_settled_dtype(study, opened)
     if study.model.dtype == "auto":
         with ray_session(study.resources), autoscaled(study.resources, terminal):
             study = settle_dtype(study, opened, terminal)
     folder = opened / "search"
     stage = _stage(study, search, build_graph(study, opened))
-    if stage.done() and stage.manifest()["result"]["caps"] == _caps(search):
+    if stage.done() and stage.result(SearchResult).caps == _caps(search):
         terminal.say(f"search of {study.name}: nothing to do, it is finished")
-        _write(study, search, folder, trials.told(trials.points_of(search, stage)))
+        _write(study, search, folder, trials.finished_outcomes(trials.store_of(search, stage)))
         return folder
 
-    def then(graph: Graph) -> None:
-        _check_heldout(graph)
+    def then(context: RunContext) -> None:
+        _check_heldout(context)
         stage.start()
         terminal.head("search")
-        outcomes = trials.run(study, search, stage, plan_resources(study.resources), terminal)
+        outcomes = trials.run(context, stage)
         _write(study, search, folder, outcomes)
-        told = {"trials": len(outcomes), "caps": _caps(search)}
-        stage.commit(told, tokens=sum(one.tokens for one in outcomes))
+        result = SearchResult(trials=len(outcomes), caps=_caps(search))
+        stage.commit(result, Cost(tokens=sum(outcome.tokens for outcome in outcomes)))
 
     run_study(study, terminal, SHARED, then)
     return folder
@@ -75,7 +85,7 @@ def _caps(search: Search) -> dict[str, Any]:
     return {"trials": search.trials, "hours": search.hours, "tokens": search.tokens}
 
 
-def _stage(study: StudyConfig, search: Search, graph: Graph) -> StageFolder:
+def _stage(study: StudyConfig, search: Search, graph: StageGraph) -> StageFolder:
     """The search's stage, in a folder of its own by what it depends on: trials are shared by all searches."""
     settings = study.model_dump(exclude={"search", "out", "root", "resources", "name"})
     config = {"search": search.model_dump(exclude=set(_caps(search))), "study": settings}
@@ -84,14 +94,14 @@ def _stage(study: StudyConfig, search: Search, graph: Graph) -> StageFolder:
     return StageFolder(graph.folder / "search" / name, "search", config, parents)
 
 
-def _check_heldout(graph: Graph) -> None:
+def _check_heldout(context: RunContext) -> None:
     """Refuse a search that could not be judged."""
-    tables = heldout_tables(graph.prepare)
+    prepared = context.stage("prepare").result(PrepareResult)
+    tables = heldout_tables(prepared)
     if not tables:
         raise InputError("search: no target has held-out rows to search by; give targets.*.heldout")
-    counts = graph.prepare.manifest()["result"]["targets"]
     for target in tables:
-        if counts[target]["heldout"]["rows"] < 2:
+        if prepared.targets[target]["heldout"].rows < 2:
             raise InputError(f"targets.{target}: one held-out row cannot be parted for the search; give two or more")
 
 

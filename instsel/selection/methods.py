@@ -66,6 +66,10 @@ class BaseMethod(StrictModel):
     )
     order: Order = Field("shuffled", description="order of training by the levels of `curriculum`")
 
+    def attribution_spec(self, form: Form, damping: float) -> AttributionSpec | None:
+        """The influence that the method reads, where the study's form and damping are these; None if it reads none."""
+        return None
+
     @property
     def needs_categories(self) -> str | None:
         """What of the method needs the pool's rows to have categories, as it is written; None if nothing does."""
@@ -136,6 +140,9 @@ class InfluenceMethod(TargetedMethod):
 
     attribution: Form | None = Field(None, description="cosine or fisher; default selection.attribution")
     damping: float | None = Field(None, gt=0, description="damping of fisher; default selection.damping")
+
+    def attribution_spec(self, form: Form, damping: float) -> AttributionSpec | None:
+        return self.influence(form, damping)
 
     def influence(self, form: Form, damping: float) -> AttributionSpec:
         """The influence that the method reads, where the study's own form and damping are these."""

@@ -14,7 +14,8 @@ from instsel.gradients.features import GradientShards, validation_columns
 from instsel.io.matrix import Matrix, stack
 from instsel.io.store import Folder
 from instsel.selection.methods import AttributionSpec
-from instsel.study.folder import MANIFEST, read_manifest
+from instsel.study.folder import GRAPH, MANIFEST, Manifest, ResultT, parse_result, read_manifest
+from instsel.study.results import PrepareResult
 
 CHECKPOINT = re.compile(r"epoch-[0-9]+")
 SHARD = re.compile(r"[0-9]+-[0-9]+")
@@ -46,7 +47,25 @@ class StudyReader:
         """Whether a stage is finished."""
         return (self.study / stage).exists(MANIFEST)
 
-    def manifest(self, stage: str) -> dict[str, Any]:
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of every stage that the study can have by the study file as it was last run, in order.
+
+        Raises:
+            InputError: the study has not been run.
+        """
+        if not self.study.exists(GRAPH):
+            raise InputError(f"{self.study} has no {GRAPH}; run the study")
+        return {stage["name"]: stage["settings"] for stage in self.study.read_json(GRAPH)}
+
+    def result(self, stage: str, kind: type[ResultT]) -> ResultT:
+        """Return the result of a finished stage as its type.
+
+        Raises:
+            InputError: see `manifest`.
+        """
+        return parse_result(kind, self.manifest(stage), f"{self.study}/{stage}")
+
+    def manifest(self, stage: str) -> Manifest:
         """What a finished stage says of itself.
 
         Raises:
@@ -61,10 +80,9 @@ class StudyReader:
         return manifest
 
     @cached_property
-    def prepared(self) -> dict[str, Any]:
+    def prepared(self) -> PrepareResult:
         """The result of stage *prepare*: pool and targets."""
-        result: dict[str, Any] = self.manifest("prepare")["result"]
-        return result
+        return self.result("prepare", PrepareResult)
 
     @cached_property
     def index(self) -> pa.Table:
@@ -82,7 +100,7 @@ class StudyReader:
             InputError: the study has none.
         """
         self.manifest("categorize")
-        table = (self.study / "categorize").read_table("tags.parquet", ["id", "category"])
+        table = (self.study / "categorize").read_table("categories.parquet", ["id", "category"])
         return dict(zip(table["id"].to_pylist(), table["category"].to_pylist(), strict=True))
 
     def interaction(self, estimator: str) -> dict[str, Any]:
@@ -97,7 +115,7 @@ class StudyReader:
     @property
     def shards(self) -> list[str]:
         """Names of the pool's shards, in order."""
-        names: list[str] = self.prepared["pool"]["shards"]
+        names = self.prepared.pool.shards
         self.check_shards(names)
         return names
 
@@ -183,7 +201,7 @@ class StudyReader:
 
     @property
     def _subtasks(self) -> Mapping[str, str | None]:
-        targets = self.manifest("prepare")["config"]["targets"]
+        targets = self.manifest("prepare")["settings"]["targets"]
         return {name: targets[name]["subtask"] for name in targets}
 
     def _stacked(self, folder: Folder, shards: Sequence[str], column: str, columns: pa.Table | None = None) -> Matrix:

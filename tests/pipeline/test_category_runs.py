@@ -14,8 +14,9 @@ from instsel.errors import Diverged, StudyError
 from instsel.io.store import Folder
 from instsel.pipeline import category_runs
 from instsel.pipeline.evaluate import Spent
+from instsel.pipeline.registry import build_graph
 from instsel.runtime.training import Trained, TrainingRun
-from instsel.study.graph import Graph, build_graph
+from instsel.study.graph import StageGraph
 
 SOURCES = ["baskets", "letters", "trains"]
 # How much a row (left) lowers the loss on a category (above).
@@ -75,7 +76,7 @@ def study(finished_study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mo
     made = parse_study({**finished_study, "out": str(out), "mixture": MIXTURE}, "test")
     graph = build_graph(made, Folder.at(out))
     reader = StudyReader(graph.folder)
-    tag.run(made, made.mixture, graph.categorize, graph.prepare, reader, None, Terminal())
+    tag.run(made, made.mixture, graph["categorize"], graph["prepare"], reader, None, Terminal())
     index = reader.index
     cluster = Cluster(dict(zip(index["id"].to_pylist(), index["source"].to_pylist(), strict=True)))
     monkeypatch.setattr(category_runs, "train_side_by_side", cluster.train)
@@ -83,9 +84,9 @@ def study(finished_study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mo
     return made, graph, cluster
 
 
-def _run(study: Any, graph: Graph, resources: Any, estimator: Any = "interventions") -> dict[str, Any]:
-    stage = graph.interaction[estimator]
-    category_runs.run(study, estimator, stage, graph.categorize, graph.prepare, resources, Terminal())
+def _run(study: Any, graph: StageGraph, resources: Any, estimator: Any = "interventions") -> dict[str, Any]:
+    stage = graph["interaction", estimator]
+    category_runs.run(study, estimator, stage, graph["categorize"], graph["prepare"], resources, Terminal())
     return stage.manifest()["result"]
 
 
@@ -107,7 +108,7 @@ def test_needs_are_the_help_that_was_planted(study, resources):
 def test_every_run_is_in_the_table(study, resources):
     made, graph, cluster = study
     _run(made, graph, resources)
-    table = graph.interaction["interventions"].folder.read_table("runs.parquet").to_pandas()
+    table = graph["interaction", "interventions"].folder.read_table("runs.parquet").to_pandas()
     assert sorted(table["run"].unique()) == sorted(cluster.trained)
     assert (table.groupby("run").size() == 3).all()
     base = table[table["run"] == "base-0"].iloc[0]

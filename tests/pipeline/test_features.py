@@ -26,11 +26,11 @@ from instsel.errors import StudyError
 from instsel.gradients.features import feature_table, read_features, read_norms, read_pins
 from instsel.io.store import Folder
 from instsel.pipeline import attribution, features
+from instsel.pipeline.registry import build_graph
 from instsel.runtime.errors import clear_errors
 from instsel.runtime.session import ResourcePlan
 from instsel.selection.methods import AttributionSpec
 from instsel.study.folder import StageFolder
-from instsel.study.graph import build_graph
 
 CHECKPOINTS = ["epoch-1", "epoch-2"]
 # One row a batch: slow enough to be killed between two shards.
@@ -59,11 +59,11 @@ def make_features(raw: dict[str, Any], folder: Path, actors: int = 2, **keys: An
     """Run the stage into a folder of its own, on the rows and the warmup of the finished study."""
     study = parse_study({**raw, "features": {**raw["features"], **keys}}, "test")
     graph = build_graph(study, Folder.at(raw["out"]))
-    stage = dataclasses.replace(graph.features, folder=Folder.at(folder))
+    stage = dataclasses.replace(graph["features"], folder=Folder.at(folder))
     resources = ResourcePlan(
         actors=actors, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0, worker_cpus=1, worker_threads=1
     )
-    features.run(study, stage, graph.prepare, graph.warmup, resources, Terminal())
+    features.run(study, stage, graph["prepare"], graph["warmup"], resources, Terminal())
     return stage
 
 
@@ -247,23 +247,23 @@ def test_attribution_refuses_a_shard_with_one_other_pin_and_names_it(place, name
         *read_features(table), read_norms(table), {**provenance, "sketch": {**provenance["sketch"], "seed": 7}}
     )
     (folder / place).write_table(f"{name}.arrow", other)
-    made = dataclasses.replace(graph.features, folder=folder)
-    stage = dataclasses.replace(graph.attribution["cosine"], folder=Folder.at(tmp_path / "attribution"))
+    made = dataclasses.replace(graph["features"], folder=folder)
+    stage = dataclasses.replace(graph["attribution", "cosine"], folder=Folder.at(tmp_path / "attribution"))
     refusal = rf"^features/{place}/{name}\.arrow is not of this study: sketch\.seed is 7, expected 0; delete"
     with pytest.raises(StudyError, match=refusal), clear_errors():
-        stages = (graph.prepare, graph.warmup, made)
+        stages = (graph["prepare"], graph["warmup"], made)
         attribution.run(parse_study(raw, "test"), stage, AttributionSpec("cosine", None), *stages, Terminal())
 
 
 def test_attribution_refuses_features_of_a_warmup_that_was_made_again(raw, undisturbed, tmp_path):
     """The features are done, and their fingerprint holds: only the adapter's weights tell."""
     graph = build_graph(parse_study(raw, "test"), Folder.at(raw["out"]))
-    shutil.copytree(Path(graph.warmup.folder.path), tmp_path / "warmup")
-    run = tmp_path / "warmup" / graph.warmup.manifest()["result"]["run"]
+    shutil.copytree(Path(graph["warmup"].folder.path), tmp_path / "warmup")
+    run = tmp_path / "warmup" / graph["warmup"].manifest()["result"]["run"]
     shutil.copy(run / "epoch-2" / "adapter_model.safetensors", run / "epoch-1" / "adapter_model.safetensors")
-    warmup = dataclasses.replace(graph.warmup, folder=Folder.at(tmp_path / "warmup"))
-    made = dataclasses.replace(graph.features, folder=Folder.at(undisturbed))
-    stage = dataclasses.replace(graph.attribution["cosine"], folder=Folder.at(tmp_path / "attribution"))
+    warmup = dataclasses.replace(graph["warmup"], folder=Folder.at(tmp_path / "warmup"))
+    made = dataclasses.replace(graph["features"], folder=Folder.at(undisturbed))
+    stage = dataclasses.replace(graph["attribution", "cosine"], folder=Folder.at(tmp_path / "attribution"))
     with pytest.raises(StudyError, match=r"is not of this study: adapter is .*, expected"), clear_errors():
-        stages = (graph.prepare, warmup, made)
+        stages = (graph["prepare"], warmup, made)
         attribution.run(parse_study(raw, "test"), stage, AttributionSpec("cosine", None), *stages, Terminal())

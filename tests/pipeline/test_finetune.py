@@ -10,8 +10,8 @@ from instsel.console import Terminal
 from instsel.errors import Diverged
 from instsel.io.store import Folder
 from instsel.pipeline import finetune
+from instsel.pipeline.registry import build_graph
 from instsel.runtime.training import Trained
-from instsel.study.graph import build_graph
 from instsel.study.reader import StudyReader
 
 
@@ -31,7 +31,7 @@ def side_by_side(finished_study, resources, tmp_path, monkeypatch):
                 on_end(place, Diverged("the loss is nan") if name == diverge else Trained({}, 0, 0))
 
         monkeypatch.setattr(finetune, "train_side_by_side", every_run)
-        waiting = [name for name in graph.runs if not graph.finetune[name].done()]
+        waiting = [name for name in graph.runs if not graph["finetune", name].done()]
         finetune.run_all(study, graph, waiting, StudyReader(graph.folder), resources, Terminal())
 
     return train, graph, trained
@@ -42,7 +42,7 @@ def test_run_that_diverges_is_named_after_the_others_have_ended(side_by_side):
     with pytest.raises(Diverged, match="finetune random: the loss is nan"):
         train(diverge="random")
     assert trained == ["random", "bids"]
-    assert graph.finetune["bids"].done() and not graph.finetune["random"].done()
+    assert graph["finetune", "bids"].done() and not graph["finetune", "random"].done()
 
 
 def test_run_that_is_done_is_not_trained_again(side_by_side):
@@ -50,4 +50,4 @@ def test_run_that_is_done_is_not_trained_again(side_by_side):
     train(diverge=None)
     train(diverge=None)
     assert trained == ["random", "bids"]
-    assert all(graph.finetune[name].done() for name in ("random", "bids"))
+    assert all(graph["finetune", name].done() for name in ("random", "bids"))

@@ -24,9 +24,9 @@ from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.models.loading import load_tokenizer
 from instsel.pipeline import prepare
+from instsel.pipeline.registry import build_graph
 from instsel.runtime.errors import clear_errors
 from instsel.study.folder import StageFolder
-from instsel.study.graph import build_graph
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -100,7 +100,7 @@ def run(raw: dict[str, Any], folder: Folder | None = None) -> tuple[StageFolder,
     """Run the stage as the command does; return it and what a person saw."""
     study: StudyConfig = parse_study(raw, "study.yaml")
     shown = io.StringIO()
-    stage = build_graph(study, folder or Folder.at(study.out)).prepare
+    stage = build_graph(study, folder or Folder.at(study.out))["prepare"]
     with clear_errors():
         prepare.run(study, stage, Terminal(Console(file=shown, soft_wrap=True)))
     return stage, shown.getvalue()
@@ -260,7 +260,7 @@ def test_after_a_full_disk_the_next_run_goes_on_and_gives_the_same_bytes_as_any_
 def refusal(raw: dict[str, Any]) -> str:
     with pytest.raises(InputError) as error:
         run(raw)
-    assert not build_graph(parse_study(raw, "x"), Folder.at(raw["out"])).prepare.done()
+    assert not build_graph(parse_study(raw, "x"), Folder.at(raw["out"]))["prepare"].done()
     return str(error.value)
 
 

@@ -2,7 +2,6 @@
 
 from instsel.planner.facts import StagePlan
 from instsel.planner.fit import MEMORY_KEYS, Capacity, what_will_not_fit
-from instsel.study.graph import ORDER
 
 GB = 10**9
 ROOM = Capacity("runs/s", 100 * GB, 16 * GB)
@@ -59,7 +58,7 @@ def test_of_machines_that_are_not_here_the_memory_is_not_known():
 
 
 def test_every_stage_of_a_plan_has_keys_that_lower_its_memory():
-    assert set(MEMORY_KEYS) == set(ORDER) - {"report"}
+    assert set(MEMORY_KEYS) == set(stage_names()) - {"report"}
 
 
 def test_what_was_seen_when_batches_were_tried_is_told():

@@ -12,11 +12,11 @@ from instsel.config.search import Search
 from instsel.console import Terminal
 from instsel.errors import InputError
 from instsel.io.store import Folder
+from instsel.pipeline.registry import build_graph
 from instsel.report.markdown import BASE
 from instsel.search.run import _stage, search_study
 from instsel.search.store import TrialStore
 from instsel.search.trial import OUTCOME, OWNER, trial_folder
-from instsel.study.graph import build_graph
 from tests.events import scalars
 
 pytestmark = pytest.mark.long
@@ -74,7 +74,7 @@ def test_best_study_is_the_best_trial_when_it_runs_by_itself(searched, tmp_path)
     best = load_study(folder / "best.yaml")
     assert best.name == "tiny-best" and best.out == f"{raw['out']}-best"
     graph = build_graph(best, Folder.at(tmp_path))
-    evaluated = next(stage for name, stage in graph.evaluate.items() if name != BASE)
+    evaluated = next(stage for name, stage in graph.of("evaluate").items() if name != BASE)
     assert evaluated.fingerprint.startswith(_trials(folder)[0]["name"])
 
 

@@ -2,7 +2,7 @@
 
 from instsel.config.file import parse_study
 from instsel.io.store import Folder
-from instsel.study.graph import build_graph
+from instsel.pipeline.registry import build_graph
 from instsel.study.staleness import stale_stages
 
 

@@ -146,7 +146,7 @@ def parts(record: Record) -> dict[str, Any]:
     """
     found = {}
     for name, manifest in record.manifests.items():
-        method = manifest["config"].get("method")
+        method = manifest["settings"].get("method")
         if name.startswith("select/") and method in DIVIDES:
             table = (record.folder / name).read_table(TABLE, ["reason", "tokens", "score"])
             weights = manifest["result"].get(WEIGHTS[method], {})

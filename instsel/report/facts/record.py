@@ -13,8 +13,8 @@ from instsel.io.store import Folder
 from instsel.report.markdown import BASE
 from instsel.study.attribution_specs import attribution_specs
 from instsel.study.folder import MANIFEST, read_manifest
-from instsel.study.graph import ORDER, Run, runs_of
 from instsel.study.reader import StudyReader
+from instsel.study.runs import Run, runs_of
 
 
 class Record:
@@ -50,23 +50,24 @@ class Record:
         ]
 
     @cached_property
-    def manifests(self) -> dict[str, dict[str, Any]]:
+    def manifests(self) -> dict[str, Any]:
         """The manifest of every finished stage that the study file asks for, and of those before it, by name.
 
         What a former study file left in the folder is no part of the study, and is left out.
         """
         mixture = self.study.mixture
         estimators = [f"interaction/{name}" for name in mixture.estimators] if mixture else []
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, Any] = {}
         waiting = [*self.wanted, *estimators]
         while waiting:
             name = waiting.pop()
-            if name in found or not STAGE.fullmatch(name) or not (self.folder / name).exists(MANIFEST):
+            if name in found or not self._is_stage(name) or not (self.folder / name).exists(MANIFEST):
                 continue
             found[name] = read_manifest(self.folder / name)
             waiting += found[name]["parents"]
+        groups = list(dict.fromkeys(name.partition("/")[0] for name in self.reader.stages()))
         order = {name: number for number, name in enumerate(self.wanted)}
-        names = sorted(found, key=lambda name: (ORDER.index(name.partition("/")[0]), order.get(name, 0)))
+        names = sorted(found, key=lambda name: (groups.index(name.partition("/")[0]), order.get(name, 0)))
         return {name: found[name] for name in names}
 
     @property
@@ -93,6 +94,7 @@ class Record:
         """The study file with every default, as YAML."""
         return yaml.safe_dump(self.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
-
-STAGE = re.compile(rf"({'|'.join(ORDER)})(/(?!\.\.?$)[^/\\]+)?")
-"""Names of stages: a manifest of somebody else could name a place outside the folder as its parent."""
+    def _is_stage(self, name: str) -> bool:
+        """Return whether a name is one of a stage: a manifest of somebody else could name a path outside the folder."""
+        groups = "|".join({re.escape(name.partition("/")[0]) for name in self.reader.stages()})
+        return re.fullmatch(rf"({groups})(/(?!\.\.?$)[^/\\]+)?", name) is not None

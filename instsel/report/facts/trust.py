@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from instsel.choice.output import TABLE
-from instsel.io.fingerprint import fingerprint
 from instsel.report.facts.record import Record
-from instsel.study.staleness import stale_stages
+from instsel.study.folder import stage_fingerprint
+from instsel.study.staleness import stale_settings
 
 NAMED = 3
 _TOLERANCE = 1e-9
@@ -35,7 +35,7 @@ def warnings(record: Record) -> list[str]:
 
 def _of_another_file(record: Record) -> list[str]:
     by_keys: dict[str, list[str]] = {}
-    for name, keys in stale_stages(record.study, record.manifests).items():
+    for name, keys in stale_settings(record.reader.stages(), dict(record.manifests)).items():
         by_keys.setdefault(", ".join(sorted(keys)), []).append(name)
     return [f"{_some(names)}: made by another study file, with other {keys}" for keys, names in by_keys.items()]
 
@@ -45,13 +45,8 @@ def _some(names: list[str]) -> str:
 
 
 def _chain(name: str, manifest: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    own = fingerprint(
-        {
-            "stage": manifest["stage"],
-            "config": manifest["config"],
-            "parents": manifest["parents"],
-            "code": manifest["code_version"],
-        }
+    own = stage_fingerprint(
+        manifest["stage"], manifest["version"], manifest["settings"], manifest["inputs"], manifest["parents"]
     )
     found = []
     if own != manifest["fingerprint"]:

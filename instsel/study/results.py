@@ -1,0 +1,194 @@
+"""What the stages of a study leave beside their files, each a type."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+Rejected = dict[str, str]
+"""Id of a row -> why it has no result."""
+
+
+class Result(BaseModel):
+    """What a stage leaves in its manifest: JSON values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RowCount(Result):
+    """Rows and their tokens."""
+
+    rows: int
+    tokens: int
+
+
+class SplitCount(Result):
+    """Rows of a target's split that are usable, and how many are rejected for which reason."""
+
+    rows: int
+    rejected: dict[str, int]
+
+
+class PoolResult(RowCount):
+    """The pool: its usable rows, shards in order, rows of each source, and how many are rejected for which reason."""
+
+    shards: list[str]
+    sources: dict[str, RowCount]
+    rejected: dict[str, int]
+
+
+class PrepareResult(Result):
+    """What *prepare* leaves: the pool, splits by target, and digests of the tokenizer and its template."""
+
+    pool: PoolResult
+    targets: dict[str, dict[str, SplitCount]]
+    tokenizer: dict[str, str]
+
+
+class RejectedRows(Result):
+    """What *embed*, *hidden_states* and *likelihood* leave: rows without a usable result."""
+
+    rejected: Rejected
+
+
+class CategoriesResult(Result):
+    """What *categorize* leaves.
+
+    Attributes:
+        categories: names of the measured ones, in order.
+        sizes: rows and tokens of each, "other" included where there is one.
+        merged: category -> its rows, which are too few to be measured and count to "other".
+        untagged: reason -> rows that an endpoint gave no tag.
+        validation: target -> category -> validation rows whose prompt is nearest to it; where targets weigh categories.
+    """
+
+    categories: list[str]
+    sizes: dict[str, RowCount]
+    merged: dict[str, int]
+    untagged: dict[str, int]
+    validation: dict[str, dict[str, int]]
+
+
+class Checkpoint(Result):
+    """What the epoch was that a checkpoint ends, see `training.schedule.EpochMetrics`."""
+
+    epoch: int
+    step: int
+    loss: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+
+
+class TrainingResult(Result):
+    """What a training leaves: the folder of its checkpoints, and each of them by name."""
+
+    run: str
+    checkpoints: dict[str, Checkpoint]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were trained on, epochs counted."""
+        return sum(checkpoint.tokens for checkpoint in self.checkpoints.values())
+
+    @property
+    def last(self) -> str:
+        """Path of the last epoch's checkpoint below the stage's folder."""
+        name = max(self.checkpoints, key=lambda each: self.checkpoints[each].epoch)
+        return f"{self.run}/{name}"
+
+
+class WarmupResult(TrainingResult):
+    """What *warmup* leaves: a training on so many rows."""
+
+    rows: int
+
+
+class FeaturesResult(Result):
+    """What *features* leaves: the warmup's checkpoints, what each one's shards depend on, rows without a gradient."""
+
+    checkpoints: dict[str, Checkpoint]
+    provenance: dict[str, dict[str, dict[str, JsonValue]]]
+    rejected: Rejected
+
+
+class AttributionResult(Result):
+    """What *attribution* leaves: rows and columns of the matrix, weights of the checkpoints, and shards in order."""
+
+    rows: int
+    columns: int
+    weights: list[float]
+    shards: list[str]
+
+
+Matrix = list[list[float | None]]
+"""(K, K) as JSON, None for NaN."""
+
+
+class Need(Result):
+    """A category that another one needs."""
+
+    category: str
+    needs: str
+
+
+class DependencyResult(Result):
+    """Which category needs which, by removals: strengths, standard errors, levels of a curriculum, and cycles."""
+
+    strength: Matrix
+    error: Matrix
+    needs: list[Need]
+    levels: dict[str, Literal["preliminary", "intermediate", "subsequent"]]
+    cycles: list[list[str]]
+
+
+class InteractionResult(Result):
+    """What *interaction* leaves: how categories help or harm each other, by one estimator.
+
+    Attributes:
+        categories: in the order of the matrices.
+        gamma: (K, K), what one row of the first is worth in rows of the second.
+        error: (K, K), standard errors.
+        own: (K,), what rows of a category do for it.
+        own_error: (K,), standard errors.
+        unknown: categories whose own rows do not clearly help them.
+        dependency: where removals were trained.
+        runs: trainings behind it.
+        failed: of these, those that diverged.
+    """
+
+    categories: list[str]
+    gamma: Matrix
+    error: Matrix
+    own: list[float | None]
+    own_error: list[float | None]
+    unknown: list[str]
+    dependency: DependencyResult | None = None
+    runs: int | None = None
+    failed: list[str] | None = None
+
+
+class CategoryRunResult(Result):
+    """What one training behind *interaction* leaves: its checkpoints, or why it diverged."""
+
+    checkpoints: dict[str, Checkpoint] | None = None
+    failed: str | None = None
+
+
+class SelectResult(RowCount):
+    """What *select* leaves: rows of each source and task, and what else the selection goes by."""
+
+    sources: dict[str, int]
+    tasks: dict[str, int]
+    mixture: dict[str, JsonValue] | None = None
+    task_gains: dict[str, float] | None = None
+    component_shares: dict[str, float] | None = None
+
+
+class EvaluateResult(Result):
+    """What *evaluate* leaves: mean held-out loss of each target, nats."""
+
+    losses: dict[str, float]
+
+
+class ReportResult(Result):
+    """What *report* leaves: files alone."""
