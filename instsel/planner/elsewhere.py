@@ -183,7 +183,10 @@ def _trainings(study: StudyConfig) -> dict[str, Training]:
 def _depends(study: StudyConfig, stage: str) -> dict[str, Any]:
     """What the pace of a stage depends on, beside the device and the rows."""
     if stage == "embed":
-        return {"encoder": {**dependencies.encoder(study), **dependencies.encoder_settings(study)}, "gpus_per_actor": study.resources.gpus_per_actor}
+        return {
+            "encoder": {**dependencies.encoder(study), **dependencies.encoder_settings(study)},
+            "gpus_per_actor": study.resources.gpus_per_actor,
+        }
     model = {"model": dependencies.trained_model(study), "max_length": study.data.max_length}
     lora = {"lora": study.lora.model_dump(mode="json")}
     training = _trainings(study).get(stage)

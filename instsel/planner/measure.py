@@ -19,6 +19,7 @@ from instsel.runtime.session import peak_memory, plan_resources
 from instsel.selection.methods import AnyMethod, InfluenceMethod
 from instsel.study.attribution_specs import attribution_specs
 from instsel.study.dependencies import training_of_runs
+from instsel.study.results import RowCount
 from instsel.study.folder import StageFolder
 from instsel.study.graph import StageGraph
 
@@ -98,9 +99,9 @@ def _categories(mixture: Mixture | None, rows: Rows) -> int:
 
 def _chosen(study: StudyConfig, pool: Sequence[RowSet]) -> int:
     """Rows of a selection; of a budget of tokens as many as it holds of mean length."""
-    whole = {"rows": sum(part.rows for part in pool), "tokens": sum(part.tokens for part in pool)}
+    whole = RowCount(rows=sum(part.rows for part in pool), tokens=round(sum(part.tokens for part in pool)))
     budget = Budget(study.selection.budget, study.selection.unit).of(whole)
-    return max(1, int(budget.amount * whole["rows"] / whole[budget.unit]))
+    return max(1, int(budget.amount * whole.rows / (whole.rows if budget.unit == "rows" else whole.tokens)))
 
 
 def _time_batches(study: StudyConfig, todo: Mapping[str, Sequence[str]], rows: Rows, stopwatch: Stopwatch) -> None:

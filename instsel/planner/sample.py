@@ -27,6 +27,7 @@ from instsel.pipeline.prepare_targets import target_tables, why_rejected
 from instsel.planner.rows import Pick, RowSet, sample_lines
 from instsel.runtime.actors import EXAMPLE
 from instsel.runtime.session import peak_memory
+from instsel.study.results import PrepareResult
 from instsel.study.folder import StageFolder
 
 KEPT = ["task", "messages", "input_ids", "labels", "tokens", "answer_tokens"]
@@ -156,8 +157,8 @@ def prepared_rows(prepare: StageFolder) -> Rows:
 def _stored_targets(prepare: StageFolder, split: str) -> list[Part]:
     """In the order of the study file."""
     name = f"{split}.parquet"
-    counted = prepare.manifest()["result"]["targets"]
-    places = [prepare.folder / "targets" / target for target in prepare.settings["targets"] if split in counted[target]]
+    splits = prepare.result(PrepareResult).targets
+    places = [prepare.folder / "targets" / target for target in splits if split in splits[target]]
     return [_stored(place, name, place.read_table(name, ["tokens", "answer_tokens"])) for place in places]
 
 

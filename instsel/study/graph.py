@@ -15,8 +15,7 @@ from instsel.study.stage import Stage, StageKey
 class StageGraph:
     """Every stage that a study can have.
 
-    A stage's folder is made when it is asked for, with those of its parents: the user's files are only looked at where
-    a stage is needed.
+    The user's files are only looked at where a stage is needed or asked for.
 
     Attributes:
         config: the checked study file.
@@ -37,13 +36,16 @@ class StageGraph:
                 study. What is above does not change with it, nor does any fingerprint.
 
         Raises:
-            InputError: two runs of the study would have one name.
+            InputError: two runs of the study would have one name, or a file is missing that a needed stage depends on.
         """
         self.config, self.folder, self.runs = config, folder, runs_of(config)
         self._stages = {stage.name: stage for stage in stages}
         self._trial_folder = trial_folder or folder
         self._folders: dict[StageKey, StageFolder] = {}
         self._identities: dict[str, Any] = {}
+        # Looked at now: a file that is missing is an error before anything runs.
+        for key in self._needed:
+            self[key]
 
     def __getitem__(self, key: str | StageKey | tuple[str, str]) -> StageFolder:
         """Return the folder of `stage`, `stage/key` or (stage, key).

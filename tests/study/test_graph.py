@@ -15,6 +15,7 @@ from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph
 from instsel.study.attribution_specs import metrics_spec
 from instsel.study.graph import StageGraph
+from instsel.study.results import ReportResult
 from instsel.study.runs import runs_of
 
 METHODS = ["random", "less", "bids"]
@@ -49,7 +50,7 @@ def graph(tiny_study: Callable[..., dict[str, Any]], tmp_path: Path) -> Make:
 def finish(graph: StageGraph) -> None:
     for stage in graph.until("report"):
         stage.start()
-        stage.commit({})
+        stage.commit(ReportResult())
 
 
 def stale(graph: StageGraph) -> set[str]:
