@@ -147,4 +147,4 @@ def why_rejected(rejected: dict[str, int]) -> str:
     """The most frequent reasons for which rows were set aside, as text."""
     if not rejected:
         return "its files hold no rows"
-    return "rows were set aside: " + ", ".join(f"{count} x {reason}" for reason, count in list(rejected.items())[:3])
+    return "rows were rejected: " + ", ".join(f"{count} x {reason}" for reason, count in list(rejected.items())[:3])

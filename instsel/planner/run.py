@@ -11,7 +11,6 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal, capture_native_stderr, log_to
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
-from instsel.study.dtype import with_settled_dtype
 from instsel.pipeline.registry import build_graph
 from instsel.planner.elsewhere import NOTHING, TargetCluster
 from instsel.planner.facts import StagePlan
@@ -22,6 +21,7 @@ from instsel.planner.table import plan_table
 from instsel.runtime.devices import settle_dtype
 from instsel.runtime.errors import clear_errors
 from instsel.runtime.session import ray_session
+from instsel.study.dtype import with_settled_dtype
 from instsel.study.folder import find_folder
 from instsel.study.graph import StageGraph
 

@@ -27,8 +27,8 @@ from instsel.pipeline.prepare_targets import target_tables, why_rejected
 from instsel.planner.rows import Pick, RowSet, sample_lines
 from instsel.runtime.actors import EXAMPLE
 from instsel.runtime.session import peak_memory
-from instsel.study.results import PrepareResult
 from instsel.study.folder import StageFolder
+from instsel.study.results import PrepareResult
 
 KEPT = ["task", "messages", "input_ids", "labels", "tokens", "answer_tokens"]
 

@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 
 from instsel.config.file import parse_study
-from instsel.console import Terminal
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
-from instsel.pipeline import categorize as tag
-from instsel.pipeline import embed
-from instsel.pipeline.registry import build_graph
 from instsel.runtime.errors import clear_errors
 from instsel.study.graph import StageGraph
 from instsel.study.reader import StudyReader
+from tests.studies import run_stage, stage_context
 
 KINDS = {"basket": "sums", "Train": "cities"}
 
@@ -36,26 +33,18 @@ def tagged_by_actors(finished_study, tiny_encoder, resources, tmp_path):
     def run(**mixture: Any) -> tuple[StageGraph, dict[str, Any]]:
         settings = {"evaluation_rows": 2, "least_rows": 4, **mixture}
         study = parse_study({**finished_study, **keys, "out": str(tmp_path), "mixture": settings}, "test")
-        graph = build_graph(study, Folder.at(tmp_path))
-        if graph["embed"] in graph["categorize"].parents and not graph["embed"].done():
-            embed.run(study, graph["embed"], graph["prepare"], resources, Terminal())
+        context = stage_context(study, resources, Folder.at(tmp_path))
+        if context.stage("embed") in context.stage("categorize").parents and not context.stage("embed").done():
+            run_stage(context, "embed")
         with clear_errors():
-            tag.run(
-                study,
-                study.mixture,
-                graph["categorize"],
-                graph["prepare"],
-                StudyReader(graph.folder),
-                resources,
-                Terminal(),
-            )
-        return graph, graph["categorize"].manifest()["result"]
+            run_stage(context, "categorize")
+        return context.graph, context.stage("categorize").manifest()["result"]
 
     return run
 
 
 def _rows(graph: StageGraph) -> list[dict[str, Any]]:
-    return graph["categorize"].folder.read_table("tags.parquet").to_pylist()
+    return graph["categorize"].folder.read_table("categories.parquet").to_pylist()
 
 
 def test_tasks_are_of_their_source(tagged):

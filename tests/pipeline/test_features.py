@@ -21,16 +21,16 @@ import yaml
 
 from instsel.attribution.scores import unit_rows
 from instsel.config.file import parse_study
-from instsel.console import Terminal
 from instsel.errors import StudyError
 from instsel.gradients.features import feature_table, read_features, read_norms, read_pins
 from instsel.io.store import Folder
-from instsel.pipeline import attribution, features
+from instsel.pipeline import features
 from instsel.pipeline.registry import build_graph
+from instsel.runtime import actors
 from instsel.runtime.errors import clear_errors
 from instsel.runtime.session import ResourcePlan
-from instsel.selection.methods import AttributionSpec
 from instsel.study.folder import StageFolder
+from tests.studies import run_stage, stage_context
 
 CHECKPOINTS = ["epoch-1", "epoch-2"]
 # One row a batch: slow enough to be killed between two shards.
@@ -58,13 +58,11 @@ def undisturbed(raw: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
 def make_features(raw: dict[str, Any], folder: Path, actors: int = 2, **keys: Any) -> StageFolder:
     """Run the stage into a folder of its own, on the rows and the warmup of the finished study."""
     study = parse_study({**raw, "features": {**raw["features"], **keys}}, "test")
-    graph = build_graph(study, Folder.at(raw["out"]))
-    stage = dataclasses.replace(graph["features"], folder=Folder.at(folder))
+    stage = dataclasses.replace(build_graph(study, Folder.at(raw["out"]))["features"], folder=Folder.at(folder))
     resources = ResourcePlan(
         actors=actors, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0, worker_cpus=1, worker_threads=1
     )
-    features.run(study, stage, graph["prepare"], graph["warmup"], resources, Terminal())
-    return stage
+    return run_stage(stage_context(study, resources, features=stage), "features")
 
 
 def in_this_process(token_limit: int, ran_out: list[int]) -> Callable[..., Iterator[dict[str, Any]]]:
@@ -124,8 +122,8 @@ def test_every_row_has_one_feature_a_checkpoint(raw, undisturbed):
 
 
 def test_one_actor_and_another_order_of_shards_give_the_same_bytes(make, undisturbed, monkeypatch):
-    in_order = features._items
-    monkeypatch.setattr(features, "_items", lambda *stages: in_order(*stages)[::-1])
+    in_order = features.missing_items
+    monkeypatch.setattr(features, "missing_items", lambda *work: in_order(*work)[::-1])
     assert shards(Path(make(actors=1).folder.path)) == shards(undisturbed)
 
 
@@ -185,7 +183,7 @@ def test_a_worker_that_runs_out_of_memory_goes_on_with_smaller_batches_and_it_is
     make, undisturbed, monkeypatch, capsys
 ):
     ran_out: list[int] = []
-    monkeypatch.setattr(features, "through_actors", in_this_process(100, ran_out))
+    monkeypatch.setattr(actors, "through_actors", in_this_process(100, ran_out))
     made = Path(make(token_budget=512).folder.path)
     # Each of the two actors learned it at its first shard, and kept to it.
     assert set(ran_out) == {0, 1}
@@ -197,7 +195,7 @@ def test_a_worker_that_runs_out_of_memory_goes_on_with_smaller_batches_and_it_is
 
 
 def test_int8_takes_about_half_and_points_the_same_way(make, undisturbed, monkeypatch):
-    monkeypatch.setattr(features, "through_actors", in_this_process(10**6, []))
+    monkeypatch.setattr(actors, "through_actors", in_this_process(10**6, []))
     stage = make(storage="int8")
     cosines = (directions(Path(stage.folder.path)) * directions(undisturbed)).sum(axis=1)
     assert cosines.min() > 0.999
@@ -228,10 +226,10 @@ def test_shards_of_another_warmup_are_not_gone_on_with(make, undisturbed, tmp_pa
     provenance = json.loads((folder / "provenance.json").read_text())
     ours, provenance["epoch-2"]["pool"]["adapter"] = provenance["epoch-2"]["pool"]["adapter"], "older"
     (folder / "provenance.json").write_text(json.dumps(provenance))
-    monkeypatch.setattr(features, "through_actors", in_this_process(10**6, []))
+    monkeypatch.setattr(actors, "through_actors", in_this_process(10**6, []))
     before = {name: (folder / name).stat().st_mtime_ns for name in shards(folder)}
     make()
-    assert f'made anew: epoch-2.pool.adapter is "older", expected "{ours}"' in capsys.readouterr().out
+    assert f'made again: epoch-2.pool.adapter is "older", expected "{ours}"' in capsys.readouterr().out
     assert shards(folder) == shards(undisturbed)
     assert all((folder / name).stat().st_mtime_ns > before[name] for name in before)
 
@@ -251,8 +249,8 @@ def test_attribution_refuses_a_shard_with_one_other_pin_and_names_it(place, name
     stage = dataclasses.replace(graph["attribution", "cosine"], folder=Folder.at(tmp_path / "attribution"))
     refusal = rf"^features/{place}/{name}\.arrow is not of this study: sketch\.seed is 7, expected 0; delete"
     with pytest.raises(StudyError, match=refusal), clear_errors():
-        stages = (graph["prepare"], graph["warmup"], made)
-        attribution.run(parse_study(raw, "test"), stage, AttributionSpec("cosine", None), *stages, Terminal())
+        folders = {"features": made, "attribution/cosine": stage}
+        run_stage(stage_context(raw, **folders), "attribution", "cosine")
 
 
 def test_attribution_refuses_features_of_a_warmup_that_was_made_again(raw, undisturbed, tmp_path):
@@ -265,5 +263,5 @@ def test_attribution_refuses_features_of_a_warmup_that_was_made_again(raw, undis
     made = dataclasses.replace(graph["features"], folder=Folder.at(undisturbed))
     stage = dataclasses.replace(graph["attribution", "cosine"], folder=Folder.at(tmp_path / "attribution"))
     with pytest.raises(StudyError, match=r"is not of this study: adapter is .*, expected"), clear_errors():
-        stages = (graph["prepare"], warmup, made)
-        attribution.run(parse_study(raw, "test"), stage, AttributionSpec("cosine", None), *stages, Terminal())
+        folders = {"warmup": warmup, "features": made, "attribution/cosine": stage}
+        run_stage(stage_context(raw, **folders), "attribution", "cosine")

@@ -9,10 +9,10 @@ from instsel.config.file import parse_study
 from instsel.console import Terminal
 from instsel.errors import Diverged
 from instsel.io.store import Folder
-from instsel.pipeline import finetune
 from instsel.pipeline.registry import build_graph
+from instsel.runtime import training
 from instsel.runtime.training import Trained
-from instsel.study.reader import StudyReader
+from instsel.study.stage import RunContext
 
 
 @pytest.fixture
@@ -25,14 +25,16 @@ def side_by_side(finished_study, resources, tmp_path, monkeypatch):
 
     def train(diverge):
         def every_run(study, title, runs, resources, groups, terminal, on_end):
-            for place, run in enumerate(runs):
+            for index, run in enumerate(runs):
                 name = run.name.removeprefix("finetune/")
                 trained.append(name)
-                on_end(place, Diverged("the loss is nan") if name == diverge else Trained({}, 0, 0))
+                good = Trained({"run": "run", "checkpoints": {}}, 0, 0)
+                on_end(index, Diverged("the loss is nan") if name == diverge else good)
 
-        monkeypatch.setattr(finetune, "train_side_by_side", every_run)
+        monkeypatch.setattr(training, "train_side_by_side", every_run)
         waiting = [name for name in graph.runs if not graph["finetune", name].done()]
-        finetune.run_all(study, graph, waiting, StudyReader(graph.folder), resources, Terminal())
+        if waiting:
+            graph.stage("finetune").run(RunContext(study, graph, resources, Terminal()), waiting)
 
     return train, graph, trained
 

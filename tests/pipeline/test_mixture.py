@@ -14,11 +14,13 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.pipeline import finetune, select
+from instsel.pipeline.finetune import order_of_rows
 from instsel.pipeline.registry import build_graph
 from instsel.pipeline.runner import run_study
 from instsel.study.graph import StageGraph
 from instsel.study.reader import StudyReader
+from instsel.study.stage import RunContext
+from tests.studies import run_stage, stage_context
 
 SOURCES = ["baskets", "letters", "trains"]
 MIXTURE = {
@@ -58,7 +60,7 @@ def _interaction(graph: StageGraph, estimator: Any) -> dict[str, Any]:
 
 def test_every_row_has_a_category_and_some_of_each_are_kept_apart(mixed):
     _, graph, _ = mixed
-    table = graph["categorize"].folder.read_table("tags.parquet").to_pandas()
+    table = graph["categorize"].folder.read_table("categories.parquet").to_pandas()
     assert sorted(table["category"].unique()) == SOURCES
     assert table.groupby("category")["held"].sum().tolist() == [2, 2, 2]
     for number, name in enumerate(SOURCES):
@@ -87,12 +89,12 @@ def test_every_estimator_leaves_gamma_with_ones_on_the_diagonal(mixed, estimator
 def test_runs_train_on_what_was_planned_and_leave_no_adapter(mixed):
     _, graph, _ = mixed
     folder = Path(str(graph.folder)) / "interaction"
-    held = {row["id"] for row in graph["categorize"].folder.read_table("tags.parquet").to_pylist() if row["held"]}
+    held = {row["id"] for row in graph["categorize"].folder.read_table("categories.parquet").to_pylist() if row["held"]}
     runs = list((folder / "runs").iterdir())
     assert len(runs) == 4
     for run in runs:
         manifest = json.loads((run / "manifest.json").read_text())
-        assert not held & set(manifest["config"]["rows"])
+        assert not held & set(manifest["settings"]["rows"])
         assert manifest["cost"]["tokens"] > 0
         assert not (run / "run").exists()
     assert not (folder / "interventions" / "tune").exists()
@@ -128,10 +130,9 @@ def test_training_in_order_keeps_to_the_levels(mixed, resources, tmp_path):
     study = parse_study({**raw, **parts}, "test")
     ordered = build_graph(study, graph.folder, Folder.at(tmp_path))
     run = ordered.runs["random"]
-    reader = StudyReader(graph.folder)
-    select.run(study, ordered["select", "random"], run, graph["prepare"], reader, Terminal())
-    stage = ordered["finetune", "random"]
-    finetune.run(study, stage, ordered["select", "random"], run, reader, resources, Terminal())
+    context = RunContext(study, ordered, resources, Terminal())
+    run_stage(context, "select", run.selection)
+    stage = run_stage(context, "finetune", run.name)
     order = stage.folder.read_table("order.parquet").to_pandas()
     chosen = ordered["select", "random"].folder.read_table("selected.parquet").to_pandas()
     assert sorted(order["id"]) == sorted(chosen["id"])
@@ -146,8 +147,8 @@ def _three_pass(mixed, **curriculum):
     selection = {"budget": 8, "methods": [{"method": "random", "order": "three_pass"}]}
     parts = {"finetune": {**raw["finetune"], "epochs": 3}, "selection": selection, "curriculum": curriculum}
     study = parse_study({**raw, **parts}, "test")
-    run = build_graph(study, graph.folder).runs["random"]
-    return finetune.order_of(study, graph["select", "random"], run, StudyReader(graph.folder))
+    context = stage_context(study, None, graph.folder, **{"select/random": graph["select", "random"]})
+    return order_of_rows(context, context.graph.runs["random"])
 
 
 def test_three_passes_move_preliminary_rows_forward(mixed):

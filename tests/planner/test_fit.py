@@ -1,5 +1,6 @@
 """Warnings of what will not fit."""
 
+from instsel.pipeline.registry import stage_names
 from instsel.planner.facts import StagePlan
 from instsel.planner.fit import MEMORY_KEYS, Capacity, what_will_not_fit
 

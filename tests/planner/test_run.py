@@ -14,7 +14,7 @@ from instsel.console import Terminal
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.models.likelihood import answers_alone
-from instsel.pipeline.registry import build_graph
+from instsel.pipeline.registry import build_graph, stage_names
 from instsel.planner import sample as plan_sample
 from instsel.planner import stopwatch as plan_stopwatch
 from instsel.planner.processes import ModelProcess
