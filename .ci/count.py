@@ -200,8 +200,10 @@ def read_imports(modules: Sequence[Module]) -> list[Import]:
         for node in ast.walk(module.tree):
             # `from package import name` imports a module, or a name of the package.
             targets = {name if name in known else name.rpartition(".")[0] for name in _imported(node, module)}
-            for target in sorted(targets & known - {module.name}):
-                imports.append(Import(module.name, target, module.path, getattr(node, "lineno", 0)))
+            line = getattr(node, "lineno", 0)
+            imports.extend(
+                Import(module.name, target, module.path, line) for target in sorted(targets & known - {module.name})
+            )
     return imports
 
 
