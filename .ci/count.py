@@ -195,7 +195,7 @@ def read_layers(tools: dict[str, Any]) -> Layers | None:
 def read_imports(modules: Sequence[Module]) -> list[Import]:
     """Return the imports of the package's own modules, also those inside functions and those for types only."""
     known = {module.name for module in modules}
-    imports = []
+    imports: list[Import] = []
     for module in modules:
         for node in ast.walk(module.tree):
             # `from package import name` imports a module, or a name of the package.

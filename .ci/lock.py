@@ -46,7 +46,7 @@ def read_pins() -> dict[str, Version]:
     Raises:
         SystemExit: a line is no NAME==VERSION.
     """
-    pins = {}
+    pins: dict[str, Version] = {}
     for line in PINS.read_text(encoding="utf-8").splitlines():
         match = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!-]+)", line)
         if match is None:
