@@ -147,7 +147,7 @@ class GradientTaker:
         }
 
     def _engine(self, kind: str) -> "GradientEngine":
-        """Return an engine: Adam directions for pool rows, plain gradients for validation rows (LESS, Definition 3.1)."""
+        """Return an engine: Adam directions of pool rows, plain gradients of validation rows (LESS, Definition 3.1)."""
         from instsel.gradients.engine import GradientEngine
 
         adam = {"moments": self.moments, "betas": tuple(self.state["betas"]), "eps": self.state["eps"]}

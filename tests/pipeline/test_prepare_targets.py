@@ -84,7 +84,7 @@ def test_a_limit_gives_the_same_sample_whatever_the_order(prepare: Prepare) -> N
     for shown in (rows, rows[::-1]):
         target = {"validation": shown, "heldout": [row(number) for number in range(20, 30)], **limits}
         counts, folder = prepare(main=target)
-        assert [counts["main"][split]["rows"] for split in ("validation", "heldout")] == [3, 2]
+        assert [counts["main"][split].rows for split in ("validation", "heldout")] == [3, 2]
         samples.append(set((folder / "targets/main").read_table("validation.parquet")["id"].to_pylist()))
     assert samples[0] == samples[1]
 
