@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 
 from instsel.config import StudyConfig
 from instsel.dtypes import with_kept_dtype
@@ -23,6 +22,7 @@ from instsel.stages.pipeline import run_study
 from instsel.stages.session import allot, ray_session
 from instsel.storage import Folder
 from instsel.study import Stage, open_folder
+from instsel.study_file import dump_yaml
 
 SHARED = "interaction"
 BEST = "best.yaml"
@@ -108,7 +108,7 @@ def _best_study(study: StudyConfig, best: Outcome) -> str:
     """The study file of the best trial, which runs by itself into a folder of its own."""
     raw = {**raw_study_of(study, best.point), "name": f"{study.name}-best", "out": f"{study.out.rstrip('/')}-best"}
     head = f"# The best of the trials of {study.name}: objective {best.objective:.4f}.\n"
-    return head + yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
+    return head + dump_yaml(raw)
 
 
 def _table(outcomes: list[Outcome]) -> pa.Table:

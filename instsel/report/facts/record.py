@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-import yaml
-
 from instsel.choice.anew import open_study
 from instsel.choice.inputs import Inputs
 from instsel.choice.ways import influences_of
@@ -15,6 +13,7 @@ from instsel.report.markdown import BASE
 from instsel.stages.graph import ORDER, Run, runs_of
 from instsel.storage import Folder
 from instsel.study import MANIFEST, read_manifest
+from instsel.study_file import dump_yaml
 
 
 class Record:
@@ -91,7 +90,7 @@ class Record:
     @property
     def study_file(self) -> str:
         """The study file with every default, as YAML."""
-        return yaml.safe_dump(self.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.study.model_dump(mode="json"))
 
 
 STAGE = re.compile(rf"({'|'.join(ORDER)})(/(?!\.\.?$)[^/\\]+)?")
