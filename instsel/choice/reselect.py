@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import yaml
-
 from instsel.choice.budget import Budget
 from instsel.choice.influence import influence_matrix
 from instsel.choice.metrics import figures
@@ -114,7 +112,7 @@ def _asked(study: StudyConfig, wish: SelectionRequest) -> StudyConfig:
     """The study with the wish as its only method, checked like a study file."""
     try:
         budget = plain_values(wish.budget)
-    except (yaml.YAMLError, InputError) as error:
+    except InputError as error:
         raise InputError(f"--budget {wish.budget}: write a count (500) or a share (0.1)") from error
     method: dict[str, Any] = {"method": wish.method, "name": wish.name or _default_name(wish)}
     method |= {"targets": list(wish.targets)} if wish.targets else {}

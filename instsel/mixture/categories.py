@@ -100,7 +100,7 @@ def words_of(text: str) -> list[str]:
         token = match.group()
         if match.lastgroup == "run":
             found.extend(token[place : place + 2] for place in range(len(token) - 1))
-        elif match.lastgroup == "short" or WORD_LENGTH[0] <= len(token) and token not in ENGLISH_STOP_WORDS:
+        elif match.lastgroup == "short" or (WORD_LENGTH[0] <= len(token) and token not in ENGLISH_STOP_WORDS):
             found.append(token)
     return [token for token in found if len(token) <= WORD_LENGTH[1]]
 

@@ -4,11 +4,13 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, StrictStr, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, create_model
 from sklearn.cluster import AgglomerativeClustering
 
 from instsel import arrays
@@ -30,7 +32,6 @@ GIVEN = "the label that fits that prompt best, copied from this list: {labels}"
 
 STOPPED = {"length": "the answer was cut off", "content_filter": "the answer was stopped by a content filter"}
 
-_ANSWER = TypeAdapter(dict[str, StrictStr])
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 # "<|im_end|>", "</s>", "[INST]": servers read the marks of a chat template wherever they stand.
 _MARK = re.compile(r"<(?=[|/\uff5c\w])|\[(?=/?\w+\])")
@@ -82,6 +83,30 @@ def question(prompts: Sequence[str], labels: Sequence[str] | None) -> list[dict[
     ]
 
 
+def answer_format(count: int, labels: Sequence[str] | None) -> dict[str, Any]:
+    """Describe the answer about `count` prompts as a `response_format`, by which servers constrain what a model says.
+
+    Args:
+        count: prompts that are asked about.
+        labels: the only tags wanted; None for free tags.
+    """
+    schema = _answer_model(count, None if labels is None else tuple(labels)).model_json_schema()
+    return {"type": "json_schema", "json_schema": {"name": "tags", "strict": True, "schema": schema}}
+
+
+@lru_cache
+def _answer_model(count: int, labels: tuple[str, ...] | None = None) -> type[BaseModel]:
+    """An object whose keys are "1" to `count` and nothing else."""
+    tag = StrictStr if labels is None else _label_type(labels)
+    fields: dict[str, Any] = {f"tag_{number}": (tag, Field(alias=str(number))) for number in range(1, count + 1)}
+    return create_model("Tags", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _label_type(labels: tuple[str, ...]) -> Any:
+    # An enum is written once in the schema and referred to; servers limit how many values a schema may list.
+    return Enum("Label", [(f"label_{number}", label) for number, label in enumerate(labels)])
+
+
 def read_answer(choice: Choice, count: int) -> list[str]:
     """Read the tags of an answer, whatever stands around its JSON object: thoughts, code fences, courtesies.
 
@@ -121,11 +146,9 @@ def _shortened(prompt: str) -> str:
 def _strings(candidate: dict[str, Any], count: int) -> list[str] | None:
     """Values of the keys "1" to "count" if these are all keys and all values are strings."""
     try:
-        answer = _ANSWER.validate_python(candidate)
+        return list(_answer_model(count).model_validate(candidate).model_dump().values())
     except ValidationError:
         return None
-    keys = [str(number) for number in range(1, count + 1)]
-    return [answer[key] for key in keys] if answer.keys() == set(keys) else None
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:

@@ -185,7 +185,7 @@ def _as_written(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _required(metadata: dict[str, Any], key: str) -> Any:  # noqa: ANN401 - GGUF values are of many types
+def _required(metadata: dict[str, Any], key: str) -> Any:
     if key not in metadata:
         raise ValueError(f"the GGUF file has no key {key}")
     return metadata[key]

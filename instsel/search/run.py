@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 
+from instsel.config.file import dump_yaml
 from instsel.config.search import Search
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
@@ -118,7 +118,7 @@ def _best_study(study: StudyConfig, best: Outcome) -> str:
     """The study file of the best trial, which runs by itself into a folder of its own."""
     raw = {**raw_study_of(study, best.point), "name": f"{study.name}-best", "out": f"{study.out.rstrip('/')}-best"}
     head = f"# The best of the trials of {study.name}: objective {best.objective:.4f}.\n"
-    return head + yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
+    return head + dump_yaml(raw)
 
 
 def _table(outcomes: list[Outcome]) -> pa.Table:

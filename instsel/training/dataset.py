@@ -86,5 +86,5 @@ def check_order(passes: Sequence[NDArray[np.int64]], rows: int, epochs: int) -> 
     if len(passes) != epochs:
         raise InputError(f"the order has {len(passes)} passes, the training {epochs} epochs")
     for number, order in enumerate(passes, start=1):
-        if len(order) != rows or (len(order) and not (0 <= order.min() and order.max() < rows)):
+        if len(order) != rows or (len(order) and not (order.min() >= 0 and order.max() < rows)):
             raise InputError(f"pass {number} of the order does not fit a training set of {rows} rows")

@@ -49,7 +49,7 @@ def test_influence_figures_agree_with_a_plain_computation(made):
     found = gather(Record(str(made)))["influence"]
     matrix = INFLUENCE.astype(np.float64)
     standard = (matrix - matrix.mean(axis=0)) / matrix.std(axis=0)
-    by_target = np.stack([matrix[:, TARGET_OF == name].mean(axis=1) for name in found["targets"]], axis=1)
+    by_target = np.stack([matrix[:, name == TARGET_OF].mean(axis=1) for name in found["targets"]], axis=1)
     assert np.allclose(found["raw"], [by_target[:6].mean(axis=0), by_target[6:].mean(axis=0)])
     for name, places in PICKS.items():
         own = found["selections"][name]

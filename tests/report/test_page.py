@@ -21,11 +21,11 @@ def page_of(study) -> str:
 
 
 def charts_of(page: str) -> list:
-    return json.loads(re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.S)[1])
+    return json.loads(re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.DOTALL)[1])
 
 
 def without_scripts(page: str) -> str:
-    return re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    return re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
 
 
 def test_the_page_has_its_sections_and_marks_the_best(made):
@@ -53,7 +53,7 @@ def test_hostile_texts_are_text(made):
 def test_the_policy_lets_only_the_pages_own_scripts_run(made):
     page = page_of(made)
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
-    scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     digests = [base64.b64encode(hashlib.sha256(one.encode()).digest()).decode() for one in scripts]
     assert len(scripts) == 2
     assert policy.startswith("default-src 'none'; script-src 'sha256-") and "'unsafe-eval'" not in policy

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-import yaml
-
 from instsel.choice.reselect import open_study
+from instsel.config.file import dump_yaml
 from instsel.config.study import StudyConfig
 from instsel.io.store import Folder
 from instsel.report.markdown import BASE
@@ -92,7 +91,7 @@ class Record:
     @property
     def study_file(self) -> str:
         """The study file with every default, as YAML."""
-        return yaml.safe_dump(self.study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.study.model_dump(mode="json"))
 
     def _is_stage(self, name: str) -> bool:
         """Return whether a name is one of a stage: a manifest of somebody else could name a path outside the folder."""
