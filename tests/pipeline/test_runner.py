@@ -29,7 +29,7 @@ def test_every_stage_is_done_and_reported(finished_study):
 
 
 def test_training_on_a_selection_lowers_the_heldout_loss(finished_study):
-    summary = _graph(finished_study).report.folder.read_json("summary.json")
+    summary = _graph(finished_study)["report"].folder.read_json("summary.json")
     assert all(summary["losses"][name]["mean"] < summary["losses"]["base"]["mean"] for name in ("random", "bids"))
 
 
