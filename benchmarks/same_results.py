@@ -3,8 +3,9 @@
     git worktree add ../former VERSION
     python -m benchmarks.same_results --against ../former
 
-The former version is one that still has its modules flat in `instsel/`, such as 0.5.1. Features, moments and adapters have
-to be equal bit for bit; so have the rows, scores and reasons of selections, losses, gamma, and the figures of the report.
+The former version is one whose modules are still flat in `instsel/`, such as 0.5.1. Features, moments and adapters
+have to be equal bit for bit; so have the rows, scores and reasons of selections, losses, gamma, and the figures of the
+report.
 """
 
 import argparse
