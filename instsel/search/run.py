@@ -42,7 +42,7 @@ class SearchResult(Result):
 
 
 def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
-    """Run everything that trials share, then search; a finished search is told again at once.
+    """Run everything that trials share, then search; a finished search is shown again at once.
 
     Returns:
         The folder of searches, with report.md, best.yaml, summary.json, trials.parquet and pareto.svg.
@@ -81,12 +81,12 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
 
 
 def _caps(search: Search) -> dict[str, Any]:
-    """What ends a search; with higher ones it goes on."""
+    """Return what ends a search; with higher ones it continues."""
     return {"trials": search.trials, "hours": search.hours, "tokens": search.tokens}
 
 
 def _stage(study: StudyConfig, search: Search, graph: StageGraph) -> StageFolder:
-    """The search's stage, in a folder of its own by what it depends on: trials are shared by all searches."""
+    """Return the search's stage, in a folder of its own by what it depends on: trials are shared by all searches."""
     settings = study.model_dump(exclude={"search", "out", "root", "resources", "name"})
     config = {"search": search.model_dump(exclude=set(_caps(search))), "study": settings}
     parents = graph.until(SHARED)
@@ -115,7 +115,7 @@ def _write(study: StudyConfig, search: Search, folder: Folder, outcomes: list[Ou
 
 
 def _best_study(study: StudyConfig, best: Outcome) -> str:
-    """The study file of the best trial, which runs by itself into a folder of its own."""
+    """Return the study file of the best trial, which runs by itself into a folder of its own."""
     raw = {**raw_study_of(study, best.point), "name": f"{study.name}-best", "out": f"{study.out.rstrip('/')}-best"}
     head = f"# The best of the trials of {study.name}: objective {best.objective:.4f}.\n"
     return head + dump_yaml(raw)
@@ -123,13 +123,18 @@ def _best_study(study: StudyConfig, best: Outcome) -> str:
 
 def _table(outcomes: list[Outcome]) -> pa.Table:
     rows: list[dict[str, Any]] = []
-    for one in outcomes:
-        losses = {f"searched.{target}": loss for target, loss in one.searched.items()}
-        losses |= {f"judged.{target}": loss for target, loss in one.judged.items()}
-        told = {"trial": one.name, **{key: _column(value) for key, value in one.point.items()}}
-        objective = one.objective if np.isfinite(one.objective) else None
-        rest = {"objective": objective, "tokens": one.tokens, "failed": one.failed, "stopped": one.stopped}
-        rows.append({**told, **rest, **losses})
+    for outcome in outcomes:
+        losses = {f"searched.{target}": loss for target, loss in outcome.searched.items()}
+        losses |= {f"judged.{target}": loss for target, loss in outcome.judged.items()}
+        point = {"trial": outcome.name, **{key: _column(value) for key, value in outcome.point.items()}}
+        objective = outcome.objective if np.isfinite(outcome.objective) else None
+        result = {
+            "objective": objective,
+            "tokens": outcome.tokens,
+            "failed": outcome.failed,
+            "stopped": outcome.stopped,
+        }
+        rows.append({**point, **result, **losses})
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 

@@ -136,7 +136,7 @@ def _release(trials: Folder) -> None:
 
 @dataclass(frozen=True)
 class _TunePlan:
-    """What Ray Tune is to run: the trial, how many at once, how many are left, and what is known of points."""
+    """What Ray Tune is to run: the trial, how many at once, how many are left, and the known outcomes of points."""
 
     folder: Folder
     trial: Any
@@ -180,12 +180,12 @@ def _tuner(config: StudyConfig, plan: _TunePlan) -> tune.Tuner:
 
 
 def _in_turn(search: Search, at_once: int) -> BasicVariantGenerator:
-    """Points at random or of a grid. Ray Tune's own cap of concurrent trials passes this searcher by."""
+    """Return a searcher of points at random or of a grid. Ray Tune's own cap of concurrent trials passes this searcher by."""
     return BasicVariantGenerator(max_concurrent=at_once, random_state=search.seed)
 
 
 def _domain(values: Any, search: Search) -> Any:
-    """A key of the space as Ray Tune has it."""
+    """Return a key of the space as Ray Tune has it."""
     if not isinstance(values, Range):
         return tune.grid_search(values) if search.searcher == "grid" else tune.choice(values)
     if isinstance(values.low, int) and isinstance(values.high, int):
@@ -198,15 +198,15 @@ def _domain(values: Any, search: Search) -> Any:
 def _optuna(
     search: Search, space: Mapping[str, Any], asked: Sequence[tuple[dict[str, Any], Outcome | None]]
 ) -> OptunaSearch:
-    """A searcher that knows what came out so far, and asks first for what was under way."""
-    under_way = [point for point, outcome in asked if outcome is None]
+    """Return a searcher that knows all outcomes so far, and first tries the points that are unfinished."""
+    unfinished = [point for point, outcome in asked if outcome is None]
     searcher = OptunaSearch(
         OptunaSearch.convert_search_space(dict(space)),
         metric="objective",
         mode="min",
         # Another draw in each call: the same seed would ask for the same points again.
         seed=search.seed + len(asked),
-        points_to_evaluate=under_way or None,
+        points_to_evaluate=unfinished or None,
     )
     for point, outcome in asked:
         if outcome is not None and np.isfinite(outcome.objective):
@@ -223,7 +223,7 @@ def _scheduler(study: StudyConfig, search: Search) -> ASHAScheduler | None:
 
 
 class Marking(Counting):
-    """Also marks a point when its trial ends: one stopped early is not under way where the search is killed."""
+    """Also marks a point when its trial ends: one stopped early is not unfinished where the search is killed."""
 
     def __init__(self, bar: Bar, store: TrialStore) -> None:
         super().__init__(bar)

@@ -6,7 +6,7 @@ that is put there is found by itself, see `instsel.pipeline.registry`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple
 
@@ -87,7 +87,7 @@ class Finished(Generic[ResultT]):
     """What the run of a stage ends with."""
 
     result: ResultT
-    cost: Cost = Cost()
+    cost: Cost = field(default_factory=Cost)
 
 
 class Stage(ABC, Generic[ResultT]):

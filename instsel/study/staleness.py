@@ -1,4 +1,4 @@
-"""Which finished stages differ from the study file as it was last run, told without the user's own files."""
+"""Which finished stages differ from the study file as it was last run, without a look at the user's files."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -108,7 +108,7 @@ def test_stopped_search_goes_on_with_the_trial_that_was_under_way(searched, tmp_
     for file in points.iterdir():
         point = json.loads(file.read_text())
         if point["trial"] == left:
-            file.write_text(json.dumps({**point, "told": None}))
+            file.write_text(json.dumps({**point, "progress": None}))
     trial = out / "search" / "trials" / left
     (trial / OUTCOME).unlink()
     (trial / OWNER).write_text(json.dumps({"trial": "one that is dead"}))
