@@ -36,7 +36,7 @@ class Outcome:
 
 
 def searched_rows(ids: Sequence[str], share: float) -> NDArray[np.bool_]:
-    """Return which held-out rows are searched by, bool (n,): the share of smallest ids, at least one row on either side.
+    """Return which held-out rows are searched by, bool (n,): the share of smallest ids, at least one on either side.
 
     Args:
         ids: of the rows, hashes; two or more.
@@ -67,7 +67,7 @@ def objective_of(losses: Mapping[str, float], tokens: int, weights: Objective) -
 
 
 def pareto_set(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return the trials than which none has both fewer tokens and a lower objective, by tokens; of equal ones the first."""
+    """Return the trials that no other one beats in both tokens and objective, by tokens; of equal ones the first."""
     pareto: list[Outcome] = []
     for outcome in sorted(outcomes, key=lambda trial: (trial.tokens, trial.objective, trial.name)):
         if np.isfinite(outcome.objective) and (not pareto or outcome.objective < pareto[-1].objective):

@@ -12,7 +12,7 @@ ESTIMATOR = "mixture.estimator"
 
 
 def study_of(study: StudyConfig, point: Mapping[str, Any]) -> StudyConfig:
-    """Return the study of a trial: the one method that the point names, with the point's values in place of the study's.
+    """Return the study of a trial: the method that the point names, with the point's values in place of the study's.
 
     Args:
         study: the study file.

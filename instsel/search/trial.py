@@ -26,7 +26,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def trial_folder(study: StudyConfig, shared: Folder, trials: Folder, trial: str) -> Folder:
-    """Return the folder of a trial, named by what the trial depends on, so that nothing is done twice, by whichever search.
+    """Return the folder of a trial, named by what it depends on, so that no search does anything twice.
 
     Args:
         study: of the trial.

@@ -180,7 +180,7 @@ def _tuner(config: StudyConfig, plan: _TunePlan) -> tune.Tuner:
 
 
 def _in_turn(search: Search, at_once: int) -> BasicVariantGenerator:
-    """Return a searcher of points at random or of a grid. Ray Tune's own cap of concurrent trials passes this searcher by."""
+    """Return a searcher of points at random or of a grid, which ignores Ray Tune's own cap of concurrent trials."""
     return BasicVariantGenerator(max_concurrent=at_once, random_state=search.seed)
 
 

@@ -173,7 +173,7 @@ class StudyReader:
         return rows, columns["target"].to_pylist()
 
     def representations(self, targets: Sequence[str] | None = None) -> tuple[Matrix, np.ndarray]:
-        """Return the hidden states of the pool, float32 (n, h), and of the validation rows that are its columns, (m, h)."""
+        """Return hidden states of the pool, float32 (n, h), and of the validation rows, its columns, (m, h)."""
         columns, rows = self._validation_vectors("hidden_states", targets)
         pool = self._stacked(self.study / "hidden_states" / "pool", self.shards, "embedding", columns)
         return self.narrow(pool), rows
