@@ -110,8 +110,8 @@ def _score(
     weights: list[float],
     out: Folder,
 ) -> pa.Table:
-    scorer = kept_in_process(key, lambda: _Scorer(starts, features, provenance, weights, out))
-    return scorer(batch)
+    with kept_in_process(key, lambda: _Scorer(starts, features, provenance, weights, out)) as scorer:
+        return scorer(batch)
 
 
 class _Scorer:

@@ -25,7 +25,7 @@ from instsel.mixture.endpoint import Tagger
 from instsel.mixture.tagging import merge_tags
 from instsel.models.embeddings import Encoder, prompt_text
 from instsel.pipeline.extraction import pool_items
-from instsel.runtime.actors import through_actors
+from instsel.runtime.actors import ActorPool
 from instsel.runtime.session import ResourcePlan
 from instsel.study.folder import StageFolder
 from instsel.study.reader import StudyReader
@@ -152,7 +152,9 @@ def _ask(
     # The waiting is the endpoint's; a process of its own keeps the driver free.
     one = replace(resources, actors=1, gpus=0)
     with terminal.bar("categorize", len(missing), "shards") as bar:
-        for _ in through_actors(missing, prepare.folder, _Asker, (how, key, out), one, lambda item: own, ["messages"]):
+        arguments = (how, key, out)
+        pool = ActorPool("categorize", missing, prepare.folder, _Asker, arguments, lambda item: own, ["messages"])
+        for _ in pool.run(one):
             bar.advance(1)
     out.clean()
 

@@ -24,7 +24,8 @@ from instsel.pipeline import interaction
 from instsel.pipeline.categorize import TAGS, evaluation_file
 from instsel.pipeline.evaluate import adapter_of, evaluate_sets
 from instsel.runtime.session import ResourcePlan
-from instsel.runtime.training import Trained, TrainingRun, train_side_by_side
+from instsel.runtime.training import train_side_by_side
+from instsel.runtime.training_run import Trained, TrainingRun, TrainingSession
 from instsel.runtime.tune import plan_trial_resources
 from instsel.study.dependencies import training_of_runs
 from instsel.study.folder import StageFolder
@@ -75,7 +76,7 @@ def run(
             for name in untrained
         ]
         note = partial(_note, stages=[stages[name] for name in untrained])
-        train_side_by_side(study, stage.name, runs, each, at_once, terminal, note)
+        train_side_by_side(TrainingSession(study, each, terminal), stage.name, runs, at_once, note)
     _evaluate(study, stages, todo, categories.names, tag, resources, terminal)
     scores = _scores(planned, stages, len(categories.names))
     failed = [one.name for one, values in zip(planned, scores, strict=True) if values is None]

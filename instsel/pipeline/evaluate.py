@@ -15,7 +15,7 @@ from instsel.data.batching import BatchFitter, Example
 from instsel.evaluation.scoring import heldout_losses
 from instsel.io.store import Folder
 from instsel.models.loading import attach_adapter, load_on_devices
-from instsel.runtime.actors import through_actors
+from instsel.runtime.actors import ActorPool
 from instsel.runtime.errors import Shortage
 from instsel.runtime.session import ResourcePlan, peak_memory
 from instsel.study.folder import StageFolder
@@ -118,7 +118,8 @@ def evaluate_sets(
     started = time.monotonic()
     with terminal.bar("evaluate", len(items), "sets") as bar:
         arguments = (study.model, places, study.evaluation.token_budget)
-        for row in through_actors(items, rows, _Evaluator, arguments, resources, lambda item: folders[item["run"]]):
+        pool = ActorPool("evaluate", items, rows, _Evaluator, arguments, lambda item: folders[item["run"]])
+        for row in pool.run(resources):
             spent[row["run"]] = spent.get(row["run"], Spent()).plus(row)
             shortage.look(row["token_budget"])
             bar.advance(1, row["tokens"])

@@ -13,7 +13,7 @@ import pyarrow as pa
 from instsel.console import Terminal
 from instsel.errors import StudyError
 from instsel.io.store import Folder
-from instsel.runtime.actors import EXAMPLE, through_actors
+from instsel.runtime.actors import EXAMPLE, ActorPool
 from instsel.runtime.errors import Shortage
 from instsel.runtime.session import ResourcePlan
 from instsel.study.folder import StageFolder
@@ -75,7 +75,8 @@ def extract(
     tokens = memory = 0
     out, shortage = stage.folder, Shortage(*budget, terminal)
     with terminal.bar(stage.name, len(missing), "shards") as bar:
-        for row in through_actors(missing, prepare.folder, actor, arguments, resources, lambda item: out, columns):
+        pool = ActorPool(stage.name, missing, prepare.folder, actor, arguments, lambda item: out, columns)
+        for row in pool.run(resources):
             tokens += row["tokens"]
             memory = max(memory, row["peak_memory"])
             shortage.look(row["token_budget"])

@@ -16,7 +16,7 @@ from instsel.gradients.features import feature_table, normalise
 from instsel.gradients.sketch import CountSketch
 from instsel.io.store import Folder
 from instsel.models.loading import attach_adapter, load_on_devices
-from instsel.runtime.actors import through_actors
+from instsel.runtime.actors import ActorPool
 from instsel.runtime.errors import Shortage
 from instsel.runtime.session import ResourcePlan, peak_memory
 from instsel.study.folder import StageFolder
@@ -97,7 +97,8 @@ def extract_features(
     tokens = memory = 0
     shortage = Shortage("features.token_budget", study.features.token_budget, terminal)
     with terminal.bar("features", len(missing), "shards") as bar:
-        for row in through_actors(missing, rows, _Extractor, arguments, resources, lambda item: out):
+        pool = ActorPool("features", missing, rows, _Extractor, arguments, lambda item: out)
+        for row in pool.run(resources):
             tokens += row["tokens"]
             memory = max(memory, row["peak_memory"])
             shortage.look(row["token_budget"], row["recompute"])

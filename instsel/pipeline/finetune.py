@@ -13,7 +13,8 @@ from instsel.console import Terminal
 from instsel.errors import Diverged, InputError
 from instsel.mixture.curriculum import most_held_back, passes
 from instsel.runtime.session import ResourcePlan
-from instsel.runtime.training import Trained, TrainingRun, run_training, run_trainings, train_side_by_side
+from instsel.runtime.training import run_training, run_trainings, train_side_by_side
+from instsel.runtime.training_run import Trained, TrainingRun, TrainingSession
 from instsel.runtime.tune import plan_trial_resources
 from instsel.study.folder import StageFolder
 from instsel.study.graph import Graph, Run
@@ -50,10 +51,10 @@ def run_all(
     trainings = [start(study, graph.finetune[one.name], graph.select[one.selection], one, reader) for one in runs]
     on_end = partial(_commit, stages=[graph.finetune[name] for name in names])
     if study.resources.trial_workers is None:
-        run_trainings(study, trainings, resources, terminal, on_end)
+        run_trainings(TrainingSession(study, resources, terminal), trainings, on_end)
     else:
         each, at_once = plan_trial_resources(resources, study.resources.trial_workers)
-        train_side_by_side(study, "finetune", trainings, each, at_once, terminal, on_end)
+        train_side_by_side(TrainingSession(study, each, terminal), "finetune", trainings, at_once, on_end)
     for name in names:
         folder = graph.finetune[name].folder
         if not graph.finetune[name].done():
@@ -93,7 +94,8 @@ def train(
     until: int | None = None,
 ) -> Trained:
     """Train, through epoch `until` where it is given; the next call goes on from there."""
-    return run_training(study, start(study, stage, selection, by, reader), resources, terminal, until)
+    session = TrainingSession(study, resources, terminal)
+    return run_training(session, start(study, stage, selection, by, reader), until)
 
 
 def start(study: StudyConfig, stage: StageFolder, selection: StageFolder, by: Run, reader: StudyReader) -> TrainingRun:

@@ -27,7 +27,7 @@ from instsel.models.dtypes import dtype_of
 from instsel.models.loading import load_tokenizer, stored_dtype
 from instsel.pipeline.prepare_index import finish_pool
 from instsel.pipeline.prepare_targets import leak_index, prepare_targets, why_rejected
-from instsel.runtime.actors import READER_CPUS, orders
+from instsel.runtime.actors import READER_CPUS, bounded_dataset
 from instsel.runtime.attempts import AttemptLimiter
 from instsel.runtime.observability import Meter
 from instsel.runtime.process_cache import kept_in_process, new_key
@@ -59,7 +59,7 @@ def run(study: StudyConfig, stage: StageFolder, terminal: Terminal) -> None:
 
 def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], terminal: Terminal) -> list[str]:
     """Write every shard of the pool; return their names in the order of the files."""
-    work = orders(
+    work = bounded_dataset(
         [{"number": number, "file": json.dumps(asdict(file))} for number, file in enumerate(files)], encoders()
     )
     work.context.target_max_block_size = CHUNK_BLOCK_BYTES
@@ -110,8 +110,8 @@ def _identify_model(model: Model) -> tuple[dict[str, str], str | None]:
 
 
 def _encode(batch: pa.Table, key: str, starts: AttemptLimiter, model: Model, data: Data, folder: Folder) -> pa.Table:
-    encoder = kept_in_process(key, lambda: _Encoder(starts, model, data, folder))
-    return encoder(batch)
+    with kept_in_process(key, lambda: _Encoder(starts, model, data, folder)) as encoder:
+        return encoder(batch)
 
 
 class _Encoder:

@@ -53,7 +53,7 @@ def run_study(
             return graph
         # Imported here: a finished study is told without the seconds that Ray and torch take to load.
         from instsel.console import capture_native_stderr
-        from instsel.runtime.autoscaling import autoscaled
+        from instsel.runtime.autoscaling import requested_capacity
         from instsel.runtime.errors import clear_errors
         from instsel.runtime.session import ray_session
 
@@ -64,7 +64,7 @@ def run_study(
             capture_native_stderr(log_file),
             clear_errors(),
             ray_session(study.resources),
-            autoscaled(study.resources, terminal),
+            requested_capacity(study.resources, terminal),
         ):
             loading.join()
             from instsel.pipeline.run_stages import run_stages

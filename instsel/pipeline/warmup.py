@@ -9,7 +9,8 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.io.store import Folder
 from instsel.runtime.session import ResourcePlan
-from instsel.runtime.training import TrainingRun, run_training
+from instsel.runtime.training import run_training
+from instsel.runtime.training_run import TrainingRun, TrainingSession
 from instsel.selection import random
 from instsel.study.folder import StageFolder
 
@@ -29,7 +30,7 @@ def run(
     terminal.say(f"{count} of {rows} rows, {study.warmup.epochs} epochs")
     tokens = study.warmup.epochs * count * pool["tokens"] / rows
     training = TrainingRun("warmup", stage, study.warmup, (stage.folder, TRAINING_SET), tokens)
-    trained = run_training(study, training, resources, terminal)
+    trained = run_training(TrainingSession(study, resources, terminal), training)
     stage.commit({"rows": count, **trained.result}, **trained.cost)
 
 

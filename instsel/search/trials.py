@@ -19,8 +19,9 @@ from instsel.config.study import StudyConfig
 from instsel.console import Bar, Terminal
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
+from instsel.runtime.errors import last_line
 from instsel.runtime.session import ResourcePlan
-from instsel.runtime.tune import DRIVER, Counting, last_line, plan_trial_resources, quiet_tune
+from instsel.runtime.tune import DRIVER, TrialCounter, plan_trial_resources, quiet_tune
 from instsel.search.outcome import Outcome
 from instsel.search.space import study_of
 from instsel.search.store import TrialStore
@@ -141,7 +142,7 @@ def _tuner(
     left: int,
     asked: Sequence[tuple[dict[str, Any], Outcome | None]],
     spent: int,
-    counting: Counting,
+    counting: TrialCounter,
 ) -> tune.Tuner:
     (folder / TUNE).remove()
     trainable: Any = tune.with_resources(one, DRIVER)
@@ -215,7 +216,7 @@ def _scheduler(study: StudyConfig, search: Search) -> ASHAScheduler | None:
     return ASHAScheduler(time_attr="epoch", max_t=int(most), grace_period=1, reduction_factor=2)
 
 
-class Marking(Counting):
+class Marking(TrialCounter):
     """Also marks a point when its trial ends: one stopped early is not under way where the search is killed."""
 
     def __init__(self, bar: Bar, points: TrialStore) -> None:

@@ -14,7 +14,7 @@ from instsel.errors import Diverged, StudyError
 from instsel.io.store import Folder
 from instsel.pipeline import category_runs
 from instsel.pipeline.evaluate import Spent
-from instsel.runtime.training import Trained, TrainingRun
+from instsel.runtime.training_run import Trained, TrainingRun
 from instsel.study.graph import Graph, build_graph
 
 SOURCES = ["baskets", "letters", "trains"]

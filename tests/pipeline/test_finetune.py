@@ -10,7 +10,7 @@ from instsel.console import Terminal
 from instsel.errors import Diverged
 from instsel.io.store import Folder
 from instsel.pipeline import finetune
-from instsel.runtime.training import Trained
+from instsel.runtime.training_run import Trained
 from instsel.study.graph import build_graph
 from instsel.study.reader import StudyReader
 
