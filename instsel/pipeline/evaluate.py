@@ -83,7 +83,7 @@ def mean_loss(folder: Folder, target: str) -> float:
     return float(losses.mean())
 
 
-def adapter_of(folder: Folder, result: dict[str, Any]) -> Folder:
+def adapter_of(folder: Folder, result: Mapping[str, Any]) -> Folder:
     """The checkpoint of the last epoch of a training run in a stage's folder, by the stage's result."""
     epochs = {metrics["epoch"]: name for name, metrics in result["checkpoints"].items()}
     return folder / result["run"] / epochs[max(epochs)]

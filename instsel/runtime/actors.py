@@ -32,7 +32,7 @@ Item = dict[str, str]
 class ModelActor(Protocol):
     """Works on an item at a time; loads its model once, when it is constructed."""
 
-    def __call__(self, item: Item, ids: list[str], examples: list[dict[str, Any]], /) -> dict[str, Any]:
+    def __call__(self, item: Item, ids: list[str], examples: list[Any], /) -> dict[str, Any]:
         """Return plain values; `tokens` and `rejected`, where they are among them, are counted as metrics."""
 
 

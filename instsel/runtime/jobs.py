@@ -71,8 +71,8 @@ def submit(study: StudyConfig, spec: JobSpec, terminal: Terminal, follow: bool =
     _check_paths(study)
     client = _client(spec.address)
     base = f"instsel-{study.name}-{fingerprint({'study': study.model_dump(), 'do': spec.entrypoint})[:8]}"
-    job, under_way = _job(client, base)
-    if under_way:
+    job, running = _job(client, base)
+    if running:
         terminal.say(f"job {job} is under way; coming back to it")
     else:
         with _working_dir(spec) as folder:

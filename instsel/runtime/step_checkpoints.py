@@ -19,7 +19,7 @@ class StepCheckpointer:
         self._last = time.monotonic()
 
     def due(self) -> bool:
-        """Whether the time between two checkpoints has passed since the last one, or since the start."""
+        """Return whether the time between two checkpoints has passed since the last one, or since the start."""
         return time.monotonic() - self._last >= self._seconds
 
     def save(self, checkpoint: Path, step: int) -> None:

@@ -12,8 +12,15 @@ from instsel.errors import Diverged
 from instsel.runtime.observability import Meter
 from instsel.runtime.step_checkpoints import StepCheckpointer
 from instsel.runtime.training_progress import RunProgress, StepEvent, TrainingLogger
-from instsel.runtime.training_run import OnEnd, Trained, TrainingRun, TrainingSession
-from instsel.runtime.training_worker import METRICS, RUN, checkpoint_names
+from instsel.runtime.training_run import (
+    METRICS,
+    RUN,
+    OnEnd,
+    Trained,
+    TrainingRun,
+    TrainingSession,
+    checkpoint_names,
+)
 from instsel.tracking import tracked
 
 POLL_SECONDS = 1.0

@@ -10,7 +10,7 @@ import ray
 from instsel.io.store import Folder
 from instsel.runtime.observability import Meter
 from instsel.runtime.session import on_this_node
-from instsel.runtime.training_worker import METRICS
+from instsel.runtime.training_run import METRICS
 from instsel.tracking import Tracked
 from instsel.training.schedule import Step
 

@@ -11,6 +11,15 @@ from instsel.io.store import Folder
 from instsel.study.folder import StageFolder
 from instsel.study.resources import ResourcePlan
 
+# Folder of a run's checkpoints in that of its stage, and what is in each of them beside the weights.
+RUN = "run"
+METRICS = "metrics.json"
+
+
+def checkpoint_names(epochs: int) -> list[str]:
+    """Return the names of the checkpoints of so many epochs."""
+    return [f"epoch-{epoch}" for epoch in range(1, epochs + 1)]
+
 
 @dataclass(frozen=True)
 class TrainingSession:

@@ -18,12 +18,11 @@ from instsel.errors import Diverged, InputError, StudyError
 from instsel.io.store import Folder
 from instsel.runtime.session import peak_memory
 from instsel.runtime.step_checkpoints import StepCheckpointer
+from instsel.runtime.training_run import METRICS, RUN, checkpoint_names
 from instsel.training.checkpoint import STATE
 from instsel.training.deepspeed import AUTO
 from instsel.training.schedule import EpochMetrics, Step, TrainSettings, rows_at_once
 
-RUN = "run"
-METRICS = "metrics.json"
 MODEL_TOO_LARGE = (
     "while it loaded the model, which each worker holds whole: take GPUs with more memory, model.dtype bfloat16, or a "
     "smaller model"
@@ -72,11 +71,6 @@ class GroupWork:
     threads: int
     progress: Any
     checkpoint_minutes: float
-
-
-def checkpoint_names(epochs: int) -> list[str]:
-    """Return the names of the checkpoints of so many epochs."""
-    return [f"epoch-{epoch}" for epoch in range(1, epochs + 1)]
 
 
 def work(group: GroupWork) -> str | None:

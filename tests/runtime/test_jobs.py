@@ -1,4 +1,4 @@
-"""`instsel submit` with a job server that stands in for a cluster's: names, what is sent, the log, what is refused."""
+"""`instsel submit` with a job server that stands in for a cluster's: names, what is sent, the log, what is rejected."""
 
 import io
 from pathlib import Path
