@@ -4,12 +4,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import ray
 from ray.autoscaler.sdk import request_resources
 
 from instsel.config.study import Resources
 from instsel.console import Terminal, log
 from instsel.errors import StudyError
+from instsel.runtime.session import cluster_resources
 
 POLL_SECONDS = 2.0
 
@@ -40,7 +40,7 @@ def _wait(requested: dict[str, int], minutes: float, terminal: Terminal) -> None
     deadline = time.monotonic() + 60 * minutes
     last_text = ""
     while True:
-        total = ray.cluster_resources()
+        total = cluster_resources()
         available = {name: int(total.get(name, 0)) for name in requested}
         text = ", ".join(f"{available[name]} of {count} {name}s" for name, count in requested.items())
         if all(available[name] >= count for name, count in requested.items()):

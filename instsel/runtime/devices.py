@@ -13,6 +13,7 @@ from instsel.console import Terminal, log
 from instsel.errors import StudyError
 from instsel.io.store import Folder
 from instsel.models.dtypes import SLOWER, Device, Dtype, keep, kept, names_of, settle, this_device, with_dtype
+from instsel.runtime.session import cluster_nodes, cluster_resources
 
 # How long to wait for a machine that is busy or still starting. The others decide without it.
 ANSWER_SECONDS = 60
@@ -29,8 +30,8 @@ def working_nodes(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def working_devices() -> list[Device]:
     """Ask the machines of the cluster that do the work for the device that they compute models on."""
-    working = working_nodes(ray.nodes())
-    gpus = SMALLEST_GPU if ray.cluster_resources().get("GPU") else 0
+    working = working_nodes(cluster_nodes())
+    gpus = SMALLEST_GPU if cluster_resources().get("GPU") else 0
     if working == [ray.get_runtime_context().get_node_id()]:
         return [this_device(has_gpu=bool(gpus))]
     task: Any = ray.remote(num_cpus=0, num_gpus=gpus)(this_device)

@@ -7,6 +7,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import ray_logging
@@ -66,6 +67,20 @@ def on_this_node() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
+def cluster_resources() -> dict[str, float]:
+    """Return the totals of the cluster's resources, such as CPU and GPU."""
+    api: Any = ray
+    totals: dict[str, float] = api.cluster_resources()
+    return totals
+
+
+def cluster_nodes() -> list[dict[str, Any]]:
+    """Return what Ray says of each node of the cluster."""
+    api: Any = ray
+    nodes: list[dict[str, Any]] = api.nodes()
+    return nodes
+
+
 def raylet_lines_to_log() -> None:
     """Send the warnings of Ray's own processes to the log file, not the terminal; Ray has no public switch for them."""
     lines = getattr(ray_logging, "global_worker_stdstream_dispatcher", None)
@@ -93,9 +108,9 @@ def plan_resources(resources: Resources) -> ResourcePlan:
     Raises:
         StudyError: more was asked for than the cluster has.
     """
-    total = ray.cluster_resources()
+    total = cluster_resources()
     # A head node that only manages the others has no CPUs for work.
-    nodes = max(1, sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes()))
+    nodes = max(1, sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in cluster_nodes()))
     cpus, gpus = total.get("CPU", 1.0), total.get("GPU", 0.0)
     if gpus:
         per_actor = 1.0 if resources.gpus_per_actor is None else resources.gpus_per_actor

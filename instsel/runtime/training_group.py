@@ -7,11 +7,13 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from instsel.config.study import StudyConfig, Training
+from instsel.config.study import StudyConfig
+from instsel.config.training import Training
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.models.dtypes import dtype_of
 from instsel.runtime.environment import default_variables
+from instsel.runtime.session import cluster_nodes
 from instsel.runtime.training_follower import TrainingFollower
 from instsel.runtime.training_run import OnEnd, TrainingRun, TrainingSession
 from instsel.runtime.training_worker import GroupWork, WorkerRun, last_checkpoint, partitioned, work
@@ -69,7 +71,7 @@ def train_group(
     scratch = next(iter(runs.values())).stage.folder
     # Ray Train would restore what lies there, but the runs' own checkpoints say where they resume.
     (scratch / RAY_TRAIN_FOLDER).remove()
-    variables = RAY_TRAIN | (ONE_NODE if len(ray.nodes()) == 1 else {})
+    variables = RAY_TRAIN | (ONE_NODE if len(cluster_nodes()) == 1 else {})
     with default_variables(variables):
         trainer = _trainer(session, group, scratch)
         with TrainingFollower(session, runs, progress, on_end, until).following():

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from instsel.config.study import StudyConfig, Training
+from instsel.config.study import StudyConfig
+from instsel.config.training import Training
 from instsel.console import Terminal
 from instsel.errors import Diverged
 from instsel.io.store import Folder

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import ray
 from ray import tune
 
 from instsel.console import Bar, Terminal, log
 from instsel.errors import StudyError
 from instsel.runtime.environment import default_variables
+from instsel.runtime.session import cluster_resources
 from instsel.study.resources import ResourcePlan
 
 # Of the process that drives a trial, whose workers ask for their own. Ray Tune rejects an empty request.
@@ -31,7 +31,7 @@ def plan_trial_resources(resources: ResourcePlan, workers: int | None) -> tuple[
         StudyError: a run would have more workers than the cluster has room for.
     """
     each = workers or 1
-    total = ray.cluster_resources()
+    total = cluster_resources()
     room = (
         total.get("GPU", 0.0) / resources.worker_gpus
         if resources.worker_gpus

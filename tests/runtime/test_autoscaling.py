@@ -23,7 +23,7 @@ def growing(monkeypatch: pytest.MonkeyPatch) -> Growing:
 
     def make(*sizes: dict[str, float]) -> list[Any]:
         left, asked = list(sizes), []
-        monkeypatch.setattr(autoscaling.ray, "cluster_resources", lambda: left.pop(0) if len(left) > 1 else left[0])
+        monkeypatch.setattr(autoscaling, "cluster_resources", lambda: left.pop(0) if len(left) > 1 else left[0])
         monkeypatch.setattr(autoscaling, "request_resources", lambda bundles: asked.append(bundles))
         monkeypatch.setattr(autoscaling, "POLL_SECONDS", 0.001)
         return asked
