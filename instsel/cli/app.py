@@ -138,12 +138,12 @@ def submit(
 ) -> None:
     """Run a study as a job of a Ray cluster, or come back to it. A job submitted again goes on where it stopped."""
     with exit_status():
-        from instsel.runtime.jobs import Order
+        from instsel.runtime.jobs import JobSpec
         from instsel.runtime.jobs import submit as send
 
         _check_stage(until)
-        order = Order(study, overrides, "search" if search else "run", None if search else until, address, pip)
-        send(load_study(study, overrides), order, Terminal(), follow)
+        spec = JobSpec(study, overrides, "search" if search else "run", None if search else until, address, pip)
+        send(load_study(study, overrides), spec, Terminal(), follow)
 
 
 @app.command()

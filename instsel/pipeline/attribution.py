@@ -113,8 +113,8 @@ def _count_scorers(shards: int) -> int:
 def _score(batch: pa.Table, key: str, work: "_Scoring") -> pa.Table:
     from instsel.runtime.process_cache import kept_in_process
 
-    scorer = kept_in_process(key, lambda: _Scorer(work))
-    return scorer(batch)
+    with kept_in_process(key, lambda: _Scorer(work)) as scorer:
+        return scorer(batch)
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ def _answers_folder(spec: EndpointCategories, context: RunContext) -> Folder:
 
 def _ask(spec: EndpointCategories, out: Folder, context: RunContext) -> None:
     """Put the shards without answers to the endpoint."""
-    from instsel.runtime.actors import through_actors
+    from instsel.runtime.actors import ActorPool
 
     key = None if spec.key_variable is None else os.environ.get(spec.key_variable)
     if spec.key_variable is not None and not key:
@@ -176,10 +176,10 @@ def _ask(spec: EndpointCategories, out: Folder, context: RunContext) -> None:
     missing = [item for item in items if f"{item['name']}.parquet" not in complete]
     # The waiting is the endpoint's; a process of its own keeps the driver free.
     resources = replace(context.resources, actors=1, gpus=0)
+    arguments = (spec, key, out)
+    pool = ActorPool("categorize", missing, prepare.folder, _Asker, arguments, lambda item: folder, ["messages"])
     with context.console.bar("categorize", len(missing), "shards") as bar:
-        for _ in through_actors(
-            missing, prepare.folder, _Asker, (spec, key, out), resources, lambda item: folder, ["messages"]
-        ):
+        for _ in pool.run(resources):
             bar.advance(1)
     out.clean()
 

@@ -106,20 +106,19 @@ def evaluate_sets(context: RunContext, sets: Sequence[EvaluationSet], rows: Fold
     Returns:
         Run -> what it took; the wall-clock time of all is shared out by the time that actors spent on each.
     """
-    from instsel.runtime.actors import through_actors
+    from instsel.runtime.actors import ActorPool
     from instsel.runtime.errors import Shortage
 
     evaluation, console = context.config.evaluation, context.console
     stages = {each.run: each.stage or each.out for each in sets}
     items = [{"run": each.run, "target": each.target, "rows": each.rows} for each in sets]
     arguments = (context.config.model, sets, evaluation.token_budget)
+    pool = ActorPool("evaluate", items, rows, LossTaker, arguments, lambda item: stages[item["run"]])
     costs: dict[str, Cost] = {}
     shortage = Shortage("evaluation.token_budget", evaluation.token_budget, console)
     started = time.monotonic()
     with console.bar("evaluate", len(items), "sets") as bar:
-        for row in through_actors(
-            items, rows, LossTaker, arguments, context.resources, lambda item: stages[item["run"]]
-        ):
+        for row in pool.run(context.resources):
             costs[row["run"]] = _add(costs.get(row["run"], Cost(seconds=0.0)), row)
             shortage.look(row["token_budget"])
             bar.advance(1, row["tokens"])

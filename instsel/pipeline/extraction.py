@@ -79,7 +79,7 @@ class ForwardStage(Stage[RejectedRows]):
         Raises:
             StudyError: no row of the pool has a usable result.
         """
-        from instsel.runtime.actors import through_actors
+        from instsel.runtime.actors import ActorPool
         from instsel.runtime.errors import Shortage
 
         prepare, out = context.stage("prepare"), context.stage(self.name).folder
@@ -90,17 +90,12 @@ class ForwardStage(Stage[RejectedRows]):
         if len(missing) < len(items):
             context.console.say(f"{len(items) - len(missing)} of {len(items)} shards were there already")
         actors, tokens, memory = self.actors(context.config, out), 0, 0
+        pool = ActorPool(
+            self.name, missing, prepare.folder, actors.actor, actors.arguments, lambda item: out, actors.columns
+        )
         shortage = Shortage(actors.budget_key, actors.budget, context.console)
         with context.console.bar(self.name, len(missing), "shards") as bar:
-            for row in through_actors(
-                missing,
-                prepare.folder,
-                actors.actor,
-                actors.arguments,
-                context.resources,
-                lambda item: out,
-                actors.columns,
-            ):
+            for row in pool.run(context.resources):
                 tokens += row["tokens"]
                 memory = max(memory, row["peak_memory"])
                 shortage.look(row["token_budget"])

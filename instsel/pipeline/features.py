@@ -75,17 +75,18 @@ def extract_features(
     Returns:
         Tokens, and the highest memory of an actor.
     """
-    from instsel.runtime.actors import through_actors
+    from instsel.runtime.actors import ActorPool
     from instsel.runtime.errors import Shortage
 
     config, warmup = context.config, context.stage("warmup")
     run = warmup.result(WarmupResult).run
     checkpoints = {name: warmup.folder / run / name for name in provenance}
     arguments = (config.model, config.features, checkpoints, out, provenance)
+    pool = ActorPool("features", missing, rows, GradientTaker, arguments, lambda item: out)
     tokens = memory = 0
     shortage = Shortage("features.token_budget", config.features.token_budget, context.console)
     with context.console.bar("features", len(missing), "shards") as bar:
-        for row in through_actors(missing, rows, GradientTaker, arguments, context.resources, lambda item: out):
+        for row in pool.run(context.resources):
             tokens += row["tokens"]
             memory = max(memory, row["peak_memory"])
             shortage.look(row["token_budget"], row["recompute"])

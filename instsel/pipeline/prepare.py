@@ -79,11 +79,11 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
     """Write every shard of the pool; return their names in the order of the files."""
     import ray.data
 
-    from instsel.runtime.actors import READER_CPUS, orders
+    from instsel.runtime.actors import READER_CPUS, bounded_dataset
     from instsel.runtime.attempts import AttemptLimiter
     from instsel.runtime.process_cache import new_key
 
-    work = orders(
+    work = bounded_dataset(
         [{"number": number, "file": json.dumps(asdict(file))} for number, file in enumerate(files)], encoders()
     )
     work.context.target_max_block_size = CHUNK_BLOCK_BYTES
@@ -141,8 +141,8 @@ def _encode(
 ) -> pa.Table:
     from instsel.runtime.process_cache import kept_in_process
 
-    encoder = kept_in_process(key, lambda: _Encoder(attempts, model, data, folder))
-    return encoder(batch)
+    with kept_in_process(key, lambda: _Encoder(attempts, model, data, folder)) as encoder:
+        return encoder(batch)
 
 
 class _Encoder:

@@ -60,7 +60,7 @@ def run_study(
             return graph
         # Imported here: a finished study is shown without the seconds that Ray and torch take to load.
         from instsel.console import capture_native_stderr
-        from instsel.runtime.autoscaling import autoscaled
+        from instsel.runtime.autoscaling import requested_capacity
         from instsel.runtime.errors import clear_errors
         from instsel.runtime.session import plan_resources, ray_session
 
@@ -70,7 +70,7 @@ def run_study(
             capture_native_stderr(log_file),
             clear_errors(),
             ray_session(config.resources),
-            autoscaled(config.resources, console),
+            requested_capacity(config.resources, console),
         ):
             loading.join()
             from instsel.runtime.devices import settle_dtype

@@ -27,7 +27,8 @@ class Warmup(Stage[WarmupResult]):
     def run_key(self, context: RunContext, key: str) -> Finished[WarmupResult]:
         import ray
 
-        from instsel.runtime.training import TrainingRun, run_training
+        from instsel.runtime.training import run_training
+        from instsel.runtime.training_run import TrainingRun, TrainingSession
 
         config, prepare, stage = context.config, context.stage("prepare"), context.stage(self.name)
         pool = prepare.result(PrepareResult).pool
@@ -37,7 +38,7 @@ class Warmup(Stage[WarmupResult]):
         context.console.say(f"{count} of {pool.rows} rows, {config.warmup.epochs} epochs")
         tokens = config.warmup.epochs * count * pool.tokens / pool.rows
         run = TrainingRun("warmup", stage, config.warmup, (stage.folder, TRAINING_SET), tokens)
-        trained = run_training(config, run, context.resources, context.console)
+        trained = run_training(TrainingSession(config, context.resources, context.console), run)
         return Finished(WarmupResult(rows=count, **trained.result), trained.cost)
 
 

@@ -25,7 +25,7 @@ from instsel.planner.sample import Part, examples
 from instsel.planner.timing import Timed
 from instsel.runtime.actors import EXAMPLE
 from instsel.runtime.session import machine_memory
-from instsel.runtime.training import train_settings
+from instsel.runtime.training_group import train_settings
 from instsel.study.resources import ResourcePlan
 
 TIMED_BATCHES = 4  # by each process

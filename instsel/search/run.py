@@ -15,7 +15,7 @@ from instsel.pipeline.evaluate import heldout_tables
 from instsel.pipeline.registry import build_graph
 from instsel.pipeline.runner import run_study
 from instsel.report.search import search_picture, search_report, search_summary
-from instsel.runtime.autoscaling import autoscaled
+from instsel.runtime.autoscaling import requested_capacity
 from instsel.runtime.devices import settle_dtype
 from instsel.runtime.session import ray_session
 from instsel.search import trials
@@ -58,7 +58,7 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
     opened = open_folder(study.out, study.name)
     study = with_settled_dtype(study, opened)
     if study.model.dtype == "auto":
-        with ray_session(study.resources), autoscaled(study.resources, terminal):
+        with ray_session(study.resources), requested_capacity(study.resources, terminal):
             study = settle_dtype(study, opened, terminal)
     folder = opened / "search"
     stage = _stage(study, search, build_graph(study, opened))

@@ -21,7 +21,8 @@ from instsel.console import Bar, Terminal
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph
-from instsel.runtime.tune import DRIVER, Counting, last_line, plan_trial_resources, quiet_tune
+from instsel.runtime.errors import last_line
+from instsel.runtime.tune import DRIVER, TrialCounter, plan_trial_resources, quiet_tune
 from instsel.search.outcome import Outcome
 from instsel.search.space import study_of
 from instsel.search.store import TrialStore
@@ -144,7 +145,7 @@ class _TunePlan:
     left: int
     known: Sequence[tuple[dict[str, Any], Outcome | None]]
     spent: int
-    counting: Counting
+    counting: TrialCounter
 
 
 def _tuner(config: StudyConfig, plan: _TunePlan) -> tune.Tuner:
@@ -222,7 +223,7 @@ def _scheduler(study: StudyConfig, search: Search) -> ASHAScheduler | None:
     return ASHAScheduler(time_attr="epoch", max_t=int(most), grace_period=1, reduction_factor=2)
 
 
-class Marking(Counting):
+class Marking(TrialCounter):
     """Also marks a point when its trial ends: one stopped early is not unfinished where the search is killed."""
 
     def __init__(self, bar: Bar, store: TrialStore) -> None:

@@ -16,7 +16,7 @@ from instsel.pipeline import category_runs
 from instsel.pipeline.evaluate import EvaluationSet
 from instsel.pipeline.registry import build_graph
 from instsel.runtime import training
-from instsel.runtime.training import Trained, TrainingRun
+from instsel.runtime.training_run import Trained, TrainingRun
 from instsel.study.folder import Cost
 from instsel.study.graph import StageGraph
 from instsel.study.stage import RunContext
@@ -47,8 +47,7 @@ class Cluster:
         self.diverge: set[str] = set()
         self.stop_after: int | None = None
 
-    def train(self, study: Any, title: str, runs: list[TrainingRun], resources: Any, groups: int, *rest: Any) -> None:
-        _, on_end = rest
+    def train(self, session: Any, title: str, runs: list[TrainingRun], groups: int, on_end: Any) -> None:
         for index, run in enumerate(runs):
             if self.stop_after is not None and len(self.trained) >= self.stop_after:
                 raise StudyError("stopped")

@@ -9,7 +9,7 @@ from instsel.models import hidden_states
 from instsel.models.embeddings import Encoder
 from instsel.planner import processes as plan_processes
 from instsel.planner.processes import EncoderProcess, ModelProcess, steps_of
-from instsel.runtime.training import train_settings
+from instsel.runtime.training_group import train_settings
 
 ROWS = [[{"input_ids": [3, 4, 5, 6], "labels": [-100, 4, 5, 6]}] * 2]
 
