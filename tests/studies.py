@@ -18,6 +18,7 @@ METHODS: list[Any] = [
     {"method": "less", "seeds": [0, 1]},
     {"method": "less", "name": "less-means", "average": "gradients"},
     "bids",
+    "round_robin",
     {"method": "bids", "name": "bids-fisher", "attribution": "fisher"},
     {"method": "bids", "name": "bids-sums", "targets": ["sums"]},
     "instance_max",

@@ -16,7 +16,7 @@ from instsel.api.tables import StudyArrays, known
 from instsel.choice import reselect as anew
 from instsel.choice.explain import Explanation, explain
 from instsel.choice.influence import influence_matrix
-from instsel.choice.metrics import figures
+from instsel.choice.metrics import selection_metrics
 from instsel.choice.output import TABLE
 from instsel.errors import InputError
 from instsel.io.store import Folder
@@ -45,7 +45,7 @@ def open_study(path: str | Path) -> "Study":
         warnings.warn(
             f"{place}: {', '.join(old[:SHOWN])}{', ...' if len(old) > SHOWN else ''} not of the other results that are "
             "there now; they were edited, or are of another study file: run the study again",
-            stacklevel=3,
+            stacklevel=2,
         )
     return study
 
@@ -188,7 +188,7 @@ class Study(StudyArrays):
             known("attribution", attribution, list(attribution_specs(self.config)))
         way = attribution_specs(self.config)[attribution] if attribution is not None else self._way
         chosen = {name: self.selection(name)["id"].to_pylist() for name in names or self.selections}
-        return tables.served_table(figures(chosen, influence_matrix(self._inputs, way), self._inputs))
+        return tables.served_table(selection_metrics(chosen, influence_matrix(self._inputs, way), self._inputs))
 
     def select(
         self,
@@ -218,8 +218,7 @@ class Study(StudyArrays):
         chosen = [targets] if isinstance(targets, str) else targets
         told = [f"{key}={json.dumps(value)}" for key, value in options.items()]
         wish = anew.SelectionRequest(method, str(budget), unit, chosen, told, attribution, name)
-        folder, _ = anew.reselect(self.place, wish, lambda text: warnings.warn(text, stacklevel=2))
-        made = folder.name
+        made = anew.reselect(self.place, wish, lambda text: warnings.warn(text, stacklevel=2)).name
         return next(shown for shown, place in self._selections().items() if place == f"{anew.SELECTIONS}/{made}")
 
     def explain(self, row: str) -> Explanation:

@@ -13,7 +13,7 @@ from instsel.choice.metrics import SelectionMetrics
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.selection.methods import AttributionSpec
+from instsel.selection.base import AttributionSpec
 from instsel.study.attribution_specs import attribution_specs, metrics_spec
 from instsel.study.reader import StudyReader
 from instsel.study.runs import Run

@@ -83,8 +83,8 @@ def select(
         terminal = Terminal()
         chosen = targets.split(",") if targets else None
         wish = SelectionRequest(method, budget, unit, chosen, options, attribution, name)
-        folder, made = reselect(study, wish, terminal.say)
-        terminal.verdict(selection_summary(made, str(folder)))
+        made = reselect(study, wish, terminal.say)
+        terminal.verdict(selection_summary({"name": made.name, **made.to_dict()}, str(made.folder)))
 
 
 @app.command()

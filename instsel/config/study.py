@@ -10,7 +10,8 @@ from instsel.config.search import Search
 from instsel.config.training import Training
 from instsel.io.uri import checked_uri
 from instsel.mixture.curriculum import PASSES
-from instsel.selection.methods import AnyMethod, Form, InfluenceMethod, Method
+from instsel.selection.base import Form, Method
+from instsel.selection.registry import AnyMethod
 from instsel.strict import StrictModel, usable_name
 
 RowFormat = Literal["auto", "messages", "alpaca", "sharegpt"]
@@ -108,7 +109,7 @@ class SelectionPart(StrictModel):
         description="influence that methods read: plain cosines, or preconditioned by the pool's Fisher matrix",
     )
     damping: float = Field(0.1, gt=0, description="damping of fisher, in units of the matrix' mean eigenvalue")
-    methods: list[Method] = Field(min_length=1, description="selections to make, all of the same budget")
+    methods: list[AnyMethod] = Field(min_length=1, description="selections to make, all of the same budget")
 
     @field_validator("budget")
     @classmethod
@@ -121,7 +122,7 @@ class SelectionPart(StrictModel):
 
     @field_validator("methods")
     @classmethod
-    def _check_names(cls, methods: list[Method]) -> list[Method]:
+    def _check_names(cls, methods: list[AnyMethod]) -> list[AnyMethod]:
         names = [method.name for method in methods]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -196,11 +197,11 @@ class Tracking(StrictModel):
 
     @field_validator("tensorboard")
     @classmethod
-    def _check_path(cls, place: str | None) -> str | None:
-        if place is not None and "://" in place:
+    def _check_path(cls, path: str | None) -> str | None:
+        if path is not None and "://" in path:
             raise ValueError("event files are appended to, which object stores cannot do; give a path")
         # Some runs are trained by processes whose working directory is another.
-        return None if place is None else os.path.abspath(os.path.expanduser(place))
+        return None if path is None else os.path.abspath(os.path.expanduser(path))
 
 
 class StudyConfig(StrictModel):
@@ -225,7 +226,7 @@ class StudyConfig(StrictModel):
     evaluation: Evaluation = Field(Evaluation(), description="held-out losses and their intervals")
     resources: Resources = Field(Resources(), description="what of the cluster is used; never changes results")
     tracking: Tracking = Field(
-        Tracking(), description="trackers that are told of losses while they come; never changes results"
+        Tracking(), description="trackers that losses are logged to while they come; never changes results"
     )
     deepspeed: DeepSpeed = Field(DeepSpeed(), description="DeepSpeed of warmup and finetune")
 
@@ -246,24 +247,11 @@ class StudyConfig(StrictModel):
     @model_validator(mode="after")
     def _check_methods_fit(self) -> "StudyConfig":
         for method in self.selection.methods:
-            for name in getattr(method, "targets", None) or ():
-                if name not in self.targets:
-                    known = ", ".join(self.targets)
-                    raise ValueError(f"selection.methods: {method.name!r} chooses for {name!r}; targets are {known}")
-            self._check_damping(method)
+            method.check(self.targets, self.selection.attribution)
             self._check_categories(method)
         return self
 
-    def _check_damping(self, method: AnyMethod) -> None:
-        if not isinstance(method, InfluenceMethod) or method.damping is None:
-            return
-        if (method.attribution or self.selection.attribution) != "fisher":
-            raise ValueError(
-                f"selection.methods: {method.name!r} has a damping, which only `attribution: fisher` reads; "
-                "remove it or write that"
-            )
-
-    def _check_categories(self, method: AnyMethod) -> None:
+    def _check_categories(self, method: Method) -> None:
         what = method.needs_categories
         if what is None:
             return

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 # The category of rows whose own has too few to be measured.
 OTHER = "other"
@@ -95,6 +94,9 @@ def name_clusters(rows: Iterable[tuple[str, int]]) -> list[str]:
 
 def words_of(text: str) -> list[str]:
     """Words of the beginning of a text that may name something: lower-case, without English stop words and numbers."""
+    # Here, so that reading a study file does not load scikit-learn.
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
     found: list[str] = []
     for match in _WORD.finditer(unicodedata.normalize("NFKC", text[:TEXT_LENGTH]).lower()):
         token = match.group()

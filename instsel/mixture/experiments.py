@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
-from scipy import stats
 
 from instsel.mixture.categories import Categories
 from instsel.strict import StrictModel
@@ -69,6 +68,9 @@ def clearly_above_zero(
     Returns:
         bool (...); False where the mean is NaN.
     """
+    # Here, so that reading a study file does not load it.
+    from scipy import stats
+
     number = np.asarray(samples)
     bar = stats.t.isf(stats.norm.sf(threshold), np.maximum(number - 1, 1))
     alone = threshold if freedom is None else stats.t.isf(stats.norm.sf(threshold), freedom)

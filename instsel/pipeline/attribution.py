@@ -13,7 +13,7 @@ from instsel.config.study import StudyConfig
 from instsel.gradients.features import GradientShards, validation_columns
 from instsel.io.store import Folder
 from instsel.pipeline.fisher import fisher_matrices
-from instsel.selection.methods import AttributionSpec
+from instsel.selection.base import AttributionSpec
 from instsel.study.attribution_specs import attribution_specs
 from instsel.study.provenance import Provenance, feature_provenance, settle_provenance
 from instsel.study.results import AttributionResult, FeaturesResult, PrepareResult, WarmupResult

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from instsel.arrays import row_blocks
-from instsel.choice.choosers import groups_of
+from instsel.choice.data import group_labels
 from instsel.config.mixture import ClusterCategories, EndpointCategories, Mixture
 from instsel.config.study import Embedding, StudyConfig
 from instsel.errors import InputError
@@ -113,7 +113,7 @@ def _tags(context: RunContext, mixture: Mixture) -> tuple[list[str], dict[str, i
     if isinstance(spec, ClusterCategories):
         return _clusters(spec, reader, ids)
     if not isinstance(spec, EndpointCategories):
-        return groups_of(reader, spec.by, ids), {}
+        return group_labels(reader, spec.by, ids), {}
     out = _answers_folder(spec, context)
     _ask(spec, out, context)
     answers = pa.concat_tables([out.read_table(f"{shard}.parquet") for shard in reader.shards])

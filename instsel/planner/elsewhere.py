@@ -7,7 +7,8 @@ from typing import Any
 
 import ray
 
-from instsel.config.study import StudyConfig, Training
+from instsel.config.study import StudyConfig
+from instsel.config.training import Training
 from instsel.errors import InputError
 from instsel.models.dtypes import with_dtype
 from instsel.planner.cluster import Cluster, cost_a_second, on_cluster, parse_cluster, workers_on

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from instsel.planner.rows import RowSet
-from instsel.selection.methods import AttributionSpec
+from instsel.selection.base import AttributionSpec
 
 MIB = 2**20
 FLOAT32 = 4

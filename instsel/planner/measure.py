@@ -13,15 +13,15 @@ from instsel.planner.processes import EncoderProcess
 from instsel.planner.rows import RowSet
 from instsel.planner.sample import KEPT, Part, Rows, prepared_rows, sampled_rows
 from instsel.planner.selector_times import selector_seconds
-from instsel.planner.selectors import Shape, selector_memory, selector_scratch
 from instsel.planner.stopwatch import Stopwatch
 from instsel.runtime.session import peak_memory, plan_resources
-from instsel.selection.methods import AnyMethod, InfluenceMethod
+from instsel.selection.base import Method
+from instsel.selection.cost import Shape
 from instsel.study.attribution_specs import attribution_specs
+from instsel.study.results import RowCount
 from instsel.study.dependencies import training_of_runs
 from instsel.study.folder import StageFolder
 from instsel.study.graph import StageGraph
-from instsel.study.results import RowCount
 
 CHOSEN_BYTES = 256  # a chosen row in the files of *select*, messages and tokens left out
 
@@ -131,35 +131,33 @@ def _selections(study: StudyConfig, graph: StageGraph, rows: Rows, facts: Facts,
     found = {}
     for name in facts.todo.get("select", ()):
         method = methods[name]
-        shape, damping = _shape(study, graph, rows, facts, method)
+        shape = _shape(study, graph, rows, facts, method)
+        cost = method.cost(shape)
         found[f"select/{name}"] = Throughput(
-            start=selector_seconds(method, shape, study.selection.unit, damping),
+            start=selector_seconds(method, shape, study.selection.unit),
             speed=1 / read_back,
-            memory=base + selector_memory(method, shape, damping),
-            scratch=selector_scratch(method, shape),
+            memory=base + cost.memory,
+            scratch=cost.scratch,
         )
     return found
 
 
-def _shape(
-    study: StudyConfig, graph: StageGraph, rows: Rows, facts: Facts, method: AnyMethod
-) -> tuple[Shape, float | None]:
-    """What a method chooses from, and the damping of its influence."""
-    part, columns, damping = study.selection, sum(targets.rows for targets in facts.validation), None
-    if isinstance(method, InfluenceMethod):
-        influence = method.influence(part.attribution, part.damping)
-        columns, damping = facts.columns(influence), influence.damping
-    shape = Shape(
+def _shape(study: StudyConfig, graph: StageGraph, rows: Rows, facts: Facts, method: Method) -> Shape:
+    """What a method chooses from."""
+    part = study.selection
+    spec = method.attribution_spec(part.attribution, part.damping)
+    columns = sum(targets.rows for targets in facts.validation) if spec is None else facts.columns(spec)
+    return Shape(
         rows=facts.rows,
         chosen=facts.chosen,
         columns=columns,
         checkpoints=study.warmup.epochs,
         dim=study.features.dim,
-        embedding=_width(graph["embed"], facts) if method.requires == "embed" else 0,
+        embedding=_width(graph["embed"], facts) if method.requires == "embeddings" else 0,
         hidden=_width(graph["hidden_states"], facts) if method.requires == "hidden_states" else 0,
         groups=rows.groups,
+        damping=None if spec is None else spec.damping,
     )
-    return shape, damping
 
 
 def _width(stage: StageFolder, facts: Facts) -> int:

@@ -1,6 +1,7 @@
 """What each stage of a plan will take, from counts and measured rates."""
 
-from instsel.config.study import StudyConfig, Training
+from instsel.config.study import StudyConfig
+from instsel.config.training import Training
 from instsel.gradients.features import bytes_per_row
 from instsel.planner.facts import ID_BYTES, Facts, StagePlan, needs
 from instsel.planner.influence import plan_attribution

@@ -12,7 +12,8 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from instsel.config.study import StudyConfig, Training
+from instsel.config.study import StudyConfig
+from instsel.config.training import Training
 from instsel.console import Terminal
 from instsel.errors import StudyError
 from instsel.pipeline.fisher import GROUPS

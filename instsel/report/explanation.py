@@ -25,7 +25,10 @@ def explanation(found: Explanation) -> str:
     parts.append("Rank of a row that was not chosen: its place if the budget were the whole pool.\n")
     if found.helped is None or found.hurt is None:
         return "\n".join([*parts, "No influence: the study has no gradients, or this row has no usable one.\n"])
-    parts += [f"Helps most ({found.way}; in brackets: deviations of the pool above its mean)\n", _effects(found.helped)]
+    parts += [
+        f"Helps most ({found.influence}; in brackets: deviations of the pool above its mean)\n",
+        _effects(found.helped),
+    ]
     parts += ["Helps least, or hurts most\n", _effects(found.hurt)]
     return "\n".join(parts)
 

@@ -8,14 +8,13 @@ import numpy as np
 
 from instsel import __version__
 from instsel.choice.influence import influence_matrix
-from instsel.choice.metrics import figures
+from instsel.choice.metrics import selection_metrics
 from instsel.choice.output import TABLE
 from instsel.config.study import StudyConfig
 from instsel.mixture.interaction import agreement
 from instsel.models.dtypes import dtype_of
 from instsel.report.markdown import BASE
 from instsel.report.summary import differences, loss_table, pooled
-from instsel.selection.methods import RandomMethod
 from instsel.study.attribution_specs import metrics_spec
 from instsel.study.folder import StageFolder
 from instsel.study.graph import StageGraph
@@ -30,7 +29,7 @@ def summarise(study: StudyConfig, graph: StageGraph) -> dict[str, Any]:
     losses = {run: _losses(stage, targets) for run, stage in graph.of("evaluate").items()}
     columns = _columns(graph)
     by_column = pooled(losses, columns)
-    baseline = next((run.method.name for run in graph.runs.values() if isinstance(run.method, RandomMethod)), BASE)
+    baseline = next((run.method.name for run in graph.runs.values() if run.method.is_baseline), BASE)
     how = study.evaluation.model_dump(exclude={"token_budget"})
     how["samples"] = how.pop("bootstrap_samples")
     intervals = differences(by_column, baseline, **how)
@@ -72,7 +71,7 @@ def _figures(study: StudyConfig, graph: StageGraph) -> dict[str, Any]:
     chosen = {
         name: stage.folder.read_table(TABLE, ["id"])["id"].to_pylist() for name, stage in graph.of("select").items()
     }
-    found = figures(chosen, influence_matrix(reader, way), reader)
+    found = selection_metrics(chosen, influence_matrix(reader, way), reader)
     return {"influence": way.name, "by_selection": {name: asdict(figure) for name, figure in found.items()}}
 
 

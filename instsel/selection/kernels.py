@@ -19,13 +19,13 @@ _ASYMMETRY = 1e-5
 
 
 def check_metric(metric: str) -> None:
-    """Refuse what is neither "cosine" nor "precomputed" with a ValueError."""
+    """Raise a ValueError for a metric that is neither "cosine" nor "precomputed"."""
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
 
 
 def check_lam(lam: float) -> None:
-    """Refuse a redundancy weight that is negative or not finite with a ValueError."""
+    """Raise a ValueError for a redundancy weight that is negative or not finite."""
     if not (math.isfinite(lam) and lam >= 0):
         raise ValueError(f"lam must be a finite number not below 0, got {lam}")
 
@@ -75,7 +75,7 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def warn_of_zeros(what: str, zeros: np.ndarray, *, frames: int = 2) -> None:
-    """Say which rows (or labels) have no direction, so that their cosine with everything counts as 0.
+    """Warn which rows (or labels) have no direction, so that their cosine with everything counts as 0.
 
     Whoever called the selector is so many `frames` up from the function that found them.
     """
@@ -100,9 +100,11 @@ def similarity_matrix(values: np.ndarray) -> np.ndarray:
         bad = np.abs(right.astype(np.float64) - below) > tolerance
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            one, other = right[row, column], below[row, column]
+            value, mirrored = right[row, column], below[row, column]
             row, column = row + block.start, column + block.start
-            raise ValueError(f"x must be symmetric, got {one} at ({row}, {column}) and {other} at ({column}, {row})")
+            raise ValueError(
+                f"x must be symmetric, got {value} at ({row}, {column}) and {mirrored} at ({column}, {row})"
+            )
     return array
 
 
@@ -174,7 +176,7 @@ class ComputedCosines:
             for block in row_blocks(self.rows, len(left) * self.units.itemsize, block_bytes=8 * _WORK_BYTES):
                 cosines = _rounded(left @ self.units[block].T)
                 totals[part] += np.maximum(cosines, best[block], out=cosines).sum(axis=1)
-        return totals - best.sum()
+        return np.asarray(totals - best.sum())
 
     def losses(self, rows: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Return float64 (n,): how far every gain falls as the best similarities (rows,) of some rows rise."""
@@ -184,7 +186,7 @@ class ComputedCosines:
             for block in row_blocks(self.rows, len(left) * self.units.itemsize, block_bytes=8 * _WORK_BYTES):
                 cosines = _rounded(left @ self.units[block].T)
                 totals[block] += np.clip(cosines, low, high, out=cosines).sum(axis=0)
-        return totals - before.sum()
+        return np.asarray(totals - before.sum())
 
     def row(self, row: int) -> np.ndarray:
         """See `Kernel`."""
@@ -219,7 +221,7 @@ class HeldCosines(ComputedCosines):
         for part in row_blocks(len(rows), self.rows * self._kernel.itemsize, block_bytes=_WORK_BYTES):
             cosines = self._kernel[rows[part]]
             totals[part] = np.maximum(cosines, narrow, out=cosines).sum(axis=1, dtype=np.float64)
-        return totals - best.sum()
+        return np.asarray(totals - best.sum())
 
     def losses(self, rows: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """See `ComputedCosines`."""
@@ -228,7 +230,7 @@ class HeldCosines(ComputedCosines):
         for part in row_blocks(len(rows), self.rows * self._kernel.itemsize, block_bytes=_WORK_BYTES):
             cosines = self._kernel[rows[part]]
             totals += np.clip(cosines, low[part], high[part], out=cosines).sum(axis=0, dtype=np.float64)
-        return totals - before.sum()
+        return np.asarray(totals - before.sum())
 
     def row(self, row: int) -> np.ndarray:
         """See `Kernel`."""
@@ -254,7 +256,7 @@ class GivenSimilarities:
 
     def row(self, row: int) -> np.ndarray:
         """See `Kernel`."""
-        return self.matrix[row].astype(np.float64)
+        return np.asarray(self.matrix[row].astype(np.float64))
 
 
 def _rounded(cosines: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from instsel.errors import InputError
 from instsel.gradients.features import GradientShards, validation_columns
 from instsel.io.matrix import Matrix, stack
 from instsel.io.store import Folder
-from instsel.selection.methods import AttributionSpec
+from instsel.selection.base import AttributionSpec
 from instsel.study.folder import GRAPH, MANIFEST, Manifest, ResultT, parse_result, read_manifest
 from instsel.study.results import PrepareResult
 

@@ -130,8 +130,8 @@ def test_a_selection_is_the_one_that_the_command_makes(copied):
     assert study.selections == ["random", "bids", name]
     own = study.selection(name)
     options = ["fill=similarity", "delta=0.9"]
-    folder, _ = reselect(str(copied), SelectionRequest("g2is", "3", "rows", ["sums"], options, "fisher", "told"), print)
-    assert own.equals(folder.read_table("selected.parquet"))
+    request = SelectionRequest("g2is", "3", "rows", ["sums"], options, "fisher", "told")
+    assert own.equals(reselect(str(copied), request, print).folder.read_table("selected.parquet"))
     explained = study.explain(own["id"][0].as_py())
     assert [standing.selection for standing in explained.standings if standing.is_chosen][-2:] == [name, "told"]
     assert set(study.served(name, "bids")["selection"].to_pylist()) == {name, "bids"}

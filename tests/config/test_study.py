@@ -8,7 +8,9 @@ from pydantic import BaseModel
 from instsel.config.file import parse_study
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
-from instsel.selection.methods import BidsMethod, LessMethod, RandomMethod
+from instsel.selection.bids import Bids
+from instsel.selection.less import Less
+from instsel.selection.random import Random
 
 LEAST = {
     "name": "s",
@@ -36,7 +38,7 @@ def selection(budget: Any = 0.1, methods: Any = ("random",)) -> dict[str, Any]:
 
 def test_the_least_study_file_has_defaults_for_all_else() -> None:
     config = study()
-    assert config.selection.methods == [RandomMethod(method="random")]
+    assert config.selection.methods == [Random(method="random")]
     assert (config.warmup.epochs, config.finetune.epochs) == (4, 2)
     assert config.resources.actors is None
 
@@ -52,7 +54,7 @@ def test_every_key_says_what_it_means() -> None:
         return [m for inner in getattr(annotation, "__args__", ()) for m in found(inner)]
 
     reached = models(StudyConfig)
-    assert {RandomMethod, LessMethod, BidsMethod} <= set(reached)
+    assert {Random, Less, Bids} <= set(reached)
     missing = [f"{m.__name__}.{name}" for m in reached for name, f in m.model_fields.items() if not f.description]
     assert missing == []
 
@@ -112,7 +114,7 @@ def test_one_method_twice_under_two_names_is_fine() -> None:
 @pytest.mark.parametrize(
     ("methods", "key", "what"),
     [
-        (("g2s",), "selection.methods.0", "'less', 'bids', 'instance_max'"),
+        (("g2s",), "selection.methods.0", "'bids', 'equal', 'facility_location'"),
         (("random", {"name": "x"}), "selection.methods.1", "'method'"),
         ((3,), "selection.methods.0", "not 3"),
         ((), "selection.methods", "at least 1 item"),

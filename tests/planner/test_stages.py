@@ -10,7 +10,7 @@ from instsel.planner.facts import Facts, Fisher, Throughput
 from instsel.planner.influence import attribution_memory, fisher_memory
 from instsel.planner.rows import RowSet
 from instsel.planner.stages import feature_bytes, plan_stages
-from instsel.selection.methods import AttributionSpec
+from instsel.selection.base import AttributionSpec
 
 KEYS = {
     "name": "s",

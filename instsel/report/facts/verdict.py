@@ -9,7 +9,6 @@ import numpy as np
 from instsel.report.facts.record import Record
 from instsel.report.markdown import BASE
 from instsel.report.summary import Losses, differences, loss_table, pooled
-from instsel.selection.methods import RandomMethod
 from instsel.stats import MEAN
 
 
@@ -31,7 +30,7 @@ def verdict(record: Record) -> tuple[dict[str, Any], list[str]]:
         if name != BASE:
             columns.setdefault(record.runs[name].method.name, []).append(name)
     methods = (record.runs[name].method for name in losses if name != BASE)
-    baseline = next((method.name for method in methods if isinstance(method, RandomMethod)), BASE)
+    baseline = next((method.name for method in methods if method.is_baseline), BASE)
     found: dict[str, Any] = {"baseline": baseline, "confidence": record.study.evaluation.confidence, "seeds": columns}
     if not targets or not losses:
         nothing: dict[str, Any] = {"losses": {}, "differences": {}, "heldout_rows": {}, "best": None, "full": []}
