@@ -128,8 +128,8 @@ class Terminal:
         """Print a piece of another log, which may end within a line."""
         self._console.print(printable(text), end="", highlight=False, markup=False)
 
-    def verdict(self, markdown: str) -> None:
-        """Show the report of a finished study."""
+    def result(self, markdown: str) -> None:
+        """Show a result that is written in Markdown."""
         # Here, since most processes that import this module show no report.
         from rich.markdown import Markdown
 

@@ -82,19 +82,18 @@ def select(
 
         terminal = Terminal()
         chosen = targets.split(",") if targets else None
-        wish = SelectionRequest(method, budget, unit, chosen, options, attribution, name)
-        made = reselect(study, wish, terminal.say)
-        terminal.verdict(selection_summary({"name": made.name, **made.to_dict()}, str(made.folder)))
+        request = SelectionRequest(method, budget, unit, chosen, options, attribution, name)
+        terminal.result(selection_summary(reselect(study, request, terminal.say)))
 
 
 @app.command()
 def explain(study: StudyFolder, row: Annotated[str, typer.Argument(help="id of a pool row", metavar="ROW_ID")]) -> None:
-    """Tell why a row was, or was not, chosen: its rank under each method, whom it helps and whom it hurts."""
+    """Say why a row was, or was not, selected: its rank under each method, which targets it helps and hurts."""
     with exit_status():
-        from instsel.choice.explain import explain as gather
-        from instsel.report.explanation import explanation
+        from instsel.choice.explain import explain as explain_row
+        from instsel.report.explanation import row_explanation
 
-        Terminal().verdict(explanation(gather(study, row)))
+        Terminal().result(row_explanation(explain_row(study, row)))
 
 
 @app.command()
@@ -104,15 +103,15 @@ def report(
         str | None,
         typer.Option(help="file to write; default report/report.html in the folder, ./report.html for several"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the verdict as JSON, for machines")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON, for machines")] = False,
 ) -> None:
-    """Build report.html again from what is stored, of one study or of several side by side, and show the verdict."""
+    """Build report.html again from what is stored, of one study or of several side by side, and show the results."""
     with exit_status():
-        from instsel.report.verdict import tell_verdicts
-        from instsel.report.write import write_report
+        from instsel.report.html import write_report
+        from instsel.report.terminal import show_results
 
-        found, page = write_report(studies, out)
-        tell_verdicts(found, page, Terminal(), as_json)
+        facts, page = write_report(studies, out)
+        show_results(facts, page, Terminal(), json=as_json)
 
 
 @app.command()
@@ -172,21 +171,21 @@ def search_and_tell(study: StudyConfig) -> None:
 
     terminal = Terminal()
     folder = search_study(study, terminal)
-    terminal.verdict(folder.read(REPORT).decode())
+    terminal.result(folder.read(REPORT).decode())
     terminal.say(f"the best study: instsel run {folder}/{BEST}")
 
 
 def run_and_tell(study: StudyConfig, until: str) -> None:
-    """Run a study through a stage, and show the verdict and the page's address where there is a report."""
+    """Run a study through a stage, and show the results and the path of the page where there is a report."""
     terminal = Terminal()
     graph = run_study(study, terminal, until)
     if until == STAGES[-1]:
-        from instsel.report.facts.gather import SUMMARY
-        from instsel.report.verdict import tell_verdicts
-        from instsel.report.write import PAGE
+        from instsel.report.collect import read_summary
+        from instsel.report.html import PAGE
+        from instsel.report.terminal import show_results
 
         report = graph["report"].folder
-        tell_verdicts([report.read_json(SUMMARY)["page"]], f"{report}/{PAGE}", terminal, as_json=False)
+        show_results([read_summary(report)], f"{report}/{PAGE}", terminal)
 
 
 @contextmanager

@@ -18,10 +18,10 @@ from instsel.runtime.session import peak_memory, plan_resources
 from instsel.selection.base import Method
 from instsel.selection.cost import Shape
 from instsel.study.attribution_specs import attribution_specs
-from instsel.study.results import RowCount
 from instsel.study.dependencies import training_of_runs
 from instsel.study.folder import StageFolder
 from instsel.study.graph import StageGraph
+from instsel.study.results import RowCount
 
 CHOSEN_BYTES = 256  # a chosen row in the files of *select*, messages and tokens left out
 

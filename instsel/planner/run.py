@@ -88,7 +88,7 @@ def plan_study(
     here = elsewhere.cluster is None
     room = Capacity(study.out, free_disk(folder) if here else None, machine if here else None, study.features.storage)
     warnings = what_will_not_fit(stages, room)
-    terminal.verdict(plan_table(stages, elsewhere.cost_a_second))
+    terminal.result(plan_table(stages, elsewhere.cost_a_second))
     for line in elsewhere.told(study, facts, stages):
         terminal.say(line)
     for warning in warnings:

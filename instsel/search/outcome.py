@@ -1,13 +1,14 @@
 """Outcomes of a search: objectives, the Pareto set, and which keys mattered."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from instsel.config.search import Objective, Range
+from instsel.report.facts import SearchFacts, TrialFacts
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,19 @@ def pareto_set(outcomes: Sequence[Outcome]) -> list[Outcome]:
         if np.isfinite(outcome.objective) and (not pareto or outcome.objective < pareto[-1].objective):
             pareto.append(outcome)
     return pareto
+
+
+def search_facts(outcomes: Sequence[Outcome], importance: Mapping[str, float], share: float) -> SearchFacts:
+    """Return all that the report of a search says.
+
+    Args:
+        outcomes: the trials, the best first, those that were stopped early or failed last.
+        importance: key -> share of the objective's spread.
+        share: of the held-out rows that were searched by.
+    """
+    pareto = {outcome.name for outcome in pareto_set([outcome for outcome in outcomes if not outcome.stopped])}
+    trials = [TrialFacts.model_validate({**asdict(outcome), "pareto": outcome.name in pareto}) for outcome in outcomes]
+    return SearchFacts(trials=trials, importance=dict(importance), share=share)
 
 
 def importances(outcomes: Sequence[Outcome], space: Mapping[str, Any], seed: int) -> dict[str, float]:

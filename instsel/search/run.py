@@ -14,12 +14,12 @@ from instsel.io.store import Folder
 from instsel.pipeline.evaluate import heldout_tables
 from instsel.pipeline.registry import build_graph
 from instsel.pipeline.runner import run_study
-from instsel.report.search import search_picture, search_report, search_summary
+from instsel.report.text import search_report
 from instsel.runtime.autoscaling import requested_capacity
 from instsel.runtime.devices import settle_dtype
 from instsel.runtime.session import ray_session
 from instsel.search import trials
-from instsel.search.outcome import Outcome, importances
+from instsel.search.outcome import Outcome, importances, search_facts
 from instsel.search.space import check_space, raw_study_of
 from instsel.study.dtype import with_settled_dtype
 from instsel.study.folder import Cost, StageFolder, open_folder
@@ -45,7 +45,7 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
     """Run everything that trials share, then search; a finished search is shown again at once.
 
     Returns:
-        The folder of searches, with report.md, best.yaml, summary.json, trials.parquet and pareto.svg.
+        The folder of searches, with report.md, best.yaml, summary.json and trials.parquet.
 
     Raises:
         InputError: the study has no key `search`, or a value of its space cannot be.
@@ -106,12 +106,11 @@ def _check_heldout(context: RunContext) -> None:
 
 
 def _write(study: StudyConfig, search: Search, folder: Folder, outcomes: list[Outcome]) -> None:
-    summary = search_summary(outcomes, importances(outcomes, search.space, search.seed), search.share)
+    facts = search_facts(outcomes, importances(outcomes, search.space, search.seed), search.share)
     folder.write(BEST, _best_study(study, outcomes[0]).encode())
     folder.write_table(TRIALS, _table(outcomes))
-    folder.write("pareto.svg", search_picture(summary))
-    folder.write(REPORT, search_report(summary, f"{folder}/{BEST}").encode())
-    folder.write_json(SUMMARY, summary)
+    folder.write(REPORT, search_report(facts, f"{folder}/{BEST}").encode())
+    folder.write_json(SUMMARY, facts.model_dump(mode="json"))
 
 
 def _best_study(study: StudyConfig, best: Outcome) -> str:

@@ -7,7 +7,7 @@ from instsel.study.folder import Manifest
 
 
 def stale_settings(
-    settings: Mapping[str, Mapping[str, Any]], manifests: Mapping[str, Manifest | None]
+    settings: Mapping[str, Mapping[str, Any]], manifests: Mapping[str, Manifest | None] | Mapping[str, Manifest]
 ) -> dict[str, list[str]]:
     """Find the finished stages that were made by other settings than the study file has now.
 
