@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from instsel.arrays import moments
 from instsel.choice.choosers import chooser
 from instsel.choice.influence import influence_matrix
 from instsel.choice.output import TABLE
 from instsel.choice.reselect import SELECTIONS, open_study, reselections
 from instsel.config.study import SelectionPart, StudyConfig
 from instsel.errors import InputError
-from instsel.io.matrix import moments
 from instsel.selection.methods import AnyMethod, AttributionSpec
 from instsel.study.attribution_specs import metrics_spec
 from instsel.study.reader import StudyReader

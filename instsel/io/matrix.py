@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from instsel.arrays import row_blocks
 from instsel.io.store import space_errors
 
 # A matrix above this is laid out in a temporary file and mapped, so that it takes disk in place of memory.
@@ -58,16 +57,3 @@ def stack(blocks: Iterable[np.ndarray], rows: int, width: int, dtype: type[np.ge
         start += len(block)
     whole.setflags(write=False)
     return whole
-
-
-def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and population deviation of every column, float64 (m,) each, a block of rows at a time.
-
-    A column without deviation is given 1, so that it can be divided by.
-    """
-    rows, columns = values.shape
-    blocks = list(row_blocks(rows, columns * np.dtype(np.float64).itemsize))
-    mean = sum((values[block].sum(axis=0, dtype=np.float64) for block in blocks), np.zeros(columns)) / rows
-    squares = sum((((values[block] - mean) ** 2).sum(axis=0) for block in blocks), np.zeros(columns))
-    deviation = np.sqrt(squares / rows)
-    return mean, np.where(deviation > 0, deviation, 1.0)

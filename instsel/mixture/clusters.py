@@ -9,8 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from instsel import arrays
-from instsel.arrays import row_blocks
-from instsel.attribution.scores import unit_rows
+from instsel.arrays import row_blocks, unit_rows
 
 FIT_ROWS = 50_000
 STARTS = 4

@@ -8,7 +8,8 @@ import ray
 import ray.data
 from safetensors.numpy import load, save
 
-from instsel.attribution.scores import precondition, score_block, unit_rows
+from instsel.arrays import unit_rows
+from instsel.attribution.scores import precondition, score_block
 from instsel.choice.influence import mean_gradients
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal

@@ -7,8 +7,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from instsel import arrays
-from instsel.arrays import row_blocks
-from instsel.attribution.scores import unit_rows
+from instsel.arrays import row_blocks, unit_rows
 from instsel.selection.base import Selection
 
 Sign = Literal["release", "align"]

@@ -3,8 +3,7 @@
 import numpy as np
 
 from instsel import arrays
-from instsel.arrays import row_blocks
-from instsel.attribution.scores import unit_rows
+from instsel.arrays import row_blocks, unit_rows
 from instsel.selection.base import Selection
 
 # Of the rankings that are held at once: a pool that needs deeper ones is ranked again.
