@@ -13,7 +13,7 @@ from instsel.choice.choosers import Chooser
 from instsel.config.mixture import Mixture
 from instsel.errors import InputError
 from instsel.mixture.categories import OTHER
-from instsel.mixture.optimise import Solution, counts, solve
+from instsel.mixture.program import Solution, counts, solve
 from instsel.selection import Selection
 from instsel.selection.methods import Shares
 from instsel.study.reader import StudyReader

@@ -43,8 +43,8 @@ def commit(
         "categories": names,
         "gamma": plain(found.gamma),
         "error": plain(found.error),
-        "own": plain(found.own),
-        "own_error": plain(found.own_error),
+        "own": plain(found.self_effect),
+        "own_error": plain(found.self_effect_error),
         "unknown": [names[place] for place in found.unknown.tolist()],
         **extra,
     }
