@@ -1,7 +1,7 @@
 """The attribution matrix of gradient features: how much a step on pool row i helps validation example j.
 
-`attribute` computes it in one call. A stage whose features are stored in shards calls its parts: `arrays.unit_rows` once
-on the validation features, for the damped form `second_moment` on every shard and `precondition` once, then
+`attribute` computes it in one call. A stage whose features are stored in shards calls its parts: `arrays.unit_rows`
+once on the validation features, for the damped form `second_moment` on every shard and `precondition` once, then
 `score_block` on every shard.
 """
 

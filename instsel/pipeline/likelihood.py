@@ -9,8 +9,8 @@ import torch
 from instsel.config.study import Model, StudyConfig
 from instsel.console import Terminal
 from instsel.data.batching import BatchFitter, Example
+from instsel.evaluation.scoring import answer_likelihoods, answers_alone
 from instsel.io.store import Folder
-from instsel.models.likelihood import answer_likelihoods, answers_alone
 from instsel.models.loading import load_on_devices
 from instsel.pipeline.extraction import NOT_FINITE, extract, pool_items, write_results
 from instsel.runtime.session import ResourcePlan, peak_memory

@@ -9,7 +9,8 @@ from pathlib import Path
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal, log_to
 from instsel.io.store import Folder
-from instsel.models.dtypes import dtype_of, with_dtype, with_kept_dtype
+from instsel.models.dtypes import dtype_of, with_dtype
+from instsel.study.dtype import with_recorded_dtype
 from instsel.study.folder import StageFolder, open_folder
 from instsel.study.graph import ORDER, Graph, build_graph
 from instsel.tracking import check_tracking
@@ -42,7 +43,7 @@ def run_study(
     check_tracking(study.tracking)
     folder = open_folder(study.out, study.name)
     with _log_file(folder, study.name) as log_file, log_to(log_file):
-        asked, study = study, with_kept_dtype(study, folder)
+        asked, study = study, with_recorded_dtype(study, folder)
         # Where the type of the model is not settled, that of this machine stands for it: what is wrong with the user's
         # files is told at once.
         graph = build_graph(study, folder)

@@ -11,7 +11,6 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal, capture_native_stderr, log_to
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
-from instsel.models.dtypes import with_kept_dtype
 from instsel.planner.elsewhere import NOTHING, TargetCluster
 from instsel.planner.facts import StagePlan
 from instsel.planner.fit import Capacity, what_will_not_fit
@@ -21,6 +20,7 @@ from instsel.planner.table import plan_table
 from instsel.runtime.devices import settle_dtype
 from instsel.runtime.errors import clear_errors
 from instsel.runtime.session import ray_session
+from instsel.study.dtype import with_recorded_dtype
 from instsel.study.folder import look_at_folder
 from instsel.study.graph import Graph, build_graph
 
@@ -65,7 +65,7 @@ def plan_study(
     """
     elsewhere = elsewhere or TargetCluster()
     folder = look_at_folder(study.out, study.name)
-    asked, study = study, elsewhere.with_dtype(with_kept_dtype(study, folder))
+    asked, study = study, elsewhere.with_dtype(with_recorded_dtype(study, folder))
     graph = build_graph(study, folder)
     todo = _open_parts(graph)
     if not any(todo.values()):

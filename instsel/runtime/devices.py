@@ -12,7 +12,8 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal, log
 from instsel.errors import StudyError
 from instsel.io.store import Folder
-from instsel.models.dtypes import SLOWER, Device, Dtype, keep, kept, names_of, settle, this_device, with_dtype
+from instsel.models.dtypes import EMULATION_COST, Device, Dtype, decide_dtype, describe_devices, this_device, with_dtype
+from instsel.study.dtype import read_dtype, write_dtype
 
 # How long a machine that is busy, or on its way, is waited for. The others decide without it.
 ANSWER_SECONDS = 60
@@ -68,7 +69,7 @@ def settle_dtype(study: StudyConfig, folder: Folder, terminal: Terminal, *, writ
     dtype: Dtype
     if study.model.dtype != "auto":
         dtype, how = study.model.dtype, "as the study file has it"
-    elif (known := kept(folder)) is not None:
+    elif (known := read_dtype(folder)) is not None:
         dtype, how = known.dtype, "auto, as it was settled when the study began"
     elif not devices:
         raise StudyError(
@@ -76,14 +77,14 @@ def settle_dtype(study: StudyConfig, folder: Folder, terminal: Terminal, *, writ
             "GPUs taken? Run again when one is free, or write model.dtype: bfloat16 or float32"
         )
     else:
-        settled = settle(devices)
-        dtype, how = settled.dtype, f"auto, since {settled.why}"
+        settled = decide_dtype(devices)
+        dtype, how = settled.dtype, f"auto, since {settled.reason}"
         if write:
-            keep(folder, settled)
+            write_dtype(folder, settled)
     terminal.say(f"model.dtype: {dtype} ({how})")
     if dtype == "bfloat16" and emulating:
         terminal.say(
-            f"warning: {names_of(emulating)} emulates bfloat16, which is {SLOWER}; float32 needs another study folder: "
-            "--set model.dtype=float32 --set out=..."
+            f"warning: {describe_devices(emulating)} emulates bfloat16, which is {EMULATION_COST}; float32 needs "
+            "another study folder: --set model.dtype=float32 --set out=..."
         )
     return with_dtype(study, dtype)

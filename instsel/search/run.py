@@ -11,7 +11,6 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.models.dtypes import with_kept_dtype
 from instsel.pipeline.evaluate import heldout_tables
 from instsel.pipeline.runner import run_study
 from instsel.report.search import search_picture, search_report, search_summary
@@ -21,6 +20,7 @@ from instsel.runtime.session import plan_resources, ray_session
 from instsel.search import trials
 from instsel.search.outcome import Outcome, importances
 from instsel.search.space import check_space, raw_study_of
+from instsel.study.dtype import with_recorded_dtype
 from instsel.study.folder import StageFolder, open_folder
 from instsel.study.graph import Graph, build_graph
 
@@ -46,7 +46,7 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
         raise InputError("the study file has no key `search`; write what is searched under search.space")
     check_space(study, search)
     opened = open_folder(study.out, study.name)
-    study = with_kept_dtype(study, opened)
+    study = with_recorded_dtype(study, opened)
     if study.model.dtype == "auto":
         with ray_session(study.resources), autoscaled(study.resources, terminal):
             study = settle_dtype(study, opened, terminal)

@@ -1,0 +1,23 @@
+"""The dtype that a study decided for `model.dtype: auto`, recorded in its folder."""
+
+from instsel.config.study import StudyConfig
+from instsel.io.store import Folder
+from instsel.models.dtypes import DtypeDecision, with_dtype
+from instsel.study.folder import STUDY
+
+
+def read_dtype(folder: Folder) -> DtypeDecision | None:
+    """Read the decision recorded in a study folder; None if there is none yet."""
+    record = folder.read_json(STUDY) if folder.exists(STUDY) else {}
+    return DtypeDecision(record["dtype"], record["dtype_reason"]) if "dtype" in record else None
+
+
+def write_dtype(folder: Folder, decision: DtypeDecision) -> None:
+    """Record a decision in a study folder, beside the study's name."""
+    folder.write_json(STUDY, {**folder.read_json(STUDY), "dtype": decision.dtype, "dtype_reason": decision.reason})
+
+
+def with_recorded_dtype(study: StudyConfig, folder: Folder) -> StudyConfig:
+    """Return the study with the recorded dtype in place of `auto`; unchanged if nothing is recorded yet."""
+    decision = read_dtype(folder)
+    return study if study.model.dtype != "auto" or decision is None else with_dtype(study, decision.dtype)
