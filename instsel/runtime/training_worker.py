@@ -148,7 +148,7 @@ def _train_run(group: GroupWork, place: int, base: Any, resume: "StartingPoint")
     from instsel.models.loading import attach_lora
     from instsel.models.loss import answer_losses
     from instsel.training.dataset import TrainingSet, read_order
-    from instsel.training.loop import Pauses, train
+    from instsel.training.loop import StepCheckpoints, train
     from instsel.training.schedule import EpochMetrics, Step
 
     run, device = group.runs[place], get_device()
@@ -174,7 +174,7 @@ def _train_run(group: GroupWork, place: int, base: Any, resume: "StartingPoint")
                 lambda network, examples: answer_losses(network, collate(examples, device=device)),
                 on_epoch=on_epoch,
                 on_step=on_step,
-                pauses=Pauses(inside.due, inside.save),
+                step_checkpoints=StepCheckpoints(inside.due, inside.save),
                 resume=checkpoint,
                 order=read_order(run.folder),
                 until=run.until,
