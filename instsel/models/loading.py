@@ -72,7 +72,7 @@ def load_base(model: Model, device_map: str | dict[str, int] | None = None) -> A
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        base = AutoModelForCausalLM.from_pretrained(
+        base: Any = AutoModelForCausalLM.from_pretrained(
             _local_or_hub(model.name),
             revision=model.revision,
             dtype=DTYPES[dtype_of(model)],
@@ -98,8 +98,9 @@ def load_on_devices(model: Model) -> nn.Module:
     """
     gpus = torch.cuda.device_count()
     if gpus == 0:
-        return load_base(model)
-    base = load_base(model, "balanced" if gpus > 1 else {"": 0})
+        on_cpu: nn.Module = load_base(model)
+        return on_cpu
+    base: nn.Module = load_base(model, "balanced" if gpus > 1 else {"": 0})
     outside = sorted({str(device) for device in getattr(base, "hf_device_map", {}).values()} & {"cpu", "disk"})
     if outside:
         raise InputError(

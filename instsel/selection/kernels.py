@@ -7,9 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from instsel import arrays
-from instsel.arrays import finite_matrix as embedding_rows
-from instsel.arrays import largest_entry, row_blocks
-from instsel.arrays import unit_or_zero_rows as unit_rows
+from instsel.arrays import finite_matrix, largest_entry, row_blocks, unit_or_zero_rows
 
 METRICS = ("cosine", "precomputed")
 
@@ -42,10 +40,10 @@ def cosine_units(x: np.ndarray) -> np.ndarray:
     """Return float64 (n, d) unit rows whose products are cosines; a warning names and counts zero rows.
 
     Raises:
-        ValueError: as `embedding_rows`.
+        ValueError: as `finite_matrix`.
     """
-    rows = embedding_rows("x", x)
-    units = unit_rows(rows)
+    rows = finite_matrix("x", x)
+    units = unit_or_zero_rows(rows)
     warn_of_zeros("rows of x", np.flatnonzero(~units.any(axis=1)))
     return units
 

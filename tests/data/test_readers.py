@@ -178,7 +178,8 @@ def test_an_empty_file_is_refused_alone_or_among_others(tmp_path: Path) -> None:
 def test_a_folder_is_refused_unless_it_is_a_saved_dataset(tmp_path: Path) -> None:
     from datasets import Dataset, DatasetDict
 
-    with pytest.raises(InputError, match=rf"{tmp_path}/ is a folder but not a saved dataset; write {tmp_path}/\*\.jsonl"):
+    message = rf"{tmp_path}/ is a folder but not a saved dataset; write {tmp_path}/\*\.jsonl"
+    with pytest.raises(InputError, match=message):
         source_files(f"{tmp_path}/")
     DatasetDict({"train": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "splits")
     with pytest.raises(InputError, match="holds several splits; give the folder of one of them"):
