@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load, save
 
-from instsel.attribution.scores import precondition, score_block, unit_rows
+from instsel.arrays import unit_rows
+from instsel.attribution.scores import precondition, score_block
 from instsel.choice.influence import mean_gradients
 from instsel.config.study import StudyConfig
 from instsel.gradients.features import GradientShards, validation_columns

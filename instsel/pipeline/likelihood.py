@@ -43,7 +43,7 @@ class LikelihoodTaker:
         self.model, self.fitter, self.out = load_on_devices(model), BatchFitter.forward(token_budget), out
 
     def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> dict[str, Any]:
-        from instsel.models.likelihood import answer_likelihoods, answers_alone
+        from instsel.evaluation.scoring import answer_likelihoods, answers_alone
         from instsel.runtime.session import peak_memory
 
         loss, alone = answer_likelihoods(self.model, examples, fitter=self.fitter)

@@ -178,7 +178,7 @@ class _Encoder:
             row_format=where.row_format,
             source=where.source,
             default_source=where.stem,
-            refuse=lambda messages: LEAK if self.leaks.leaks(messages) else None,
+            reject_if=lambda messages: LEAK if self.leaks.leaks(messages) else None,
         )
         self.rejected.write_table(name, rejected)
         self.pool.write_table(name, examples)

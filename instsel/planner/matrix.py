@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from instsel.attribution.scores import precondition, score_block, second_moment, unit_rows
+from instsel.arrays import unit_rows
+from instsel.attribution.scores import precondition, score_block, second_moment
 from instsel.runtime.session import peak_memory
 
 SCORED_ROWS = 256

@@ -21,7 +21,7 @@ from instsel.planner.table import plan_table
 from instsel.runtime.devices import settle_dtype
 from instsel.runtime.errors import clear_errors
 from instsel.runtime.session import ray_session
-from instsel.study.dtype import with_settled_dtype
+from instsel.study.dtype import with_recorded_dtype
 from instsel.study.folder import find_folder
 from instsel.study.graph import StageGraph
 
@@ -66,7 +66,7 @@ def plan_study(
     """
     elsewhere = elsewhere or TargetCluster()
     folder = find_folder(study.out, study.name)
-    asked, study = study, elsewhere.with_dtype(with_settled_dtype(study, folder))
+    asked, study = study, elsewhere.with_dtype(with_recorded_dtype(study, folder))
     graph = build_graph(study, folder)
     todo = _open_parts(graph)
     if not any(todo.values()):

@@ -304,7 +304,7 @@ def _sample(file: SourceFile, number: int, count: int, model: Model, data: Data,
         row_format=file.row_format,
         source=file.source,
         default_source=file.stem,
-        refuse=lambda messages: LEAK if leaks.leaks(messages) else None,
+        reject_if=lambda messages: LEAK if leaks.leaks(messages) else None,
     )
     seconds = time.monotonic() - began
     kept = usable.select(["id", "source", *KEPT])

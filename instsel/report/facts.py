@@ -181,8 +181,8 @@ class InteractionFacts(Facts):
     categories: list[str]
     gamma: Matrix
     error: Matrix
-    own: list[Number] = []
-    own_error: list[Number] = []
+    self_effect: list[Number] = []
+    self_effect_error: list[Number] = []
     unknown: list[str] = []
     dependency: DependencyFacts | None = None
     runs: int | None = None

@@ -12,7 +12,7 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal, log
 from instsel.errors import StudyError
 from instsel.io.store import Folder
-from instsel.models.dtypes import SLOWER, Device, Dtype, names_of, settle, this_device, with_dtype
+from instsel.models.dtypes import EMULATION_COST, Device, Dtype, decide_dtype, describe_devices, this_device, with_dtype
 from instsel.runtime.session import cluster_nodes, cluster_resources
 from instsel.study.dtype import read_dtype, write_dtype
 
@@ -78,14 +78,14 @@ def settle_dtype(study: StudyConfig, folder: Folder, terminal: Terminal, *, writ
             "GPUs taken? Run again when one is free, or write model.dtype: bfloat16 or float32"
         )
     else:
-        settled = settle(devices)
-        dtype, how = settled.dtype, f"auto, since {settled.why}"
+        settled = decide_dtype(devices)
+        dtype, how = settled.dtype, f"auto, since {settled.reason}"
         if write:
             write_dtype(folder, settled)
     terminal.say(f"model.dtype: {dtype} ({how})")
     if dtype == "bfloat16" and emulating:
         terminal.say(
-            f"warning: {names_of(emulating)} emulates bfloat16, which is {SLOWER}; float32 needs another study folder: "
-            "--set model.dtype=float32 --set out=..."
+            f"warning: {describe_devices(emulating)} emulates bfloat16, which is {EMULATION_COST}; float32 needs "
+            "another study folder: --set model.dtype=float32 --set out=..."
         )
     return with_dtype(study, dtype)

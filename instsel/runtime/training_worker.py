@@ -175,7 +175,7 @@ def _train_run(group: GroupWork, index: int, base: Any, resume: "StartingPoint")
     from instsel.models.loading import attach_lora
     from instsel.models.loss import answer_losses
     from instsel.training.dataset import TrainingSet, read_order
-    from instsel.training.loop import Pauses, train
+    from instsel.training.loop import StepCheckpoints, train
 
     run, device = group.runs[index], get_device()
     checkpoints = run.folder / RUN
@@ -200,7 +200,7 @@ def _train_run(group: GroupWork, index: int, base: Any, resume: "StartingPoint")
                 lambda network, examples: answer_losses(network, collate(examples, device=device)),
                 on_epoch=on_epoch,
                 on_step=on_step,
-                pauses=Pauses(step_checkpoints.due, step_checkpoints.save),
+                step_checkpoints=StepCheckpoints(step_checkpoints.due, step_checkpoints.save),
                 resume=checkpoint,
                 order=read_order(run.folder),
                 until=run.until,

@@ -21,7 +21,7 @@ from instsel.runtime.session import ray_session
 from instsel.search import trials
 from instsel.search.outcome import Outcome, importances, search_facts
 from instsel.search.space import check_space, raw_study_of
-from instsel.study.dtype import with_settled_dtype
+from instsel.study.dtype import with_recorded_dtype
 from instsel.study.folder import Cost, StageFolder, open_folder
 from instsel.study.graph import StageGraph
 from instsel.study.results import PrepareResult, Result
@@ -56,7 +56,7 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
         raise InputError("the study file has no key `search`; write what is searched under search.space")
     check_space(study, search)
     opened = open_folder(study.out, study.name)
-    study = with_settled_dtype(study, opened)
+    study = with_recorded_dtype(study, opened)
     if study.model.dtype == "auto":
         with ray_session(study.resources), requested_capacity(study.resources, terminal):
             study = settle_dtype(study, opened, terminal)

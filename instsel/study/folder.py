@@ -159,7 +159,8 @@ class StageFolder:
     def _fingerprint_in(self, name: str) -> str | None:
         if not self.folder.exists(name):
             return None
-        return self.folder.read_json(name).get("fingerprint")
+        recorded: str | None = self.folder.read_json(name).get("fingerprint")
+        return recorded
 
 
 def stage_fingerprint(name: str, version: int, settings: Json, inputs: Json, parents: Mapping[str, str]) -> str:

@@ -148,8 +148,8 @@ class InteractionResult(Result):
         categories: in the order of the matrices.
         gamma: (K, K), what one row of the first is worth in rows of the second.
         error: (K, K), standard errors.
-        own: (K,), what rows of a category do for it.
-        own_error: (K,), standard errors.
+        self_effect: (K,), what rows of a category do for it.
+        self_effect_error: (K,), standard errors.
         unknown: categories whose own rows do not clearly help them.
         dependency: where removals were trained.
         runs: trainings behind it.
@@ -159,8 +159,8 @@ class InteractionResult(Result):
     categories: list[str]
     gamma: Matrix
     error: Matrix
-    own: list[float | None]
-    own_error: list[float | None]
+    self_effect: list[float | None]
+    self_effect_error: list[float | None]
     unknown: list[str]
     dependency: DependencyResult | None = None
     runs: int | None = None

@@ -94,7 +94,7 @@ def test_gamma_is_the_help_that_was_planted(study, resources):
     result = _run(made, graph, resources)
     assert np.array(result["gamma"]) == pytest.approx(HELP / np.diagonal(HELP))
     assert np.array(result["error"]) == pytest.approx(0, abs=1e-9)
-    assert result["own"] == pytest.approx(3 * np.diagonal(HELP))
+    assert result["self_effect"] == pytest.approx(3 * np.diagonal(HELP))
 
 
 def test_needs_are_the_help_that_was_planted(study, resources):

@@ -19,10 +19,10 @@ import pytest
 import torch
 import yaml
 
-from instsel.attribution.scores import unit_rows
+from instsel.arrays import unit_rows
 from instsel.config.file import parse_study
 from instsel.errors import StudyError
-from instsel.gradients.features import feature_table, read_features, read_norms, read_pins
+from instsel.gradients.features import feature_table, read_features, read_norms, read_provenance
 from instsel.io.store import Folder
 from instsel.pipeline import features
 from instsel.pipeline.registry import build_graph
@@ -199,7 +199,7 @@ def test_int8_takes_about_half_and_points_the_same_way(make, undisturbed, monkey
     assert cosines.min() > 0.999
     table = stage.folder.read_table("epoch-1/pool/00000-000000.arrow")
     assert read_features(table)[1].dtype == np.int8
-    assert read_pins(table.schema)["storage"] == "int8"
+    assert read_provenance(table.schema)["storage"] == "int8"
 
 
 def test_the_manifest_says_what_every_checkpoints_features_depend_on(raw, undisturbed):
@@ -207,7 +207,7 @@ def test_the_manifest_says_what_every_checkpoints_features_depend_on(raw, undist
     assert list(provenance) == CHECKPOINTS
     for name in shards(undisturbed):
         checkpoint, kind, _ = name.split("/")
-        assert read_pins(Folder.at(undisturbed).read_table(name).schema) == provenance[checkpoint][kind]
+        assert read_provenance(Folder.at(undisturbed).read_table(name).schema) == provenance[checkpoint][kind]
     pool, validation = provenance["epoch-1"]["pool"], provenance["epoch-1"]["validation"]
     assert pool["gradient"] == {"kind": "Adam direction", "betas": [0.9, 0.999], "eps": 1e-8}
     assert pool["sketch"] == {"kind": "count sketch", "dim": 64, "seed": 0}
@@ -238,7 +238,7 @@ def test_attribution_refuses_a_shard_with_one_other_pin_and_names_it(place, name
     shutil.copytree(undisturbed, tmp_path / "features")
     folder = Folder.at(tmp_path / "features")
     table = (folder / place).read_table(f"{name}.arrow")
-    provenance = read_pins(table.schema)
+    provenance = read_provenance(table.schema)
     other = feature_table(
         *read_features(table), read_norms(table), {**provenance, "sketch": {**provenance["sketch"], "seed": 7}}
     )

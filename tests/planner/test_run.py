@@ -12,8 +12,8 @@ from instsel.cli.app import app
 from instsel.config.file import parse_study
 from instsel.console import Terminal
 from instsel.errors import InputError, StudyError
+from instsel.evaluation.scoring import answers_alone
 from instsel.io.store import Folder
-from instsel.models.likelihood import answers_alone
 from instsel.pipeline.registry import build_graph, stage_names
 from instsel.planner import sample as plan_sample
 from instsel.planner import stopwatch as plan_stopwatch

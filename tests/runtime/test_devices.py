@@ -10,10 +10,11 @@ from instsel.config.file import parse_study
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.errors import StudyError
-from instsel.models.dtypes import Device, keep, settle, this_device
+from instsel.models.dtypes import Device, decide_dtype, this_device
 from instsel.pipeline.runner import run_study
 from instsel.runtime import devices as dtype
 from instsel.runtime.devices import settle_dtype, working_devices, working_nodes
+from instsel.study.dtype import write_dtype
 from instsel.study.folder import open_folder
 
 NATIVE, EMULATING = Device("AMD EPYC", True), Device("Intel Xeon", False)
@@ -80,7 +81,7 @@ def test_a_plan_settles_nothing_for_the_study(study, on):
 
 def test_a_study_in_bfloat16_that_goes_on_where_it_is_emulated_says_what_that_costs(study, on, capsys):
     folder = open_folder(study.out, study.name)
-    keep(folder, settle([NATIVE]))
+    write_dtype(folder, decide_dtype([NATIVE]))
     on(EMULATING)
     assert settle_dtype(study, folder, Terminal()).model.dtype == "bfloat16"
     output = capsys.readouterr().out

@@ -6,7 +6,7 @@ import torch
 
 from instsel.config.study import Model
 from instsel.data.batching import BatchFitter
-from instsel.models.likelihood import answer_likelihoods, answers_alone
+from instsel.evaluation.scoring import answer_likelihoods, answers_alone
 from instsel.models.loading import load_base
 
 SKIP = -100
