@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from instsel.mixture.dependency import LEVELS
 from instsel.mixture.settings import OTHER
 from instsel.printable import inline
-from instsel.report import pictures
 from instsel.report.markdown import decimal, markdown_table
 
 # Below this a constraint holds nothing back that anyone would notice.
@@ -23,7 +23,7 @@ def mixture_sections(summary: Mapping[str, Any]) -> list[str]:
         return []
     parts = ["## How categories help each other\n", _sizes(summary["categories"])]
     for estimator, found in summary["interaction"].items():
-        parts += [f"### By {estimator}\n", _gamma(found), *_unknown(found), f"![gamma](gamma-{estimator}.svg)"]
+        parts += [f"### By {estimator}\n", _gamma(found), *_unknown(found)]
     parts += [agreement_in_words(name, found) for name, found in summary["agreement"].items()]
     for found in summary["interaction"].values():
         parts += _dependencies(found.get("dependency"))
@@ -31,25 +31,7 @@ def mixture_sections(summary: Mapping[str, Any]) -> list[str]:
         parts.append("## Mixture\n")
         for name, told in summary["mixtures"].items():
             parts += [f"### {name}\n", _shares(told), " ".join(duals_in_words(told))]
-        parts.append("![shares](shares.svg)")
     return parts
-
-
-def mixture_pictures(summary: Mapping[str, Any]) -> dict[str, bytes]:
-    """The pictures that `mixture_sections` names: file name -> SVG."""
-    found: dict[str, bytes] = {}
-    for estimator, made in summary["interaction"].items():
-        found[f"gamma-{estimator}.svg"] = pictures.heatmap(made["categories"], made["gamma"], made["error"])
-        if made.get("dependency"):
-            graph = made["dependency"]
-            found["dependencies.svg"] = pictures.dependency_graph(graph["levels"], graph["needs"])
-    mixtures = summary["mixtures"]
-    if mixtures:
-        names = list(dict.fromkeys(name for told in mixtures.values() for name in told["categories"]))
-        found["shares.svg"] = pictures.shares(
-            names, {name: _before_and_after(told, names) for name, told in mixtures.items()}
-        )
-    return found
 
 
 def agreement_in_words(name: str, found: Mapping[str, Any]) -> str:
@@ -139,8 +121,7 @@ def _dependencies(found: Mapping[str, Any] | None) -> list[str]:
     if found is None:
         return []
     levels = [
-        [level, ", ".join(name for name, own in found["levels"].items() if own == level) or "–"]
-        for level in pictures.LEVELS
+        [level, ", ".join(name for name, own in found["levels"].items() if own == level) or "–"] for level in LEVELS
     ]
     parts = ["## Which category needs which\n", markdown_table(["level", "categories"], levels)]
     if found["needs"]:
@@ -149,13 +130,7 @@ def _dependencies(found: Mapping[str, Any] | None) -> list[str]:
         )
     else:
         parts.append("No removal clearly harms another category.")
-    parts += [f"In a round: {', '.join(map(inline, cycle))} need each other." for cycle in found["cycles"]]
-    return [*parts, "![dependencies](dependencies.svg)"]
-
-
-def _before_and_after(told: Mapping[str, Any], names: Sequence[str]) -> tuple[list[float], list[float]]:
-    own = [told["categories"].get(name, {"start": 0.0, "weight": 0.0}) for name in names]
-    return [one["start"] for one in own], [one["weight"] for one in own]
+    return parts + [f"In a round: {', '.join(map(inline, cycle))} need each other." for cycle in found["cycles"]]
 
 
 def _shares(told: Mapping[str, Any]) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from instsel.report import pictures
 from instsel.report.markdown import decimal, markdown_table
+from instsel.report.page.search import pareto_chart
 from instsel.search.outcome import Outcome, pareto_set
 
 SHOWN = 20
@@ -54,7 +54,7 @@ def search_report(summary: Mapping[str, Any], study: str) -> str:
         "## Trials\n",
         _trials(trials, targets),
         "Pareto set: no other trial has fewer tokens and a lower objective.\n",
-        "![Pareto set](pareto.svg)\n",
+        "The trials as a chart: [pareto.html](pareto.html).\n",
     ]
     if summary["importance"]:
         body = [[key, f"{share:.0%}"] for key, share in summary["importance"].items()]
@@ -64,18 +64,14 @@ def search_report(summary: Mapping[str, Any], study: str) -> str:
 
 
 def search_picture(summary: Mapping[str, Any]) -> bytes:
-    """Objective against tokens, as SVG."""
-    ended = [trial for trial in summary["trials"] if trial["objective"] is not None and not trial["stopped"]]
-    points = [
-        {
-            "name": trial["name"][:6],
-            "tokens": trial["tokens"],
-            "objective": trial["objective"],
-            "best": trial["pareto"],
-        }
-        for trial in ended
-    ]
-    return pictures.pareto(points)
+    """Return objective against tokens as an HTML file with Plotly's script in it, which loads nothing."""
+    from plotly.io import to_html
+
+    chart = pareto_chart(summary["trials"])
+    page: str = to_html(
+        {"data": chart.traces, "layout": {"title": {"text": chart.title}, **chart.layout}}, div_id="pareto"
+    )
+    return page.encode("utf-8", "backslashreplace")
 
 
 def _trials(trials: Sequence[Mapping[str, Any]], targets: Sequence[str]) -> str:

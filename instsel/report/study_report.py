@@ -29,6 +29,7 @@ def study_report(summary: Mapping[str, Any]) -> str:
     parts = [
         f"# Study {summary['study']}\n",
         _what(summary),
+        "Charts and rows to read are in [report.html](report.html).\n",
         *_losses(summary),
         *_made_of(summary),
         *_served(summary),

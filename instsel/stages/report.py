@@ -17,7 +17,6 @@ from instsel.dtypes import dtype_of
 from instsel.methods import RandomMethod
 from instsel.mixture.agreement import agreement
 from instsel.report.markdown import BASE
-from instsel.report.mixture import mixture_pictures
 from instsel.report.study_report import study_report
 from instsel.report.summary import differences, loss_table, pooled
 from instsel.report.write import write_report
@@ -34,8 +33,6 @@ def run(study: StudyConfig, graph: Graph) -> None:
     summary = summarise(study, graph)
     graph.report.folder.write_json("summary.json", summary)
     graph.report.folder.write("report.md", study_report(summary).encode())
-    for name, picture in mixture_pictures(summary).items():
-        graph.report.folder.write(name, picture)
     write_report([study.out])
     graph.report.commit({})
 

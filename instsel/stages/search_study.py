@@ -35,7 +35,7 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
     """Run everything that trials share, then search; a finished search is told again at once.
 
     Returns:
-        The folder of searches, with report.md, best.yaml, summary.json, trials.parquet and pareto.svg.
+        The folder of searches, with report.md, best.yaml, summary.json, trials.parquet and pareto.html.
 
     Raises:
         InputError: the study has no key `search`, or a value of its space cannot be.
@@ -99,7 +99,7 @@ def _write(study: StudyConfig, search: Search, folder: Folder, outcomes: list[Ou
     summary = search_summary(outcomes, importances(outcomes, search.space, search.seed), search.share)
     folder.write(BEST, _best_study(study, outcomes[0]).encode())
     folder.write_table(TRIALS, _table(outcomes))
-    folder.write("pareto.svg", search_picture(summary))
+    folder.write("pareto.html", search_picture(summary))
     folder.write(REPORT, search_report(summary, f"{folder}/{BEST}").encode())
     folder.write_json(SUMMARY, summary)
 

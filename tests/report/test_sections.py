@@ -1,15 +1,20 @@
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from plotly.offline import get_plotlyjs
 
 from instsel.report.facts.order import orders
 from instsel.report.facts.record import Record
+from instsel.report.page import figures
 from instsel.report.page.cost import cost_section
 from instsel.report.page.methods import curriculum_section
 from instsel.report.page.mixture import mixture_section
 from instsel.report.page.overview import headline
 from instsel.report.page.reading import ROW_LETTERS, reading_section
 from instsel.report.page.search import search_section
+from instsel.report.search import search_picture
 from instsel.storage import Folder
 
 MIXTURE = {
@@ -22,6 +27,13 @@ MIXTURE = {
     "duals": {"max_shift": 0.2, "sum": 0.1, "lower": {"a_b": 0.0, "c": 0.0}, "upper": {"a_b": 0.5, "c": 0.0}},
 }
 GAMMA = {"categories": ["a_b", "c"], "gamma": [[1.0, None], [-0.2, 1.0]], "error": [[0.0, None], [0.1, 0.0]]}
+TRIAL = {"objective": 1.0, "stopped": False, "failed": None, "pareto": True, "point": {"order": "sorted"}}
+TRIALS = [
+    {**TRIAL, "name": "second", "tokens": 20},
+    {**TRIAL, "name": "first", "tokens": 10, "objective": 2.0},
+    {**TRIAL, "name": "other", "tokens": 30, "objective": 3.0, "pareto": False},
+    {**TRIAL, "name": "lost", "tokens": 5, "objective": None, "pareto": False, "failed": "diverged"},
+]
 
 
 def kinds(section, kind) -> list:
@@ -44,19 +56,44 @@ def test_a_mixture_has_gamma_with_errors_shares_and_duals_in_words_once_for_equa
     assert "If the pool had more of a_b, one more percent of it would be worth 0.0050." in said
 
 
+def test_what_categories_need_is_drawn_and_said():
+    levels = {"a_b": "preliminary", "c": "subsequent", "<b>d</b>": "preliminary"}
+    dependency = {"levels": levels, "needs": [{"category": "c", "needs": "a_b"}], "cycles": []}
+    facts = {"interaction": {"runs": {**GAMMA, "dependency": dependency}}, "agreement": {}, "categories": {}}
+    section = mixture_section({**facts, "mixtures": {}})
+    _, graph = kinds(section, "chart")
+    columns = (graph.traces[0][key] for key in ("text", "x", "y"))
+    positions = {name: (x, y) for name, x, y in zip(*columns, strict=True)}
+    assert positions == {"a_b": (0, -0.5), "&lt;b&gt;d&lt;/b&gt;": (0, 0.5), "c": (2, 0)}
+    (arrow,) = graph.layout["annotations"]
+    assert ((arrow["ax"], arrow["ay"]), (arrow["x"], arrow["y"])) == (positions["a_b"], positions["c"])
+    said = [line for part in kinds(section, "text") for line in part.lines]
+    assert said == ["Levels: preliminary: a_b, <b>d</b>; subsequent: c.", "c needs a_b."]
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "$x$", "<script>alert(1)</script>", "a & b"])
+def test_a_name_is_no_formula_and_no_markup(name: str) -> None:
+    (trace,) = figures.heatmap("gamma", [name, "b"], [name, "b"], [[1.0, 0.5], [0.25, 1.0]]).traces
+    escaped = name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    assert trace["x"] == trace["y"] == [escaped, "b"]
+
+
 def test_a_search_has_its_pareto_set_by_tokens_and_its_keys_by_importance():
-    trial = {"objective": 1.0, "stopped": False, "failed": None, "pareto": True, "point": {"order": "sorted"}}
-    trials = [
-        {**trial, "name": "second", "tokens": 20},
-        {**trial, "name": "first", "tokens": 10, "objective": 2.0},
-        {**trial, "name": "other", "tokens": 30, "objective": 3.0, "pareto": False},
-        {**trial, "name": "lost", "tokens": 5, "objective": None, "pareto": False, "failed": "diverged"},
-    ]
-    section = search_section({"search": {"trials": trials, "importance": {"seed": 0.1, "order": 0.9}}})
+    section = search_section({"search": {"trials": TRIALS, "importance": {"seed": 0.1, "order": 0.9}}})
     pareto, mattered = kinds(section, "chart")
     assert pareto.traces[0]["x"] == [10, 20] and pareto.traces[1]["x"] == [30]
     assert mattered.traces[0]["y"] == ["order", "seed"]
     assert [row[0].small for row in kinds(section, "table")[0].rows] == ["Pareto", "Pareto", "", "failed"]
+
+
+def test_the_picture_of_a_search_is_the_same_bytes_and_loads_nothing():
+    trials = [{**TRIALS[0], "point": {"method": "</script><script>alert(1)</script>"}}, *TRIALS[1:]]
+    picture = search_picture({"trials": trials})
+    assert picture == search_picture({"trials": trials})
+    page = picture.decode("utf-8")
+    assert "<html>" in page[:40] and "tokens trained on" in page
+    assert "alert(1)" in page and "<script>alert(1)" not in page
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page.replace(get_plotlyjs(), ""))
 
 
 def test_sections_of_what_a_study_lacks_are_left_out():

@@ -113,6 +113,45 @@ def lines(
     return Chart(title, traces, {"showlegend": True, **layout}, 380, note)
 
 
+def graph(
+    title: str, columns: Mapping[str, Sequence[str]], arrows: Sequence[tuple[str, str]], *, note: str = ""
+) -> Chart:
+    """Names in titled columns, with arrows between them, each from the first name of a pair to the second."""
+    positions = {
+        name: (column, row - (len(names) - 1) / 2)
+        for column, names in enumerate(columns.values())
+        for row, name in enumerate(names)
+    }
+    across, down = ([position[axis] for position in positions.values()] for axis in (0, 1))
+    trace = {
+        "type": "scatter",
+        "mode": "markers+text",
+        "x": across,
+        "y": down,
+        "text": [label(name) for name in positions],
+        "textposition": "top center",
+        "hoverinfo": "skip",
+        "marker": {"size": 9},
+    }
+    in_data = {"xref": "x", "yref": "y", "axref": "x", "ayref": "y"}
+    layout = {
+        "annotations": [
+            {"x": x, "y": y, "ax": start_x, "ay": start_y, "text": "", "arrowhead": 2, "standoff": 8, **in_data}
+            for (start_x, start_y), (x, y) in ((positions[start], positions[end]) for start, end in arrows)
+        ],
+        "xaxis": {
+            "tickvals": list(range(len(columns))),
+            "ticktext": labels(list(columns)),
+            "range": [-0.5, len(columns) - 0.5],
+            "side": "top",
+            "showgrid": False,
+            "zeroline": False,
+        },
+        "yaxis": {"visible": False, "autorange": "reversed"},
+    }
+    return Chart(title, [trace], layout, 120 + 2 * LINE * max(len(names) for names in columns.values()), note)
+
+
 def _plain(text: str) -> str:
     """A name within a template of Plotly, which looks for %{...} in it."""
     return text.replace("%", "&#37;").replace("{", "&#123;")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from instsel.mixture.dependency import LEVELS
 from instsel.printable import one_line
 from instsel.report.mixture import agreement_in_words, duals_in_words
 from instsel.report.page import figures
@@ -79,13 +80,13 @@ def _mixture(name: str, told: Mapping[str, Any]) -> list[Table | Chart | Text]:
     ]
 
 
-def _dependency(found: Mapping[str, Any] | None) -> list[Text]:
+def _dependency(found: Mapping[str, Any] | None) -> list[Text | Chart]:
     if found is None:
         return []
-    by_level: dict[str, list[str]] = {}
-    for name, level in found["levels"].items():
-        by_level.setdefault(level, []).append(name)
-    said = [f"Levels: {'; '.join(f'{level}: ' + ', '.join(names) for level, names in by_level.items())}."]
+    by_level = {level: [name for name, own in found["levels"].items() if own == level] for level in LEVELS}
+    said = [f"Levels: {'; '.join(f'{level}: ' + ', '.join(names) for level, names in by_level.items() if names)}."]
     if found["needs"]:
         said.append("; ".join(f"{pair['category']} needs {pair['needs']}" for pair in found["needs"]) + ".")
-    return [Text(said)]
+    needs = [(pair["needs"], pair["category"]) for pair in found["needs"]]
+    note = "An arrow goes from a category to one that needs it."
+    return [figures.graph("Which category needs which", by_level, needs, note=note), Text(said)]

@@ -1,6 +1,6 @@
 """What a search found: the Pareto set, which keys mattered, and the trials."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from instsel.report.page import figures
@@ -12,7 +12,7 @@ def search_section(facts: Mapping[str, Any]) -> Section | None:
     found = facts["search"]
     if not found or not found.get("trials"):
         return None
-    parts: list[Table | Chart] = [_pareto(found["trials"])]
+    parts: list[Table | Chart] = [pareto_chart(found["trials"])]
     if found["importance"]:
         by_share = dict(sorted(found["importance"].items(), key=lambda item: -item[1]))
         shares = {"share of the objective's spread": list(by_share.values())}
@@ -21,7 +21,8 @@ def search_section(facts: Mapping[str, Any]) -> Section | None:
     return Section("search", "Search", parts)
 
 
-def _pareto(trials: list[dict[str, Any]]) -> Chart:
+def pareto_chart(trials: Sequence[Mapping[str, Any]]) -> Chart:
+    """Draw objective against tokens trained on of every trial that ended, the Pareto set joined by a line."""
     ended = [trial for trial in trials if trial["objective"] is not None and not trial["stopped"]]
     groups = {
         "Pareto set": sorted((trial for trial in ended if trial["pareto"]), key=lambda trial: trial["tokens"]),
