@@ -53,7 +53,7 @@ def test_no_secret_of_the_environment_is_in_the_folder_of_a_study(finished_study
 
 def test_nothing_that_a_study_leaves_is_a_pickle(finished_study: dict[str, Any]) -> None:
     endings = {path.suffix for path in files_below(Path(finished_study["out"]))}
-    known = {".json", ".jsonl", ".parquet", ".arrow", ".safetensors", ".md", ".html", ".log", ".svg", ".lock", ""}
+    known = {".json", ".jsonl", ".parquet", ".arrow", ".safetensors", ".md", ".html", ".log", ".lock", ""}
     assert endings <= known
     unnamed = {path.name for path in files_below(Path(finished_study["out"])) if not path.suffix}
     assert unnamed <= {".validate_storage_marker"}

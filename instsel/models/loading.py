@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -11,6 +11,9 @@ from instsel.config.study import Embedding, Lora, Model
 from instsel.errors import InputError
 from instsel.models.dtypes import dtype_of
 from instsel.training.checkpoint import load_adapter
+
+if TYPE_CHECKING:
+    from sentence_transformers.base.modules import Transformer
 
 ADAPTER_CONFIG = "adapter_config.json"
 PEFT_KEYS = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"}
@@ -110,28 +113,41 @@ def load_on_devices(model: Model) -> nn.Module:
     return base
 
 
-def load_encoder(embedding: Embedding) -> tuple[Any, Any]:
+def load_encoder(embedding: Embedding) -> "Transformer":
     """Load tokenizer and transformer of a text encoder, frozen, in float32, on the GPU if there is one.
 
-    Code that comes with an encoder is never run.
+    Code that comes with an encoder is never run, and of what its folder says to sentence-transformers nothing is read.
 
     Raises:
         InputError: the model does not exist, or is not an encoder.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from sentence_transformers.base.modules import Transformer
+    from transformers import AutoConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     name, options = _local_or_hub(embedding.encoder), {"revision": embedding.revision, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        encoder = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **options)
+        if AutoConfig.from_pretrained(name, **options).is_encoder_decoder:
+            raise InputError(
+                f"embedding.encoder: {embedding.encoder} has a decoder too; name a model that only encodes"
+            )
+        if encoder_file(embedding, ADAPTER_CONFIG) is not None:
+            # sentence-transformers would load the base model that the adapter names, from anywhere.
+            raise InputError(f"embedding.encoder: {embedding.encoder} is an adapter; merge it into its base model")
+        encoder: Transformer = Transformer(
+            name,
+            model_kwargs={**options, "dtype": torch.float32, "use_safetensors": True},
+            processor_kwargs={**options},
+            config_kwargs={**options},
+            modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+            module_output_name="token_embeddings",
+        )
     except (ImportError, OSError, ValueError) as error:
         raise InputError(f"embedding.encoder: {embedding.encoder} could not be loaded: {_first_line(error)}") from error
-    if encoder.config.is_encoder_decoder:
-        raise InputError(f"embedding.encoder: {embedding.encoder} has a decoder too; name a model that only encodes")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return tokenizer, encoder.to(device).requires_grad_(False).eval()
+    encoder.to(device).requires_grad_(False).eval()
+    return encoder
 
 
 def encoder_file(embedding: Embedding, name: str) -> Any:
