@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from instsel.planner.matrix import seconds_to_solve, seconds_to_sum
+from instsel.attribution.timing import seconds_to_solve, seconds_to_sum
 from instsel.planner.selectors import (
     KERNEL_BYTES,
     WALK_BYTES,

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from instsel.io.matrix import MAPPED_BYTES
-from instsel.planner.facts import FLOAT32, MIB
 from instsel.selection.methods import (
     AnyMethod,
     BidsMethod,
@@ -16,6 +15,7 @@ from instsel.selection.methods import (
     RdsMethod,
     SmartMethod,
 )
+from instsel.study.estimates import FLOAT32, MIB
 
 FLOAT64 = 8
 # Of the pool's index: the table, ids as Python texts twice, and tokens by id.
