@@ -58,11 +58,11 @@ def plan(
 ) -> None:
     """Estimate the cost of a study before it starts: rows, tokens, hours, memory and disk of every stage."""
     with exit_status():
-        from instsel.planner.elsewhere import TargetCluster
+        from instsel.planner.cluster import TargetCluster
         from instsel.planner.run import plan_study
 
-        elsewhere = TargetCluster.of(cluster, rates, price, save_rates)
-        plan_study(load_study(study, overrides), Terminal(), elsewhere=elsewhere)
+        target = TargetCluster.from_options(cluster, rates, price, save_rates)
+        plan_study(load_study(study, overrides), Terminal(), target=target)
 
 
 @app.command()

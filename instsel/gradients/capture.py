@@ -127,7 +127,7 @@ class GradientCapture:
         self._in_backward = True
         # Without a graph no tapped module was called, which `batch` then reports by name.
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
 
     def _forward(self, site: Site, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         self._check_input(args[0], site.weight, site.bias)

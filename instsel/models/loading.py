@@ -73,7 +73,7 @@ def load_base(model: Model, device_map: str | dict[str, int] | None = None) -> A
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         base: Any = AutoModelForCausalLM.from_pretrained(
             _local_or_hub(model.name),
@@ -125,7 +125,7 @@ def load_encoder(embedding: Embedding) -> "Transformer":
     from transformers import AutoConfig
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     name, options = _local_or_hub(embedding.encoder), {"revision": embedding.revision, "trust_remote_code": False}
     try:
         if AutoConfig.from_pretrained(name, **options).is_encoder_decoder:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from instsel.arrays import row_blocks
 from instsel.choice.data import group_labels
-from instsel.config.mixture import ClusterCategories, EndpointCategories, Mixture
+from instsel.config.mixture import ClusterCategories, ColumnCategories, EndpointCategories, Mixture
 from instsel.config.study import Embedding, StudyConfig
 from instsel.errors import InputError
 from instsel.io.fingerprint import fingerprint
@@ -20,15 +20,18 @@ from instsel.io.store import Folder
 from instsel.mixture.categories import OTHER, Categories, divide, name_clusters, naming_rows
 from instsel.pipeline.extraction import Item, pool_items
 from instsel.study import dependencies
+from instsel.study.estimates import ID_BYTES
 from instsel.study.reader import StudyReader
 from instsel.study.results import CategoriesResult, PrepareResult, RowCount
-from instsel.study.stage import Finished, RunContext, Settings, Stage, StageKey
+from instsel.study.stage import Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 CATEGORIES = "categories.parquet"
 EVALUATION = "evaluation"
 ANSWERS = "answers"
 # How fast an endpoint is asked, and by whom, changes no answer.
 ASKING = {"key_variable", "requests_at_once", "timeout", "attempts"}
+
+LINE_BYTES = 40  # of the table of categories, the id left out
 
 
 class Categorize(Stage[CategoriesResult]):
@@ -87,6 +90,33 @@ class Categorize(Stage[CategoriesResult]):
                 validation=validation,
             )
         )
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        asks = isinstance(mixture_of(context.config).categories, EndpointCategories)
+        rows = context.counts.rows
+        return StageEstimate(
+            self.name,
+            rows=rows,
+            # How fast an endpoint answers is not known; the others take seconds.
+            seconds=None if asks else 0.0,
+            disk=rows * (ID_BYTES + LINE_BYTES),
+            memory_advice="lower embedding.token_budget",
+        )
+
+
+def count_categories(mixture: Mixture, groups: Mapping[str, Sequence[float]]) -> int:
+    """Return how many categories the pool has, those counted that will be too small to be measured.
+
+    Args:
+        mixture: says what divides the pool.
+        groups: "source" and "task" -> rows of each.
+    """
+    spec = mixture.categories
+    if isinstance(spec, ColumnCategories):
+        return len(groups[spec.by])
+    if isinstance(spec, EndpointCategories) and spec.labels is not None:
+        return len(spec.labels)
+    return spec.count
 
 
 def mixture_of(config: StudyConfig) -> Mixture:

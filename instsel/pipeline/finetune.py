@@ -12,11 +12,13 @@ from instsel.choice.output import TRAINING_SET
 from instsel.config.study import StudyConfig
 from instsel.errors import Diverged, InputError
 from instsel.mixture.curriculum import most_held_back, passes
+from instsel.pipeline.probes import training_probe
 from instsel.study import dependencies
+from instsel.study.estimates import training_estimate
 from instsel.study.folder import StageFolder
 from instsel.study.results import SelectResult, TrainingResult
 from instsel.study.runs import Run, runs_of
-from instsel.study.stage import RunContext, Settings, Stage, StageKey
+from instsel.study.stage import PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 if TYPE_CHECKING:
     from instsel.runtime.training_run import Trained, TrainingRun
@@ -80,6 +82,10 @@ class Finetune(Stage[TrainingResult]):
         for key, folder in zip(keys, folders, strict=True):
             if not folder.done():
                 raise Diverged(f"finetune {key}: {folder.folder.read_json(DIVERGED)['why']}")
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        probe = training_probe(self.name, context.config, context.config.finetune)
+        return training_estimate(context, probe, context.counts.chosen, len(keys))
 
 
 def _levels(config: StudyConfig, run: Run) -> list[StageKey]:

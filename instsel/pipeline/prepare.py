@@ -6,7 +6,7 @@ how many workers there are, and a killed run goes on with the shards that are mi
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from instsel.pipeline.prepare_targets import leak_index, prepare_targets, why_re
 from instsel.study import dependencies
 from instsel.study.folder import path_in_study
 from instsel.study.results import PoolResult, PrepareResult
-from instsel.study.stage import Cost, Finished, RunContext, Settings, Stage, StageKey
+from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 if TYPE_CHECKING:
     from instsel.runtime.attempts import AttemptLimiter
@@ -73,6 +73,19 @@ class Prepare(Stage[PrepareResult]):
         context.console.say(_summary(pool))
         result = PrepareResult(pool=pool, targets=targets, tokenizer=tokenizer)
         return Finished(result, Cost(tokens=pool.tokens, peak_memory=memory))
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        counts = context.counts
+        sets = [*counts.pool, *counts.validation, *counts.heldout]
+        return StageEstimate(
+            self.name,
+            rows=sum(part.rows for part in sets),
+            tokens=sum(part.tokens for part in sets),
+            seconds=counts.prepare_seconds,
+            memory=counts.prepare_memory,
+            disk=counts.prepare_bytes,
+            memory_advice="lower data.shard_rows",
+        )
 
 
 def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], terminal: Terminal) -> list[str]:

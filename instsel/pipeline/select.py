@@ -1,5 +1,6 @@
 """Stage *select*: a method selects its rows on the driver; a task fetches them and writes them down."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from instsel.choice.budget import Budget
@@ -8,9 +9,11 @@ from instsel.choice.output import write_rows
 from instsel.choice.picks import PickRequest, make_picks
 from instsel.config.mixture import Mixture
 from instsel.config.study import StudyConfig
+from instsel.pipeline.extraction import ForwardStage, vector_width
+from instsel.study.estimates import TOKEN_BYTES, Throughput
 from instsel.study.results import SelectResult
 from instsel.study.runs import Run, selections_of
-from instsel.study.stage import Finished, RunContext, Settings, Stage, StageKey
+from instsel.study.stage import Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 # What a method requires -> the stage that leaves it; influence has a stage for each spec.
 SOURCES = {
@@ -68,6 +71,38 @@ class Select(Stage[SelectResult]):
             folder.write_table(MIXTURE, mixture_table(picks.mixture))
         context.console.say(f"{key}: {result.rows} rows, {result.tokens} tokens")
         return Finished(result)
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        counts = context.counts
+        rates = [_rate(context, selections_of(context.config)[key]) for key in keys]
+        written = len(keys) * counts.chosen * (counts.chosen_bytes + counts.mean_tokens * TOKEN_BYTES)
+        return StageEstimate(
+            self.name,
+            rows=len(keys) * counts.rows,
+            seconds=sum(rate.seconds(counts.rows) or 0.0 for rate in rates),
+            memory=max(rate.memory for rate in rates),
+            disk=round(written) + max(rate.scratch for rate in rates),
+            memory_advice="lower targets.NAME.max_validation, features.dim or selection.budget",
+            disk_advice="lower features.dim or targets.NAME.max_validation",
+        )
+
+
+def _rate(context: PlanContext, run: Run) -> Throughput:
+    part, counts = context.config.selection, context.counts
+    spec = run.method.attribution_spec(part.attribution, part.damping)
+    columns = sum(rows.rows for rows in counts.validation) if spec is None else counts.columns(spec)
+    damping = None if spec is None else spec.damping
+    return context.profiler.selection(run.method, columns, damping, _width(context, run))
+
+
+def _width(context: PlanContext, run: Run) -> int:
+    """Return the entries of the vectors that a method selects by: as its files have them, or as it was measured."""
+    source = _source(context.config, run).stage
+    stage = context.graph.stage(source)
+    if not isinstance(stage, ForwardStage):
+        return 0
+    folder = context.graph[source]
+    return vector_width(folder.folder) if folder.done() else context.profiler.batches(stage.probe(context.config)).width
 
 
 def _source(config: StudyConfig, run: Run) -> StageKey:
