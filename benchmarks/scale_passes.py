@@ -18,9 +18,9 @@ from instsel.gradients.features import feature_table, normalise
 from instsel.io.store import Folder
 from instsel.pipeline import prepare
 from instsel.pipeline.extraction import extract, pool_items
+from instsel.pipeline.registry import build_graph
 from instsel.runtime.session import peak_memory, plan_resources, ray_session
 from instsel.study.folder import StageFolder
-from instsel.study.graph import build_graph
 
 FILES = 8
 HEADER = [
@@ -53,17 +53,17 @@ def measure(size: Size, place: str) -> list[list[str]]:
     study = _study(size, place)
     graph = build_graph(study, Folder.at(study.out))
     with ray_session(Resources()):
-        prepared = _watched(size, "prepare", graph.prepare, lambda: prepare.run(study, graph.prepare, terminal))
+        prepared = _watched(size, "prepare", graph["prepare"], lambda: prepare.run(study, graph["prepare"], terminal))
     # Another Ray, so that no worker of the first pass is counted for the second.
     with ray_session(Resources()):
-        items, share = pool_items(graph.prepare), plan_resources(study.resources)
+        items, share = pool_items(graph["prepare"]), plan_resources(study.resources)
         budget = ("features.token_budget", study.features.token_budget)
-        arguments = (graph.features.folder, size.dim, size.wait, budget[1])
+        arguments = (graph["features"].folder, size.dim, size.wait, budget[1])
         written = _watched(
             size,
             "write",
-            graph.prepare,
-            lambda: extract(graph.features, items, graph.prepare, Writer, arguments, budget, share, terminal),
+            graph["prepare"],
+            lambda: extract(graph["features"], items, graph["prepare"], Writer, arguments, budget, share, terminal),
         )
     return [prepared, written]
 

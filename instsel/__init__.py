@@ -80,11 +80,12 @@ def run(
     from instsel.config.study import StudyConfig
     from instsel.console import Terminal
     from instsel.errors import InputError
+    from instsel.pipeline.registry import stage_names
     from instsel.pipeline.runner import run_study
-    from instsel.study.graph import ORDER
 
-    if until is not None and until not in ORDER:
-        raise InputError(f"until is {until!r}; the stages are {', '.join(ORDER)}")
+    stages = stage_names()
+    if until is not None and until not in stages:
+        raise InputError(f"until is {until!r}; the stages are {', '.join(stages)}")
     if not isinstance(config, StudyConfig):
         study = load_study(os.fspath(config), overrides)
     elif overrides:
@@ -94,5 +95,5 @@ def run(
         study = parse_study(raw, f"study {config.name}")
     else:
         study = config
-    run_study(study, Terminal(), until or ORDER[-1])
+    run_study(study, Terminal(), until)
     return open_study(study.out)

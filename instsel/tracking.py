@@ -21,6 +21,10 @@ from instsel.study.folder import path_in_study
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 RUN_TAG = "instsel.run"
+# Seconds that a run waits for a tracker at its start and at its end. MLflow's client would take 4 minutes to give up a
+# server that is away, W&B's 90 s, and for ever at the end of a run.
+LONGEST_WAIT = 30
+MLFLOW_REQUEST = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,9 @@ class MLflow:
     def __init__(self, where: str, name: RunName, settings: Mapping[str, Any]) -> None:
         from mlflow import MlflowClient
 
+        # Only the environment sets these; what the user has set there stays.
+        for variable, value in MLFLOW_REQUEST.items():
+            os.environ.setdefault(variable, value)
         self.client: Any = MlflowClient(where)
         known = self.client.get_experiment_by_name(name.study)
         experiment = known.experiment_id if known else self.client.create_experiment(name.study)
@@ -173,6 +180,8 @@ class WeightsAndBiases:
             # No output, code or machine of the study is sent, only what is logged.
             settings=wandb.Settings(
                 silent=True,
+                init_timeout=LONGEST_WAIT,
+                finish_timeout=LONGEST_WAIT,
                 console="off",
                 disable_code=True,
                 disable_git=True,

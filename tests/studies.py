@@ -69,6 +69,35 @@ def say() -> Callable[[str], None]:
     return Said()
 
 
+def stage_context(config: Any, resources: Any = None, folder: Any = None, **folders: Any) -> Any:
+    """Return the context in which a stage of a study runs.
+
+    Args:
+        config: the study, parsed or its keys.
+        resources: a ResourcePlan.
+        folder: of the study; by default its `out`.
+        folders: stage -> a `StageFolder` in place of that of the study.
+    """
+    from instsel.config.file import parse_study
+    from instsel.console import Terminal
+    from instsel.io.store import Folder
+    from instsel.pipeline.registry import build_graph
+    from instsel.study.stage import RunContext, StageKey
+
+    if isinstance(config, dict):
+        config = parse_study(config, "test")
+    graph = build_graph(config, folder or Folder.at(config.out))
+    for name, replaced in folders.items():
+        graph._folders[StageKey.parse(name)] = replaced
+    return RunContext(config, graph, resources, Terminal())
+
+
+def run_stage(context: Any, name: str, key: str = "") -> Any:
+    """Run one key of a stage and return its folder."""
+    context.graph.stage(name).run(context, [key])
+    return context.stage(name, key)
+
+
 @pytest.fixture(scope="session")
 def prepared(finished_study: dict[str, Any]) -> Any:
     """Stage *prepare* of the finished study."""
@@ -90,20 +119,17 @@ def resources() -> Any:
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let *tag* and the stages of `extraction` work with one actor in this process; tells the tables it was given."""
-    from instsel.pipeline import categorize, extraction
+    """Let model stages work with one actor in this process; tells the tables it was given."""
+    from instsel.runtime.actors import ActorPool
 
     given: list[str] = []
 
-    def run(
-        items: Any, rows: Any, actor: Any, arguments: Any, resources: Any, stage_of: Any, columns: Any
-    ) -> Iterator[dict[str, Any]]:
-        worker = actor(resources.threads, *arguments)
-        for item in items:
+    def run(pool: Any, resources: Any) -> Iterator[dict[str, Any]]:
+        worker = pool.actor(resources.threads, *pool.arguments)
+        for item in pool.items:
             given.append(item["rows"])
-            table = rows.read_table(item["rows"], ["id", *columns])
-            yield worker(item, table["id"].to_pylist(), table.select(columns).to_pylist())
+            table = pool.rows.read_table(item["rows"], ["id", *pool.columns])
+            yield worker(item, table["id"].to_pylist(), table.select(pool.columns).to_pylist())
 
-    for stages in (extraction, categorize):
-        monkeypatch.setattr(stages, "through_actors", run)
+    monkeypatch.setattr(ActorPool, "run", run)
     return given

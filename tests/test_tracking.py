@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,23 @@ def test_weights_and_biases_gets_the_losses_and_nothing_of_the_machine(
         assert os.environ[name].encode() not in written
 
 
+@pytest.mark.process
+def test_a_server_that_is_away_holds_a_run_up_for_seconds(
+    study: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        away = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        checked, folder = study(tensorboard=str(tmp_path / "boards"), mlflow=away)
+        began = time.monotonic()
+        with caplog.at_level(logging.WARNING, logger="instsel"):
+            send(checked, folder, [2.5, 1.5])
+    assert time.monotonic() - began < 60
+    warnings = [record.getMessage() for record in caplog.records if record.name == "instsel"]
+    assert [warning.partition(" takes")[0] for warning in warnings] == ["finetune/bids: MLflow"]
+    assert len(scalars(tmp_path / "boards/s/finetune/bids")) == 2
+
+
 class Broken:
     """Takes one value."""
 
@@ -130,7 +148,7 @@ def test_a_missing_package_is_told_before_anything_starts(monkeypatch: pytest.Mo
 
 
 def test_nothing_of_a_result_depends_on_trackers(tiny_study: Any, tmp_path: Path) -> None:
-    from instsel.study.graph import build_graph
+    from instsel.pipeline.registry import build_graph
 
     folder = Folder.at(tmp_path / "study")
     without = build_graph(parse_study(tiny_study(), "test"), folder)

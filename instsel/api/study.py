@@ -19,14 +19,12 @@ from instsel.choice.metrics import selection_metrics
 from instsel.choice.output import TABLE
 from instsel.choice.reselect import SELECTIONS, SelectionRequest, reselect, reselections
 from instsel.choice.reselect import open_study as read_study
-from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.report.markdown import BASE
 from instsel.study.attribution_specs import attribution_specs
-from instsel.study.folder import MANIFEST, STARTED, read_manifest
-from instsel.study.graph import ORDER, Run, runs_of
-from instsel.study.staleness import stale_stages
+from instsel.study.folder import MANIFEST, STARTED, Manifest, read_manifest
+from instsel.study.runs import BASE, Run, runs_of
+from instsel.study.staleness import stale_settings
 
 MOST_NAMED = 5
 EXAMPLE = ["id", "task", "messages", "tokens", "answer_tokens"]
@@ -48,7 +46,7 @@ def open_study(path: str | Path) -> "Study":
         warnings.warn(
             f"{uri}: {named} not of the other results that are there now; they were edited, or are of another study "
             "file: run the study again",
-            stacklevel=2,
+            stacklevel=3,
         )
     return study
 
@@ -79,10 +77,10 @@ class Study(StudyArrays):
         stage, done, current (done, and of the stages before it as they are now), seconds, tokens, peak_memory_bytes (of
         a process), rows_reprocessed (whose work was done again), version (of instsel).
         """
-        folder, names = self._reader.study, stage_names(self.config)
-        others = manifests(folder, former_stages(folder, names))
-        current = manifests(folder, names)
-        return stage_table(current, others, stale_names(self.config, current))
+        folder, settings = self._reader.study, self._reader.stages()
+        others = manifests(folder, former_stages(folder, list(settings)))
+        current = manifests(folder, list(settings))
+        return stage_table(current, others, stale_settings(settings, current))
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -102,7 +100,7 @@ class Study(StudyArrays):
     def examples(self, target: str, split: Literal["validation", "heldout"] = "validation") -> pa.Table:
         """Read the examples of a target: id, task, messages, tokens, answer_tokens."""
         require_known("target", target, self.targets)
-        splits = self._reader.prepared["targets"].get(target, {})
+        splits = self._reader.prepared.targets.get(target, {})
         if split not in splits:
             raise InputError(f"target {target!r} has no {split!r} rows; it has {', '.join(splits)}")
         return (self._reader.study / "prepare" / "targets" / target).read_table(f"{split}.parquet", EXAMPLE)
@@ -249,7 +247,6 @@ class Study(StudyArrays):
         return paths
 
 
-Manifest = Mapping[str, Any] | None
 SHARED = ("attribution", "interaction")
 COLUMNS = pa.schema(
     {
@@ -265,28 +262,9 @@ COLUMNS = pa.schema(
 )
 
 
-def stage_names(study: StudyConfig) -> list[str]:
-    """Return the stages that a study may have, by their folders, in the order in which they run."""
-    runs = runs_of(study)
-    keys: dict[str, Iterable[str]] = {
-        "attribution": attribution_specs(study),
-        "interaction": study.mixture.estimators if study.mixture else [],
-        "select": dict.fromkeys(run.selection for run in runs.values()),
-        "finetune": runs,
-        "evaluate": [BASE, *runs],
-    }
-    folders = {stage: [f"{stage}/{key}" for key in keys[stage]] if stage in keys else [stage] for stage in ORDER}
-    return [name for stage in ORDER for name in folders[stage]]
-
-
-def stale_names(study: StudyConfig, current: Mapping[str, Manifest]) -> Collection[str]:
-    """Return the finished stages that were made by other settings than the study file has now."""
-    return stale_stages(study, current)
-
-
-def manifests(folder: Folder, names: Iterable[str]) -> dict[str, Manifest]:
+def manifests(folder: Folder, names: Iterable[str]) -> dict[str, Manifest | None]:
     """Read the manifest of each stage that has started, in the order of `names`; None where it is not finished."""
-    by_name: dict[str, Manifest] = {}
+    by_name: dict[str, Manifest | None] = {}
     for name in names:
         if (folder / name).exists(MANIFEST):
             by_name[name] = read_manifest(folder / name)
@@ -301,7 +279,9 @@ def former_stages(folder: Folder, names: Collection[str]) -> list[str]:
     return [name for name in stored if name not in names]
 
 
-def outdated(current: Mapping[str, Manifest], others: Mapping[str, Manifest], stale: Collection[str] = ()) -> list[str]:
+def outdated(
+    current: Mapping[str, Manifest | None], others: Mapping[str, Manifest | None], stale: Collection[str] = ()
+) -> list[str]:
     """Name the stages that were made by another study file or from other stages than are there now, and those after.
 
     Args:
@@ -319,7 +299,7 @@ def outdated(current: Mapping[str, Manifest], others: Mapping[str, Manifest], st
 
 
 def stage_table(
-    current: Mapping[str, Manifest], others: Mapping[str, Manifest], stale: Collection[str] = ()
+    current: Mapping[str, Manifest | None], others: Mapping[str, Manifest | None], stale: Collection[str] = ()
 ) -> pa.Table:
     """Return a line a stage that has started, with what its last run took: see `Study.stages`, and `outdated`."""
     old = outdated(current, others, stale)
@@ -328,7 +308,6 @@ def stage_table(
         line: dict[str, Any] = {"stage": name, "done": manifest is not None, "current": False}
         if manifest is not None:
             line |= {"current": name not in old, "version": manifest["code_version"]}
-            # Manifests of instsel before 0.4 do not count reprocessed rows.
-            line |= {"rows_reprocessed": 0, **manifest["cost"]}
+            line |= manifest["cost"]
         lines.append(line)
     return pa.Table.from_pylist(lines, COLUMNS)

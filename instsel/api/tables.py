@@ -15,8 +15,8 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.selection.base import AttributionSpec
 from instsel.study.attribution_specs import attribution_specs, metrics_spec
-from instsel.study.graph import Run
 from instsel.study.reader import StudyReader
+from instsel.study.runs import Run
 
 
 class StudyArrays:

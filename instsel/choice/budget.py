@@ -1,14 +1,15 @@
 """A budget of rows or tokens, and a choice that keeps within it."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from instsel.errors import InputError
 from instsel.selection.base import Selection
+from instsel.study.results import RowCount
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Budget:
     amount: int | float
     unit: str = "rows"
 
-    def of(self, pool: Mapping[str, Any]) -> "Budget":
+    def of(self, pool: RowCount) -> "Budget":
         """Return the count that the budget stands for: as it is, or a share rounded down but at least one.
 
         Args:
@@ -32,7 +33,7 @@ class Budget:
         Raises:
             InputError: the count is above the pool.
         """
-        whole = pool[self.unit]
+        whole = pool.rows if self.unit == "rows" else pool.tokens
         if isinstance(self.amount, float):
             # Rounded first: 0.29 * 100 is 28.999999999999996.
             return Budget(max(1, int(round(self.amount * whole, 6))), self.unit)

@@ -13,7 +13,7 @@ from instsel.choice.budget import Chooser
 from instsel.config.mixture import Mixture
 from instsel.errors import InputError
 from instsel.mixture.categories import OTHER
-from instsel.mixture.optimise import Solution, counts, solve
+from instsel.mixture.program import Solution, counts, solve
 from instsel.selection.base import Selection, Shares
 from instsel.study.reader import StudyReader
 from instsel.study.results import CategoryShares, MixtureDuals, MixtureShares
@@ -93,7 +93,7 @@ def mix(
     importance = _importance(mixture, reader, names, have)
     gamma, error = (_with_other(interaction[key], len(names)) for key in ("gamma", "error"))
     if mixture.effects_in == "nats":
-        scale = _effects_on_itself(interaction["own"], importance)
+        scale = _effects_on_itself(interaction["self_effect"], importance)
         gamma, error = gamma * scale, error * scale
     if mixture.unknown == "zero":
         gamma, error = np.nan_to_num(gamma), np.nan_to_num(error)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from instsel.arrays import moments
 from instsel.choice.budget import Budget
 from instsel.choice.influence import influence_matrix
 from instsel.choice.output import TABLE
@@ -13,7 +14,6 @@ from instsel.choice.picks import MethodChooser, PickRequest
 from instsel.choice.reselect import SELECTIONS, open_study, reselections
 from instsel.config.study import SelectionPart, StudyConfig
 from instsel.errors import InputError
-from instsel.io.matrix import moments
 from instsel.selection.base import AttributionSpec, Method, Requires
 from instsel.study.attribution_specs import metrics_spec
 from instsel.study.reader import StudyReader

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from instsel.arrays import unit_rows
 from instsel.attribution.kernel import side_by_side, subtask_means, whitening
-from instsel.attribution.scores import precondition, score_block, unit_rows
+from instsel.attribution.scores import precondition, score_block
 from instsel.io.matrix import Matrix, stack
 from instsel.selection.base import AttributionSpec
 from instsel.study.reader import StudyReader

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from instsel.arrays import moments
 from instsel.attribution.kernel import side_by_side
-from instsel.io.matrix import Matrix, moments
+from instsel.io.matrix import Matrix
 from instsel.selection.influence import aid, redundancy, thi
 from instsel.study.reader import StudyReader
 

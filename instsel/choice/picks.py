@@ -104,7 +104,7 @@ def make_picks(request: PickRequest, reader: StudyReader, log: Log) -> Picks:
     method = request.method
     constrained = _constrained(request, reader)
     chooser = MethodChooser.of(request, reader) if constrained is None else constrained
-    budget = request.budget.of(reader.prepared["pool"])
+    budget = request.budget.of(reader.prepared.pool)
     sizes = dict(zip(reader.index["id"].to_pylist(), reader.index["tokens"].to_pylist(), strict=True))
     prefix_stable = method.is_prefix_stable and constrained is None
     with warnings.catch_warnings(record=True) as caught:

@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import yaml
-
 from instsel.choice.budget import Budget
 from instsel.choice.influence import influence_matrix
 from instsel.choice.metrics import SelectionMetrics, selection_metrics
@@ -17,7 +15,7 @@ from instsel.config.study import SelectionPart, StudyConfig
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.study.attribution_specs import method_spec
-from instsel.study.folder import MANIFEST, STUDY
+from instsel.study.folder import MANIFEST, STUDY, read_study_entry
 from instsel.study.reader import StudyReader
 from instsel.study.results import SelectResult
 
@@ -68,8 +66,8 @@ class Reselection:
     metrics: SelectionMetrics | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values: the result, and beside it `influence` and `figures` where there are metrics."""
-        metrics = {} if self.metrics is None else {"influence": self.influence, "figures": asdict(self.metrics)}
+        """Return JSON values: the result, and beside it `influence` and `metrics` where there are metrics."""
+        metrics = {} if self.metrics is None else {"influence": self.influence, "metrics": asdict(self.metrics)}
         return {**self.result.to_dict(), **metrics}
 
 
@@ -129,6 +127,7 @@ def open_study(uri: str) -> tuple[StudyConfig, StudyReader]:
     folder = Folder.at(uri)
     if not folder.exists(STUDY):
         raise InputError(f"{uri} is no study folder; give the `out` of a study that has run")
+    read_study_entry(folder)
     if not folder.exists(CONFIG):
         raise InputError(f"{uri} has no {CONFIG}; run the study again with this version, finished stages are kept")
     return parse_study(folder.read_json(CONFIG), f"{uri}/{CONFIG}"), StudyReader(folder)
@@ -138,7 +137,7 @@ def _with_request(study: StudyConfig, request: SelectionRequest) -> StudyConfig:
     """Return the study with the request as its only method, checked like a study file."""
     try:
         budget = plain_values(request.budget)
-    except (yaml.YAMLError, InputError) as error:
+    except InputError as error:
         raise InputError(f"--budget {request.budget}: write a count (500) or a share (0.1)") from error
     method: dict[str, Any] = {"method": request.method, "name": request.name or _default_name(request)}
     method |= {"targets": list(request.targets)} if request.targets else {}

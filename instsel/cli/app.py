@@ -1,4 +1,4 @@
-"""The command `instsel`: parses, calls, and turns errors into exit statuses."""
+"""The command `instsel` and the entrypoints of jobs/: parse arguments, call, turn errors into exit statuses."""
 
 import sys
 from collections.abc import Iterator
@@ -12,8 +12,10 @@ from instsel.config.file import load_study
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal, printable
 from instsel.errors import InputError, StudyError
+from instsel.pipeline.registry import stage_names
 from instsel.pipeline.runner import run_study
-from instsel.study.graph import ORDER
+
+STAGES = stage_names()
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -22,7 +24,8 @@ StudyFolder = Annotated[str, typer.Argument(help="folder of a study: its `out`",
 Overrides = Annotated[
     list[str], typer.Option("--set", help="override a key: selection.budget=0.05", metavar="KEY=VALUE")
 ]
-Until = Annotated[str, typer.Option(help=f"last stage to run: {', '.join(ORDER)}", metavar="STAGE")]
+Config = Annotated[str, typer.Option("--config", help="study file, YAML: a path or URI", metavar="STUDY.yaml")]
+Until = Annotated[str, typer.Option(help=f"last stage to run: {', '.join(STAGES)}", metavar="STAGE")]
 
 
 @app.callback()
@@ -31,11 +34,11 @@ def main() -> None:
 
 
 @app.command()
-def run(study: StudyPath, overrides: Overrides = [], until: Until = ORDER[-1]) -> None:  # noqa: B006
-    """Run a study; goes on where it stopped."""
+def run(study: StudyPath, overrides: Overrides = [], until: Until = STAGES[-1]) -> None:  # noqa: B006
+    """Run a study; resumes where it stopped."""
     with exit_status():
         _check_stage(until)
-        run_and_tell(load_study(study, overrides), until)
+        run_and_report(load_study(study, overrides), until)
 
 
 @app.command()
@@ -43,28 +46,30 @@ def plan(
     study: StudyPath,
     overrides: Overrides = [],  # noqa: B006
     cluster: Annotated[
-        str | None, typer.Option(help="plan for a cluster that is not here: 8xH100, 2x8xH100, 4xcpu", metavar="CLUSTER")
+        str | None, typer.Option(help="plan for another cluster: 8xH100, 2x8xH100, 4xcpu", metavar="CLUSTER")
     ] = None,
     rates: Annotated[str | None, typer.Option(help="file of rates measured on such a device", metavar="FILE")] = None,
     price: Annotated[
-        float | None, typer.Option(help="of one GPU (of cpu: one machine) an hour; tells the cost")
+        float | None, typer.Option(help="of a GPU (of cpu: a machine) per hour; adds the cost to the plan")
     ] = None,
-    save_rates: Annotated[str | None, typer.Option(help="keep what is measured here in a file", metavar="FILE")] = None,
+    save_rates: Annotated[
+        str | None, typer.Option(help="write the rates measured here to a file", metavar="FILE")
+    ] = None,
 ) -> None:
-    """Tell what a study will take, before it starts: rows, tokens, hours, memory and disk of every stage."""
+    """Estimate the cost of a study before it starts: rows, tokens, hours, memory and disk of every stage."""
     with exit_status():
-        from instsel.planner.elsewhere import TargetCluster
+        from instsel.planner.cluster import TargetCluster
         from instsel.planner.run import plan_study
 
-        elsewhere = TargetCluster.of(cluster, rates, price, save_rates)
-        plan_study(load_study(study, overrides), Terminal(), elsewhere=elsewhere)
+        target = TargetCluster.from_options(cluster, rates, price, save_rates)
+        plan_study(load_study(study, overrides), Terminal(), target=target)
 
 
 @app.command()
 def select(
     study: StudyFolder,
     method: Annotated[str, typer.Option(help="name of a method: bids, less, g2is, smart, ...")],
-    budget: Annotated[str, typer.Option(help="0.1 is a share of the pool, 500 a count")],
+    budget: Annotated[str, typer.Option(help="0.1 is a fraction of the pool, 500 a count")],
     unit: Annotated[str, typer.Option(help="what the budget counts: rows or tokens")] = "rows",
     targets: Annotated[str | None, typer.Option(help="targets to choose for, by default all", metavar="A,B")] = None,
     options: Annotated[
@@ -86,7 +91,7 @@ def select(
 
 @app.command()
 def explain(study: StudyFolder, row: Annotated[str, typer.Argument(help="id of a pool row", metavar="ROW_ID")]) -> None:
-    """Say why a row was, or was not, selected: its rank under each method, which targets it helps and hurts."""
+    """Explain why a row was, or was not, selected: its rank under each method, which targets it helps and hurts."""
     with exit_status():
         from instsel.choice.explain import explain as explain_row
         from instsel.report.explanation import row_explanation
@@ -101,9 +106,9 @@ def report(
         str | None,
         typer.Option(help="file to write; default report/report.html in the folder, ./report.html for several"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON, for machines")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON")] = False,
 ) -> None:
-    """Build report.html again from what is stored, of one study or of several side by side, and show the results."""
+    """Rebuild report.html of a study, or of several side by side, from stored results, and print the results."""
     with exit_status():
         from instsel.report.html import write_report
         from instsel.report.terminal import show_results
@@ -114,9 +119,9 @@ def report(
 
 @app.command()
 def search(study: StudyPath, overrides: Overrides = []) -> None:  # noqa: B006
-    """Try methods, budgets, mixtures, orders and settings; ends with the best study file. Goes on where it stopped."""
+    """Search methods, budgets, mixtures, orders and settings for the best study file; resumes where it stopped."""
     with exit_status():
-        search_and_tell(load_study(study, overrides))
+        search_and_report(load_study(study, overrides))
 
 
 @app.command()
@@ -126,21 +131,21 @@ def submit(
         str | None, typer.Option(help="of the cluster's job server, http://HOST:8265; default RAY_API_SERVER_ADDRESS")
     ] = None,
     overrides: Overrides = [],  # noqa: B006
-    until: Until = ORDER[-1],
+    until: Until = STAGES[-1],
     search: Annotated[bool, typer.Option("--search", help="search, as `instsel search` does")] = False,
     pip: Annotated[
         Path | None, typer.Option(help="requirements that the cluster installs first; default: its image has instsel")
     ] = None,
-    follow: Annotated[bool, typer.Option(help="follow the log; Ctrl-C leaves it, and the job goes on")] = True,
+    follow: Annotated[bool, typer.Option(help="follow the log; Ctrl-C stops following, the job continues")] = True,
 ) -> None:
-    """Run a study as a job of a Ray cluster, or come back to it. A job submitted again goes on where it stopped."""
+    """Run a study as a job on a Ray cluster, or reattach to it. A job submitted again resumes where it stopped."""
     with exit_status():
-        from instsel.runtime.jobs import Order
+        from instsel.runtime.jobs import JobSpec
         from instsel.runtime.jobs import submit as send
 
         _check_stage(until)
-        order = Order(study, overrides, "search" if search else "run", None if search else until, address, pip)
-        send(load_study(study, overrides), order, Terminal(), follow)
+        spec = JobSpec(study, overrides, "search" if search else "run", None if search else until, address, pip)
+        send(load_study(study, overrides), spec, Terminal(), follow)
 
 
 @app.command()
@@ -148,23 +153,22 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="folder of the study")] = Path("runs/quickstart"),
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """See it work: a small model, real data, three selections compared, within minutes."""
+    """Try it: a small model, real data, three selections compared, in minutes."""
     with exit_status():
-        from instsel.quickstart.assets import default_cache, prepare_assets
-        from instsel.quickstart.study import quickstart_study
+        from instsel.quickstart.assets import default_cache, prepare_assets, quickstart_study
 
         assets = prepare_assets(default_cache(), Terminal().say)
-        own = [f"model.name={assets.model}", f"root={assets.root}", f"out={out}"]
-        run_and_tell(load_study(quickstart_study(), [*own, *overrides]), ORDER[-1])
+        settings = [f"model.name={assets.model}", f"root={assets.root}", f"out={out}"]
+        run_and_report(load_study(quickstart_study(), [*settings, *overrides]), STAGES[-1])
 
 
 def _check_stage(until: str) -> None:
-    if until not in ORDER:
-        raise InputError(f"--until {until}: no such stage; one of {', '.join(ORDER)}")
+    if until not in STAGES:
+        raise InputError(f"--until {until}: no such stage; one of {', '.join(STAGES)}")
 
 
-def search_and_tell(study: StudyConfig) -> None:
-    """Search, and show what came out."""
+def search_and_report(study: StudyConfig) -> None:
+    """Run a search and print its report."""
     from instsel.search.run import BEST, REPORT, search_study
 
     terminal = Terminal()
@@ -173,22 +177,22 @@ def search_and_tell(study: StudyConfig) -> None:
     terminal.say(f"the best study: instsel run {folder}/{BEST}")
 
 
-def run_and_tell(study: StudyConfig, until: str) -> None:
-    """Run a study through a stage, and show the results and the path of the page where there is a report."""
+def run_and_report(study: StudyConfig, until: str) -> None:
+    """Run a study through a stage; if that is the report, print the results and the path of the page."""
     terminal = Terminal()
     graph = run_study(study, terminal, until)
-    if until == ORDER[-1]:
+    if until == STAGES[-1]:
         from instsel.report.collect import read_summary
         from instsel.report.html import PAGE
         from instsel.report.terminal import show_results
 
-        report = graph.report.folder
+        report = graph["report"].folder
         show_results([read_summary(report)], f"{report}/{PAGE}", terminal)
 
 
 @contextmanager
 def exit_status() -> Iterator[None]:
-    """Exit with 2 where the user's input is wrong and 1 where the study failed; the last line says what to change."""
+    """Exit with status 2 on InputError and 1 on StudyError; the last line says what to change."""
     try:
         yield
     except InputError as error:
@@ -198,5 +202,25 @@ def exit_status() -> Iterator[None]:
         typer.echo(printable(f"failed: {error}"), err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
+        typer.echo("stopped; run the same command again to resume", err=True)
         sys.exit(130)
+
+
+def run_job(stage: str = STAGES[-1]) -> None:
+    """Run the entrypoint of a Ray job, `--config STUDY.yaml [--set KEY=VALUE ...]`: a study through `stage`."""
+
+    def main(config: Config, overrides: Overrides = []) -> None:  # noqa: B006
+        with exit_status():
+            run_and_report(load_study(config, overrides), stage)
+
+    typer.run(main)
+
+
+def search_job() -> None:
+    """Run the entrypoint of a Ray job, `--config STUDY.yaml [--set KEY=VALUE ...]`: the search of a study."""
+
+    def main(config: Config, overrides: Overrides = []) -> None:  # noqa: B006
+        with exit_status():
+            search_and_report(load_study(config, overrides))
+
+    typer.run(main)

@@ -1,79 +1,103 @@
 """Reading a study file: YAML, `--set` overrides, and errors that say which key is wrong and what it means."""
 
-import re
+import io
 import typing
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import MaxDepthExceededError
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 
-MERGE = "tag:yaml.org,2002:merge"
 MOST_VALUES = 100_000
+MOST_LEVELS = 100
 LONGEST_VALUE = 200
 OWN_WORDS = {"extra_forbidden", "missing", "value_error"}
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as people expect it: 5e-4 is a number, and a key written twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == MERGE:
-                continue
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise InputError(
-                    f"line {key_node.start_mark.line + 1}: a key is no plain text; put quotes around {{{{...}}}}"
-                )
-            key = self.construct_object(key_node)
-            if key in seen:
-                raise InputError(f"line {key_node.start_mark.line + 1}: key {key!r} is written twice; keep one of them")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+class YamlError(InputError):
+    """A text is not YAML."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+class _Constructor(SafeConstructor):
+    """Build dicts, lists, texts and numbers and nothing else, once the whole document has been checked."""
+
+    def construct_document(self, node: Node) -> Any:
+        if _count_values(node, {}) > MOST_VALUES:
+            raise InputError(f"with all its aliases (*name) it has more than {MOST_VALUES:,} values; write fewer")
+        return super().construct_document(node)
 
 
 def plain_values(text: str) -> Any:
-    """YAML as dicts, lists, texts and numbers: the loader is a SafeLoader and builds nothing else.
+    """Read YAML 1.2 as dicts, lists, texts and numbers.
 
     Raises:
-        yaml.YAMLError: the text is no YAML.
+        YamlError: the text is no YAML.
         InputError: a key is written twice or is no plain text, or there are too many values, or nested too deep.
     """
-    loader = _Loader(text)
+    loader = _safe_yaml()
+    loader.Constructor = _Constructor
+    loader.max_depth = MOST_LEVELS
+    loader.composer.warn_double_anchors = False  # YAML allows an anchor to be defined again.
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _size(node, {}) > MOST_VALUES:
-            raise InputError(f"with all its aliases (*name) it has more than {MOST_VALUES:,} values; write fewer")
-        return loader.construct_document(node)
-    except RecursionError as error:
+        return loader.load(text)
+    except (MaxDepthExceededError, RecursionError) as error:
         raise InputError("its values are nested too deep") from error
-    finally:
-        loader.dispose()
+    # ruamel.yaml raises the last two for "%YAML 1.3", "0x_" and a date such as 2024-13-01.
+    except (YAMLError, AssertionError, ValueError) as error:
+        raise YamlError(str(error)) from error
 
 
-def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Values of a node, those that aliases repeat counted each time.
+def dump_yaml(values: Any) -> str:
+    """Write dicts, lists, texts and numbers as YAML 1.2, keys in their order."""
+    dumper: Any = _safe_yaml()
+    dumper.default_flow_style = False
+    dumper.sort_base_mapping_type_on_output = False
+    stream = io.StringIO()
+    dumper.dump(values, stream)
+    return stream.getvalue()
+
+
+def _safe_yaml() -> YAML:
+    # In Python alone: the C parser, used where it is installed, does not look at `max_depth`.
+    return YAML(typ="safe", pure=True)
+
+
+def _count_values(node: Node, counts: dict[int, int]) -> int:
+    """Count the values of a node, those that aliases repeat each time, and check the keys of its mappings.
 
     Raises:
+        InputError: a key is written twice or is no plain text.
         RecursionError: an alias stands within what it names.
     """
-    if isinstance(node, yaml.ScalarNode):
+    if isinstance(node, ScalarNode):
         return 1
-    if id(node) not in sizes:
-        children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in children)
-    return sizes[id(node)]
+    if id(node) not in counts:
+        if isinstance(node, MappingNode):
+            _check_keys(node)
+            children = [part for pair in node.value for part in pair]
+        else:
+            children = node.value
+        counts[id(node)] = 1 + sum(_count_values(child, counts) for child in children)
+    return counts[id(node)]
+
+
+def _check_keys(node: MappingNode) -> None:
+    """Refuse a key that is written twice: ruamel.yaml does not see it in a mapping that has a merge key (`<<`)."""
+    seen = set()
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, ScalarNode):
+            raise InputError(f"line {line}: a key is no plain text; put quotes around {{{{...}}}}")
+        if (str(key.tag), key.value) in seen:
+            raise InputError(f"line {line}: key {key.value!r} is written twice; keep one of them")
+        seen.add((str(key.tag), key.value))
 
 
 def load_study(path: str | Path, overrides: typing.Sequence[str] = ()) -> StudyConfig:
@@ -89,7 +113,7 @@ def load_study(path: str | Path, overrides: typing.Sequence[str] = ()) -> StudyC
     text = read_study(path)
     try:
         raw = plain_values(text.decode())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YamlError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not readable YAML: {error}") from error
     except InputError as error:
         raise InputError(f"{path}, {error}") from error
@@ -165,7 +189,9 @@ def _message(item: Any) -> str:
         return "unknown key; remove it or correct its spelling"
     if item["type"] == "missing":
         return "is missing; write it"
-    return item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if item["type"] == "bool_type":
+        return "should be true or false"
+    return str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
 
 
 def _written(loc: tuple[int | str, ...], raw: Any, *, missing: bool) -> tuple[int | str, ...]:
@@ -210,7 +236,7 @@ def override(raw: dict[str, Any], setting: str) -> None:
         raise InputError(f"--set {setting}: write it as key=value, for instance selection.budget=0.05")
     try:
         value = plain_values(text)
-    except (yaml.YAMLError, InputError) as error:
+    except InputError as error:
         raise InputError(f"--set {setting}: the value is not readable YAML: {error}") from error
     *parents, last = key.split(".")
     node: Any = raw

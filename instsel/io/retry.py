@@ -2,9 +2,11 @@
 
 import re
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from instsel.console import log
 from instsel.errors import InputError, StudyError
@@ -36,28 +38,30 @@ def retrying(place: str, call: Callable[[], T]) -> T:
         InputError: the store refuses the credentials, or has no such bucket.
         OSError: anything else, at once.
     """
-    ends, wait = time.monotonic() + PATIENCE_SECONDS, FIRST_WAIT
-    while True:
-        try:
-            return call()
-        except OSError as error:
-            _refuse(place, error)
-            if not is_away(error):
-                raise
-            if time.monotonic() + wait > ends:
-                raise StudyError(
-                    f"{place}: the store has not answered for {PATIENCE_SECONDS / 60:.0f} minutes ({error}); "
-                    "everything finished before stays valid: run the same command again when it does, and it goes on"
-                ) from error
-            if wait == FIRST_WAIT:
-                _tell(f"{place}: the store does not answer ({error}); trying for {PATIENCE_SECONDS / 60:.0f} minutes")
-        time.sleep(wait)
-        wait = min(2 * wait, LONGEST_WAIT)
+    retrying = Retrying(
+        retry=retry_if_exception(is_away),
+        wait=wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
+        stop=stop_before_delay(PATIENCE_SECONDS),
+        before_sleep=partial(_warn_once, place),
+        reraise=True,
+    )
+    try:
+        return retrying(call)
+    except OSError as error:
+        _refuse(place, error)
+        if not is_away(error):
+            raise
+        raise StudyError(
+            f"{place}: the store has not answered for {PATIENCE_SECONDS / 60:.0f} minutes ({error}); "
+            "everything finished before stays valid: run the same command again when it does, and it goes on"
+        ) from error
 
 
-def is_away(error: OSError) -> bool:
+def is_away(error: BaseException) -> bool:
     """Whether an error says that a store cannot be reached or cannot answer at the moment."""
-    return isinstance(error, ConnectionError | TimeoutError) or AWAY.search(str(error)) is not None
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    return isinstance(error, OSError) and AWAY.search(str(error)) is not None
 
 
 def _refuse(place: str, error: OSError) -> None:
@@ -70,7 +74,13 @@ def _refuse(place: str, error: OSError) -> None:
         raise InputError(f"{place}: there is no such bucket; make it, or correct its name") from error
 
 
-def _tell(text: str) -> None:
+def _warn_once(place: str, state: RetryCallState) -> None:
+    if state.attempt_number > 1 or state.outcome is None:
+        return
+    text = (
+        f"{place}: the store does not answer ({state.outcome.exception()}); "
+        f"trying for {PATIENCE_SECONDS / 60:.0f} minutes"
+    )
     log.warning(text)
     # The log is there only once the study's folder is.
     print(text, file=sys.stderr, flush=True)

@@ -3,7 +3,9 @@
 import json
 import socket
 import ssl
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +14,7 @@ from pydantic import ValidationError
 
 from instsel import arrays
 from instsel.errors import InputError, StudyError
-from instsel.mixture.tagging import Choice, Completion, UnusableAnswer, clean_tag, question, read_answer
+from instsel.mixture.tagging import Choice, Completion, UnusableAnswer, answer_format, clean_tag, question, read_answer
 
 URL, MODEL, KEY = (f"mixture.categories.{name}" for name in ("url", "model", "key_variable"))
 ANSWER_TOKENS = 1_024
@@ -50,7 +52,11 @@ class _RefusedRequest(Exception):
 
 
 class Tagger:
-    """A client of `/chat/completions` that asks about several rows at a time. Threads may share one."""
+    """A client of `/chat/completions` that asks about several rows at a time. Threads may share one.
+
+    Answers are asked for by a JSON schema. An endpoint that takes no schema is asked without one, and answers are read
+    with the same care either way: many servers take a schema and do not keep to it.
+    """
 
     def __init__(
         self, url: str, model: str,
@@ -97,7 +103,7 @@ class Tagger:
         self._client = openai.OpenAI(
             base_url=url, api_key="none" if key is None else key, timeout=timeout, max_retries=self._attempts - 1
         )
-        self._has_answered = False
+        self._has_answered, self._with_schema, self._checking = False, True, threading.Lock()
 
     def tag(self, prompts: Sequence[str]) -> list[Tag]:
         """Tag rows.
@@ -127,12 +133,16 @@ class Tagger:
 
     def _ask(self, prompts: list[str]) -> list[Tag]:
         """Tags of one request."""
+        with_schema = self._with_schema
         try:
-            return [self._judged(text) for text in read_answer(self._send(prompts), len(prompts))]
+            choice = self._send(prompts, with_schema=with_schema)
+            return [self._judged(text) for text in read_answer(choice, len(prompts))]
         except UnusableAnswer as error:
             return [Tag(None, str(error))] * len(prompts)
         except _RefusedRequest as error:
             self._check_endpoint()
+            if with_schema and not self._with_schema:
+                return self._ask(prompts)
             return [Tag(None, error.reason)] * len(prompts)
 
     def _judged(self, text: str) -> Tag:
@@ -144,21 +154,28 @@ class Tagger:
         return Tag(self._labels[name]) if name in self._labels else Tag(None, "the answer is none of the labels")
 
     def _check_endpoint(self) -> None:
-        """Tell an endpoint that takes no request from one that does not take this one."""
-        if self._has_answered:
-            return
-        try:
-            self._send([HARMLESS])
-        except _RefusedRequest as error:
-            raise InputError(
-                f"{URL}, {MODEL}: {self._url} takes no request for {self._model} ({error.said}); correct them"
-            ) from None
+        """Tell an endpoint that takes no request, or no schema, from one that does not take this request."""
+        with self._checking:
+            if self._has_answered:
+                return
+            with suppress(_RefusedRequest):
+                self._send([HARMLESS], with_schema=True)
+                return
+            try:
+                self._send([HARMLESS], with_schema=False)
+            except _RefusedRequest as error:
+                raise InputError(
+                    f"{URL}, {MODEL}: {self._url} takes no request for {self._model} ({error.said}); correct them"
+                ) from None
+            self._with_schema = False
 
-    def _send(self, prompts: list[str]) -> Choice:
-        messages: Any = question(prompts, None if self._labels is None else list(self._labels.values()))
+    def _send(self, prompts: list[str], *, with_schema: bool) -> Choice:
+        labels = None if self._labels is None else list(self._labels.values())
+        messages: Any = question(prompts, labels)
+        response_format: Any = answer_format(len(prompts), labels) if with_schema else self._openai.omit
         try:
             reply = self._client.chat.completions.create(
-                model=self._model, messages=messages, temperature=0,
+                model=self._model, messages=messages, temperature=0, response_format=response_format,
                 max_tokens=ANSWER_TOKENS + TAG_TOKENS * len(prompts),
             )  # fmt: skip
             completion = Completion.model_validate(reply, from_attributes=True)

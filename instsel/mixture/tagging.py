@@ -4,15 +4,17 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, StrictStr, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, create_model
 from sklearn.cluster import AgglomerativeClustering
 
 from instsel import arrays
-from instsel.selection.kernels import embedding_rows, unit_rows
+from instsel.arrays import finite_matrix, unit_or_zero_rows
 
 HEAD, TAIL = 1_500, 500
 
@@ -30,7 +32,6 @@ GIVEN = "the label that fits that prompt best, copied from this list: {labels}"
 
 STOPPED = {"length": "the answer was cut off", "content_filter": "the answer was stopped by a content filter"}
 
-_ANSWER = TypeAdapter(dict[str, StrictStr])
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 # "<|im_end|>", "</s>", "[INST]": servers read the marks of a chat template wherever they stand.
 _MARK = re.compile(r"<(?=[|/\uff5c\w])|\[(?=/?\w+\])")
@@ -82,6 +83,30 @@ def question(prompts: Sequence[str], labels: Sequence[str] | None) -> list[dict[
     ]
 
 
+def answer_format(count: int, labels: Sequence[str] | None) -> dict[str, Any]:
+    """Describe the answer about `count` prompts as a `response_format`, by which servers constrain what a model says.
+
+    Args:
+        count: prompts that are asked about.
+        labels: the only tags wanted; None for free tags.
+    """
+    schema = _answer_model(count, None if labels is None else tuple(labels)).model_json_schema()
+    return {"type": "json_schema", "json_schema": {"name": "tags", "strict": True, "schema": schema}}
+
+
+@lru_cache
+def _answer_model(count: int, labels: tuple[str, ...] | None = None) -> type[BaseModel]:
+    """An object whose keys are "1" to `count` and nothing else."""
+    tag = StrictStr if labels is None else _label_type(labels)
+    fields: dict[str, Any] = {f"tag_{number}": (tag, Field(alias=str(number))) for number in range(1, count + 1)}
+    return create_model("Tags", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _label_type(labels: tuple[str, ...]) -> Any:
+    # An enum is written once in the schema and referred to; servers limit how many values a schema may list.
+    return Enum("Label", [(f"label_{number}", label) for number, label in enumerate(labels)])
+
+
 def read_answer(choice: Choice, count: int) -> list[str]:
     """Read the tags of an answer, whatever stands around its JSON object: thoughts, code fences, courtesies.
 
@@ -121,11 +146,9 @@ def _shortened(prompt: str) -> str:
 def _strings(candidate: dict[str, Any], count: int) -> list[str] | None:
     """Values of the keys "1" to "count" if these are all keys and all values are strings."""
     try:
-        answer = _ANSWER.validate_python(candidate)
+        return list(_answer_model(count).model_validate(candidate).model_dump().values())
     except ValidationError:
         return None
-    keys = [str(number) for number in range(1, count + 1)]
-    return [answer[key] for key in keys] if answer.keys() == set(keys) else None
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
@@ -227,10 +250,10 @@ def _trimmed(text: str) -> str:
 
 def _embedded(tags: list[str], embed: Embed) -> NDArray[np.float64]:
     """Unit rows (n, e); zeros stay zero, and are like nothing."""
-    rows = embedding_rows("embeddings of tags", embed(tags))
+    rows = finite_matrix("embeddings of tags", embed(tags))
     if len(rows) != len(tags):
         raise ValueError(f"embed gave {len(rows)} rows for {len(tags)} tags; expected one a tag")
-    return unit_rows(rows)
+    return unit_or_zero_rows(rows)
 
 
 def _cosines(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -270,7 +293,7 @@ def _fold(
     size, total = np.zeros(len(groups), dtype=np.int64), np.zeros_like(units)
     np.add.at(size, groups, weights)
     np.add.at(total, groups, weights[:, None] * units)
-    means, standing = unit_rows(total), size > 0
+    means, standing = unit_or_zero_rows(total), size > 0
     for _ in range(int(standing.sum()) - most):
         # Of equally small ones the last.
         smallest = len(size) - 1 - int(np.where(standing, size, size.sum() + 1)[::-1].argmin())
@@ -281,6 +304,6 @@ def _fold(
         found[found == goes] = keeps
         size[keeps] += size[goes]
         total[keeps] += total[goes]
-        means[keeps] = unit_rows(total[keeps : keeps + 1])[0]
+        means[keeps] = unit_or_zero_rows(total[keeps : keeps + 1])[0]
         standing[keeps], standing[goes] = True, False
     return found

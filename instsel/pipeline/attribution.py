@@ -1,139 +1,222 @@
 """Stage *attribution*: features become the n x m matrix of influences, a block of pool rows at a time."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import ray
-import ray.data
 from safetensors.numpy import load, save
 
-from instsel.attribution.scores import precondition, score_block, unit_rows
+from instsel.arrays import unit_rows
+from instsel.attribution.scores import precondition, score_block
+from instsel.attribution.timing import seconds_to_solve, time_attribution
 from instsel.choice.influence import mean_gradients
 from instsel.config.study import StudyConfig
-from instsel.console import Terminal
-from instsel.gradients.features import GradientShards, validation_columns
+from instsel.gradients.features import GradientShards, Storage, bytes_per_row, validation_columns
 from instsel.io.store import Folder
-from instsel.pipeline.fisher import fisher_matrices
-from instsel.runtime.attempts import AttemptLimiter
-from instsel.runtime.process_cache import kept_in_process, new_key
-from instsel.runtime.session import peak_memory
+from instsel.pipeline.fisher import GROUPS, fisher_matrices
 from instsel.selection.base import AttributionSpec
-from instsel.study.folder import StageFolder
+from instsel.study.attribution_specs import attribution_specs
+from instsel.study.estimates import FLOAT32, ID_BYTES, MIB, Counts, FunctionRun
 from instsel.study.provenance import Provenance, feature_provenance, settle_provenance
+from instsel.study.results import AttributionResult, FeaturesResult, PrepareResult, WarmupResult
+from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
+
+if TYPE_CHECKING:
+    from instsel.runtime.attempts import AttemptLimiter
 
 COLUMNS = "columns.parquet"
 DIRECTIONS = "directions.safetensors"
+BLOCK_FILE_BYTES = 800  # schema and footer of an Arrow file of scores
 
 
-def run(
-    study: StudyConfig,
-    stage: StageFolder,
-    influence: AttributionSpec,
-    prepare: StageFolder,
-    warmup: StageFolder,
-    features: StageFolder,
-    terminal: Terminal,
-) -> None:
+class Attribution(Stage[AttributionResult]):
     """Write one block of scores a shard, and what each column is."""
-    stage.start()
-    # Of the warmup as it is now: what the features say of themselves may be of one that was done again since.
-    provenance = feature_provenance(study, features, prepare, warmup)
-    settle_provenance(stage, provenance, terminal)
-    rates = warmup.manifest()["result"]["checkpoints"]
-    weights = [rates[name]["learning_rate"] for name in provenance]
-    shards = prepare.manifest()["result"]["pool"]["shards"]
-    if not stage.folder.exists(DIRECTIONS):
-        _write_directions(study, stage.folder, influence, provenance, prepare.folder, features, shards, terminal)
-    columns = stage.folder.read_table(COLUMNS)
-    there = set((stage.folder / "blocks").names())
-    missing = [shard for shard in shards if f"{shard}.arrow" not in there]
-    scoring: Any = _score
-    scored = ray.data.from_items([{"shard": shard} for shard in missing]).map_batches(
-        scoring,
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=0.5,
-        compute=ray.data.TaskPoolStrategy(_scorers(len(missing))),
-        fn_args=(new_key(), AttemptLimiter(), features.folder, provenance, weights, stage.folder),
-    )
-    memory = 0
-    with terminal.bar(stage.name, len(missing), "shards") as bar:
-        for row in scored.iter_rows() if missing else ():
-            bar.advance(1)
-            memory = max(memory, row["peak_memory"])
-    rows = sum(len((stage.folder / "blocks").read_table(f"{shard}.arrow", ["id"])) for shard in shards)
-    terminal.say(
-        f"{influence.name}: {rows} pool rows x {len(columns)} validation columns, {len(provenance)} checkpoints"
-    )
-    stage.commit({"rows": rows, "columns": len(columns), "weights": weights, "shards": shards}, peak_memory=memory)
+
+    name = "attribution"
+    position = 80
+
+    def keys(self, config: StudyConfig) -> list[str]:
+        return list(attribution_specs(config))
+
+    def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
+        return [StageKey("features")]
+
+    def settings(self, config: StudyConfig, key: str) -> Settings:
+        return asdict(attribution_specs(config)[key])
+
+    def run_key(self, context: RunContext, key: str) -> Finished[AttributionResult]:
+        import ray.data
+
+        from instsel.runtime.attempts import AttemptLimiter
+        from instsel.runtime.process_cache import new_key
+
+        stage, features = context.stage(self.name, key), context.stage("features")
+        # As the warmup is now: what the features say of themselves may be of one that was done again since.
+        provenance = feature_provenance(context)
+        settle_provenance(stage, provenance, context.console)
+        checkpoints = context.stage("warmup").result(WarmupResult).checkpoints
+        weights = [checkpoints[name].learning_rate for name in provenance]
+        shards = context.stage("prepare").result(PrepareResult).pool.shards
+        if not stage.folder.exists(DIRECTIONS):
+            _write_directions(context, attribution_specs(context.config)[key], provenance, stage.folder)
+        columns = stage.folder.read_table(COLUMNS)
+        blocks = stage.folder / "blocks"
+        complete = set(blocks.names())
+        missing = [shard for shard in shards if f"{shard}.arrow" not in complete]
+        scoring: Any = _score
+        work = _Scoring(AttemptLimiter(), features.folder, provenance, weights, stage.folder)
+        scored = ray.data.from_items([{"shard": shard} for shard in missing]).map_batches(
+            scoring,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=0.5,
+            compute=ray.data.TaskPoolStrategy(_count_scorers(len(missing))),
+            fn_args=(new_key(), work),
+        )
+        memory = 0
+        with context.console.bar(stage.name, len(missing), "shards") as bar:
+            for row in scored.iter_rows() if missing else ():
+                bar.advance(1)
+                memory = max(memory, row["peak_memory"])
+        rows = sum(len(blocks.read_table(f"{shard}.arrow", ["id"])) for shard in shards)
+        context.console.say(
+            f"{key}: {rows} pool rows x {len(columns)} validation columns, {len(provenance)} checkpoints"
+        )
+        result = AttributionResult(rows=rows, columns=len(columns), weights=weights, shards=shards)
+        return Finished(result, Cost(peak_memory=memory))
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        """Return what the keys take, timed on random numbers; those with damping each sum the Fisher matrices."""
+        config, counts = context.config, context.counts
+        dim, shards, work = config.features.dim, counts.shards, config.warmup.epochs * counts.rows
+        specs = [attribution_specs(config)[key] for key in keys]
+        columns = [counts.columns(spec) for spec in specs]
+        timed = context.profiler.run(time_attribution, sorted(set(columns)), dim)
+        seconds = sum(timed.throughput(1 / timed.value.score[count]).seconds(work, shards) or 0.0 for count in columns)
+        disk = sum(counts.rows * (ID_BYTES + count * FLOAT32) + shards * BLOCK_FILE_BYTES for count in columns)
+        largest = max(part.rows_per_shard for part in counts.pool)
+        shape = (config.warmup.epochs, largest, max(columns), dim)
+        # Memory of a process, and how many there are on a machine.
+        processes = [(timed.memory + scoring_memory(shape, config.features.storage), min(timed.together, shards))]
+        damped = sum(spec.damping is not None for spec in specs)
+        if damped:
+            groups = min(GROUPS, shards)
+            seconds += damped * _fisher_seconds(config, counts, timed, max(columns))
+            disk += groups * dim**2 * FLOAT32
+            summing, solving = fisher_memory(dim)
+            processes += [(timed.memory + summing, min(timed.together, groups)), (timed.memory + solving, 1)]
+        memory, together = max(processes, key=lambda needed: needed[0] * needed[1])
+        return StageEstimate(
+            self.name,
+            rows=len(keys) * work,
+            seconds=seconds,
+            memory=memory,
+            together=together,
+            disk=disk,
+            memory_advice="lower features.dim or targets.NAME.max_validation",
+            disk_advice="lower targets.NAME.max_validation or, with fisher, features.dim",
+        )
 
 
-def _write_directions(
-    study: StudyConfig,
-    out: Folder,
-    influence: AttributionSpec,
-    provenance: Provenance,
-    prepared: Folder,
-    features: StageFolder,
-    shards: list[str],
-    terminal: Terminal,
-) -> None:
+def scoring_memory(shape: tuple[int, int, int, int], storage: Storage) -> int:
+    """Return the memory of a process that scores shards, beside the libraries.
+
+    It holds the directions of every checkpoint, one of them scaled and transposed, the shard's features, its scores,
+    and blocks of the pool at work.
+
+    Args:
+        shape: checkpoints, rows of a shard, columns, and entries of a feature.
+        storage: how features are kept.
+    """
+    checkpoints, rows, columns, dim = shape
+    directions = (checkpoints + 1) * columns * dim * FLOAT32
+    shard = checkpoints * rows * bytes_per_row(dim, storage) + rows * columns * FLOAT32
+    return directions + shard + 3 * min(32 * MIB, rows * dim * FLOAT32)
+
+
+def fisher_memory(dim: int) -> tuple[int, int]:
+    """Return the memory of a process that sums a Fisher matrix, and of the driver that solves, beside the libraries.
+
+    A process holds its sum and a shard's in float64 and a product in float32, and no more as it writes. The driver
+    holds the matrix and, as it solves, three more in float64.
+    """
+    return 20 * dim**2, 32 * dim**2
+
+
+def _fisher_seconds(config: StudyConfig, counts: Counts, timed: FunctionRun, columns: int) -> float:
+    """Return the time of the Fisher matrices of all checkpoints, each summed in groups and solved with."""
+    checkpoints = config.warmup.epochs
+    summing = timed.throughput(1 / timed.value.sum).seconds(checkpoints * counts.rows, min(GROUPS, counts.shards))
+    return (summing or 0.0) + checkpoints * seconds_to_solve(config.features.dim, columns)
+
+
+def _write_directions(context: RunContext, spec: AttributionSpec, provenance: Provenance, out: Folder) -> None:
     """Write the columns, and what the pool is multiplied with: a vector a column and checkpoint."""
-    subtasks = {name: target.subtask for name, target in study.targets.items()}
-    columns = validation_columns(prepared, subtasks, features.manifest()["result"]["rejected"])
+    config, features, prepare = context.config, context.stage("features"), context.stage("prepare")
+    subtasks = {name: target.subtask for name, target in config.targets.items()}
+    columns = validation_columns(prepare.folder, subtasks, features.result(FeaturesResult).rejected)
     gradients = GradientShards(features.folder, provenance).validation(columns)
-    if influence.average == "gradients":
+    if spec.average == "gradients":
         gradients, columns = mean_gradients(gradients, columns)
     out.write_table(COLUMNS, columns)
     directions = [unit_rows(rows, f"validation, {name}") for name, rows in zip(provenance, gradients, strict=True)]
-    if influence.damping is not None:
-        dim = study.features.dim
-        fisher = fisher_matrices(features.folder, provenance, dim, shards, out / "moments", terminal)
-        directions = [precondition(v, next(fisher), influence.damping) for v in directions]
+    if spec.damping is not None:
+        shards = prepare.result(PrepareResult).pool.shards
+        dim = config.features.dim
+        fisher = fisher_matrices(features.folder, provenance, dim, shards, out / "moments", context.console)
+        directions = [precondition(v, next(fisher), spec.damping) for v in directions]
     # safetensors writes an array's memory as it lies there, whatever its strides say.
-    kept = {name: np.ascontiguousarray(rows) for name, rows in zip(provenance, directions, strict=True)}
-    out.write(DIRECTIONS, save(kept))
+    contiguous = {name: np.ascontiguousarray(rows) for name, rows in zip(provenance, directions, strict=True)}
+    out.write(DIRECTIONS, save(contiguous))
     (out / "moments").remove()
 
 
-def _scorers(shards: int) -> int:
+def _count_scorers(shards: int) -> int:
+    import ray
+
     return max(1, min(shards, int(ray.cluster_resources().get("CPU", 1))))
 
 
-def _score(
-    batch: pa.Table,
-    key: str,
-    starts: AttemptLimiter,
-    features: Folder,
-    provenance: Provenance,
-    weights: list[float],
-    out: Folder,
-) -> pa.Table:
-    scorer = kept_in_process(key, lambda: _Scorer(starts, features, provenance, weights, out))
-    return scorer(batch)
+def _score(batch: pa.Table, key: str, work: "_Scoring") -> pa.Table:
+    from instsel.runtime.process_cache import kept_in_process
+
+    with kept_in_process(key, lambda: _Scorer(work)) as scorer:
+        return scorer(batch)
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """What scoring tasks are given: features, the weights of their checkpoints, and where scores go."""
+
+    attempts: "AttemptLimiter"
+    features: Folder
+    provenance: Provenance
+    weights: list[float]
+    out: Folder
 
 
 class _Scorer:
     """Holds the directions of every checkpoint; scores shards of the pool against them."""
 
-    def __init__(
-        self, starts: AttemptLimiter, features: Folder, provenance: Provenance, weights: list[float], out: Folder
-    ) -> None:
-        self.starts = starts
-        self.gradients, self.weights, self.out = GradientShards(features, provenance), weights, out
-        directions = load(out.read(DIRECTIONS))
-        self.directions = [directions[checkpoint] for checkpoint in provenance]
+    def __init__(self, work: _Scoring) -> None:
+        self.work = work
+        self.gradients = GradientShards(work.features, work.provenance)
+        directions = load(work.out.read(DIRECTIONS))
+        self.directions = [directions[checkpoint] for checkpoint in work.provenance]
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        from instsel.runtime.session import peak_memory
+
         for shard in batch["shard"].to_pylist():
             self._shard(shard)
         return pa.table({"peak_memory": [peak_memory()]})
 
     def _shard(self, shard: str) -> None:
         ids, blocks = self.gradients.pool(shard)
-        self.starts.start(self.out, shard, len(ids), shard)
-        scores = score_block(blocks, self.directions, self.weights)
+        self.work.attempts.start(self.work.out, shard, len(ids), shard)
+        scores = score_block(blocks, self.directions, self.work.weights)
         column = pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1)), scores.shape[1])
         table = pa.table({"id": pa.array(ids, pa.string()), "scores": column})
-        (self.out / "blocks").write_table(f"{shard}.arrow", table)
+        (self.work.out / "blocks").write_table(f"{shard}.arrow", table)

@@ -1,240 +1,240 @@
 """Estimators *interventions* and *regression* of stage *interaction*: train, evaluate on every category, estimate."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from instsel.choice.output import TRAINING_SET, write_training_sets
-from instsel.config.mixture import Estimator, Mixture
-from instsel.config.study import StudyConfig
-from instsel.console import Terminal
+from instsel.config.mixture import Mixture
 from instsel.errors import Diverged, InputError, StudyError
 from instsel.io.fingerprint import fingerprint
-from instsel.mixture import experiments as design
+from instsel.mixture import experiments
 from instsel.mixture.categories import Categories
-from instsel.mixture.dependency import Dependency, dependencies
-from instsel.mixture.experiments import PlannedRun, Scores, effects_of_additions, effects_of_removals, subset_scores
-from instsel.mixture.interaction import Interaction, from_effects, from_subsets
-from instsel.pipeline import interaction
-from instsel.pipeline.categorize import TAGS, evaluation_file
-from instsel.pipeline.evaluate import adapter_of, evaluate_sets
-from instsel.runtime.session import ResourcePlan
-from instsel.runtime.training import Trained, TrainingRun, train_side_by_side
-from instsel.runtime.tune import plan_trial_resources
+from instsel.mixture.experiments import (
+    PlannedRun,
+    Scores,
+    effects_of_additions,
+    effects_of_removals,
+    subset_scores,
+)
+from instsel.pipeline.categorize import CATEGORIES, evaluation_file, mixture_of
+from instsel.pipeline.evaluate import EvaluationSet, evaluate_sets
+from instsel.pipeline.interaction import Estimate
 from instsel.study.dependencies import training_of_runs
 from instsel.study.folder import StageFolder
+from instsel.study.results import CategoriesResult, CategoryRunResult, PrepareResult, TrainingResult
+from instsel.study.stage import Cost, RunContext
+
+if TYPE_CHECKING:
+    from instsel.mixture.dependency import Dependency
+    from instsel.mixture.interaction import Interaction
+    from instsel.runtime.training_run import Trained
 
 RUNS = "runs"
 RUN = "interaction/run"
+VERSION = 1
 # Of what the estimator depends on, the part that a run does.
-TRAINING = ("model", "lora", "deepspeed", "finetune", "evaluation")
+TRAINING = ("lora", "finetune", "evaluation")
 LOSSES = "losses"
 TRAINED = "trained.json"
 TABLE = "runs.parquet"
 
 
-def run(
-    study: StudyConfig,
-    estimator: Estimator,
-    stage: StageFolder,
-    tag: StageFolder,
-    prepare: StageFolder,
-    resources: ResourcePlan,
-    terminal: Terminal,
-) -> None:
-    """Train and evaluate the runs that are not done, then estimate gamma and, from removals, who needs whom."""
-    stage.start()
-    mixture = study.mixture
-    assert mixture is not None
-    categories, ids = read_categories(tag)
+def estimate(context: RunContext, estimator: str) -> Estimate:
+    """Train and evaluate the runs that are not done, then estimate gamma and, from removals, who needs whom.
+
+    Raises:
+        InputError: the categories have too few rows for the runs.
+        StudyError: nothing can be estimated from the runs that did not diverge.
+    """
+    mixture, stage = mixture_of(context.config), context.stage("interaction", estimator)
+    categories, ids = read_categories(context.stage("categorize"))
     try:
         if estimator == "interventions":
-            planned = design.interventions(categories, mixture.interventions)
+            planned = experiments.interventions(categories, mixture.interventions)
         else:
-            planned = design.subsets(categories, mixture.regression)
+            planned = experiments.subsets(categories, mixture.regression)
     except ValueError as error:
         raise InputError(f"mixture.{estimator}: {error}") from error
-    stages = {one.name: _stage(stage, prepare, categories, one, ids) for one in planned}
-    todo = [name for name, made in stages.items() if not made.done()]
-    if len(todo) < len(stages):
-        terminal.say(f"{len(stages) - len(todo)} of {len(stages)} runs were there already")
-    untrained = [name for name in todo if not _trained(stages[name])]
-    _lay_out(stage, planned, stages, untrained, ids, prepare)
-    each, at_once = plan_trial_resources(resources, study.resources.trial_workers)
-    if untrained:
-        training = training_of_runs(study, mixture)
-        pool = prepare.manifest()["result"]["pool"]
-        tokens = {one.name: training.epochs * len(one.rows) * pool["tokens"] / pool["rows"] for one in planned}
-        runs = [
-            TrainingRun(name, stages[name], training, (stages[name].folder, TRAINING_SET), tokens[name])
-            for name in untrained
-        ]
-        note = partial(_note, stages=[stages[name] for name in untrained])
-        train_side_by_side(study, stage.name, runs, each, at_once, terminal, note)
-    _evaluate(study, stages, todo, categories.names, tag, resources, terminal)
-    scores = _scores(planned, stages, len(categories.names))
-    failed = [one.name for one, values in zip(planned, scores, strict=True) if values is None]
+    folders = {run.name: _run_folder(context, stage, categories, run, ids) for run in planned}
+    missing = [name for name, folder in folders.items() if not folder.done()]
+    if len(missing) < len(folders):
+        context.console.say(f"{len(folders) - len(missing)} of {len(folders)} runs were there already")
+    _train(context, stage.name, planned, folders, ids)
+    _evaluate(context, {name: folders[name] for name in missing}, categories.names)
+    scores = _scores(planned, folders, len(categories.names))
+    failed = [run.name for run, values in zip(planned, scores, strict=True) if values is None]
     if failed:
-        terminal.say(f"{len(failed)} runs diverged and are left out: {', '.join(failed)}")
+        context.console.say(f"{len(failed)} runs diverged and are left out: {', '.join(failed)}")
     stage.folder.write_table(TABLE, _table(planned, scores, categories.names))
     try:
         # What is unknown is named in the result.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            found, dependency = _estimate(estimator, mixture, planned, scores)
+            effects, dependency = _estimate(estimator, mixture, planned, scores)
     except ValueError as error:
         raise StudyError(f"mixture.{estimator}: {error}") from error
-    costs = [made.manifest()["cost"] for made in stages.values()]
-    interaction.commit(
-        stage,
-        list(categories.names),
-        found,
-        dependency,
-        {"runs": len(planned), "failed": failed},
-        tokens=sum(cost["tokens"] for cost in costs),
-        peak_memory=max(cost["peak_memory_bytes"] for cost in costs),
-        terminal=terminal,
+    costs = [folder.manifest()["cost"] for folder in folders.values()]
+    cost = Cost(
+        tokens=sum(cost["tokens"] for cost in costs), peak_memory=max(cost["peak_memory_bytes"] for cost in costs)
     )
+    return Estimate(categories.names, effects, cost, dependency, len(planned), failed)
 
 
-def read_categories(tag: StageFolder) -> tuple[Categories, list[str]]:
-    """The categories as stage *tag* left them, and the ids of their rows."""
-    table = tag.folder.read_table(TAGS)
-    result = tag.manifest()["result"]
+def read_categories(categorize: StageFolder) -> tuple[Categories, list[str]]:
+    """Return the categories as stage *categorize* left them, and the ids of their rows."""
+    table, result = categorize.folder.read_table(CATEGORIES), categorize.result(CategoriesResult)
     labels = np.array(table["category"].to_pylist(), dtype=np.str_)
     held, folds = table["held"].to_numpy(), table["fold"].to_numpy()
-    return Categories(result["categories"], labels, held, folds, result["gathered"]), table["id"].to_pylist()
+    return Categories(result.categories, labels, held, folds, result.merged), table["id"].to_pylist()
 
 
-def _stage(
-    parent: StageFolder, prepare: StageFolder, categories: Categories, one: PlannedRun, ids: Sequence[str]
+def _run_folder(
+    context: RunContext, parent: StageFolder, categories: Categories, run: PlannedRun, ids: Sequence[str]
 ) -> StageFolder:
-    """A run's own stage, in a folder named by what it depends on: its rows, training, and what it is evaluated on.
+    """Return a run's folder, named by what it depends on: its rows, training, and what it is evaluated on.
 
     So it is kept when the estimator takes more runs or another threshold, and shared where estimators train alike.
     """
     evaluated = [
-        [ids[place] for place in np.flatnonzero(categories.held & (categories.labels == name)).tolist()]
+        [ids[row] for row in np.flatnonzero(categories.held & (categories.labels == name)).tolist()]
         for name in categories.names
     ]
-    config = {
-        **{key: parent.config[key] for key in TRAINING},
-        "rows": [ids[place] for place in one.rows.tolist()],
+    settings: dict[str, Any] = {
+        **{key: parent.settings[key] for key in TRAINING},
+        "rows": [ids[row] for row in run.rows.tolist()],
         "evaluated": fingerprint(evaluated),
     }
-    name = StageFolder(parent.folder, RUN, config, [prepare]).fingerprint
-    return StageFolder(parent.folder.parent / RUNS / name, RUN, config, [prepare])
+    parents = [context.stage("prepare")]
+    name = StageFolder(parent.folder, RUN, settings, parents, parent.inputs, VERSION).fingerprint
+    return StageFolder(parent.folder.parent / RUNS / name, RUN, settings, parents, parent.inputs, VERSION)
 
 
-def _trained(stage: StageFolder) -> bool:
-    return stage.folder.exists(TRAINED)
-
-
-def _lay_out(
-    stage: StageFolder,
+def _train(
+    context: RunContext,
+    title: str,
     planned: Sequence[PlannedRun],
-    stages: dict[str, StageFolder],
-    names: Sequence[str],
+    folders: Mapping[str, StageFolder],
     ids: Sequence[str],
-    prepare: StageFolder,
 ) -> None:
-    """Write the training sets of runs."""
-    for name in names:
-        stages[name].start()
-    wanted = set(names)
-    sets = {one.name: [ids[place] for place in one.rows.tolist()] for one in planned if one.name in wanted}
-    writing: Any = ray.remote(write_training_sets)
-    ray.get(writing.remote(prepare.folder, {name: stages[name].folder for name in names}, sets))
+    """Train the runs that are neither done nor trained."""
+    import ray
+
+    from instsel.runtime.training import train_side_by_side
+    from instsel.runtime.training_run import TrainingRun, TrainingSession
+    from instsel.runtime.tune import plan_trial_resources
+
+    config, prepare = context.config, context.stage("prepare")
+    untrained = [
+        run for run in planned if not folders[run.name].done() and not folders[run.name].folder.exists(TRAINED)
+    ]
+    each, at_once = plan_trial_resources(context.resources, config.resources.trial_workers)
+    if not untrained:
+        return
+    for run in untrained:
+        folders[run.name].start()
+    rows = {run.name: [ids[row] for row in run.rows.tolist()] for run in untrained}
+    outs = {run.name: folders[run.name].folder for run in untrained}
+    ray.get(ray.remote(write_training_sets).remote(prepare.folder, outs, rows))
+    training, pool = training_of_runs(config, mixture_of(config)), prepare.result(PrepareResult).pool
+    runs = []
+    for run in untrained:
+        tokens = training.epochs * len(run.rows) * pool.tokens / pool.rows
+        folder = folders[run.name]
+        runs.append(TrainingRun(run.name, folder, training, (folder.folder, TRAINING_SET), tokens))
+    on_end = partial(_write_outcome, folders=[folders[run.name] for run in untrained])
+    train_side_by_side(TrainingSession(config, each, context.console), title, runs, at_once, on_end)
 
 
-def _note(place: int, outcome: Trained | Diverged, stages: Sequence[StageFolder]) -> None:
+def _write_outcome(index: int, outcome: "Trained | Diverged", folders: Sequence[StageFolder]) -> None:
     """Write down what became of a run; one that diverged is done, and says so."""
     if isinstance(outcome, Diverged):
-        told: dict[str, Any] = {"failed": str(outcome)}
+        record: dict[str, Any] = {"failed": str(outcome)}
     else:
-        told = {**outcome.result, "cost": outcome.cost}
-    stages[place].folder.write_json(TRAINED, told)
+        cost = outcome.cost
+        record = {"result": outcome.result, "cost": {"tokens": cost.tokens, "peak_memory": cost.peak_memory}}
+        record["cost"] |= {"rows_reprocessed": cost.rows_reprocessed, "seconds": cost.seconds}
+    folders[index].folder.write_json(TRAINED, record)
 
 
-def _evaluate(
-    study: StudyConfig,
-    stages: dict[str, StageFolder],
-    todo: Sequence[str],
-    names: Sequence[str],
-    tag: StageFolder,
-    resources: ResourcePlan,
-    terminal: Terminal,
-) -> None:
+def _evaluate(context: RunContext, folders: Mapping[str, StageFolder], names: Sequence[str]) -> None:
     """Evaluate the trained runs on every category, and commit them; adapters are removed then."""
-    told = {name: stages[name].folder.read_json(TRAINED) for name in todo}
-    good = [name for name in todo if "failed" not in told[name]]
-    items = [
-        {"run": name, "target": f"{number:04d}", "rows": evaluation_file(number)}
-        for name in good
-        for number in range(len(names))
-        if not (stages[name].folder / LOSSES).exists(f"{number:04d}.parquet")
-    ]
-    places = {name: (adapter_of(stages[name].folder, told[name]), stages[name].folder / LOSSES) for name in good}
-    folders = {name: stages[name].folder for name in good}
-    spent = evaluate_sets(study, items, places, tag.folder, resources, terminal, folders)
-    for name in todo:
-        stage, trained = stages[name], told[name]
-        if "failed" in trained:
-            stage.commit({"failed": trained["failed"]})
+    records = {name: folder.folder.read_json(TRAINED) for name, folder in folders.items()}
+    trained = {
+        name: TrainingResult.model_validate(record["result"])
+        for name, record in records.items()
+        if "failed" not in record
+    }
+    sets = []
+    for name, result in trained.items():
+        folder = folders[name].folder
+        adapter, losses = folder / result.last, folder / LOSSES
+        missing = [number for number in range(len(names)) if not losses.exists(f"{number:04d}.parquet")]
+        sets += [
+            EvaluationSet(name, f"{number:04d}", evaluation_file(number), adapter, losses, folder) for number in missing
+        ]
+    costs = evaluate_sets(context, sets, context.stage("categorize").folder)
+    for name, stage in folders.items():
+        if name not in trained:
+            stage.commit(CategoryRunResult(failed=records[name]["failed"]))
             continue
-        cost = trained["cost"]
-        if name in spent:
-            cost["tokens"] += spent[name].tokens
-            cost["seconds"] = (cost["seconds"] or 0.0) + spent[name].seconds
-            cost["peak_memory"] = max(cost["peak_memory"], spent[name].peak_memory)
-        stage.commit({"checkpoints": trained["checkpoints"]}, **cost)
-        (stage.folder / trained["run"]).remove()
+        training, evaluation = Cost(**records[name]["cost"]), costs.get(name, Cost(seconds=0.0))
+        cost = Cost(
+            tokens=training.tokens + evaluation.tokens,
+            peak_memory=max(training.peak_memory, evaluation.peak_memory),
+            rows_reprocessed=training.rows_reprocessed,
+            seconds=(training.seconds or 0.0) + (evaluation.seconds or 0.0),
+        )
+        stage.commit(CategoryRunResult(checkpoints=trained[name].checkpoints), cost)
+        (stage.folder / trained[name].run).remove()
 
 
-def _scores(planned: Sequence[PlannedRun], stages: dict[str, StageFolder], size: int) -> list[Scores | None]:
-    """Of each run, the score of every row that a category is evaluated on; None for one that diverged."""
-    found: list[Scores | None] = []
-    for one in planned:
-        stage = stages[one.name]
-        if "failed" in stage.manifest()["result"]:
-            found.append(None)
+def _scores(planned: Sequence[PlannedRun], folders: Mapping[str, StageFolder], size: int) -> list[Scores | None]:
+    """Return, of each run, the score of every row that a category is evaluated on; None for one that diverged."""
+    scores: list[Scores | None] = []
+    for run in planned:
+        stage = folders[run.name]
+        if stage.result(CategoryRunResult).failed is not None:
+            scores.append(None)
             continue
         tables = [(stage.folder / LOSSES).read_table(f"{number:04d}.parquet") for number in range(size)]
-        found.append([-table["loss"].to_numpy() for table in tables])
-    return found
+        scores.append([-table["loss"].to_numpy() for table in tables])
+    return scores
 
 
 def _estimate(
-    estimator: Estimator, mixture: Mixture, planned: Sequence[PlannedRun], scores: Sequence[Scores | None]
-) -> tuple[Interaction, Dependency | None]:
+    estimator: str, mixture: Mixture, planned: Sequence[PlannedRun], scores: Sequence[Scores | None]
+) -> "tuple[Interaction, Dependency | None]":
+    from instsel.mixture.dependency import dependencies
+    from instsel.mixture.interaction import from_effects, from_subsets
+
     if estimator == "regression":
-        included, seen = subset_scores(planned, scores, mixture.regression.added_rows)
-        return from_subsets(included, seen, ridge=mixture.regression.ridge, threshold=mixture.threshold), None
+        included, subsets = subset_scores(planned, scores, mixture.regression.added_rows)
+        return from_subsets(included, subsets, ridge=mixture.regression.ridge, threshold=mixture.threshold), None
     effects, errors = effects_of_additions(planned, scores, mixture.interventions.added_rows)
-    found = from_effects(effects, errors=errors, threshold=mixture.threshold)
+    interaction = from_effects(effects, errors=errors, threshold=mixture.threshold)
     if not mixture.interventions.removals:
-        return found, None
-    full, without, unsure = effects_of_removals(planned, scores, len(found.gamma))
-    return found, dependencies(full, without, errors=unsure, threshold=mixture.threshold)
+        return interaction, None
+    full, without, removal_errors = effects_of_removals(planned, scores, len(interaction.gamma))
+    return interaction, dependencies(full, without, errors=removal_errors, threshold=mixture.threshold)
 
 
 def _table(planned: Sequence[PlannedRun], scores: Sequence[Scores | None], names: Sequence[str]) -> pa.Table:
-    """A line a run and category: mean loss and its standard error."""
+    """Return a line for each run and category: mean loss and its standard error."""
     rows = []
-    for one, values in zip(planned, scores, strict=True):
+    for run, values in zip(planned, scores, strict=True):
         for name, each in zip(names, values or [], strict=bool(values)):
             rows.append(
                 {
-                    "run": one.name,
-                    "kind": one.kind,
-                    "sample": one.sample,
-                    "category": None if one.category is None else names[one.category],
-                    "rows": len(one.rows),
+                    "run": run.name,
+                    "kind": run.kind,
+                    "sample": run.sample,
+                    "category": None if run.category is None else names[run.category],
+                    "rows": len(run.rows),
                     "evaluated": name,
                     "loss": -float(each.mean()),
                     "error": float(each.std(ddof=1) / np.sqrt(len(each))),

@@ -1,36 +1,61 @@
 """Stage *embed*: a text encoder's embeddings of all prompts, pool and validation, by actors with one encoder each."""
 
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from instsel.config.study import Embedding, StudyConfig
-from instsel.console import Terminal
 from instsel.io.store import Folder
-from instsel.models.embeddings import Encoder, prompt_text
-from instsel.pipeline.extraction import extract, pool_items, validation_items, write_vectors
-from instsel.runtime.session import ResourcePlan, peak_memory
-from instsel.study.folder import StageFolder
+from instsel.pipeline.extraction import ForwardStage, Item, write_vectors
+from instsel.study import dependencies
+from instsel.study.estimates import ActorSpec, RowSet
+from instsel.study.stage import Settings
 
 
-def run(
-    study: StudyConfig, stage: StageFolder, prepare: StageFolder, resources: ResourcePlan, terminal: Terminal
-) -> None:
-    """Write the shards of embeddings that are missing, then the manifest, which names the rows set aside."""
-    arguments = (study.embedding, stage.folder)
-    budget = ("embedding.token_budget", study.embedding.token_budget)
-    items = validation_items(prepare) + pool_items(prepare)
-    extract(stage, items, prepare, _Embedder, arguments, budget, resources, terminal, columns=["messages"])
+class Embed(ForwardStage):
+    """Embed the prompts."""
+
+    name = "embed"
+    position = 20
+
+    def settings(self, config: StudyConfig, key: str) -> Settings:
+        return dependencies.encoder_settings(config)
+
+    def inputs(self, config: StudyConfig, key: str) -> Settings:
+        return {"encoder": dependencies.encoder(config)}
+
+    def actors(self, config: StudyConfig, out: Folder) -> ActorSpec:
+        budget = config.embedding.token_budget
+        arguments = (config.embedding, out)
+        return ActorSpec(PromptEmbedder, arguments, "embedding.token_budget", budget, columns=["messages"])
+
+    def model_inputs(self, config: StudyConfig, rows: RowSet) -> Sequence[RowSet]:
+        """Return the prompts.
+
+        Their tokens are those of the study's tokenizer, template marks counted; the encoder's tokenizer may cut a text
+        into somewhat more or fewer. The time is right all the same, as batches that are timed are counted alike.
+        """
+        return [rows.prompts(config.embedding.max_length)]
+
+    def rate_dependencies(self, config: StudyConfig) -> dict[str, Any]:
+        encoder = {**dependencies.encoder(config), **dependencies.encoder_settings(config)}
+        return {"encoder": encoder, "gpus_per_actor": config.resources.gpus_per_actor}
 
 
-class _Embedder:
+class PromptEmbedder:
     """Holds the encoder."""
 
     def __init__(self, threads: int, embedding: Embedding, out: Folder) -> None:
+        import torch
+
+        from instsel.models.embeddings import Encoder
+
         torch.set_num_threads(threads)
         self.encoder, self.out = Encoder(embedding), out
 
-    def __call__(self, item: dict[str, str], ids: list[str], examples: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, item: Item, ids: list[str], examples: list[dict[str, Any]]) -> dict[str, Any]:
+        from instsel.models.embeddings import prompt_text
+        from instsel.runtime.session import peak_memory
+
         prompts = self.encoder.tokenise([prompt_text(example["messages"]) for example in examples])
         write_vectors(self.out, item, ids, self.encoder.embed(prompts))
         tokens, budget = sum(map(len, prompts)), self.encoder.fitter.token_budget

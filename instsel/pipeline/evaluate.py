@@ -1,154 +1,214 @@
 """Stage *evaluate*: held-out loss of the base model and of every trained adapter on every target."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from instsel.config.study import Model, StudyConfig
-from instsel.console import Terminal
-from instsel.data.batching import BatchFitter, Example
-from instsel.evaluation.scoring import heldout_losses
 from instsel.io.store import Folder
-from instsel.models.loading import attach_adapter, load_on_devices
-from instsel.runtime.actors import through_actors
-from instsel.runtime.errors import Shortage
-from instsel.runtime.session import ResourcePlan, peak_memory
-from instsel.study.folder import StageFolder
-from instsel.training.checkpoint import load_adapter
+from instsel.pipeline.extraction import Item
+from instsel.pipeline.probes import actor_dependencies
+from instsel.study import dependencies
+from instsel.study.estimates import CHECKPOINT, ID_BYTES, ActorSpec, BatchProbe, batch_estimate
+from instsel.study.results import EvaluateResult, PrepareResult, TrainingResult
+from instsel.study.runs import BASE, runs_of
+from instsel.study.stage import Cost, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
+
+if TYPE_CHECKING:
+    from instsel.data.batching import Example
+
+LOSS_BYTES = 8
 
 
-@dataclass(frozen=True)
-class Spent:
-    """What the evaluation of one run took: seconds, tokens, and the highest memory of an actor in bytes."""
+class Evaluate(Stage[EvaluateResult]):
+    """Take the losses of the base model and of each run; all go through one pool of actors."""
 
-    seconds: float = 0.0
-    tokens: int = 0
-    peak_memory: int = 0
+    name = "evaluate"
+    position = 120
+    per_trial = True
+    is_goal = True
 
-    def plus(self, row: dict[str, Any]) -> "Spent":
-        """With what an actor says of one more set."""
-        return Spent(
-            self.seconds + row["seconds"],
-            self.tokens + row["tokens"],
-            max(self.peak_memory, row["peak_memory"]),
+    def keys(self, config: StudyConfig) -> list[str]:
+        return [BASE, *runs_of(config)]
+
+    def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
+        return [StageKey("prepare") if key == BASE else StageKey("finetune", key)]
+
+    def settings(self, config: StudyConfig, key: str) -> Settings:
+        return {"token_budget": config.evaluation.token_budget}
+
+    def inputs(self, config: StudyConfig, key: str) -> Settings:
+        return {"model": dependencies.trained_model(config)} if key == BASE else {}
+
+    def run(self, context: RunContext, keys: Sequence[str]) -> None:
+        context.console.head(f"evaluate {', '.join(keys)}")
+        prepare, folders = context.stage("prepare"), {key: context.stage(self.name, key) for key in keys}
+        for folder in folders.values():
+            folder.start()
+        tables = heldout_tables(prepare.result(PrepareResult))
+        sets = []
+        for key, stage in folders.items():
+            adapter = None if key == BASE else last_adapter(context, key)
+            missing = [target for target in tables if not stage.folder.exists(f"{target}.parquet")]
+            sets += [EvaluationSet(key, target, tables[target], adapter, stage.folder) for target in missing]
+        costs = evaluate_sets(context, sets, prepare.folder)
+        for key, stage in folders.items():
+            losses = {target: mean_loss(stage.folder, target) for target in tables}
+            stage.commit(EvaluateResult(losses=losses), costs.get(key, Cost(seconds=0.0)))
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        heldout, budget = context.counts.heldout, context.config.evaluation.token_budget
+        if not any(part.rows for part in heldout):
+            return StageEstimate(self.name, rows=0, tokens=0, batches=0)
+        rate = context.profiler.batches(evaluation_probe(context.config))
+        estimate = batch_estimate(self.name, heldout, budget, rate, len(keys), len(keys) * len(heldout))
+        return replace(
+            estimate,
+            disk=len(keys) * sum(part.rows for part in heldout) * (ID_BYTES + LOSS_BYTES),
+            memory_advice="lower evaluation.token_budget or resources.actors",
         )
 
 
-def run(
-    study: StudyConfig,
-    stages: dict[str, StageFolder],
-    finetuned: dict[str, StageFolder],
-    prepare: StageFolder,
-    resources: ResourcePlan,
-    terminal: Terminal,
-) -> None:
-    """Evaluate every model whose stage is not done; `stages` has one for "base" and one for each trained run.
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Rows on which a model is evaluated.
 
-    All models go through one pool of actors, so the base model is loaded once an actor.
+    Attributes:
+        run: name of the model.
+        target: name of the rows.
+        rows: path of their table below a folder.
+        adapter: checkpoint of the model; None for the base model.
+        out: folder for TARGET.parquet (id, loss).
+        stage: folder of the stage that it is for; by default `out`.
     """
-    open_stages = {name: stage for name, stage in stages.items() if not stage.done()}
-    for stage in open_stages.values():
-        stage.start()
-    tables = heldout_tables(prepare)
-    items = [
-        {"run": name, "target": target, "rows": rows}
-        for name, stage in open_stages.items()
-        for target, rows in tables.items()
-        if not stage.folder.exists(f"{target}.parquet")
-    ]
-    trained = {name: made for name, made in finetuned.items() if name in open_stages}
-    adapters = {name: adapter_of(made.folder, made.manifest()["result"]) for name, made in trained.items()}
-    places = {name: (adapters.get(name), stage.folder) for name, stage in open_stages.items()}
-    spent = evaluate_sets(study, items, places, prepare.folder, resources, terminal)
-    for name, stage in open_stages.items():
-        losses = {target: mean_loss(stage.folder, target) for target in tables}
-        cost = spent.get(name, Spent())
-        stage.commit({"losses": losses}, tokens=cost.tokens, peak_memory=cost.peak_memory, seconds=cost.seconds)
+
+    run: str
+    target: str
+    rows: str
+    adapter: Folder | None
+    out: Folder
+    stage: Folder | None = None
 
 
-def heldout_tables(prepare: StageFolder) -> dict[str, str]:
-    """Target -> table of its held-out rows below *prepare*; targets without any are left out."""
-    targets = prepare.manifest()["result"]["targets"]
-    return {name: f"targets/{name}/heldout.parquet" for name, counts in targets.items() if "heldout" in counts}
+def heldout_tables(prepared: PrepareResult) -> dict[str, str]:
+    """Return target -> table of its held-out rows below *prepare*; targets without any are passed over."""
+    return {name: f"targets/{name}/heldout.parquet" for name, splits in prepared.targets.items() if "heldout" in splits}
 
 
 def mean_loss(folder: Folder, target: str) -> float:
-    """Mean over a target's held-out examples of their mean answer-token cross-entropy, nats."""
+    """Return the mean over a target's held-out examples of their mean answer-token cross-entropy, nats."""
     losses = folder.read_table(f"{target}.parquet", ["loss"])["loss"].to_numpy()
     return float(losses.mean())
 
 
-def adapter_of(folder: Folder, result: dict[str, Any]) -> Folder:
-    """The checkpoint of the last epoch of a training run in a stage's folder, by the stage's result."""
-    epochs = {metrics["epoch"]: name for name, metrics in result["checkpoints"].items()}
-    return folder / result["run"] / epochs[max(epochs)]
+def last_adapter(context: RunContext, run: str) -> Folder:
+    """Return the checkpoint of the last epoch of a run."""
+    stage = context.stage("finetune", run)
+    return stage.folder / stage.result(TrainingResult).last
 
 
-def evaluate_sets(
-    study: StudyConfig,
-    items: list[dict[str, str]],
-    places: Mapping[str, tuple[Folder | None, Folder]],
-    rows: Folder,
-    resources: ResourcePlan,
-    terminal: Terminal,
-    stages: Mapping[str, Folder] | None = None,
-) -> dict[str, Spent]:
+def evaluate_sets(context: RunContext, sets: Sequence[EvaluationSet], rows: Folder) -> Mapping[str, Cost]:
     """Write the losses of models on sets of rows.
 
     Args:
-        study: model and settings of evaluation.
-        items: what to evaluate: name of the run, name of the target, and its table of rows.
-        places: run -> its adapter, None for the base model, and the folder for TARGET.parquet (id, loss).
-        rows: folder of the tables.
-        resources: how many actors there are and what each holds.
-        terminal: where progress is shown.
-        stages: run -> folder of its stage; by default that of its losses.
+        context: model and settings of evaluation, and actors.
+        sets: what to evaluate.
+        rows: folder of their tables.
 
     Returns:
-        What each run took; the wall-clock time of all is shared out by the time that actors spent on each.
+        Run -> what it took; the wall-clock time of all is shared out by the time that actors spent on each.
     """
-    spent: dict[str, Spent] = {}
-    folders = stages or {run: folder for run, (_, folder) in places.items()}
-    shortage = Shortage("evaluation.token_budget", study.evaluation.token_budget, terminal)
+    from instsel.runtime.actors import ActorPool
+    from instsel.runtime.errors import Shortage
+
+    actors, console = _actors(context.config, sets), context.console
+    stages = {each.run: each.stage or each.out for each in sets}
+    items = [{"run": each.run, "target": each.target, "rows": each.rows} for each in sets]
+    pool = ActorPool("evaluate", items, rows, actors.actor, actors.arguments, lambda item: stages[item["run"]])
+    costs: dict[str, Cost] = {}
+    shortage = Shortage(actors.budget_key, actors.budget, console)
     started = time.monotonic()
-    with terminal.bar("evaluate", len(items), "sets") as bar:
-        arguments = (study.model, places, study.evaluation.token_budget)
-        for row in through_actors(items, rows, _Evaluator, arguments, resources, lambda item: folders[item["run"]]):
-            spent[row["run"]] = spent.get(row["run"], Spent()).plus(row)
+    with console.bar("evaluate", len(items), "sets") as bar:
+        for row in pool.run(context.resources):
+            costs[row["run"]] = _add(costs.get(row["run"], Cost(seconds=0.0)), row)
             shortage.look(row["token_budget"])
             bar.advance(1, row["tokens"])
-    share = (time.monotonic() - started) / max(sum(cost.seconds for cost in spent.values()), 1e-9)
-    return {run: replace(cost, seconds=cost.seconds * share) for run, cost in spent.items()}
+    scale = (time.monotonic() - started) / max(sum(cost.seconds or 0.0 for cost in costs.values()), 1e-9)
+    return {run: replace(cost, seconds=(cost.seconds or 0.0) * scale) for run, cost in costs.items()}
 
 
-class _Evaluator:
+def evaluation_probe(config: StudyConfig) -> BatchProbe:
+    """Return the batches that evaluation is timed on, with fresh LoRA matrices on the model."""
+    return BatchProbe(
+        Evaluate.name,
+        partial(_rate_dependencies, config),
+        partial(_probed, config),
+        {"run": CHECKPOINT, "target": "probe"},
+        rows="heldout",
+        needs_checkpoint=True,
+    )
+
+
+def _rate_dependencies(config: StudyConfig) -> dict[str, Any]:
+    return {**actor_dependencies(config, config.evaluation.token_budget), **dependencies.adapter_settings(config)}
+
+
+def _probed(config: StudyConfig, out: Folder) -> ActorSpec:
+    return _actors(config, [EvaluationSet(CHECKPOINT, "probe", "", out / CHECKPOINT, out)])
+
+
+def _actors(config: StudyConfig, sets: Sequence[EvaluationSet]) -> ActorSpec:
+    """Return the actors that evaluate models on sets of rows."""
+    budget = config.evaluation.token_budget
+    return ActorSpec(LossTaker, (config.model, sets, budget), "evaluation.token_budget", budget)
+
+
+def _add(cost: Cost, row: Mapping[str, Any]) -> Cost:
+    """Return the cost with what an actor says of one more set."""
+    return Cost(
+        tokens=cost.tokens + row["tokens"],
+        peak_memory=max(cost.peak_memory, row["peak_memory"]),
+        seconds=(cost.seconds or 0.0) + row["seconds"],
+    )
+
+
+class LossTaker:
     """Holds the base model and puts on it the adapter of the run at hand."""
 
-    def __init__(
-        self, threads: int, model: Model, places: Mapping[str, tuple[Folder | None, Folder]], token_budget: int
-    ) -> None:
+    def __init__(self, threads: int, model: Model, sets: Sequence[EvaluationSet], token_budget: int) -> None:
+        import torch
+
+        from instsel.data.batching import BatchFitter
+        from instsel.models.loading import load_on_devices
+
         torch.set_num_threads(threads)
         self.base = load_on_devices(model)
         self.adapted: Any = None
         self.loaded: str | None = None
-        self.places, self.fitter = places, BatchFitter.forward(token_budget)
+        self.adapters = {each.run: each.adapter for each in sets}
+        self.outs = {each.run: each.out for each in sets}
+        self.fitter = BatchFitter.forward(token_budget)
 
-    def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, Any]:
+    def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> dict[str, Any]:
+        from instsel.runtime.session import peak_memory
+
         started = time.monotonic()
-        adapter, out = self.places[item["run"]]
-        losses = self._losses(item["run"], adapter, examples)
-        out.write_table(f"{item['target']}.parquet", pa.table({"id": ids, "loss": losses}))
+        losses = self._losses(item["run"], examples)
+        self.outs[item["run"]].write_table(f"{item['target']}.parquet", pa.table({"id": ids, "loss": losses}))
         tokens = sum(len(example["input_ids"]) for example in examples)
         seconds = time.monotonic() - started
-        told = {"run": item["run"], "seconds": seconds, "tokens": tokens, "peak_memory": peak_memory()}
-        return {**told, "token_budget": self.fitter.token_budget}
+        cost = {"run": item["run"], "seconds": seconds, "tokens": tokens, "peak_memory": peak_memory()}
+        return {**cost, "token_budget": self.fitter.token_budget}
 
-    def _losses(self, run: str, adapter: Folder | None, examples: list[Example]) -> np.ndarray:
+    def _losses(self, run: str, examples: "list[Example]") -> np.ndarray:
+        from instsel.evaluation.scoring import heldout_losses
+
+        adapter = self.adapters[run]
         if adapter is not None:
             self._load(run, adapter)
             return heldout_losses(self.adapted, examples, fitter=self.fitter)
@@ -158,6 +218,9 @@ class _Evaluator:
             return heldout_losses(self.adapted, examples, fitter=self.fitter)
 
     def _load(self, run: str, adapter: Folder) -> None:
+        from instsel.models.loading import attach_adapter
+        from instsel.training.checkpoint import load_adapter
+
         if run == self.loaded:
             return
         with adapter.local() as folder:

@@ -1,122 +1,159 @@
-"""What the stages *embed*, *represent* and *likelihood* share: one table of results for every table of rows.
+"""What stages share that take a forward pass over every table of rows: one table of results for each of them.
 
-An actor commits the results of a shard itself and hands back counts, so no vector travels through Ray's object store.
+An actor commits the results of a table itself and returns counts, so no vector travels through Ray's object store.
 """
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from instsel.console import Terminal
+from instsel.config.study import StudyConfig
 from instsel.errors import StudyError
 from instsel.io.store import Folder
-from instsel.runtime.actors import EXAMPLE, through_actors
-from instsel.runtime.errors import Shortage
-from instsel.runtime.session import ResourcePlan
-from instsel.study.folder import StageFolder
+from instsel.pipeline.probes import actor_dependencies
+from instsel.study.estimates import FLOAT32, ID_BYTES, ActorSpec, BatchProbe, RowSet, batch_estimate
+from instsel.study.results import PrepareResult, RejectedRows
+from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Stage, StageEstimate, StageKey
 
 REJECTED_SUFFIX = ".rejected.json"
 ZERO = "zero vector"
 NOT_FINITE = "NaN or infinity"
+VECTOR_FILE_BYTES = 800  # schema and footer of an Arrow file of vectors
+
+Item = dict[str, str]
+"""One table of rows: `kind` and `name` of its results, and the path of its `rows` below the folder of *prepare*."""
 
 
-def pool_items(prepare: StageFolder) -> list[dict[str, str]]:
-    """Work on every shard of the pool."""
-    shards = prepare.manifest()["result"]["pool"]["shards"]
-    return [{"kind": "pool", "name": shard, "rows": f"pool/{shard}.parquet"} for shard in shards]
+def pool_items(prepared: PrepareResult) -> list[Item]:
+    """Return an item for every shard of the pool."""
+    return [{"kind": "pool", "name": shard, "rows": f"pool/{shard}.parquet"} for shard in prepared.pool.shards]
 
 
-def validation_items(prepare: StageFolder) -> list[dict[str, str]]:
-    """Work on the validation rows of every target."""
-    targets = prepare.manifest()["result"]["targets"]
-    return [{"kind": "validation", "name": name, "rows": f"targets/{name}/validation.parquet"} for name in targets]
+def validation_items(prepared: PrepareResult) -> list[Item]:
+    """Return an item for the validation rows of every target."""
+    return [
+        {"kind": "validation", "name": name, "rows": f"targets/{name}/validation.parquet"} for name in prepared.targets
+    ]
 
 
-def extract(
-    stage: StageFolder,
-    items: list[dict[str, str]],
-    prepare: StageFolder,
-    actor: Any,
-    arguments: tuple[Any, ...],
-    budget: tuple[str, int],
-    resources: ResourcePlan,
-    terminal: Terminal,
-    *,
-    ending: str = ".arrow",
-    columns: Sequence[str] = EXAMPLE,
-) -> None:
-    """Run a stage: put the items whose results are missing through actors, then write the manifest.
+class ForwardStage(Stage[RejectedRows]):
+    """A stage that puts every row of the pool through a model, and of the targets if they are compared with it."""
 
-    Args:
-        stage: whose folder has KIND/NAME with this ending for a finished item.
-        items: kind and name of the results, and the rows of *prepare* they are about.
-        prepare: stage *prepare*.
-        actor: class whose instances take (item, ids, examples), write the results of the item into the stage's folder,
-            see `write_results`, and return how many `tokens` that took, their `peak_memory`, bytes, and the
-            `token_budget` of its batches now.
-        arguments: of the class, after the number of torch threads.
-        budget: of an actor's batches to begin with: the key of the study file that says so, and tokens.
-        resources: how many actors there are and what each holds.
-        terminal: where progress is shown.
-        ending: of the results' names; tells the format, as `Folder.write_table` has it.
-        columns: of the rows, beside the id.
+    takes_validation: ClassVar[bool] = True
+    suffix: ClassVar[str] = ".arrow"
 
-    Raises:
-        StudyError: no row of the pool has a usable result.
-    """
-    stage.start()
-    there = {kind: (stage.folder / kind).names() for kind in {item["kind"] for item in items}}
-    missing = [item for item in items if f"{item['name']}{ending}" not in there[item["kind"]]]
-    if len(missing) < len(items):
-        terminal.say(f"{len(items) - len(missing)} of {len(items)} shards were there already")
-    tokens = memory = 0
-    out, shortage = stage.folder, Shortage(*budget, terminal)
-    with terminal.bar(stage.name, len(missing), "shards") as bar:
-        for row in through_actors(missing, prepare.folder, actor, arguments, resources, lambda item: out, columns):
-            tokens += row["tokens"]
-            memory = max(memory, row["peak_memory"])
-            shortage.look(row["token_budget"])
-            bar.advance(1, row["tokens"])
-    # A worker that was killed may have left half a file.
-    stage.folder.clean()
-    aside = {kind: _rejected_rows(stage.folder / kind) for kind in there}
-    if len(aside["pool"]) == prepare.manifest()["result"]["pool"]["rows"]:
-        raise StudyError(f"{stage.name}: no row of the pool has a usable result, {_told(aside['pool'])}")
-    reasons = {row: reason for of_kind in aside.values() for row, reason in of_kind.items()}
-    if reasons:
-        terminal.say(f"set aside {_told(reasons)}")
-    stage.commit({"rejected": reasons}, tokens=tokens, peak_memory=memory)
+    @abstractmethod
+    def actors(self, config: StudyConfig, out: Folder) -> ActorSpec:
+        """Return the actors that write results below `out`."""
+
+    def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
+        return [StageKey("prepare")]
+
+    def run_key(self, context: RunContext, key: str) -> Finished[RejectedRows]:
+        """Write the tables of results that are missing; the result names the rows that are rejected.
+
+        Raises:
+            StudyError: no row of the pool has a usable result.
+        """
+        from instsel.runtime.actors import ActorPool
+        from instsel.runtime.errors import Shortage
+
+        prepare, out = context.stage("prepare"), context.stage(self.name).folder
+        prepared = prepare.result(PrepareResult)
+        items = [*(validation_items(prepared) if self.takes_validation else []), *pool_items(prepared)]
+        complete = {kind: (out / kind).names() for kind in {item["kind"] for item in items}}
+        missing = [item for item in items if f"{item['name']}{self.suffix}" not in complete[item["kind"]]]
+        if len(missing) < len(items):
+            context.console.say(f"{len(items) - len(missing)} of {len(items)} shards were there already")
+        actors, tokens, memory = self.actors(context.config, out), 0, 0
+        pool = ActorPool(
+            self.name, missing, prepare.folder, actors.actor, actors.arguments, lambda item: out, actors.columns
+        )
+        shortage = Shortage(actors.budget_key, actors.budget, context.console)
+        with context.console.bar(self.name, len(missing), "shards") as bar:
+            for row in pool.run(context.resources):
+                tokens += row["tokens"]
+                memory = max(memory, row["peak_memory"])
+                shortage.look(row["token_budget"])
+                bar.advance(1, row["tokens"])
+        # A worker that was killed may have left half a file.
+        out.clean()
+        rejected = {kind: _rejected_rows(out / kind) for kind in complete}
+        if len(rejected["pool"]) == prepared.pool.rows:
+            reasons = _count_reasons(rejected["pool"])
+            raise StudyError(f"{self.name}: no row of the pool has a usable result, {reasons}")
+        reasons_by_row = {row: reason for rows in rejected.values() for row, reason in rows.items()}
+        if reasons_by_row:
+            context.console.say(f"rejected {_count_reasons(reasons_by_row)}")
+        return Finished(RejectedRows(rejected=reasons_by_row), Cost(tokens=tokens, peak_memory=memory))
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        config, counts = context.config, context.counts
+        sets = [*counts.pool, *(counts.validation if self.takes_validation else [])]
+        rows, shards = sum(part.rows for part in sets), sum(part.shards for part in sets)
+        inputs = [part for each in sets for part in self.model_inputs(config, each)]
+        actors, rate = self.actors(config, context.graph.folder), context.profiler.batches(self.probe(config))
+        return replace(
+            batch_estimate(self.name, inputs, actors.budget, rate, items=shards),
+            disk=self.result_bytes(rows, shards, rate.width),
+            memory_advice=f"lower {actors.budget_key} or resources.actors",
+        )
+
+    def probe(self, config: StudyConfig) -> BatchProbe:
+        """Return the batches that the stage is timed on."""
+        return BatchProbe(
+            self.name,
+            partial(self.rate_dependencies, config),
+            partial(self.actors, config),
+            {"kind": "pool", "name": "probe"},
+            model_inputs=partial(self.model_inputs, config),
+        )
+
+    def model_inputs(self, config: StudyConfig, rows: RowSet) -> Sequence[RowSet]:
+        """Return what of the rows goes through the model."""
+        return [rows]
+
+    def rate_dependencies(self, config: StudyConfig) -> dict[str, Any]:
+        """Return what the rate of the actors depends on, beside the device and the rows."""
+        return actor_dependencies(config, self.actors(config, Folder.at(config.out)).budget)
+
+    def result_bytes(self, rows: int, shards: int, width: int) -> int:
+        """Return the size of the results of so many rows in so many files, of vectors if they have a width."""
+        return rows * (ID_BYTES + FLOAT32 * width) + shards * VECTOR_FILE_BYTES
 
 
 def write_results(
-    out: Folder, item: dict[str, str], ids: Sequence[str], table: pa.Table, reasons: Sequence[str | None], ending: str
+    out: Folder, item: Item, ids: Sequence[str], table: pa.Table, reasons: Sequence[str | None], suffix: str
 ) -> None:
-    """Commit the results of an item, without the rows that there is a reason to set aside.
+    """Commit the results of an item, without the rows that there is a reason to reject.
 
     Args:
         out: the stage's folder.
-        item: as in `extract`.
+        item: as in `pool_items`.
         ids: of the rows, n of them.
         table: their n results.
         reasons: n of them, None for a row that is kept.
-        ending: as in `extract`.
+        suffix: of the name; tells the format, as `Folder.write_table` has it.
     """
     folder = out / item["kind"]
-    aside = [{"id": row, "reason": reason} for row, reason in zip(ids, reasons, strict=True) if reason]
-    if aside:
-        folder.write_json(f"{item['name']}{REJECTED_SUFFIX}", aside)
+    rejected = [{"id": row, "reason": reason} for row, reason in zip(ids, reasons, strict=True) if reason]
+    if rejected:
+        folder.write_json(f"{item['name']}{REJECTED_SUFFIX}", rejected)
     results = table.add_column(0, "id", pa.array(ids, pa.string()))
     kept = pa.array([reason is None for reason in reasons], pa.bool_())
-    folder.write_table(f"{item['name']}{ending}", results.filter(kept).combine_chunks())
+    folder.write_table(f"{item['name']}{suffix}", results.filter(kept).combine_chunks())
 
 
-def write_vectors(out: Folder, item: dict[str, str], ids: Sequence[str], vectors: np.ndarray) -> None:
+def write_vectors(out: Folder, item: Item, ids: Sequence[str], vectors: np.ndarray) -> None:
     """Commit vectors float32 (n, e) as a memory-mappable table: id, embedding FixedSizeList<float32, e>.
 
-    Rows without a direction, zero or not finite, are set aside.
+    Rows without a direction, zero or not finite, are rejected.
     """
     # In float64 the magnitudes of finite entries have a finite sum, and any other entry makes it infinite or NaN.
     sizes = np.abs(vectors).sum(axis=1, dtype=np.float64)
@@ -126,11 +163,21 @@ def write_vectors(out: Folder, item: dict[str, str], ids: Sequence[str], vectors
     write_results(out, item, ids, table, reasons, ".arrow")
 
 
+def vector_width(out: Folder) -> int:
+    """Return the entries of a vector below a stage's folder; 0 where there are no vectors."""
+    folder = out / "pool"
+    for name in folder.names():
+        schema = folder.read_table(name).schema if name.endswith(".arrow") else pa.schema([])
+        if "embedding" in schema.names:
+            width: int = schema.field("embedding").type.list_size
+            return width
+    return 0
+
+
 def _rejected_rows(folder: Folder) -> dict[str, str]:
     names = [name for name in folder.names() if name.endswith(REJECTED_SUFFIX)]
     return {row["id"]: row["reason"] for name in names for row in folder.read_json(name)}
 
 
-def _told(reasons: dict[str, str]) -> str:
-    counts = Counter(reasons.values()).most_common()
-    return ", ".join(f"{count} rows with {reason}" for reason, count in counts)
+def _count_reasons(reasons: dict[str, str]) -> str:
+    return ", ".join(f"{count} rows with {reason}" for reason, count in Counter(reasons.values()).most_common())

@@ -1,122 +1,170 @@
 """Stage *features*: a sketch of every example's gradient at every warmup checkpoint, by actors with one model each.
 
-An item of work is a shard at a checkpoint. Its rows are read by a task ahead of the actor; the actor commits the
-feature shard itself and hands back counts, so no gradient travels through Ray's object store.
+An item of work is a table of rows at a checkpoint. Its rows are read by a task ahead of the actor; the actor commits
+the table of features itself and returns counts, so no gradient travels through Ray's object store.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from instsel.config.study import Features, Model, StudyConfig
-from instsel.console import Terminal
-from instsel.data.batching import Example
-from instsel.gradients.engine import GradientEngine
-from instsel.gradients.features import feature_table, normalise
-from instsel.gradients.sketch import CountSketch
+from instsel.config.study import Features as FeatureSettings
+from instsel.config.study import Model, StudyConfig
+from instsel.gradients.features import bytes_per_row
 from instsel.io.store import Folder
-from instsel.models.loading import attach_adapter, load_on_devices
-from instsel.runtime.actors import through_actors
-from instsel.runtime.errors import Shortage
-from instsel.runtime.session import ResourcePlan, peak_memory
-from instsel.study.folder import StageFolder
+from instsel.pipeline.extraction import REJECTED_SUFFIX, Item, pool_items, validation_items
+from instsel.pipeline.probes import actor_dependencies
+from instsel.study import dependencies
+from instsel.study.estimates import CHECKPOINT, ID_BYTES, ActorSpec, BatchProbe, batch_estimate
 from instsel.study.provenance import Provenance, feature_provenance, settle_provenance
-from instsel.training.checkpoint import load_adapter, read_checkpoint
+from instsel.study.results import FeaturesResult, PrepareResult, WarmupResult
+from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
-REJECTED_SUFFIX = ".rejected.json"
+if TYPE_CHECKING:
+    from instsel.data.batching import Example
+    from instsel.gradients.engine import GradientEngine
+
+NORMALISE_BYTES = 20  # of an entry while a shard is normalised: float32 three times, float64 once
+FEATURE_FILE_BYTES = 2400  # schema, provenance and footer of an Arrow file
 
 
-def run(
-    study: StudyConfig,
-    stage: StageFolder,
-    prepare: StageFolder,
-    warmup: StageFolder,
-    resources: ResourcePlan,
-    terminal: Terminal,
-) -> None:
-    """Write the feature shards that are missing, then the manifest, which has the pins of every checkpoint."""
-    stage.start()
-    provenance = feature_provenance(study, stage, prepare, warmup)
-    settle_provenance(stage, provenance, terminal)
-    checkpoints = warmup.manifest()["result"]["checkpoints"]
-    work = [item for name in checkpoints for item in _items(name, prepare)]
-    missing = missing_items(work, stage.folder)
-    if len(missing) < len(work):
-        terminal.say(f"{len(work) - len(missing)} of {len(work)} shards were there already")
-    tokens, memory = extract_features(
-        study, stage.folder, provenance, prepare.folder, warmup, missing, resources, terminal
+class Features(Stage[FeaturesResult]):
+    """Take the gradients of pool and validation rows."""
+
+    name = "features"
+    position = 70
+
+    def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
+        return [StageKey("warmup")]
+
+    def settings(self, config: StudyConfig, key: str) -> Settings:
+        settings: Settings = config.features.model_dump(mode="json")
+        return settings
+
+    def run_key(self, context: RunContext, key: str) -> Finished[FeaturesResult]:
+        """Write the feature shards that are missing; the result has what those of every checkpoint depend on."""
+        stage, prepare = context.stage(self.name), context.stage("prepare")
+        provenance = feature_provenance(context)
+        settle_provenance(stage, provenance, context.console)
+        prepared = prepare.result(PrepareResult)
+        tables = [*validation_items(prepared), *pool_items(prepared)]
+        items = [{**item, "checkpoint": checkpoint} for checkpoint in provenance for item in tables]
+        missing = missing_items(items, stage.folder)
+        if len(missing) < len(items):
+            context.console.say(f"{len(items) - len(missing)} of {len(items)} shards were there already")
+        cost = extract_features(context, stage.folder, provenance, prepare.folder, missing)
+        # A worker that was killed may have left half a file.
+        stage.folder.clean()
+        rejected = _rejected_rows(stage.folder)
+        if rejected:
+            context.console.say(f"rejected {len(rejected)} rows with a zero or non-finite gradient")
+        checkpoints = context.stage("warmup").result(WarmupResult).checkpoints
+        return Finished(FeaturesResult(checkpoints=checkpoints, provenance=provenance, rejected=rejected), cost)
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        config, counts = context.config, context.counts
+        sets, checkpoints = [*counts.pool, *counts.validation], config.warmup.epochs
+        rows, shards = sum(part.rows for part in sets), sum(part.shards for part in sets)
+        rate = context.profiler.batches(features_probe(config))
+        estimate = batch_estimate(self.name, sets, config.features.token_budget, rate, checkpoints)
+        largest = max(part.rows_per_shard for part in sets)
+        halve = ", or set features.storage: int8" if config.features.storage == "float16" else ""
+        return replace(
+            estimate,
+            disk=checkpoints * feature_bytes(config.features, rows, shards),
+            memory=rate.memory + largest * config.features.dim * NORMALISE_BYTES,
+            memory_advice="lower features.token_budget or resources.actors",
+            disk_advice=f"lower features.dim{halve}",
+        )
+
+
+def feature_bytes(features: FeatureSettings, rows: int, shards: int) -> int:
+    """Return the disk that a checkpoint's features take: 270,679 rows of 8192 float16 are 4.4 GB."""
+    return rows * (bytes_per_row(features.dim, features.storage) + ID_BYTES) + shards * FEATURE_FILE_BYTES
+
+
+def features_probe(config: StudyConfig) -> BatchProbe:
+    """Return the batches that the taking of gradients is timed on, at a checkpoint with fresh LoRA matrices."""
+    item = {"checkpoint": CHECKPOINT, "kind": "pool", "name": "probe"}
+    return BatchProbe(
+        Features.name, partial(_rate_dependencies, config), partial(_probed, config), item, needs_checkpoint=True
     )
-    # A worker that was killed may have left half a file.
-    stage.folder.clean()
-    aside = _rejected_rows(stage.folder)
-    if aside:
-        terminal.say(f"set aside {len(aside)} rows with a zero or non-finite gradient")
-    result = {"checkpoints": checkpoints, "provenance": provenance, "rejected": aside}
-    stage.commit(result, tokens=tokens, peak_memory=memory)
 
 
-def _items(checkpoint: str, prepare: StageFolder) -> list[dict[str, str]]:
-    result = prepare.manifest()["result"]
-    items = [("validation", f"targets/{name}/validation.parquet", name) for name in result["targets"]]
-    items += [("pool", f"pool/{shard}.parquet", shard) for shard in result["pool"]["shards"]]
-    return [{"checkpoint": checkpoint, "kind": kind, "rows": rows, "name": name} for kind, rows, name in items]
+def _rate_dependencies(config: StudyConfig) -> dict[str, Any]:
+    model, lora = actor_dependencies(config, config.features.token_budget), dependencies.adapter_settings(config)
+    return {**model, **lora, "dim": config.features.dim}
 
 
-def missing_items(work: list[dict[str, str]], folder: Folder) -> list[dict[str, str]]:
-    """Of shards to make, by checkpoint, kind and name, those that are not in the folder."""
-    places = {(item["checkpoint"], item["kind"]) for item in work}
-    there = {place: set((folder / place[0] / place[1]).names()) for place in places}
-    return [item for item in work if f"{item['name']}.arrow" not in there[item["checkpoint"], item["kind"]]]
+def _probed(config: StudyConfig, out: Folder) -> ActorSpec:
+    return _actors(config, {CHECKPOINT: out / CHECKPOINT}, out, {CHECKPOINT: {"pool": {}}})
+
+
+def _actors(config: StudyConfig, checkpoints: dict[str, Folder], out: Folder, provenance: Provenance) -> ActorSpec:
+    """Return the actors that take gradients at checkpoints and write them below `out`."""
+    arguments = (config.model, config.features, checkpoints, out, provenance)
+    return ActorSpec(GradientTaker, arguments, "features.token_budget", config.features.token_budget)
+
+
+def missing_items(items: list[Item], folder: Folder) -> list[Item]:
+    """Return the items, by checkpoint, kind and name, whose shards are not in the folder."""
+    parts = {(item["checkpoint"], item["kind"]) for item in items}
+    complete = {part: set((folder / part[0] / part[1]).names()) for part in parts}
+    return [item for item in items if f"{item['name']}.arrow" not in complete[item["checkpoint"], item["kind"]]]
 
 
 def extract_features(
-    study: StudyConfig,
-    out: Folder,
-    provenance: Provenance,
-    rows: Folder,
-    warmup: StageFolder,
-    missing: list[dict[str, str]],
-    resources: ResourcePlan,
-    terminal: Terminal,
-) -> tuple[int, int]:
-    """Make shards of features; return the tokens that took and the highest memory of an actor in bytes.
+    context: RunContext, out: Folder, provenance: Provenance, rows: Folder, missing: list[Item]
+) -> Cost:
+    """Make shards of features.
 
     Args:
-        study: model and settings of features.
+        context: model and settings of features, and actors.
         out: folder for CHECKPOINT/KIND/NAME.arrow.
-        provenance: what the shards depend on.
+        provenance: what the shards depend on, by checkpoint.
         rows: folder of the tables that items name as `rows`.
-        warmup: stage with the checkpoints.
         missing: what to make: checkpoint, kind (pool or validation), rows and name.
-        resources: how many actors there are and what each holds.
-        terminal: where progress is shown.
+
+    Returns:
+        Tokens, and the highest memory of an actor.
     """
-    result = warmup.manifest()["result"]
-    checkpoints = {name: warmup.folder / result["run"] / name for name in result["checkpoints"]}
-    arguments = (study.model, study.features, checkpoints, out, provenance)
+    from instsel.runtime.actors import ActorPool
+    from instsel.runtime.errors import Shortage
+
+    config, warmup = context.config, context.stage("warmup")
+    run = warmup.result(WarmupResult).run
+    checkpoints = {name: warmup.folder / run / name for name in provenance}
+    actors = _actors(config, checkpoints, out, provenance)
+    pool = ActorPool("features", missing, rows, actors.actor, actors.arguments, lambda item: out)
     tokens = memory = 0
-    shortage = Shortage("features.token_budget", study.features.token_budget, terminal)
-    with terminal.bar("features", len(missing), "shards") as bar:
-        for row in through_actors(missing, rows, _Extractor, arguments, resources, lambda item: out):
+    shortage = Shortage(actors.budget_key, actors.budget, context.console)
+    with context.console.bar("features", len(missing), "shards") as bar:
+        for row in pool.run(context.resources):
             tokens += row["tokens"]
             memory = max(memory, row["peak_memory"])
             shortage.look(row["token_budget"], row["recompute"])
             bar.advance(1, row["tokens"])
-    return tokens, memory
+    return Cost(tokens=tokens, peak_memory=memory)
 
 
-class _Extractor:
+class GradientTaker:
     """Holds the base model; adapter and Adam moments are exchanged when the checkpoint changes."""
 
     def __init__(
         self,
         threads: int,
         model: Model,
-        features: Features,
+        features: FeatureSettings,
         checkpoints: dict[str, Folder],
         out: Folder,
         provenance: Provenance,
     ) -> None:
+        import torch
+
+        from instsel.gradients.sketch import CountSketch
+        from instsel.models.loading import load_on_devices
+
         torch.set_num_threads(threads)
         self.base = load_on_devices(model)
         self.model: Any = None
@@ -127,17 +175,20 @@ class _Extractor:
         self.moments: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self.state: dict[str, Any] = {}
 
-    def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, Any]:
+    def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> dict[str, Any]:
+        from instsel.gradients.features import feature_table, normalise
+        from instsel.runtime.session import peak_memory
+
         self._load(item["checkpoint"])
         engine = self._engine(item["kind"])
         unit, norms, kept, reasons = normalise(engine.features(examples))
         # Other than before if the engine ran out of memory: the next shards are spared that.
         self.token_budget, self.recompute = engine.token_budget, engine.recompute
         folder = self.out / item["checkpoint"] / item["kind"]
-        without = [row for row, keep in zip(ids, kept, strict=True) if not keep]
-        if without:
-            aside = [{"id": row, "reason": reason} for row, reason in zip(without, reasons, strict=True)]
-            folder.write_json(f"{item['name']}{REJECTED_SUFFIX}", aside)
+        rejected = [row for row, keep in zip(ids, kept, strict=True) if not keep]
+        if rejected:
+            lines = [{"id": row, "reason": reason} for row, reason in zip(rejected, reasons, strict=True)]
+            folder.write_json(f"{item['name']}{REJECTED_SUFFIX}", lines)
         kept_ids = [row for row, keep in zip(ids, kept, strict=True) if keep]
         provenance = self.provenance[item["checkpoint"]][item["kind"]]
         folder.write_table(f"{item['name']}.arrow", feature_table(kept_ids, unit, norms, provenance, self.storage))
@@ -147,11 +198,13 @@ class _Extractor:
             "peak_memory": peak_memory(),
             "token_budget": self.token_budget,
             "recompute": self.recompute,
-            "rejected": len(without),
+            "rejected": len(rejected),
         }
 
-    def _engine(self, kind: str) -> GradientEngine:
-        """Adam directions for pool rows, plain gradients for validation rows (LESS, Definition 3.1)."""
+    def _engine(self, kind: str) -> "GradientEngine":
+        """Return an engine: Adam directions for pool rows, plain gradients for validation rows (LESS, 3.1)."""
+        from instsel.gradients.engine import GradientEngine
+
         adam = {"moments": self.moments, "betas": tuple(self.state["betas"]), "eps": self.state["eps"]}
         return GradientEngine(
             self.model,
@@ -162,6 +215,9 @@ class _Extractor:
         )
 
     def _load(self, checkpoint: str) -> None:
+        from instsel.models.loading import attach_adapter
+        from instsel.training.checkpoint import load_adapter, read_checkpoint
+
         if checkpoint == self.checkpoint:
             return
         with self.checkpoints[checkpoint].local() as folder:
@@ -174,12 +230,12 @@ class _Extractor:
 
 
 def _rejected_rows(folder: Folder) -> dict[str, str]:
-    """Rows that have no feature at some checkpoint: id -> reason."""
-    found: dict[str, str] = {}
+    """Return the rows that have no feature at some checkpoint: id -> reason."""
+    rejected: dict[str, str] = {}
     for checkpoint in folder.names():
         for kind in ("pool", "validation"):
-            place = folder / checkpoint / kind
-            for name in place.names():
+            shards = folder / checkpoint / kind
+            for name in shards.names():
                 if name.endswith(REJECTED_SUFFIX):
-                    found |= {item["id"]: f"{item['reason']} at {checkpoint}" for item in place.read_json(name)}
-    return found
+                    rejected |= {row["id"]: f"{row['reason']} at {checkpoint}" for row in shards.read_json(name)}
+    return rejected

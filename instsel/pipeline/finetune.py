@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,128 +10,149 @@ from numpy.typing import NDArray
 from instsel.choice.levels import levels_of_rows
 from instsel.choice.output import TRAINING_SET
 from instsel.config.study import StudyConfig
-from instsel.console import Terminal
 from instsel.errors import Diverged, InputError
 from instsel.mixture.curriculum import most_held_back, passes
-from instsel.runtime.session import ResourcePlan
-from instsel.runtime.training import Trained, TrainingRun, run_training, run_trainings, train_side_by_side
-from instsel.runtime.tune import plan_trial_resources
+from instsel.pipeline.probes import training_probe
+from instsel.study import dependencies
+from instsel.study.estimates import training_estimate
 from instsel.study.folder import StageFolder
-from instsel.study.graph import Graph, Run
-from instsel.study.reader import StudyReader
-from instsel.training.dataset import write_order
+from instsel.study.results import SelectResult, TrainingResult
+from instsel.study.runs import Run, runs_of
+from instsel.study.stage import PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
+
+if TYPE_CHECKING:
+    from instsel.runtime.training_run import Trained, TrainingRun
 
 DIVERGED = "diverged.json"
 
 
-def run_all(
-    study: StudyConfig,
-    graph: Graph,
-    names: Sequence[str],
-    reader: StudyReader,
-    resources: ResourcePlan,
-    terminal: Terminal,
-) -> None:
-    """Train the named runs: one after another by workers on the whole cluster, or side by side.
+class Finetune(Stage[TrainingResult]):
+    """Train on every selection, one folder a run."""
 
-    Side by side where `resources.trial_workers` says how many workers a run has. A run that diverges does not end the
-    others.
+    name = "finetune"
+    position = 110
+    per_trial = True
 
-    Raises:
-        Diverged: a run did.
-        InputError: a run's order or DeepSpeed's configuration cannot be; told before any run is trained.
-    """
-    if not names:
-        return
-    runs = [graph.runs[name] for name in names]
-    for one in runs:
-        if one.method.order != "shuffled":
-            order_of(study, graph.select[one.selection], one, reader)
-    terminal.head(f"finetune {', '.join(names)}")
-    trainings = [start(study, graph.finetune[one.name], graph.select[one.selection], one, reader) for one in runs]
-    on_end = partial(_commit, stages=[graph.finetune[name] for name in names])
-    if study.resources.trial_workers is None:
-        run_trainings(study, trainings, resources, terminal, on_end)
-    else:
-        each, at_once = plan_trial_resources(resources, study.resources.trial_workers)
-        train_side_by_side(study, "finetune", trainings, each, at_once, terminal, on_end)
-    for name in names:
-        folder = graph.finetune[name].folder
-        if not graph.finetune[name].done():
-            raise Diverged(f"finetune {name}: {folder.read_json(DIVERGED)['why']}")
+    def keys(self, config: StudyConfig) -> list[str]:
+        return list(runs_of(config))
+
+    def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
+        run = runs_of(config)[key]
+        return [StageKey("select", run.selection), *_levels(config, run)]
+
+    def settings(self, config: StudyConfig, key: str) -> Settings:
+        run = runs_of(config)[key]
+        training = {**dependencies.training_settings(config.finetune), "seed": config.finetune.seed + run.seed}
+        order: Settings = {}
+        if run.method.order != "shuffled":
+            order = {"order": run.method.order, "curriculum": config.curriculum.model_dump(mode="json")}
+        return {**dependencies.adapter_settings(config), "finetune": training, **order}
+
+    def inputs(self, config: StudyConfig, key: str) -> Settings:
+        return dependencies.training_inputs(config)
+
+    def run(self, context: RunContext, keys: Sequence[str]) -> None:
+        """Train the runs: one after another by workers on the whole cluster, or side by side.
+
+        Side by side where `resources.trial_workers` says how many workers a run has. A run that diverges does not end
+        the others.
+
+        Raises:
+            Diverged: a run did.
+            InputError: a run's order or DeepSpeed's configuration cannot be; told before any run is trained.
+        """
+        from instsel.runtime.training import run_trainings, train_side_by_side
+        from instsel.runtime.training_run import TrainingSession
+        from instsel.runtime.tune import plan_trial_resources
+
+        config, runs = context.config, [context.graph.runs[key] for key in keys]
+        for run in runs:
+            if run.method.order != "shuffled":
+                order_of_rows(context, run)
+        context.console.head(f"finetune {', '.join(keys)}")
+        trainings = [start_run(context, run) for run in runs]
+        folders = [context.stage(self.name, key) for key in keys]
+        on_end = partial(_commit, folders=folders)
+        if config.resources.trial_workers is None:
+            run_trainings(TrainingSession(config, context.resources, context.console), trainings, on_end)
+        else:
+            each, at_once = plan_trial_resources(context.resources, config.resources.trial_workers)
+            session = TrainingSession(config, each, context.console)
+            train_side_by_side(session, self.name, trainings, at_once, on_end)
+        for key, folder in zip(keys, folders, strict=True):
+            if not folder.done():
+                raise Diverged(f"finetune {key}: {folder.folder.read_json(DIVERGED)['why']}")
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        probe = training_probe(self.name, context.config, context.config.finetune)
+        return training_estimate(context, probe, context.counts.chosen, len(keys))
 
 
-def _commit(place: int, outcome: Trained | Diverged, stages: Sequence[StageFolder]) -> None:
+def _levels(config: StudyConfig, run: Run) -> list[StageKey]:
+    """Return the stages of categories that the order of training reads."""
+    if run.method.order == "shuffled":
+        return []
+    by_dependencies = config.curriculum.levels == "dependencies"
+    return [StageKey("categorize"), *([StageKey("interaction", "interventions")] if by_dependencies else [])]
+
+
+def _commit(index: int, outcome: "Trained | Diverged", folders: Sequence[StageFolder]) -> None:
     """Make a stage done whose run has ended, or write down why it has not."""
     if isinstance(outcome, Diverged):
-        stages[place].folder.write_json(DIVERGED, {"why": str(outcome)})
+        folders[index].folder.write_json(DIVERGED, {"why": str(outcome)})
         return
-    stages[place].commit(outcome.result, **outcome.cost)
+    folders[index].commit(TrainingResult(**outcome.result), outcome.cost)
 
 
-def run(
-    study: StudyConfig,
-    stage: StageFolder,
-    selection: StageFolder,
-    by: Run,
-    reader: StudyReader,
-    resources: ResourcePlan,
-    terminal: Terminal,
-) -> None:
-    """Train on the selection's rows and name the checkpoints; the run's seed is added to the settings' own."""
-    trained = train(study, stage, selection, by, reader, resources, terminal)
-    stage.commit(trained.result, **trained.cost)
+def train_until(context: RunContext, run: Run, epoch: int) -> TrainingResult:
+    """Train a run through an epoch; the next call goes on from there."""
+    from instsel.runtime.training import run_training
+    from instsel.runtime.training_run import TrainingSession
+
+    session = TrainingSession(context.config, context.resources, context.console)
+    trained = run_training(session, start_run(context, run), epoch)
+    return TrainingResult(**trained.result)
 
 
-def train(
-    study: StudyConfig,
-    stage: StageFolder,
-    selection: StageFolder,
-    by: Run,
-    reader: StudyReader,
-    resources: ResourcePlan,
-    terminal: Terminal,
-    until: int | None = None,
-) -> Trained:
-    """Train, through epoch `until` where it is given; the next call goes on from there."""
-    return run_training(study, start(study, stage, selection, by, reader), resources, terminal, until)
+def start_run(context: RunContext, run: Run) -> "TrainingRun":
+    """Make a run's folder ready, with the order of its rows where it has one; its seed is added to that of training."""
+    from instsel.runtime.training_run import TrainingRun
+    from instsel.training.dataset import write_order
+
+    folder, selection = context.stage("finetune", run.name), context.stage("select", run.selection)
+    folder.start()
+    finetune = context.config.finetune
+    settings = finetune.model_copy(update={"seed": finetune.seed + run.seed})
+    if run.method.order != "shuffled":
+        ids, levels, order = order_of_rows(context, run)
+        write_order(folder.folder, order, ids, levels)
+    tokens = settings.epochs * selection.result(SelectResult).tokens
+    return TrainingRun(folder.name, folder, settings, (selection.folder, TRAINING_SET), tokens)
 
 
-def start(study: StudyConfig, stage: StageFolder, selection: StageFolder, by: Run, reader: StudyReader) -> TrainingRun:
-    """Make a run's stage ready, with the order of its rows where it has one of its own."""
-    stage.start()
-    settings = study.finetune.model_copy(update={"seed": study.finetune.seed + by.seed})
-    if by.method.order != "shuffled":
-        ids, levels, order = order_of(study, selection, by, reader)
-        write_order(stage.folder, order, ids, levels)
-    tokens = settings.epochs * selection.manifest()["result"]["tokens"]
-    return TrainingRun(stage.name, stage, settings, (selection.folder, TRAINING_SET), tokens)
-
-
-def order_of(
-    study: StudyConfig, selection: StageFolder, by: Run, reader: StudyReader
-) -> tuple[list[str], NDArray[np.int64], list[NDArray[np.int64]]]:
-    """The order in which a curriculum has the rows: their ids, their levels, and the places of each pass.
+def order_of_rows(context: RunContext, run: Run) -> tuple[list[str], NDArray[np.int64], list[NDArray[np.int64]]]:
+    """Return the order in which a curriculum has the rows: their ids, their levels, and the row indices of each pass.
 
     Where `held_back` is not given, three_pass holds back as many rows as the levels allow, at most a tenth.
 
     Raises:
         InputError: the levels do not allow the order.
     """
+    config, selection = context.config, context.stage("select", run.selection)
     ids = selection.folder.read_table(TRAINING_SET, ["id"])["id"].to_pylist()
-    levels = levels_of_rows(study.curriculum, reader, ids)
+    levels = levels_of_rows(config.curriculum, context.study, ids)
     early, middle, late = np.bincount(levels, minlength=3).tolist()
     sizes = f"{early} rows are preliminary, {middle} intermediate and {late} subsequent"
-    held = study.curriculum.held_back
-    if by.method.order == "three_pass" and held is None:
+    held = config.curriculum.held_back
+    if run.method.order == "three_pass" and held is None:
         held = min(most_held_back(len(ids)), early, late)
         if not min(early, late):
             raise InputError(
-                f"{by.name}: three_pass needs preliminary and subsequent rows, and {sizes}; give curriculum.levels, "
+                f"{run.name}: three_pass needs preliminary and subsequent rows, and {sizes}; give curriculum.levels, "
                 "or another order"
             )
-    seed = study.finetune.seed + by.seed
+    seed = config.finetune.seed + run.seed
     try:
-        return ids, levels, passes(levels, by.method.order, study.finetune.epochs, seed=seed, held_back=held)
+        return ids, levels, passes(levels, run.method.order, config.finetune.epochs, seed=seed, held_back=held)
     except ValueError as error:
-        raise InputError(f"{by.name}: {error}; {sizes}") from error
+        raise InputError(f"{run.name}: {error}; {sizes}") from error

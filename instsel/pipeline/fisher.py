@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray.data
 from safetensors.numpy import load, save
 
 from instsel.console import Terminal
@@ -24,7 +23,7 @@ GROUPS = 32
 def fisher_matrices(
     features: Folder, provenance: Provenance, dim: int, shards: list[str], out: Folder, terminal: Terminal
 ) -> Iterator[np.ndarray]:
-    """The mean of u u^T over the pool's unit rows u, float64 (d, d), one checkpoint after the other.
+    """Yield the mean of u u^T over the pool's unit rows u, float64 (d, d), one checkpoint after the other.
 
     Args:
         features: folder of stage *features*.
@@ -35,9 +34,9 @@ def fisher_matrices(
         terminal: where progress is shown.
     """
     groups = [part.tolist() for part in np.array_split(np.array(shards), min(GROUPS, len(shards)))]
-    for place, checkpoint in enumerate(provenance):
+    for index, checkpoint in enumerate(provenance):
         items = [
-            {"name": f"{number:05d}.safetensors", "place": place, "shards": group}
+            {"name": f"{number:05d}.safetensors", "checkpoint": index, "shards": group}
             for number, group in enumerate(groups)
         ]
         folder = out / checkpoint
@@ -46,9 +45,9 @@ def fisher_matrices(
         )
         total, rows = np.zeros((dim, dim)), 0
         for item in items:
-            found = load(folder.read(item["name"]))
-            total += found["sum"]
-            rows += int(found["rows"][0])
+            group_sum = load(folder.read(item["name"]))
+            total += group_sum["sum"]
+            rows += int(group_sum["rows"][0])
         folder.remove()
         total /= rows
         yield total
@@ -59,6 +58,8 @@ def _sum_groups(
 ) -> None:
     if not missing:
         return
+    import ray.data
+
     summing: Any = _sum_group
     # A task holds its sum, a product on its way into it, and a copy to write.
     memory = 20 * dim * dim
@@ -73,8 +74,8 @@ def _sum_groups(
 def _sum_group(batch: pa.Table, features: Folder, provenance: Provenance, out: Folder) -> pa.Table:
     gradients = GradientShards(features, provenance)
     for item in batch.to_pylist():
-        total, rows = gradients.second_moment(item["shards"], item["place"])
+        total, rows = gradients.second_moment(item["shards"], item["checkpoint"])
         # float32 keeps seven digits of a sum that is added to others in float64.
-        kept = np.ascontiguousarray(total, dtype=np.float32)
-        out.write(item["name"], save({"sum": kept, "rows": np.array([rows], dtype=np.int64)}))
+        narrow = np.ascontiguousarray(total, dtype=np.float32)
+        out.write(item["name"], save({"sum": narrow, "rows": np.array([rows], dtype=np.int64)}))
     return pa.table({"done": [len(batch)]})

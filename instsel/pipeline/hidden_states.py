@@ -1,38 +1,47 @@
-"""Stage *represent*: the base model's representation of every pool and validation row, for RDS+."""
+"""Stage *hidden_states*: the base model's representation of every pool and validation row, for RDS+."""
 
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from instsel.config.study import Model, StudyConfig
-from instsel.console import Terminal
-from instsel.data.batching import BatchFitter, Example
 from instsel.io.store import Folder
-from instsel.models.hidden_states import represent
-from instsel.models.loading import load_on_devices
-from instsel.pipeline.extraction import extract, pool_items, validation_items, write_vectors
-from instsel.runtime.session import ResourcePlan, peak_memory
-from instsel.study.folder import StageFolder
+from instsel.pipeline.extraction import ForwardStage, Item, write_vectors
+from instsel.study.estimates import ActorSpec
+from instsel.study.stage import Settings
+
+if TYPE_CHECKING:
+    from instsel.data.batching import Example
 
 
-def run(
-    study: StudyConfig, stage: StageFolder, prepare: StageFolder, resources: ResourcePlan, terminal: Terminal
-) -> None:
-    """Write the shards of representations that are missing, then the manifest, which names the rows set aside."""
-    items = validation_items(prepare) + pool_items(prepare)
-    arguments = (study.model, study.features.token_budget, stage.folder)
-    budget = ("features.token_budget", study.features.token_budget)
-    extract(stage, items, prepare, _Representer, arguments, budget, resources, terminal)
+class HiddenStates(ForwardStage):
+    """Take the hidden states of the base model."""
+
+    name = "hidden_states"
+    position = 30
+
+    def settings(self, config: StudyConfig, key: str) -> Settings:
+        return {"token_budget": config.features.token_budget}
+
+    def actors(self, config: StudyConfig, out: Folder) -> ActorSpec:
+        budget = config.features.token_budget
+        return ActorSpec(HiddenStateTaker, (config.model, budget, out), "features.token_budget", budget)
 
 
-class _Representer:
+class HiddenStateTaker:
     """Holds the base model."""
 
     def __init__(self, threads: int, model: Model, token_budget: int, out: Folder) -> None:
+        import torch
+
+        from instsel.data.batching import BatchFitter
+        from instsel.models.loading import load_on_devices
+
         torch.set_num_threads(threads)
         self.model, self.fitter, self.out = load_on_devices(model), BatchFitter.forward(token_budget), out
 
-    def __call__(self, item: dict[str, str], ids: list[str], examples: list[Example]) -> dict[str, Any]:
+    def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> dict[str, Any]:
+        from instsel.models.hidden_states import represent
+        from instsel.runtime.session import peak_memory
+
         write_vectors(self.out, item, ids, represent(self.model, examples, fitter=self.fitter))
         tokens = sum(len(example["input_ids"]) for example in examples)
         return {"tokens": tokens, "peak_memory": peak_memory(), "token_budget": self.fitter.token_budget}

@@ -6,14 +6,12 @@ how many workers there are, and a killed run goes on with the shards that are mi
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import ray.data
 
 from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
@@ -24,42 +22,81 @@ from instsel.errors import InputError
 from instsel.io.fingerprint import tokenizer_identity
 from instsel.io.store import Folder
 from instsel.models.dtypes import dtype_of
-from instsel.models.loading import load_tokenizer, stored_dtype
 from instsel.pipeline.prepare_index import finish_pool
 from instsel.pipeline.prepare_targets import leak_index, prepare_targets, why_rejected
-from instsel.runtime.actors import READER_CPUS, orders
-from instsel.runtime.attempts import AttemptLimiter
-from instsel.runtime.observability import Meter
-from instsel.runtime.process_cache import kept_in_process, new_key
-from instsel.study.folder import StageFolder, path_in_study
+from instsel.study import dependencies
+from instsel.study.folder import path_in_study
+from instsel.study.results import PoolResult, PrepareResult
+from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
+
+if TYPE_CHECKING:
+    from instsel.runtime.attempts import AttemptLimiter
 
 CHUNK_BLOCK_BYTES = 4 << 20
 FLOAT16 = "the model's weights are stored in float16: bfloat16 keeps 8 of their 11 bits, --set model.dtype=float32 all"
 
 
-def run(study: StudyConfig, stage: StageFolder, terminal: Terminal) -> None:
-    """Prepare targets and pool; the result holds counts by source and reason."""
-    stage.start()
-    targets = prepare_targets(study, stage.folder)
-    identified = _identify_model.remote(study.model)
-    files = pool_files(study)
-    names = _encode_pool(study, stage.folder, files, terminal)
-    if not names:
-        raise InputError(f"pool: no usable row; {why_rejected({})}")
-    result = ray.get(finish_pool.remote(stage.folder, names))
-    if not result["rows"]:
-        raise InputError(f"pool: no usable row; {why_rejected(result['rejected'])}")
-    tokenizer, weights = ray.get(identified)
-    if weights == "float16" and dtype_of(study.model) == "bfloat16":
-        terminal.say(FLOAT16)
-    made = {"pool": result, "targets": targets, "tokenizer": tokenizer}
-    stage.commit(made, tokens=result["tokens"], peak_memory=result["peak_memory"])
-    terminal.say(_summary(result))
+class Prepare(Stage[PrepareResult]):
+    """Tokenise the rows of targets and pool, and reject those that are of no use, with the reason."""
+
+    name = "prepare"
+    position = 10
+
+    def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
+        return []
+
+    def settings(self, config: StudyConfig, key: str) -> Settings:
+        targets: Settings = {
+            name: target.model_dump(mode="json", exclude={"validation", "heldout"})
+            for name, target in config.targets.items()
+        }
+        return {"data": config.data.model_dump(mode="json"), "targets": targets}
+
+    def inputs(self, config: StudyConfig, key: str) -> Settings:
+        return {**dependencies.pool_identity(config), "model": dependencies.trained_model(config)}
+
+    def run_key(self, context: RunContext, key: str) -> Finished[PrepareResult]:
+        import ray
+
+        config, folder = context.config, context.stage(self.name).folder
+        targets = prepare_targets(config, folder)
+        identified = ray.remote(_identify_model).remote(config.model)
+        shards = _encode_pool(config, folder, pool_files(config), context.console)
+        if not shards:
+            raise InputError(f"pool: no usable row; {why_rejected({})}")
+        pool, memory = ray.get(ray.remote(finish_pool).remote(folder, shards))
+        if not pool.rows:
+            raise InputError(f"pool: no usable row; {why_rejected(pool.rejected)}")
+        tokenizer, weights = ray.get(identified)
+        if weights == "float16" and dtype_of(config.model) == "bfloat16":
+            context.console.say(FLOAT16)
+        context.console.say(_summary(pool))
+        result = PrepareResult(pool=pool, targets=targets, tokenizer=tokenizer)
+        return Finished(result, Cost(tokens=pool.tokens, peak_memory=memory))
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        counts = context.counts
+        sets = [*counts.pool, *counts.validation, *counts.heldout]
+        return StageEstimate(
+            self.name,
+            rows=sum(part.rows for part in sets),
+            tokens=sum(part.tokens for part in sets),
+            seconds=counts.prepare_seconds,
+            memory=counts.prepare_memory,
+            disk=counts.prepare_bytes,
+            memory_advice="lower data.shard_rows",
+        )
 
 
 def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], terminal: Terminal) -> list[str]:
     """Write every shard of the pool; return their names in the order of the files."""
-    work = orders(
+    import ray.data
+
+    from instsel.runtime.actors import READER_CPUS, bounded_dataset
+    from instsel.runtime.attempts import AttemptLimiter
+    from instsel.runtime.process_cache import new_key
+
+    work = bounded_dataset(
         [{"number": number, "file": json.dumps(asdict(file))} for number, file in enumerate(files)], encoders()
     )
     work.context.target_max_block_size = CHUNK_BLOCK_BYTES
@@ -90,7 +127,9 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
 
 
 def encoders() -> int:
-    """Most processes that tokenise at once: one CPU is left for reading."""
+    """Return the most processes that tokenise at once: one CPU is left for reading."""
+    import ray
+
     return max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
 
 
@@ -103,22 +142,30 @@ def _read(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:
             yield pa.table({**columns, "lines": pa.array([lines], pa.list_(pa.large_binary()))})
 
 
-@ray.remote
 def _identify_model(model: Model) -> tuple[dict[str, str], str | None]:
-    """Digests of the tokenizer, and the type of the stored weights."""
+    """Return digests of the tokenizer, and the type of the stored weights."""
+    from instsel.models.loading import load_tokenizer, stored_dtype
+
     return tokenizer_identity(load_tokenizer(model)), stored_dtype(model)
 
 
-def _encode(batch: pa.Table, key: str, starts: AttemptLimiter, model: Model, data: Data, folder: Folder) -> pa.Table:
-    encoder = kept_in_process(key, lambda: _Encoder(starts, model, data, folder))
-    return encoder(batch)
+def _encode(
+    batch: pa.Table, key: str, attempts: "AttemptLimiter", model: Model, data: Data, folder: Folder
+) -> pa.Table:
+    from instsel.runtime.process_cache import kept_in_process
+
+    with kept_in_process(key, lambda: _Encoder(attempts, model, data, folder)) as encoder:
+        return encoder(batch)
 
 
 class _Encoder:
     """Tokenises chunks and commits each as a shard; chunks whose shard is there are passed over."""
 
-    def __init__(self, starts: AttemptLimiter, model: Model, data: Data, folder: Folder) -> None:
-        self.starts, self.folder = starts, folder
+    def __init__(self, attempts: "AttemptLimiter", model: Model, data: Data, folder: Folder) -> None:
+        from instsel.models.loading import load_tokenizer
+        from instsel.runtime.observability import Meter
+
+        self.attempts, self.folder = attempts, folder
         self.tokenizer = load_tokenizer(model)
         self.data = data
         self.pool, self.rejected = folder / "pool", folder / "rejected"
@@ -134,7 +181,7 @@ class _Encoder:
         if self.pool.exists(name):
             return {"shard": shard, "rows": 0, "tokens": 0}
         where, began = SourceFile(**json.loads(file)), time.monotonic()
-        self.starts.start(self.folder, shard, len(lines), f"{where.uri}, from line {first}")
+        self.attempts.start(self.folder, shard, len(lines), f"{where.uri}, from line {first}")
         examples, rejected = encode_lines(
             lines,
             first,
@@ -144,7 +191,7 @@ class _Encoder:
             row_format=where.row_format,
             source=where.source,
             default_source=where.stem,
-            refuse=lambda messages: LEAK if self.leaks.leaks(messages) else None,
+            reject_if=lambda messages: LEAK if self.leaks.leaks(messages) else None,
         )
         self.rejected.write_table(name, rejected)
         self.pool.write_table(name, examples)
@@ -154,7 +201,7 @@ class _Encoder:
         return {"shard": shard, "rows": len(examples), "tokens": tokens}
 
 
-def _summary(result: dict[str, Any]) -> str:
-    aside = sum(result["rejected"].values())
-    text = f"{result['rows']} rows of {len(result['sources'])} sources, {result['tokens']} tokens"
-    return text + (f"; set aside {aside}: {why_rejected(result['rejected']).partition(': ')[2]}" if aside else "")
+def _summary(pool: PoolResult) -> str:
+    rejected = sum(pool.rejected.values())
+    text = f"{pool.rows} rows of {len(pool.sources)} sources, {pool.tokens} tokens"
+    return text + (f"; rejected {rejected}: {why_rejected(pool.rejected).partition(': ')[2]}" if rejected else "")

@@ -13,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
 from instsel.data.encode import DUPLICATE, EXAMPLES, REJECTED, first_occurrences, numeric_ids, reasons, reject
 from instsel.io.store import Folder
-from instsel.runtime.session import peak_memory
+from instsel.study.results import PoolResult, RowCount
 
 COPIES = "duplicates.parquet"
 # File and line do not tell apart two splits of a dataset, or a file that is given twice.
@@ -30,8 +29,7 @@ READERS = 8
 SHARDS_AT_ONCE = 8 * READERS
 
 
-@ray.remote
-def finish_pool(folder: Folder, shards: Sequence[str]) -> dict[str, Any]:
+def finish_pool(folder: Folder, shards: Sequence[str]) -> tuple[PoolResult, int]:
     """Drop exact duplicates from the shards and write the index of the pool.
 
     Args:
@@ -39,27 +37,31 @@ def finish_pool(folder: Folder, shards: Sequence[str]) -> dict[str, Any]:
         shards: their names, in the order of the files.
 
     Returns:
-        What the manifest says of the pool, and the peak_memory of this process, bytes.
+        What the manifest says of the pool, and the peak memory of this process, bytes.
     """
-    pool, rejected = folder / "pool", folder / "rejected"
+    from instsel.runtime.session import peak_memory
+
+    rows, rejected = folder / "pool", folder / "rejected"
     with ThreadPoolExecutor(READERS) as readers:
         if not rejected.exists(COPIES):
-            _write(rejected, COPIES, COPY, _copies(pool, shards, readers))
+            _write(rejected, COPIES, COPY, _copies(rows, shards, readers))
         lines = _lines_by_shard(rejected)
         pool_counts = _Counts()
-        tables = _in_order(partial(_drop_copies, pool, lines), shards, readers)
+        tables = _in_order(partial(_drop_copies, rows, lines), shards, readers)
         _write(folder, "index.parquet", INDEX, map(pool_counts.add, tables))
-        aside: Counter[str] = Counter()
-        for found in _in_order(lambda name: reasons(rejected.read_table(name, ["reason"])), rejected.names(), readers):
-            aside.update(found)
-    return {
-        "rows": pool_counts.rows,
-        "tokens": pool_counts.tokens,
-        "shards": pool_counts.shards,
-        "sources": pool_counts.sources,
-        "rejected": dict(aside.most_common()),
-        "peak_memory": peak_memory(),
-    }
+        rejected_rows: Counter[str] = Counter()
+        for reason_counts in _in_order(
+            lambda name: reasons(rejected.read_table(name, ["reason"])), rejected.names(), readers
+        ):
+            rejected_rows.update(reason_counts)
+    pool = PoolResult(
+        rows=pool_counts.rows,
+        tokens=pool_counts.tokens,
+        shards=pool_counts.shards,
+        sources={name: RowCount(**count) for name, count in pool_counts.sources.items()},
+        rejected=dict(rejected_rows.most_common()),
+    )
+    return pool, peak_memory()
 
 
 class _Counts:
@@ -71,23 +73,23 @@ class _Counts:
         self.sources: dict[str, dict[str, int]] = {}
 
     def add(self, index: pa.Table) -> pa.Table:
-        """Count the index of a shard, and hand it on."""
+        """Count the index of a shard, and return it."""
         if len(index):
             self.shards.append(index["shard"][0].as_py())
-        for found in index.group_by("source").aggregate([("id", "count"), ("tokens", "sum")]).to_pylist():
-            source = self.sources.setdefault(found["source"], {"rows": 0, "tokens": 0})
-            source["rows"] += found["id_count"]
-            source["tokens"] += found["tokens_sum"]
-            self.tokens += found["tokens_sum"]
+        for group in index.group_by("source").aggregate([("id", "count"), ("tokens", "sum")]).to_pylist():
+            source = self.sources.setdefault(group["source"], {"rows": 0, "tokens": 0})
+            source["rows"] += group["id_count"]
+            source["tokens"] += group["tokens_sum"]
+            self.tokens += group["tokens_sum"]
         self.rows += len(index)
         return index
 
 
 def _copies(pool: Folder, shards: Sequence[str], readers: ThreadPoolExecutor) -> Iterator[pa.Table]:
-    """Rows whose id stands in an earlier row, as they are set aside."""
+    """Yield the rows whose id is that of an earlier row, as rejected rows."""
     ids = list(_in_order(lambda shard: numeric_ids(pool.read_table(f"{shard}.parquet", ["id"])["id"]), shards, readers))
-    again = ~first_occurrences(np.concatenate(ids))
-    masks = zip(shards, np.split(again, np.cumsum([len(own) for own in ids])[:-1]), strict=True)
+    is_copy = ~first_occurrences(np.concatenate(ids))
+    masks = zip(shards, np.split(is_copy, np.cumsum([len(of_shard) for of_shard in ids])[:-1]), strict=True)
     with_copies = [(shard, mask) for shard, mask in masks if mask.any()]
     yield from _in_order(partial(_rejected_rows, pool), with_copies, readers)
 
@@ -102,7 +104,7 @@ def _lines_by_shard(rejected: Folder) -> dict[str, pa.Array]:
     copies = rejected.read_table(COPIES, ["shard", "line"])
     grouped = copies.group_by("shard").aggregate([("line", "list")])
     lines = grouped["line_list"].combine_chunks()
-    return {shard: lines[place].values for place, shard in enumerate(grouped["shard"].to_pylist())}
+    return {shard: lines[number].values for number, shard in enumerate(grouped["shard"].to_pylist())}
 
 
 def _drop_copies(pool: Folder, lines: dict[str, pa.Array], shard: str) -> pa.Table:
@@ -118,7 +120,7 @@ def _drop_copies(pool: Folder, lines: dict[str, pa.Array], shard: str) -> pa.Tab
 
 
 def _in_order(read: Callable[[Any], Any], items: Sequence[Any], readers: ThreadPoolExecutor) -> Iterator[Any]:
-    """What `read` makes of the items, in their order, some of them at once and none far ahead."""
+    """Yield what `read` returns for the items, in their order, reading several at once and none far ahead."""
     for start in range(0, len(items), SHARDS_AT_ONCE):
         yield from readers.map(read, items[start : start + SHARDS_AT_ONCE])
 

@@ -1,36 +1,43 @@
 """A study from its file to its report: the stages that are not done, in order."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
+from instsel.choice.budget import Budget
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal, log_to
 from instsel.io.store import Folder
-from instsel.models.dtypes import dtype_of, with_dtype, with_kept_dtype
-from instsel.study.folder import StageFolder, open_folder
-from instsel.study.graph import ORDER, Graph, build_graph
+from instsel.models.dtypes import dtype_of, with_dtype
+from instsel.pipeline.registry import build_graph, stage_names
+from instsel.study.dtype import with_recorded_dtype
+from instsel.study.folder import GRAPH, StageFolder, open_folder
+from instsel.study.graph import StageGraph
+from instsel.study.results import PrepareResult
+from instsel.study.stage import RunContext
 from instsel.tracking import check_tracking
 
 LOG = "instsel.log"
 CONFIG = "config.json"
+# What stages load when they run, loaded while Ray's own processes start, which takes as long.
+LOADED_AHEAD = ("instsel.runtime.actors", "instsel.runtime.training", "instsel.runtime.devices", "instsel.choice.picks")
 
 
 def run_study(
-    study: StudyConfig,
-    terminal: Terminal,
-    until: str = ORDER[-1],
-    then: Callable[[Graph], None] | None = None,
-) -> Graph:
+    config: StudyConfig,
+    console: Terminal,
+    until: str | None = None,
+    then: Callable[[RunContext], None] | None = None,
+) -> StageGraph:
     """Run every stage through `until` that is not done yet.
 
     Args:
-        study: the checked study file.
-        terminal: where to tell what happens.
-        until: name of the last stage, one of `ORDER`.
-        then: called with the stages when they are done, while Ray and the log are still there.
+        config: the checked study file.
+        console: where progress is shown.
+        until: name of the last stage; by default the report.
+        then: called when the stages are done, while Ray and the log are still there.
 
     Returns:
         The stages, all done through `until`.
@@ -39,55 +46,72 @@ def run_study(
         InputError: the user's files or settings are wrong.
         StudyError: a stage failed.
     """
-    check_tracking(study.tracking)
-    folder = open_folder(study.out, study.name)
-    with _log_file(folder, study.name) as log_file, log_to(log_file):
-        asked, study = study, with_kept_dtype(study, folder)
+    check_tracking(config.tracking)
+    until = until or stage_names()[-1]
+    folder = open_folder(config.out, config.name)
+    with _log_file(folder, config.name) as log_file, log_to(log_file):
+        asked, config = config, with_recorded_dtype(config, folder)
         # Where the type of the model is not settled, that of this machine stands for it: what is wrong with the user's
-        # files is told at once.
-        graph = build_graph(study, folder)
-        waiting = [stage for stage in graph.until(until) if not stage.done()]
-        if not waiting and then is None:
-            folder.write_json(CONFIG, with_dtype(study, dtype_of(study.model)).model_dump())
-            terminal.say(f"study {study.name}: nothing to do, every stage is done")
+        # files is said at once.
+        graph = build_graph(config, folder)
+        if not graph.open_keys(until) and then is None:
+            _write_config(with_dtype(config, dtype_of(config.model)), graph)
+            console.say(f"study {config.name}: nothing to do, every stage is done")
             return graph
-        # Imported here: a finished study is told without the seconds that Ray and torch take to load.
+        # Imported here: a finished study is shown without the seconds that Ray and torch take to load.
         from instsel.console import capture_native_stderr
-        from instsel.runtime.autoscaling import autoscaled
+        from instsel.runtime.autoscaling import requested_capacity
         from instsel.runtime.errors import clear_errors
-        from instsel.runtime.session import ray_session
+        from instsel.runtime.session import plan_resources, ray_session
 
-        # While Ray's own processes start, which takes as long.
-        loading = threading.Thread(target=import_module, args=("instsel.pipeline.run_stages",), daemon=True)
+        loading = threading.Thread(target=lambda: [import_module(name) for name in LOADED_AHEAD], daemon=True)
         loading.start()
         with (
             capture_native_stderr(log_file),
             clear_errors(),
-            ray_session(study.resources),
-            autoscaled(study.resources, terminal),
+            ray_session(config.resources),
+            requested_capacity(config.resources, console),
         ):
             loading.join()
-            from instsel.pipeline.run_stages import run_stages
             from instsel.runtime.devices import settle_dtype
 
-            study = settle_dtype(asked, folder, terminal)
-            graph = build_graph(study, folder)
-            waiting = [stage for stage in graph.until(until) if not stage.done()]
+            config = settle_dtype(asked, folder, console)
+            graph = build_graph(config, folder)
+            waiting = graph.open_keys(until)
             # Also where nothing is left to do: what is asked of the folder later goes by it.
-            folder.write_json(CONFIG, study.model_dump())
-            if waiting:
-                run_stages(study, graph, waiting, terminal, folder)
+            _write_config(config, graph)
+            context = RunContext(config, graph, plan_resources(config.resources), console)
+            _run_stages(context, waiting)
             if then is not None:
-                then(graph)
-        _tell_what_was_done_again(waiting, terminal)
+                then(context)
+        _say_what_was_reprocessed([graph[stage, key] for stage, keys in waiting.items() for key in keys], console)
     return graph
 
 
-def _tell_what_was_done_again(stages: list[StageFolder], terminal: Terminal) -> None:
+def _run_stages(context: RunContext, waiting: Mapping[str, Sequence[str]]) -> None:
+    """Run the stages that have something to do, each with its keys that are not done."""
+    selection = context.config.selection
+    budget = Budget(selection.budget, selection.unit)
+    is_checked = False
+    for name, keys in waiting.items():
+        if not is_checked and name != "prepare":
+            # A budget that cannot be met is said now, not after the hours that lie between.
+            budget.of(context.stage("prepare").result(PrepareResult).pool)
+            is_checked = True
+        context.graph.stage(name).run(context, keys)
+
+
+def _write_config(config: StudyConfig, graph: StageGraph) -> None:
+    """Write down the study file as it is run, and the stages that it has, for those who read the folder."""
+    graph.folder.write_json(CONFIG, config.model_dump(mode="json"))
+    graph.folder.write_json(GRAPH, graph.describe())
+
+
+def _say_what_was_reprocessed(stages: Sequence[StageFolder], console: Terminal) -> None:
     rows = {stage.name: stage.manifest()["cost"]["rows_reprocessed"] for stage in stages}
-    again = ", ".join(f"{name} {count}" for name, count in rows.items() if count)
-    if again:
-        terminal.say(f"rows whose work was done again after processes or machines were lost: {again}")
+    reprocessed = ", ".join(f"{name} {count}" for name, count in rows.items() if count)
+    if reprocessed:
+        console.say(f"rows whose work was done again after processes or machines were lost: {reprocessed}")
 
 
 @contextmanager

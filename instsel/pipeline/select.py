@@ -1,33 +1,121 @@
-"""Stage *select*: a method picks its rows on the driver; a task fetches them and writes them down."""
+"""Stage *select*: a method selects its rows on the driver; a task fetches them and writes them down."""
 
+from collections.abc import Sequence
 from typing import Any
-
-import ray
 
 from instsel.choice.budget import Budget
 from instsel.choice.constrained import MIXTURE, mixture_table
 from instsel.choice.output import write_rows
 from instsel.choice.picks import PickRequest, make_picks
+from instsel.config.mixture import Mixture
 from instsel.config.study import StudyConfig
-from instsel.console import Terminal
-from instsel.study.folder import StageFolder
-from instsel.study.graph import Run
-from instsel.study.reader import StudyReader
+from instsel.pipeline.extraction import ForwardStage, vector_width
+from instsel.study.estimates import TOKEN_BYTES, Throughput
+from instsel.study.results import SelectResult
+from instsel.study.runs import Run, selections_of
+from instsel.study.stage import Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
+
+# What a method requires -> the stage that leaves it; influence has a stage for each spec.
+SOURCES = {
+    "index": "prepare",
+    "gradients": "features",
+    "embeddings": "embed",
+    "hidden_states": "hidden_states",
+    "likelihood": "likelihood",
+}
+# Of the key `mixture`, what the linear program reads.
+LINEAR_PROGRAM = {"estimator", "importance", "effects_in", "max_shift", "floors", "caution", "unknown"}
 
 
-def run(
-    study: StudyConfig, stage: StageFolder, by: Run, prepare: StageFolder, reader: StudyReader, terminal: Terminal
-) -> None:
-    """Make the selection of a run and write it as a table and as rows to train on."""
-    stage.start()
-    part = study.selection
-    budget = Budget(part.budget, part.unit)
-    request = PickRequest(by.method, by.seed, budget, part.attribution, part.damping, study.mixture)
-    picks = make_picks(request, reader, terminal.say)
-    # Anywhere in the cluster, also where a trial of a search selects: its own place has room for nothing.
-    writing: Any = ray.remote(write_rows).options(scheduling_strategy="DEFAULT")
-    result = ray.get(writing.remote(prepare.folder, stage.folder, picks))
-    if picks.mixture is not None:
-        stage.folder.write_table(MIXTURE, mixture_table(picks.mixture))
-    terminal.say(f"{stage.name.partition('/')[2]}: {result.rows} rows, {result.tokens} tokens")
-    stage.commit(result.to_dict())
+class Select(Stage[SelectResult]):
+    """Make a selection and write it as a table and as rows to train on; one folder a selection."""
+
+    name = "select"
+    position = 100
+    per_trial = True
+
+    def keys(self, config: StudyConfig) -> list[str]:
+        return list(selections_of(config))
+
+    def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
+        run = selections_of(config)[key]
+        return [_source(config, run), *_categories(run, config.mixture)]
+
+    def settings(self, config: StudyConfig, key: str) -> Settings:
+        run, part = selections_of(config)[key], config.selection
+        settings: Settings = {
+            "budget": part.budget,
+            "unit": part.unit,
+            "seed": run.seed if run.method.is_stochastic else 0,
+            **run.method.settings(),
+        }
+        spec = run.method.attribution_spec(part.attribution, part.damping)
+        if spec is not None:
+            settings["influence"] = spec.name
+        if run.method.mixture is not None and config.mixture is not None:
+            program = config.mixture.model_dump(mode="json", include=LINEAR_PROGRAM)
+            settings["mixture"] = {"start": run.method.mixture, **program}
+        return settings
+
+    def run_key(self, context: RunContext, key: str) -> Finished[SelectResult]:
+        import ray
+
+        run, part = selections_of(context.config)[key], context.config.selection
+        folder, budget = context.stage(self.name, key).folder, Budget(part.budget, part.unit)
+        request = PickRequest(run.method, run.seed, budget, part.attribution, part.damping, context.config.mixture)
+        picks = make_picks(request, context.study, context.console.say)
+        # Anywhere in the cluster, also where a trial of a search selects: its place has room for nothing.
+        writing: Any = ray.remote(write_rows).options(scheduling_strategy="DEFAULT")
+        result: SelectResult = ray.get(writing.remote(context.stage("prepare").folder, folder, picks))
+        if picks.mixture is not None:
+            folder.write_table(MIXTURE, mixture_table(picks.mixture))
+        context.console.say(f"{key}: {result.rows} rows, {result.tokens} tokens")
+        return Finished(result)
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        counts = context.counts
+        rates = [_rate(context, selections_of(context.config)[key]) for key in keys]
+        written = len(keys) * counts.chosen * (counts.chosen_bytes + counts.mean_tokens * TOKEN_BYTES)
+        return StageEstimate(
+            self.name,
+            rows=len(keys) * counts.rows,
+            seconds=sum(rate.seconds(counts.rows) or 0.0 for rate in rates),
+            memory=max(rate.memory for rate in rates),
+            disk=round(written) + max(rate.scratch for rate in rates),
+            memory_advice="lower targets.NAME.max_validation, features.dim or selection.budget",
+            disk_advice="lower features.dim or targets.NAME.max_validation",
+        )
+
+
+def _rate(context: PlanContext, run: Run) -> Throughput:
+    part, counts = context.config.selection, context.counts
+    spec = run.method.attribution_spec(part.attribution, part.damping)
+    columns = sum(rows.rows for rows in counts.validation) if spec is None else counts.columns(spec)
+    damping = None if spec is None else spec.damping
+    return context.profiler.selection(run.method, columns, damping, _width(context, run))
+
+
+def _width(context: PlanContext, run: Run) -> int:
+    """Return the entries of the vectors that a method selects by: as its files have them, or as it was measured."""
+    source = _source(context.config, run).stage
+    stage = context.graph.stage(source)
+    if not isinstance(stage, ForwardStage):
+        return 0
+    folder = context.graph[source]
+    return vector_width(folder.folder) if folder.done() else context.profiler.batches(stage.probe(context.config)).width
+
+
+def _source(config: StudyConfig, run: Run) -> StageKey:
+    """Return the stage whose result the method selects by."""
+    if run.method.requires == "influence":
+        spec = run.method.attribution_spec(config.selection.attribution, config.selection.damping)
+        assert spec is not None
+        return StageKey("attribution", spec.name)
+    return StageKey(SOURCES[run.method.requires])
+
+
+def _categories(run: Run, mixture: Mixture | None) -> list[StageKey]:
+    """Return the stages of categories that the selection reads."""
+    if run.method.mixture is not None and mixture is not None:
+        return [StageKey("categorize"), StageKey("interaction", mixture.estimator)]
+    return [StageKey("categorize")] if run.method.grouping == "category" else []

@@ -1,40 +1,66 @@
 """Stage *warmup*: LoRA training on a seeded share of the pool; gradients are later taken at its checkpoints."""
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import ray
+from collections.abc import Sequence
+from dataclasses import replace
 
 from instsel.config.study import StudyConfig
-from instsel.console import Terminal
 from instsel.io.store import Folder
-from instsel.runtime.session import ResourcePlan
-from instsel.runtime.training import TrainingRun, run_training
-from instsel.selection import random
-from instsel.study.folder import StageFolder
+from instsel.pipeline.probes import training_probe
+from instsel.study import dependencies
+from instsel.study.estimates import ID_BYTES, TOKEN_BYTES, training_estimate
+from instsel.study.results import PrepareResult, WarmupResult
+from instsel.study.stage import Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 TRAINING_SET = "training.arrow"
 
 
-def run(
-    study: StudyConfig, stage: StageFolder, prepare: StageFolder, resources: ResourcePlan, terminal: Terminal
-) -> None:
+class Warmup(Stage[WarmupResult]):
     """Draw the rows, train on them, and name the checkpoints."""
-    stage.start()
-    pool = prepare.manifest()["result"]["pool"]
-    rows = pool["rows"]
-    count = max(1, round(study.warmup.share * rows))
-    if not stage.folder.exists(TRAINING_SET):
-        ray.get(_write_set.remote(prepare.folder, stage.folder, count, study.warmup.seed))
-    terminal.say(f"{count} of {rows} rows, {study.warmup.epochs} epochs")
-    tokens = study.warmup.epochs * count * pool["tokens"] / rows
-    training = TrainingRun("warmup", stage, study.warmup, (stage.folder, TRAINING_SET), tokens)
-    trained = run_training(study, training, resources, terminal)
-    stage.commit({"rows": count, **trained.result}, **trained.cost)
+
+    name = "warmup"
+    position = 60
+
+    def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
+        return [StageKey("prepare")]
+
+    def settings(self, config: StudyConfig, key: str) -> Settings:
+        return {**dependencies.adapter_settings(config), "warmup": dependencies.training_settings(config.warmup)}
+
+    def inputs(self, config: StudyConfig, key: str) -> Settings:
+        return dependencies.training_inputs(config)
+
+    def run_key(self, context: RunContext, key: str) -> Finished[WarmupResult]:
+        import ray
+
+        from instsel.runtime.training import run_training
+        from instsel.runtime.training_run import TrainingRun, TrainingSession
+
+        config, prepare, stage = context.config, context.stage("prepare"), context.stage(self.name)
+        pool = prepare.result(PrepareResult).pool
+        count = max(1, round(config.warmup.share * pool.rows))
+        if not stage.folder.exists(TRAINING_SET):
+            ray.get(ray.remote(_write_training_set).remote(prepare.folder, stage.folder, count, config.warmup.seed))
+        context.console.say(f"{count} of {pool.rows} rows, {config.warmup.epochs} epochs")
+        tokens = config.warmup.epochs * count * pool.tokens / pool.rows
+        run = TrainingRun("warmup", stage, config.warmup, (stage.folder, TRAINING_SET), tokens)
+        trained = run_training(TrainingSession(config, context.resources, context.console), run)
+        return Finished(WarmupResult(rows=count, **trained.result), trained.cost)
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        config, counts = context.config, context.counts
+        rows = max(1, round(config.warmup.share * counts.rows))
+        estimate = training_estimate(context, training_probe(self.name, config, config.warmup), rows)
+        training_set = rows * (ID_BYTES + counts.mean_tokens * TOKEN_BYTES)
+        return replace(estimate, disk=estimate.disk + round(training_set))
 
 
-@ray.remote
-def _write_set(prepared: Folder, out: Folder, count: int, seed: int) -> None:
+def _write_training_set(prepared: Folder, out: Folder, count: int, seed: int) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from instsel.selection import random
+
     index = prepared.read_table("index.parquet", ["id", "shard"])
     drawn = np.sort(random.select(len(index), count, seed=seed).indices)
     wanted = index.take(pa.array(drawn))

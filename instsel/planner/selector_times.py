@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from instsel.planner.matrix import seconds_to_solve, seconds_to_sum
+from instsel.attribution.timing import seconds_to_solve, seconds_to_sum
 from instsel.selection.base import (
     EmbeddingData,
     GradientData,

@@ -19,12 +19,9 @@ from instsel.report.facts import (
     AgreementFacts,
     BudgetPart,
     DividedBudget,
-    InteractionFacts,
     Metrics,
     OrderFacts,
-    PoolFacts,
     Provenance,
-    RowCount,
     SearchFacts,
     SelectionFacts,
     StageCost,
@@ -37,7 +34,7 @@ from instsel.report.record import StudyRecord
 from instsel.report.results import results
 from instsel.report.warnings import warnings
 from instsel.study.attribution_specs import metrics_spec
-from instsel.study.results import MixtureShares
+from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount
 from instsel.training.dataset import ORDER
 
 REPORT = "report"
@@ -110,7 +107,7 @@ def _of_pool(record: StudyRecord) -> dict[str, Any]:
     attribution = stored_attribution(record)
     measured, chosen = influence(pool, attribution) if attribution is not None and pool.chosen else (None, None)
     return {
-        "pool": PoolFacts.model_validate(record.prepared["pool"]),
+        "pool": PoolResult.model_validate(record.prepared["pool"]),
         "targets": record.prepared["targets"],
         "composition": composition(pool),
         "lengths": lengths(pool),
@@ -182,7 +179,7 @@ def _provenance(record: StudyRecord, measured: Measured) -> Provenance:
 def _categories(record: StudyRecord) -> dict[str, Any]:
     """How categories help each other, how far estimators agree, and the mixtures that follow."""
     interaction = {
-        name: InteractionFacts.model_validate(result) for name, result in record.results("interaction").items()
+        name: InteractionResult.model_validate(result) for name, result in record.results("interaction").items()
     }
     names = list(interaction)
     gamma = {name: np.array(facts.gamma, dtype=np.float64) for name, facts in interaction.items()}
@@ -229,7 +226,7 @@ def divided_budgets(record: StudyRecord) -> dict[str, DividedBudget]:
     """Collect the parts of each selection by a method that divides its budget, in the order of their first picks."""
     budgets = {}
     for stage, manifest in record.manifests.items():
-        method = manifest["config"].get("method")
+        method = manifest["settings"].get("method")
         if stage.startswith("select/") and method in DIVIDED_BY:
             table = (record.folder / stage).read_table(TABLE, ["reason", "tokens", "score"])
             weights = manifest["result"].get(WEIGHTS[method], {})

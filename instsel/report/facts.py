@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from instsel.choice.metrics import SelectionMetrics
 from instsel.stats import Interval
-from instsel.study.results import MixtureShares
+from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount, SplitCount
 
 
 def _finite(value: float | None) -> float | None:
@@ -24,13 +24,6 @@ class Facts(BaseModel):
     """A part of the facts. What a stage of another version says beyond it is passed over."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class RowCount(Facts):
-    """Rows and their tokens."""
-
-    rows: int
-    tokens: int
 
 
 class Results(Facts):
@@ -59,23 +52,11 @@ class Results(Facts):
     whole_pool: list[str] = []
 
 
-class SplitCount(Facts):
-    """Usable rows of a target's split, and rejected ones by reason."""
+class SelectionFacts(Facts):
+    """What a selection has: rows and tokens, and its rows by source and by task."""
 
     rows: int
-    rejected: dict[str, int] = {}
-
-
-class PoolFacts(RowCount):
-    """The pool: its usable rows, those of each source, and how many were rejected for which reason."""
-
-    sources: dict[str, RowCount] = {}
-    rejected: dict[str, int] = {}
-
-
-class SelectionFacts(RowCount):
-    """What a selection has: its rows by source and by task."""
-
+    tokens: int
     sources: dict[str, int] = {}
     tasks: dict[str, int] = {}
 
@@ -154,40 +135,6 @@ class DividedBudget(Facts):
 
     method: str
     parts: list[BudgetPart]
-
-
-class Need(Facts):
-    """A category that another one needs."""
-
-    category: str
-    needs: str
-
-
-class DependencyFacts(Facts):
-    """Which category needs which, their levels, and cycles of categories that need each other."""
-
-    levels: dict[str, str]
-    needs: list[Need]
-    cycles: list[list[str]] = []
-    strength: Matrix = []
-    error: Matrix = []
-
-
-class InteractionFacts(Facts):
-    """How categories help or harm each other, by one estimator, as the manifest of *interaction* has it.
-
-    `gamma` (K, K) says what an added row of the first category is worth in rows of the second.
-    """
-
-    categories: list[str]
-    gamma: Matrix
-    error: Matrix
-    own: list[Number] = []
-    own_error: list[Number] = []
-    unknown: list[str] = []
-    dependency: DependencyFacts | None = None
-    runs: int | None = None
-    failed: list[str] | None = None
 
 
 class AgreementFacts(Facts):
@@ -316,7 +263,7 @@ class StudyFacts(Results):
     unit: Literal["rows", "tokens"]
     warnings: list[str] = []
     missing: list[str] = []
-    pool: PoolFacts | None = None
+    pool: PoolResult | None = None
     targets: dict[str, dict[str, SplitCount]] = {}
     selections: dict[str, SelectionFacts] = {}
     composition: dict[str, Composition] = {}
@@ -326,7 +273,7 @@ class StudyFacts(Results):
     influence: InfluenceFacts | None = None
     budgets: dict[str, DividedBudget] = {}
     categories: dict[str, RowCount] = {}
-    interaction: dict[str, InteractionFacts] = {}
+    interaction: dict[str, InteractionResult] = {}
     agreement: dict[str, AgreementFacts] = {}
     mixtures: dict[str, MixtureShares] = {}
     orders: dict[str, OrderFacts] = {}

@@ -1,7 +1,6 @@
 """Rows worth reading: the picks that help each target most, the first picks of each selection, and rejected rows."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -99,8 +98,8 @@ def rejected_rows(record: StudyRecord) -> RejectedRows:
             kept = examples.setdefault(line["reason"], [])
             if len(kept) < MOST_REJECTED:
                 kept.append(RejectedRow.model_validate(line))
-    features: dict[str, Any] = record.manifests.get("features", {}).get("result", {})
-    without_gradient: dict[str, str] = features.get("rejected", {})
+    features = record.manifests.get("features")
+    without_gradient: dict[str, str] = {} if features is None else features["result"]["rejected"]
     if without_gradient:
         counts[NO_GRADIENT] = len(without_gradient)
         examples[NO_GRADIENT] = [

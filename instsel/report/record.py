@@ -5,19 +5,14 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-import yaml
-
 from instsel.choice.reselect import open_study
+from instsel.config.file import dump_yaml
 from instsel.config.study import StudyConfig
 from instsel.io.store import Folder
-from instsel.report.markdown import BASE
 from instsel.study.attribution_specs import attribution_specs
-from instsel.study.folder import MANIFEST, read_manifest
-from instsel.study.graph import ORDER, Run, runs_of
+from instsel.study.folder import MANIFEST, Manifest, read_manifest
 from instsel.study.reader import StudyReader
-
-STAGE = re.compile(rf"({'|'.join(ORDER)})(/(?!\.\.?$)[^/\\]+)?")
-"""Names of stages: a manifest that somebody else wrote could name a path outside the folder as its parent."""
+from instsel.study.runs import BASE, Run, runs_of
 
 
 class StudyRecord:
@@ -60,23 +55,24 @@ class StudyRecord:
         ]
 
     @cached_property
-    def manifests(self) -> dict[str, dict[str, Any]]:
+    def manifests(self) -> dict[str, Manifest]:
         """Manifest of every finished stage that the study file asks for, and of those before it, by name.
 
         What a former study file left in the folder is no part of the study.
         """
         mixture = self.config.mixture
         estimators = [f"interaction/{name}" for name in mixture.estimators] if mixture else []
-        manifests: dict[str, dict[str, Any]] = {}
+        manifests: dict[str, Manifest] = {}
         waiting = [*self.expected, *estimators]
         while waiting:
             name = waiting.pop()
-            if name in manifests or not STAGE.fullmatch(name) or not (self.folder / name).exists(MANIFEST):
+            if name in manifests or not self._is_stage(name) or not (self.folder / name).exists(MANIFEST):
                 continue
             manifests[name] = read_manifest(self.folder / name)
             waiting += manifests[name]["parents"]
+        stages = list(dict.fromkeys(name.partition("/")[0] for name in self.reader.stages()))
         order = {name: index for index, name in enumerate([*self.expected, *estimators])}
-        names = sorted(manifests, key=lambda name: (ORDER.index(name.partition("/")[0]), order.get(name, 0)))
+        names = sorted(manifests, key=lambda name: (stages.index(name.partition("/")[0]), order.get(name, 0)))
         return {name: manifests[name] for name in names}
 
     @property
@@ -101,4 +97,9 @@ class StudyRecord:
     @property
     def study_file(self) -> str:
         """The study file with every default, as YAML."""
-        return yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.config.model_dump(mode="json"))
+
+    def _is_stage(self, name: str) -> bool:
+        """Return whether a stage has this name: a manifest from elsewhere could name a path outside the folder."""
+        stages = "|".join({re.escape(stage.partition("/")[0]) for stage in self.reader.stages()})
+        return re.fullmatch(rf"({stages})(/(?!\.\.?$)[^/\\]+)?", name) is not None

@@ -28,9 +28,8 @@ def results(record: StudyRecord) -> tuple[Results, list[str]]:
     for name in losses:
         if name != BASE:
             runs.setdefault(record.runs[name].method.name, []).append(name)
-    baseline = next(
-        (method for method in runs if method != BASE and record.runs[runs[method][0]].method.is_baseline), BASE
-    )
+    methods = (record.runs[names[0]].method for method, names in runs.items() if method != BASE)
+    baseline = next((method.name for method in methods if method.is_baseline), BASE)
     evaluation = record.config.evaluation
     if not targets or not losses:
         return Results(baseline=baseline, confidence=evaluation.confidence, runs=runs), incomparable

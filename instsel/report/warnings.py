@@ -1,14 +1,13 @@
 """Whether a study's results are those that its stages wrote."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from instsel.choice.output import TABLE
-from instsel.io.fingerprint import fingerprint
 from instsel.report.record import StudyRecord
-from instsel.study.staleness import stale_stages
+from instsel.study.folder import Manifest, stage_fingerprint
+from instsel.study.staleness import stale_settings
 
 MOST_NAMED = 3
 _TOLERANCE = 1e-9
@@ -35,7 +34,7 @@ def warnings(record: StudyRecord) -> list[str]:
 
 def _stale(record: StudyRecord) -> list[str]:
     by_keys: dict[str, list[str]] = {}
-    for name, keys in stale_stages(record.config, record.manifests).items():
+    for name, keys in stale_settings(record.reader.stages(), record.manifests).items():
         by_keys.setdefault(", ".join(sorted(keys)), []).append(name)
     return [f"{_first(names)}: made by another study file, with other {keys}" for keys, names in by_keys.items()]
 
@@ -45,10 +44,10 @@ def _first(names: list[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
-def _chain(name: str, manifest: Mapping[str, Any], manifests: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    content = {key: manifest[key] for key in ("stage", "config", "parents")}
+def _chain(name: str, manifest: Manifest, manifests: Mapping[str, Manifest]) -> list[str]:
+    content = (manifest["version"], manifest["settings"], manifest["inputs"], manifest["parents"])
     sentences = []
-    if fingerprint({**content, "code": manifest["code_version"]}) != manifest["fingerprint"]:
+    if stage_fingerprint(manifest["stage"], *content) != manifest["fingerprint"]:
         sentences.append(f"{name}/manifest.json was edited: its fingerprint does not match what it says")
     for parent, expected in manifest["parents"].items():
         if parent in manifests and manifests[parent]["fingerprint"] != expected:

@@ -4,25 +4,29 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 
+from instsel.config.file import dump_yaml
 from instsel.config.search import Search
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.models.dtypes import with_kept_dtype
 from instsel.pipeline.evaluate import heldout_tables
+from instsel.pipeline.registry import build_graph
 from instsel.pipeline.runner import run_study
+from instsel.report.html import search_page
 from instsel.report.text import search_report
-from instsel.runtime.autoscaling import autoscaled
+from instsel.runtime.autoscaling import requested_capacity
 from instsel.runtime.devices import settle_dtype
-from instsel.runtime.session import plan_resources, ray_session
+from instsel.runtime.session import ray_session
 from instsel.search import trials
 from instsel.search.outcome import Outcome, importances, search_facts
 from instsel.search.space import check_space, raw_study_of
-from instsel.study.folder import StageFolder, open_folder
-from instsel.study.graph import Graph, build_graph
+from instsel.study.dtype import with_recorded_dtype
+from instsel.study.folder import Cost, StageFolder, open_folder
+from instsel.study.graph import StageGraph
+from instsel.study.results import PrepareResult, Result
+from instsel.study.stage import RunContext
 
 SHARED = "interaction"
 BEST = "best.yaml"
@@ -31,11 +35,18 @@ SUMMARY = "summary.json"
 REPORT = "report.md"
 
 
+class SearchResult(Result):
+    """What a search leaves: its trials, and the caps that ended it."""
+
+    trials: int
+    caps: dict[str, float | None]
+
+
 def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
-    """Run everything that trials share, then search; a finished search is told again at once.
+    """Run everything that trials share, then search; a finished search is shown again at once.
 
     Returns:
-        The folder of searches, with report.md, best.yaml, summary.json and trials.parquet.
+        The folder of searches, with report.md, pareto.html, best.yaml, summary.json and trials.parquet.
 
     Raises:
         InputError: the study has no key `search`, or a value of its space cannot be.
@@ -46,37 +57,37 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
         raise InputError("the study file has no key `search`; write what is searched under search.space")
     check_space(study, search)
     opened = open_folder(study.out, study.name)
-    study = with_kept_dtype(study, opened)
+    study = with_recorded_dtype(study, opened)
     if study.model.dtype == "auto":
-        with ray_session(study.resources), autoscaled(study.resources, terminal):
+        with ray_session(study.resources), requested_capacity(study.resources, terminal):
             study = settle_dtype(study, opened, terminal)
     folder = opened / "search"
     stage = _stage(study, search, build_graph(study, opened))
-    if stage.done() and stage.manifest()["result"]["caps"] == _caps(search):
+    if stage.done() and stage.result(SearchResult).caps == _caps(search):
         terminal.say(f"search of {study.name}: nothing to do, it is finished")
-        _write(study, search, folder, trials.told(trials.points_of(search, stage)))
+        _write(study, search, folder, trials.finished_outcomes(trials.store_of(search, stage)))
         return folder
 
-    def then(graph: Graph) -> None:
-        _check_heldout(graph)
+    def then(context: RunContext) -> None:
+        _check_heldout(context)
         stage.start()
         terminal.head("search")
-        outcomes = trials.run(study, search, stage, plan_resources(study.resources), terminal)
+        outcomes = trials.run(context, stage)
         _write(study, search, folder, outcomes)
-        told = {"trials": len(outcomes), "caps": _caps(search)}
-        stage.commit(told, tokens=sum(one.tokens for one in outcomes))
+        result = SearchResult(trials=len(outcomes), caps=_caps(search))
+        stage.commit(result, Cost(tokens=sum(outcome.tokens for outcome in outcomes)))
 
     run_study(study, terminal, SHARED, then)
     return folder
 
 
 def _caps(search: Search) -> dict[str, Any]:
-    """What ends a search; with higher ones it goes on."""
+    """Return what ends a search; with higher ones it continues."""
     return {"trials": search.trials, "hours": search.hours, "tokens": search.tokens}
 
 
-def _stage(study: StudyConfig, search: Search, graph: Graph) -> StageFolder:
-    """The search's stage, in a folder of its own by what it depends on: trials are shared by all searches."""
+def _stage(study: StudyConfig, search: Search, graph: StageGraph) -> StageFolder:
+    """Return the search's stage, in a folder of its own by what it depends on: trials are shared by all searches."""
     settings = study.model_dump(exclude={"search", "out", "root", "resources", "name"})
     config = {"search": search.model_dump(exclude=set(_caps(search))), "study": settings}
     parents = graph.until(SHARED)
@@ -84,14 +95,14 @@ def _stage(study: StudyConfig, search: Search, graph: Graph) -> StageFolder:
     return StageFolder(graph.folder / "search" / name, "search", config, parents)
 
 
-def _check_heldout(graph: Graph) -> None:
+def _check_heldout(context: RunContext) -> None:
     """Refuse a search that could not be judged."""
-    tables = heldout_tables(graph.prepare)
+    prepared = context.stage("prepare").result(PrepareResult)
+    tables = heldout_tables(prepared)
     if not tables:
         raise InputError("search: no target has held-out rows to search by; give targets.*.heldout")
-    counts = graph.prepare.manifest()["result"]["targets"]
     for target in tables:
-        if counts[target]["heldout"]["rows"] < 2:
+        if prepared.targets[target]["heldout"].rows < 2:
             raise InputError(f"targets.{target}: one held-out row cannot be parted for the search; give two or more")
 
 
@@ -99,26 +110,32 @@ def _write(study: StudyConfig, search: Search, folder: Folder, outcomes: list[Ou
     facts = search_facts(outcomes, importances(outcomes, search.space, search.seed), search.share)
     folder.write(BEST, _best_study(study, outcomes[0]).encode())
     folder.write_table(TRIALS, _table(outcomes))
+    folder.write("pareto.html", search_page(facts))
     folder.write(REPORT, search_report(facts, f"{folder}/{BEST}").encode())
     folder.write_json(SUMMARY, facts.model_dump(mode="json"))
 
 
 def _best_study(study: StudyConfig, best: Outcome) -> str:
-    """The study file of the best trial, which runs by itself into a folder of its own."""
+    """Return the study file of the best trial, which runs by itself into a folder of its own."""
     raw = {**raw_study_of(study, best.point), "name": f"{study.name}-best", "out": f"{study.out.rstrip('/')}-best"}
     head = f"# The best of the trials of {study.name}: objective {best.objective:.4f}.\n"
-    return head + yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
+    return head + dump_yaml(raw)
 
 
 def _table(outcomes: list[Outcome]) -> pa.Table:
     rows: list[dict[str, Any]] = []
-    for one in outcomes:
-        losses = {f"searched.{target}": loss for target, loss in one.searched.items()}
-        losses |= {f"judged.{target}": loss for target, loss in one.judged.items()}
-        told = {"trial": one.name, **{key: _column(value) for key, value in one.point.items()}}
-        objective = one.objective if np.isfinite(one.objective) else None
-        rest = {"objective": objective, "tokens": one.tokens, "failed": one.failed, "stopped": one.stopped}
-        rows.append({**told, **rest, **losses})
+    for outcome in outcomes:
+        losses = {f"searched.{target}": loss for target, loss in outcome.searched.items()}
+        losses |= {f"judged.{target}": loss for target, loss in outcome.judged.items()}
+        point = {"trial": outcome.name, **{key: _column(value) for key, value in outcome.point.items()}}
+        objective = outcome.objective if np.isfinite(outcome.objective) else None
+        result = {
+            "objective": objective,
+            "tokens": outcome.tokens,
+            "failed": outcome.failed,
+            "stopped": outcome.stopped,
+        }
+        rows.append({**point, **result, **losses})
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 

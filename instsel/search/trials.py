@@ -5,6 +5,7 @@ but from pickles; so a search that goes on tells a new searcher what is known, a
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,13 +20,16 @@ from instsel.config.study import StudyConfig
 from instsel.console import Bar, Terminal
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
-from instsel.runtime.session import ResourcePlan
-from instsel.runtime.tune import DRIVER, Counting, last_line, plan_trial_resources, quiet_tune
+from instsel.pipeline.registry import build_graph
+from instsel.runtime.errors import last_line
+from instsel.runtime.tune import DRIVER, TrialCounter, plan_trial_resources, quiet_tune
 from instsel.search.outcome import Outcome
 from instsel.search.space import study_of
 from instsel.search.store import TrialStore
 from instsel.search.trial import OUTCOME, OWNER, run_trial, trial_folder
 from instsel.study.folder import StageFolder
+from instsel.study.resources import ResourcePlan
+from instsel.study.stage import RunContext
 from instsel.tracking import tracked
 
 TUNE = "tune"
@@ -33,56 +37,59 @@ TRIALS = "trials"
 POINTS = "points"
 
 
-def run(
-    study: StudyConfig, search: Search, stage: StageFolder, resources: ResourcePlan, terminal: Terminal
-) -> list[Outcome]:
+def run(context: RunContext, stage: StageFolder) -> list[Outcome]:
     """Search, going on where an earlier call of the same search was stopped.
 
     Args:
-        study: the study file, all stages before the selections done.
-        search: its key `search`.
+        context: of the study, all stages before the selections done.
         stage: of this search, in the folder `search` of the study's.
-        resources: what the cluster gives a single run.
-        terminal: where progress is shown.
 
     Returns:
-        Every trial that told something, the best first.
+        Every trial that came to something, the best first.
 
     Raises:
         StudyError: every trial failed.
     """
-    each, at_once = plan_trial_resources(resources, study.resources.trial_workers)
-    points = points_of(search, stage)
-    _release(points.trials)
-    known = points.outcomes()
+    config, console = context.config, context.console
+    search = search_of(config)
+    each, at_once = plan_trial_resources(context.resources, config.resources.trial_workers)
+    store = store_of(search, stage)
+    _release(store.trials)
+    known = store.outcomes()
     left = search.points - sum(outcome is not None for _, outcome in known)
     if left < search.points:
-        terminal.say(f"{search.points - left} trials were there already")
+        console.say(f"{search.points - left} trials were there already")
     spent = sum(outcome.tokens for _, outcome in known if outcome is not None)
     if left > 0 and (search.tokens is None or spent < search.tokens):
-        shared = stage.folder.parent.parent
-        one = partial(_trial, study=study, search=search, shared=shared, points=points, resources=each)
-        with terminal.bar("search", left, "trials") as bar, quiet_tune(terminal):
-            results = _tuner(study, search, stage.folder, one, at_once, left, known, spent, Marking(bar, points)).fit()
-        for place in range(len(results)):
-            error = results[place].error
-            points.end(results[place].config or {}, failed=None if error is None else last_line(error))
+        trial = partial(_trial, config=config, shared=context.folder, store=store, resources=each)
+        with console.bar("search", left, "trials") as bar, quiet_tune(console):
+            plan = _TunePlan(stage.folder, trial, at_once, left, known, spent, Marking(bar, store))
+            results = _tuner(config, plan).fit()
+        for index in range(len(results)):
+            error = results[index].error
+            store.end(results[index].config or {}, failed=None if error is None else last_line(error))
         (stage.folder / TUNE).remove()
-    return told(points)
+    return finished_outcomes(store)
 
 
-def points_of(search: Search, stage: StageFolder) -> TrialStore:
-    """The points of a search, in its stage's folder; the trials beside it."""
+def search_of(config: StudyConfig) -> Search:
+    """Return the key `search`, which studies have that are searched."""
+    assert config.search is not None
+    return config.search
+
+
+def store_of(search: Search, stage: StageFolder) -> TrialStore:
+    """Return the points of a search, in its stage's folder; the trials beside it."""
     return TrialStore(stage.folder / POINTS, stage.folder.parent / TRIALS, search)
 
 
-def told(points: TrialStore) -> list[Outcome]:
-    """Every trial that ended, the best first.
+def finished_outcomes(store: TrialStore) -> list[Outcome]:
+    """Return every trial that ended, the best first.
 
     Raises:
         StudyError: none came to its end.
     """
-    outcomes = [outcome for _, outcome in points.outcomes() if outcome is not None]
+    outcomes = [outcome for _, outcome in store.outcomes() if outcome is not None]
     if not any(np.isfinite(outcome.objective) and not outcome.stopped for outcome in outcomes):
         reasons = sorted({outcome.failed for outcome in outcomes if outcome.failed})
         raise StudyError(f"search: no trial came to its end: {'; '.join(reasons) or 'the caps left no time'}")
@@ -90,39 +97,35 @@ def told(points: TrialStore) -> list[Outcome]:
 
 
 def _trial(
-    config: Mapping[str, Any],
-    study: StudyConfig,
-    search: Search,
-    shared: Folder,
-    points: TrialStore,
-    resources: ResourcePlan,
+    point: Mapping[str, Any], config: StudyConfig, shared: Folder, store: TrialStore, resources: ResourcePlan
 ) -> None:
-    """What a trial's process does. A point that has ended, which some searchers ask for again, answers at once."""
-    point = dict(config)
-    kept = points.asked(point)
-    if kept is not None and (outcome := points.outcome(kept)) is not None:
+    """Run a trial, in its process. A point that has ended, which some searchers ask for again, answers at once."""
+    point = dict(point)
+    entry = store.asked(point)
+    if entry is not None and (outcome := store.outcome(entry)) is not None:
         tune.report({"objective": outcome.objective, "epoch": 1, "tokens": 0})
         return
     try:
-        made = study_of(study, point)
+        trial_config = study_of(config, point)
     except InputError as error:
-        points.note(point, None, {"failed": str(error), "last": True, "stopped": False})
+        store.note(point, None, {"failed": str(error), "last": True, "stopped": False})
         tune.report({"objective": float("inf"), "epoch": 1, "tokens": 0})
         return
-    own = trial_folder(made, shared, points.trials, tune.get_context().get_trial_id())
-    name = own.name
-    points.note(point, name, None)
+    folder = trial_folder(trial_config, shared, store.trials, tune.get_context().get_trial_id())
+    name = folder.name
+    store.note(point, name, None)
 
-    def report(told: dict[str, Any]) -> None:
-        points.note(point, name, told)
-        if told["last"] and not told["failed"]:
-            # The losses of its steps are told where it is trained.
-            with tracked(made, own, name, point) as shown:
-                shown.log({"objective": told["objective"], "tokens": told["tokens"]}, told["epoch"])
-        objective = float("inf") if told["failed"] else told["objective"]
-        tune.report({"objective": objective, "epoch": told["epoch"], "tokens": told["tokens"]})
+    def report(progress: dict[str, Any]) -> None:
+        store.note(point, name, progress)
+        if progress["last"] and not progress["failed"]:
+            # The losses of its steps are logged where it is trained.
+            with tracked(trial_config, folder, name, point) as tracker:
+                tracker.log({"objective": progress["objective"], "tokens": progress["tokens"]}, progress["epoch"])
+        objective = float("inf") if progress["failed"] else progress["objective"]
+        tune.report({"objective": objective, "epoch": progress["epoch"], "tokens": progress["tokens"]})
 
-    run_trial(made, search, shared, own, resources, report)
+    graph = build_graph(trial_config, shared, folder)
+    run_trial(RunContext(trial_config, graph, resources, Terminal()), search_of(config), folder, report)
 
 
 def _release(trials: Folder) -> None:
@@ -132,53 +135,58 @@ def _release(trials: Folder) -> None:
             (trials / name).delete(OWNER)
 
 
-def _tuner(
-    study: StudyConfig,
-    search: Search,
-    folder: Folder,
-    one: Any,
-    at_once: int,
-    left: int,
-    asked: Sequence[tuple[dict[str, Any], Outcome | None]],
-    spent: int,
-    counting: Counting,
-) -> tune.Tuner:
-    (folder / TUNE).remove()
-    trainable: Any = tune.with_resources(one, DRIVER)
+@dataclass(frozen=True)
+class _TunePlan:
+    """What Ray Tune is to run: the trial, how many at once, how many are left, and the known outcomes of points."""
+
+    folder: Folder
+    trial: Any
+    at_once: int
+    left: int
+    known: Sequence[tuple[dict[str, Any], Outcome | None]]
+    spent: int
+    counting: TrialCounter
+
+
+def _tuner(config: StudyConfig, plan: _TunePlan) -> tune.Tuner:
+    search = search_of(config)
+    (plan.folder / TUNE).remove()
+    trainable: Any = tune.with_resources(plan.trial, DRIVER)
     space = {key: _domain(values, search) for key, values in search.space.items()}
     by_optuna = search.searcher == "optuna"
+    samples = 1 if search.searcher == "grid" else plan.left if by_optuna else search.trials
     return tune.Tuner(
         trainable,
-        # A searcher that was told of points has the space already.
+        # A searcher that knows of points has the space already.
         param_space={} if by_optuna else space,
         tune_config=tune.TuneConfig(
             metric="objective",
             mode="min",
-            num_samples=1 if search.searcher == "grid" else left if by_optuna else search.trials,
-            max_concurrent_trials=at_once,
-            search_alg=_optuna(search, space, asked) if by_optuna else _in_turn(search, at_once),
-            scheduler=_scheduler(study, search),
+            num_samples=samples,
+            max_concurrent_trials=plan.at_once,
+            search_alg=_optuna(search, space, plan.known) if by_optuna else _in_turn(search, plan.at_once),
+            scheduler=_scheduler(config, search),
             time_budget_s=None if search.hours is None else search.hours * 3600,
         ),
         run_config=tune.RunConfig(
             name=TUNE,
-            storage_path=folder.path,
-            storage_filesystem=folder.retrying_filesystem(),
-            failure_config=tune.FailureConfig(max_failures=study.resources.max_failures),
-            callbacks=[counting],
-            stop=None if search.tokens is None else TokenCap(search.tokens - spent),
+            storage_path=plan.folder.path,
+            storage_filesystem=plan.folder.retrying_filesystem(),
+            failure_config=tune.FailureConfig(max_failures=config.resources.max_failures),
+            callbacks=[plan.counting],
+            stop=None if search.tokens is None else TokenCap(search.tokens - plan.spent),
             verbose=0,
         ),
     )
 
 
 def _in_turn(search: Search, at_once: int) -> BasicVariantGenerator:
-    """Points at random or of a grid. Ray Tune's own cap of concurrent trials passes this searcher by."""
+    """Return a searcher of points at random or of a grid, which ignores Ray Tune's own cap of concurrent trials."""
     return BasicVariantGenerator(max_concurrent=at_once, random_state=search.seed)
 
 
 def _domain(values: Any, search: Search) -> Any:
-    """A key of the space as Ray Tune has it."""
+    """Return a key of the space as Ray Tune has it."""
     if not isinstance(values, Range):
         return tune.grid_search(values) if search.searcher == "grid" else tune.choice(values)
     if isinstance(values.low, int) and isinstance(values.high, int):
@@ -191,15 +199,15 @@ def _domain(values: Any, search: Search) -> Any:
 def _optuna(
     search: Search, space: Mapping[str, Any], asked: Sequence[tuple[dict[str, Any], Outcome | None]]
 ) -> OptunaSearch:
-    """A searcher that knows what came out so far, and asks first for what was under way."""
-    under_way = [point for point, outcome in asked if outcome is None]
+    """Return a searcher that knows all outcomes so far, and first tries the points that are unfinished."""
+    unfinished = [point for point, outcome in asked if outcome is None]
     searcher = OptunaSearch(
         OptunaSearch.convert_search_space(dict(space)),
         metric="objective",
         mode="min",
         # Another draw in each call: the same seed would ask for the same points again.
         seed=search.seed + len(asked),
-        points_to_evaluate=under_way or None,
+        points_to_evaluate=unfinished or None,
     )
     for point, outcome in asked:
         if outcome is not None and np.isfinite(outcome.objective):
@@ -215,15 +223,15 @@ def _scheduler(study: StudyConfig, search: Search) -> ASHAScheduler | None:
     return ASHAScheduler(time_attr="epoch", max_t=int(most), grace_period=1, reduction_factor=2)
 
 
-class Marking(Counting):
-    """Also marks a point when its trial ends: one stopped early is not under way where the search is killed."""
+class Marking(TrialCounter):
+    """Also marks a point when its trial ends: one stopped early is not unfinished where the search is killed."""
 
-    def __init__(self, bar: Bar, points: TrialStore) -> None:
+    def __init__(self, bar: Bar, store: TrialStore) -> None:
         super().__init__(bar)
-        self.points = points
+        self.store = store
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.points.end(trial.config, failed=None)
+        self.store.end(trial.config, failed=None)
         super().on_trial_complete(iteration, trials, trial, **info)
 
 

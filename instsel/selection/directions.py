@@ -5,8 +5,7 @@ import warnings
 import numpy as np
 
 from instsel import arrays
-from instsel.arrays import row_blocks
-from instsel.attribution.scores import unit_rows
+from instsel.arrays import row_blocks, unit_rows
 
 TOLERANCE = 1e-12
 """Cosines closer than this are equal."""

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from instsel import arrays
-from instsel.arrays import row_blocks
+from instsel.arrays import finite_matrix, largest_entry, row_blocks, unit_or_zero_rows
 
 METRICS = ("cosine", "precomputed")
 
@@ -40,37 +40,11 @@ def cosine_units(x: np.ndarray) -> np.ndarray:
     """Return float64 (n, d) unit rows whose products are cosines; a warning names and counts zero rows.
 
     Raises:
-        ValueError: as `embedding_rows`.
+        ValueError: as `finite_matrix`.
     """
-    rows = embedding_rows("x", x)
-    units = unit_rows(rows)
+    rows = finite_matrix("x", x)
+    units = unit_or_zero_rows(rows)
     warn_of_zeros("rows of x", np.flatnonzero(~units.any(axis=1)))
-    return units
-
-
-def embedding_rows(name: str, values: np.ndarray) -> np.ndarray:
-    """Return embeddings (n, d) of a real dtype, without a copy of them.
-
-    Raises:
-        ValueError: wrong rank or dtype, no columns, or NaN or infinity (the first one's row and column are named).
-    """
-    array = arrays.matrix(name, values)
-    if array.shape[1] == 0:
-        raise ValueError(f"{name} must have at least one column, got shape {array.shape}")
-    _require_finite(name, array)
-    return array
-
-
-def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Return float64 (n, d): every row at length 1, whatever its scale; rows of zeros stay zero."""
-    units = np.empty(rows.shape)
-    for block in row_blocks(len(rows), rows.shape[1] * units.itemsize):
-        part = rows[block].astype(np.float64)
-        # By the largest entry first: the square of a very large or very small one is no float64.
-        largest = np.maximum(part.max(axis=1), -part.min(axis=1))
-        part /= np.where(largest > 0, largest, 1)[:, None]
-        lengths = np.sqrt(np.einsum("ij,ij->i", part, part))
-        units[block] = part / np.where(largest > 0, lengths, 1)[:, None]
     return units
 
 
@@ -94,7 +68,7 @@ def similarity_matrix(values: np.ndarray) -> np.ndarray:
     array = arrays.matrix("x", values)
     if array.shape[0] != array.shape[1]:
         raise ValueError(f"x must be a square matrix of similarities, got shape {array.shape}")
-    tolerance = _ASYMMETRY * _require_finite("x", array)
+    tolerance = _ASYMMETRY * largest_entry("x", array)
     for block in row_blocks(len(array), len(array) * np.dtype(np.float64).itemsize):
         right, below = array[block, block.start :], array[block.start :, block].T
         bad = np.abs(right.astype(np.float64) - below) > tolerance
@@ -106,21 +80,6 @@ def similarity_matrix(values: np.ndarray) -> np.ndarray:
                 f"x must be symmetric, got {value} at ({row}, {column}) and {mirrored} at ({column}, {row})"
             )
     return array
-
-
-def _require_finite(name: str, array: np.ndarray) -> float:
-    """Return the largest absolute value."""
-    largest = 0.0
-    for block in row_blocks(array.shape[0], array.shape[1] * np.dtype(np.float64).itemsize):
-        part = array[block]
-        bad = ~np.isfinite(part)
-        if bad.any():
-            row, column = np.argwhere(bad)[0]
-            raise ValueError(
-                f"{name} must be finite, got {part[row, column]} at row {block.start + row}, column {column}"
-            )
-        largest = max(largest, float(part.max()), -float(part.min()))
-    return largest
 
 
 _TILE = 1024

@@ -6,8 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from instsel import arrays
-from instsel.arrays import row_blocks
-from instsel.attribution.scores import unit_rows
+from instsel.arrays import row_blocks, unit_rows
 from instsel.selection.base import HiddenStateData, Requires, Selection, TargetedMethod
 from instsel.selection.cost import MIB, Shape
 

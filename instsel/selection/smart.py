@@ -11,11 +11,11 @@ import numpy as np
 from pydantic import Field
 
 from instsel import arrays
-from instsel.arrays import row_blocks
+from instsel.arrays import finite_matrix, row_blocks, unit_or_zero_rows
 from instsel.selection import submodular
 from instsel.selection.base import EmbeddingData, GroupedMethod, Method, Requires, Selection, label_reasons
 from instsel.selection.cost import Shape
-from instsel.selection.kernels import check_lam, embedding_rows, unit_rows, warn_of_zeros
+from instsel.selection.kernels import check_lam, warn_of_zeros
 from instsel.selection.submodular import SubmodularFunction, submodular_method
 
 _SPLITTERS = ("release", "largest_remainder")
@@ -63,7 +63,7 @@ def select(
     shares = task_budgets(order.scores, sizes, count)
     return _join(
         [
-            (task, pools[task], choose_rows(unit_rows(rows[pools[task]]), share))
+            (task, pools[task], choose_rows(unit_or_zero_rows(rows[pools[task]]), share))
             for task, share in zip(order.indices.tolist(), shares.tolist(), strict=True)
             if share
         ]
@@ -128,7 +128,7 @@ def _ordered(
     task_function: str,
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], Selection]:
     """Return the checked embeddings, the tasks' names, the rows of each, and which tasks are kept with their gains."""
-    rows = embedding_rows("embeddings", embeddings)
+    rows = finite_matrix("embeddings", embeddings)
     names, members = arrays.labels("tasks", tasks)
     if len(members) != len(rows):
         raise ValueError(f"tasks must have one label for each of {len(rows)} rows, got {len(members)}")
@@ -196,7 +196,7 @@ def _task_units(rows: np.ndarray, names: np.ndarray, pools: Sequence[np.ndarray]
     means = np.zeros((len(names), rows.shape[1]))
     for task, pool in enumerate(pools[: len(names)]):
         means[task] = rows[pool].astype(np.float64).mean(axis=0)
-    units = unit_rows(means)
+    units = unit_or_zero_rows(means)
     warn_of_zeros("means of tasks", names[~units.any(axis=1)], frames=3)
     return units
 

@@ -1,127 +1,127 @@
-"""What each stage's result depends on, beside the stages before it: the content of its fingerprint."""
+"""What stages depend on beside each other: files, models, settings that several stages share."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-from instsel.config.mixture import ClusterCategories, EndpointCategories, Estimator, Mixture
-from instsel.config.study import StudyConfig, Training
+from pydantic import JsonValue
+
+from instsel.config.mixture import ClusterCategories, Mixture
+from instsel.config.study import StudyConfig
+from instsel.config.training import Training
 from instsel.data.sources import files_identity, pool_files, target_files
 from instsel.errors import InputError
 from instsel.io.fingerprint import encoder_identity, file_identity, model_identity
 from instsel.models.dtypes import dtype_of
-from instsel.selection.base import Method
 
-PROGRAMME = {"estimator", "importance", "effects_in", "max_shift", "floors", "caution", "unknown"}
+Settings = dict[str, JsonValue]
 
-
-def on_inputs(study: StudyConfig) -> dict[str, Any]:
-    """Of *prepare*: the files of pool and targets, and how they are read."""
-    targets = {}
-    for name, target in study.targets.items():
-        files = {split: files_identity(found) for split, found in target_files(study, name).items()}
-        targets[name] = {"files": files, **target.model_dump(exclude={"validation", "heldout"})}
-    return {"pool": files_identity(pool_files(study)), "targets": targets}
+_IDENTITIES: ContextVar[dict[str, Any] | None] = ContextVar("identities", default=None)
 
 
-def on_model(study: StudyConfig) -> dict[str, Any]:
-    """What pins the model: its files or revision, its dtype, its attention, and the template's text."""
-    template = study.model.chat_template
-    return {
-        "identity": model_identity(study.model.name, study.model.revision),
-        "dtype": dtype_of(study.model),
-        "attention": study.model.attention,
-        "chat_template": None if template is None else _named("model.chat_template", template),
-    }
+@contextmanager
+def identities_kept(identities: dict[str, Any]) -> Iterator[None]:
+    """Look at each of the user's files and models once while the block runs, and keep what was seen in `identities`."""
+    token = _IDENTITIES.set(identities)
+    try:
+        yield
+    finally:
+        _IDENTITIES.reset(token)
 
 
-def on_training(training: Training) -> dict[str, Any]:
-    """Of a training: its keys but `micro_batch_size`, which changes results as the number of workers does, by rounding.
+def pool_identity(config: StudyConfig) -> Settings:
+    """Return the identity of the files of pool and targets, and how they are read."""
 
-    So a training that ran out of memory goes on with smaller micro batches at its last checkpoint.
+    def identify() -> Settings:
+        pool: Any = files_identity(pool_files(config))
+        targets: dict[str, Any] = {}
+        for name in config.targets:
+            targets[name] = {split: files_identity(files) for split, files in target_files(config, name).items()}
+        return {"pool": pool, "targets": targets}
+
+    return _kept("pool", identify)
+
+
+def trained_model(config: StudyConfig) -> Settings:
+    """Return what identifies the model: its files or revision, its dtype, its attention, and the template's text."""
+
+    def identify() -> Settings:
+        template = config.model.chat_template
+        return {
+            "identity": model_identity(config.model.name, config.model.revision),
+            "dtype": dtype_of(config.model),
+            "attention": config.model.attention,
+            "chat_template": None if template is None else _digest("model.chat_template", template),
+        }
+
+    return _kept("model", identify)
+
+
+def encoder(config: StudyConfig) -> Settings:
+    """Return what identifies the encoder of prompts: its files or revision."""
+    return _kept("encoder", lambda: encoder_identity(config.embedding.encoder, config.embedding.revision))
+
+
+def encoder_settings(config: StudyConfig) -> Settings:
+    """Return how the encoder is used."""
+    settings: Settings = config.embedding.model_dump(mode="json", exclude={"encoder", "revision"})
+    return settings
+
+
+def training_settings(training: Training) -> Settings:
+    """Return the keys of a training but `micro_batch_size`, which changes results as the number of workers does.
+
+    That is by rounding; so a training that ran out of memory goes on with smaller micro batches at its last checkpoint.
     """
-    return training.model_dump(exclude={"micro_batch_size"})
+    settings: Settings = training.model_dump(mode="json", exclude={"micro_batch_size"})
+    return settings
 
 
-def on_deepspeed(study: StudyConfig) -> dict[str, Any]:
-    """Of every training: the ZeRO stage, or the content of the user's configuration."""
-    config = study.deepspeed.config
-    return {"stage": study.deepspeed.stage} if config is None else {"config": _named("deepspeed.config", config)}
+def training_inputs(config: StudyConfig) -> Settings:
+    """Return what identifies the model of a training, and DeepSpeed's configuration."""
+    return {"model": trained_model(config), "deepspeed": deepspeed(config)}
 
 
-def reads_embeddings(study: StudyConfig) -> bool:
-    """Whether a method or the categories go by prompt embeddings."""
-    if any(method.requires == "embeddings" for method in study.selection.methods):
+def deepspeed(config: StudyConfig) -> Settings:
+    """Return the ZeRO stage, or the digest of the configuration where the user wrote one."""
+    path = config.deepspeed.config
+    return {"stage": config.deepspeed.stage} if path is None else {"config": _digest("deepspeed.config", path)}
+
+
+def adapter_settings(config: StudyConfig) -> Settings:
+    """Return the settings of LoRA."""
+    return {"lora": config.lora.model_dump(mode="json")}
+
+
+def reads_embeddings(config: StudyConfig) -> bool:
+    """Return whether a method or the categories go by prompt embeddings."""
+    if any(method.requires == "embeddings" for method in config.selection.methods):
         return True
-    return study.mixture is not None and categories_by_embeddings(study.mixture)
+    return config.mixture is not None and categories_by_embeddings(config.mixture)
 
 
 def categories_by_embeddings(mixture: Mixture) -> bool:
-    """Whether the pool is divided, or its categories are weighed, by prompt embeddings."""
+    """Return whether the pool is divided, or its categories are weighed, by prompt embeddings."""
     return isinstance(mixture.categories, ClusterCategories) or mixture.importance == "targets"
 
 
-def on_encoder(study: StudyConfig) -> dict[str, Any]:
-    """What pins embeddings: the encoder's files or revision, and how it is used."""
-    part = study.embedding
-    settings = part.model_dump(exclude={"encoder", "revision"})
-    return {"encoder": encoder_identity(part.encoder, part.revision), **settings}
+def training_of_runs(config: StudyConfig, mixture: Mixture) -> Training:
+    """Return how the runs are trained that tell how categories help each other."""
+    return mixture.training or config.finetune
 
 
-def on_categories(study: StudyConfig, mixture: Mixture) -> dict[str, Any]:
-    """Of *tag*: how rows get a category; how fast an endpoint is asked changes nothing."""
-    how = mixture.categories
-    asking = {"key_variable", "requests_at_once", "timeout", "attempts"}
-    free_tags = isinstance(how, EndpointCategories) and how.labels is None
-    return {
-        "categories": how.model_dump(exclude=asking),
-        "evaluation_rows": mixture.evaluation_rows,
-        "least_rows": mixture.least_rows,
-        "targets": mixture.importance == "targets",
-        "encoder": on_encoder(study) if free_tags else None,
-    }
+def _kept(name: str, identify: Callable[[], Settings]) -> Settings:
+    identities = _IDENTITIES.get()
+    if identities is None:
+        return identify()
+    if name not in identities:
+        identities[name] = identify()
+    kept: Settings = identities[name]
+    return kept
 
 
-def on_estimator(study: StudyConfig, mixture: Mixture, estimator: Estimator, trained: dict[str, Any]) -> dict[str, Any]:
-    """Of *interaction*: the estimator's settings, and for those that train, those of training and evaluation."""
-    config: dict[str, Any] = {"estimator": estimator, "threshold": mixture.threshold}
-    if estimator == "gradients":
-        return {**config, "token_budget": study.features.token_budget}
-    plan = mixture.interventions if estimator == "interventions" else mixture.regression
-    training = {
-        **trained,
-        "finetune": on_training(training_of_runs(study, mixture)),
-        "evaluation": study.evaluation.token_budget,
-    }
-    return {**config, "plan": plan.model_dump(), **training}
-
-
-def training_of_runs(study: StudyConfig, mixture: Mixture) -> Training:
-    """How the runs are trained that tell how categories help each other."""
-    return mixture.training or study.finetune
-
-
-def on_method(study: StudyConfig, method: Method, seed: int) -> dict[str, Any]:
-    """Of *select*: method, budget and mixture; not how the rows are trained on."""
-    part = study.selection
-    config = {
-        "budget": part.budget,
-        "unit": part.unit,
-        "seed": seed if method.is_stochastic else 0,
-        **method.settings(),
-    }
-    spec = method.attribution_spec(part.attribution, part.damping)
-    if spec is not None:
-        config["influence"] = spec.name
-    if method.mixture is not None and study.mixture is not None:
-        config["mixture"] = {"start": method.mixture, **study.mixture.model_dump(include=PROGRAMME)}
-    return config
-
-
-def on_order(study: StudyConfig, method: Method) -> dict[str, Any]:
-    """Of *finetune*: the order of the rows, where it is not the usual one."""
-    return {} if method.order == "shuffled" else {"order": method.order, "curriculum": study.curriculum.model_dump()}
-
-
-def _named(key: str, path: str) -> str:
+def _digest(key: str, path: str) -> str:
     try:
         return str(file_identity(path)["sha256"])
     except InputError as error:

@@ -1,90 +1,124 @@
-"""Marks of what was begun, so that rows whose work had to be begun again are counted over every run of a stage.
-
-A piece of work leaves an empty file KEY.TIMES.ROWS in the stage's folder before it is begun, and nothing else: the
-folder's names alone tell how often each piece was begun, also by a driver that was killed.
-"""
+"""The folder of a study: one subfolder a stage, a manifest with a fingerprint, and what of it is still valid."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
-import xxhash
+from pydantic import BaseModel, JsonValue
 
 from instsel import __version__
 from instsel.errors import InputError
 from instsel.io.fingerprint import fingerprint
 from instsel.io.store import Folder
-
-ATTEMPTS = "attempts"
-
-
-@dataclass(frozen=True)
-class Mark:
-    """How often a piece of work was begun, and the rows that it is of."""
-
-    times: int
-    rows: int
-
-
-def marks(stage: Folder) -> dict[str, Mark]:
-    """What was begun in a stage's folder: key -> Mark."""
-    found: dict[str, Mark] = {}
-    for name in (stage / ATTEMPTS).names():
-        key, times, rows = name.split(".")
-        found[key] = max(found.get(key, Mark(0, 0)), Mark(int(times), int(rows)), key=lambda mark: mark.times)
-    return found
-
-
-def mark(stage: Folder, piece: str, rows: int, known: dict[str, Mark]) -> None:
-    """Note that a piece of work is begun once more than `known` says, there and in the stage's folder."""
-    key = xxhash.xxh3_64_hexdigest(piece.encode())
-    times = known[key].times + 1 if key in known else 1
-    (stage / ATTEMPTS).write(f"{key}.{times}.{rows}", b"")
-    known[key] = Mark(times, rows)
-
-
-def count_rows_reprocessed(stage: Folder) -> int:
-    """Rows whose work was begun again; a row whose work was begun three times counts twice."""
-    return sum((mark.times - 1) * mark.rows for mark in marks(stage).values())
-
+from instsel.study.attempts import ATTEMPTS, count_rows_reprocessed
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
 STUDY = "study.json"
-PARTS = {"stage", "config", "parents", "fingerprint", "code_version", "cost", "result"}
+# The stages of the study file as it was last run, for those who read the folder: names and settings.
+GRAPH = "graph.json"
+# Of the folder as a whole: names of stages, files and keys. Raised when one of them changes.
+FORMAT = 2
+
+Json = Mapping[str, JsonValue]
+ResultT = TypeVar("ResultT", bound=BaseModel)
+
+
+class ManifestCost(TypedDict):
+    """What the last run of a stage took."""
+
+    seconds: float
+    tokens: int
+    peak_memory_bytes: int
+    rows_reprocessed: int
+
+
+class Manifest(TypedDict):
+    """What a finished stage says of itself, `manifest.json`.
+
+    `result` is the stage's result as JSON; `StageFolder.result` and `StudyReader.result` give it its type.
+    """
+
+    stage: str
+    version: int
+    fingerprint: str
+    code_version: str
+    settings: dict[str, Any]
+    inputs: dict[str, Any]
+    parents: dict[str, str]
+    cost: ManifestCost
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run of a stage took.
+
+    Attributes:
+        tokens: tokens that went through a model.
+        peak_memory: largest resident memory of one of its processes, bytes.
+        rows_reprocessed: rows whose work was done again after a worker or a driver was lost, in all runs of the stage;
+            those of the folder's attempts are added.
+        seconds: wall-clock time; None for that since the stage was started.
+    """
+
+    tokens: int = 0
+    peak_memory: int = 0
+    rows_reprocessed: int = 0
+    seconds: float | None = None
 
 
 @dataclass
 class StageFolder:
-    """One step of a study: a folder and the fingerprint of everything its content depends on.
+    """One key of a stage in a study: a folder, and the fingerprint of everything that its content depends on.
 
-    The fingerprint chains: `parents` are stages whose own fingerprints enter this one's, so that a changed key
-    makes exactly the stages after it stale.
+    Fingerprints chain: those of the parents enter this one, so that a changed key of the study file makes exactly the
+    stages after it stale. The version of the package is in no fingerprint; the stage's own is.
+
+    Attributes:
+        folder: where its files are.
+        name: path below the study's folder: `features`, `attribution/cosine`.
+        settings: what of the study file its content depends on, JSON values only.
+        inputs: identity of the user's files and models that it reads, JSON values only.
+        parents: stages whose content it reads.
+        version: of the stage, see `Stage.version`.
     """
 
     folder: Folder
     name: str
-    config: Mapping[str, Any]
+    settings: Json
     parents: Sequence["StageFolder"] = ()
-    _began: float = field(default=0.0, repr=False)
+    inputs: Json = field(default_factory=dict)
+    version: int = 1
+    _started: float = field(default=0.0, repr=False)
+
+    @property
+    def key(self) -> str:
+        """What distinguishes it from other keys of its stage; empty where the stage has one."""
+        return self.name.partition("/")[2]
 
     @property
     def fingerprint(self) -> str:
-        parents = {parent.name: parent.fingerprint for parent in self.parents}
-        return fingerprint({"stage": self.name, "config": self.config, "parents": parents, "code": __version__})
+        """Hex digest of the stage, its version, its settings and inputs, and the fingerprints of its parents."""
+        return stage_fingerprint(self.name, self.version, self.settings, self.inputs, self._parent_fingerprints())
 
     def done(self) -> bool:
-        """Whether the stage was finished with the fingerprint it has now."""
+        """Return whether the stage was finished with the fingerprint that it has now."""
         return self._fingerprint_in(MANIFEST) == self.fingerprint
 
-    def manifest(self) -> dict[str, Any]:
-        return self.folder.read_json(MANIFEST)
+    def manifest(self) -> Manifest:
+        """Read the manifest of the finished stage."""
+        return read_manifest(self.folder)
+
+    def result(self, kind: type[ResultT]) -> ResultT:
+        """Read the result of the finished stage as its type."""
+        return parse_result(kind, self.manifest(), str(self.folder))
 
     def start(self) -> None:
         """Make the folder ready: what an interrupted run of the same fingerprint left is kept, all else removed."""
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         if self._fingerprint_in(STARTED) == self.fingerprint:
             self.folder.clean()
             return
@@ -92,74 +126,81 @@ class StageFolder:
         self.folder.create()
         self.folder.write_json(STARTED, {"fingerprint": self.fingerprint})
 
-    def commit(
-        self,
-        result: Mapping[str, Any],
-        *,
-        tokens: int = 0,
-        peak_memory: int = 0,
-        seconds: float | None = None,
-        rows_reprocessed: int = 0,
-    ) -> dict[str, Any]:
+    def commit(self, result: BaseModel, cost: Cost = Cost()) -> None:
         """Write the manifest, which makes the stage done.
 
         Args:
-            result: what later stages and readers need to know of it, JSON values only.
-            tokens: tokens that went through a model in this run of the stage.
-            peak_memory: largest resident memory of one of its processes, bytes.
-            seconds: wall-clock time of this run of the stage; by default since `start`.
-            rows_reprocessed: rows whose work was done again after a worker or a driver was lost, in all runs of the
-                stage;
-                those that have marks (`instsel.study.folder`) are added.
+            result: what later stages and readers need to know of it.
+            cost: what this run of it took.
         """
-        manifest = {
+        seconds = time.monotonic() - self._started if cost.seconds is None else cost.seconds
+        manifest: Manifest = {
             "stage": self.name,
+            "version": self.version,
             "fingerprint": self.fingerprint,
             "code_version": __version__,
-            "config": dict(self.config),
-            "parents": {parent.name: parent.fingerprint for parent in self.parents},
+            "settings": dict(self.settings),
+            "inputs": dict(self.inputs),
+            "parents": self._parent_fingerprints(),
             "cost": {
-                "seconds": round(time.monotonic() - self._began if seconds is None else seconds, 2),
-                "tokens": int(tokens),
-                "peak_memory_bytes": int(peak_memory),
-                "rows_reprocessed": int(rows_reprocessed) + count_rows_reprocessed(self.folder),
+                "seconds": round(seconds, 2),
+                "tokens": int(cost.tokens),
+                "peak_memory_bytes": int(cost.peak_memory),
+                "rows_reprocessed": int(cost.rows_reprocessed) + count_rows_reprocessed(self.folder),
             },
-            "result": dict(result),
+            "result": result.model_dump(mode="json", exclude_none=True),
         }
         self.folder.write_json(MANIFEST, manifest)
         (self.folder / ATTEMPTS).remove()
-        return manifest
+
+    def _parent_fingerprints(self) -> dict[str, str]:
+        return {parent.name: parent.fingerprint for parent in self.parents}
 
     def _fingerprint_in(self, name: str) -> str | None:
         if not self.folder.exists(name):
             return None
-        return self.folder.read_json(name).get("fingerprint")
+        recorded: str | None = self.folder.read_json(name).get("fingerprint")
+        return recorded
+
+
+def stage_fingerprint(name: str, version: int, settings: Json, inputs: Json, parents: Mapping[str, str]) -> str:
+    """Return the fingerprint of a stage by what its content depends on; its manifest has all of it."""
+    return fingerprint(
+        {
+            "stage": name,
+            "version": version,
+            "settings": dict(settings),
+            "inputs": dict(inputs),
+            "parents": dict(parents),
+        }
+    )
 
 
 def open_folder(out: str, name: str) -> Folder:
-    """The folder of the study called `name`, made if it is not there.
+    """Return the folder of the study called `name`, and make it if it is not there.
 
     Raises:
-        InputError: the folder belongs to another study, holds other things, is a file or may not be written.
+        InputError: the folder belongs to another study or another version, holds other things, is a file or may not be
+            written.
     """
-    folder = look_at_folder(out, name)
+    folder = find_folder(out, name)
     with _usable(out):
         if not folder.exists(STUDY):
             folder.create()
-            folder.write_json(STUDY, {"name": name, "format": 1})
+            folder.write_json(STUDY, {"name": name, "format": FORMAT})
     return folder
 
 
-def look_at_folder(out: str, name: str) -> Folder:
-    """The folder of the study called `name`, which need not be there yet; nothing is written.
+def find_folder(out: str, name: str) -> Folder:
+    """Return the folder of the study called `name`, which need not be there yet; nothing is written.
 
     Raises:
-        InputError: the folder belongs to another study, holds other things or is a file.
+        InputError: the folder belongs to another study or another version, holds other things or is a file.
     """
     with _usable(out):
         folder = Folder.at(out)
         if folder.exists(STUDY):
-            owner = folder.read_json(STUDY).get("name")
+            owner = read_study_entry(folder)["name"]
             if owner != name:
                 raise InputError(f"{out} holds the study {owner!r}, not {name!r}; give this study another folder")
         elif folder.names():
@@ -167,8 +208,23 @@ def look_at_folder(out: str, name: str) -> Folder:
     return folder
 
 
+def read_study_entry(folder: Folder) -> dict[str, Any]:
+    """Read `study.json` of a study's folder: name, format, and what was settled for the whole study.
+
+    Raises:
+        InputError: the folder was written by a version of instsel with another format.
+    """
+    entry: dict[str, Any] = folder.read_json(STUDY)
+    if entry.get("format") != FORMAT:
+        raise InputError(
+            f"{folder} was written by another version of instsel (format {entry.get('format')}, this one has format "
+            f"{FORMAT}); read it with the version that wrote it, or run the study again with another `out`"
+        )
+    return entry
+
+
 def path_in_study(folder: Folder) -> tuple[str, str]:
-    """Name of the study that a folder is in, and where in it the folder is; without a study above, "" and its path."""
+    """Return the name of the study that a folder is in and its path there; without a study above, "" and its path."""
     above, parts = folder, list[str]()
     while not above.exists(STUDY):
         if "/" not in above.path:
@@ -187,13 +243,33 @@ def _usable(out: str) -> Iterator[None]:
         raise InputError(f"out: {out} cannot be used as a folder: {error}; give another one") from error
 
 
-def read_manifest(folder: Folder) -> dict[str, Any]:
-    """What a finished stage says of itself.
+def read_manifest(folder: Folder) -> Manifest:
+    """Read what a finished stage says of itself.
 
     Raises:
         InputError: its manifest is damaged, or is none.
     """
-    found = folder.read_json(MANIFEST)
-    if not isinstance(found, dict) or not PARTS <= found.keys():
+    manifest = folder.read_json(MANIFEST)
+    if not isinstance(manifest, dict) or not Manifest.__required_keys__ <= manifest.keys():
         raise InputError(f"{folder}/{MANIFEST} is no manifest of a stage; delete that folder and run the study again")
-    return found
+    return manifest  # type: ignore[return-value]
+
+
+def parse_result(kind: type[ResultT], manifest: Manifest, where: str) -> ResultT:
+    """Give a manifest's result its type.
+
+    Args:
+        kind: the type that the stage leaves.
+        manifest: of the stage.
+        where: its folder, for the error.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        return kind.model_validate(manifest["result"])
+    except ValueError as error:
+        raise InputError(
+            f"{where}/{MANIFEST} has no result of stage {manifest['stage']}: {str(error).splitlines()[0]}; delete that "
+            "folder and run the study again"
+        ) from error

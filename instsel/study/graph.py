@@ -1,254 +1,116 @@
-"""The stages of a study and what each depends on. Imports no Ray, so that a finished study is recognised at once."""
+"""The stages of one study: their folders, fingerprints, and which of them its methods need."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from instsel.config.mixture import Estimator
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.report.markdown import BASE
-from instsel.selection.base import Method
-from instsel.study import dependencies as dependencies
-from instsel.study.attribution_specs import attribution_specs, metrics_spec
+from instsel.study.dependencies import identities_kept
 from instsel.study.folder import StageFolder
-
-ORDER = [
-    "prepare", "embed", "hidden_states", "likelihood", "categorize", "warmup", "features", "attribution", "interaction",
-    "select", "finetune", "evaluate", "report",
-]  # fmt: skip
-
-# What a trial of a search does not share with the others.
-OWN = {"select", "finetune", "evaluate", "report"}
+from instsel.study.runs import runs_of
+from instsel.study.stage import Stage, StageKey
 
 
-@dataclass(frozen=True)
-class Run:
-    """One training on a selection.
+class StageGraph:
+    """Every stage that a study can have.
+
+    The user's files are only looked at where a stage is needed or asked for.
 
     Attributes:
-        name: of the run.
-        method: that selects.
-        seed: added to that of training; a method that draws, draws by it.
-        selection: name of the selection, which runs of a method that does not draw share.
+        config: the checked study file.
+        folder: of the study.
+        runs: trainings by name.
     """
 
-    name: str
-    method: Method
-    seed: int
-    selection: str
+    def __init__(
+        self, config: StudyConfig, folder: Folder, stages: Sequence[Stage[Any]], trial_folder: Folder | None = None
+    ) -> None:
+        """Make the graph of a study.
 
+        Args:
+            config: the checked study file.
+            folder: of the study.
+            stages: in the order in which they run.
+            trial_folder: folder of the stages that each trial of a search has for itself; by default that of the
+                study. What is above does not change with it, nor does any fingerprint.
 
-@dataclass(frozen=True)
-class Graph:
-    """Every stage that a study can have, and which of them its methods need.
+        Raises:
+            InputError: two runs of the study would have one name, or a file is missing that a needed stage depends on.
+        """
+        self.config, self.folder, self.runs = config, folder, runs_of(config)
+        self._stages = {stage.name: stage for stage in stages}
+        self._trial_folder = trial_folder or folder
+        self._folders: dict[StageKey, StageFolder] = {}
+        self._identities: dict[str, Any] = {}
+        # Looked at now: a file that is missing is an error before anything runs.
+        for key in self._needed:
+            self[key]
 
-    `attribution` has one a way to take influence, `interaction` one an estimator, `select` one a selection, `finetune`
-    and `evaluate` one a run, `evaluate` one for the base model too.
-    """
+    def __getitem__(self, key: str | StageKey | tuple[str, str]) -> StageFolder:
+        """Return the folder of `stage`, `stage/key` or (stage, key).
 
-    folder: Folder
-    runs: dict[str, Run]
-    prepare: StageFolder
-    embed: StageFolder
-    hidden_states: StageFolder
-    likelihood: StageFolder
-    categorize: StageFolder
-    warmup: StageFolder
-    features: StageFolder
-    attribution: dict[str, StageFolder]
-    interaction: dict[Estimator, StageFolder]
-    select: dict[str, StageFolder]
-    finetune: dict[str, StageFolder]
-    evaluate: dict[str, StageFolder]
-    report: StageFolder
-
-    def until(self, last: str) -> list[StageFolder]:
-        """All stages through `last` that the methods need, in the order they run."""
-        parts: list[Any] = [getattr(self, name) for name in ORDER[: ORDER.index(last) + 1]]
-        stages = [stage for part in parts for stage in (part.values() if isinstance(part, dict) else [part])]
-        return [stage for stage in stages if stage.name in self._needed]
+        Raises:
+            InputError: a file of the user that the stage depends on is missing; the message names its key.
+        """
+        key = StageKey.parse(key) if isinstance(key, str) else StageKey(*key)
+        if key not in self._folders:
+            self._folders[key] = self._make(key)
+        return self._folders[key]
 
     @property
-    def _needed(self) -> set[str]:
-        needed: set[str] = set()
-        waiting = [self.report, *self.evaluate.values()]
+    def stages(self) -> list[Stage[Any]]:
+        """The stages, in the order in which they run."""
+        return list(self._stages.values())
+
+    def of(self, stage: str) -> dict[str, StageFolder]:
+        """Return the folders of a stage by key."""
+        return {key: self[StageKey(stage, key)] for key in self._stages[stage].keys(self.config)}
+
+    def until(self, last: str) -> list[StageFolder]:
+        """Return the folders of all stages through `last` that the study needs, in the order in which they run."""
+        needed, names = self._needed, list(self._stages)
+        keys = [key for name in names[: names.index(last) + 1] for key in self._keys(name) if key in needed]
+        return [self[key] for key in keys]
+
+    def open_keys(self, last: str) -> dict[str, list[str]]:
+        """Return the stages through `last` that have something to do, each with its keys that are not done."""
+        waiting: dict[str, list[str]] = {}
+        for folder in self.until(last):
+            if not folder.done():
+                waiting.setdefault(StageKey.parse(folder.name).stage, []).append(folder.key)
+        return waiting
+
+    def stage(self, name: str) -> Stage[Any]:
+        """Return the stage of a name."""
+        return self._stages[name]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return the name and the settings of every stage that the study can have, for `graph.json`."""
+        keys = (key for name in self._stages for key in self._keys(name))
+        return [{"name": key.name, "settings": self._stages[key.stage].settings(self.config, key.key)} for key in keys]
+
+    @property
+    def _needed(self) -> set[StageKey]:
+        needed: set[StageKey] = set()
+        waiting = [key for stage in self._stages.values() if stage.is_goal for key in self._keys(stage.name)]
         while waiting:
-            stage = waiting.pop()
-            needed.add(stage.name)
-            waiting += stage.parents
+            key = waiting.pop()
+            if key not in needed:
+                needed.add(key)
+                waiting += self._stages[key.stage].parents(self.config, key.key)
         return needed
 
+    def _keys(self, stage: str) -> Iterator[StageKey]:
+        return (StageKey(stage, key) for key in self._stages[stage].keys(self.config))
 
-def runs_of(study: StudyConfig) -> dict[str, Run]:
-    """Runs by name: one a method, or one a seed for a method with several."""
-    runs: dict[str, Run] = {}
-    owners: dict[str, Method] = {}
-    for method in study.selection.methods:
-        for seed in method.seeds:
-            name = f"{method.name}-{seed}" if len(method.seeds) > 1 else method.name
-            selection = name if method.is_stochastic else method.name
-            if name in runs or name == BASE or owners.setdefault(selection, method) is not method:
-                raise InputError(
-                    f"selection.methods: two runs would be called {name!r}, or two selections {selection!r}; "
-                    "rename a method or drop a seed"
-                )
-            runs[name] = Run(name, method, seed, selection)
-    return runs
-
-
-def settings_of(study: StudyConfig) -> dict[str, dict[str, Any]]:
-    """Stage -> its configuration as far as the study file says it, without a look at the user's own files."""
-    lora, batches = {"lora": study.lora.model_dump()}, {"token_budget": study.evaluation.token_budget}
-    found: dict[str, dict[str, Any]] = {
-        "prepare": {"data": study.data.model_dump()},
-        "hidden_states": {"token_budget": study.features.token_budget},
-        "likelihood": batches,
-        "warmup": {**lora, "warmup": dependencies.on_training(study.warmup)},
-        "features": study.features.model_dump(),
-        f"evaluate/{BASE}": batches,
-    }
-    found |= {f"attribution/{name}": asdict(influence) for name, influence in attribution_specs(study).items()}
-    for name, run in runs_of(study).items():
-        found[f"select/{run.selection}"] = dependencies.on_method(study, run.method, run.seed)
-        training = {**dependencies.on_training(study.finetune), "seed": study.finetune.seed + run.seed}
-        found[f"finetune/{name}"] = {**lora, "finetune": training, **dependencies.on_order(study, run.method)}
-        found[f"evaluate/{name}"] = batches
-    return found
-
-
-def build_graph(study: StudyConfig, folder: Folder, own: Folder | None = None) -> Graph:
-    """The stages with their fingerprints.
-
-    Args:
-        study: the checked study file.
-        folder: of the study.
-        own: folder of the selections and what follows; by default that of the study. What is above does not change
-            with it, nor does any fingerprint.
-
-    Raises:
-        InputError: an input file is missing or is a folder; the message names its key.
-    """
-    runs, settings = runs_of(study), settings_of(study)
-    model = dependencies.on_model(study)
-    trained = {"model": model, "lora": study.lora.model_dump(), "deepspeed": dependencies.on_deepspeed(study)}
-
-    def stage(name: str, config: dict[str, Any], *parents: StageFolder) -> StageFolder:
-        place = own if own is not None and name.partition("/")[0] in OWN else folder
-        return StageFolder(place / name, name, config, parents)
-
-    prepare = stage("prepare", {**dependencies.on_inputs(study), "model": model, **settings["prepare"]})
-    embed = stage("embed", dependencies.on_encoder(study) if dependencies.reads_embeddings(study) else {}, prepare)
-    hidden_states = stage("hidden_states", settings["hidden_states"], prepare)
-    likelihood = stage("likelihood", settings["likelihood"], prepare)
-    warmup = stage("warmup", {**trained, **settings["warmup"]}, prepare)
-    features = stage("features", settings["features"], warmup)
-    attribution = {
-        name: stage(f"attribution/{name}", settings[f"attribution/{name}"], features)
-        for name in attribution_specs(study)
-    }
-    categorize, interaction = _mixture(study, stage, trained, prepare, embed, features)
-    read = {
-        "index": prepare,
-        "embeddings": embed,
-        "hidden_states": hidden_states,
-        "likelihood": likelihood,
-        "gradients": features,
-    }
-    select, finetune = {}, {}
-    base = f"evaluate/{BASE}"
-    evaluate = {BASE: stage(base, {**settings[base], "model": model}, prepare)}
-    for name, run in runs.items():
-        method, chosen = run.method, run.selection
-        config = settings[f"select/{chosen}"]
-        source = attribution[config["influence"]] if method.requires == "influence" else read[method.requires]
-        by = [source, *_shares(study, method, categorize, interaction)]
-        select[chosen] = stage(f"select/{chosen}", config, *by)
-        levels = _levels(study, method, categorize, interaction)
-        training = f"finetune/{name}"
-        finetune[name] = stage(training, {**trained, **settings[training]}, select[chosen], *levels)
-        evaluate[name] = stage(f"evaluate/{name}", settings[f"evaluate/{name}"], finetune[name])
-    way = metrics_spec(study)
-    names = {name: run.method.name for name, run in runs.items()}
-    report = stage(
-        "report",
-        {
-            "intervals": study.evaluation.model_dump(exclude={"token_budget"}),
-            "runs": names,
-            "figures": way.name if way else None,
-        },
-        *evaluate.values(),
-        *attribution.values(),
-        *(interaction.values() if _wants_gamma(study) else []),
-        *([features] if way else []),
-    )
-    return Graph(
-        folder,
-        runs,
-        prepare,
-        embed,
-        hidden_states,
-        likelihood,
-        categorize,
-        warmup,
-        features,
-        attribution,
-        interaction,
-        select,
-        finetune,
-        evaluate,
-        report,
-    )
-
-
-def _mixture(
-    study: StudyConfig,
-    stage: Callable[..., StageFolder],
-    trained: dict[str, Any],
-    prepare: StageFolder,
-    embed: StageFolder,
-    features: StageFolder,
-) -> tuple[StageFolder, dict[Estimator, StageFolder]]:
-    """Stages *categorize* and *interaction*, the latter by estimator; without the key `mixture` nothing needs them."""
-    mixture = study.mixture
-    if mixture is None:
-        return stage("categorize", {}, prepare), {}
-    categorize = stage(
-        "categorize",
-        dependencies.on_categories(study, mixture),
-        prepare,
-        *([embed] if dependencies.categories_by_embeddings(mixture) else []),
-    )
-    interaction: dict[Estimator, StageFolder] = {}
-    for estimator in mixture.estimators:
-        config = dependencies.on_estimator(study, mixture, estimator, trained)
-        parents = [categorize, features] if estimator == "gradients" else [categorize]
-        interaction[estimator] = stage(f"interaction/{estimator}", config, *parents)
-    return categorize, interaction
-
-
-def _wants_gamma(study: StudyConfig) -> bool:
-    """Whether the report has all estimators: not where categories are there to stratify or to order by alone."""
-    methods = study.selection.methods
-    reads = any(method.mixture is not None for method in methods)
-    others = any(method.needs_categories is not None and method.mixture is None for method in methods)
-    return study.mixture is not None and (reads or not others or bool(study.mixture.compare))
-
-
-def _shares(
-    study: StudyConfig, method: Method, categorize: StageFolder, interaction: Mapping[Estimator, StageFolder]
-) -> list[StageFolder]:
-    """What a selection reads of categories."""
-    if method.mixture is not None and study.mixture is not None:
-        return [categorize, interaction[study.mixture.estimator]]
-    return [categorize] if method.grouping == "category" else []
-
-
-def _levels(
-    study: StudyConfig, method: Method, categorize: StageFolder, interaction: Mapping[Estimator, StageFolder]
-) -> list[StageFolder]:
-    """What the order of training reads of categories."""
-    if method.order == "shuffled":
-        return []
-    return [categorize, interaction["interventions"]] if study.curriculum.levels == "dependencies" else [categorize]
+    def _make(self, key: StageKey) -> StageFolder:
+        if key.stage not in self._stages:
+            raise InputError(f"no stage is called {key.stage!r}; they are {', '.join(self._stages)}")
+        stage = self._stages[key.stage]
+        parents = [self[parent] for parent in stage.parents(self.config, key.key)]
+        where = self._trial_folder if stage.per_trial else self.folder
+        settings = stage.settings(self.config, key.key)
+        with identities_kept(self._identities):
+            inputs = stage.inputs(self.config, key.key)
+        return StageFolder(where / key.name, key.name, settings, parents, inputs, stage.version)

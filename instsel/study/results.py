@@ -1,14 +1,177 @@
 """What the stages of a study leave beside their files, each a type."""
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+Rejected = dict[str, str]
+"""Id of a row -> why it has no result."""
 
 
 class Result(BaseModel):
     """What a stage leaves in its manifest: JSON values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RowCount(Result):
+    """Rows and their tokens."""
+
+    rows: int
+    tokens: int
+
+
+class SplitCount(Result):
+    """Rows of a target's split that are usable, and how many are rejected for which reason."""
+
+    rows: int
+    rejected: dict[str, int]
+
+
+class PoolResult(RowCount):
+    """The pool: its usable rows, shards in order, rows of each source, and how many are rejected for which reason."""
+
+    shards: list[str]
+    sources: dict[str, RowCount]
+    rejected: dict[str, int]
+
+
+class PrepareResult(Result):
+    """What *prepare* leaves: the pool, splits by target, and digests of the tokenizer and its template."""
+
+    pool: PoolResult
+    targets: dict[str, dict[str, SplitCount]]
+    tokenizer: dict[str, str]
+
+
+class RejectedRows(Result):
+    """What *embed*, *hidden_states* and *likelihood* leave: rows without a usable result."""
+
+    rejected: Rejected
+
+
+class CategoriesResult(Result):
+    """What *categorize* leaves.
+
+    Attributes:
+        categories: names of the measured ones, in order.
+        sizes: rows and tokens of each, "other" included where there is one.
+        merged: category -> its rows, which are too few to be measured and count to "other".
+        untagged: reason -> rows that an endpoint gave no tag.
+        validation: target -> category -> validation rows whose prompt is nearest to it; where targets weigh categories.
+    """
+
+    categories: list[str]
+    sizes: dict[str, RowCount]
+    merged: dict[str, int]
+    untagged: dict[str, int]
+    validation: dict[str, dict[str, int]]
+
+
+class Checkpoint(Result):
+    """What the epoch was that a checkpoint ends, see `training.schedule.EpochMetrics`."""
+
+    epoch: int
+    step: int
+    loss: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+
+
+class TrainingResult(Result):
+    """What a training leaves: the folder of its checkpoints, and each of them by name."""
+
+    run: str
+    checkpoints: dict[str, Checkpoint]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were trained on, epochs counted."""
+        return sum(checkpoint.tokens for checkpoint in self.checkpoints.values())
+
+    @property
+    def last(self) -> str:
+        """Path of the last epoch's checkpoint below the stage's folder."""
+        name = max(self.checkpoints, key=lambda each: self.checkpoints[each].epoch)
+        return f"{self.run}/{name}"
+
+
+class WarmupResult(TrainingResult):
+    """What *warmup* leaves: a training on so many rows."""
+
+    rows: int
+
+
+class FeaturesResult(Result):
+    """What *features* leaves: the warmup's checkpoints, what each one's shards depend on, rows without a gradient."""
+
+    checkpoints: dict[str, Checkpoint]
+    provenance: dict[str, dict[str, dict[str, JsonValue]]]
+    rejected: Rejected
+
+
+class AttributionResult(Result):
+    """What *attribution* leaves: rows and columns of the matrix, weights of the checkpoints, and shards in order."""
+
+    rows: int
+    columns: int
+    weights: list[float]
+    shards: list[str]
+
+
+Matrix = list[list[float | None]]
+"""(K, K) as JSON, None for NaN."""
+
+
+class Need(Result):
+    """A category that another one needs."""
+
+    category: str
+    needs: str
+
+
+class DependencyResult(Result):
+    """Which category needs which, by removals: strengths, standard errors, levels of a curriculum, and cycles."""
+
+    strength: Matrix
+    error: Matrix
+    needs: list[Need]
+    levels: dict[str, Literal["preliminary", "intermediate", "subsequent"]]
+    cycles: list[list[str]]
+
+
+class InteractionResult(Result):
+    """What *interaction* leaves: how categories help or harm each other, by one estimator.
+
+    Attributes:
+        categories: in the order of the matrices.
+        gamma: (K, K), what one row of the first is worth in rows of the second.
+        error: (K, K), standard errors.
+        self_effect: (K,), what rows of a category do for it.
+        self_effect_error: (K,), standard errors.
+        unknown: categories whose own rows do not clearly help them.
+        dependency: where removals were trained.
+        runs: trainings behind it.
+        failed: of these, those that diverged.
+    """
+
+    categories: list[str]
+    gamma: Matrix
+    error: Matrix
+    self_effect: list[float | None]
+    self_effect_error: list[float | None]
+    unknown: list[str]
+    dependency: DependencyResult | None = None
+    runs: int | None = None
+    failed: list[str] | None = None
+
+
+class CategoryRunResult(Result):
+    """What one training behind *interaction* leaves: its checkpoints, or why it diverged."""
+
+    checkpoints: dict[str, Checkpoint] | None = None
+    failed: str | None = None
 
 
 class CategoryShares(Result):
@@ -58,7 +221,7 @@ class MixtureShares(Result):
     duals: MixtureDuals
 
 
-class SelectResult(Result):
+class SelectResult(RowCount):
     """What stage *select* chose. Details of a method that another package brings are kept beside these.
 
     Attributes:
@@ -73,8 +236,6 @@ class SelectResult(Result):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    rows: int
-    tokens: int
     sources: dict[str, int]
     tasks: dict[str, int]
     mixture: MixtureShares | None = None
@@ -84,3 +245,13 @@ class SelectResult(Result):
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, without what this selection does not have."""
         return self.model_dump(exclude_none=True)
+
+
+class EvaluateResult(Result):
+    """What *evaluate* leaves: mean held-out loss of each target, nats."""
+
+    losses: dict[str, float]
+
+
+class ReportResult(Result):
+    """What *report* leaves: files alone."""

@@ -91,7 +91,7 @@ def test_it_runs_where_ray_deepspeed_and_pydantic_are_absent() -> None:
         "main(['--random-llama', 'tiny', '--rank', '2', '--length', '16', '--count', '3', '--dim', '16',"
         " '--error-dims', '16', '--rounds', '1', '--warmup-steps', '1', '--threads', '1', '--only', *only])\n"
     )
-    ended = subprocess.run(  # noqa: S603
+    ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False
     )
     assert ended.returncode == 0, ended.stderr

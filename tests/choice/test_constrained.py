@@ -17,7 +17,7 @@ class Effects:
             "categories": ["few", "many"],
             "gamma": gamma,
             "error": [[0.1, 0.1], [0.1, 0.1]],
-            "own": on_itself,
+            "self_effect": on_itself,
         }
 
     def interaction(self, estimator):

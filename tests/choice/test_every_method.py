@@ -11,11 +11,11 @@ from instsel.choice.influence import influence_matrix, kernel_matrix
 from instsel.config.file import parse_study
 from instsel.errors import InputError
 from instsel.io.store import Folder
+from instsel.pipeline.registry import build_graph
 from instsel.selection import smart
 from instsel.selection.base import AttributionSpec
 from instsel.selection.g2is import component_budgets
 from instsel.study.folder import PARTS
-from instsel.study.graph import build_graph
 from instsel.study.reader import StudyReader
 
 REASONS = {
@@ -84,8 +84,8 @@ def test_runs_of_several_training_seeds_share_their_selection(every_method):
     graph = build_graph(parse_study(every_method, "test"), Folder.at(every_method["out"]))
     assert [run.selection for name, run in graph.runs.items() if name.startswith("less-") and run.method.name == "less"]
     assert (graph.runs["less-0"].selection, graph.runs["less-1"].selection) == ("less", "less")
-    assert graph.finetune["less-0"].config["finetune"]["seed"] == 0
-    assert graph.finetune["less-1"].config["finetune"]["seed"] == 1
+    assert graph["finetune", "less-0"].config["finetune"]["seed"] == 0
+    assert graph["finetune", "less-1"].config["finetune"]["seed"] == 1
     assert not Folder.at(every_method["out"]).exists("select/less-0")
 
 

@@ -34,11 +34,8 @@ def sent(name: str) -> bool:
         anywhere = "**/" in pattern
         for depth in range(1, len(parts) + 1):
             head = parts[:depth]
-            if (
-                len(head) == len(Path(plain).parts)
-                and fnmatch("/".join(head), plain)
-                or anywhere
-                and fnmatch(head[-1], plain)
+            if (len(head) == len(Path(plain).parts) and fnmatch("/".join(head), plain)) or (
+                anywhere and fnmatch(head[-1], plain)
             ):
                 decision = keep
     return decision

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from instsel.config.file import load_study
+from instsel.config.file import dump_yaml, load_study, plain_values
 from instsel.errors import InputError
 from instsel.io.store import Folder
 
@@ -42,6 +42,67 @@ def test_numbers_with_an_exponent_are_numbers(load: Callable[..., Any], text: st
     assert load(text=f"{TEXT}finetune: {{learning_rate: {text}}}\n").finetune.learning_rate == value
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *((word, word) for word in ("yes", "no", "on", "off", "Yes", "NO", "y", "n", "1:30", "12:30:45.5")),
+        ("true", True),
+        ("False", False),
+        ("010", 10),
+        ("08", 8),
+        ("0o10", 8),
+        ("0x10", 16),
+        ("-.5", -0.5),
+        ("1_000", 1000),
+        (".inf", float("inf")),
+        ("~", None),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text: str, value: Any) -> None:
+    read = plain_values(f"key: {text}")["key"]
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_a_file_may_ask_for_yaml_1_1() -> None:
+    assert plain_values("%YAML 1.1\n---\n[yes, 010, 1:30]\n") == [True, 8, 90]
+
+
+@pytest.mark.parametrize("word", ["yes", "off"])
+def test_a_word_of_yaml_1_1_for_true_or_false_is_refused(load: Callable[..., Any], word: str) -> None:
+    with pytest.raises(InputError, match=f"model.trust_remote_code: should be true or false, not '{word}'"):
+        load(f"model.trust_remote_code={word}")
+
+
+VALUES = {
+    "z first": [
+        "yes",
+        "no",
+        "1:30",
+        "010",
+        "5e-4",
+        "~",
+        "null",
+        "",
+        "-",
+        "a: b",
+        "# c",
+        "{x}",
+        "<<",
+        "=",
+        "2024-01-01",
+    ],
+    "a second": {"numbers": [5e-4, 1e-7, 1e300, 3, -0.5, float("inf")], "others": [None, True, False, [], {}]},
+    "texts": ["é \U0001f600 \u2028", "two\nlines\n", " spaces ", "x" * 300 + " " + "y" * 300, "tab\t", "\x00", "'\""],
+}
+
+
+def test_what_is_written_is_read_again_in_its_order() -> None:
+    read = plain_values(dump_yaml(VALUES))
+    assert read == VALUES
+    assert list(read) == list(VALUES)
+    assert dump_yaml({"b": [1], "a": {"é": None}}) == "b:\n- 1\na:\n  é: null\n"
+
+
 def test_parts_can_be_shared_by_anchors(load: Callable[..., Any]) -> None:
     study = load(text=f"{TEXT}finetune: &t {{seed: 3, epochs: 1}}\nwarmup:\n  <<: *t\n  epochs: 5\n")
     assert (study.warmup.seed, study.warmup.epochs, study.finetune.epochs) == (3, 5, 1)
@@ -53,11 +114,17 @@ def test_parts_can_be_shared_by_anchors(load: Callable[..., Any]) -> None:
         ("name: again\n", "study.yaml, line 12: key 'name' is written twice; keep one of them"),
         ("data:\n  max_length: 64\n  max_length: 65\n", "line 14: key 'max_length' is written twice"),
         ("data: {max_length: 64, max_length: 64}\n", "line 12: key 'max_length' is written twice"),
+        ("data: {1: a, 0x1: b}\n", "study.yaml is not readable YAML: while constructing a mapping"),
+        ("data:\n  <<: {seed: 1}\n  max_length: 64\n  max_length: 65\n", "line 15: key 'max_length' is written twice"),
+        ("data:\n  <<: {seed: 1}\n  <<: {seed: 2}\n", "line 14: key '<<' is written twice"),
         ("data:\n  max_length: {{length}}\n", "line 13: a key is no plain text"),
         ("data: [\n", "study.yaml is not readable YAML"),
         ("data:\n\tmax_length: 64\n", "study.yaml is not readable YAML"),
         ("data: !!python/object/apply:os.getcwd []\n", "study.yaml is not readable YAML"),
         ("data: *nothing\n", "study.yaml is not readable YAML"),
+        ("data: 2024-13-01\n", "study.yaml is not readable YAML"),
+        ("data: 0x_\n", "study.yaml is not readable YAML"),
+        ("---\nname: another\n", "study.yaml is not readable YAML"),
     ],
 )
 def test_broken_yaml_is_told_by_file_and_line(load: Callable[..., Any], extra: str, what: str) -> None:
@@ -158,7 +225,7 @@ def test_a_wrong_override_is_told_by_itself(load: Callable[..., Any], override: 
 @pytest.mark.parametrize(
     ("override", "key", "meaning"),
     [
-        ("data.maxlength=64", "data.maxlength: unknown key", "how rows become examples"),
+        ("data.maxlength=64", "data.maxlength: unknown key", "conversion of rows to examples"),
         ("data.max_length=long", "data.max_length: should be a valid integer, not 'long'", "longest example in tokens"),
         ("lora.rank=", "lora.rank: should be a valid integer, not None", "rank of the LoRA matrices"),
         ("selection.budget=-1", "selection.budget: budget is -1", "rows to choose"),
@@ -184,10 +251,11 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (BOMB.replace("[", "{<<: [").replace("]", "]}").replace("x, " * 8 + "x", "{k: v}"), "more than 100,000 values"),
         ("name: &a [*a]", "nested too deep"),
         (f"name: {'[' * 5000}{']' * 5000}", "nested too deep"),
+        ("".join(f"{' ' * level}a:\n" for level in range(1000)), "nested too deep"),
         ("name: !!python/object/apply:os.mkdir [ran]", "not readable YAML"),
         ("name: !!python/name:os.mkdir", "not readable YAML"),
     ],
-    ids=["aliases", "merges", "an alias of itself", "brackets", "a call", "a name"],
+    ids=["aliases", "merges", "an alias of itself", "brackets", "indents", "a call", "a name"],
 )
 def test_a_file_that_would_fill_the_memory_or_run_code_is_refused(
     text: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

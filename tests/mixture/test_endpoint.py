@@ -1,3 +1,4 @@
+import json
 import socket
 import sys
 import time
@@ -5,9 +6,11 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from instsel.errors import InputError, StudyError
 from instsel.mixture.endpoint import Tag, Tagger
+from tests.endpoint import Reply
 
 SECRET = "sk-very-secret"
 
@@ -91,6 +94,74 @@ def test_a_row_that_was_asked_about_alone_is_not_asked_about_again(endpoint, tag
     endpoint.say("nonsense")
     assert tagger(rows_per_request=1).tag(["a", "b"]) == [Tag(None, "the answer has no JSON object")] * 2
     assert len(endpoint.requests) == 2
+
+
+def test_an_answer_is_asked_for_by_a_schema(endpoint, tagger):
+    endpoint.tag()
+    tagger().tag(["a", "b"])
+    asked = endpoint.requests[0]["response_format"]
+    assert (asked["type"], asked["json_schema"]["strict"]) == ("json_schema", True)
+    schema = Draft202012Validator(asked["json_schema"]["schema"])
+    assert schema.is_valid({"1": "x", "2": "y"})
+    for wrong in ({"1": "x"}, {"1": "x", "2": 2}, {"1": "x", "2": "y", "3": "z"}):
+        assert not schema.is_valid(wrong)
+
+
+def test_labels_are_in_the_schema_once(endpoint, tagger):
+    endpoint.tag(lambda prompt: "C++")
+    tagger(labels=["C++", 'a "b"', "mro"]).tag(["a", "b"])
+    asked = endpoint.requests[0]["response_format"]["json_schema"]["schema"]
+    schema = Draft202012Validator(asked)
+    assert schema.is_valid({"1": "C++", "2": 'a "b"'})
+    assert not schema.is_valid({"1": "C++", "2": "c++"})
+    assert json.dumps(asked).count("C++") == 1
+
+
+SCHEMA_REFUSED = '{"error": {"message": "response_format json_schema is not supported"}}'
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_an_endpoint_that_takes_no_schema_is_asked_without_one(endpoint, tagger, status):
+    endpoint.send(SCHEMA_REFUSED, status=status)
+    endpoint.send(SCHEMA_REFUSED, status=status)
+    endpoint.tag()
+    client = tagger(rows_per_request=2)
+    assert tags(client.tag(["a", "b", "c"])) == ["a", "b", "c"]
+    assert tags(client.tag(["d"])) == ["d"]
+    assert [endpoint.prompts(number) for number in (0, 3, 4, 5)] == [["a", "b"], ["a", "b"], ["c"], ["d"]]
+    assert ["response_format" in request for request in endpoint.requests] == [True, True, False, False, False, False]
+
+
+def test_threads_find_out_together_that_an_endpoint_takes_no_schema(endpoint, tagger, monkeypatch):
+    def reply(request):
+        with endpoint._lock:
+            endpoint.requests.append(request)
+            number = len(endpoint.requests)
+        if "response_format" in request:
+            return Reply(SCHEMA_REFUSED, status=400, delay=0.1)
+        return endpoint._replies[0](endpoint.prompts(number - 1))
+
+    monkeypatch.setattr(endpoint, "reply", reply)
+    endpoint.tag()
+    client = tagger(rows_per_request=1)
+    with ThreadPoolExecutor(4) as pool:
+        assert [tags(found) for found in pool.map(client.tag, [["a"], ["b"], ["c"], ["d"]])] == [
+            ["a"],
+            ["b"],
+            ["c"],
+            ["d"],
+        ]
+    assert len(endpoint.requests) <= 4 + 2 + 4
+
+
+def test_a_row_that_is_refused_later_does_not_turn_the_schema_off(endpoint, tagger):
+    endpoint.tag()
+    endpoint.send('{"error": {"message": "filtered"}}', status=400)
+    endpoint.tag()
+    client = tagger(rows_per_request=1)
+    assert tags(client.tag(["a", "b", "c"])) == ["a", None, "c"]
+    assert all("response_format" in request for request in endpoint.requests)
+    assert len(endpoint.requests) == 3
 
 
 def test_threads_may_share_a_client(endpoint, tagger):
@@ -244,7 +315,8 @@ def test_an_endpoint_that_takes_no_request_is_the_users(endpoint, tagger):
     endpoint.send('{"error": {"message": "temperature is not supported"}}', status=400)
     with pytest.raises(InputError, match="takes no request for small .400: temperature is not supported"):
         tagger().tag(["a", "b"])
-    assert len(endpoint.requests) == 2
+    # The rows, something harmless, and that without a schema.
+    assert len(endpoint.requests) == 3
 
 
 @pytest.mark.parametrize(

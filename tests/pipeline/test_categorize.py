@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 
 from instsel.config.file import parse_study
-from instsel.console import Terminal
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
-from instsel.pipeline import categorize as tag
-from instsel.pipeline import embed
 from instsel.runtime.errors import clear_errors
-from instsel.study.graph import Graph, build_graph
+from instsel.study.graph import StageGraph
 from instsel.study.reader import StudyReader
+from tests.studies import run_stage, stage_context
 
 KINDS = {"basket": "sums", "Train": "cities"}
 
@@ -32,23 +30,21 @@ def tagged_by_actors(finished_study, tiny_encoder, resources, tmp_path):
     shutil.copytree(Path(finished_study["out"]) / "prepare", tmp_path / "prepare")
     keys = {"embedding": {"encoder": str(tiny_encoder), "max_length": 40}}
 
-    def run(**mixture: Any) -> tuple[Graph, dict[str, Any]]:
+    def run(**mixture: Any) -> tuple[StageGraph, dict[str, Any]]:
         settings = {"evaluation_rows": 2, "least_rows": 4, **mixture}
         study = parse_study({**finished_study, **keys, "out": str(tmp_path), "mixture": settings}, "test")
-        graph = build_graph(study, Folder.at(tmp_path))
-        if graph.embed in graph.categorize.parents and not graph.embed.done():
-            embed.run(study, graph.embed, graph.prepare, resources, Terminal())
+        context = stage_context(study, resources, Folder.at(tmp_path))
+        if context.stage("embed") in context.stage("categorize").parents and not context.stage("embed").done():
+            run_stage(context, "embed")
         with clear_errors():
-            tag.run(
-                study, study.mixture, graph.categorize, graph.prepare, StudyReader(graph.folder), resources, Terminal()
-            )
-        return graph, graph.categorize.manifest()["result"]
+            run_stage(context, "categorize")
+        return context.graph, context.stage("categorize").manifest()["result"]
 
     return run
 
 
-def _rows(graph: Graph) -> list[dict[str, Any]]:
-    return graph.categorize.folder.read_table("tags.parquet").to_pylist()
+def _rows(graph: StageGraph) -> list[dict[str, Any]]:
+    return graph["categorize"].folder.read_table("categories.parquet").to_pylist()
 
 
 def test_tasks_are_of_their_source(tagged):
@@ -69,7 +65,7 @@ def test_clusters_are_named_and_hold_every_row(tagged):
     rows = _rows(graph)
     assert {row["category"] for row in rows} == set(result["categories"]) and len(rows) == 24
     for number in range(2):
-        held = graph.categorize.folder.read_table(f"evaluation/{number:04d}.parquet")
+        held = graph["categorize"].folder.read_table(f"evaluation/{number:04d}.parquet")
         assert held["id"].to_pylist() == sorted(
             row["id"] for row in rows if row["held"] and row["category"] == result["categories"][number]
         )

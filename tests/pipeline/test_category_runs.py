@@ -13,9 +13,14 @@ from instsel.console import Terminal
 from instsel.errors import Diverged, StudyError
 from instsel.io.store import Folder
 from instsel.pipeline import category_runs
-from instsel.pipeline.evaluate import Spent
-from instsel.runtime.training import Trained, TrainingRun
-from instsel.study.graph import Graph, build_graph
+from instsel.pipeline.evaluate import EvaluationSet
+from instsel.pipeline.registry import build_graph
+from instsel.runtime import training
+from instsel.runtime.training_run import Trained, TrainingRun
+from instsel.study.folder import Cost
+from instsel.study.graph import StageGraph
+from instsel.study.stage import RunContext
+from tests.studies import run_stage, stage_context
 
 SOURCES = ["baskets", "letters", "trains"]
 # How much a row (left) lowers the loss on a category (above).
@@ -42,50 +47,45 @@ class Cluster:
         self.diverge: set[str] = set()
         self.stop_after: int | None = None
 
-    def train(self, study: Any, title: str, runs: list[TrainingRun], resources: Any, groups: int, *rest: Any) -> None:
-        _, on_end = rest
-        for place, run in enumerate(runs):
+    def train(self, session: Any, title: str, runs: list[TrainingRun], groups: int, on_end: Any) -> None:
+        for index, run in enumerate(runs):
             if self.stop_after is not None and len(self.trained) >= self.stop_after:
                 raise StudyError("stopped")
             self.trained.append(run.name)
-            good = Trained({"run": "run", "checkpoints": {"epoch-1": {"epoch": 1}}}, 10, 1)
-            on_end(place, Diverged("nan") if run.name in self.diverge else good)
+            epoch = {"epoch": 1, "step": 1, "loss": 1.0, "learning_rate": 0.1, "tokens": 10, "seconds": 0.1}
+            good = Trained({"run": "run", "checkpoints": {"epoch-1": epoch}}, 10, 1)
+            on_end(index, Diverged("nan") if run.name in self.diverge else good)
 
-    def evaluate(self, study: Any, items: list[dict[str, str]], places: Any, rows: Folder, *_: Any) -> dict[str, Spent]:
-        for item in items:
-            _, out = places[item["run"]]
-            run = Folder(out.filesystem, out.path.rpartition("/")[0])
-            ids = run.read_table("training.arrow", ["id"])["id"].to_pylist()
+    def evaluate(self, context: Any, sets: list[EvaluationSet], rows: Folder) -> dict[str, Cost]:
+        for each in sets:
+            ids = each.stage.read_table("training.arrow", ["id"])["id"].to_pylist()
             counts = np.array([sum(self.sources[row] == source for row in ids) for source in SOURCES])
-            table = rows.read_table(item["rows"], ["id"])
-            level = 9 - counts @ HELP[:, int(item["target"])]
+            table = rows.read_table(each.rows, ["id"])
+            level = 9 - counts @ HELP[:, int(each.target)]
             losses = level + 0.01 * np.arange(len(table))
-            out.write_table(f"{item['target']}.parquet", pa.table({"id": table["id"], "loss": losses}))
+            each.out.write_table(f"{each.target}.parquet", pa.table({"id": table["id"], "loss": losses}))
         return {}
 
 
 @pytest.fixture
 def study(finished_study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The study after stage *tag*, and the cluster that its runs go to."""
-    from instsel.pipeline import categorize as tag
-    from instsel.study.reader import StudyReader
-
     out = tmp_path / "study"
     shutil.copytree(finished_study["out"], out)
     made = parse_study({**finished_study, "out": str(out), "mixture": MIXTURE}, "test")
     graph = build_graph(made, Folder.at(out))
-    reader = StudyReader(graph.folder)
-    tag.run(made, made.mixture, graph.categorize, graph.prepare, reader, None, Terminal())
-    index = reader.index
+    context = stage_context(made)
+    run_stage(context, "categorize")
+    index = context.study.index
     cluster = Cluster(dict(zip(index["id"].to_pylist(), index["source"].to_pylist(), strict=True)))
-    monkeypatch.setattr(category_runs, "train_side_by_side", cluster.train)
+    monkeypatch.setattr(training, "train_side_by_side", cluster.train)
     monkeypatch.setattr(category_runs, "evaluate_sets", cluster.evaluate)
     return made, graph, cluster
 
 
-def _run(study: Any, graph: Graph, resources: Any, estimator: Any = "interventions") -> dict[str, Any]:
-    stage = graph.interaction[estimator]
-    category_runs.run(study, estimator, stage, graph.categorize, graph.prepare, resources, Terminal())
+def _run(study: Any, graph: StageGraph, resources: Any, estimator: Any = "interventions") -> dict[str, Any]:
+    context = RunContext(study, graph, resources, Terminal())
+    stage = run_stage(context, "interaction", estimator)
     return stage.manifest()["result"]
 
 
@@ -94,7 +94,7 @@ def test_gamma_is_the_help_that_was_planted(study, resources):
     result = _run(made, graph, resources)
     assert np.array(result["gamma"]) == pytest.approx(HELP / np.diagonal(HELP))
     assert np.array(result["error"]) == pytest.approx(0, abs=1e-9)
-    assert result["own"] == pytest.approx(3 * np.diagonal(HELP))
+    assert result["self_effect"] == pytest.approx(3 * np.diagonal(HELP))
 
 
 def test_needs_are_the_help_that_was_planted(study, resources):
@@ -107,7 +107,7 @@ def test_needs_are_the_help_that_was_planted(study, resources):
 def test_every_run_is_in_the_table(study, resources):
     made, graph, cluster = study
     _run(made, graph, resources)
-    table = graph.interaction["interventions"].folder.read_table("runs.parquet").to_pandas()
+    table = graph["interaction", "interventions"].folder.read_table("runs.parquet").to_pandas()
     assert sorted(table["run"].unique()) == sorted(cluster.trained)
     assert (table.groupby("run").size() == 3).all()
     base = table[table["run"] == "base-0"].iloc[0]

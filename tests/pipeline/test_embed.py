@@ -9,10 +9,9 @@ import torch
 
 from instsel.arrays import list_rows
 from instsel.config.file import parse_study
-from instsel.console import Terminal
 from instsel.io.store import Folder
-from instsel.pipeline import embed
 from instsel.study.folder import StageFolder
+from tests.studies import run_stage, stage_context
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +23,7 @@ def study(finished_study, tiny_encoder):
 @pytest.fixture(scope="module")
 def made(study, prepared, resources, tmp_path_factory) -> StageFolder:
     stage = StageFolder(Folder.at(tmp_path_factory.mktemp("made")) / "embed", "embed", {}, [])
-    embed.run(study, stage, prepared, resources, Terminal())
-    return stage
+    return run_stage(stage_context(study, resources, prepare=prepared, embed=stage), "embed")
 
 
 def test_every_prompt_is_embedded_as_it_is_alone(made, prepared, tiny_encoder):
@@ -61,7 +59,8 @@ def test_a_shard_that_is_missing_is_made_again_with_the_same_bytes(
     (folder / "manifest.json").unlink()
     (folder / "pool" / first).unlink()
     kept = {name: (folder / "pool" / name).stat().st_mtime_ns for name in others}
-    embed.run(study, StageFolder(Folder.at(folder), "embed", {}, []), prepared, resources, Terminal())
+    stage = StageFolder(Folder.at(folder), "embed", {}, [])
+    run_stage(stage_context(study, resources, prepare=prepared, embed=stage), "embed")
     assert in_this_process == [f"pool/{Path(first).stem}.parquet"]
     assert {path.name: path.read_bytes() for path in (folder / "pool").iterdir()} == shards
     assert {name: (folder / "pool" / name).stat().st_mtime_ns for name in others} == kept

@@ -1,4 +1,4 @@
-"""What the stages of one pass over the rows share: which rows are set aside, and when a stage has nothing left."""
+"""What the stages of one pass over the rows share: which rows are rejected, and when a stage has nothing left."""
 
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ import pytest
 from instsel.console import Terminal
 from instsel.errors import StudyError
 from instsel.io.store import Folder
-from instsel.pipeline.extraction import NOT_FINITE, ZERO, extract, pool_items, validation_items, write_vectors
+from instsel.pipeline.extraction import NOT_FINITE, ZERO, ActorSpec, ForwardStage, write_vectors
 from instsel.study.folder import StageFolder
+from instsel.study.results import PoolResult, PrepareResult
+from instsel.study.stage import RunContext, StageKey
 
 
 @pytest.fixture
@@ -22,7 +24,8 @@ def prepare(tmp_path: Path) -> StageFolder:
         folder, _, last = name.rpartition("/")
         ids = [f"{last}{number}" for number in range(3)]
         (stage.folder / folder).write_table(f"{last}.parquet", pa.table({"id": ids, "value": [1.0, 2.0, 3.0]}))
-    stage.commit({"pool": {"rows": 6, "shards": ["a", "b"]}, "targets": {"t": {}}})
+    pool = PoolResult(rows=6, tokens=18, shards=["a", "b"], sources={}, rejected={})
+    stage.commit(PrepareResult(pool=pool, targets={"t": {}}, tokenizer={}))
     return stage
 
 
@@ -40,23 +43,35 @@ class Doubler:
         return {"tokens": len(ids), "peak_memory": memory, "token_budget": budget}
 
 
+class Made(ForwardStage):
+    """Runs the actors above on every table."""
+
+    name = "made"
+    position = 1
+
+    def __init__(self, factors: dict[str, float]) -> None:
+        self.factors = factors
+
+    def actors(self, config: Any, out: Folder) -> ActorSpec:
+        return ActorSpec(Doubler, (out, self.factors), "made.token_budget", 100, columns=["value"])
+
+
 def run(prepare: StageFolder, resources: Any, factors: dict[str, float]) -> StageFolder:
     folder = Folder(prepare.folder.filesystem, prepare.folder.path.replace("prepare", "made"))
-    stage = StageFolder(folder, "made", {}, [prepare])
-    items = pool_items(prepare) + validation_items(prepare)
-    arguments, budget = (stage.folder, factors), ("made.token_budget", 100)
-    extract(stage, items, prepare, Doubler, arguments, budget, resources, Terminal(), columns=["value"])
-    return stage
+    stages = {"prepare": prepare, "made": StageFolder(folder, "made", {}, [prepare])}
+    graph: Any = {StageKey(name): stage for name, stage in stages.items()}
+    Made(factors).run(RunContext(None, graph, resources, Terminal()), [""])  # type: ignore[arg-type]
+    return stages["made"]
 
 
-def test_rows_without_a_direction_are_set_aside_with_their_reason(prepare, resources, in_this_process, capsys):
+def test_rows_without_a_direction_are_rejected_with_their_reason(prepare, resources, in_this_process, capsys):
     stage = run(prepare, resources, {"a1": np.nan, "b0": 0.0, "b2": np.inf, "validation2": -np.inf})
     reasons = {"a1": NOT_FINITE, "b0": ZERO, "b2": NOT_FINITE, "validation2": NOT_FINITE}
     manifest = stage.manifest()
     assert manifest["result"]["rejected"] == reasons
     assert (manifest["cost"]["tokens"], manifest["cost"]["peak_memory_bytes"]) == (9, 7)
     told = capsys.readouterr().out
-    assert "set aside 3 rows with NaN or infinity, 1 rows with zero vector" in told
+    assert "rejected 3 rows with NaN or infinity, 1 rows with zero vector" in told
     assert "ran out of memory: batches of at most 40 tokens from here (made.token_budget is 100)" in told
     tables = {name: stage.folder.read_table(f"{name}.arrow") for name in ("pool/a", "pool/b", "validation/t")}
     assert {name: table["id"].to_pylist() for name, table in tables.items()} == {

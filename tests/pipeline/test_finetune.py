@@ -9,10 +9,10 @@ from instsel.config.file import parse_study
 from instsel.console import Terminal
 from instsel.errors import Diverged
 from instsel.io.store import Folder
-from instsel.pipeline import finetune
-from instsel.runtime.training import Trained
-from instsel.study.graph import build_graph
-from instsel.study.reader import StudyReader
+from instsel.pipeline.registry import build_graph
+from instsel.runtime import training
+from instsel.runtime.training_run import Trained
+from instsel.study.stage import RunContext
 
 
 @pytest.fixture
@@ -24,15 +24,17 @@ def side_by_side(finished_study, resources, tmp_path, monkeypatch):
     trained = []
 
     def train(diverge):
-        def every_run(study, title, runs, resources, groups, terminal, on_end):
-            for place, run in enumerate(runs):
+        def every_run(session, title, runs, groups, on_end):
+            for index, run in enumerate(runs):
                 name = run.name.removeprefix("finetune/")
                 trained.append(name)
-                on_end(place, Diverged("the loss is nan") if name == diverge else Trained({}, 0, 0))
+                good = Trained({"run": "run", "checkpoints": {}}, 0, 0)
+                on_end(index, Diverged("the loss is nan") if name == diverge else good)
 
-        monkeypatch.setattr(finetune, "train_side_by_side", every_run)
-        waiting = [name for name in graph.runs if not graph.finetune[name].done()]
-        finetune.run_all(study, graph, waiting, StudyReader(graph.folder), resources, Terminal())
+        monkeypatch.setattr(training, "train_side_by_side", every_run)
+        waiting = [name for name in graph.runs if not graph["finetune", name].done()]
+        if waiting:
+            graph.stage("finetune").run(RunContext(study, graph, resources, Terminal()), waiting)
 
     return train, graph, trained
 
@@ -42,7 +44,7 @@ def test_run_that_diverges_is_named_after_the_others_have_ended(side_by_side):
     with pytest.raises(Diverged, match="finetune random: the loss is nan"):
         train(diverge="random")
     assert trained == ["random", "bids"]
-    assert graph.finetune["bids"].done() and not graph.finetune["random"].done()
+    assert graph["finetune", "bids"].done() and not graph["finetune", "random"].done()
 
 
 def test_run_that_is_done_is_not_trained_again(side_by_side):
@@ -50,4 +52,4 @@ def test_run_that_is_done_is_not_trained_again(side_by_side):
     train(diverge=None)
     train(diverge=None)
     assert trained == ["random", "bids"]
-    assert all(graph.finetune[name].done() for name in ("random", "bids"))
+    assert all(graph["finetune", name].done() for name in ("random", "bids"))

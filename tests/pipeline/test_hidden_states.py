@@ -5,18 +5,15 @@ import pytest
 import torch
 
 from instsel.arrays import list_rows
-from instsel.config.file import parse_study
-from instsel.console import Terminal
 from instsel.io.store import Folder
-from instsel.pipeline import hidden_states as represent
 from instsel.study.folder import StageFolder
+from tests.studies import run_stage, stage_context
 
 
 @pytest.fixture
 def made(finished_study, prepared, resources, tmp_path, in_this_process) -> StageFolder:
     stage = StageFolder(Folder.at(tmp_path) / "hidden_states", "hidden_states", {}, [])
-    represent.run(parse_study(finished_study, "test"), stage, prepared, resources, Terminal())
-    return stage
+    return run_stage(stage_context(finished_study, resources, prepare=prepared, hidden_states=stage), "hidden_states")
 
 
 def test_every_row_is_represented_as_it_is_alone(made, prepared, tiny_model):

@@ -4,18 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from instsel.config.file import parse_study
-from instsel.console import Terminal
 from instsel.io.store import Folder
-from instsel.pipeline import likelihood
+from instsel.models import likelihood
 from instsel.study.folder import StageFolder
+from tests.studies import run_stage, stage_context
 
 
 @pytest.fixture
 def made(finished_study, prepared, resources, tmp_path, in_this_process) -> StageFolder:
     stage = StageFolder(Folder.at(tmp_path) / "likelihood", "likelihood", {}, [])
-    likelihood.run(parse_study(finished_study, "test"), stage, prepared, resources, Terminal())
-    return stage
+    return run_stage(stage_context(finished_study, resources, prepare=prepared, likelihood=stage), "likelihood")
 
 
 def test_every_row_has_the_losses_it_has_alone(made, prepared, tiny_model):
@@ -46,7 +44,9 @@ def test_every_row_has_the_losses_it_has_alone(made, prepared, tiny_model):
     assert made.manifest()["cost"]["tokens"] == tokens
 
 
-def test_rows_whose_loss_is_not_finite_are_set_aside(made, finished_study, prepared, resources, tmp_path, monkeypatch):
+def test_rows_whose_loss_is_not_finite_are_rejected(
+    made, finished_study, prepared, resources, tmp_path, monkeypatch, in_this_process
+):
     plain = likelihood.answer_likelihoods
 
     def broken(*arguments, **keys):
@@ -56,7 +56,7 @@ def test_rows_whose_loss_is_not_finite_are_set_aside(made, finished_study, prepa
 
     monkeypatch.setattr(likelihood, "answer_likelihoods", broken)
     stage = StageFolder(Folder.at(tmp_path) / "broken", "likelihood", {}, [])
-    likelihood.run(parse_study(finished_study, "test"), stage, prepared, resources, Terminal())
+    run_stage(stage_context(finished_study, resources, prepare=prepared, likelihood=stage), "likelihood")
     shards = prepared.manifest()["result"]["pool"]["shards"]
     whole = [made.folder.read_table(f"pool/{shard}.parquet") for shard in shards]
     expected = [row for table in whole for row in table["id"].to_pylist()[:2]]

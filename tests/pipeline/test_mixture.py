@@ -14,10 +14,13 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.pipeline import finetune, select
+from instsel.pipeline.finetune import order_of_rows
+from instsel.pipeline.registry import build_graph
 from instsel.pipeline.runner import run_study
-from instsel.study.graph import Graph, build_graph
+from instsel.study.graph import StageGraph
 from instsel.study.reader import StudyReader
+from instsel.study.stage import RunContext
+from tests.studies import run_stage, stage_context
 
 SOURCES = ["baskets", "letters", "trains"]
 MIXTURE = {
@@ -41,7 +44,7 @@ METHODS = [
 @pytest.fixture(scope="session")
 def mixed(
     tmp_path_factory: pytest.TempPathFactory, finished_study: dict[str, Any]
-) -> tuple[StudyConfig, Graph, dict[str, Any]]:
+) -> tuple[StudyConfig, StageGraph, dict[str, Any]]:
     """A study that went on from the finished one through its selections."""
     out = tmp_path_factory.mktemp("mixed") / "study"
     shutil.copytree(finished_study["out"], out)
@@ -51,17 +54,17 @@ def mixed(
     return study, run_study(study, Terminal(), "select"), raw
 
 
-def _interaction(graph: Graph, estimator: Any) -> dict[str, Any]:
-    return graph.interaction[estimator].manifest()["result"]
+def _interaction(graph: StageGraph, estimator: Any) -> dict[str, Any]:
+    return graph["interaction", estimator].manifest()["result"]
 
 
 def test_every_row_has_a_category_and_some_of_each_are_kept_apart(mixed):
     _, graph, _ = mixed
-    table = graph.categorize.folder.read_table("tags.parquet").to_pandas()
+    table = graph["categorize"].folder.read_table("categories.parquet").to_pandas()
     assert sorted(table["category"].unique()) == SOURCES
     assert table.groupby("category")["held"].sum().tolist() == [2, 2, 2]
     for number, name in enumerate(SOURCES):
-        kept = graph.categorize.folder.read_table(f"evaluation/{number:04d}.parquet")
+        kept = graph["categorize"].folder.read_table(f"evaluation/{number:04d}.parquet")
         assert sorted(kept["id"].to_pylist()) == sorted(table[table["held"] & (table["category"] == name)]["id"])
 
 
@@ -71,7 +74,7 @@ def test_every_estimator_leaves_gamma_with_ones_on_the_diagonal(mixed, estimator
     result = _interaction(graph, estimator)
     assert result["categories"] == SOURCES
     assert [result["gamma"][place][place] for place in range(3)] == [1, 1, 1]
-    lines = graph.interaction[estimator].folder.read_table("gamma.parquet").to_pylist()
+    lines = graph["interaction", estimator].folder.read_table("gamma.parquet").to_pylist()
     assert [(line["added"], line["evaluated"]) for line in lines[:4]] == [
         ("baskets", "baskets"),
         ("baskets", "letters"),
@@ -86,12 +89,12 @@ def test_every_estimator_leaves_gamma_with_ones_on_the_diagonal(mixed, estimator
 def test_runs_train_on_what_was_planned_and_leave_no_adapter(mixed):
     _, graph, _ = mixed
     folder = Path(str(graph.folder)) / "interaction"
-    held = {row["id"] for row in graph.categorize.folder.read_table("tags.parquet").to_pylist() if row["held"]}
+    held = {row["id"] for row in graph["categorize"].folder.read_table("categories.parquet").to_pylist() if row["held"]}
     runs = list((folder / "runs").iterdir())
     assert len(runs) == 4
     for run in runs:
         manifest = json.loads((run / "manifest.json").read_text())
-        assert not held & set(manifest["config"]["rows"])
+        assert not held & set(manifest["settings"]["rows"])
         assert manifest["cost"]["tokens"] > 0
         assert not (run / "run").exists()
     assert not (folder / "interventions" / "tune").exists()
@@ -100,22 +103,22 @@ def test_runs_train_on_what_was_planned_and_leave_no_adapter(mixed):
 @pytest.mark.parametrize("name", ["random", "bids"])
 def test_selection_has_the_rows_that_its_mixture_gives(mixed, name):
     _, graph, _ = mixed
-    result = graph.select[name].manifest()["result"]
+    result = graph["select", name].manifest()["result"]
     shares = result["mixture"]["categories"]
     assert sum(own["rows"] for own in shares.values()) == result["rows"] == 8
     assert {source: own["rows"] for source, own in shares.items() if own["rows"]} == result["sources"]
     moved = sum(abs(own["weight"] - own["start"]) for own in shares.values()) / 2
     assert moved <= 0.2 + 1e-6
-    table = graph.select[name].folder.read_table("mixture.parquet").to_pylist()
+    table = graph["select", name].folder.read_table("mixture.parquet").to_pylist()
     assert [line["category"] for line in table] == SOURCES
-    picks = graph.select[name].folder.read_table("selected.parquet").to_pylist()
+    picks = graph["select", name].folder.read_table("selected.parquet").to_pylist()
     assert len({pick["id"] for pick in picks}) == 8
     assert all(pick["reason"].startswith(f"{pick['source']}: ") for pick in picks)
 
 
 def test_equal_shares_of_categories(mixed):
     _, graph, _ = mixed
-    assert sorted(graph.select["equal"].manifest()["result"]["sources"].values()) == [2, 3, 3]
+    assert sorted(graph["select", "equal"].manifest()["result"]["sources"].values()) == [2, 3, 3]
 
 
 @pytest.mark.long
@@ -127,12 +130,11 @@ def test_training_in_order_keeps_to_the_levels(mixed, resources, tmp_path):
     study = parse_study({**raw, **parts}, "test")
     ordered = build_graph(study, graph.folder, Folder.at(tmp_path))
     run = ordered.runs["random"]
-    reader = StudyReader(graph.folder)
-    select.run(study, ordered.select["random"], run, graph.prepare, reader, Terminal())
-    stage = ordered.finetune["random"]
-    finetune.run(study, stage, ordered.select["random"], run, reader, resources, Terminal())
+    context = RunContext(study, ordered, resources, Terminal())
+    run_stage(context, "select", run.selection)
+    stage = run_stage(context, "finetune", run.name)
     order = stage.folder.read_table("order.parquet").to_pandas()
-    chosen = ordered.select["random"].folder.read_table("selected.parquet").to_pandas()
+    chosen = ordered["select", "random"].folder.read_table("selected.parquet").to_pandas()
     assert sorted(order["id"]) == sorted(chosen["id"])
     sources = chosen.set_index("id")["source"]
     wanted = {"letters": 0, "trains": 1, "baskets": 2}
@@ -145,8 +147,8 @@ def _three_pass(mixed, **curriculum):
     selection = {"budget": 8, "methods": [{"method": "random", "order": "three_pass"}]}
     parts = {"finetune": {**raw["finetune"], "epochs": 3}, "selection": selection, "curriculum": curriculum}
     study = parse_study({**raw, **parts}, "test")
-    run = build_graph(study, graph.folder).runs["random"]
-    return finetune.order_of(study, graph.select["random"], run, StudyReader(graph.folder))
+    context = stage_context(study, None, graph.folder, **{"select/random": graph["select", "random"]})
+    return order_of_rows(context, context.graph.runs["random"])
 
 
 def test_three_passes_move_preliminary_rows_forward(mixed):

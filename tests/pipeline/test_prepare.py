@@ -23,10 +23,10 @@ from instsel.data.formats import BadRow, parse_row
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.models.loading import load_tokenizer
-from instsel.pipeline import prepare
+from instsel.pipeline.registry import build_graph
 from instsel.runtime.errors import clear_errors
 from instsel.study.folder import StageFolder
-from instsel.study.graph import build_graph
+from instsel.study.stage import RunContext
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -100,10 +100,11 @@ def run(raw: dict[str, Any], folder: Folder | None = None) -> tuple[StageFolder,
     """Run the stage as the command does; return it and what a person saw."""
     study: StudyConfig = parse_study(raw, "study.yaml")
     shown = io.StringIO()
-    stage = build_graph(study, folder or Folder.at(study.out)).prepare
+    graph = build_graph(study, folder or Folder.at(study.out))
+    context: Any = RunContext(study, graph, None, Terminal(Console(file=shown, soft_wrap=True)))  # type: ignore[arg-type]
     with clear_errors():
-        prepare.run(study, stage, Terminal(Console(file=shown, soft_wrap=True)))
-    return stage, shown.getvalue()
+        graph.stage("prepare").run(context, [""])
+    return graph["prepare"], shown.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +207,7 @@ def test_the_manifest_counts_what_there_is(prepared: tuple[StageFolder, str]) ->
     assert pool["rejected"][DUPLICATE] == 2 + 2 + 2 + 13
     assert manifest["cost"]["peak_memory_bytes"] > 10_000_000
     assert list(manifest["result"]["targets"]) == ["main"]
-    assert f"{len(rows)} rows of 3 sources, {tokens} tokens; set aside " in shown
+    assert f"{len(rows)} rows of 3 sources, {tokens} tokens; rejected " in shown
     assert f"19 x {DUPLICATE}" in shown
 
 
@@ -260,7 +261,7 @@ def test_after_a_full_disk_the_next_run_goes_on_and_gives_the_same_bytes_as_any_
 def refusal(raw: dict[str, Any]) -> str:
     with pytest.raises(InputError) as error:
         run(raw)
-    assert not build_graph(parse_study(raw, "x"), Folder.at(raw["out"])).prepare.done()
+    assert not build_graph(parse_study(raw, "x"), Folder.at(raw["out"]))["prepare"].done()
     return str(error.value)
 
 

@@ -65,7 +65,10 @@ def test_targets_are_prepared_each_by_itself(prepare: Prepare) -> None:
     assert [(line["line"], line["reason"]) for line in aside] == [(9, bad), (10, DUPLICATE)]
     assert main.read_table("heldout.parquet")["line"].to_pylist() == [3, 4, 5, 6]
     assert main.read_table("heldout.rejected.parquet")["reason"].to_pylist() == ["also a validation row"] * 2
-    assert counts == {
+    described = {
+        name: {split: count.model_dump() for split, count in splits.items()} for name, splits in counts.items()
+    }
+    assert described == {
         "main": {
             "validation": {"rows": 8, "rejected": {bad: 1, DUPLICATE: 1}},
             "heldout": {"rows": 4, "rejected": {"also a validation row": 2}},
@@ -81,7 +84,7 @@ def test_a_limit_gives_the_same_sample_whatever_the_order(prepare: Prepare) -> N
     for shown in (rows, rows[::-1]):
         target = {"validation": shown, "heldout": [row(number) for number in range(20, 30)], **limits}
         counts, folder = prepare(main=target)
-        assert [counts["main"][split]["rows"] for split in ("validation", "heldout")] == [3, 2]
+        assert [counts["main"][split].rows for split in ("validation", "heldout")] == [3, 2]
         samples.append(set((folder / "targets/main").read_table("validation.parquet")["id"].to_pylist()))
     assert samples[0] == samples[1]
 
@@ -105,7 +108,7 @@ def test_a_target_without_validation_rows_is_named_with_the_reasons(prepare: Pre
     with pytest.raises(InputError) as error:
         prepare(sums={"validation": bad})
     assert str(error.value) == (
-        "targets.sums.validation: sums-validation.jsonl has no usable row; rows were set aside: "
+        "targets.sums.validation: sums-validation.jsonl has no usable row; rows were rejected: "
         "3 x no assistant turn, 1 x none of the formats: "
         "needs `messages`, `conversations`, or `instruction` and `output`"
     )
@@ -127,7 +130,7 @@ def test_heldout_rows_that_are_all_validation_rows_are_refused(prepare: Prepare)
     with pytest.raises(InputError) as error:
         prepare(sums={"validation": [row(1), row(2)], "heldout": [row(2)]})
     assert str(error.value) == (
-        "targets.sums.heldout: sums-heldout.jsonl has no usable row; rows were set aside: 1 x also a validation row"
+        "targets.sums.heldout: sums-heldout.jsonl has no usable row; rows were rejected: 1 x also a validation row"
     )
 
 
@@ -139,4 +142,4 @@ def test_a_damaged_file_is_named_with_its_line(prepare: Prepare, tmp_path: Path)
 
 
 def test_only_the_most_frequent_reasons_are_told() -> None:
-    assert why_rejected({"a": 4, "b": 3, "c": 2, "d": 1}) == "rows were set aside: 4 x a, 3 x b, 2 x c"
+    assert why_rejected({"a": 4, "b": 3, "c": 2, "d": 1}) == "rows were rejected: 4 x a, 3 x b, 2 x c"

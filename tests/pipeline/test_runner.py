@@ -8,8 +8,8 @@ from instsel.config.file import parse_study
 from instsel.console import Terminal
 from instsel.errors import InputError
 from instsel.io.store import Folder
+from instsel.pipeline.registry import build_graph
 from instsel.pipeline.runner import run_study
-from instsel.study.graph import build_graph
 
 
 def _graph(raw):
@@ -19,17 +19,17 @@ def _graph(raw):
 def test_every_stage_is_done_and_reported(finished_study):
     graph = _graph(finished_study)
     assert all(stage.done() for stage in graph.until("report"))
-    summary = graph.report.folder.read_json("summary.json")
+    summary = graph["report"].folder.read_json("summary.json")
     assert set(summary["losses"]) == {"base", "random", "bids"}
     assert set(summary["losses"]["bids"]) == {"sums", "cities", "mean"}
     assert set(summary["differences"]["bids"]["mean"]) == {"difference", "low", "high"}
     assert all(cost["seconds"] > 0 for name, cost in summary["cost"].items() if name == "features")
-    report = graph.report.folder.read("report.md").decode()
+    report = graph["report"].folder.read("report.md").decode()
     assert "| target | base | random | bids |" in report
 
 
 def test_training_on_a_selection_lowers_the_heldout_loss(finished_study):
-    summary = _graph(finished_study).report.folder.read_json("summary.json")
+    summary = _graph(finished_study)["report"].folder.read_json("summary.json")
     assert all(summary["losses"][name]["mean"] < summary["losses"]["base"]["mean"] for name in ("random", "bids"))
 
 

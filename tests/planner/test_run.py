@@ -12,14 +12,14 @@ from instsel.cli.app import app
 from instsel.config.file import parse_study
 from instsel.console import Terminal
 from instsel.errors import InputError, StudyError
+from instsel.evaluation.scoring import answers_alone
 from instsel.io.store import Folder
-from instsel.models.likelihood import answers_alone
+from instsel.pipeline.registry import build_graph, stage_names
 from instsel.planner import sample as plan_sample
 from instsel.planner import stopwatch as plan_stopwatch
 from instsel.planner.processes import ModelProcess
 from instsel.planner.run import _log_file, _open_parts, free_bytes, plan_study
 from instsel.planner.sample import sampled_rows
-from instsel.study.graph import ORDER, build_graph
 
 
 def contents(folder):
@@ -168,7 +168,7 @@ def test_a_study_of_every_method_has_every_stage(finished_study, prepared, tiny_
     before = contents(finished_study["out"])
     stages = {stage.name: stage for stage in plan_study(parse_study(raw, "test"), Terminal()).stages}
     assert contents(finished_study["out"]) == before
-    assert list(stages) == [name for name in ORDER if name not in ("categorize", "interaction", "report")]
+    assert list(stages) == [name for name in stage_names() if name not in ("categorize", "interaction", "report")]
     assert [name for name, stage in stages.items() if stage.done] == ["prepare", "warmup", "features"]
     left = [stage for stage in stages.values() if not stage.done]
     assert all(0 < stage.seconds < 3600 and stage.disk and stage.memory for stage in left)

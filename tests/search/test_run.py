@@ -12,12 +12,12 @@ from instsel.config.search import Search
 from instsel.console import Terminal
 from instsel.errors import InputError
 from instsel.io.store import Folder
+from instsel.pipeline.registry import build_graph
 from instsel.report.html import write_report
-from instsel.report.markdown import BASE
 from instsel.search.run import _stage, search_study
 from instsel.search.store import TrialStore
 from instsel.search.trial import OUTCOME, OWNER, trial_folder
-from instsel.study.graph import build_graph
+from instsel.study.runs import BASE
 from tests.events import scalars
 
 pytestmark = pytest.mark.long
@@ -75,7 +75,7 @@ def test_best_study_is_the_best_trial_when_it_runs_by_itself(searched, tmp_path)
     best = load_study(folder / "best.yaml")
     assert best.name == "tiny-best" and best.out == f"{raw['out']}-best"
     graph = build_graph(best, Folder.at(tmp_path))
-    evaluated = next(stage for name, stage in graph.evaluate.items() if name != BASE)
+    evaluated = next(stage for name, stage in graph.of("evaluate").items() if name != BASE)
     assert evaluated.fingerprint.startswith(_trials(folder)[0]["name"])
 
 
@@ -85,6 +85,7 @@ def test_report_names_the_best_and_the_pareto_set(searched, tmp_path):
     best = _trials(folder)[0]
     assert f"method {best['point']['method']}" in report
     assert "Pareto" in report and "![" not in report
+    assert b"<html>" in (folder / "pareto.html").read_bytes()[:40]
     assert "<h2>Search</h2>" in Path(write_report([str(folder.parent)], str(tmp_path / "page.html"))[1]).read_text()
 
 
@@ -110,7 +111,7 @@ def test_stopped_search_goes_on_with_the_trial_that_was_under_way(searched, tmp_
     for file in points.iterdir():
         point = json.loads(file.read_text())
         if point["trial"] == left:
-            file.write_text(json.dumps({**point, "told": None}))
+            file.write_text(json.dumps({**point, "progress": None}))
     trial = out / "search" / "trials" / left
     (trial / OUTCOME).unlink()
     (trial / OWNER).write_text(json.dumps({"trial": "one that is dead"}))

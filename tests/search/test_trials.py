@@ -10,7 +10,7 @@ from instsel.errors import StudyError
 from instsel.io.store import Folder
 from instsel.search.outcome import Outcome
 from instsel.search.store import TrialStore
-from instsel.search.trials import Marking, TokenCap, _domain, _in_turn, _optuna, told
+from instsel.search.trials import Marking, TokenCap, _domain, _in_turn, _optuna, finished_outcomes
 
 
 def _known(name, point, objective):
@@ -68,7 +68,7 @@ def test_bug_stopped_trial_became_the_best_study(points):
     points.note({"method": "a"}, "trial", early)
     points.end({"method": "a"}, failed=None)
     with pytest.raises(StudyError, match="no trial came to its end"):
-        told(points)
+        finished_outcomes(points)
 
 
 def test_bug_trial_that_was_stopped_early_was_under_way_again_after_a_kill(points):

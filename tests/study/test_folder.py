@@ -10,8 +10,16 @@ import pytest
 
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
-from instsel.study import folder as study
-from instsel.study.folder import StageFolder, open_folder
+from instsel.study.folder import STUDY, Cost, StageFolder, open_folder, read_study_entry
+from instsel.study.results import Result
+
+
+class Work(Result):
+    """What the stages here leave."""
+
+    rows: int | None = None
+    made: str | None = None
+
 
 Chain = Callable[..., dict[str, StageFolder]]
 
@@ -24,8 +32,10 @@ def chain(request: pytest.FixtureRequest, tmp_path: Path) -> Chain:
     def make(**changed: Any) -> dict[str, StageFolder]:
         stages: dict[str, StageFolder] = {}
         for name, parents in (("a", ""), ("b", "a"), ("c", "b"), ("d", "b")):
-            config = {"key": changed.get(name, 1)}
-            stages[name] = StageFolder(folder / name, name, config, [stages[parent] for parent in parents])
+            settings = {"key": changed.get(name, 1)}
+            version = changed.get("version", 1) if name == "b" else 1
+            before = [stages[parent] for parent in parents]
+            stages[name] = StageFolder(folder / name, name, settings, before, {"file": changed.get("file", 1)}, version)
         return stages
 
     return make
@@ -36,7 +46,7 @@ def finish(stages: dict[str, StageFolder]) -> None:
         if not stage.done():
             stage.start()
             stage.folder.write("work", stage.name.encode())
-            stage.commit({"made": stage.name})
+            stage.commit(Work(made=stage.name))
 
 
 def done(stages: dict[str, StageFolder]) -> str:
@@ -48,7 +58,7 @@ def test_a_stage_is_done_from_its_commit_on(chain: Chain) -> None:
     assert done(stages) == ""
     stages["a"].start()
     assert done(stages) == ""
-    stages["a"].commit({})
+    stages["a"].commit(Work())
     assert done(stages) == "a"
     finish(stages)
     assert done(chain()) == "abcd"
@@ -63,10 +73,20 @@ def test_a_changed_key_makes_exactly_the_stages_after_it_stale(chain: Chain, cha
     assert done(chain(**{changed: 2})) == "abcd"
 
 
-def test_another_code_version_makes_every_stage_stale(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_a_stage_makes_it_and_those_after_it_stale(chain: Chain) -> None:
     finish(chain())
-    monkeypatch.setattr(study, "__version__", "999")
-    assert done(chain()) == ""
+    assert done(chain(version=2)) == "a"
+
+
+def test_another_version_of_the_package_makes_no_stage_stale(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish(chain())
+    monkeypatch.setattr("instsel.study.folder.__version__", "999")
+    assert done(chain()) == "abcd"
+
+
+def test_another_file_of_the_user_makes_stages_stale(chain: Chain) -> None:
+    finish(chain())
+    assert done(chain(file=2)) == ""
 
 
 def test_an_interrupted_stage_keeps_its_work_but_no_half_files(chain: Chain) -> None:
@@ -88,7 +108,7 @@ def test_a_changed_fingerprint_clears_what_was_there(chain: Chain, finished: boo
     stage.start()
     stage.folder.write("work", b"1")
     if finished:
-        stage.commit({})
+        stage.commit(Work())
     for changed in ({"b": 2}, {"a": 2}):
         other = chain(**changed)["b"]
         other.start()
@@ -106,19 +126,33 @@ def test_the_manifest_tells_what_was_made_from_what_at_what_cost(chain: Chain) -
     stages = chain()
     stages["a"].start()
     time.sleep(0.02)
-    written = stages["a"].commit({"rows": 3}, tokens=7, peak_memory=9)
-    assert stages["a"].manifest() == written
-    assert (written["stage"], written["config"], written["result"]) == ("a", {"key": 1}, {"rows": 3})
+    stages["a"].commit(Work(rows=3), Cost(tokens=7, peak_memory=9))
+    written = stages["a"].manifest()
+    assert (written["stage"], written["settings"], written["result"]) == ("a", {"key": 1}, {"rows": 3})
+    assert stages["a"].result(Work) == Work(rows=3)
     assert 0.02 <= written["cost"].pop("seconds") < 10
     assert written["cost"] == {"tokens": 7, "peak_memory_bytes": 9, "rows_reprocessed": 0}
     stages["b"].start()
-    assert stages["b"].commit({})["parents"] == {"a": written["fingerprint"]}
+    stages["b"].commit(Work())
+    assert stages["b"].manifest()["parents"] == {"a": written["fingerprint"]}
+
+
+def test_a_result_of_another_type_is_an_error_that_names_its_folder(chain: Chain) -> None:
+    stage = chain()["a"]
+    stage.start()
+    stage.commit(Work(rows=3))
+
+    class Other(Result):
+        columns: int
+
+    with pytest.raises(InputError, match=r"/a/manifest.json has no result of stage a: .*; delete that folder and run"):
+        stage.result(Other)
 
 
 def test_a_full_disk_leaves_the_stages_before_valid(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = chain()
     stages["a"].start()
-    stages["a"].commit({})
+    stages["a"].commit(Work())
 
     def full(self: Folder, name: str, value: Any) -> None:
         raise StudyError("no space left")
@@ -128,7 +162,7 @@ def test_a_full_disk_leaves_the_stages_before_valid(chain: Chain, monkeypatch: p
         with pytest.raises(StudyError):
             stages["b"].start()
         with pytest.raises(StudyError):
-            stages["a"].commit({"other": 1})
+            stages["a"].commit(Work(rows=1))
     assert done(chain()) == "a"
     assert chain()["a"].manifest()["result"] == {}
 
@@ -163,3 +197,14 @@ def test_a_file_in_place_of_the_folder_is_refused(below: str, tmp_path: Path) ->
     with pytest.raises(InputError, match=r"out: .*/file.* cannot be used as a folder: .*; give another one"):
         open_folder(f"{tmp_path}/file{below}", "mine")
     assert (tmp_path / "file").read_text() == "x"
+
+
+def test_the_folder_of_another_format_is_refused_and_left_alone(tmp_path: Path) -> None:
+    folder = open_folder(str(tmp_path / "out"), "mine")
+    folder.write_json(STUDY, {"name": "mine", "format": 1})
+    for look in (lambda: open_folder(str(tmp_path / "out"), "mine"), lambda: read_study_entry(folder)):
+        with pytest.raises(
+            InputError, match=r"written by another version of instsel \(format 1, this one has format 2"
+        ):
+            look()
+    assert folder.read_json(STUDY)["format"] == 1

@@ -12,8 +12,11 @@ import pytest
 from instsel.config.file import parse_study
 from instsel.errors import InputError
 from instsel.io.store import Folder
+from instsel.pipeline.registry import build_graph
 from instsel.study.attribution_specs import metrics_spec
-from instsel.study.graph import Graph, build_graph, runs_of
+from instsel.study.graph import StageGraph
+from instsel.study.results import ReportResult
+from instsel.study.runs import runs_of
 
 METHODS = ["random", "less", "bids"]
 TRAINED = {f"{stage}/{name}" for stage in ("finetune", "evaluate") for name in METHODS}
@@ -23,7 +26,7 @@ AFTER_SELECT = {"report", *TRAINED, *(f"select/{name}" for name in METHODS)}
 ALL = {"prepare", "warmup", "evaluate/base", *AFTER_FEATURES, *AFTER_SELECT}
 BIDS = {"select/bids", "finetune/bids", "evaluate/bids", "report"}
 
-Make = Callable[..., Graph]
+Make = Callable[..., StageGraph]
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def graph(tiny_study: Callable[..., dict[str, Any]], tmp_path: Path) -> Make:
     """Builds the graph of a tiny study whose keys `a__b=value` are changed."""
     raw = tiny_study()
 
-    def make(**changed: Any) -> Graph:
+    def make(**changed: Any) -> StageGraph:
         study: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in raw.items()}
         for path, value in changed.items():
             *parents, last = path.split("__")
@@ -44,13 +47,13 @@ def graph(tiny_study: Callable[..., dict[str, Any]], tmp_path: Path) -> Make:
     return make
 
 
-def finish(graph: Graph) -> None:
+def finish(graph: StageGraph) -> None:
     for stage in graph.until("report"):
         stage.start()
-        stage.commit({})
+        stage.commit(ReportResult())
 
 
-def stale(graph: Graph) -> set[str]:
+def stale(graph: StageGraph) -> set[str]:
     return {stage.name for stage in graph.until("report") if not stage.done()}
 
 

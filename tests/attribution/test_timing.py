@@ -1,9 +1,9 @@
 """Attribution is timed on random numbers, and on smaller matrices than those of the study where these are large."""
 
 import pytest
+from instsel.planner.matrix import Matrix, seconds_to_solve, seconds_to_sum
 
 from instsel.planner import matrix as plan_matrix
-from instsel.planner.matrix import Matrix, seconds_to_solve, seconds_to_sum
 
 
 def test_a_row_is_scored_against_every_number_of_columns():

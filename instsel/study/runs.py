@@ -1,0 +1,56 @@
+"""The runs of a study: one training a method and seed."""
+
+from dataclasses import dataclass
+
+from instsel.config.study import StudyConfig
+from instsel.errors import InputError
+from instsel.selection.base import Method
+
+# The untrained model, which is evaluated beside the runs.
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training on a selection.
+
+    Attributes:
+        name: of the run.
+        method: that selects.
+        seed: added to that of training; a stochastic method selects by it.
+        selection: name of the selection, which runs of a method that is not stochastic share.
+    """
+
+    name: str
+    method: Method
+    seed: int
+    selection: str
+
+
+def runs_of(config: StudyConfig) -> dict[str, Run]:
+    """Return the runs by name: one a method, or one a seed for a method with several.
+
+    Raises:
+        InputError: two of them would have one name.
+    """
+    runs: dict[str, Run] = {}
+    owners: dict[str, Method] = {}
+    for method in config.selection.methods:
+        for seed in method.seeds:
+            name = f"{method.name}-{seed}" if len(method.seeds) > 1 else method.name
+            selection = name if method.is_stochastic else method.name
+            if name in runs or name == BASE or owners.setdefault(selection, method) is not method:
+                raise InputError(
+                    f"selection.methods: two runs would be called {name!r}, or two selections {selection!r}; "
+                    "rename a method or drop a seed"
+                )
+            runs[name] = Run(name, method, seed, selection)
+    return runs
+
+
+def selections_of(config: StudyConfig) -> dict[str, Run]:
+    """Return the selections by name, each with a run that is trained on it."""
+    selections: dict[str, Run] = {}
+    for run in runs_of(config).values():
+        selections.setdefault(run.selection, run)
+    return selections
