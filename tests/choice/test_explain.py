@@ -1,7 +1,6 @@
 """A row's place in every selection, and the validation rows that it helps and hurts."""
 
 import pytest
-from instsel.selection.methods import AttributionSpec
 
 from instsel.choice.explain import explain
 from instsel.choice.reselect import SelectionRequest, reselect
@@ -9,6 +8,7 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.report.explanation import row_explanation
 from instsel.selection import bids
+from instsel.selection.base import AttributionSpec
 from instsel.study.reader import StudyReader
 
 

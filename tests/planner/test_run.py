@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from instsel.planner.processes import ModelProcess
 from typer.testing import CliRunner
 
 from instsel.cli.app import app
@@ -17,7 +18,6 @@ from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph, stage_names
 from instsel.planner import sample as plan_sample
 from instsel.planner import stopwatch as plan_stopwatch
-from instsel.planner.processes import ModelProcess
 from instsel.planner.run import _log_file, _open_parts, free_bytes, plan_study
 from instsel.planner.sample import sampled_rows
 
