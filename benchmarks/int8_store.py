@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from instsel.attribution.scores import attribute, unit_rows
+from instsel.arrays import unit_rows
+from instsel.attribution.scores import attribute
 from instsel.gradients.features import Storage, bytes_per_row, feature_table, read_features
 from instsel.io.store import Folder
 from instsel.report.markdown import markdown_table

@@ -19,7 +19,7 @@ _NONE = "\N{EN DASH}"
 
 
 def machine(device: str) -> dict[str, str]:
-    """Processor, cores, memory, GPU and versions of what the figures depend on."""
+    """Return processor, cores, memory, GPU and versions of what the numbers depend on."""
     facts = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "processor": f"{_processor()}, {os.cpu_count()} cores, {_memory()}",
@@ -37,7 +37,7 @@ def _processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     name = fields.get("model name") or platform.processor() or platform.machine()
-    # Virtual machines hide the model's name; family and number tell it.
+    # Virtual machines hide the name of the model, but not its family and number.
     known = [f"{key} {fields[key]}" for key in ("cpu family", "model") if key in fields]
     return f"{name} ({', '.join(known)})" if known else name
 
@@ -58,7 +58,7 @@ def _version(package: str) -> str:
 
 
 def facts_list(facts: Mapping[str, str]) -> str:
-    """A bullet a fact."""
+    """Write a bullet a fact."""
     return "".join(f"- {name}: {value}\n" for name, value in facts.items())
 
 
@@ -96,7 +96,7 @@ def rate(rates: Sequence[float]) -> str:
 def sketch_table(errors: Sequence[SketchError]) -> str:
     """Errors of sketched cosines beside the bar of 1 / sqrt(d)."""
     seeds = errors[0].seeds
-    kinds = [f"{figure}, {which}" for which in (f"{seeds} seeds", "seed 0") for figure in ("RMSE", "mean error", "max")]
+    kinds = [f"{error}, {which}" for which in (f"{seeds} seeds", "seed 0") for error in ("RMSE", "mean error", "max")]
     body = [
         [
             error.kind,

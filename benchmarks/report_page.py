@@ -2,7 +2,7 @@
 
     python -m benchmarks.report_page [--rows 10000 100000 1000000] [--columns 20] [--out FILE]
 
-Writes a finished study of made-up rows, without a model: short texts in shards of 1,000 rows, stored influence on
+Writes a finished study of synthetic rows, without a model: short texts in shards of 1,000 rows, stored influence on
 `--columns` validation rows of two targets, and four selections of 5 %. Each size is reported by a process of its own.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.report_study import write_study
+from instsel.report.html import write_report
 from instsel.report.markdown import markdown_table
-from instsel.report.write import write_report
 
 HEADER = ["rows", "shards", "influence", "seconds", "peak memory", "report.html"]
 
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = shlex.join(["python", "-m", "benchmarks.report_page", *(sys.argv[1:] if argv is None else argv)])
     body = []
     for rows in options.rows:
-        with tempfile.TemporaryDirectory(dir=options.folder) as place:
-            study = Path(place, "study")
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            study = Path(folder, "study")
             shards = write_study(study, rows, options.columns)
             # A process of its own, so that its peak is that of the report alone.
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:

@@ -1,4 +1,4 @@
-"""A made-up finished study: what its stages would have left, of as many rows as wanted, without a model."""
+"""A synthetic finished study: what its stages would have left, of any number of rows, without a model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,13 +19,13 @@ METHODS = ["random", "bids", "less", "longest"]
 HELD_OUT = 60
 
 
-def write_study(place: Path, rows: int, columns: int) -> int:
-    """Write a study of `rows` rows with influence on `columns` validation rows; how many shards it has."""
-    folder = open_folder(str(place), "made-up")
+def write_study(out: Path, rows: int, columns: int) -> int:
+    """Write a study of `rows` rows with influence on `columns` validation rows, and return its number of shards."""
+    folder = open_folder(str(out), "synthetic")
     targets = {name: {"validation": f"{name}.jsonl", "heldout": f"{name}-h.jsonl"} for name in TARGETS}
     selection = {"budget": SHARE, "methods": METHODS}
-    raw = {"name": "made-up", "out": str(place), "model": {"name": "none"}, "pool": [{"path": "none.jsonl"}]}
-    study = parse_study({**raw, "targets": targets, "selection": selection}, "made-up study")
+    raw = {"name": "synthetic", "out": str(out), "model": {"name": "none"}, "pool": [{"path": "none.jsonl"}]}
+    study = parse_study({**raw, "targets": targets, "selection": selection}, "synthetic study")
     folder.write_json("config.json", study.model_dump())
     random = np.random.default_rng(0)
     shards = [f"00000-{number:06d}" for number in range(-(-rows // SHARD_ROWS))]
@@ -56,13 +56,13 @@ def _pool(folder: Folder, rows: int, shards: list[str], random: np.random.Genera
         "shard": np.repeat(shards, SHARD_ROWS)[:rows],
     }
     pool = {"rows": rows, "tokens": int(index["tokens"].sum()), "shards": shards, "rejected": {}}
-    told = {name: {"validation": {"rows": 10}, "heldout": {"rows": HELD_OUT}} for name in TARGETS}
-    stage = _stage(folder, "prepare", {"pool": pool, "targets": told})
+    counts = {name: {"validation": {"rows": 10}, "heldout": {"rows": HELD_OUT}} for name in TARGETS}
+    stage = _stage(folder, "prepare", {"pool": pool, "targets": counts})
     stage.folder.write_table("index.parquet", pa.table(index))
     turns = [{"role": "user", "content": "How many apples? " * 20}, {"role": "assistant", "content": "Twelve."}]
     for number, shard in enumerate(shards):
-        own = ids.slice(number * SHARD_ROWS, SHARD_ROWS)
-        (stage.folder / "pool").write_table(f"{shard}.parquet", pa.table({"id": own, "messages": [turns] * len(own)}))
+        part = ids.slice(number * SHARD_ROWS, SHARD_ROWS)
+        (stage.folder / "pool").write_table(f"{shard}.parquet", pa.table({"id": part, "messages": [turns] * len(part)}))
     return stage, ids
 
 
@@ -74,21 +74,21 @@ def _influence(
     target = [TARGETS[number % len(TARGETS)] for number in range(columns)]
     stage.folder.write_table("columns.parquet", pa.table({"id": names, "target": target, "subtask": target}))
     for number, shard in enumerate(shards):
-        own = ids.slice(number * SHARD_ROWS, SHARD_ROWS)
-        scores = random.normal(size=len(own) * columns).astype(np.float32)
-        block = {"id": own, "scores": pa.FixedSizeListArray.from_arrays(pa.array(scores), columns)}
+        part = ids.slice(number * SHARD_ROWS, SHARD_ROWS)
+        scores = random.normal(size=len(part) * columns).astype(np.float32)
+        block = {"id": part, "scores": pa.FixedSizeListArray.from_arrays(pa.array(scores), columns)}
         (stage.folder / "blocks").write_table(f"{shard}.arrow", pa.table(block))
     return stage
 
 
 def _select(folder: Folder, name: str, ids: pa.Array, random: np.random.Generator, parent: StageFolder) -> StageFolder:
-    places = random.permutation(len(ids))[: max(1, int(SHARE * len(ids)))]
-    stage = _stage(folder, f"select/{name}", {"rows": len(places), "tokens": 10 * len(places)}, parent)
+    picks = random.permutation(len(ids))[: max(1, int(SHARE * len(ids)))]
+    stage = _stage(folder, f"select/{name}", {"rows": len(picks), "tokens": 10 * len(picks)}, parent)
     table = {
-        "id": ids.take(pa.array(places)),
-        "rank": np.arange(len(places)),
-        "score": random.normal(size=len(places)),
-        "reason": pa.array(["made up"] * len(places)),
+        "id": ids.take(pa.array(picks)),
+        "rank": np.arange(len(picks)),
+        "score": random.normal(size=len(picks)),
+        "reason": pa.array(["synthetic"] * len(picks)),
     }
     stage.folder.write_table("selected.parquet", pa.table(table))
     return stage
@@ -97,8 +97,8 @@ def _select(folder: Folder, name: str, ids: pa.Array, random: np.random.Generato
 def _evaluate(folder: Folder, name: str, parent: StageFolder, random: np.random.Generator) -> None:
     losses = {target: random.normal(2.0, 0.5, size=HELD_OUT) for target in TARGETS}
     stage = _stage(
-        folder, f"evaluate/{name}", {"losses": {name: float(own.mean()) for name, own in losses.items()}}, parent
+        folder, f"evaluate/{name}", {"losses": {name: float(values.mean()) for name, values in losses.items()}}, parent
     )
     ids = [f"heldout-{number}" for number in range(HELD_OUT)]
-    for target, own in losses.items():
-        stage.folder.write_table(f"{target}.parquet", pa.table({"id": ids, "loss": own}))
+    for target, values in losses.items():
+        stage.folder.write_table(f"{target}.parquet", pa.table({"id": ids, "loss": values}))

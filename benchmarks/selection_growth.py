@@ -22,6 +22,7 @@ from instsel.selection import (
     perplexity,
     random,
     rds,
+    round_robin,
     rules,
     smart,
     stratified,
@@ -88,6 +89,10 @@ SELECTORS = (
     Selector("ifd", "losses", "n log n", 1, lambda p, k: ifd.select(p["loss"], p["alone"], k)),
     Selector("less", "attribution", "n m", 1, lambda p, k: less.select(p["attribution"], k, subtasks=p["tasks"])),
     Selector("bids", "attribution", "(n + k) m", 1, lambda p, k: bids.select(p["attribution"], k)),
+    Selector(
+        "round_robin", "attribution", "n m", 1,
+        lambda p, k: round_robin.select(p["attribution"], k, targets=p["tasks"]),
+    ),
     Selector(
         "instance_max", "attribution", "n m", 1, lambda p, k: rules.select(p["attribution"], k, rule="instance_max")
     ),

@@ -1,4 +1,4 @@
-"""Checks of arguments that are arrays, and loops over blocks of rows."""
+"""Array helpers: argument checks, loops over blocks of rows, unit rows, column moments, largest remainder."""
 
 import operator
 from collections.abc import Hashable, Iterator, Sequence
@@ -6,7 +6,7 @@ from typing import SupportsIndex
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 
 def matrix(name: str, values: ArrayLike) -> np.ndarray:
@@ -41,8 +41,40 @@ def attribution_matrix(values: ArrayLike) -> np.ndarray:
     return array
 
 
+def finite_matrix(name: str, values: ArrayLike) -> np.ndarray:
+    """Return `values` as a finite array (n, d) of a real dtype with at least one column, without copying it.
+
+    Raises:
+        ValueError: wrong rank or dtype, no columns, or NaN or infinity (the first one's row and column are named).
+    """
+    array = matrix(name, values)
+    if array.shape[1] == 0:
+        raise ValueError(f"{name} must have at least one column, got shape {array.shape}")
+    largest_entry(name, array)
+    return array
+
+
+def largest_entry(name: str, array: np.ndarray) -> float:
+    """Return the largest absolute value of a matrix (n, d), read in blocks; 0 of an empty one.
+
+    Raises:
+        ValueError: NaN or infinity (the first one's row and column are named).
+    """
+    largest = 0.0
+    for block in row_blocks(array.shape[0], array.shape[1] * np.dtype(np.float64).itemsize):
+        part = array[block]
+        bad = ~np.isfinite(part)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise ValueError(
+                f"{name} must be finite, got {part[row, column]} at row {block.start + row}, column {column}"
+            )
+        largest = max(largest, float(part.max()), -float(part.min()))
+    return largest
+
+
 def not_negative(name: str, values: ArrayLike, *, nan: bool = False) -> np.ndarray:
-    """Return one finite number from 0 a row as float64 (n,); with `nan` a number may be NaN, too.
+    """Return one finite number of at least 0 per row as float64 (n,); with `nan`, NaN is allowed as well.
 
     Raises:
         ValueError: another rank or dtype, infinity, NaN that is not allowed, a number below 0 (the first one's row is
@@ -81,18 +113,18 @@ def whole_number(name: str, value: object, *, least: int = 0) -> int:
     """Return `value` as an int.
 
     Raises:
-        ValueError: not a whole number (a bool or a float is none), or below `least`.
+        ValueError: not a whole number (bools and floats are rejected), or below `least`.
     """
     if not isinstance(value, SupportsIndex) or isinstance(value, (bool, np.bool_, np.ndarray)):
         raise ValueError(f"{name} must be a whole number, got {value!r}")
-    number = operator.index(value)
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
+    whole = operator.index(value)
+    if whole < least:
+        raise ValueError(f"{name} must be at least {least}, got {whole}")
+    return whole
 
 
 def budget(value: object, rows: int) -> int:
-    """Return how many rows a budget buys: the budget, or all `rows` when it is larger.
+    """Return the number of rows to choose: the budget, or all `rows` when it is larger.
 
     Raises:
         ValueError: not a whole number, or negative.
@@ -101,23 +133,23 @@ def budget(value: object, rows: int) -> int:
 
 
 def list_rows(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of n fixed-size lists of d numbers as an array (n, d).
+    """Return a column of n fixed-size lists of d numbers as an array (n, d).
 
-    A column of one chunk, as a file that was written whole has, is not copied: of a memory-mapped file the array is a
-    read-only view of its pages.
+    A column with a single chunk, as in a file written in one go, is not copied: if the file is memory-mapped, the array
+    is a read-only view of its pages.
     """
-    # `combine_chunks` would copy a single chunk too.
+    # `combine_chunks` copies even a single chunk.
     values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    found: np.ndarray = values.flatten().to_numpy(zero_copy_only=False)
-    return found.reshape(len(column), values.type.list_size)
+    flat: np.ndarray = values.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), values.type.list_size)
 
 
 def row_blocks(rows: int, row_bytes: int, *, block_bytes: int = 2**25) -> Iterator[slice]:
-    """Split rows into consecutive slices whose working copy stays near a number of bytes.
+    """Split rows into consecutive slices whose working copy stays near a given number of bytes.
 
     Args:
-        rows: number of rows (or of columns, for a walk along the other axis).
-        row_bytes: bytes that one of them takes in the working copy.
+        rows: number of rows (or of columns, to walk along the other axis).
+        row_bytes: bytes that a row takes in the working copy.
         block_bytes: bytes that a block may take; a single row may take more.
 
     Yields:
@@ -127,3 +159,113 @@ def row_blocks(rows: int, row_bytes: int, *, block_bytes: int = 2**25) -> Iterat
     blocks = -(-rows // most)
     for block in range(blocks):
         yield slice(rows * block // blocks, rows * (block + 1) // blocks)
+
+
+def unit_rows(features: np.ndarray, name: str = "features", *, first_row: int = 0) -> np.ndarray:
+    """L2-normalise rows, whatever their scale: neither very large nor very small rows overflow or vanish.
+
+    Three other places divide rows by their length, each with numbers of its own. `unit_or_zero_rows` works in float64
+    and keeps rows of zeros, which embeddings may have. `gradients.features.normalise` keeps the lengths and rejects
+    rows without one instead of raising, and `GradientShards` multiplies stored rows by their lengths again.
+
+    Args:
+        features: (rows, d), any real dtype.
+        name: what the array is, for error messages.
+        first_row: index of the first row, for error messages.
+
+    Returns:
+        float32 (rows, d), every row of length 1.
+
+    Raises:
+        ValueError: wrong rank or dtype, no columns, a row that is zero or not finite.
+    """
+    array = matrix(name, features)
+    if array.shape[1] == 0:
+        raise ValueError(f"{name} must have at least one column, got shape {array.shape}")
+    wide = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
+    largest = np.maximum(wide.max(axis=1), -wide.min(axis=1))
+    bad = np.flatnonzero(~np.isfinite(largest) | (largest == 0))
+    if bad.size:
+        fault = "all zeros" if largest[bad[0]] == 0 else "NaN or infinity"
+        raise ValueError(f"{name}, row {first_row + bad[0]}: expected a finite vector other than zero, got {fault}")
+    units: np.ndarray = (wide / largest[:, None]).astype(np.float32, copy=False)
+    units /= np.sqrt(np.einsum("ij,ij->i", units, units))[:, None]
+    return units
+
+
+def unit_or_zero_rows(rows: np.ndarray) -> NDArray[np.float64]:
+    """L2-normalise finite rows (n, d) in float64, whatever their scale; rows of zeros stay zero.
+
+    In float64, since selectors compare sums of thousands of cosines, where `unit_rows` is for features that are stored
+    and multiplied in float32.
+    """
+    units = np.empty(rows.shape)
+    for block in row_blocks(len(rows), rows.shape[1] * units.itemsize):
+        part = rows[block].astype(np.float64)
+        # By the largest entry first: the square of a very large or very small entry is not representable.
+        largest = np.maximum(part.max(axis=1), -part.min(axis=1))
+        part /= np.where(largest > 0, largest, 1)[:, None]
+        lengths = np.sqrt(np.einsum("ij,ij->i", part, part))
+        units[block] = part / np.where(largest > 0, lengths, 1)[:, None]
+    return units
+
+
+def moments(values: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute mean and population standard deviation of every column, in blocks of rows.
+
+    `selection.influence.column_moments` computes them column by column, as the BIDS paper's code does, and drops
+    constant columns; its last digits differ from those here.
+
+    Args:
+        values: (n, m), any real dtype; may be memory-mapped.
+
+    Returns:
+        Means and standard deviations, float64 (m,) each. A constant column gets 1, so that it can be divided by.
+    """
+    rows, columns = values.shape
+    blocks = list(row_blocks(rows, columns * np.dtype(np.float64).itemsize))
+    mean = sum((values[block].sum(axis=0, dtype=np.float64) for block in blocks), np.zeros(columns)) / rows
+    squares = sum((((values[block] - mean) ** 2).sum(axis=0) for block in blocks), np.zeros(columns))
+    deviation = np.sqrt(squares / rows)
+    return mean, np.where(deviation > 0, deviation, 1.0)
+
+
+def largest_remainder(weights: NDArray[np.float64], total: int, capacity: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Split `total` in proportion to weights by largest remainder, within capacities.
+
+    What a full entry cannot take is split among the others in the same proportion. Three selectors round in other ways:
+    `g2is` serves the last of equal remainders first and `smart` gives what is left to the first tasks, both as their
+    releases do; `stratified` divides whole numbers exactly, which floats cannot for pools of many millions of rows.
+
+    Args:
+        weights: float64 (K,), at least 0, not all 0.
+        total: number to split, at least 0.
+        capacity: int64 (K,), maximum of each entry.
+
+    Returns:
+        int64 (K,), sums to `total`; of equal remainders the first is served first. Entries of weight 0 get something
+        only when all others are full.
+
+    Raises:
+        ValueError: the capacities sum to less than `total`, or something is negative.
+    """
+    if total < 0 or capacity.shape != weights.shape or (capacity < 0).any():
+        raise ValueError(
+            f"total is {total} and capacity {capacity.tolist()}; expected numbers of at least 0, one per weight"
+        )
+    if capacity.sum() < total:
+        raise ValueError(f"there are {capacity.sum()} rows in all, fewer than the {total} wanted; lower the budget")
+    counts = np.zeros(len(weights), dtype=np.int64)
+    free = capacity > 0
+    while (remaining := total - int(counts.sum())) > 0:
+        wanted = np.where(free, weights, 0.0)
+        if wanted.sum() <= 0:
+            wanted = free.astype(np.float64)
+        # Rounded, as 0.3 * 10 is slightly below 3 in floats.
+        quotas = np.round(remaining * wanted / wanted.sum(), 9)
+        granted = np.floor(quotas).astype(np.int64)
+        order = np.argsort(-(quotas - granted), kind="stable")
+        granted[order[: remaining - int(granted.sum())]] += 1
+        counts += np.minimum(granted, capacity - counts)
+        free = counts < capacity
+    return counts

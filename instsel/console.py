@@ -1,4 +1,4 @@
-"""What a person sees: the terminal, progress, the log, and text that no terminal misreads."""
+"""Terminal output: messages, progress bars, the log file, and escaping of text from users and models."""
 
 import io
 import json
@@ -24,7 +24,7 @@ LINE_SECONDS = 15.0
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Append everything that is told, and more, to a file while the block runs; an error that ends it, too."""
+    """Append all log records, of any level, to a file while the block runs, and the error that ends it."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
@@ -40,20 +40,20 @@ def log_to(path: Path) -> Iterator[None]:
 
 
 class _Printable(logging.Formatter):
-    """Lines of a log that can be shown on a terminal."""
+    """Formats log records without control characters, so that the file can be shown on a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
 class Bar:
-    """Progress of one stage: work done out of a total that may not be known, and the tokens it took."""
+    """Progress of a stage: work done out of a total, which may be unknown, and tokens."""
 
     def __init__(self, console: Console, name: str, total: int | None, unit: str) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done, self.tokens = 0, 0
         self._console = console
-        self._start = self._said = time.monotonic()
+        self._start = self._printed = time.monotonic()
         self._progress: Progress | None = None
         self._task = TaskID(0)
         if console.is_terminal:
@@ -64,42 +64,42 @@ class Bar:
             self._progress.start()
 
     def advance(self, done: int, tokens: int = 0) -> None:
-        """Count work and tokens that were just finished."""
+        """Add finished work and tokens."""
         self.move_to(self.done + done, self.tokens + tokens)
 
     def move_to(self, done: int, tokens: int) -> None:
-        """Set the work and tokens finished so far."""
+        """Set the total of finished work and tokens."""
         self.done, self.tokens = done, tokens
         now = time.monotonic()
         if self._progress:
             self._progress.update(self._task, completed=done, rate=self.rate)
-        elif now - self._said >= LINE_SECONDS:
-            self._said = now
+        elif now - self._printed >= LINE_SECONDS:
+            self._printed = now
             self._console.print(f"  {self.name}: {self._state(now)}", highlight=False)
         log.debug("%s: %s", self.name, self._state(now))
 
     @property
     def rate(self) -> str:
-        """Tokens a second since the bar was made, as text; empty before there is any."""
+        """Tokens per second since the start, as text; empty without tokens."""
         elapsed = time.monotonic() - self._start
         return f"{self.tokens / elapsed:,.0f} tokens/s" if self.tokens and elapsed > 0.5 else ""
 
     def _state(self, now: float) -> str:
         parts = [f"{self.done}/{self.total} {self.unit}" if self.total else f"{self.done} {self.unit}", self.rate]
         if self.total and self.done:
-            left = (now - self._start) * (self.total - self.done) / self.done
-            parts.append(f"{left:.0f} s left")
+            seconds = (now - self._start) * (self.total - self.done) / self.done
+            parts.append(f"{seconds:.0f} s left")
         return ", ".join(part for part in parts if part)
 
     def close(self) -> float:
-        """Take the bar away; return the seconds since it was made."""
+        """Remove the bar; return the seconds since the start."""
         if self._progress:
             self._progress.stop()
         return time.monotonic() - self._start
 
 
 class _LogLines(io.TextIOBase):
-    """A stream whose lines go to the log."""
+    """A text stream whose lines go to the log."""
 
     def write(self, text: str) -> int:
         for line in text.splitlines():
@@ -109,7 +109,7 @@ class _LogLines(io.TextIOBase):
 
 
 class Terminal:
-    """Where a study tells what it does."""
+    """The terminal of a study, for people; everything printed is logged as well."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(soft_wrap=True)
@@ -128,29 +128,31 @@ class Terminal:
         """Print a piece of another log, which may end within a line."""
         self._console.print(printable(text), end="", highlight=False, markup=False)
 
-    def verdict(self, markdown: str) -> None:
-        """Show the report of a finished study."""
-        # Here, since most processes that import this module show no report.
+    def result(self, markdown: str) -> None:
+        """Print the report of a finished study, rendered if the terminal can."""
+        # Imported here, as most processes do not print a report.
         from rich.markdown import Markdown
 
         text = printable(markdown)
-        shown = Markdown(text) if self._console.is_terminal else text
-        self._console.print(shown, highlight=False, markup=False)
+        rendered = Markdown(text) if self._console.is_terminal else text
+        self._console.print(rendered, highlight=False, markup=False)
 
     def table(self, *forms: Table) -> None:
-        """Show a table in the first of its forms that fits on a line, or in the last one."""
-        endless = self._console.options.update(max_width=2**16)
-        fits = (form for form in forms if Measurement.get(self._console, endless, form).maximum <= self._console.width)
+        """Print a table in the first of its forms that fits the width of the terminal, or in the last one."""
+        unlimited = self._console.options.update(max_width=2**16)
+        fits = (
+            form for form in forms if Measurement.get(self._console, unlimited, form).maximum <= self._console.width
+        )
         self._console.print(next(fits, forms[-1]))
 
     def data(self, value: Any) -> None:
-        """Print a value as JSON, for a machine to read."""
+        """Print a value as JSON, for other programs."""
         self._console.out(json.dumps(value, indent=2), highlight=False)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Send what others print while the block runs to the log."""
-        # Bound now, as it else looks for the standard output of the moment.
+        """Redirect other libraries' standard output to the log while the block runs."""
+        # Set to itself, as the console would otherwise follow the redirected standard output.
         self._console.file = self._console.file
         with redirect_stdout(_LogLines()):
             yield
@@ -167,50 +169,52 @@ class Terminal:
 
 
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
-# Escape sequences begin with ESC or a C1 sign; the others move what stands on the line, or turn it round.
+# Escape sequences start with ESC or a C1 control; the others move the cursor or change the direction of text.
 _CONTROLS = {*range(0x20), 0x7F, *range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)} - {0x09, 0x0A}
-_SPELLED = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _CONTROLS}
+_ESCAPED = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _CONTROLS}
 
 
 def printable(text: str) -> str:
-    r"""The text with its control signs but newline and tab spelled out, as in `\x1b`."""
-    return text.translate(_SPELLED)
+    r"""Escape all control characters except newline and tab, as in `\x1b`."""
+    return text.translate(_ESCAPED)
 
 
 def one_line(text: str) -> str:
-    """The text as one line of printable signs, with single spaces."""
+    """Return the text as a single line of printable characters, with single spaces."""
     return printable(" ".join(text.split()))
 
 
 def inline(text: str) -> str:
-    """The text as part of a line of Markdown or as a cell of its tables: no link, picture, HTML or further cell.
+    """Escape text for a line of Markdown or a table cell: no link, image, HTML or further cell.
 
-    Emphasis is left: it does no harm, and names such as `a_b` stay readable.
+    Emphasis is not escaped: it is harmless, and names such as `a_b` stay readable.
     """
-    for sign, safe in (("\\", "\\\\"), ("|", "\\|"), ("](", "]\\("), ("\n", " ")):
-        text = text.replace(sign, safe)
-    # A sign before a space or digit begins no HTML, and tables are read as they are, too: < 1 s.
+    for special, escaped in (("\\", "\\\\"), ("|", "\\|"), ("](", "]\\("), ("\n", " ")):
+        text = text.replace(special, escaped)
+    # A `<` before a space or digit is no HTML, and escaping it would make "< 1 s" unreadable in the source.
     return TAG.sub(r"\\<", text)
 
 
 @contextmanager
 def capture_native_stderr(path: Path) -> Iterator[None]:
-    """Append to a file what C++ code writes to standard error while the block runs; Python's own output is not touched.
+    """Append to a file what native code writes to standard error while the block runs; Python's stderr is unchanged.
 
-    Ray's C++ side writes notices there that a user cannot act on, whatever level its Python loggers have.
+    Ray's C++ code writes notices there that users cannot act on, whatever the level of its Python loggers.
     """
     sys.stderr.flush()
-    terminal, ours = os.dup(2), sys.stderr
+    terminal, python_stderr = os.dup(2), sys.stderr
     with path.open("ab") as file:
         os.dup2(file.fileno(), 2)
-    if _is_descriptor_2(ours):
-        sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, encoding=ours.encoding, errors=ours.errors)
+    if _is_descriptor_2(python_stderr):
+        sys.stderr = os.fdopen(
+            os.dup(terminal), "w", buffering=1, encoding=python_stderr.encoding, errors=python_stderr.errors
+        )
     try:
         yield
     finally:
-        if sys.stderr is not ours:
+        if sys.stderr is not python_stderr:
             sys.stderr.close()
-            sys.stderr = ours
+            sys.stderr = python_stderr
         os.dup2(terminal, 2)
         os.close(terminal)
 

@@ -1,6 +1,6 @@
-"""A study through stage *attribution*, and what that needs: python jobs/attribution.py --config STUDY.yaml."""
+"""Run a study through stage *attribution*, with its dependencies: python jobs/attribution.py --config STUDY.yaml."""
 
-from instsel.cli.jobs import run_through
+from instsel.cli.app import run_job
 
 if __name__ == "__main__":
-    run_through("attribution")
+    run_job("attribution")

@@ -1,6 +1,6 @@
-"""A study through stage *categorize*, and what that needs: python jobs/categorize.py --config STUDY.yaml."""
+"""Run a study through stage *categorize*, with its dependencies: python jobs/categorize.py --config STUDY.yaml."""
 
-from instsel.cli.jobs import run_through
+from instsel.cli.app import run_job
 
 if __name__ == "__main__":
-    run_through("categorize")
+    run_job("categorize")

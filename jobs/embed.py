@@ -1,6 +1,6 @@
-"""A study through stage *embed*, and what that needs: python jobs/embed.py --config STUDY.yaml."""
+"""Run a study through stage *embed*, with its dependencies: python jobs/embed.py --config STUDY.yaml."""
 
-from instsel.cli.jobs import run_through
+from instsel.cli.app import run_job
 
 if __name__ == "__main__":
-    run_through("embed")
+    run_job("embed")

@@ -1,6 +1,6 @@
-"""A study through stage *evaluate*, and what that needs: python jobs/evaluate.py --config STUDY.yaml."""
+"""Run a study through stage *evaluate*, with its dependencies: python jobs/evaluate.py --config STUDY.yaml."""
 
-from instsel.cli.jobs import run_through
+from instsel.cli.app import run_job
 
 if __name__ == "__main__":
-    run_through("evaluate")
+    run_job("evaluate")

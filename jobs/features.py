@@ -1,6 +1,6 @@
-"""A study through stage *features*, and what that needs: python jobs/features.py --config STUDY.yaml."""
+"""Run a study through stage *features*, with its dependencies: python jobs/features.py --config STUDY.yaml."""
 
-from instsel.cli.jobs import run_through
+from instsel.cli.app import run_job
 
 if __name__ == "__main__":
-    run_through("features")
+    run_job("features")

@@ -1,6 +1,6 @@
-"""A study through stage *finetune*, and what that needs: python jobs/finetune.py --config STUDY.yaml."""
+"""Run a study through stage *finetune*, with its dependencies: python jobs/finetune.py --config STUDY.yaml."""
 
-from instsel.cli.jobs import run_through
+from instsel.cli.app import run_job
 
 if __name__ == "__main__":
-    run_through("finetune")
+    run_job("finetune")

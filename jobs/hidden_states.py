@@ -1,6 +1,6 @@
-"""A study through stage *hidden_states*, and what that needs: python jobs/hidden_states.py --config STUDY.yaml."""
+"""Run a study through stage *hidden_states*: python jobs/hidden_states.py --config STUDY.yaml."""
 
-from instsel.cli.jobs import run_through
+from instsel.cli.app import run_job
 
 if __name__ == "__main__":
-    run_through("hidden_states")
+    run_job("hidden_states")

@@ -1,6 +1,6 @@
-"""A study through stage *interaction*, and what that needs: python jobs/interaction.py --config STUDY.yaml."""
+"""Run a study through stage *interaction*, with its dependencies: python jobs/interaction.py --config STUDY.yaml."""
 
-from instsel.cli.jobs import run_through
+from instsel.cli.app import run_job
 
 if __name__ == "__main__":
-    run_through("interaction")
+    run_job("interaction")

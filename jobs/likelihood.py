@@ -1,6 +1,6 @@
-"""A study through stage *likelihood*, and what that needs: python jobs/likelihood.py --config STUDY.yaml."""
+"""Run a study through stage *likelihood*, with its dependencies: python jobs/likelihood.py --config STUDY.yaml."""
 
-from instsel.cli.jobs import run_through
+from instsel.cli.app import run_job
 
 if __name__ == "__main__":
-    run_through("likelihood")
+    run_job("likelihood")

@@ -1,6 +1,6 @@
-"""A study through stage *prepare*, and what that needs: python jobs/prepare.py --config STUDY.yaml."""
+"""Run a study through stage *prepare*, with its dependencies: python jobs/prepare.py --config STUDY.yaml."""
 
-from instsel.cli.jobs import run_through
+from instsel.cli.app import run_job
 
 if __name__ == "__main__":
-    run_through("prepare")
+    run_job("prepare")

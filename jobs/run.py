@@ -1,6 +1,6 @@
-"""A whole study, from its file to its report: python jobs/run.py --config STUDY.yaml."""
+"""Run a whole study: python jobs/run.py --config STUDY.yaml."""
 
-from instsel.cli.jobs import run_through
+from instsel.cli.app import run_job
 
 if __name__ == "__main__":
-    run_through()
+    run_job()

@@ -1,6 +1,6 @@
-"""A search over studies: python jobs/search.py --config STUDY.yaml."""
+"""Run the search of a study: python jobs/search.py --config STUDY.yaml."""
 
-from instsel.cli.jobs import search
+from instsel.cli.app import search_job
 
 if __name__ == "__main__":
-    search()
+    search_job()

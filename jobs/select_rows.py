@@ -1,6 +1,6 @@
-"""A study through stage *select*, and what that needs: python jobs/select_rows.py --config STUDY.yaml."""
+"""Run a study through stage *select*, with its dependencies: python jobs/select_rows.py --config STUDY.yaml."""
 
-from instsel.cli.jobs import run_through
+from instsel.cli.app import run_job
 
 if __name__ == "__main__":
-    run_through("select")
+    run_job("select")

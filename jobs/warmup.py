@@ -1,6 +1,6 @@
-"""A study through stage *warmup*, and what that needs: python jobs/warmup.py --config STUDY.yaml."""
+"""Run a study through stage *warmup*, with its dependencies: python jobs/warmup.py --config STUDY.yaml."""
 
-from instsel.cli.jobs import run_through
+from instsel.cli.app import run_job
 
 if __name__ == "__main__":
-    run_through("warmup")
+    run_job("warmup")

@@ -46,6 +46,7 @@ RAY_FILES = (
     "cli/test_app.py",
     "study/test_graph.py",
     "study/test_staleness.py",
+    "test_public_names.py",
     "test_security.py",
 )
 # Whose tests look at the ports and the Rays of this machine.

@@ -18,6 +18,7 @@ METHODS: list[Any] = [
     {"method": "less", "seeds": [0, 1]},
     {"method": "less", "name": "less-means", "average": "gradients"},
     "bids",
+    "round_robin",
     {"method": "bids", "name": "bids-fisher", "attribution": "fisher"},
     {"method": "bids", "name": "bids-sums", "targets": ["sums"]},
     "instance_max",
@@ -119,24 +120,16 @@ def resources() -> Any:
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Let model stages work with one actor in this process; tells the tables it was given."""
-    from instsel.runtime import actors
+    from instsel.runtime.actors import ActorPool
 
     given: list[str] = []
 
-    def run(
-        items: Any,
-        rows: Any,
-        actor: Any,
-        arguments: Any,
-        resources: Any,
-        stage_of: Any,
-        columns: Any = ("input_ids", "labels"),
-    ) -> Iterator[dict[str, Any]]:
-        worker = actor(resources.threads, *arguments)
-        for item in items:
+    def run(pool: Any, resources: Any) -> Iterator[dict[str, Any]]:
+        worker = pool.actor(resources.threads, *pool.arguments)
+        for item in pool.items:
             given.append(item["rows"])
-            table = rows.read_table(item["rows"], ["id", *columns])
-            yield worker(item, table["id"].to_pylist(), table.select(columns).to_pylist())
+            table = pool.rows.read_table(item["rows"], ["id", *pool.columns])
+            yield worker(item, table["id"].to_pylist(), table.select(pool.columns).to_pylist())
 
-    monkeypatch.setattr(actors, "through_actors", run)
+    monkeypatch.setattr(ActorPool, "run", run)
     return given

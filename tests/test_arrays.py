@@ -66,3 +66,12 @@ def test_labels_are_numbered_in_their_order() -> None:
     unique, positions = arrays.labels("groups", ["b", "a", "b"])
     assert (unique.tolist(), positions.tolist()) == (["a", "b"], [1, 0, 1])
     assert [len(part) for part in arrays.labels("groups", [])] == [0, 0]
+
+
+def test_moments_are_those_of_the_columns_and_never_zero() -> None:
+    values = np.random.default_rng(0).normal(3, 2, size=(50_000, 90)).astype(np.float32)
+    values[:, 4] = 7
+    mean, deviation = arrays.moments(values)
+    np.testing.assert_allclose(mean, values.mean(axis=0, dtype=np.float64))
+    assert deviation[4] == 1
+    np.testing.assert_allclose(np.delete(deviation, 4), np.delete(values.std(axis=0, dtype=np.float64), 4))

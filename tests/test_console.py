@@ -98,7 +98,7 @@ def test_lines_are_shown_as_they_are(terminal: Callable[..., tuple[Terminal, io.
     screen, shown = terminal()
     screen.head("prepare [bold]")
     screen.say("row [1] of {2}: " + "x" * 200)
-    screen.verdict("| a | b |\n|---|---|\n| 1 | **2** |")
+    screen.result("| a | b |\n|---|---|\n| 1 | **2** |")
     assert shown.getvalue() == (
         "prepare [bold]\n  row [1] of {2}: " + "x" * 200 + "\n| a | b |\n|---|---|\n| 1 | **2** |\n"
     )
@@ -106,7 +106,7 @@ def test_lines_are_shown_as_they_are(terminal: Callable[..., tuple[Terminal, io.
 
 def test_a_terminal_renders_the_report(terminal: Callable[..., tuple[Terminal, io.StringIO]]) -> None:
     screen, shown = terminal(real=True)
-    screen.verdict("# Head\n\n| a | b |\n|---|---|\n| 1 | **2** |")
+    screen.result("# Head\n\n| a | b |\n|---|---|\n| 1 | **2** |")
     assert "**2**" not in shown.getvalue()
     assert "2" in shown.getvalue()
 
@@ -143,7 +143,7 @@ def test_what_is_told_does_not_steer_the_terminal_or_the_log(
         told.head(ATTACK)
         log.debug("ray: %s", ATTACK)
     told.raw(ATTACK)
-    told.verdict(f"    {ATTACK}\n")
+    told.result(f"    {ATTACK}\n")
     assert shown.getvalue().count(SPELLED) == 4
     assert "\x1b]0;" not in shown.getvalue() and "\x9b" not in shown.getvalue()
     assert (tmp_path / "log").read_text().count(SPELLED) == 3

@@ -8,9 +8,9 @@ import pytest
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from instsel.console import native_errors_to
+from instsel.console import capture_native_stderr
 
-with native_errors_to(Path(sys.argv[1])):
+with capture_native_stderr(Path(sys.argv[1])):
     os.write(2, b"native\\n")
     print("python", file=sys.stderr)
 os.write(2, b"native after\\n")

@@ -53,7 +53,7 @@ def test_no_secret_of_the_environment_is_in_the_folder_of_a_study(finished_study
 
 def test_nothing_that_a_study_leaves_is_a_pickle(finished_study: dict[str, Any]) -> None:
     endings = {path.suffix for path in files_below(Path(finished_study["out"]))}
-    known = {".json", ".jsonl", ".parquet", ".arrow", ".safetensors", ".md", ".html", ".log", ".svg", ".lock", ""}
+    known = {".json", ".jsonl", ".parquet", ".arrow", ".safetensors", ".md", ".html", ".log", ".lock", ""}
     assert endings <= known
     unnamed = {path.name for path in files_below(Path(finished_study["out"])) if not path.suffix}
     assert unnamed <= {".validate_storage_marker"}
@@ -65,7 +65,7 @@ def test_pickles_that_stand_where_ray_tune_would_write_them_are_removed_unread(
     from instsel.config.file import parse_study
     from instsel.console import Terminal
     from instsel.io.store import Folder
-    from instsel.runtime.tune import Counting, quiet_tune
+    from instsel.runtime.tune import TrialCounter, quiet_tune
     from instsel.search import trials as search
 
     ran, folder = tmp_path / "ran", tmp_path / "search/tune"
@@ -78,7 +78,7 @@ def test_pickles_that_stand_where_ray_tune_would_write_them_are_removed_unread(
     terminal = Terminal()
     with terminal.bar("search", 1, "trials") as bar, quiet_tune(terminal):
         made = search._tuner(
-            study, study.search, Folder.at(tmp_path / "search"), _report_once, 1, 1, [], 0, Counting(bar)
+            study, study.search, Folder.at(tmp_path / "search"), _report_once, 1, 1, [], 0, TrialCounter(bar)
         )
         # Ray Tune has written its own in their place by now.
         assert not any(b"Evil" in path.read_bytes() for path in folder.iterdir() if path.is_file())

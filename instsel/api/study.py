@@ -1,4 +1,4 @@
-"""`instsel.open_study`: what a study found, as tables and arrays, and new selections from it."""
+"""`instsel.open_study`: the results of a study as tables and arrays, and new selections from it."""
 
 import json
 import os
@@ -12,21 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from instsel.api import tables
-from instsel.api.tables import StudyArrays, known
-from instsel.choice import reselect as anew
+from instsel.api.tables import StudyArrays, require_known
 from instsel.choice.explain import Explanation, explain
 from instsel.choice.influence import influence_matrix
-from instsel.choice.metrics import figures
+from instsel.choice.metrics import selection_metrics
 from instsel.choice.output import TABLE
+from instsel.choice.reselect import SELECTIONS, SelectionRequest, reselect, reselections
+from instsel.choice.reselect import open_study as read_study
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.report.markdown import BASE
 from instsel.study.attribution_specs import attribution_specs
 from instsel.study.folder import MANIFEST, STARTED, Manifest, read_manifest
-from instsel.study.runs import Run, runs_of
+from instsel.study.runs import BASE, Run, runs_of
 from instsel.study.staleness import stale_settings
 
-SHOWN = 5
+MOST_NAMED = 5
 EXAMPLE = ["id", "task", "messages", "tokens", "answer_tokens"]
 
 
@@ -36,34 +36,34 @@ def open_study(path: str | Path) -> "Study":
     Raises:
         InputError: the folder holds no study.
     """
-    place = str(path)
-    if "://" not in place:
-        place = os.path.abspath(os.path.expanduser(place))
-    study = Study(place, *anew.open_study(place))
+    uri = str(path)
+    if "://" not in uri:
+        uri = os.path.abspath(os.path.expanduser(uri))
+    study = Study(uri, *read_study(uri))
     old = study.stages.filter(pc.field("done") & ~pc.field("current"))["stage"].to_pylist()
     if old:
+        named = f"{', '.join(old[:MOST_NAMED])}{', ...' if len(old) > MOST_NAMED else ''}"
         warnings.warn(
-            f"{place}: {', '.join(old[:SHOWN])}{', ...' if len(old) > SHOWN else ''} not of the other results that are "
-            "there now; they were edited, or are of another study file: run the study again",
+            f"{uri}: {named} not of the other results that are there now; they were edited, or are of another study "
+            "file: run the study again",
             stacklevel=3,
         )
     return study
 
 
 class Study(StudyArrays):
-    """A study's folder, read when it is asked for; nothing in it is run, and only `select` writes.
+    """A study's folder, read lazily; nothing in it is run, and only `select` writes.
 
-    Tables are Arrow tables: `.to_pandas()` makes a data frame. What is asked for and is not there is an `InputError`
-    that names the stage. What puts several stages together (`attribution`, `features`, `select`, ...) is refused where
-    they are not of one another.
+    Tables are Arrow tables: `.to_pandas()` makes a data frame. What the study lacks is an `InputError` that names the
+    stage; so is what combines several stages (`attribution`, `features`, `select`, ...) that are not of one another.
 
     Attributes:
-        place: of the folder.
+        path: of the folder.
         config: the study file as it was last run, with every default.
     """
 
     def __repr__(self) -> str:
-        return f"<Study {self.name!r} in {self.place}>"
+        return f"<Study {self.name!r} in {self.path}>"
 
     @property
     def name(self) -> str:
@@ -72,123 +72,123 @@ class Study(StudyArrays):
 
     @cached_property
     def stages(self) -> pa.Table:
-        """One line a stage of the study file that has begun.
+        """A line a stage of the study file that has started.
 
         stage, done, current (done, and of the stages before it as they are now), seconds, tokens, peak_memory_bytes (of
-        one process), rows_again (whose work was done twice), version (of instsel).
+        a process), rows_reprocessed (whose work was done again), version (of instsel).
         """
-        folder, settings = self._inputs.study, self._inputs.stages()
-        beside = manifests(folder, left_over(folder, list(settings)))
-        found = manifests(folder, list(settings))
-        return stage_table(found, beside, stale_settings(settings, found))
+        folder, settings = self._reader.study, self._reader.stages()
+        others = manifests(folder, former_stages(folder, list(settings)))
+        current = manifests(folder, list(settings))
+        return stage_table(current, others, stale_settings(settings, current))
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """All that the report says, `report/summary.json`."""
-        found: dict[str, Any] = self._finished("report").read_json("summary.json")
-        return found
+        """Everything that the report shows, `report/summary.json`: `instsel.report.facts.StudyFacts` as JSON."""
+        facts: dict[str, Any] = self._finished("report").read_json("summary.json")
+        return facts
 
     @property
     def pool(self) -> pa.Table:
-        """One line a row of the pool: id, source, task, tokens, answer_tokens, shard."""
-        return self._inputs.index
+        """A line a row of the pool: id, source, task, tokens, answer_tokens, shard."""
+        return self._reader.index
 
     def rows(self, ids: Sequence[str]) -> pa.Table:
-        """Rows of the pool, in the order of `ids`: id, source, task, messages, tokens, answer_tokens, file, line."""
-        return tables.row_table(self._inputs, list(ids))
+        """Read rows in the order of `ids`: id, source, task, messages, tokens, answer_tokens, file, line."""
+        return tables.row_table(self._reader, list(ids))
 
     def examples(self, target: str, split: Literal["validation", "heldout"] = "validation") -> pa.Table:
-        """Examples of a target: id, task, messages, tokens, answer_tokens."""
-        known("target", target, self.targets)
-        has = self._inputs.prepared.targets.get(target, {})
-        if split not in has:
-            raise InputError(f"target {target!r} has no {split!r} rows; it has {', '.join(has)}")
-        return (self._inputs.study / "prepare" / "targets" / target).read_table(f"{split}.parquet", EXAMPLE)
+        """Read the examples of a target: id, task, messages, tokens, answer_tokens."""
+        require_known("target", target, self.targets)
+        splits = self._reader.prepared.targets.get(target, {})
+        if split not in splits:
+            raise InputError(f"target {target!r} has no {split!r} rows; it has {', '.join(splits)}")
+        return (self._reader.study / "prepare" / "targets" / target).read_table(f"{split}.parquet", EXAMPLE)
 
     @property
     def selections(self) -> list[str]:
-        """Names of the selections that are finished, those of the study file first, then those made anew."""
+        """Names of the selections that are finished, those of the study file first, then those of `select`."""
         return list(self._selections())
 
     def selection(self, name: str) -> pa.Table:
-        """One line a chosen row, in pick order: id, rank, score, reason, source, task, tokens, answer_tokens."""
-        places = self._selections()
-        if not places:
+        """Read the rows of a selection, in pick order: id, rank, score, reason, source, task, tokens, answer_tokens."""
+        folders = self._selections()
+        if not folders:
             self._finished("select")
-        known("selection", name, list(places))
-        return (self._inputs.study / places[name]).read_table(TABLE)
+        require_known("selection", name, list(folders))
+        return (self._reader.study / folders[name]).read_table(TABLE)
 
     @property
     def runs(self) -> list[str]:
-        """Names of the models that are evaluated: `base`, then one a selection and seed, as far as they are done."""
-        return [name for name in (BASE, *self._runs) if self._inputs.has(f"evaluate/{name}")]
+        """Names of the evaluated models: `base`, then those of each selection and seed."""
+        return [name for name in (BASE, *self._runs) if self._reader.has(f"evaluate/{name}")]
 
     def losses(self) -> pa.Table:
-        """One line a run: run, method, seed, mean held-out loss of each target (nats), and `mean` over targets."""
+        """Return a line a run: run, method, seed, mean held-out loss of each target (nats), and `mean` over targets."""
         if not self.runs:
             self._finished("evaluate")
-        losses = {name: self._finished(f"evaluate/{name}").read_json("manifest.json") for name in self.runs}
-        return tables.loss_table({name: manifest["result"]["losses"] for name, manifest in losses.items()}, self._runs)
+        results = {name: read_manifest(self._finished(f"evaluate/{name}"))["result"] for name in self.runs}
+        return tables.loss_table({name: result["losses"] for name, result in results.items()}, self._runs)
 
     def heldout(self, run: str, target: str) -> pa.Table:
-        """Loss of a run on each held-out example of a target: id, loss (mean over answer tokens, nats)."""
-        known("target", target, self.targets)
-        known("run", run, [BASE, *self._runs])
+        """Read the loss of a run on each held-out example of a target: id, loss (mean over answer tokens, nats)."""
+        require_known("target", target, self.targets)
+        require_known("run", run, [BASE, *self._runs])
         folder = self._finished(f"evaluate/{run}")
         if not folder.exists(f"{target}.parquet"):
             raise InputError(f"target {target!r} has no held-out rows; give targets.{target}.heldout")
         return folder.read_table(f"{target}.parquet")
 
     def comparison(self) -> pa.Table:
-        """One line a method and target, and `mean`: method, target, loss, difference to the baseline, its low, high."""
+        """Return a line a method and target, or `mean`: method, target, loss, difference to the baseline, low, high."""
         return tables.comparison_table(self.summary)
 
     @property
     def likelihoods(self) -> pa.Table:
         """The base model's losses of each row: id, loss of its answer, loss_alone without its instruction (nats)."""
-        return self._inputs.likelihoods()
+        return self._reader.likelihoods()
 
     @property
     def categories(self) -> pa.Table:
         """Category of each row of the pool: id, category."""
-        found = self._inputs.category_of
-        return pa.table({"id": list(found), "category": list(found.values())})
+        categories = self._reader.category_of
+        return pa.table({"id": list(categories), "category": list(categories.values())})
 
     def interaction(self, estimator: str | None = None) -> pa.Table:
-        """What a row of one category is worth to another: added, evaluated, gamma, error (NaN where unknown).
+        """Read what a row of a category is worth to another: added, evaluated, gamma, error (NaN where unknown).
 
         Args:
             estimator: by default that of the key `mixture`.
         """
         if self.config.mixture is None:
-            raise InputError(f"{self.place} has no finished stage 'interaction'; run a study with the key `mixture`")
+            raise InputError(f"{self.path} has no finished stage 'interaction'; run a study with the key `mixture`")
         chosen = estimator or self.config.mixture.estimator
-        known("estimator", chosen, list(self.config.mixture.estimators))
-        self._inputs.manifest(f"interaction/{chosen}")
-        return (self._inputs.study / "interaction" / chosen).read_table("gamma.parquet")
+        require_known("estimator", chosen, list(self.config.mixture.estimators))
+        self._reader.manifest(f"interaction/{chosen}")
+        return (self._reader.study / "interaction" / chosen).read_table("gamma.parquet")
 
     def trials(self) -> pa.Table:
-        """Trials of a search, the best first: trial, keys of the space, objective, tokens, failed, stopped, losses."""
-        folder = self._inputs.study / "search"
+        """Read trials of a search, the best first: trial, keys of the space, objective, tokens, failed, losses ..."""
+        folder = self._reader.study / "search"
         if not folder.exists("trials.parquet"):
-            raise InputError(f"{self.place} has no finished search; run `instsel search` with its study file")
+            raise InputError(f"{self.path} has no finished search; run `instsel search` with its study file")
         return folder.read_table("trials.parquet")
 
     def served(self, *names: str, attribution: str | None = None) -> pa.Table:
-        """Whom selections serve: selection, target, rows, influence.
+        """Return which targets selections serve: selection, target, rows, influence.
 
         `rows` are those whose influence is highest on the target (THI of BIDS), `influence` is the mean of the
         selection's, in deviations of the pool above the pool's mean.
 
         Args:
             names: of selections; by default all.
-            attribution: of `influences`; by default that which the report's figures are by.
+            attribution: of `influences`; by default that of the report's metrics.
         """
         if attribution is not None:
-            known("attribution", attribution, list(attribution_specs(self.config)))
-        way = attribution_specs(self.config)[attribution] if attribution is not None else self._way
+            require_known("attribution", attribution, list(attribution_specs(self.config)))
+        spec = attribution_specs(self.config)[attribution] if attribution is not None else self._metrics_spec
         chosen = {name: self.selection(name)["id"].to_pylist() for name in names or self.selections}
-        return tables.served_table(figures(chosen, influence_matrix(self._inputs, way), self._inputs))
+        return tables.served_table(selection_metrics(chosen, influence_matrix(self._reader, spec), self._reader))
 
     def select(
         self,
@@ -201,7 +201,7 @@ class Study(StudyArrays):
         name: str | None = None,
         **options: Any,
     ) -> str:
-        """Make a selection as `instsel select` does and write it below `selections/`; what it warns of is warned.
+        """Make a selection as `instsel select` does and write it below `selections/`; its warnings are Python warnings.
 
         Args:
             method: its name: bids, less, ...
@@ -209,42 +209,42 @@ class Study(StudyArrays):
             targets: to choose for, by default all.
             unit: what the budget counts.
             attribution: cosine or fisher, by default as the study.
-            name: of the selection, by default all that is asked for.
+            name: of the selection, by default made of the other arguments.
             options: of the method: delta=0.9.
 
         Returns:
             Name of the selection, for `selection` and `served`.
         """
         chosen = [targets] if isinstance(targets, str) else targets
-        told = [f"{key}={json.dumps(value)}" for key, value in options.items()]
-        wish = anew.SelectionRequest(method, str(budget), unit, chosen, told, attribution, name)
-        folder, _ = anew.reselect(self.place, wish, lambda text: warnings.warn(text, stacklevel=2))
-        made = folder.name
-        return next(shown for shown, place in self._selections().items() if place == f"{anew.SELECTIONS}/{made}")
+        settings = [f"{key}={json.dumps(value)}" for key, value in options.items()]
+        request = SelectionRequest(method, str(budget), unit, chosen, settings, attribution, name)
+        selection = reselect(self.path, request, lambda text: warnings.warn(text, stacklevel=2))
+        path = f"{SELECTIONS}/{selection.name}"
+        return next(shown for shown, its_path in self._selections().items() if its_path == path)
 
     def explain(self, row: str) -> Explanation:
-        """Why a row was chosen or not: its rank in every selection, and the validation rows that it helps and hurts."""
-        return explain(self.place, row)
+        """Explain why a row was selected or not: its rank in every selection, validation rows it helps and hurts."""
+        return explain(self.path, row)
 
     @cached_property
     def _runs(self) -> dict[str, Run]:
         return runs_of(self.config)
 
     def _finished(self, stage: str) -> Folder:
-        if not self._inputs.has(stage):
+        if not self._reader.has(stage):
             raise InputError(
-                f"{self.place} has no finished stage {stage!r}; `instsel run` with its study file goes on from there"
+                f"{self.path} has no finished stage {stage!r}; `instsel run` with its study file goes on from there"
             )
-        return self._inputs.study / stage
+        return self._reader.study / stage
 
     def _selections(self) -> dict[str, str]:
-        """Name of each selection -> its folder; one made anew that is called as one of the study is told by both."""
-        own = dict.fromkeys(run.selection for run in self._runs.values())
-        found = {name: f"select/{name}" for name in own if self._inputs.has(f"select/{name}")}
-        for name in anew.reselections(self._inputs):
-            place = f"{anew.SELECTIONS}/{name}"
-            found[place if name in found else name] = place
-        return found
+        """Return selection -> path of its folder; the path is the name where the study file has one of that name."""
+        names = dict.fromkeys(run.selection for run in self._runs.values())
+        paths = {name: f"select/{name}" for name in names if self._reader.has(f"select/{name}")}
+        for name in reselections(self._reader):
+            path = f"{SELECTIONS}/{name}"
+            paths[path if name in paths else name] = path
+        return paths
 
 
 SHARED = ("attribution", "interaction")
@@ -263,56 +263,51 @@ COLUMNS = pa.schema(
 
 
 def manifests(folder: Folder, names: Iterable[str]) -> dict[str, Manifest | None]:
-    """What each stage that has begun says of itself, in the order of `names`; None of one that is not finished."""
-    found: dict[str, Manifest | None] = {}
+    """Read the manifest of each stage that has started, in the order of `names`; None where it is not finished."""
+    by_name: dict[str, Manifest | None] = {}
     for name in names:
         if (folder / name).exists(MANIFEST):
-            found[name] = read_manifest(folder / name)
+            by_name[name] = read_manifest(folder / name)
         elif (folder / name).exists(STARTED):
-            found[name] = None
-    return found
+            by_name[name] = None
+    return by_name
 
 
-def left_over(folder: Folder, names: Collection[str]) -> list[str]:
-    """Stages of an earlier study file from which some that are still of use may have been made."""
-    found = [f"{stage}/{name}" for stage in SHARED for name in (folder / stage).names()]
-    return [name for name in found if name not in names]
+def former_stages(folder: Folder, names: Collection[str]) -> list[str]:
+    """Name stages of an earlier study file from which some that are still of use may have been made."""
+    stored = [f"{stage}/{key}" for stage in SHARED for key in (folder / stage).names()]
+    return [name for name in stored if name not in names]
 
 
 def outdated(
-    found: Mapping[str, Manifest | None], beside: Mapping[str, Manifest | None], changed: Collection[str] = ()
+    current: Mapping[str, Manifest | None], others: Mapping[str, Manifest | None], stale: Collection[str] = ()
 ) -> list[str]:
-    """Finished stages that were made by another study file, or from other stages than are there now, or from such ones.
+    """Name the stages that were made by another study file or from other stages than are there now, and those after.
 
     Args:
-        found: stage -> its manifest, in the order in which they run.
-        beside: the same of stages that are only looked up.
-        changed: stages that were made by another study file, see `stale_stages`.
+        current: stage -> its manifest, in the order in which they run.
+        others: the same of stages that may be parents.
+        stale: stages that were made by another study file.
     """
+    marks = {name: manifest["fingerprint"] for name, manifest in {**others, **current}.items() if manifest is not None}
     old: list[str] = []
-    for name, manifest in found.items():
+    for name, manifest in current.items():
         parents = manifest["parents"] if manifest is not None else {}
-        there = {parent: found.get(parent) or beside.get(parent) for parent in parents}
-        if name in changed or any(parent in old or not _is(there[parent], mark) for parent, mark in parents.items()):
+        if name in stale or any(parent in old or marks.get(parent) != mark for parent, mark in parents.items()):
             old.append(name)
     return old
 
 
 def stage_table(
-    found: Mapping[str, Manifest | None], beside: Mapping[str, Manifest | None], changed: Collection[str] = ()
+    current: Mapping[str, Manifest | None], others: Mapping[str, Manifest | None], stale: Collection[str] = ()
 ) -> pa.Table:
-    """One line a stage that has begun, with what its last run took: see `Study.stages`, and `outdated`."""
-    old = outdated(found, beside, changed)
+    """Return a line a stage that has started, with what its last run took: see `Study.stages`, and `outdated`."""
+    old = outdated(current, others, stale)
     lines = []
-    for name, manifest in found.items():
+    for name, manifest in current.items():
         line: dict[str, Any] = {"stage": name, "done": manifest is not None, "current": False}
         if manifest is not None:
             line |= {"current": name not in old, "version": manifest["code_version"]}
-            # Studies of before 0.4 do not count rows that were done again.
-            line |= {"rows_reprocessed": 0, **manifest["cost"]}
+            line |= manifest["cost"]
         lines.append(line)
     return pa.Table.from_pylist(lines, COLUMNS)
-
-
-def _is(manifest: Manifest | None, fingerprint: str) -> bool:
-    return manifest is not None and manifest["fingerprint"] == fingerprint

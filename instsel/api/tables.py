@@ -13,23 +13,23 @@ from instsel.choice.metrics import SelectionMetrics
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.selection.methods import AttributionSpec
+from instsel.selection.base import AttributionSpec
 from instsel.study.attribution_specs import attribution_specs, metrics_spec
 from instsel.study.reader import StudyReader
 from instsel.study.runs import Run
 
 
 class StudyArrays:
-    """A study's folder, for its vectors.
+    """The vectors of a study's folder.
 
     Attributes:
-        place: of the folder.
+        path: of the folder.
         config: the study file as it was last run, with every default.
     """
 
-    def __init__(self, place: str, config: StudyConfig, reader: StudyReader) -> None:
+    def __init__(self, path: str, config: StudyConfig, reader: StudyReader) -> None:
         """Use `instsel.open_study`."""
-        self.place, self.config, self._inputs = place, config, reader
+        self.path, self.config, self._reader = path, config, reader
 
     @property
     def targets(self) -> list[str]:
@@ -39,20 +39,20 @@ class StudyArrays:
     @property
     def influences(self) -> list[str]:
         """Names of the attribution matrices that are stored."""
-        return [name for name in attribution_specs(self.config) if self._inputs.has(f"attribution/{name}")]
+        return [name for name in attribution_specs(self.config) if self._reader.has(f"attribution/{name}")]
 
     def attribution(self, name: str | None = None) -> Vectors:
-        """Influence of pool rows on validation rows, float32, a vector a pool row; `columns` says on whom.
+        """Return the influence of pool rows on validation rows, float32, a vector a pool row; see `columns`.
 
         Args:
-            name: of `influences`; by default that which the report's figures are by.
+            name: of `influences`; by default that of the report's metrics.
         """
-        chosen = name or self._way.name
+        chosen = name or self._metrics_spec.name
         if name is not None:
-            known("attribution", name, list(attribution_specs(self.config)))
-        shards: list[str] = self._inputs.manifest(f"attribution/{chosen}")["result"]["shards"]
-        self._inputs.check_shards(shards)
-        folder = self._inputs.study / "attribution" / chosen
+            require_known("attribution", name, list(attribution_specs(self.config)))
+        shards: list[str] = self._reader.manifest(f"attribution/{chosen}")["result"]["shards"]
+        self._reader.check_shards(shards)
+        folder = self._reader.study / "attribution" / chosen
         read = partial(_column, folder / "blocks", "scores")
         return Vectors(shards, read, folder.read_table("columns.parquet"))
 
@@ -60,20 +60,20 @@ class StudyArrays:
     def checkpoints(self) -> list[str]:
         """Checkpoints of the warmup that gradients were taken at, the earliest first."""
         # Names sort as text in a manifest: epoch-10 stands before epoch-2.
-        return sorted(self._inputs.gradients.provenance, key=lambda name: int(name.removeprefix("epoch-")))
+        return sorted(self._reader.gradients.provenance, key=lambda name: int(name.removeprefix("epoch-")))
 
     def features(self, checkpoint: str | None = None, kind: Literal["pool", "validation"] = "pool") -> Vectors:
-        """Gradient sketches at a checkpoint, by default the last: unit rows and their norms, float16 or int8.
+        """Return gradient sketches at a checkpoint, by default the last: unit rows and their norms, float16 or int8.
 
         Args:
             checkpoint: of `checkpoints`.
             kind: of the pool (blocks are shards), or of validation rows (blocks are targets).
         """
-        gradients = self._inputs.gradients
+        gradients = self._reader.gradients
         chosen = checkpoint or self.checkpoints[-1]
-        known("checkpoint", chosen, self.checkpoints)
-        known("kind", kind, ["pool", "validation"])
-        parts = self._inputs.shards if kind == "pool" else self.targets
+        require_known("checkpoint", chosen, self.checkpoints)
+        require_known("kind", kind, ["pool", "validation"])
+        parts = self._reader.shards if kind == "pool" else self.targets
         return Vectors(parts, lambda part: Block.of_features(gradients.table(chosen, kind, part)))
 
     @property
@@ -87,21 +87,21 @@ class StudyArrays:
         return self._vectors("hidden_states")
 
     @property
-    def _way(self) -> AttributionSpec:
-        """The influence by which it is said what selections serve."""
+    def _metrics_spec(self) -> AttributionSpec:
+        """The influence behind the metrics of selections."""
         part = self.config.selection
         return metrics_spec(self.config) or AttributionSpec.of(part.attribution, part.damping)
 
     def _vectors(self, stage: str) -> Vectors:
-        self._inputs.manifest(stage)
-        return Vectors(self._inputs.shards, partial(_column, self._inputs.study / stage / "pool", "embedding"))
+        self._reader.manifest(stage)
+        return Vectors(self._reader.shards, partial(_column, self._reader.study / stage / "pool", "embedding"))
 
 
-def known(what: str, name: str, names: Sequence[str]) -> None:
-    """Refuse a name that is none of those there are.
+def require_known(what: str, name: str, names: Sequence[str]) -> None:
+    """Check that a name is among those that exist.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not.
     """
     if name not in names:
         raise InputError(f"there is no {what} {name!r}; there are {', '.join(names) or 'none'}")
@@ -115,15 +115,15 @@ ROW = ["id", "source", "task", "messages", "tokens", "answer_tokens", "file", "l
 
 
 def row_table(reader: StudyReader, ids: Sequence[str]) -> pa.Table:
-    """Rows of the pool with their messages, in the order of `ids`; only their shards are read.
+    """Read rows of the pool with their messages, in the order of `ids`; only their shards are read.
 
     Raises:
         InputError: an id is no row of the pool.
     """
-    places = pc.index_in(pa.array(ids, pa.string()), reader.index["id"].combine_chunks())
-    if places.null_count:
-        raise InputError(f"{reader.study} has no pool row {ids[places.to_pylist().index(None)]!r}; `pool` lists them")
-    shards = reader.index["shard"].take(places).unique().to_pylist() or reader.shards[:1]
+    indices = pc.index_in(pa.array(ids, pa.string()), reader.index["id"].combine_chunks())
+    if indices.null_count:
+        raise InputError(f"{reader.study} has no pool row {ids[indices.to_pylist().index(None)]!r}; `pool` lists them")
+    shards = reader.index["shard"].take(indices).unique().to_pylist() or reader.shards[:1]
     wanted, folder = pa.array(ids, pa.string()), reader.study / "prepare" / "pool"
     tables = (folder.read_table(f"{shard}.parquet", ROW) for shard in shards)
     table = pa.concat_tables([table.filter(pc.is_in(table["id"], wanted)) for table in tables])
@@ -131,18 +131,18 @@ def row_table(reader: StudyReader, ids: Sequence[str]) -> pa.Table:
 
 
 def loss_table(losses: Mapping[str, Mapping[str, float]], runs: Mapping[str, Run]) -> pa.Table:
-    """One line a run: run, method, seed, the mean held-out loss of each target, and the mean over targets (nats)."""
+    """Return a line a run: run, method, seed, mean held-out loss of each target, and the mean over targets (nats)."""
     lines: list[dict[str, Any]] = []
     for name, by_target in losses.items():
         run = runs.get(name)
         mean = float(np.mean(list(by_target.values()))) if by_target else None
-        told = {"run": name, "method": run.method.name if run else name, "seed": run.seed if run else None}
-        lines.append({**told, **by_target, "mean": mean})
+        line = {"run": name, "method": run.method.name if run else name, "seed": run.seed if run else None}
+        lines.append({**line, **by_target, "mean": mean})
     return pa.Table.from_pylist(lines)
 
 
 def comparison_table(summary: Mapping[str, Any]) -> pa.Table:
-    """One line a method and target (and `mean`): loss, and the difference to the baseline with its interval."""
+    """Return a line a method and target (and `mean`): loss, and the difference to the baseline with its interval."""
     lines = []
     for method, losses in summary["losses"].items():
         for target, loss in losses.items():
@@ -153,12 +153,12 @@ def comparison_table(summary: Mapping[str, Any]) -> pa.Table:
     return pa.Table.from_pylist(lines, pa.schema({"method": pa.string(), "target": pa.string(), **columns}))
 
 
-def served_table(found: Mapping[str, SelectionMetrics]) -> pa.Table:
-    """One line a selection and target: rows that serve it most, and the mean standardised influence on it."""
+def served_table(metrics: Mapping[str, SelectionMetrics]) -> pa.Table:
+    """Return a line a selection and target: rows that serve it most, and the mean standardised influence on it."""
     lines = [
-        {"selection": name, "target": target, "rows": rows, "influence": figures.influence[target]}
-        for name, figures in found.items()
-        for target, rows in figures.served.items()
+        {"selection": name, "target": target, "rows": rows, "influence": by_target.influence[target]}
+        for name, by_target in metrics.items()
+        for target, rows in by_target.served.items()
     ]
     columns = {"selection": pa.string(), "target": pa.string(), "rows": pa.int64(), "influence": pa.float64()}
     return pa.Table.from_pylist(lines, pa.schema(columns))

@@ -1,4 +1,4 @@
-"""Vectors of many rows that lie in several files: gradients, embeddings, influence; read when they are used."""
+"""Vectors of many rows in several files: gradients, embeddings, influence; read when they are used."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from instsel.io.matrix import stack
 
 @dataclass(frozen=True)
 class Block:
-    """Vectors of one file, as they are stored.
+    """Vectors of a file, as they are stored.
 
     Attributes:
         ids: of the n rows.
@@ -31,24 +31,24 @@ class Block:
 
     @classmethod
     def of_features(cls, table: pa.Table) -> "Block":
-        """A shard of gradient features: unit rows, and the lengths that they had."""
+        """Read a shard of gradient features: unit rows, and the lengths that they had."""
         ids, values = read_features(table)
         scales = table["scale"].to_numpy() if "scale" in table.column_names else None
         return cls(ids, values, read_norms(table), scales)
 
     @classmethod
     def of_column(cls, table: pa.Table, column: str) -> "Block":
-        """A shard whose vectors are a column of fixed-size lists of float32."""
+        """Read a shard whose vectors are a column of fixed-size lists of float32."""
         return cls(table["id"].to_pylist(), list_rows(table[column]))
 
     def decoded(self, rows: Sequence[int] | slice = slice(None)) -> np.ndarray:
-        """The vectors of some rows, by default all: float32 (k, d); without a copy where they are stored so."""
+        """Return the vectors of some rows, by default all: float32 (k, d); without a copy where they are stored so."""
         values: np.ndarray = self.values[rows].astype(np.float32, copy=False)
         return values if self.scales is None else values * self.scales[rows][:, None]
 
 
 class Vectors:
-    """Vectors of many rows, in blocks of one file each.
+    """Vectors of many rows, in blocks of a file each.
 
     Attributes:
         parts: names of the blocks: shards of the pool, or targets.
@@ -56,7 +56,7 @@ class Vectors:
     """
 
     def __init__(self, parts: Sequence[str], read: Callable[[str], Block], columns: pa.Table | None = None) -> None:
-        """Name the blocks, and say how one is read."""
+        """Set the names of the blocks, and how a block is read."""
         self.parts, self.columns, self._read = list(parts), columns, read
 
     def __iter__(self) -> Iterator[Block]:
@@ -70,10 +70,10 @@ class Vectors:
         return f"<Vectors: {len(self.parts)} blocks, rows of {values.shape[1]} {values.dtype}>"
 
     def block(self, part: str) -> Block:
-        """One block by its name.
+        """Read a block by its name.
 
         Raises:
-            InputError: there is none of that name.
+            InputError: no block has that name.
         """
         if part not in self.parts:
             raise InputError(f"there is no block {part!r}; they are {', '.join(self.parts)}")
@@ -91,28 +91,28 @@ class Vectors:
         Raises:
             InputError: these are no gradients.
         """
-        found = [block.norms for block in self if block.norms is not None]
-        if not found:
+        norms = [block.norms for block in self if block.norms is not None]
+        if not norms:
             raise InputError("only gradients have norms: these vectors are stored as they are")
-        return np.concatenate(found)
+        return np.concatenate(norms)
 
     def of(self, ids: Sequence[str]) -> np.ndarray:
-        """The vectors of some rows, float32 (k, d), in the order of `ids`.
+        """Return the vectors of some rows, float32 (k, d), in the order of `ids`.
 
         Raises:
             InputError: a row has no vector here.
         """
-        wanted, found = set(ids), dict[str, np.ndarray]()
+        wanted, vectors = set(ids), dict[str, np.ndarray]()
         for block in self:
-            rows = [number for number, row in enumerate(block.ids) if row in wanted]
-            found |= zip([block.ids[number] for number in rows], block.decoded(rows), strict=True)
-        absent = next((row for row in ids if row not in found), None)
+            rows = [index for index, row in enumerate(block.ids) if row in wanted]
+            vectors |= zip([block.ids[index] for index in rows], block.decoded(rows), strict=True)
+        absent = next((row for row in ids if row not in vectors), None)
         if absent is not None:
             raise InputError(f"row {absent!r} has no vector here; `ids` has those that do")
         width = self._read(self.parts[0]).values.shape[1]
-        return np.stack([found[row] for row in ids]) if ids else np.empty((0, width), np.float32)
+        return np.stack([vectors[row] for row in ids]) if ids else np.empty((0, width), np.float32)
 
     def to_numpy(self) -> np.ndarray:
-        """All vectors, float32 (n, d), read-only, in the order of `ids`; above 1 GiB in a temporary file, mapped."""
+        """Return all vectors, float32 (n, d), read-only, in the order of `ids`; above 1 GiB in a mapped file."""
         width = self._read(self.parts[0]).values.shape[1]
         return stack((block.decoded() for block in self), len(self.ids), width)

@@ -1,4 +1,4 @@
-"""Influence of pool rows on validation rows, from gradient features."""
+"""Influence of pool rows on validation rows, computed from gradient features."""
 
 from instsel.attribution.scores import attribute
 

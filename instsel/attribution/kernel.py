@@ -1,7 +1,8 @@
-"""Features whose inner products are the influence: what a method gets that goes from row to row.
+"""Features whose inner products are the influence, for methods that compare rows with each other.
 
-Checkpoints stand side by side, each scaled by the root of its weight, so that x . v is the weighted mean of cosines.
-With a damping each is whitened first: x . v is then the preconditioned product of `attribution.attribute`.
+The features of all checkpoints are concatenated, each scaled by the square root of its weight, so that x . v is the
+weighted mean of cosines. With a damping they are whitened first: x . v is then the preconditioned product of
+`attribution.attribute`.
 """
 
 from collections.abc import Hashable, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from instsel import arrays
-from instsel.attribution.scores import unit_rows
+from instsel.arrays import unit_rows
 
 
 def side_by_side(
@@ -18,10 +19,10 @@ def side_by_side(
     weights: Sequence[float] | np.ndarray,
     factors: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Make features of rows whose inner products are their influence.
+    """Concatenate the features of all checkpoints so that inner products of rows are their influence.
 
-    With x of a pool row and v of a validation row, x . v = sum_c weights_c / sum(weights) * cos_c(x, v); with factors
-    u^T (F + r trace(F)/d I)^-1 v in place of the cosine.
+    For a pool row x and a validation row v, x . v = sum_c weights_c / sum(weights) * cos_c(x, v); with factors,
+    u^T (F + r trace(F)/d I)^-1 v replaces the cosine.
 
     Args:
         checkpoints: C arrays (rows, d), the same rows at each checkpoint; normalised here.
@@ -34,11 +35,11 @@ def side_by_side(
     Raises:
         ValueError: zero rows, NaN or infinity.
     """
-    shares = np.sqrt(np.asarray(weights, dtype=np.float64) / np.sum(weights, dtype=np.float64))
+    scales = np.sqrt(np.asarray(weights, dtype=np.float64) / np.sum(weights, dtype=np.float64))
     parts = []
-    for place, (rows, share) in enumerate(zip(checkpoints, shares, strict=True)):
-        units = unit_rows(rows, f"checkpoint {place}")
-        parts.append((units if factors is None else whiten(units, factors[place])) * np.float32(share))
+    for c, (rows, scale) in enumerate(zip(checkpoints, scales, strict=True)):
+        units = unit_rows(rows, f"checkpoint {c}")
+        parts.append((units if factors is None else whiten(units, factors[c])) * np.float32(scale))
     return np.concatenate(parts, axis=1)
 
 
@@ -64,7 +65,7 @@ def whitening(fisher: np.ndarray, damping: float) -> np.ndarray:
 
 
 def whiten(units: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Turn every row u into L^-1 u: inner products become those under the inverse of L L^T.
+    """Map every row u to L^-1 u, so that inner products become those under the inverse of L L^T.
 
     Args:
         units: (rows, d).
@@ -80,21 +81,21 @@ def whiten(units: np.ndarray, factor: np.ndarray) -> np.ndarray:
 def subtask_means(
     validation: np.ndarray, subtasks: Sequence[Hashable] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Average the gradients of a subtask, as the text of LESS does before it takes the cosine (Section 4.2).
+    """Average the gradients of each subtask, as LESS (arXiv 2402.04333, Section 4.2) does before it takes the cosine.
 
     Args:
-        validation: (m, d) gradients that are not normalised: large ones count for more.
-        subtasks: (m,) one label a row.
+        validation: (m, d) gradients, not normalised: large ones count for more.
+        subtasks: (m,) one label per row.
 
     Returns:
-        float32 (J, d), and the sorted unique labels (J,).
+        float32 (J, d) means, and the sorted unique labels (J,).
 
     Raises:
-        ValueError: ranks or lengths that do not fit, labels that do not sort.
+        ValueError: ranks or lengths that do not match, labels that do not sort.
     """
     rows = arrays.matrix("validation", validation)
     labels, members = arrays.labels("subtasks", subtasks)
     if len(members) != len(rows):
         raise ValueError(f"subtasks must have one label for each of {len(rows)} rows, got {len(members)}")
-    means = [rows[members == place].mean(axis=0, dtype=np.float64) for place in range(len(labels))]
+    means = [rows[members == label].mean(axis=0, dtype=np.float64) for label in range(len(labels))]
     return np.stack(means).astype(np.float32), labels

@@ -1,8 +1,8 @@
-"""From features to the attribution matrix: how much a step on pool row i helps validation example j.
+"""The attribution matrix of gradient features: how much a step on pool row i helps validation example j.
 
-`attribute` does it in one call. A stage whose features lie in shards calls the same parts: `unit_rows` once on the
-validation features, for the damped form `second_moment` on every shard and `precondition` once, then `score_block` on
-every shard.
+`attribute` computes it in one call. A stage whose features are stored in shards calls its parts: `arrays.unit_rows`
+once on the validation features, for the damped form `second_moment` on every shard and `precondition` once, then
+`score_block` on every shard.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 from scipy.linalg import solve
 
 from instsel import arrays
-from instsel.arrays import row_blocks
+from instsel.arrays import row_blocks, unit_rows
 
 
 def attribute(
@@ -21,15 +21,15 @@ def attribute(
 ) -> np.ndarray:  # fmt: skip
     """Attribute validation examples to pool rows, summed over checkpoints (LESS, arXiv 2402.04333, Definition 3.1).
 
-    Entry (i, j) is sum_c weights_c / sum(weights) * cos(train_c[i], validation_c[j]). With damping r the cosine gives
-    way to u^T (F + r trace(F)/d I)^-1 v, where u and v are the L2-normalised rows of checkpoint c and F is the mean of
-    u u^T over the pool: what every pool row shares then counts for less (the preconditioning of TRAK, arXiv 2303.14186,
-    inside the sketch).
+    Entry (i, j) is sum_c weights_c / sum(weights) * cos(train_c[i], validation_c[j]). With damping r the cosine is
+    replaced by u^T (F + r trace(F)/d I)^-1 v, where u and v are the L2-normalised rows of checkpoint c and F is the
+    mean of u u^T over the pool: directions that all pool rows have in common then count for less (the preconditioning
+    of TRAK, arXiv 2303.14186, inside the sketch).
 
     Args:
         train: C arrays (n, d), any real dtype; memory-mapped arrays are read in blocks and never copied whole.
         validation: C arrays (m, d).
-        weights: (C,) mean learning rate of each checkpoint's epoch; only their ratios matter.
+        weights: (C,) mean learning rate of each checkpoint's epoch; only ratios matter.
         damping: r above 0, or None for the cosine.
 
     Returns:
@@ -37,7 +37,7 @@ def attribute(
 
     Raises:
         ValueError: lengths, ranks or shapes that do not fit, NaN or infinity, a zero row (checkpoint and row are
-            named: set such rows aside first), weights that are negative or all zero, damping not above 0.
+            named: remove such rows first), weights that are negative or all zero, damping not above 0.
     """
     directions = [unit_rows(array, f"validation, checkpoint {c}") for c, array in enumerate(validation)]
     pool = _aligned(train, directions, weights)
@@ -55,13 +55,13 @@ def score_block(
     train: Sequence[np.ndarray], directions: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray,
     *, first_row: int = 0,
 ) -> np.ndarray:  # fmt: skip
-    """Score some rows of the pool against directions that are ready: the part of `attribute` that runs beside a shard.
+    """Score some rows of the pool against prepared directions: the part of `attribute` that runs once per shard.
 
     Args:
         train: C arrays (rows, d), the same pool rows at each checkpoint; normalised here.
-        directions: C arrays (m, d) from `unit_rows` or `precondition`; used as they are.
+        directions: C arrays (m, d) from `arrays.unit_rows` or `precondition`; used as they are.
         weights: (C,) mean learning rates of all checkpoints.
-        first_row: the pool's number of the first row, for error messages.
+        first_row: index in the pool of the first row, for error messages.
 
     Returns:
         float32 (rows, m).
@@ -70,57 +70,29 @@ def score_block(
         ValueError: as `attribute`.
     """
     pool = _aligned(train, directions, weights)
-    shares = np.asarray(weights, dtype=np.float64) / np.sum(weights, dtype=np.float64)
+    mixing = np.asarray(weights, dtype=np.float64) / np.sum(weights, dtype=np.float64)
     scores = np.zeros((len(pool[0]), len(directions[0])), dtype=np.float32)
     for c, (array, direction) in enumerate(zip(pool, directions, strict=True)):
-        scaled = np.ascontiguousarray(shares[c] * direction.T, dtype=np.float32)
+        scaled = np.ascontiguousarray(mixing[c] * direction.T, dtype=np.float32)
         for block in _feature_blocks(array):
             units = unit_rows(array[block], f"train, checkpoint {c}", first_row=first_row + block.start)
             scores[block] += units @ scaled
     return scores
 
 
-def unit_rows(features: np.ndarray, name: str = "features", *, first_row: int = 0) -> np.ndarray:
-    """L2-normalise rows, whatever their scale: neither very large nor very small rows overflow or vanish.
-
-    Args:
-        features: (rows, d), any real dtype.
-        name: what the array is, for error messages.
-        first_row: number of the first row, for error messages.
-
-    Returns:
-        float32 (rows, d), every row of length 1.
-
-    Raises:
-        ValueError: wrong rank or dtype, no columns, a row that is zero or not finite.
-    """
-    array = arrays.matrix(name, features)
-    if array.shape[1] == 0:
-        raise ValueError(f"{name} must have at least one column, got shape {array.shape}")
-    wide = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
-    largest = np.maximum(wide.max(axis=1), -wide.min(axis=1))
-    bad = np.flatnonzero(~np.isfinite(largest) | (largest == 0))
-    if bad.size:
-        fault = "all zeros" if largest[bad[0]] == 0 else "NaN or infinity"
-        raise ValueError(f"{name}, row {first_row + bad[0]}: expected a finite vector other than zero, got {fault}")
-    units: np.ndarray = (wide / largest[:, None]).astype(np.float32, copy=False)
-    units /= np.sqrt(np.einsum("ij,ij->i", units, units))[:, None]
-    return units
-
-
 def second_moment(train: np.ndarray, name: str = "train", *, first_row: int = 0) -> np.ndarray:
-    """Sum u u^T over the L2-normalised rows u of one checkpoint; the sums of shards add up to that of the pool.
+    """Sum u u^T over the L2-normalised rows u of one checkpoint; the sums of all shards add up to the pool's.
 
     Args:
         train: (rows, d).
         name: what the array is, for error messages.
-        first_row: the pool's number of the first row, for error messages.
+        first_row: index in the pool of the first row, for error messages.
 
     Returns:
-        float64 (d, d): divide the pool's sum by the pool's rows to get F.
+        float64 (d, d); the pool's sum divided by its number of rows is F.
 
     Raises:
-        ValueError: as `unit_rows`.
+        ValueError: as `arrays.unit_rows`.
     """
     array = arrays.matrix(name, train)
     total = np.zeros((array.shape[1], array.shape[1]))
@@ -134,12 +106,12 @@ def precondition(directions: np.ndarray, fisher: np.ndarray, damping: float) -> 
     """Solve (F + r trace(F)/d I) x = v for every direction v.
 
     Args:
-        directions: (m, d) from `unit_rows`.
+        directions: (m, d) from `arrays.unit_rows`.
         fisher: F, (d, d), symmetric: the mean of u u^T over the pool.
-        damping: r, above 0: without it F need not have an inverse.
+        damping: r, above 0; without it F may be singular.
 
     Returns:
-        float32 (m, d), to be given to `score_block`.
+        float32 (m, d), the directions for `score_block`.
 
     Raises:
         ValueError: shapes that do not fit, or damping not above 0.
@@ -169,7 +141,7 @@ def _aligned(
     """Check that the three sequences fit each other and return the train arrays."""
     rates = np.asarray(weights)
     if rates.ndim != 1 or rates.dtype.kind not in "fiu":
-        raise ValueError(f"weights must be one number a checkpoint, got {weights!r}")
+        raise ValueError(f"weights must be one number per checkpoint, got {weights!r}")
     if not len(rates) == len(train) == len(directions) or len(rates) == 0:
         raise ValueError(
             "train, validation and weights must have one entry for each of at least one checkpoint, "

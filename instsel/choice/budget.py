@@ -3,12 +3,12 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from instsel.choice.choosers import Chooser
 from instsel.errors import InputError
-from instsel.selection import Selection
+from instsel.selection.base import Selection
 from instsel.study.results import RowCount
 
 
@@ -17,7 +17,7 @@ class Budget:
     """What may be chosen.
 
     Attributes:
-        amount: a whole number is a count, a number with a point a share of the pool.
+        amount: A whole number is a count, a number with a point a share of the pool.
         unit: "rows" or "tokens", prompts counted.
     """
 
@@ -25,10 +25,10 @@ class Budget:
     unit: str = "rows"
 
     def of(self, pool: RowCount) -> "Budget":
-        """The count that the budget stands for: as it is, or a share rounded down but at least one.
+        """Return the count that the budget stands for: as it is, or a share rounded down but at least one.
 
         Args:
-            pool: how many `rows` and `tokens` the pool has, those counted that a method cannot choose.
+            pool: How many `rows` and `tokens` the pool has, those counted that a method cannot choose.
 
         Raises:
             InputError: the count is above the pool.
@@ -44,59 +44,70 @@ class Budget:
         return self
 
 
-def choose(chooser: Chooser, budget: Budget, tokens: Sequence[int] | np.ndarray, nested: bool) -> Selection:
+class Chooser(Protocol):
+    """Chooses among rows, whatever the budget."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Names of the rows."""
+
+    def pick(self, rows: int) -> Selection:
+        """Pick so many rows; `indices` are of `ids`."""
+
+
+def choose(chooser: Chooser, budget: Budget, tokens: Sequence[int] | np.ndarray, prefix_stable: bool) -> Selection:
     """Choose within a budget.
 
     A budget of tokens is kept by the number of rows: the most picks, in pick order, that hold no more tokens.
 
     Args:
-        chooser: the method.
-        budget: a count of rows or tokens.
-        tokens: of each row in `chooser.ids`.
-        nested: whether the choice of fewer rows is the beginning of that of more; else the number of rows is searched
-            by halving, and the choice may leave some tokens unused.
+        chooser: The method on its rows.
+        budget: A count of rows or tokens.
+        tokens: Of each row in `chooser.ids`.
+        prefix_stable: Whether the choice of fewer rows is the beginning of that of more; if not, the number of rows is
+            searched by halving, and the choice may leave some tokens unused.
 
     Raises:
         InputError: the budget holds no row.
     """
-    sizes, room = np.asarray(tokens, dtype=np.int64), int(budget.amount)
+    sizes, limit = np.asarray(tokens, dtype=np.int64), int(budget.amount)
     if budget.unit == "rows":
-        return chooser.pick(room)
-    found = _nested(chooser, room, sizes) if nested else _searched(chooser, room, sizes)
-    if not len(found):
-        raise InputError(f"selection.budget is {room} tokens, and the first row chosen has more; raise it")
-    return found
+        return chooser.pick(limit)
+    selection = _longest_prefix(chooser, limit, sizes) if prefix_stable else _searched(chooser, limit, sizes)
+    if not len(selection):
+        raise InputError(f"selection.budget is {limit} tokens, and the first row chosen has more; raise it")
+    return selection
 
 
-def _nested(chooser: Chooser, room: int, sizes: np.ndarray) -> Selection:
-    rows = min(len(sizes), 1 + int(1.5 * room / max(sizes.mean(), 1)))
-    found = chooser.pick(rows)
-    while sizes[found.indices].sum() <= room and rows < len(sizes):
+def _longest_prefix(chooser: Chooser, limit: int, sizes: np.ndarray) -> Selection:
+    rows = min(len(sizes), 1 + int(1.5 * limit / max(sizes.mean(), 1)))
+    selection = chooser.pick(rows)
+    while sizes[selection.indices].sum() <= limit and rows < len(sizes):
         rows = min(len(sizes), 2 * rows)
-        found = chooser.pick(rows)
-    kept = int(np.searchsorted(np.cumsum(sizes[found.indices]), room, side="right"))
-    callers = None if found.driven_by is None else found.driven_by[:kept]
-    return Selection(found.indices[:kept], found.scores[:kept], callers)
+        selection = chooser.pick(rows)
+    kept = int(np.searchsorted(np.cumsum(sizes[selection.indices]), limit, side="right"))
+    driven_by = None if selection.driven_by is None else selection.driven_by[:kept]
+    return Selection(selection.indices[:kept], selection.scores[:kept], driven_by)
 
 
-def _searched(chooser: Chooser, room: int, sizes: np.ndarray) -> Selection:
-    """The choice of the most rows that fit, where more rows hold more tokens."""
+def _searched(chooser: Chooser, limit: int, sizes: np.ndarray) -> Selection:
+    """Find the choice of the most rows that fit, where more rows hold more tokens."""
     low, high = 0, len(sizes)
-    # What a trial warns of is not said of the choice.
+    # What a trial warns of does not concern the choice.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         while low < high:
             rows = (low + high + 1) // 2
-            if _fits(chooser, rows, room, sizes):
+            if _fits(chooser, rows, limit, sizes):
                 low = rows
             else:
                 high = rows - 1
     return chooser.pick(low)
 
 
-def _fits(chooser: Chooser, rows: int, room: int, sizes: np.ndarray) -> bool:
+def _fits(chooser: Chooser, rows: int, limit: int, sizes: np.ndarray) -> bool:
     try:
-        return int(sizes[chooser.pick(rows).indices].sum()) <= room
+        return int(sizes[chooser.pick(rows).indices].sum()) <= limit
     except (ValueError, InputError):
         # A method may be left with fewer rows than that, as smart is by `num_tasks`, or a mixture with floors above
         # what there is; one row it has, or it fails below.

@@ -1,29 +1,29 @@
-"""The programme of `mixture` for one selection, and a choice that keeps to the shares it gives."""
+"""The linear program of `mixture` for one selection, and a choice that keeps to the shares it gives."""
 
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from instsel.choice.choosers import Chooser
+from instsel.choice.budget import Chooser
 from instsel.config.mixture import Mixture
 from instsel.errors import InputError
 from instsel.mixture.categories import OTHER
-from instsel.mixture.optimise import Solution, counts, solve
-from instsel.selection import Selection
-from instsel.selection.methods import Shares
+from instsel.mixture.program import Solution, counts, solve
+from instsel.selection.base import Selection, Shares
 from instsel.study.reader import StudyReader
+from instsel.study.results import CategoryShares, MixtureDuals, MixtureShares
 
 MIXTURE = "mixture.parquet"
 
 
 @dataclass(frozen=True)
 class SelectionMixture:
-    """A mixture and the programme behind it.
+    """A mixture and the linear program behind it.
 
     Attributes:
         names: of the categories, "other" last if there is one.
@@ -43,36 +43,35 @@ class SelectionMixture:
     solution: Solution
     rows: np.ndarray
 
-    def told(self) -> dict[str, Any]:
-        """As JSON values, for the selection's manifest."""
-        duals = {
-            name: value if isinstance(value, float) else dict(zip(self.names, np.asarray(value).tolist(), strict=True))
-            for name, value in self.solution.duals.items()
-        }
-        by_category = {
+    def shares(self) -> MixtureShares:
+        """Return what a selection's manifest keeps of it."""
+        solution, duals = self.solution, self.solution.duals
+        columns = {
             "start": self.start,
             "importance": self.importance,
-            "worth": self.solution.worth,
-            "weight": self.solution.weights,
+            "worth": solution.worth,
+            "weight": solution.weights,
             "rows": self.rows,
             "capacity": self.capacity,
             "floor": self.floor,
         }
-        return {
-            "categories": {
-                name: {key: np.asarray(values)[place].item() for key, values in by_category.items()}
-                for place, name in enumerate(self.names)
-            },
-            "objective": self.solution.objective,
-            "start_objective": self.solution.start_objective,
-            "duals": duals,
-        }
+        lines = zip(*(np.asarray(values).tolist() for values in columns.values()), strict=True)
+        by_category = (CategoryShares(**dict(zip(columns, line, strict=True))) for line in lines)
+        lower, upper = (
+            dict(zip(self.names, np.asarray(duals[bound]).tolist(), strict=True)) for bound in ("lower", "upper")
+        )
+        return MixtureShares(
+            categories=dict(zip(self.names, by_category, strict=True)),
+            objective=solution.objective,
+            start_objective=solution.start_objective,
+            duals=MixtureDuals(sum=float(duals["sum"]), max_shift=float(duals["max_shift"]), lower=lower, upper=upper),
+        )
 
 
 def mix(
     mixture: Mixture, reader: StudyReader, labels: Sequence[str], start: Mapping[str, int], total: int
 ) -> SelectionMixture:
-    """Solve the programme for a choice of `total` rows.
+    """Solve the linear program for a choice of `total` rows.
 
     Args:
         mixture: settings.
@@ -84,17 +83,17 @@ def mix(
     Raises:
         InputError: a category is not there, the constraints contradict each other, or an effect is unknown.
     """
-    told = reader.interaction(mixture.estimator)
-    names: list[str] = list(told["categories"])
+    interaction = reader.interaction(mixture.estimator)
+    names: list[str] = list(interaction["categories"])
     sizes = Counter(labels)
     names += [OTHER] if sizes[OTHER] else []
     have = np.array([sizes[name] for name in names])
     start_shares = np.array([start.get(name, 0) for name in names], dtype=np.float64)
     start_shares /= start_shares.sum()
     importance = _importance(mixture, reader, names, have)
-    gamma, error = (_with_other(told[key], len(names)) for key in ("gamma", "error"))
+    gamma, error = (_with_other(interaction[key], len(names)) for key in ("gamma", "error"))
     if mixture.effects_in == "nats":
-        scale = _own_effects(told["own"], importance)
+        scale = _effects_on_itself(interaction["self_effect"], importance)
         gamma, error = gamma * scale, error * scale
     if mixture.unknown == "zero":
         gamma, error = np.nan_to_num(gamma), np.nan_to_num(error)
@@ -112,121 +111,143 @@ def mix(
             names=names,
         )
         rows = counts(solution.weights, total, capacity=have)
-    except ValueError as error_found:
-        raise InputError(f"mixture: {error_found}") from error_found
+    except ValueError as infeasible:
+        raise InputError(f"mixture: {infeasible}") from infeasible
     floor = np.array([mixture.floors.get(name, 0.0) for name in names])
     return SelectionMixture(names, start_shares, importance, have, floor, solution, rows)
 
 
-def mixture_table(told: Mapping[str, Any]) -> pa.Table:
-    """A line a category of what `SelectionMixture.told` says."""
-    lines = [{"category": name, **values} for name, values in told["categories"].items()]
-    duals = told["duals"]
-    bounds = [
-        {"lower_dual": duals["lower"][line["category"]], "upper_dual": duals["upper"][line["category"]]}
-        for line in lines
-    ]
-    return pa.Table.from_pylist([{**line, **bound} for line, bound in zip(lines, bounds, strict=True)])
+def mixture_table(mixture: MixtureShares) -> pa.Table:
+    """Return the categories of a mixture as a table, one line each, with the duals of their bounds."""
+    duals = mixture.duals
+    return pa.Table.from_pylist(
+        [
+            {
+                "category": name,
+                **shares.model_dump(),
+                "lower_dual": duals.lower[name],
+                "upper_dual": duals.upper[name],
+            }
+            for name, shares in mixture.categories.items()
+        ]
+    )
 
 
-class MixedChoice:
+class ReasonedChooser(Chooser, Protocol):
+    """A chooser that says why."""
+
+    def reasons(self, selection: Selection) -> list[str]:
+        """Say why each row of a selection was picked."""
+
+
+class ConstrainedChooser:
     """A method that keeps to the shares of a mixture: it chooses within each category as if that were the whole pool.
 
     Attributes:
-        mix: the mixture of the last choice.
+        solved: The mixture of the last choice.
     """
 
     def __init__(
-        self, chooser_of: Callable[[StudyReader], Chooser], shares: Shares, mixture: Mixture, reader: StudyReader
+        self,
+        chooser_of: Callable[[StudyReader], ReasonedChooser],
+        shares: Shares,
+        mixture: Mixture,
+        reader: StudyReader,
     ) -> None:
-        """Get ready to choose.
+        """Read what the method can choose from.
 
         Args:
-            chooser_of: makes the method's chooser of a study.
-            shares: what the mixture starts from: the pool's, or those of what the method would choose.
-            mixture: settings of the programme.
-            reader: the study.
+            chooser_of: From a study to the method on its rows.
+            shares: What the mixture starts from: the pool's shares, or those of what the method would choose.
+            mixture: Settings of the linear program.
+            reader: The study.
         """
-        self.chooser_of, self.shares, self.mixture, self.reader = chooser_of, shares, mixture, reader
-        self.whole = chooser_of(reader)
-        self.places = {row: place for place, row in enumerate(self.whole.ids)}
-        self.labels = [reader.category_of[row] for row in self.whole.ids]
-        self.mix: SelectionMixture | None = None
+        self._chooser_of, self._shares, self._mixture, self._reader = chooser_of, shares, mixture, reader
+        self._whole = chooser_of(reader)
+        self._index_of = {row: index for index, row in enumerate(self._whole.ids)}
+        self._labels = [reader.category_of[row] for row in self._whole.ids]
         self._reasons: dict[int, str] = {}
+        self.solved: SelectionMixture | None = None
 
     @property
-    def chooser(self) -> Chooser:
-        """This choice as a chooser of the rows that the method can choose."""
-        return Chooser(
-            self.whole.ids, self.pick, lambda made: [self._reasons[place] for place in made.indices.tolist()]
-        )
+    def ids(self) -> Sequence[str]:
+        return self._whole.ids
 
-    def pick(self, total: int) -> Selection:
-        """Choose `total` rows; picks of the categories alternate, so that the first have the shares of the whole.
+    def pick(self, rows: int) -> Selection:
+        """Choose rows; picks of the categories alternate, so that the first have the shares of the whole.
 
         Raises:
             InputError: see `mix`.
         """
-        started = Counter(self.labels if self.shares == "pool" else self._own_choice(total))
-        found = self.mix = mix(self.mixture, self.reader, self.labels, started, total)
+        start = Counter(self._labels if self._shares == "pool" else self._unconstrained(rows))
+        solved = self.solved = mix(self._mixture, self._reader, self._labels, start, rows)
         self._reasons, picked = {}, []
-        for name, rows in zip(found.names, found.rows.tolist(), strict=True):
-            picked += self._within(name, rows) if rows else []
+        for name, count in zip(solved.names, solved.rows.tolist(), strict=True):
+            picked += self._within(name, count) if count else []
         picked.sort()
-        indices = np.array([place for *_, place in picked], dtype=np.int64)
+        indices = np.array([index for *_, index in picked], dtype=np.int64)
         return Selection(indices, np.array([score for _, score, _ in picked], dtype=np.float64))
 
-    def _own_choice(self, total: int) -> list[str]:
-        return [self.labels[place] for place in self.whole.pick(total).indices.tolist()]
+    def reasons(self, selection: Selection) -> list[str]:
+        """Say why each row of the last choice was picked, its category first."""
+        return [self._reasons[index] for index in selection.indices.tolist()]
+
+    def details(self) -> Mapping[str, Mapping[str, float]]:
+        """Return nothing: what the method goes by differs from category to category."""
+        return {}
+
+    def _unconstrained(self, rows: int) -> list[str]:
+        """Return the categories of what the method would choose by itself."""
+        return [self._labels[index] for index in self._whole.pick(rows).indices.tolist()]
 
     def _within(self, name: str, rows: int) -> list[tuple[float, float, int]]:
-        """Picks of a category: how far into its choice each is, its score, and its place among all rows."""
-        members = {row for row, label in zip(self.whole.ids, self.labels, strict=True) if label == name}
-        chooser = self.chooser_of(self.reader.only(members))
+        """Return picks of a category: how far into its choice each is, its score, and its index among all rows."""
+        members = {row for row, label in zip(self._whole.ids, self._labels, strict=True) if label == name}
+        chooser = self._chooser_of(self._reader.only(members))
         chosen = chooser.pick(rows)
         if len(chosen) < rows:
             warnings.warn(f"category {name}: {len(chosen)} of {rows} rows chosen", UserWarning, stacklevel=2)
-        places = [self.places[chooser.ids[row]] for row in chosen.indices.tolist()]
-        told = zip(places, chooser.why(chosen), strict=True)
-        self._reasons |= {place: f"{name}: {reason}" for place, reason in told}
+        indices = [self._index_of[chooser.ids[row]] for row in chosen.indices.tolist()]
+        reasons = zip(indices, chooser.reasons(chosen), strict=True)
+        self._reasons |= {index: f"{name}: {reason}" for index, reason in reasons}
         depths = ((rank + 0.5) / len(chosen) for rank in range(len(chosen)))
-        return list(zip(depths, chosen.scores.tolist(), places, strict=True))
+        return list(zip(depths, chosen.scores.tolist(), indices, strict=True))
 
 
 def _importance(mixture: Mixture, reader: StudyReader, names: Sequence[str], have: np.ndarray) -> np.ndarray:
-    """How much each category counts, sums to 1; "other", of which nothing is known, counts nothing."""
-    wanted = mixture.importance
+    """Return how much each category counts, sums to 1; "other", of which nothing is known, counts nothing."""
+    asked = mixture.importance
     measured = np.array([name != OTHER for name in names])
-    if isinstance(wanted, dict):
-        unknown = sorted(set(wanted) - set(np.asarray(names)[measured].tolist()))
+    if isinstance(asked, dict):
+        unknown = sorted(set(asked) - set(np.asarray(names)[measured].tolist()))
         if unknown:
             raise InputError(
                 f"mixture.importance names {unknown[0]!r}, which is no measured category; they are "
                 f"{', '.join(np.asarray(names)[measured].tolist())}"
             )
-        shares = np.array([wanted.get(name, 0.0) for name in names])
-    elif wanted == "targets":
+        shares = np.array([asked.get(name, 0.0) for name in names])
+    elif asked == "targets":
         by_target = reader.manifest("categorize")["result"]["validation"].values()
         # Each target counts the same, however many validation rows it has.
-        shares = np.array([sum(found.get(name, 0) / sum(found.values()) for found in by_target) for name in names])
+        shares = np.array([sum(rows.get(name, 0) / sum(rows.values()) for rows in by_target) for name in names])
     else:
-        shares = np.where(measured, have if wanted == "proportional" else 1.0, 0.0).astype(np.float64)
-    found: np.ndarray = shares / shares.sum()
-    return found
+        shares = np.where(measured, have if asked == "proportional" else 1.0, 0.0).astype(np.float64)
+    importance: np.ndarray = shares / shares.sum()
+    return importance
 
 
-def _own_effects(own: Sequence[float], importance: np.ndarray) -> np.ndarray:
-    """What rows of each category do for it, in units of their mean over what counts; "other" has none."""
-    found = np.zeros(len(importance))
-    found[: len(own)] = np.maximum(own, 0)
-    mean = float(importance @ found)
+def _effects_on_itself(effects: Sequence[float], importance: np.ndarray) -> np.ndarray:
+    """Return what rows of each category do for it, in units of their mean over what counts; "other" has none."""
+    scale = np.zeros(len(importance))
+    scale[: len(effects)] = np.maximum(effects, 0)
+    mean = float(importance @ scale)
     if not mean > 0:
         raise InputError("mixture.effects_in: no category that importance counts is helped by its own rows; use rows")
-    return found / mean
+    return scale / mean
 
 
 def _with_other(values: Any, size: int) -> np.ndarray:
-    """A matrix of the measured categories, with a row of no effects for "other" if that is the last of `size`."""
+    """Return a matrix of the measured categories, with a row of no effects for "other" if it is the last of `size`."""
     matrix = np.array(values, dtype=np.float64)
     wide = np.zeros((size, size))
     wide[: len(matrix), : len(matrix)] = matrix
@@ -236,7 +257,7 @@ def _with_other(values: Any, size: int) -> np.ndarray:
 def _bounds(
     mixture: Mixture, names: Sequence[str], have: np.ndarray, start_shares: np.ndarray, total: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Floors as wanted, capacities as the pool has them; "other" stays as it is."""
+    """Return floors as wanted, capacities as the pool has them; "other" stays as it is."""
     unknown = sorted(set(mixture.floors) - (set(names) - {OTHER}))
     if unknown:
         raise InputError(

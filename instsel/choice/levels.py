@@ -13,7 +13,7 @@ from instsel.study.reader import StudyReader
 
 
 def levels_of_rows(curriculum: Curriculum, reader: StudyReader, ids: Sequence[str]) -> NDArray[np.int64]:
-    """Levels of rows by their categories, int64 (N,): 0 preliminary, 1 intermediate, 2 subsequent.
+    """Return levels of rows by their categories, int64 (N,): 0 preliminary, 1 intermediate, 2 subsequent.
 
     Args:
         curriculum: whether levels are by dependencies, or which the user gave.
@@ -24,15 +24,15 @@ def levels_of_rows(curriculum: Curriculum, reader: StudyReader, ids: Sequence[st
         InputError: levels are given to a category that is not there.
     """
     if curriculum.levels == "dependencies":
-        named = reader.interaction("interventions")["dependency"]["levels"]
+        level_of = reader.interaction("interventions")["dependency"]["levels"]
     else:
-        named = curriculum.levels
+        level_of = curriculum.levels
         known = {*reader.category_of.values(), OTHER}
-        unknown = sorted(set(named) - known)
+        unknown = sorted(set(level_of) - known)
         if unknown:
             raise InputError(
                 f"curriculum.levels names {unknown[0]!r}, which is no category; they are {', '.join(sorted(known))}"
             )
-    number = {name: LEVELS.index(level) for name, level in named.items()}
+    number = {name: LEVELS.index(level) for name, level in level_of.items()}
     levels = [number.get(reader.category_of[row], INTERMEDIATE) for row in ids]
     return np.array(levels, dtype=np.int64)

@@ -1,13 +1,16 @@
 """A choice as files: a table of the picks, the rows as JSONL, and the examples that a training run reads."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from instsel.choice.picks import Picks
 from instsel.io.store import Folder
+from instsel.study.results import SelectResult
 from instsel.training.dataset import SCHEMA
 
 TABLE = "selected.parquet"
@@ -15,24 +18,24 @@ ROWS = "selected.jsonl"
 TRAINING_SET = "training.arrow"
 
 
-def write_rows(prepared: Folder, out: Folder, picks: pa.Table) -> dict[str, Any]:
+def write_rows(prepared: Folder, out: Folder, picks: Picks) -> SelectResult:
     """Fetch the picked rows from their shards and write them in pick order.
 
     Args:
-        prepared: folder of stage *prepare*.
-        out: where to write.
-        picks: id, rank, score, reason.
+        prepared: Folder of stage *prepare*.
+        out: Where to write.
+        picks: The rows, and what they were picked by.
 
     Returns:
-        Rows and tokens, and how many rows are of each source and task.
+        What the choice is made of, and what it was made by.
     """
-    order = {row: rank for rank, row in enumerate(picks["id"].to_pylist())}
+    order = {row: rank for rank, row in enumerate(picks.table["id"].to_pylist())}
     picked: list[dict[str, Any]] = [{}] * len(order)
     for shard in _shards(prepared, order):
         for row in (prepared / "pool").read_table(f"{shard}.parquet").to_pylist():
             if row["id"] in order:
                 picked[order[row["id"]]] = row
-    table = picks
+    table = picks.table
     for name in ("source", "task", "tokens", "answer_tokens"):
         table = table.append_column(name, pa.array([row[name] for row in picked]))
     with out.writer(ROWS) as stream:
@@ -44,42 +47,43 @@ def write_rows(prepared: Folder, out: Folder, picks: pa.Table) -> dict[str, Any]
             stream.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
     out.write_table(TRAINING_SET, _training_set(picked))
     out.write_table(TABLE, table)
-    return {"rows": len(picked), "tokens": sum(row["tokens"] for row in picked), **_made_of(picked)}
+    return SelectResult(
+        rows=len(picked),
+        tokens=sum(row["tokens"] for row in picked),
+        sources=_counts(row["source"] for row in picked),
+        tasks=_counts(f"{row['source']}/{row['task'] or '-'}" for row in picked),
+        mixture=picks.mixture,
+        **picks.details,
+    )
 
 
 def write_training_sets(prepared: Folder, folders: Mapping[str, Folder], sets: Mapping[str, Sequence[str]]) -> None:
     """Write the training set of several runs, with one look at each shard.
 
     Args:
-        prepared: folder of stage *prepare*.
-        folders: run -> where to write it.
-        sets: run -> ids of its rows, in order.
+        prepared: Folder of stage *prepare*.
+        folders: Run -> where to write it.
+        sets: Run -> ids of its rows, in order.
     """
-    wanted = {row for ids in sets.values() for row in ids}
-    found: dict[str, dict[str, Any]] = {}
-    for shard in _shards(prepared, wanted):
+    ids = {row for rows in sets.values() for row in rows}
+    examples: dict[str, dict[str, Any]] = {}
+    for shard in _shards(prepared, ids):
         table = (prepared / "pool").read_table(f"{shard}.parquet", ["id", "input_ids", "labels"])
-        found |= {row["id"]: row for row in table.to_pylist() if row["id"] in wanted}
-    for name, ids in sets.items():
-        folders[name].write_table(TRAINING_SET, _training_set([found[row] for row in ids]))
+        examples |= {row["id"]: row for row in table.to_pylist() if row["id"] in ids}
+    for name, rows in sets.items():
+        folders[name].write_table(TRAINING_SET, _training_set([examples[row] for row in rows]))
 
 
 def _shards(prepared: Folder, rows: Collection[str]) -> list[str]:
-    """Shards that have some of these rows."""
+    """Return the shards that have some of these rows."""
     index = prepared.read_table("index.parquet", ["id", "shard"])
-    wanted = index.filter(pc.is_in(index["id"], pa.array(list(rows), pa.string())))
-    return sorted(wanted["shard"].unique().to_pylist())
+    kept = index.filter(pc.is_in(index["id"], pa.array(list(rows), pa.string())))
+    return sorted(kept["shard"].unique().to_pylist())
 
 
 def _training_set(rows: Sequence[dict[str, Any]]) -> pa.Table:
     return pa.table({name: pa.array([row[name] for row in rows], SCHEMA.field(name).type) for name in SCHEMA.names})
 
 
-def _made_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    sources: dict[str, int] = {}
-    tasks: dict[str, int] = {}
-    for row in rows:
-        sources[row["source"]] = sources.get(row["source"], 0) + 1
-        task = f"{row['source']}/{row['task'] or '-'}"
-        tasks[task] = tasks.get(task, 0) + 1
-    return {"sources": dict(sorted(sources.items())), "tasks": dict(sorted(tasks.items()))}
+def _counts(labels: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(labels).items()))

@@ -7,20 +7,21 @@ from typing import Any
 
 from instsel.choice.budget import Budget
 from instsel.choice.influence import influence_matrix
-from instsel.choice.metrics import figures
+from instsel.choice.metrics import SelectionMetrics, selection_metrics
 from instsel.choice.output import write_rows
-from instsel.choice.picks import make_picks
+from instsel.choice.picks import PickRequest, make_picks
 from instsel.config.file import override, parse_study, plain_values
 from instsel.config.study import SelectionPart, StudyConfig
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.study.attribution_specs import method_spec
-from instsel.study.folder import MANIFEST, STUDY
+from instsel.study.folder import MANIFEST, STUDY, read_study_entry
 from instsel.study.reader import StudyReader
+from instsel.study.results import SelectResult
 
 CONFIG = "config.json"
 SELECTIONS = "selections"
-MOST_LETTERS = 120
+NAME_LENGTH = 120
 
 
 @dataclass(frozen=True)
@@ -46,92 +47,121 @@ class SelectionRequest:
     name: str | None = None
 
 
-def reselect(place: str, wish: SelectionRequest, say: Callable[[str], None]) -> tuple[Folder, dict[str, Any]]:
+@dataclass(frozen=True)
+class Reselection:
+    """A selection made from a finished study.
+
+    Attributes:
+        name: Of the selection.
+        folder: Where it is.
+        result: What it is made of.
+        influence: Name of the attribution spec that the metrics are by; None where the study has no gradients.
+        metrics: Whom it serves; None where the study has no gradients.
+    """
+
+    name: str
+    folder: Folder
+    result: SelectResult
+    influence: str | None = None
+    metrics: SelectionMetrics | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values: the result, and beside it `influence` and `metrics` where there are metrics."""
+        metrics = {} if self.metrics is None else {"influence": self.influence, "metrics": asdict(self.metrics)}
+        return {**self.result.to_dict(), **metrics}
+
+
+def reselect(uri: str, request: SelectionRequest, log: Callable[[str], None]) -> Reselection:
     """Make a selection and write it into the study's folder, below `selections/`.
 
     Args:
-        place: folder of the study.
-        wish: what to choose.
-        say: is told what the method warns of.
-
-    Returns:
-        The folder of the selection, and what it is made of: name, rows, tokens, sources, tasks, and figures where the
-        study has gradients.
+        uri: Of the study folder.
+        request: What to choose.
+        log: Called with each text that the method warns of.
 
     Raises:
-        InputError: there is no such study, the wish is wrong, or the study lacks what the method reads.
+        InputError: there is no such study, the request is wrong, or the study lacks what the method needs.
     """
-    study, reader = open_study(place)
-    part = _asked(study, wish).selection
+    study, reader = open_study(uri)
+    part = _with_request(study, request).selection
     method = part.methods[0]
     budget = Budget(part.budget, part.unit)
-    picks, kept = make_picks(
-        method, method.seeds[0], budget, part.attribution, part.damping, reader, say, study.mixture
-    )
-    served = {}
+    pick_request = PickRequest(method, method.seeds[0], budget, part.attribution, part.damping, study.mixture)
+    picks = make_picks(pick_request, reader, log)
+    influence, metrics = None, None
     if reader.has("features"):
-        way = method_spec(method, part.attribution, part.damping)
-        found = figures({method.name: picks["id"].to_pylist()}, influence_matrix(reader, way), reader)
-        served = {"influence": way.name, "figures": asdict(found[method.name])} if found else {}
-    out = reader.study / SELECTIONS / method.name
-    out.remove()
-    result = {**write_rows(reader.study / "prepare", out, picks), **served, **kept}
-    made_from = reader.manifest("prepare")["fingerprint"]
-    out.write_json(MANIFEST, {"selection": part.model_dump(), "prepare": made_from, "result": result})
-    return out, {"name": method.name, **result}
+        spec = method_spec(method, part.attribution, part.damping)
+        by_name = selection_metrics(
+            {method.name: picks.table["id"].to_pylist()}, influence_matrix(reader, spec), reader
+        )
+        influence, metrics = (spec.name, by_name[method.name]) if by_name else (None, None)
+    folder = reader.study / SELECTIONS / method.name
+    folder.remove()
+    result = write_rows(reader.study / "prepare", folder, picks)
+    reselection = Reselection(method.name, folder, result, influence, metrics)
+    prepared = reader.manifest("prepare")["fingerprint"]
+    manifest = {"selection": part.model_dump(), "prepare": prepared, "result": reselection.to_dict()}
+    folder.write_json(MANIFEST, manifest)
+    return reselection
 
 
 def reselections(reader: StudyReader) -> dict[str, SelectionPart]:
-    """Selections that were made anew from the pool as it is now: name -> what was asked for."""
-    found = {}
+    """Return the selections below `selections/` that are of the pool as it is now: name -> what was asked for."""
+    parts = {}
     folder = reader.study / SELECTIONS
     for name in folder.names():
         if not (folder / name).exists(MANIFEST):
             continue
         manifest = (folder / name).read_json(MANIFEST)
         if manifest["prepare"] == reader.manifest("prepare")["fingerprint"]:
-            found[name] = SelectionPart.model_validate(manifest["selection"])
-    return found
+            parts[name] = SelectionPart.model_validate(manifest["selection"])
+    return parts
 
 
-def open_study(place: str) -> tuple[StudyConfig, StudyReader]:
-    """The study in a folder, as it was last run.
+def open_study(uri: str) -> tuple[StudyConfig, StudyReader]:
+    """Open the study in a folder, as it was last run.
 
     Raises:
         InputError: the folder holds no study, or one that never ran.
     """
-    folder = Folder.at(place)
+    folder = Folder.at(uri)
     if not folder.exists(STUDY):
-        raise InputError(f"{place} is no study folder; give the `out` of a study that has run")
+        raise InputError(f"{uri} is no study folder; give the `out` of a study that has run")
+    read_study_entry(folder)
     if not folder.exists(CONFIG):
-        raise InputError(f"{place} has no {CONFIG}; run the study again with this version, finished stages are kept")
-    return parse_study(folder.read_json(CONFIG), f"{place}/{CONFIG}"), StudyReader(folder)
+        raise InputError(f"{uri} has no {CONFIG}; run the study again with this version, finished stages are kept")
+    return parse_study(folder.read_json(CONFIG), f"{uri}/{CONFIG}"), StudyReader(folder)
 
 
-def _asked(study: StudyConfig, wish: SelectionRequest) -> StudyConfig:
-    """The study with the wish as its only method, checked like a study file."""
+def _with_request(study: StudyConfig, request: SelectionRequest) -> StudyConfig:
+    """Return the study with the request as its only method, checked like a study file."""
     try:
-        budget = plain_values(wish.budget)
+        budget = plain_values(request.budget)
     except InputError as error:
-        raise InputError(f"--budget {wish.budget}: write a count (500) or a share (0.1)") from error
-    method: dict[str, Any] = {"method": wish.method, "name": wish.name or _default_name(wish)}
-    method |= {"targets": list(wish.targets)} if wish.targets else {}
-    method |= {"attribution": wish.attribution} if wish.attribution else {}
-    for option in wish.options:
+        raise InputError(f"--budget {request.budget}: write a count (500) or a share (0.1)") from error
+    method: dict[str, Any] = {"method": request.method, "name": request.name or _default_name(request)}
+    method |= {"targets": list(request.targets)} if request.targets else {}
+    method |= {"attribution": request.attribution} if request.attribution else {}
+    for option in request.options:
         override(method, option)
     raw = study.model_dump()
-    raw["selection"] |= {"budget": budget, "unit": wish.unit, "methods": [method]}
-    asked = parse_study(raw, "this selection")
-    if len(asked.selection.methods[0].seeds) > 1:
+    raw["selection"] |= {"budget": budget, "unit": request.unit, "methods": [method]}
+    changed = parse_study(raw, "this selection")
+    if len(changed.selection.methods[0].seeds) > 1:
         raise InputError("--set seeds: one selection is made, give one seed")
-    return asked
+    return changed
 
 
-def _default_name(wish: SelectionRequest) -> str:
-    """What was asked for, so that another wish has another name."""
-    unit = "" if wish.unit == "rows" else wish.unit
-    parts = [wish.method, wish.budget + unit, *(wish.targets or ()), *([wish.attribution] if wish.attribution else [])]
-    name = "-".join([*parts, *(re.sub(r"[^A-Za-z0-9._-]", "", option) for option in wish.options)])
-    if len(name) > MOST_LETTERS:
+def _default_name(request: SelectionRequest) -> str:
+    """Name a selection by all that was asked for, so that another request has another name."""
+    unit = "" if request.unit == "rows" else request.unit
+    parts = [
+        request.method,
+        request.budget + unit,
+        *(request.targets or ()),
+        *([request.attribution] if request.attribution else []),
+    ]
+    name = "-".join([*parts, *(re.sub(r"[^A-Za-z0-9._-]", "", option) for option in request.options)])
+    if len(name) > NAME_LENGTH:
         raise InputError(f"a name of all that is asked for would have {len(name)} letters; give one with --name")
     return name

@@ -1,1 +1,1 @@
-"""The command `instsel`: parses arguments and calls what does the work."""
+"""The command `instsel`."""

@@ -1,4 +1,4 @@
-"""The command `instsel`: parses, calls, and turns errors into exit statuses."""
+"""The command `instsel` and the entrypoints of jobs/: parse arguments, call, turn errors into exit statuses."""
 
 import sys
 from collections.abc import Iterator
@@ -24,6 +24,7 @@ StudyFolder = Annotated[str, typer.Argument(help="folder of a study: its `out`",
 Overrides = Annotated[
     list[str], typer.Option("--set", help="override a key: selection.budget=0.05", metavar="KEY=VALUE")
 ]
+Config = Annotated[str, typer.Option("--config", help="study file, YAML: a path or URI", metavar="STUDY.yaml")]
 Until = Annotated[str, typer.Option(help=f"last stage to run: {', '.join(STAGES)}", metavar="STAGE")]
 
 
@@ -34,10 +35,10 @@ def main() -> None:
 
 @app.command()
 def run(study: StudyPath, overrides: Overrides = [], until: Until = STAGES[-1]) -> None:  # noqa: B006
-    """Run a study; goes on where it stopped."""
+    """Run a study; resumes where it stopped."""
     with exit_status():
         _check_stage(until)
-        run_and_tell(load_study(study, overrides), until)
+        run_and_report(load_study(study, overrides), until)
 
 
 @app.command()
@@ -45,28 +46,30 @@ def plan(
     study: StudyPath,
     overrides: Overrides = [],  # noqa: B006
     cluster: Annotated[
-        str | None, typer.Option(help="plan for a cluster that is not here: 8xH100, 2x8xH100, 4xcpu", metavar="CLUSTER")
+        str | None, typer.Option(help="plan for another cluster: 8xH100, 2x8xH100, 4xcpu", metavar="CLUSTER")
     ] = None,
     rates: Annotated[str | None, typer.Option(help="file of rates measured on such a device", metavar="FILE")] = None,
     price: Annotated[
-        float | None, typer.Option(help="of one GPU (of cpu: one machine) an hour; tells the cost")
+        float | None, typer.Option(help="of a GPU (of cpu: a machine) per hour; adds the cost to the plan")
     ] = None,
-    save_rates: Annotated[str | None, typer.Option(help="keep what is measured here in a file", metavar="FILE")] = None,
+    save_rates: Annotated[
+        str | None, typer.Option(help="write the rates measured here to a file", metavar="FILE")
+    ] = None,
 ) -> None:
-    """Tell what a study will take, before it starts: rows, tokens, hours, memory and disk of every stage."""
+    """Estimate the cost of a study before it starts: rows, tokens, hours, memory and disk of every stage."""
     with exit_status():
-        from instsel.planner.elsewhere import TargetCluster
+        from instsel.planner.cluster import TargetCluster
         from instsel.planner.run import plan_study
 
-        elsewhere = TargetCluster.of(cluster, rates, price, save_rates)
-        plan_study(load_study(study, overrides), Terminal(), elsewhere=elsewhere)
+        target = TargetCluster.from_options(cluster, rates, price, save_rates)
+        plan_study(load_study(study, overrides), Terminal(), target=target)
 
 
 @app.command()
 def select(
     study: StudyFolder,
     method: Annotated[str, typer.Option(help="name of a method: bids, less, g2is, smart, ...")],
-    budget: Annotated[str, typer.Option(help="0.1 is a share of the pool, 500 a count")],
+    budget: Annotated[str, typer.Option(help="0.1 is a fraction of the pool, 500 a count")],
     unit: Annotated[str, typer.Option(help="what the budget counts: rows or tokens")] = "rows",
     targets: Annotated[str | None, typer.Option(help="targets to choose for, by default all", metavar="A,B")] = None,
     options: Annotated[
@@ -82,19 +85,18 @@ def select(
 
         terminal = Terminal()
         chosen = targets.split(",") if targets else None
-        wish = SelectionRequest(method, budget, unit, chosen, options, attribution, name)
-        folder, made = reselect(study, wish, terminal.say)
-        terminal.verdict(selection_summary(made, str(folder)))
+        request = SelectionRequest(method, budget, unit, chosen, options, attribution, name)
+        terminal.result(selection_summary(reselect(study, request, terminal.say)))
 
 
 @app.command()
 def explain(study: StudyFolder, row: Annotated[str, typer.Argument(help="id of a pool row", metavar="ROW_ID")]) -> None:
-    """Tell why a row was, or was not, chosen: its rank under each method, whom it helps and whom it hurts."""
+    """Explain why a row was, or was not, selected: its rank under each method, which targets it helps and hurts."""
     with exit_status():
-        from instsel.choice.explain import explain as gather
-        from instsel.report.explanation import explanation
+        from instsel.choice.explain import explain as explain_row
+        from instsel.report.explanation import row_explanation
 
-        Terminal().verdict(explanation(gather(study, row)))
+        Terminal().result(row_explanation(explain_row(study, row)))
 
 
 @app.command()
@@ -104,22 +106,22 @@ def report(
         str | None,
         typer.Option(help="file to write; default report/report.html in the folder, ./report.html for several"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the verdict as JSON, for machines")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the results as JSON")] = False,
 ) -> None:
-    """Build report.html again from what is stored, of one study or of several side by side, and show the verdict."""
+    """Rebuild report.html of a study, or of several side by side, from stored results, and print the results."""
     with exit_status():
-        from instsel.report.verdict import tell_verdicts
-        from instsel.report.write import write_report
+        from instsel.report.html import write_report
+        from instsel.report.terminal import show_results
 
-        found, page = write_report(studies, out)
-        tell_verdicts(found, page, Terminal(), as_json)
+        facts, page = write_report(studies, out)
+        show_results(facts, page, Terminal(), json=as_json)
 
 
 @app.command()
 def search(study: StudyPath, overrides: Overrides = []) -> None:  # noqa: B006
-    """Try methods, budgets, mixtures, orders and settings; ends with the best study file. Goes on where it stopped."""
+    """Search methods, budgets, mixtures, orders and settings for the best study file; resumes where it stopped."""
     with exit_status():
-        search_and_tell(load_study(study, overrides))
+        search_and_report(load_study(study, overrides))
 
 
 @app.command()
@@ -134,16 +136,16 @@ def submit(
     pip: Annotated[
         Path | None, typer.Option(help="requirements that the cluster installs first; default: its image has instsel")
     ] = None,
-    follow: Annotated[bool, typer.Option(help="follow the log; Ctrl-C leaves it, and the job goes on")] = True,
+    follow: Annotated[bool, typer.Option(help="follow the log; Ctrl-C stops following, the job continues")] = True,
 ) -> None:
-    """Run a study as a job of a Ray cluster, or come back to it. A job submitted again goes on where it stopped."""
+    """Run a study as a job on a Ray cluster, or reattach to it. A job submitted again resumes where it stopped."""
     with exit_status():
-        from instsel.runtime.jobs import Order
+        from instsel.runtime.jobs import JobSpec
         from instsel.runtime.jobs import submit as send
 
         _check_stage(until)
-        order = Order(study, overrides, "search" if search else "run", None if search else until, address, pip)
-        send(load_study(study, overrides), order, Terminal(), follow)
+        spec = JobSpec(study, overrides, "search" if search else "run", None if search else until, address, pip)
+        send(load_study(study, overrides), spec, Terminal(), follow)
 
 
 @app.command()
@@ -151,14 +153,13 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="folder of the study")] = Path("runs/quickstart"),
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """See it work: a small model, real data, three selections compared, within minutes."""
+    """Try it: a small model, real data, three selections compared, in minutes."""
     with exit_status():
-        from instsel.quickstart.assets import default_cache, prepare_assets
-        from instsel.quickstart.study import quickstart_study
+        from instsel.quickstart.assets import default_cache, prepare_assets, quickstart_study
 
         assets = prepare_assets(default_cache(), Terminal().say)
-        own = [f"model.name={assets.model}", f"root={assets.root}", f"out={out}"]
-        run_and_tell(load_study(quickstart_study(), [*own, *overrides]), STAGES[-1])
+        settings = [f"model.name={assets.model}", f"root={assets.root}", f"out={out}"]
+        run_and_report(load_study(quickstart_study(), [*settings, *overrides]), STAGES[-1])
 
 
 def _check_stage(until: str) -> None:
@@ -166,32 +167,32 @@ def _check_stage(until: str) -> None:
         raise InputError(f"--until {until}: no such stage; one of {', '.join(STAGES)}")
 
 
-def search_and_tell(study: StudyConfig) -> None:
-    """Search, and show what came out."""
+def search_and_report(study: StudyConfig) -> None:
+    """Run a search and print its report."""
     from instsel.search.run import BEST, REPORT, search_study
 
     terminal = Terminal()
     folder = search_study(study, terminal)
-    terminal.verdict(folder.read(REPORT).decode())
+    terminal.result(folder.read(REPORT).decode())
     terminal.say(f"the best study: instsel run {folder}/{BEST}")
 
 
-def run_and_tell(study: StudyConfig, until: str) -> None:
-    """Run a study through a stage, and show the verdict and the page's address where there is a report."""
+def run_and_report(study: StudyConfig, until: str) -> None:
+    """Run a study through a stage; if that is the report, print the results and the path of the page."""
     terminal = Terminal()
     graph = run_study(study, terminal, until)
     if until == STAGES[-1]:
-        from instsel.report.facts.gather import SUMMARY
-        from instsel.report.verdict import tell_verdicts
-        from instsel.report.write import PAGE
+        from instsel.report.collect import read_summary
+        from instsel.report.html import PAGE
+        from instsel.report.terminal import show_results
 
         report = graph["report"].folder
-        tell_verdicts([report.read_json(SUMMARY)["page"]], f"{report}/{PAGE}", terminal, as_json=False)
+        show_results([read_summary(report)], f"{report}/{PAGE}", terminal)
 
 
 @contextmanager
 def exit_status() -> Iterator[None]:
-    """Exit with 2 where the user's input is wrong and 1 where the study failed; the last line says what to change."""
+    """Exit with status 2 on InputError and 1 on StudyError; the last line says what to change."""
     try:
         yield
     except InputError as error:
@@ -201,5 +202,25 @@ def exit_status() -> Iterator[None]:
         typer.echo(printable(f"failed: {error}"), err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
+        typer.echo("stopped; run the same command again to resume", err=True)
         sys.exit(130)
+
+
+def run_job(stage: str = STAGES[-1]) -> None:
+    """Run the entrypoint of a Ray job, `--config STUDY.yaml [--set KEY=VALUE ...]`: a study through `stage`."""
+
+    def main(config: Config, overrides: Overrides = []) -> None:  # noqa: B006
+        with exit_status():
+            run_and_report(load_study(config, overrides), stage)
+
+    typer.run(main)
+
+
+def search_job() -> None:
+    """Run the entrypoint of a Ray job, `--config STUDY.yaml [--set KEY=VALUE ...]`: the search of a study."""
+
+    def main(config: Config, overrides: Overrides = []) -> None:  # noqa: B006
+        with exit_status():
+            search_and_report(load_study(config, overrides))
+
+    typer.run(main)

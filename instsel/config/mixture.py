@@ -30,53 +30,53 @@ class EndpointCategories(StrictModel):
     key_variable: str | None = Field(None, description="environment variable that holds the key; default no key")
     labels: list[str] | None = Field(None, min_length=2, description="the categories to choose from; default free tags")
     count: int = Field(12, ge=2, description="free tags are merged to at most so many categories")
-    rows_per_request: int = Field(8, ge=1, description="rows tagged by one request")
-    requests_at_once: int = Field(8, ge=1, description="requests under way at the same time")
+    rows_per_request: int = Field(8, ge=1, description="rows tagged per request")
+    requests_at_once: int = Field(8, ge=1, description="concurrent requests")
     timeout: float = Field(60.0, gt=0, description="seconds to wait for an answer")
-    attempts: int = Field(4, ge=1, description="how often a request is made before the study fails")
+    attempts: int = Field(4, ge=1, description="attempts of a request before the study fails")
 
 
-def _named_only(value: Any) -> Any:
+def _by_name(value: Any) -> Any:
     return {"by": value} if isinstance(value, str) else value
 
 
 Categories = Annotated[
     Annotated[ColumnCategories | ClusterCategories | EndpointCategories, Field(discriminator="by")],
-    BeforeValidator(_named_only),
+    BeforeValidator(_by_name),
 ]
 
 
 class Mixture(StrictModel):
-    categories: Categories = Field(ColumnCategories(by="source"), description="what divides the pool")
+    categories: Categories = Field(ColumnCategories(by="source"), description="division of the pool into categories")
     evaluation_rows: int = Field(
-        40, ge=2, description="rows of each category that are kept from all runs here, to evaluate them on"
+        40, ge=2, description="rows of each category that are held out of all runs, for evaluation"
     )
     least_rows: int = Field(
-        100, ge=4, description="a category with fewer rows counts to `other`, whose share stays as it is"
+        100, ge=4, description="categories with fewer rows are merged into `other`, whose proportion stays as it is"
     )
-    estimator: Estimator = Field("gradients", description="what the effects of categories on each other are by")
-    compare: list[Estimator] = Field([], description="other estimators to run, to compare with")
+    estimator: Estimator = Field("gradients", description="estimator of the effects of categories on each other")
+    compare: list[Estimator] = Field([], description="other estimators to run for comparison")
     interventions: Interventions = Field(Interventions(), description="of the estimator interventions")
     regression: Regression = Field(Regression(), description="of the estimator regression")
     training: Training | None = Field(
-        None, description="how the runs of interventions and regression are trained; default as finetune"
+        None, description="training of the runs of interventions and regression; default as finetune"
     )
-    threshold: float = Field(2.0, ge=0, description="standard errors from which on an effect is taken to be there")
+    threshold: float = Field(2.0, ge=0, description="number of standard errors from which an effect counts as real")
     importance: Importance | dict[str, Annotated[float, Field(ge=0)]] = Field(
         "proportional",
-        description="how much each category counts: its share of the pool, all the same, its share of the validation "
-        "rows by their prompts, or weights by category",
+        description="weight of each category: its share of the pool, equal, its share of the validation rows by their "
+        "prompts, or given weights",
     )
     effects_in: Literal["rows", "nats"] = Field(
         "rows",
-        description="what effects are added up in: rows of the category that is helped, as the paper, or loss, so "
-        "that a category whose loss its own rows move more counts more",
+        description="unit of effects: rows of the category that is helped, as in the paper, or loss, so that a "
+        "category whose loss reacts more to rows of its own kind counts more",
     )
     max_shift: float = Field(0.1, ge=0, le=1, description="largest share of the rows that the mixture exchanges")
     floors: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field({}, description="least share of a category")
-    caution: float = Field(0.0, ge=0, description="effects count less so many of their standard errors")
+    caution: float = Field(0.0, ge=0, description="number of standard errors to subtract from effects")
     unknown: Literal["refuse", "zero"] = Field(
-        "refuse", description="what an unknown effect is: an error, or no effect (on the category itself 1)"
+        "refuse", description="treatment of unknown effects: an error, or zero (1 on the category itself)"
     )
 
     @field_validator("importance")
@@ -98,7 +98,7 @@ class Mixture(StrictModel):
         if self.evaluation_rows >= self.least_rows:
             raise ValueError(
                 f"evaluation_rows is {self.evaluation_rows} and least_rows {self.least_rows}; a category needs rows to "
-                "train on beside those that it is evaluated on"
+                "train on besides those it is evaluated on"
             )
         return self
 
@@ -110,18 +110,19 @@ class Mixture(StrictModel):
 
     @property
     def estimators(self) -> list[Estimator]:
-        """All estimators to run, the one that counts first."""
+        """All estimators to run, first the one that the mixture uses."""
         return [self.estimator, *self.compare]
 
 
 class Curriculum(StrictModel):
     levels: Literal["dependencies"] | dict[str, LevelName] = Field(
         "dependencies",
-        description="level of each category: by which needs which (interventions with removals), or given; a category "
-        "that is not named is intermediate",
+        description="level of each category: from dependencies (interventions with removals), or given; categories "
+        "not listed are intermediate",
     )
     held_back: int | None = Field(
         None,
         ge=0,
-        description="rows that three_pass moves between its first and last pass; default a tenth, or what there is",
+        description="rows that three_pass moves between its first and last pass; default a tenth, or fewer if there "
+        "are not as many",
     )

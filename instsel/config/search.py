@@ -9,7 +9,7 @@ from instsel.strict import StrictModel
 
 METHOD = "method"
 ORDER = "order"
-# What a trial may change without changing what trials share: prepared rows, features, embeddings, gamma.
+# Keys that a trial may change without affecting what trials share: prepared rows, features, embeddings, gamma.
 KEYS = {
     "selection.budget",
     "mixture.estimator",
@@ -22,13 +22,13 @@ KEYS = {
     "finetune.warmup_ratio",
     "finetune.weight_decay",
 }
-WHOLE = {"finetune.epochs", "finetune.batch_size"}
+INTEGER_KEYS = {"finetune.epochs", "finetune.batch_size"}
 
 
 class Range(StrictModel):
     low: int | float = Field(description="lowest value")
     high: int | float = Field(description="highest value")
-    log: bool = Field(False, description="draw evenly in the logarithm")
+    log: bool = Field(False, description="sample uniformly in the logarithm")
 
     @model_validator(mode="after")
     def _check(self) -> "Range":
@@ -44,25 +44,28 @@ Choices = Annotated[list[Any], Field(min_length=1)]
 
 class Objective(StrictModel):
     worst: float = Field(0.0, ge=0, le=1, description="weight of the worst target; the mean over targets has the rest")
-    cost: float = Field(0.0, ge=0, description="nats that a million tokens trained on count")
+    cost: float = Field(0.0, ge=0, description="penalty in nats per million tokens trained on")
 
 
 class Search(StrictModel):
     space: dict[str, Choices | Range] = Field(
         min_length=1,
-        description="what is searched: `method` (names among selection.methods), `order`, or a key of the study such "
+        description="search space: `method` (names among selection.methods), `order`, or a key of the study such "
         "as finetune.learning_rate; a list is a choice, {low, high, log} a range",
     )
-    searcher: Literal["optuna", "random", "grid"] = Field("optuna", description="how the next trial is found")
+    searcher: Literal["optuna", "random", "grid"] = Field("optuna", description="how the next trial is chosen")
     early_stopping: Literal["asha", "none"] = Field(
         "none", description="asha evaluates after every epoch and stops trials that are behind"
     )
-    trials: int = Field(16, ge=1, description="most trials; a grid may not have more points")
-    hours: float | None = Field(None, gt=0, description="most hours of a call; trials under way are stopped then")
-    tokens: int | None = Field(None, ge=1, description="most tokens trained on; trials under way are stopped then")
-    objective: Objective = Field(Objective(), description="what is minimised, over held-out losses")
+    trials: int = Field(16, ge=1, description="maximum trials; a grid may not have more points")
+    hours: float | None = Field(None, gt=0, description="maximum hours of a call; running trials are then stopped")
+    tokens: int | None = Field(None, ge=1, description="maximum tokens trained on; running trials are then stopped")
+    objective: Objective = Field(Objective(), description="objective to minimise, from held-out losses")
     share: float = Field(
-        0.5, gt=0, lt=1, description="share of each target's held-out rows that is searched by; the rest judges the end"
+        0.5,
+        gt=0,
+        lt=1,
+        description="fraction of each target's held-out rows used by the search; the rest evaluates the result",
     )
     seed: int = Field(0, ge=0, description="seed of the searcher")
 
@@ -77,7 +80,7 @@ class Search(StrictModel):
                 )
             if key in (METHOD, ORDER, "mixture.estimator", "finetune.schedule") and isinstance(values, Range):
                 raise ValueError(f"space: {key} is a choice; give a list")
-            if key in WHOLE and isinstance(values, Range) and not isinstance(values.low + values.high, int):
+            if key in INTEGER_KEYS and isinstance(values, Range) and not isinstance(values.low + values.high, int):
                 raise ValueError(f"space: {key} is a whole number; write its low and high without a point")
         return space
 
@@ -94,7 +97,7 @@ class Search(StrictModel):
 
     @property
     def points(self) -> int:
-        """Trials of a whole search that no other cap ends."""
+        """Number of trials of a search that no other limit ends."""
         if self.searcher != "grid":
             return self.trials
         return math.prod(len(values) for values in self.space.values() if isinstance(values, list))

@@ -1,4 +1,4 @@
-"""The study file as types: every key a user can write, what it means and what it may be."""
+"""The schema of study files: every key with its type, default and meaning."""
 
 import os
 from typing import Annotated, Literal
@@ -10,7 +10,8 @@ from instsel.config.search import Search
 from instsel.config.training import Training
 from instsel.io.uri import checked_uri
 from instsel.mixture.curriculum import PASSES
-from instsel.selection.methods import AnyMethod, Form, InfluenceMethod, Method
+from instsel.selection.base import Form, Method
+from instsel.selection.registry import AnyMethod
 from instsel.strict import StrictModel, usable_name
 
 RowFormat = Literal["auto", "messages", "alpaca", "sharegpt"]
@@ -19,7 +20,7 @@ Uri = Annotated[str, AfterValidator(checked_uri)]
 
 class PoolSource(StrictModel):
     path: Uri = Field(description="file, glob or URI of JSONL (.gz, .zst) or Parquet, dataset folder, or hf:OWNER/NAME")
-    format: RowFormat = Field("auto", description="how a row looks; auto tells by its keys")
+    format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
     source: str | None = Field(
         None, description="name shown for these rows; by default the row's `source`, else the file"
     )
@@ -28,21 +29,19 @@ class PoolSource(StrictModel):
 
 
 class Target(StrictModel):
-    validation: Uri = Field(description="file of examples that show the ability; gradients are taken of these")
-    heldout: Uri | None = Field(None, description="file of other examples, only ever used to measure the result")
-    format: RowFormat = Field("auto", description="how a row looks; auto tells by its keys")
+    validation: Uri = Field(description="file of examples of the ability; gradients are taken of these")
+    heldout: Uri | None = Field(None, description="file of other examples, used only to measure the result")
+    format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
     subtask: str | None = Field(None, description="column that divides the target into subtasks")
     max_validation: int | None = Field(None, ge=1, description="use at most N validation rows, a fixed uniform sample")
     max_heldout: int | None = Field(None, ge=1, description="use at most N held-out rows, a fixed uniform sample")
 
 
 class Data(StrictModel):
-    max_length: int = Field(1024, ge=8, description="longest example in tokens; what is beyond is cut from the end")
-    shard_rows: int = Field(
-        1000, ge=1, description="rows of a pool file that make one shard, the unit of work and resume"
-    )
+    max_length: int = Field(1024, ge=8, description="longest example in tokens; longer ones are truncated at the end")
+    shard_rows: int = Field(1000, ge=1, description="rows of a pool file per shard, the unit of work and of resuming")
     leak_words: int = Field(
-        13, ge=3, description="a pool row that shares so many words in a row with a target is dropped"
+        13, ge=3, description="pool rows that share this many consecutive words with a target are dropped"
     )
 
 
@@ -51,15 +50,13 @@ class Model(StrictModel):
     revision: str | None = Field(None, description="revision of a hub model")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="type of the frozen weights and of activations; auto is bfloat16 where all machines "
-        "that do the work compute it themselves, else float32, and is settled once a study",
+        description="dtype of frozen weights and activations; auto is bfloat16 if all machines that do the work "
+        "support it natively, else float32, and is decided once per study",
     )
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
-        None, description="attention of transformers; by default the one it takes by itself, mostly sdpa"
+        None, description="attention implementation of transformers; default its own choice, mostly sdpa"
     )
-    chat_template: str | None = Field(
-        None, description="path of a Jinja chat template, in place of the tokenizer's own"
-    )
+    chat_template: str | None = Field(None, description="path of a Jinja chat template that replaces the tokenizer's")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
 
 
@@ -74,14 +71,14 @@ class Lora(StrictModel):
 
 class Warmup(Training):
     epochs: int = Field(4, ge=1, description="passes over the warmup rows; each ends with a checkpoint")
-    share: float = Field(0.05, gt=0, le=1, description="share of the pool that the warmup trains on")
+    share: float = Field(0.05, gt=0, le=1, description="fraction of the pool that the warmup trains on")
 
 
 class Features(StrictModel):
     dim: int = Field(8192, ge=16, description="dimension of the gradient sketch")
     seed: int = Field(0, ge=0, description="seed of the sketch")
     storage: Literal["float16", "int8"] = Field(
-        "float16", description="how a sketch is kept; int8 takes half the disk and rounds more"
+        "float16", description="dtype of stored sketches; int8 takes half the disk and rounds more"
     )
     token_budget: int = Field(4096, ge=16, description="padded tokens of one backward pass")
 
@@ -92,9 +89,9 @@ class Embedding(StrictModel):
     )
     revision: str | None = Field(None, description="revision of a hub encoder")
     pooling: Literal["auto", "mean", "cls", "last"] = Field(
-        "auto", description="how token vectors become one; auto takes what the encoder's folder says, else the mean"
+        "auto", description="pooling of token vectors; auto uses the encoder's configuration, else the mean"
     )
-    max_length: int = Field(256, ge=2, description="longest prompt in tokens; what is beyond is cut from the end")
+    max_length: int = Field(256, ge=2, description="longest prompt in tokens; longer ones are truncated at the end")
     token_budget: int = Field(8192, ge=16, description="padded tokens of one forward pass")
 
 
@@ -108,7 +105,7 @@ class SelectionPart(StrictModel):
         description="influence that methods read: plain cosines, or preconditioned by the pool's Fisher matrix",
     )
     damping: float = Field(0.1, gt=0, description="damping of fisher, in units of the matrix' mean eigenvalue")
-    methods: list[Method] = Field(min_length=1, description="selections to make, all of the same budget")
+    methods: list[AnyMethod] = Field(min_length=1, description="selections to make, all of the same budget")
 
     @field_validator("budget")
     @classmethod
@@ -121,7 +118,7 @@ class SelectionPart(StrictModel):
 
     @field_validator("methods")
     @classmethod
-    def _check_names(cls, methods: list[Method]) -> list[Method]:
+    def _check_names(cls, methods: list[AnyMethod]) -> list[AnyMethod]:
         names = [method.name for method in methods]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -142,38 +139,38 @@ class Evaluation(StrictModel):
 
 class Resources(StrictModel):
     ray_address: str | None = Field(
-        None, description="address of a running Ray cluster; by default one is started here"
+        None, description="address of a running Ray cluster; by default one is started locally"
     )
     actors: int | None = Field(
-        None, ge=1, description="model actors for features, evaluation; default one a GPU, without GPUs two a machine"
+        None,
+        ge=1,
+        description="model actors for features, evaluation; default one per GPU, without GPUs two per machine",
     )
     gpus_per_actor: float | None = Field(
         None,
         gt=0,
-        description="GPUs an actor holds: 0.5 for two actors a GPU, 2 for a model spread over two; default 1 if any",
+        description="GPUs per actor: 0.5 for two actors on a GPU, 2 for a model spread over two; default 1 if any",
     )
-    threads_per_actor: int | None = Field(
-        None, ge=1, description="CPU threads of an actor; default its share of a node"
-    )
+    threads_per_actor: int | None = Field(None, ge=1, description="CPU threads of an actor; default its part of a node")
     training_workers: int | None = Field(
-        None, ge=1, description="Ray Train workers; default one a GPU, without GPUs two a machine"
+        None, ge=1, description="Ray Train workers; default one per GPU, without GPUs two per machine"
     )
     trial_workers: int | None = Field(
         None,
         ge=1,
-        description="Ray Train workers of each of many runs side by side: interventions and trials of a search, one "
-        "by default; runs of finetune only where it is given, by default they have the whole cluster in turn",
+        description="Ray Train workers of each concurrent run: interventions and trials of a search, default 1; runs "
+        "of finetune only if it is given, by default each in turn has the whole cluster",
     )
-    max_failures: int = Field(3, ge=0, description="worker failures a training run survives")
+    max_failures: int = Field(3, ge=0, description="worker failures that a training run survives")
     checkpoint_minutes: float = Field(
-        10.0, gt=0, description="minutes between checkpoints inside an epoch; at most so much training is lost"
+        10.0, gt=0, description="minutes between checkpoints inside an epoch; the most training that a failure can lose"
     )
     gpus: int | None = Field(
-        None, ge=1, description="GPUs to ask an autoscaling cluster for, wait for, and keep until the end"
+        None, ge=1, description="GPUs to request from an autoscaling cluster, wait for, and keep until the end"
     )
-    cpus: int | None = Field(None, ge=1, description="the same for CPUs: wait until the cluster has so many")
+    cpus: int | None = Field(None, ge=1, description="the same for CPUs: wait until the cluster has this many")
     wait_minutes: float = Field(
-        30.0, ge=0, description="minutes to wait for these; after them a run goes on with what has come, if any has"
+        30.0, ge=0, description="minutes to wait for these; then a run continues with those available, if any"
     )
 
     @field_validator("gpus_per_actor")
@@ -186,7 +183,7 @@ class Resources(StrictModel):
 
 class DeepSpeed(StrictModel):
     stage: Literal[0, 1, 2, 3] = Field(2, description="ZeRO stage")
-    config: str | None = Field(None, description="path of a DeepSpeed JSON, used in place of the stage")
+    config: str | None = Field(None, description="path of a DeepSpeed JSON that replaces the stage")
 
 
 class Tracking(StrictModel):
@@ -196,36 +193,36 @@ class Tracking(StrictModel):
 
     @field_validator("tensorboard")
     @classmethod
-    def _check_path(cls, place: str | None) -> str | None:
-        if place is not None and "://" in place:
-            raise ValueError("event files are appended to, which object stores cannot do; give a path")
-        # Some runs are trained by processes whose working directory is another.
-        return None if place is None else os.path.abspath(os.path.expanduser(place))
+    def _check_path(cls, path: str | None) -> str | None:
+        if path is not None and "://" in path:
+            raise ValueError("event files are appended to, which object stores cannot do; give a local path")
+        # Absolute, as training processes may have another working directory.
+        return None if path is None else os.path.abspath(os.path.expanduser(path))
 
 
 class StudyConfig(StrictModel):
-    """A whole study file. Relative paths are relative to `root`, `root` itself to where the command is run."""
+    """A study file. Relative paths are relative to `root`, and `root` to the working directory of the command."""
 
     name: str = Field(description="name of the study")
     out: Uri = Field(description="folder of the study: a local path or a URI such as s3://bucket/folder")
-    root: Uri = Field(".", description="folder that relative pool and target paths start from")
+    root: Uri = Field(".", description="folder that pool and target paths are relative to")
     model: Model = Field(description="model that selects and is trained")
-    pool: list[PoolSource] = Field(min_length=1, description="where the pool's rows are")
+    pool: list[PoolSource] = Field(min_length=1, description="files of the pool")
     targets: dict[str, Target] = Field(min_length=1, description="abilities the selection is for")
-    data: Data = Field(Data(), description="how rows become examples")
+    data: Data = Field(Data(), description="conversion of rows to examples")
     lora: Lora = Field(Lora(), description="LoRA of warmup and finetune")
-    warmup: Warmup = Field(Warmup(), description="training whose checkpoints gradients are taken at")
+    warmup: Warmup = Field(Warmup(), description="training that makes the checkpoints for gradients")
     features: Features = Field(Features(), description="gradient sketches")
     embedding: Embedding = Field(Embedding(), description="prompt embeddings, for the methods that read them")
-    selection: SelectionPart = Field(description="what is chosen, and how")
+    selection: SelectionPart = Field(description="budget and methods")
     mixture: Mixture | None = Field(None, description="shares of categories, for methods that keep to them")
-    curriculum: Curriculum = Field(Curriculum(), description="levels of categories, for orders of training by them")
+    curriculum: Curriculum = Field(Curriculum(), description="levels of categories, for training orders by level")
     finetune: Training = Field(Training(), description="training on each selection")
-    search: Search | None = Field(None, description="what `instsel search` tries")
+    search: Search | None = Field(None, description="search space and limits of `instsel search`")
     evaluation: Evaluation = Field(Evaluation(), description="held-out losses and their intervals")
-    resources: Resources = Field(Resources(), description="what of the cluster is used; never changes results")
+    resources: Resources = Field(Resources(), description="resources of the cluster to use; never changes results")
     tracking: Tracking = Field(
-        Tracking(), description="trackers that are told of losses while they come; never changes results"
+        Tracking(), description="experiment trackers that losses are logged to; never changes results"
     )
     deepspeed: DeepSpeed = Field(DeepSpeed(), description="DeepSpeed of warmup and finetune")
 
@@ -246,24 +243,11 @@ class StudyConfig(StrictModel):
     @model_validator(mode="after")
     def _check_methods_fit(self) -> "StudyConfig":
         for method in self.selection.methods:
-            for name in getattr(method, "targets", None) or ():
-                if name not in self.targets:
-                    known = ", ".join(self.targets)
-                    raise ValueError(f"selection.methods: {method.name!r} chooses for {name!r}; targets are {known}")
-            self._check_damping(method)
+            method.check(self.targets, self.selection.attribution)
             self._check_categories(method)
         return self
 
-    def _check_damping(self, method: AnyMethod) -> None:
-        if not isinstance(method, InfluenceMethod) or method.damping is None:
-            return
-        if (method.attribution or self.selection.attribution) != "fisher":
-            raise ValueError(
-                f"selection.methods: {method.name!r} has a damping, which only `attribution: fisher` reads; "
-                "remove it or write that"
-            )
-
-    def _check_categories(self, method: AnyMethod) -> None:
+    def _check_categories(self, method: Method) -> None:
         what = method.needs_categories
         if what is None:
             return

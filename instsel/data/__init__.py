@@ -1,1 +1,1 @@
-"""From a row of somebody's file to a tokenised training example."""
+"""From rows of user files to tokenised training examples."""

@@ -1,4 +1,4 @@
-"""Batches of examples, padded, under a budget of tokens that is lowered where memory runs out."""
+"""Padded batches of examples within a token budget that is lowered when memory runs out."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -8,21 +8,21 @@ from torch import Tensor
 IGNORED = -100
 
 Example = Mapping[str, Sequence[int]]
-"""input_ids and labels of one conversation, -100 where a token is no answer."""
+"""input_ids and labels of a conversation; the label is -100 for tokens outside answers."""
 
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Groups rows of like length so that a padded batch stays within a budget of tokens.
+    """Group rows of similar length so that a padded batch stays within a token budget.
 
-    The longest rows come first, so a batch that is too large for the machine shows at once. The same lengths give the
-    same batches.
+    The longest rows come first, so that a batch too large for the machine fails at once. Batches are determined by the
+    lengths.
 
     Args:
         lengths: Tokens of every row, each at least 1.
-        budget: Most tokens of a batch, padding included; a row longer than that is a batch of its own.
+        budget: Maximum tokens of a batch, padding included; a longer row forms a batch by itself.
 
     Returns:
-        Row indices by batch; every index once.
+        Row indices by batch; every index occurs once.
 
     Raises:
         ValueError: The budget or a length is below 1.
@@ -46,25 +46,25 @@ def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]
 def collate(
     examples: Sequence[Example], pad_id: int = 0, device: torch.device | str | None = None
 ) -> dict[str, Tensor]:
-    """Pads examples on the right.
+    """Pad examples on the right to a batch.
 
     Args:
-        examples: At least one {"input_ids": ..., "labels": ...}, both of one length.
-        pad_id: Token id of the padding; any id of the vocabulary will do, as nothing looks at padding.
-        device: Where the tensors go; the CPU if None.
+        examples: At least one {"input_ids": ..., "labels": ...}, both of the same length.
+        pad_id: Token id of the padding; any id of the vocabulary works, as padding does not affect results.
+        device: Of the tensors; the CPU if None.
 
     Returns:
         input_ids, attention_mask (1 = token) and labels (-100 on padding), int64 (rows, longest row).
 
     Raises:
-        ValueError: There is no example, or one is empty or has not one label a token.
+        ValueError: There is no example, or one is empty or does not have one label per token.
     """
     if not examples:
         raise ValueError("there is no example to collate; expected at least one")
     for index, example in enumerate(examples):
         tokens, labels = len(example["input_ids"]), len(example["labels"])
         if tokens == 0 or tokens != labels:
-            raise ValueError(f"example {index} has {tokens} tokens and {labels} labels; expected one label a token")
+            raise ValueError(f"example {index} has {tokens} tokens and {labels} labels; expected one label per token")
     shape = (len(examples), max(len(example["input_ids"]) for example in examples))
     batch = {
         "input_ids": torch.full(shape, pad_id, dtype=torch.int64),
@@ -79,21 +79,21 @@ def collate(
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-REFUSALS = ("DefaultCPUAllocator: can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+ALLOCATION_ERRORS = ("DefaultCPUAllocator: can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class BatchFitter:
-    """Runs work over batches; halves the token budget, and at last recomputes activations, where memory does not do.
+    """Runs work over batches; after an out-of-memory error it halves the token budget, finally recomputes activations.
 
     Attributes:
-        token_budget: Most padded tokens of a batch; what is learned in one `run` holds for the next.
-        recompute: Whether not even a single row did fit, so that activations are recomputed; None for a forward pass
-            alone, which keeps none.
-        shorten: Key of the study file that makes rows shorter.
+        token_budget: Maximum padded tokens of a batch; once lowered, it stays so for later calls of `run`.
+        recompute: Whether activations are recomputed because a single row did not fit; None for forward passes, which
+            keep no activations.
+        shorten: Key of the study file that limits the length of rows, for error messages.
     """
 
     def __init__(self, token_budget: int, recompute: bool | None = False, shorten: str = "data.max_length") -> None:
-        """Starts with a budget.
+        """Set the initial budget.
 
         Raises:
             ValueError: token_budget is below 1.
@@ -106,18 +106,18 @@ class BatchFitter:
 
     @classmethod
     def forward(cls, token_budget: int, shorten: str = "data.max_length") -> "BatchFitter":
-        """For forward passes alone."""
+        """Create a fitter for forward passes only."""
         return cls(token_budget, recompute=None, shorten=shorten)
 
     def run(self, lengths: Sequence[int], work: Callable[[list[int], bool], None]) -> None:
-        """Calls work(rows, recompute) for batches of rows until every row was in one that went through.
+        """Call work(rows, recompute) on batches until every row was in a successful one.
 
         Args:
             lengths: Tokens of every row.
-            work: May run out of memory; what it leaves behind for rows that it did not finish is overwritten.
+            work: May run out of memory; it is then called again for the same rows.
 
         Raises:
-            MemoryError: A row alone does not fit, not even with activations recomputed where there are any.
+            MemoryError: A single row does not fit, even with recomputed activations.
         """
         waiting = token_budget_batches(lengths, self.token_budget)
         while waiting:
@@ -127,8 +127,8 @@ class BatchFitter:
                 continue
             self._shrink([lengths[row] for row in rows])
             rest = [row for batch in waiting for row in batch]
-            again = token_budget_batches([lengths[row] for row in rest], self.token_budget)
-            waiting = [[rest[place] for place in batch] for batch in again]
+            regrouped = token_budget_batches([lengths[row] for row in rest], self.token_budget)
+            waiting = [[rest[index] for index in batch] for batch in regrouped]
 
     def _fits(self, work: Callable[[list[int], bool], None], rows: list[int]) -> bool:
         try:
@@ -137,7 +137,7 @@ class BatchFitter:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-        # Here, and not above: the error's traceback held the tensors of the failed batch.
+        # Not in the except clause, as the error's traceback holds the tensors of the failed batch.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return False
@@ -157,7 +157,7 @@ class BatchFitter:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is a refused allocation: Python's, torch's on CPU or GPU, or that of a library of CUDA."""
+    """Return whether an error is a failed allocation of Python, of torch on CPU or GPU, or of a CUDA library."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in REFUSALS)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in ALLOCATION_ERRORS)

@@ -1,4 +1,4 @@
-"""A conversation as the model sees it: the chat template's text, its tokens, and which of them are answers."""
+"""Render conversations with a chat template, tokenise them, and mark the answer tokens."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +13,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids and labels of one conversation; a label is its token inside an answer and -100 elsewhere."""
+    """Token ids and labels of a conversation; a label equals its token inside answers and is -100 elsewhere."""
 
     input_ids: list[int]
     labels: list[int]
@@ -21,15 +21,15 @@ class Example:
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens the loss is taken over: the first token of a text has no prediction."""
+        """Number of tokens in the loss; the first token of a text is not predicted."""
         return sum(label != IGNORED for label in self.labels[1:])
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse a tokenizer that cannot tell answers from prompts.
+    """Check that answers can be marked with a tokenizer.
 
     Raises:
-        InputError: it has no chat template, or cannot say where in the text a token stands.
+        InputError: it has no chat template, or does not give the character offsets of tokens.
     """
     if not tokenizer.chat_template:
         raise InputError("the tokenizer has no chat template; set model.chat_template to the path of a Jinja file")
@@ -38,24 +38,24 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 
 def encode(tokenizer: Any, messages: list[dict[str, str]], max_length: int) -> Example:
-    """Render, tokenise and mark a conversation.
+    """Render and tokenise a conversation, and mark its answer tokens.
 
-    Answer tokens are those of assistant turns: what the template writes after the generation prompt, through the
-    end-of-turn mark, without the white space after it; where a turn does not follow that prompt, as the first one of a
-    conversation, they start with its content. A text longer than `max_length` tokens loses its end.
+    Answer tokens are those of assistant turns: the template's output after the generation prompt, up to and including
+    the end-of-turn token, without trailing white space. If a turn does not follow that prompt, such as the first of a
+    conversation, its answer starts with its content. A text longer than `max_length` tokens is truncated at its end.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer with a chat template.
         messages: turns of {"role", "content"}.
-        max_length: longest example in tokens.
+        max_length: maximum length in tokens.
 
     Raises:
-        BadRow: the template refuses or drops turns, a turn's text holds a mark that would end it and begin another, or
-            no answer token is left after cutting.
+        BadRow: the template rejects or drops turns, the text of a turn contains a special token, which could end the
+            turn and start another, or truncation leaves no answer token.
     """
-    marks = _marks(tokenizer, tokenizer.get_chat_template())
-    if any(mark in message["content"] for mark in marks for message in messages):
-        raise BadRow("a mark of the chat template stands in the text")
+    special = _special_tokens(tokenizer, tokenizer.get_chat_template())
+    if any(token in message["content"] for token in special for message in messages):
+        raise BadRow("the text contains a special token of the chat template")
     text = _render(tokenizer, messages)
     for message in messages:
         if message["content"].strip() not in text:
@@ -66,8 +66,8 @@ def encode(tokenizer: Any, messages: list[dict[str, str]], max_length: int) -> E
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"][:max_length], encoded["offset_mapping"][:max_length]
     labels = [
-        token if any(_inside(place, span) for span in spans) else IGNORED
-        for token, place in zip(ids, offsets, strict=True)
+        token if any(_inside(offset, span) for span in spans) else IGNORED
+        for token, offset in zip(ids, offsets, strict=True)
     ]
     example = Example(ids, labels, len(encoded["input_ids"]) > max_length)
     if example.answer_tokens == 0:
@@ -76,15 +76,15 @@ def encode(tokenizer: Any, messages: list[dict[str, str]], max_length: int) -> E
 
 
 @lru_cache(maxsize=4)
-def _marks(tokenizer: Any, template: str) -> list[str]:
-    """Special tokens that the chat template writes itself: in a text they would be read as its own."""
+def _special_tokens(tokenizer: Any, template: str) -> list[str]:
+    """Return the special tokens that the chat template uses, which in a text would be mistaken for the template's."""
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     ends = {tokenizer.bos_token, tokenizer.eos_token} - {None}
     return sorted(token for token in special if token in template or token in ends)
 
 
 def _inside(token: tuple[int, int], span: tuple[int, int]) -> bool:
-    """Whether a token's characters lie in a span; tokenizers that trim white space give tokens of it no width."""
+    """Return whether a token is inside a span; some tokenizers give tokens of white space no width."""
     (start, end), (low, high) = token, span
     return low <= start and end <= high and (start < end or low < start)
 
@@ -93,13 +93,14 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool = Fa
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
     except (TemplateError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
-        raise BadRow(f"the chat template refuses the row: {error}") from None
+        raise BadRow(f"the chat template rejects the row: {error}") from None
+    return text
 
 
 def _answer_span(tokenizer: Any, messages: list[dict[str, str]], turn: int, text: str) -> tuple[int, int]:
-    """Characters of `text` that answer `turn` takes up."""
+    """Return start and end of the answer `turn` in `text`, in characters."""
     through = _render(tokenizer, messages[: turn + 1])
     end = len(through.rstrip())
     if not text.startswith(through[:end]):

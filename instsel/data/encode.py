@@ -1,4 +1,4 @@
-"""Chunks of raw lines as tables of tokenised examples, and of the rows set aside with their reasons."""
+"""Turn chunks of raw lines into a table of tokenised examples and one of rejected rows with their reasons."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -44,21 +44,21 @@ def encode_lines(
     source: str | None = None,
     default_source: str = "",
     task_column: str = "task",
-    refuse: Callable[[list[dict[str, str]]], str | None] | None = None,
+    reject_if: Callable[[list[dict[str, str]]], str | None] | None = None,
 ) -> tuple[pa.Table, pa.Table]:
-    """Turn raw lines into examples.
+    """Parse, check and tokenise raw lines.
 
     Args:
         lines: JSON rows in UTF-8; blank ones are skipped.
         first: number of the first line in its file.
         file: the file's name for the tables.
         tokenizer: fast Hugging Face tokenizer with a chat template.
-        max_length: longest example, tokens.
+        max_length: maximum length of an example in tokens.
         row_format: see `parse_row`.
-        source: source that overrides the row's.
-        default_source: source where the row has none.
-        task_column: column that becomes the task.
-        refuse: called with a row's messages; a returned reason sets the row aside.
+        source: overrides the source of the rows.
+        default_source: source of rows without one.
+        task_column: column with the task.
+        reject_if: called with a row's messages; if it returns a reason, the row is rejected.
 
     Returns:
         Tables of schema EXAMPLES and REJECTED, in line order.
@@ -69,7 +69,7 @@ def encode_lines(
             continue
         try:
             row = parse_row(line, row_format, task_column)
-            reason = refuse(row.messages) if refuse else None
+            reason = reject_if(row.messages) if reject_if else None
             if reason:
                 raise BadRow(reason)
             example = encode(tokenizer, row.messages, max_length)
@@ -96,7 +96,7 @@ def encode_lines(
 
 
 def smallest_ids(examples: pa.Table, count: int | None) -> pa.Table:
-    """The `count` rows of smallest id, in their order: a uniform sample that depends on the rows alone."""
+    """Return the `count` rows with the smallest ids, in order: a uniform sample determined by the rows."""
     if count is None or len(examples) <= count:
         return examples
     ids = np.asarray(examples["id"].to_pylist())
@@ -104,19 +104,19 @@ def smallest_ids(examples: pa.Table, count: int | None) -> pa.Table:
 
 
 def first_occurrences(ids: np.ndarray) -> np.ndarray:
-    """Boolean mask (n,): whether a row's id, uint64, did not stand in an earlier row."""
+    """Return a mask, bool (n,), of the ids (uint64) that did not occur earlier."""
     mask = np.zeros(len(ids), dtype=bool)
     mask[np.unique(ids, return_index=True)[1]] = True
     return mask
 
 
 def numeric_ids(ids: pa.ChunkedArray) -> np.ndarray:
-    """Row ids, 16 hex digits, as uint64."""
+    """Convert row ids, 16 hex digits, to uint64."""
     return np.fromiter((int(text, 16) for text in ids.to_pylist()), dtype=np.uint64, count=len(ids))
 
 
 def reject(examples: pa.Table, reason: str) -> pa.Table:
-    """Examples as rows of the table of rejected ones."""
+    """Convert examples to rows of the table REJECTED."""
     texts = [" ".join(m["content"] for m in messages)[:SHOWN] for messages in examples["messages"].to_pylist()]
     columns = [
         examples["file"],
@@ -128,5 +128,5 @@ def reject(examples: pa.Table, reason: str) -> pa.Table:
 
 
 def reasons(rejected: pa.Table) -> dict[str, int]:
-    """How often each reason occurs, the most frequent first."""
+    """Count the reasons, the most frequent first."""
     return dict(Counter(rejected["reason"].to_pylist()).most_common())

@@ -1,4 +1,4 @@
-"""What a row of a user's file is: three formats in, one list of messages out, and the reason where that fails."""
+"""Parse rows of user files in three formats to a list of messages, or give the reason why that fails."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 from instsel.config.study import RowFormat
 from instsel.console import one_line
 
-# More than any row that is worth training on has; what lies above would hold memory or time without end.
+# More than in any useful row; larger ones would take unbounded memory or time.
 MOST_BYTES = 16 << 20
 MOST_TURNS = 1_000
 LONGEST_NAME = 1_000
@@ -26,12 +26,12 @@ SHAREGPT_ROLES = {
 
 
 class BadRow(ValueError):
-    """A row that cannot be used; the message is the reason, in words that do not depend on the row's text."""
+    """A row that cannot be used; the message is the reason, and does not contain the row's text."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A conversation: `messages` of {"role", "content"}, its id (digest of the messages), source and task."""
+    """A conversation: messages {"role", "content"}, id (a digest of the messages), source and task."""
 
     id: str
     messages: list[dict[str, str]]
@@ -44,11 +44,11 @@ def parse_row(line: bytes, row_format: RowFormat, task_column: str = "task") -> 
 
     Args:
         line: JSON object in UTF-8.
-        row_format: "messages", "alpaca", "sharegpt", or "auto" to tell by the row's keys.
-        task_column: column whose value is the row's task.
+        row_format: "messages", "alpaca", "sharegpt", or "auto" to detect it from the row's keys.
+        task_column: column with the row's task.
 
     Raises:
-        BadRow: with the reason.
+        BadRow: the row cannot be used; the message is the reason.
     """
     if len(line) > MOST_BYTES:
         raise BadRow(f"longer than {MOST_BYTES >> 20} MiB")
@@ -68,14 +68,14 @@ def parse_row(line: bytes, row_format: RowFormat, task_column: str = "task") -> 
 
 
 def row_id(messages: list[dict[str, str]]) -> str:
-    """16 hex digits of a SHA-256 over roles and contents: the same wherever the row stands and whatever else it has."""
+    """Return 16 hex digits of a SHA-256 over roles and contents; file, position and other keys do not matter."""
     content = json.dumps([[message["role"], message["content"]] for message in messages], ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _messages(raw: dict[str, Any], row_format: RowFormat) -> list[dict[str, str]]:
     if row_format == "auto":
-        row_format = _tell(raw)
+        row_format = _detect_format(raw)
     if row_format == "messages":
         return [_message(item, "role", "content", None) for item in _list(raw, "messages")]
     if row_format == "sharegpt":
@@ -85,8 +85,8 @@ def _messages(raw: dict[str, Any], row_format: RowFormat) -> list[dict[str, str]
     return _alpaca(raw)
 
 
-def _tell(raw: dict[str, Any]) -> RowFormat:
-    # By value, not by key alone: in Parquet every row has every column, empty where it is of another format.
+def _detect_format(raw: dict[str, Any]) -> RowFormat:
+    # By value, not only by key: in Parquet every row has every column, null if it is of another format.
     if raw.get("messages") is not None:
         return "messages"
     if raw.get("conversations") is not None:
@@ -132,12 +132,12 @@ def _check(messages: list[dict[str, str]]) -> None:
         raise BadRow(f"more than {MOST_TURNS:,} turns")
     if any(not message["content"].strip() for message in messages if message["role"] != "system"):
         raise BadRow("empty content")
-    if any("\ud800" <= sign <= "\udfff" for message in messages for sign in message["content"]):
+    if any("\ud800" <= char <= "\udfff" for message in messages for char in message["content"]):
         raise BadRow("half a Unicode surrogate pair")
 
 
 def _text(value: Any) -> str | None:
-    """A name that stands in tables, logs and reports: one line of printable signs."""
+    """Return a name for tables, logs and reports as one line of printable characters; None stays None."""
     if value is None:
         return None
     return one_line(str(value).encode("utf-8", "replace").decode())[:LONGEST_NAME]

@@ -1,4 +1,4 @@
-"""Files of rows as chunks of JSON lines with their line numbers, without ever holding a whole file."""
+"""Read files of rows as chunks of JSON lines with line numbers, without holding a whole file in memory."""
 
 import gzip
 import io
@@ -22,15 +22,15 @@ from instsel.io.uri import expand, resolve
 TEXT_ENDINGS = (".jsonl", ".json", ".ndjson")
 HUB = "hf:"
 READ_AHEAD = 4 << 20
-# Wrong bytes, and values that Python has no type for, are ValueErrors or OverflowErrors.
+# Invalid bytes, and values without a Python type, raise ValueError or OverflowError.
 DAMAGE = (EOFError, OSError, OverflowError, ValueError, zlib.error)
-# Of a chunk; one of ordinary rows ends long before by their number.
+# A chunk of ordinary rows is limited by their number long before that.
 MOST_CHUNK_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file (or hub dataset) of rows: where it is, how its rows look, what they are called, how many are read."""
+    """A file (or hub dataset) of rows: URI, format, name of the source, split, and maximum number of rows."""
 
     uri: str
     row_format: RowFormat = "auto"
@@ -43,18 +43,22 @@ class SourceFile:
         return Path(self.uri.removeprefix(HUB)).name.split(".")[0]
 
 
-def source_files(uri: str, **how: Any) -> list[SourceFile]:
-    """The files that a path, glob, dataset folder or hub id stands for, in sorted order.
+def source_files(uri: str, **options: Any) -> list[SourceFile]:
+    """Expand a path, glob, dataset folder or hub id to files, sorted.
+
+    Args:
+        uri: path, URI, glob, folder of a saved dataset, or hf:OWNER/NAME.
+        options: of each `SourceFile`.
 
     Raises:
-        InputError: nothing is there, or a folder that is no saved dataset.
+        InputError: nothing matches, or a folder is not a saved dataset.
     """
     if uri.startswith(HUB):
-        return [SourceFile(uri, **how)]
-    found = expand(uri)
-    if not found:
+        return [SourceFile(uri, **options)]
+    names = expand(uri)
+    if not names:
         raise InputError(f"no file matches {uri}; correct the path")
-    for name in found:
+    for name in names:
         filesystem, path = resolve(name)
         info = filesystem.get_file_info(path)
         if info.type.name == "NotFound":
@@ -66,18 +70,18 @@ def source_files(uri: str, **how: Any) -> list[SourceFile]:
         if filesystem.get_file_info(f"{path}/dataset_dict.json").is_file:
             raise InputError(f"{name} holds several splits; give the folder of one of them")
         if not filesystem.get_file_info(f"{path}/state.json").is_file:
-            raise InputError(f"{name} is a folder but no saved dataset; write {name.rstrip('/')}/*.jsonl or alike")
-    return [SourceFile(name, **how) for name in found]
+            raise InputError(f"{name} is a folder but not a saved dataset; write {name.rstrip('/')}/*.jsonl or similar")
+    return [SourceFile(name, **options) for name in names]
 
 
 def read_chunks(file: SourceFile, rows: int) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield (number of the chunk's first line, its lines as JSON in UTF-8), `rows` lines a chunk, fewer of huge ones.
+    """Yield chunks: the number of the first line, and the lines as JSON in UTF-8.
 
-    Lines of text files count from 1, blank ones too; rows of Parquet and datasets count as lines. Of a line longer
-    than a row may be only the beginning is read.
+    A chunk has `rows` lines, fewer if they are huge. Lines of text files are counted from 1, including blank ones; rows
+    of Parquet files and datasets count as lines. Only the beginning of a line above the size limit is read.
 
     Raises:
-        InputError: the file's ending is not known, or the file is cut off or damaged.
+        InputError: the file's extension is unknown, or the file is truncated or damaged.
     """
     first, size = 1, 0
     chunk: list[bytes] = []
@@ -102,7 +106,7 @@ def _lines(file: SourceFile) -> Iterator[bytes]:
         return _parquet_lines(filesystem.open_input_file(path), file.uri)
     packed = name.removesuffix(".gz").removesuffix(".zst")
     if not packed.endswith(TEXT_ENDINGS):
-        raise InputError(f"{file.uri}: unknown ending; files are .jsonl (or .json, .ndjson; .gz, .zst) or .parquet")
+        raise InputError(f"{file.uri}: unknown extension; files are .jsonl (or .json, .ndjson; .gz, .zst) or .parquet")
     packing = "zstd" if name.endswith(".zst") else None
     stream: Any = pa.input_stream(filesystem.open_input_file(path), compression=packing, buffer_size=READ_AHEAD)
     unpacked = gzip.GzipFile(fileobj=stream) if name.endswith(".gz") else io.BufferedReader(stream)
@@ -136,10 +140,10 @@ def _damaged(uri: str, number: int, error: Exception) -> InputError:
     return InputError(f"{uri}: damaged after line {number} ({error}); fetch or pack the file again")
 
 
-def _saved_lines(place: str) -> Iterator[bytes]:
+def _saved_lines(uri: str) -> Iterator[bytes]:
     from datasets import load_from_disk
 
-    with Folder.at(place).local() as folder:
+    with Folder.at(uri).local() as folder:
         yield from _rows_of(load_from_disk(str(folder)).to_iterable_dataset())
 
 
@@ -150,7 +154,7 @@ def _hub_lines(file: SourceFile) -> Iterator[bytes]:
 
 
 def _rows_of(dataset: Any) -> Iterator[bytes]:
-    # Decoding would open the files and addresses that a column of pictures or sounds names.
+    # Decoding would open the files and URLs in image and audio columns.
     rows = dataset.decode(False) if dataset.features else dataset
     yield from (_dump(row) for row in rows)
 

@@ -1,4 +1,4 @@
-"""The files a study reads, found and told apart by their content."""
+"""The input files of a study, and fingerprints of their content."""
 
 import math
 from typing import Any
@@ -13,40 +13,45 @@ from instsel.io.uri import resolve, under_root
 
 
 def pool_files(study: StudyConfig) -> list[SourceFile]:
-    """Every file of the pool, in the order of the study file.
+    """List the files of the pool, in the order of the study file.
 
     Raises:
-        InputError: a path leads nowhere; the message names its key.
+        InputError: a path does not exist; the message names its key.
     """
     files = []
-    for number, place in enumerate(study.pool):
-        how = {"row_format": place.format, "source": place.source, "split": place.split, "limit": place.rows_per_file}
-        files += _found(f"pool.{number}.path", under_root(study.root, place.path), how)
+    for index, entry in enumerate(study.pool):
+        options = {
+            "row_format": entry.format,
+            "source": entry.source,
+            "split": entry.split,
+            "limit": entry.rows_per_file,
+        }
+        files += _source_files(f"pool.{index}.path", under_root(study.root, entry.path), options)
     return files
 
 
 def target_files(study: StudyConfig, name: str) -> dict[str, list[SourceFile]]:
-    """Files of a target by split: validation, and heldout where it has one.
+    """List the files of a target by split: validation, and heldout if it has one.
 
     Raises:
-        InputError: a path leads nowhere; the message names its key.
+        InputError: a path does not exist; the message names its key.
     """
     target: Target = study.targets[name]
-    places = {"validation": target.validation, "heldout": target.heldout}
+    uris = {"validation": target.validation, "heldout": target.heldout}
     return {
-        split: _found(f"targets.{name}.{split}", under_root(study.root, place), {"row_format": target.format})
-        for split, place in places.items()
-        if place is not None
+        split: _source_files(f"targets.{name}.{split}", under_root(study.root, uri), {"row_format": target.format})
+        for split, uri in uris.items()
+        if uri is not None
     }
 
 
 def files_identity(files: list[SourceFile]) -> list[dict[str, Any]]:
-    """What a stage's input files are: their content and how they are read, not where they lie."""
+    """Describe input files for a fingerprint: their content and how they are read, but not their location."""
     return [{"name": file.stem, **_content(file), "as": [file.row_format, file.source, file.limit]} for file in files]
 
 
 def size_of(uri: str) -> float:
-    """Bytes of a file, or of a saved dataset's folder; infinity for a dataset of a hub, which is not here yet."""
+    """Return the bytes of a file or of a saved dataset's folder; infinity for a hub dataset, whose size is unknown."""
     if uri.startswith(HUB):
         return math.inf
     filesystem, path = resolve(uri)
@@ -54,12 +59,12 @@ def size_of(uri: str) -> float:
     if info.is_file:
         return float(info.size)
     inside = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
-    return float(sum(one.size for one in inside if one.is_file))
+    return float(sum(file.size for file in inside if file.is_file))
 
 
-def _found(key: str, uri: str, how: dict[str, Any]) -> list[SourceFile]:
+def _source_files(key: str, uri: str, options: dict[str, Any]) -> list[SourceFile]:
     try:
-        return source_files(uri, **how)
+        return source_files(uri, **options)
     except (InputError, OSError) as error:
         raise InputError(f"{key}: {error}") from error
 

@@ -1,1 +1,1 @@
-"""Per-example gradients: captured by hooks, turned into Adam directions, sketched, kept in shards."""
+"""Per-example gradients: captured by hooks, turned into Adam directions, sketched, stored in shards."""

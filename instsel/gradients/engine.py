@@ -1,4 +1,4 @@
-"""Where a bfloat16 model computes in float32: in the sum over its layers."""
+"""The gradient engine: sketched or exact per-example gradients of a causal language model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,10 +17,10 @@ from instsel.models.loss import answer_losses
 
 @contextmanager
 def float32_stream(model: nn.Module) -> Iterator[None]:
-    """In it the residual stream of a bfloat16 or float16 model is float32; its matrix products stay in its own type.
+    """Keep the residual stream of a bfloat16 or float16 model in float32; matrix products stay in the model's dtype.
 
-    The stream is the sum of all layers' outputs; this spares it the rounding after each. What the products round stays.
-    Models with torch's LayerNorm, which takes one type only, are left as they are.
+    The stream is the sum of all layers' outputs, and is no longer rounded after each of them. Models with torch's
+    LayerNorm, which accepts a single dtype only, are not changed.
     """
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     dtype = embedding.weight.dtype
@@ -41,12 +41,12 @@ Moments = Mapping[str, tuple[Tensor, Tensor]]
 
 
 class GradientEngine:
-    """Gradients of the per-example answer loss with respect to the trainable parameters, a batch in one backward pass.
+    """Computes gradients of the per-example answer loss with respect to the trainable parameters.
 
-    A parameter's gradients are formed for the whole batch, turned into Adam directions if there are moments, added into
-    the batch's sketch, and freed, before the backward pass goes on: beside the activations, memory holds one
-    parameter's gradients and (examples of a batch, sketch dim). The model is left as it was: mode, requires_grad,
-    hooks, gradients.
+    One backward pass serves a whole batch. The gradients of a parameter are formed for the batch, turned into Adam
+    directions if there are moments, added to the batch's sketch, and freed, before the backward pass continues: beside
+    the activations, memory holds the gradients of a single parameter and (examples of a batch, sketch dim). The model
+    is restored afterwards: mode, requires_grad, hooks, gradients.
     """
 
     def __init__(
@@ -60,25 +60,25 @@ class GradientEngine:
         eps: float = EPS,
         recompute: bool = False,
     ) -> None:
-        """Checks that model and moments fit each other.
+        """Check that model and moments match.
 
         Args:
             model: A causal language model whose trainable parameters (requires_grad) belong to Linear or Conv1D
-                modules, as LoRA's do. Which ones are trainable is read here, once.
-            sketch: Where the features go.
-            moments: {parameter name: (exp_avg, exp_avg_sq)} of exactly the trainable parameters, names as
-                model.named_parameters() gives them; None for plain gradients.
-            token_budget: Most tokens of a batch, padding included, to begin with. A batch that runs out of memory is
-                halved and tried again, and so are all later ones.
-            betas: Adam's, of the checkpoint the moments come from.
-            eps: Adam's, of the same.
-            recompute: Keep only the inputs of the model's blocks in the forward pass and run each block again on the
-                way back; another forward pass, and a block's activations in place of a model's. Switched on by
-                itself where a single row does not fit otherwise.
+                modules, as LoRA's do. Which parameters are trainable is determined here, once.
+            sketch: Projection of the features.
+            moments: {parameter name: (exp_avg, exp_avg_sq)} of exactly the trainable parameters, with the names of
+                model.named_parameters(); None for plain gradients.
+            token_budget: Maximum tokens of a batch at first, padding included. If a batch runs out of memory, it and
+                all later ones are halved.
+            betas: Adam's decay rates at the checkpoint of the moments.
+            eps: Adam's denominator constant at that checkpoint.
+            recompute: Keep only the inputs of the model's blocks in the forward pass and recompute each block in the
+                backward pass: one more forward pass, but the activations of a single block in memory. Turned on
+                automatically if a single row does not fit otherwise.
 
         Raises:
-            ValueError: A parameter that cannot be done, moments that do not match by name or shape, or a value out of
-                range.
+            ValueError: An unsupported trainable parameter, moments that do not match by name or shape, or a value out
+                of range.
         """
         require_hyperparameters(betas, eps)
         self._model = model
@@ -90,7 +90,7 @@ class GradientEngine:
 
     @property
     def token_budget(self) -> int:
-        """Most tokens of a batch, padding included: as given, or what was learned since from running out of memory."""
+        """Maximum tokens of a batch, padding included: as given, or lower if a batch ran out of memory."""
         return self._fitter.token_budget
 
     @property
@@ -99,18 +99,18 @@ class GradientEngine:
         return bool(self._fitter.recompute)
 
     def features(self, examples: Sequence[Example]) -> np.ndarray:
-        """Sketched gradients, or sketched Adam directions if the engine has moments.
+        """Compute sketched gradients, or sketched Adam directions if the engine has moments.
 
         Args:
             examples: {"input_ids": list[int], "labels": list[int]}; a label of -100 is not supervised.
 
         Returns:
-            float32 (n, sketch dim) in input order, not normalised. The row of an example whose gradient is not finite
-            is not finite.
+            float32 (n, sketch dim) in input order, not normalised. An example whose gradient is not finite gets a row
+            that is not finite.
 
         Raises:
             ValueError: An example, named by its index, that is malformed or has no answer token.
-            MemoryError: An example does not fit in memory even alone and recomputed.
+            MemoryError: A single example does not fit in memory even with recomputation.
         """
         features = np.zeros((len(examples), self._sketch.dim), dtype=np.float32)
 
@@ -121,7 +121,7 @@ class GradientEngine:
         return features
 
     def gradients(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Exact per-example gradients of every trainable parameter; n times the parameters in memory.
+        """Compute exact per-example gradients of every trainable parameter; they take n times its memory.
 
         Args:
             examples: As for `features`.
@@ -153,7 +153,7 @@ class GradientEngine:
         totals: dict[torch.device, Tensor] = {}
 
         def add(name: str, gradient: Tensor) -> None:
-            # A model spread over devices forms its gradients where its layers are.
+            # If the model is spread over devices, each gradient is on the device of its layer.
             if gradient.device not in totals:
                 totals[gradient.device] = torch.zeros(len(gradient), self._sketch.dim, device=gradient.device)
             direction = gradient if self._directions is None else self._directions[name](gradient)
@@ -174,7 +174,9 @@ class GradientEngine:
 def _require_example(index: int, example: Example, vocabulary: int) -> None:
     tokens, labels = example["input_ids"], example["labels"]
     if len(tokens) != len(labels):
-        raise ValueError(f"example {index} has {len(tokens)} tokens and {len(labels)} labels; expected as many")
+        raise ValueError(
+            f"example {index} has {len(tokens)} tokens and {len(labels)} labels; expected one label per token"
+        )
     for key, values, allowed in (("input_ids", tokens, ()), ("labels", labels, (IGNORED,))):
         for value in values:
             if not 0 <= value < vocabulary and value not in allowed:
@@ -184,7 +186,8 @@ def _require_example(index: int, example: Example, vocabulary: int) -> None:
 
 
 def _embedding(model: Any) -> nn.Embedding:
-    return model.get_input_embeddings()
+    embedding: nn.Embedding = model.get_input_embeddings()
+    return embedding
 
 
 def _directions(

@@ -1,4 +1,4 @@
-"""Hooks on the modules that own trainable parameters: where they are, and what passes through them."""
+"""Modules that own trainable parameters, and the autograd functions that tap their inputs and gradients."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,31 +11,31 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Tap(torch.autograd.Function):
-    """Passes a module's output on, and its input with the gradient of that output to `receive` on the way back.
+    """Identity on a module's output whose backward pass calls `receive` with the output's gradient and the input.
 
-    The input is kept by autograd's own means, so that recomputation (torch.utils.checkpoint) lets go of it too.
+    The input is saved with save_for_backward, so that recomputation (torch.utils.checkpoint) frees it as well.
     """
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, inputs: Tensor, anchor: Tensor, receive: Callable[[Pair], None]) -> Tensor:
-        """`anchor` requires a gradient, and so the graph starts here where nothing below needs one."""
+        """Copy the output; `anchor` requires a gradient, so the graph starts here even if nothing below needs one."""
         ctx.receive = receive
         ctx.save_for_backward(inputs)
-        # A clone, so that the model may change its output in place.
+        # A clone, so that the model may modify its output in place.
         return output.clone()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient goes through unchanged."""
+        """Hand out gradient and input, and pass the gradient on unchanged."""
         (inputs,) = ctx.saved_tensors
         ctx.receive((upstream[0], inputs))
         return upstream[0], None, None, None
 
 
 class LoraLayer(NamedTuple):
-    """What PEFT's plain LoRA layer computes: base(x) + scale * up(down(x)).
+    """The parts of PEFT's plain LoRA layer, which computes base(x) + scale * up(down(x)).
 
-    `down` is LoRA's A (r, in), `up` its B (out, r).
+    `down` is LoRA's A (r, in), `up` is its B (out, r).
     """
 
     base: nn.Module
@@ -45,38 +45,38 @@ class LoraLayer(NamedTuple):
 
     @property
     def weight(self) -> Tensor:
-        """The frozen weight as (out, in)."""
-        weight: Any = self.base.weight
+        """Frozen weight as (out, in)."""
+        weight: Tensor = self.base.weight  # type: ignore[assignment]
         return weight if isinstance(self.base, nn.Linear) else weight.T
 
 
 class LoraTap(torch.autograd.Function):
-    """A whole LoRA layer in one step, in the type of its frozen weight.
+    """A whole LoRA layer as one autograd function, in the dtype of its frozen weight.
 
-    On the way back it hands out the factors of both matrices' gradients. The low-rank part is added by matrix products
-    that accumulate in place: scaling, adding, and summing two gradients on the way back, as PEFT's layer does, would
-    each be one more pass over the activations.
+    Its backward pass hands out the factors of both matrices' gradients. The low-rank part is added by matrix products
+    that accumulate in place: to scale, to add, and to sum two gradients in the backward pass, as PEFT's layer does,
+    would each take one more pass over the activations.
     """
 
     @staticmethod
     def forward(
         ctx: Any, inputs: Tensor, anchor: Tensor, layer: LoraLayer, receive: Callable[[Pair, Pair], None]
     ) -> Tensor:
-        """`anchor` as for Tap; `receive` gets (output gradient, input) of down, then of up."""
+        """Compute the layer; `anchor` as in `Tap`, `receive` gets (output gradient, input) of down and of up."""
         ctx.layer, ctx.receive = layer, receive
-        taken = inputs.to(layer.weight.dtype)
-        output: Tensor = layer.base(taken)
-        # Under autocast a float32 weight gives a lower type.
-        low = (taken @ layer.down.to(taken.dtype).T).to(output.dtype)
+        cast = inputs.to(layer.weight.dtype)
+        output: Tensor = layer.base(cast)
+        # Under autocast a float32 weight gives an output of lower precision.
+        low = (cast @ layer.down.to(cast.dtype).T).to(output.dtype)
         up = layer.up.to(output.dtype)
         output.view(-1, output.shape[-1]).addmm_(low.view(-1, low.shape[-1]), up.T, alpha=layer.scale)
-        # As it came: modules that share an input then keep it once.
+        # Saved as it came, so that modules with a common input keep it only once.
         ctx.save_for_backward(inputs, low)
         return output
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient of the input, and the factors of the two weights' gradients to `receive`."""
+        """Return the input's gradient, and hand the factors of the two weights' gradients to `receive`."""
         inputs, low = ctx.saved_tensors
         layer: LoraLayer = ctx.layer
         gradient = upstream[0]
@@ -90,7 +90,7 @@ class LoraTap(torch.autograd.Function):
 
 
 class Site(NamedTuple):
-    """A module that owns trainable parameters, by the names that model.named_parameters() gives them."""
+    """A module that owns trainable parameters, with their names in model.named_parameters()."""
 
     module: nn.Module
     weight: str | None
@@ -99,7 +99,7 @@ class Site(NamedTuple):
 
 
 class LoraSite(NamedTuple):
-    """A PEFT layer that is done as a whole, with the names of its two trainable matrices."""
+    """A PEFT layer that is replaced as a whole, with the names of its two trainable matrices."""
 
     module: nn.Module
     layer: LoraLayer
@@ -108,10 +108,10 @@ class LoraSite(NamedTuple):
 
 
 def linear_sites(model: nn.Module) -> list[Site]:
-    """The modules that own trainable parameters.
+    """Return the modules that own trainable parameters.
 
     Raises:
-        ValueError: There is none, one is no linear map, or a module of the model mixes examples.
+        ValueError: There is none, one is not a linear map, or a module of the model mixes examples.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not names:
@@ -126,15 +126,15 @@ def linear_sites(model: nn.Module) -> list[Site]:
         transposed = _is_conv1d(module)
         if not (transposed or isinstance(module, nn.Linear)) or not owned.keys() <= {"weight", "bias"}:
             raise ValueError(
-                f"{next(iter(owned.values()))} belongs to a {type(module).__name__}; per-example gradients can be "
-                "taken of Linear and Conv1D modules only: train those, or set requires_grad to False"
+                f"{next(iter(owned.values()))} belongs to a {type(module).__name__}; per-example gradients are "
+                "available for Linear and Conv1D modules only: train those, or set requires_grad to False"
             )
         sites.append(Site(module, owned.get("weight"), owned.get("bias"), transposed))
     return sites
 
 
 def lora_sites(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[LoraSite]:
-    """The LoRA layers of PEFT that are as plain as `LoraTap`, their two matrices trainable and their base frozen."""
+    """Return PEFT's plain LoRA layers, which `LoraTap` can compute, with trainable matrices and a frozen base."""
     names = {id(parameter): name for name, parameter in trainable.items()}
     sites = []
     for module in model.modules():
@@ -147,16 +147,16 @@ def lora_sites(model: nn.Module, trainable: Mapping[str, Tensor]) -> list[LoraSi
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The members of the model's outermost module lists: what transformers stacks and calls one after another."""
-    found: list[nn.Module] = []
+    """Return the members of the model's outermost module lists: in transformers, its stack of layers."""
+    members: list[nn.Module] = []
     for child in model.children():
-        found += list(child) if isinstance(child, nn.ModuleList) else blocks(child)
-    return found
+        members += list(child) if isinstance(child, nn.ModuleList) else blocks(child)
+    return members
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """In it the model is in evaluation mode and no parameter requires a gradient; after it, all is as it was."""
+    """Keep the model in evaluation mode with no parameter requiring a gradient; restore both on exit."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = [module for module in model.modules() if module.training]
     try:
@@ -173,7 +173,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """In it the module computes `forward`; its hooks stay."""
+    """Replace the forward method of a module, whose hooks stay; restore it on exit."""
     before = vars(module).get("forward")
     module.forward = forward
     try:
@@ -185,7 +185,7 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
 
 
 def _plain_lora(module: nn.Module) -> LoraLayer | None:
-    # By names, as PEFT is not imported here. Its dropout is off where gradients are taken.
+    # By names, as PEFT is not imported here. Dropout is off, as the model is in evaluation mode.
     kind: Any = type(module)
     if (kind.__module__, kind.__name__) != ("peft.tuners.lora.layer", "Linear"):
         return None
@@ -195,7 +195,7 @@ def _plain_lora(module: nn.Module) -> LoraLayer | None:
         return None
     base, down, up = peft.base_layer, peft.lora_A[active[0]], peft.lora_B[active[0]]
     dense = (type(base) is nn.Linear or _is_conv1d(base)) and base.weight.is_floating_point()
-    # A forward of an instance's own was put there by someone who wants it called.
+    # If a forward was set on the instance, something else patched it and expects it to be called.
     untouched = all("forward" not in vars(part) for part in (peft, down, up))
     if not dense or not untouched or down.bias is not None or up.bias is not None:
         return None

@@ -1,4 +1,4 @@
-"""A seeded count sketch: gradients of any size to one short vector that keeps their inner products on average."""
+"""A seeded count sketch: projects gradients of any size to a short vector, inner products unbiased."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,23 +9,23 @@ from torch import Tensor
 
 
 class CountSketch:
-    """Adds every gradient entry, with a random sign, to one random bucket out of `dim` (Charikar et al. 2002).
+    """Count sketch: adds every gradient entry, with a random sign, to one of `dim` buckets (Charikar et al. 2002).
 
-    <sketch(x), sketch(y)> equals <x, y> on average over seeds, with about the variance of a dense Rademacher
-    projection, at the cost of one addition an entry. Entries are hashed in blocks of `dim`, each block by a random
-    permutation of the buckets: two entries of different blocks still meet with probability 1 / dim, two of one block
-    never, and a block becomes one gather, whose sums come in a fixed order on any device.
+    <sketch(x), sketch(y)> equals <x, y> in expectation over seeds, with about the variance of a dense Rademacher
+    projection, at the cost of one addition per entry. Entries are hashed in blocks of `dim`, each block by a random
+    permutation of the buckets: two entries of different blocks still collide with probability 1 / dim, two of the same
+    block never, and a block becomes one index_select, whose sums have a fixed order on any device.
 
-    The map is drawn by Philox from the SHA-256 of seed, dim, parameter name and shape, from raw 64-bit words only, so
-    it does not depend on device, process, dict order or numpy version.
+    The map is drawn by Philox, keyed by the SHA-256 of seed, dim, parameter name and shape, from raw 64-bit words
+    only, so it does not depend on device, process, dict order or numpy version.
     """
 
     def __init__(self, dim: int, seed: int) -> None:
-        """Fixes the map.
+        """Fix the map.
 
         Args:
-            dim: Buckets, at least 1.
-            seed: Any integer; another seed is an independent map.
+            dim: Number of buckets, at least 1.
+            seed: Any integer; different seeds give independent maps.
 
         Raises:
             ValueError: dim is below 1, or dim or seed is not an integer.
@@ -40,7 +40,7 @@ class CountSketch:
         self._maps: dict[tuple[str, tuple[int, ...], torch.device], tuple[Tensor, Tensor]] = {}
 
     def project(self, gradients: Mapping[str, Tensor]) -> Tensor:
-        """Sketches the gradients of n examples.
+        """Sketch the gradients of n examples.
 
         Args:
             gradients: {parameter name: (n, *shape)}, floating, on one device, at least one.
@@ -49,7 +49,7 @@ class CountSketch:
             float32 (n, dim) on that device; not normalised.
 
         Raises:
-            ValueError: Nothing given, a scalar, unlike numbers of examples, or NaN or infinity.
+            ValueError: No gradient, a scalar, different numbers of examples, or NaN or infinity.
         """
         if not gradients:
             raise ValueError("there is no gradient to sketch; expected at least one parameter")
@@ -68,7 +68,7 @@ class CountSketch:
         return total
 
     def add_(self, total: Tensor, name: str, gradient: Tensor) -> None:
-        """Adds one parameter's part, (n, *shape), to float32 `total` (n, dim); checks nothing, lets NaN through."""
+        """Add the sketch of one parameter's gradients (n, *shape) to float32 `total` (n, dim); checks nothing."""
         flat = gradient.reshape(len(gradient), -1).float()
         shape = tuple(gradient.shape[1:])
         key = (name, shape, gradient.device)
@@ -79,14 +79,14 @@ class CountSketch:
             index, sign = (torch.from_numpy(array).to(gradient.device) for array in arrays)
             self._maps[key] = (index, sign)
         index, sign = self._maps[key]
-        # On a CPU a row is added by one thread in order. Elsewhere a scatter would be atomic and its order free.
+        # On a CPU one thread adds a row, in order. Elsewhere scatter_add uses atomics, and its order is undefined.
         if on_cpu:
             total.scatter_add_(1, index.expand(len(flat), -1), flat * sign)
         else:
-            _gather_add(total, flat, index, sign)
+            _select_add(total, flat, index, sign)
 
     def hashes(self, name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Bucket (int64) and sign (int8, 1 or -1) of every entry of a parameter in C order, each (entries,)."""
+        """Return bucket (int64) and sign (int8, 1 or -1) of every entry of a parameter in C order, (entries,) each."""
         entries = int(np.prod(shape, dtype=np.int64))
         blocks = -(-entries // self.dim)
         label = f"{self.seed}/{self.dim}/{list(shape)}/{name}".encode()
@@ -101,16 +101,16 @@ class CountSketch:
 
 
 def _slots(buckets: np.ndarray, signs: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """The map from the buckets side, (blocks, dim): entry taken of each block (int32) and its sign (int8; 0: none)."""
+    """Invert the map: for (block, bucket) the entry that goes there (int32) and its sign (int8; 0: no entry)."""
     blocks = -(-len(buckets) // dim)
-    place = np.arange(len(buckets)) // dim * dim + buckets
+    slot = np.arange(len(buckets)) // dim * dim + buckets
     entry = np.zeros(blocks * dim, dtype=np.int32)
     sign = np.zeros(blocks * dim, dtype=np.int8)
-    entry[place] = np.arange(len(buckets))
-    sign[place] = signs
+    entry[slot] = np.arange(len(buckets))
+    sign[slot] = signs
     return entry.reshape(blocks, dim), sign.reshape(blocks, dim)
 
 
-def _gather_add(total: Tensor, flat: Tensor, entry: Tensor, sign: Tensor) -> None:
-    taken = flat.index_select(1, entry.flatten()).view(len(flat), *entry.shape)
-    total.add_(taken.mul_(sign).sum(dim=1))
+def _select_add(total: Tensor, flat: Tensor, entry: Tensor, sign: Tensor) -> None:
+    selected = flat.index_select(1, entry.flatten()).view(len(flat), *entry.shape)
+    total.add_(selected.mul_(sign).sum(dim=1))

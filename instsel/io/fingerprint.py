@@ -1,4 +1,4 @@
-"""What an input is, told by its content and not by its name or time: the ground of every fingerprint."""
+"""Fingerprints of inputs by their content, independent of names and modification times."""
 
 import hashlib
 import json
@@ -17,36 +17,36 @@ MODEL_ENDINGS = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".
 
 
 def fingerprint(value: Any) -> str:
-    """Hex digest of a JSON value; equal values give equal digests in any process."""
+    """Return the hex digest of a JSON value; equal values give equal digests in any process."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def file_identity(uri: str) -> dict[str, Any]:
-    """Size and digest of a file: of all of it up to 16 MiB, of its size and 16 evenly spaced MiB beyond.
+    """Return size and digest of a file: of all content up to 16 MiB, else of the size and 16 evenly spaced MiB.
 
     Raises:
-        InputError: there is no such file, or it is a folder.
+        InputError: the file does not exist, or is a folder.
     """
     filesystem, path = resolve(uri)
     info = filesystem.get_file_info(path)
     if info.type == pafs.FileType.NotFound:
         raise InputError(f"file {uri} does not exist; correct the path")
     if not info.is_file:
-        raise InputError(f"{uri} is a folder, where a file is expected; write {uri.rstrip('/')}/*.jsonl or alike")
+        raise InputError(f"{uri} is a folder, but a file is expected; write {uri.rstrip('/')}/*.jsonl or similar")
     return {"bytes": info.size, "sha256": _digest(filesystem, info)}
 
 
 def digest_in(folder: Folder, name: str) -> str:
-    """The digest of `file_identity`, of a file in a folder that may be behind a URI."""
+    """Return the digest of `file_identity` for a file in a folder, which may be remote."""
     return _digest(folder.filesystem, folder.filesystem.get_file_info(f"{folder.path}/{name}"))
 
 
 def model_identity(name: str, revision: str | None, key: str = "model.name") -> dict[str, Any]:
-    """What pins a model: the files of a local folder by content, a hub model by id and revision.
+    """Identify a model: a local folder by the content of its files, a hub model by id and revision.
 
     Raises:
-        InputError: a local folder holds no config.json; the message names `key`.
+        InputError: a local folder has no config.json; the message names `key`.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -58,10 +58,10 @@ def model_identity(name: str, revision: str | None, key: str = "model.name") -> 
 
 
 def encoder_identity(name: str, revision: str | None) -> dict[str, Any]:
-    """What pins a text encoder: as `model_identity`, and how the modules in its folder are configured.
+    """Identify a text encoder: as `model_identity`, plus the configurations of the modules in its folder.
 
     Raises:
-        InputError: a local folder holds no config.json.
+        InputError: a local folder has no config.json.
     """
     folder = Path(name).expanduser()
     modules = sorted(folder.glob("*/config.json")) if folder.is_dir() else []
@@ -70,7 +70,7 @@ def encoder_identity(name: str, revision: str | None) -> dict[str, Any]:
 
 
 def tokenizer_identity(tokenizer: Any) -> dict[str, str]:
-    """Digests of what makes text to tokens: the tokenizer, as it was loaded, with its special tokens; the template."""
+    """Return digests of the tokenizer as loaded, with its special tokens, and of its chat template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     text = tokenizer.get_vocab() if backend is None else backend.to_str()
     return {

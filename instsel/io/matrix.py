@@ -1,4 +1,4 @@
-"""Arrays of a study that lie in shards, read as one: in memory, or above a bound as a file that is mapped into it."""
+"""Sharded arrays of a study as a single array: in memory, or memory-mapped if it is large."""
 
 import os
 import tempfile
@@ -8,21 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from instsel.arrays import row_blocks
 from instsel.io.store import space_errors
 
-# A matrix above this is laid out in a temporary file and mapped, so that it takes disk in place of memory.
+# A larger matrix is written to a temporary file and memory-mapped.
 MAPPED_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Rows of the pool by what they were scored against.
+    """Scores of pool rows, a column for each validation row.
 
     Attributes:
-        ids: of the pool rows, n of them.
+        ids: of the n pool rows.
         values: (n, m), read-only.
-        columns: m rows: id, target and subtask of each column.
+        columns: table with m rows: id, target and subtask of each column.
     """
 
     ids: list[str]
@@ -31,43 +30,30 @@ class Matrix:
 
 
 def stack(blocks: Iterable[np.ndarray], rows: int, width: int, dtype: type[np.generic] = np.float32) -> np.ndarray:
-    """Put blocks of rows one below the other.
+    """Stack blocks of rows to a matrix.
 
     Args:
         blocks: arrays (rows of the block, width), in order.
-        rows: rows of all blocks together.
-        width: columns.
+        rows: total number of rows.
+        width: number of columns.
         dtype: of the result.
 
     Returns:
-        (rows, width), read-only; above `MAPPED_BYTES` a memory-mapped temporary file that goes with the array.
+        (rows, width), read-only; above `MAPPED_BYTES` a memory-mapped temporary file that is deleted with the array.
     """
     shape = (rows, width)
-    whole: np.ndarray
+    stacked: np.ndarray
     if rows * width * np.dtype(dtype).itemsize > MAPPED_BYTES:
-        # The name is gone at once; the file lives as long as the map. Its room is taken now, while the lack of it is an
-        # error and not the end of the process.
+        # The file has no name and exists as long as the map. Its space is allocated now, when a full disk is an error;
+        # later it would kill the process.
         with space_errors(tempfile.gettempdir()), tempfile.TemporaryFile(prefix="instsel-") as stream:
             os.posix_fallocate(stream.fileno(), 0, rows * width * np.dtype(dtype).itemsize)
-            whole = np.memmap(stream, dtype=dtype, mode="r+", shape=shape)
+            stacked = np.memmap(stream, dtype=dtype, mode="r+", shape=shape)
     else:
-        whole = np.empty(shape, dtype=dtype)
+        stacked = np.empty(shape, dtype=dtype)
     start = 0
     for block in blocks:
-        whole[start : start + len(block)] = block
+        stacked[start : start + len(block)] = block
         start += len(block)
-    whole.setflags(write=False)
-    return whole
-
-
-def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and population deviation of every column, float64 (m,) each, a block of rows at a time.
-
-    A column without deviation is given 1, so that it can be divided by.
-    """
-    rows, columns = values.shape
-    blocks = list(row_blocks(rows, columns * np.dtype(np.float64).itemsize))
-    mean = sum((values[block].sum(axis=0, dtype=np.float64) for block in blocks), np.zeros(columns)) / rows
-    squares = sum((((values[block] - mean) ** 2).sum(axis=0) for block in blocks), np.zeros(columns))
-    deviation = np.sqrt(squares / rows)
-    return mean, np.where(deviation > 0, deviation, 1.0)
+    stacked.setflags(write=False)
+    return stacked

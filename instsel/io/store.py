@@ -1,4 +1,4 @@
-"""A folder on a local path or behind a pyarrow/fsspec URI, with commits that are whole or not there at all."""
+"""Folders on a local path or behind a pyarrow/fsspec URI, with atomic writes."""
 
 import errno
 import json
@@ -26,75 +26,77 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
-def space_errors(place: str) -> Iterator[None]:
-    """Turn a full disk into a StudyError that says where, and that earlier work stays."""
+def space_errors(uri: str) -> Iterator[None]:
+    """Turn a full disk into a StudyError that names the location."""
     try:
         yield
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
         raise StudyError(
-            f"no space left while writing {place}; everything finished before stays valid: "
+            f"no space left while writing {uri}; everything finished before stays valid: "
             "free some space and run the same command again"
         ) from error
 
 
 @contextmanager
-def undamaged(place: str) -> Iterator[None]:
-    """Name a file whose content is not what it should be."""
+def undamaged(uri: str) -> Iterator[None]:
+    """Turn errors of parsers into an InputError that names the damaged file."""
     try:
         yield
     except (json.JSONDecodeError, UnicodeDecodeError, pa.ArrowInvalid) as error:
         raise InputError(
-            f"{place} is damaged ({str(error).splitlines()[0]}); delete it, with all of its stage if it is of one, and "
-            "run the study again"
+            f"{uri} is damaged ({str(error).splitlines()[0]}); delete it (the whole folder of its stage if it "
+            "belongs to one) and run the study again"
         ) from error
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder: names inside it are read and written whole.
+    """A folder whose files are written atomically.
 
     A file is written under a temporary name, which starts with a dot, and renamed. In an object store, where a rename
-    is a copy, it is written on this machine and uploaded under its own name: it is there when its upload is complete,
-    and until then what was there before. Names that start with a dot are not listed.
+    is a copy, it is written locally and uploaded under its final name: it appears when the upload is complete, and
+    until then the previous content stays. Names that start with a dot are not listed.
 
-    Behind `s3://` every method waits for a server that is away, as `patience.retrying` has it.
+    With `s3://`, every method retries while the server is unavailable (`io.retry.retrying`).
 
     Attributes:
-        filesystem: what `path` is a path of.
-        path: absolute; of an object store it starts with the bucket.
-        before: what a URI has before the path, such as `s3://`; empty on a local path. As text, which is for showing,
-            a folder is its URI without an account, options or percent signs.
+        filesystem: of `path`.
+        path: absolute; in an object store it starts with the bucket.
+        prefix: part of a URI before the path, such as `s3://`; empty for a local path. As text, a folder is its URI
+            without account, options or percent signs; it is for display.
     """
 
     filesystem: pafs.FileSystem
     path: str
-    before: str = ""
+    prefix: str = ""
 
     @classmethod
     def at(cls, uri: str | Path) -> "Folder":
-        """The folder at a local path or URI; it need not exist yet."""
+        """Return the folder at a local path or URI, which need not exist yet."""
         filesystem, path = resolve(uri)
         if isinstance(filesystem, pafs.LocalFileSystem):
             return cls(filesystem, path)
         text = str(uri).rstrip("/")
-        whole = path and text.endswith(path)
-        return cls(filesystem, path, text.removesuffix(path) if whole else str(uri).partition("://")[0] + "://")
+        ends_with_path = path and text.endswith(path)
+        return cls(
+            filesystem, path, text.removesuffix(path) if ends_with_path else str(uri).partition("://")[0] + "://"
+        )
 
     def __truediv__(self, name: str) -> "Folder":
-        return Folder(self.filesystem, f"{self.path}/{name}", self.before)
+        return Folder(self.filesystem, f"{self.path}/{name}", self.prefix)
 
     @property
     def parent(self) -> "Folder":
-        return Folder(self.filesystem, self.path.rpartition("/")[0], self.before)
+        return Folder(self.filesystem, self.path.rpartition("/")[0], self.prefix)
 
     @property
     def name(self) -> str:
         return self.path.rpartition("/")[2]
 
     def __str__(self) -> str:
-        return f"{self.before}{self.path}"
+        return f"{self.prefix}{self.path}"
 
     @property
     def is_local(self) -> bool:
@@ -105,68 +107,74 @@ class Folder:
         return self.filesystem.type_name in OBJECT_STORES
 
     def retrying_filesystem(self) -> pafs.FileSystem:
-        """The file system for code that is not ours, which cannot wait for a server by itself."""
+        """Return a file system that retries by itself, for use by other libraries."""
         return self.filesystem.retrying_filesystem() if isinstance(self.filesystem, S3) else self.filesystem
 
     @contextmanager
     def local(self) -> Iterator[Path]:
-        """The folder on this machine: itself where it is local, else a copy that is gone when the block ends."""
+        """Yield a local path with the folder's content: the folder itself, or a temporary copy of a remote one."""
         if self.is_local:
             yield Path(self.path)
             return
-        here = {"destination_filesystem": pafs.LocalFileSystem()}
         with tempfile.TemporaryDirectory(prefix="instsel-") as copy:
             with space_errors(copy):
-                retrying(str(self), lambda: pafs.copy_files(self.path, copy, source_filesystem=self.filesystem, **here))
+                retrying(str(self), lambda: self._download(copy))
             yield Path(copy)
 
+    def _download(self, target: str) -> None:
+        local = pafs.LocalFileSystem()
+        pafs.copy_files(self.path, target, source_filesystem=self.filesystem, destination_filesystem=local)
+
     def exists(self, name: str = "") -> bool:
-        place = f"{self.path}/{name}" if name else self.path
-        return self.filesystem.get_file_info(place).type != pafs.FileType.NotFound
+        path = f"{self.path}/{name}" if name else self.path
+        return bool(self.filesystem.get_file_info(path).type != pafs.FileType.NotFound)
 
     def is_file(self, name: str) -> bool:
-        return self.filesystem.get_file_info(f"{self.path}/{name}").is_file
+        return bool(self.filesystem.get_file_info(f"{self.path}/{name}").is_file)
 
     def names(self) -> list[str]:
-        """Sorted names of the files and folders here, without hidden ones; empty if the folder is not there."""
+        """List the names of files and folders, sorted, without hidden ones; empty if the folder does not exist."""
         infos = self.filesystem.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
         return sorted(info.base_name for info in infos if not info.base_name.startswith("."))
 
     def size(self) -> int:
-        """Bytes of all files below."""
+        """Return the bytes of all files below the folder."""
         selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=True)
         return sum(info.size or 0 for info in self.filesystem.get_file_info(selector) if info.is_file)
 
     def create(self) -> "Folder":
-        """Make the folder; an object store has none, and gets no object in its place."""
+        """Create the folder; does nothing in an object store, which has no folders."""
         if not self.is_object_store:
             with space_errors(str(self)):
                 self.filesystem.create_dir(self.path, recursive=True)
         return self
 
     def remove(self) -> None:
-        """Delete the folder and everything in it; nothing happens if it is not there."""
+        """Delete the folder and its content, if it exists."""
         if self.exists():
             self.filesystem.delete_dir(self.path)
 
     def delete(self, name: str) -> None:
-        """Delete a file; nothing happens if it is not there."""
+        """Delete a file, if it exists."""
         with suppress(FileNotFoundError):
             self.filesystem.delete_file(f"{self.path}/{name}")
 
     def read(self, name: str) -> bytes:
         with self.filesystem.open_input_file(f"{self.path}/{name}") as stream:
-            return stream.read()
+            content: bytes = stream.read()
+        return content
 
     @contextmanager
     def writer(self, name: str) -> Iterator[pa.NativeFile]:
-        """An output stream whose file appears under `name` when the block ends without an error."""
-        with space_errors(f"{self}/{name}"):
-            with self._uploaded(name) if self.is_object_store else self._renamed(name) as stream:
-                yield stream
+        """Open an output stream whose file appears under `name` if the block ends without an error."""
+        with (
+            space_errors(f"{self}/{name}"),
+            self._uploaded(name) if self.is_object_store else self._renamed(name) as stream,
+        ):
+            yield stream
 
     def put(self, name: str, file: Path) -> None:
-        """Copy a file of this machine here."""
+        """Copy a local file into the folder."""
         if self.is_object_store:
             retrying(f"{self}/{name}", lambda: self._upload(name, file))
             return
@@ -188,14 +196,14 @@ class Folder:
 
     @contextmanager
     def _uploaded(self, name: str) -> Iterator[pa.NativeFile]:
-        """A file on this machine first: a stream into a store completes its object even if it is closed in error."""
+        """Write to a local file first: closing a stream to an object store completes the object even after an error."""
         with tempfile.NamedTemporaryFile(prefix="instsel-") as spool:
             with pa.OSFile(spool.name, "wb") as stream:
                 yield stream
             self.put(name, Path(spool.name))
 
     def _upload(self, name: str, file: Path) -> None:
-        # At one go, so that nothing comes between; `pyarrow.fs.copy_files` would not say if the end of it failed.
+        # In a single write; `pyarrow.fs.copy_files` would not report a failure at the end of the upload.
         with pa.memory_map(str(file)) as source:
             stream = self.filesystem.open_output_stream(f"{self.path}/{name}")
             stream.write(source.read_buffer())
@@ -206,9 +214,9 @@ class Folder:
             stream.write(data)
 
     def create_once(self, name: str, data: bytes) -> None:
-        """Write a small file if it is not there; of several at the same time one wins, on a local folder for sure.
+        """Write a small file unless it exists; of concurrent writers one wins, guaranteed on local folders only.
 
-        An object store could tell the second writer that it is late (`If-None-Match: *`), but pyarrow does not ask it.
+        Object stores have conditional writes (`If-None-Match: *`), but pyarrow does not use them.
         """
         self.create()
         if not self.is_local:
@@ -221,10 +229,10 @@ class Folder:
             os.link(part.name, f"{self.path}/{name}")
 
     def read_json(self, name: str) -> Any:
-        """The value in a JSON file.
+        """Read a JSON file.
 
         Raises:
-            InputError: it holds no JSON.
+            InputError: the file is not JSON.
         """
         with undamaged(f"{self}/{name}"):
             return json.loads(self.read(name))
@@ -245,19 +253,19 @@ class Folder:
         """Read what `write_table` wrote; a local Arrow file is memory-mapped.
 
         Raises:
-            InputError: it is cut off, or no such file.
+            InputError: the file is truncated, or has another format.
         """
-        place = f"{self.path}/{name}"
+        path = f"{self.path}/{name}"
         with undamaged(f"{self}/{name}"):
             if name.endswith(".parquet"):
-                with self.filesystem.open_input_file(place) as stream:
+                with self.filesystem.open_input_file(path) as stream:
                     return pq.read_table(stream, columns=columns)
-            source = pa.memory_map(place) if self.is_local else self.filesystem.open_input_file(place)
+            source = pa.memory_map(path) if self.is_local else self.filesystem.open_input_file(path)
             table = pa.ipc.open_file(source).read_all()
             return table.select(columns) if columns else table
 
     def clean(self) -> None:
-        """Delete what a killed run left half written."""
+        """Delete the partial files of a killed run."""
         selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=True)
         for info in self.filesystem.get_file_info(selector):
             if info.is_file and info.base_name.startswith(".") and info.base_name.endswith(".part"):

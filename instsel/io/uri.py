@@ -1,4 +1,4 @@
-"""Where a study's files are: what a place in a study file may look like."""
+"""Paths and URIs in a study file: checks, file systems, globs."""
 
 import os
 import re
@@ -15,33 +15,33 @@ SECRET = re.compile(r"^(?:s3://[^/]*[:@]|[\w+.-]+://[^/@]*:[^/@]*@)")
 OPTIONS = re.compile(r"^s3://[^?]*\?[^/]*=")
 
 
-def checked_uri(place: str) -> str:
-    """The place itself, a path, URI, glob or hub id.
+def checked_uri(uri: str) -> str:
+    """Check and return a path, URI, glob or hub id.
 
     Raises:
-        ValueError: it is a URI with a secret, which would stand in manifests and logs, or an S3 URI with options. The
-            message does not repeat it.
+        ValueError: it is a URI with a secret, which would end up in manifests and logs, or an S3 URI with options. The
+            message does not contain the secret.
     """
-    if SECRET.match(place):
-        scheme = place.partition("://")[0]
+    if SECRET.match(uri):
+        scheme = uri.partition("://")[0]
         raise ValueError(
             f"a {scheme}:// URI with a key or password, which would be written into manifests and logs; remove it from "
             "the URI and put it into the environment of every machine (S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
         )
-    if OPTIONS.match(place):
+    if OPTIONS.match(uri):
         raise ValueError(
-            f"{place.partition('?')[0]} has options after a question mark, which are not read; put the endpoint into "
+            f"{uri.partition('?')[0]} has options after a question mark, which are not read; put the endpoint into "
             "AWS_ENDPOINT_URL, in the environment of every machine"
         )
-    return place
+    return uri
 
 
 def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
-    """File system and path of a local path or URI.
+    """Return file system and path of a local path or URI.
 
     Raises:
-        InputError: the URI's scheme is unknown, its package is not installed, what it names does not answer, or it
-            holds a secret or options.
+        InputError: the URI's scheme is unknown, its package is not installed, its server does not answer, or it
+            contains a secret or options.
     """
     text = str(uri)
     if "://" not in text:
@@ -53,7 +53,8 @@ def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
     try:
         if text.startswith(SCHEME):
             return s3(text)
-        return pafs.FileSystem.from_uri(text)
+        resolved: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(text)
+        return resolved
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return _by_fsspec(text)
     except OSError as error:
@@ -61,7 +62,7 @@ def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
 
 
 def _by_fsspec(text: str) -> tuple[pafs.FileSystem, str]:
-    """Of a URI whose scheme pyarrow does not know."""
+    """Resolve a URI whose scheme pyarrow does not know."""
     import fsspec
 
     try:
@@ -71,19 +72,19 @@ def _by_fsspec(text: str) -> tuple[pafs.FileSystem, str]:
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
 
 
-def under_root(root: str, place: str) -> str:
-    """A pool or target place: URIs, hub ids and absolute paths as they are, others below `root`; ~ is home."""
-    if "://" in place or place.startswith("hf:"):
-        return place
-    place = os.path.expanduser(place)
-    if os.path.isabs(place):
-        return place
-    return f"{os.path.expanduser(root).rstrip('/')}/{place}"
+def under_root(root: str, uri: str) -> str:
+    """Resolve relative paths below `root` and expand ~; URIs, hub ids and absolute paths stay as they are."""
+    if "://" in uri or uri.startswith("hf:"):
+        return uri
+    path = os.path.expanduser(uri)
+    if os.path.isabs(path):
+        return path
+    return f"{os.path.expanduser(root).rstrip('/')}/{path}"
 
 
 def expand(pattern: str) -> list[str]:
-    """Files that a path, URI or glob (in its last part) stands for, sorted; a path without a glob as it is."""
-    if not any(sign in pattern for sign in "*?["):
+    """Expand a glob in the last part of a path or URI to sorted files; return other paths unchanged."""
+    if not any(char in pattern for char in "*?["):
         return [pattern]
     parent, _, last = pattern.rpartition("/")
     filesystem, path = resolve(parent or ".")

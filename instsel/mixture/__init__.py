@@ -1,1 +1,1 @@
-"""How categories of the pool help or harm each other, the mixture that follows from it, and the order of training."""
+"""Effects of categories on each other, the mixture that follows from them, and the order of training."""

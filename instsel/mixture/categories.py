@@ -1,4 +1,4 @@
-"""Categories of the pool: their names, and which have enough rows to be measured."""
+"""Categories of the pool: names for clusters, and the division into categories large enough to be measured."""
 
 import math
 import re
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-# The category of rows whose own has too few to be measured.
+# Category of the rows whose original category is too small to be measured.
 OTHER = "other"
 NAME_LENGTH = 40
 NAME_WORDS = 3
@@ -19,8 +18,10 @@ ROWS = 50_000
 CLUSTER_ROWS = 1_000
 TEXT_LENGTH = 1_000
 WORD_LENGTH = (3, 24)
-SHARE = 0.02
-RATIO = 1.5
+MIN_FRACTION = 0.02
+MIN_RATIO = 1.5
+# Groups of rows whose spread gives the standard errors of gradients.
+FOLDS = 8
 
 _MARKS = "".join(char for char in map(chr, range(0x300, 0x11000)) if unicodedata.category(char)[0] == "M")
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -33,50 +34,54 @@ _WORD = re.compile(
 
 
 def naming_rows(labels: np.ndarray) -> NDArray[np.int64]:
-    """Choose rows to name clusters by: of each cluster at most 1,000, of all together 50,000, drawn uniformly.
+    """Sample rows to name clusters by: at most 1,000 of each cluster and 50,000 in all, drawn uniformly.
 
-    A share of 1,000 rows is sure to 1.6 % (one standard error), so the texts of a large pool need not all be read.
+    A proportion among 1,000 rows has a standard error of at most 1.6 %, so the texts of a large pool need not all be
+    read.
 
     Args:
         labels: int (n,), cluster of each row, from 0.
 
     Returns:
-        int64, sorted. The same labels give the same rows.
+        Row indices, int64, sorted. The same labels give the same rows.
 
     Raises:
         ValueError: wrong rank or dtype, or a label below 0.
     """
-    of = np.asarray(labels)
-    if of.ndim != 1 or of.dtype.kind not in "iu" or (of < 0).any():
-        raise ValueError(f"labels have shape {of.shape} and type {of.dtype}; expected (n,) whole numbers from 0")
-    sizes = np.bincount(of)
+    clusters = np.asarray(labels)
+    if clusters.ndim != 1 or clusters.dtype.kind not in "iu" or (clusters < 0).any():
+        raise ValueError(
+            f"labels have shape {clusters.shape} and type {clusters.dtype}; expected (n,) whole numbers from 0"
+        )
+    sizes = np.bincount(clusters)
     most = max(1, min(CLUSTER_ROWS, ROWS // max(1, len(sizes))))
-    shuffled = np.random.default_rng(0).permutation(len(of))
-    grouped = shuffled[np.argsort(of[shuffled], kind="stable")]
-    place = np.arange(len(of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(grouped[place < most])
+    shuffled = np.random.default_rng(0).permutation(len(clusters))
+    grouped = shuffled[np.argsort(clusters[shuffled], kind="stable")]
+    rank = np.arange(len(clusters)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(grouped[rank < most])
 
 
 def name_clusters(rows: Iterable[tuple[str, int]]) -> list[str]:
-    """Name clusters by their most telling words, as "triangle-frac-angle".
+    """Name clusters by their most distinctive words, as in "triangle-frac-angle".
 
-    Class-based TF-IDF over rows: the share p of the cluster's rows that have a word, times log(p / q), where q is the
-    share of the other clusters' rows that have it. The usual idf, log(1 + 1 / frequency), is above 0 for words that
-    are as frequent everywhere, and so takes stop words of languages that no list covers; this one is not. Words in
-    under 2 % of the rows of a cluster, or under 1.5 times as frequent as in the others, tell nothing.
+    Class-based TF-IDF over rows: the fraction p of the cluster's rows that have a word, times log(p / q), where q is
+    the fraction among the rows of the other clusters. The usual idf, log(1 + 1 / frequency), is above 0 even for words
+    that are equally frequent everywhere, and so picks stop words of languages without a stop-word list; log(p / q) does
+    not. Words in under 2 % of the rows of a cluster, or under 1.5 times as frequent as in the others, are ignored.
 
-    Rows are read once and only counts are kept; their memory grows with the different words, so give the rows of
+    Rows are read once and only counts are kept. Memory grows with the number of different words, so pass the rows of
     `naming_rows`, not the whole of a large pool. Their order does not matter.
 
-    Chinese words and Japanese words in Han characters are taken for pairs of characters, as nothing divides them; runs
-    of Thai, Lao, Khmer or Burmese, which are not divided either, seldom repeat, and their clusters may get a number.
+    Chinese text, and Japanese text in Han characters, is split into pairs of characters, as its words are not
+    separated. Neither are those of Thai, Lao, Khmer or Burmese, whose runs seldom repeat: their clusters may get a
+    number as name.
 
     Args:
-        rows: text, of which the first 1,000 characters count, and cluster of each row, from 0.
+        rows: text (only the first 1,000 characters count) and cluster, from 0, of each row.
 
     Returns:
         A name for each of the clusters 0 to the largest: at most 40 lower-case letters with their marks, digits and
-        hyphens, of any script, no two alike; "cluster-4" for cluster 4 if it has no telling word.
+        hyphens, of any script, all different; "cluster-4" for cluster 4 if it has no distinctive word.
     """
     sizes: Counter[int] = Counter()
     counts: defaultdict[int, Counter[str]] = defaultdict(Counter)
@@ -87,52 +92,55 @@ def name_clusters(rows: Iterable[tuple[str, int]]) -> list[str]:
         counts[label].update(words)
         everywhere.update(words)
     names: list[str] = []
-    for number in range(max(sizes, default=-1) + 1):
-        telling = _telling(counts[number], sizes[number], everywhere, sizes.total())
-        names.append(_name(telling, f"cluster-{number}", names))
+    for cluster in range(max(sizes, default=-1) + 1):
+        distinctive = _distinctive_words(counts[cluster], sizes[cluster], everywhere, sizes.total())
+        names.append(_name(distinctive, f"cluster-{cluster}", names))
     return names
 
 
 def words_of(text: str) -> list[str]:
-    """Words of the beginning of a text that may name something: lower-case, without English stop words and numbers."""
-    found: list[str] = []
+    """Return the candidate words at the start of a text: lower-case, without English stop words and numbers."""
+    # Imported here, so that reading a study file does not load scikit-learn.
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    words: list[str] = []
     for match in _WORD.finditer(unicodedata.normalize("NFKC", text[:TEXT_LENGTH]).lower()):
         token = match.group()
         if match.lastgroup == "run":
-            found.extend(token[place : place + 2] for place in range(len(token) - 1))
+            words.extend(token[start : start + 2] for start in range(len(token) - 1))
         elif match.lastgroup == "short" or (WORD_LENGTH[0] <= len(token) and token not in ENGLISH_STOP_WORDS):
-            found.append(token)
-    return [token for token in found if len(token) <= WORD_LENGTH[1]]
+            words.append(token)
+    return [token for token in words if len(token) <= WORD_LENGTH[1]]
 
 
-def _telling(count: Counter[str], size: int, everywhere: Counter[str], rows: int) -> list[str]:
-    """Words of a cluster of `size` rows, the most telling first; of equal ones the first in the alphabet."""
-    least = max(min(2, size), SHARE * size)
+def _distinctive_words(count: Counter[str], size: int, everywhere: Counter[str], rows: int) -> list[str]:
+    """Rank the words of a cluster of `size` rows, the most distinctive first, ties in alphabetical order."""
+    least = max(min(2, size), MIN_FRACTION * size)
     scores: dict[str, float] = {}
     for word, has in count.items():
-        # One row with and one without it are added elsewhere: nothing is told by what is not there by chance.
+        # Add-one smoothing outside the cluster, as a rare word may be absent there by chance.
         ratio = has / size * (rows - size + 2) / (everywhere[word] - has + 1)
-        if has >= least and ratio >= RATIO:
+        if has >= least and ratio >= MIN_RATIO:
             scores[word] = has / size * math.log(ratio)
     return sorted(scores, key=lambda word: (-scores[word], word))
 
 
 def _name(words: list[str], otherwise: str, taken: list[str]) -> str:
-    """A name of the first words that is not taken; if others have all of it, the next word stands for the last."""
-    left = list(words)
-    while len(chosen := _first(left)) == NAME_WORDS and "-".join(chosen) in taken:
-        left.remove(chosen[-1])
+    """Join the first words to a name that is not taken; if it is, the next word replaces the last one."""
+    candidates = list(words)
+    while len(chosen := _first(candidates)) == NAME_WORDS and "-".join(chosen) in taken:
+        candidates.remove(chosen[-1])
     name = "-".join(chosen) or otherwise
-    number, found = 1, name
-    while found in taken:
-        number += 1
-        ending = f"-{number}"
-        found = name[: NAME_LENGTH - len(ending)] + ending
-    return found
+    count, unique = 1, name
+    while unique in taken:
+        count += 1
+        ending = f"-{count}"
+        unique = name[: NAME_LENGTH - len(ending)] + ending
+    return unique
 
 
 def _first(words: list[str]) -> list[str]:
-    """The first three words that differ and fit into a name."""
+    """Return the first three words that differ and fit into a name."""
     chosen: list[str] = []
     for word in words:
         if len(chosen) == NAME_WORDS:
@@ -142,27 +150,23 @@ def _first(words: list[str]) -> list[str]:
     return chosen
 
 
-def _alike(one: str, other: str) -> bool:
-    """Whether two words are forms of one, or two pairs may be of one run of Han characters."""
-    if len(one) == len(other) == 2:
-        return not set(one).isdisjoint(other)
-    return one.startswith(other) or other.startswith(one)
-
-
-# Groups of rows whose spread tells the standard errors of gradients.
-FOLDS = 8
+def _alike(left: str, right: str) -> bool:
+    """Return whether two words are forms of the same word, or two pairs may overlap in a run of Han characters."""
+    if len(left) == len(right) == 2:
+        return not set(left).isdisjoint(right)
+    return left.startswith(right) or right.startswith(left)
 
 
 @dataclass(frozen=True)
 class Categories:
-    """The pool, divided.
+    """The pool, divided into categories.
 
     Attributes:
-        names: of the categories that are measured, K of them, sorted.
+        names: of the K measured categories, sorted.
         labels: (n,), category of each row, or "other".
-        held: bool (n,), rows that are only evaluated on.
-        folds: int64 (n,), group of each row among those of its category that are held, or that are not.
-        gathered: categories that were too small and count to "other", with their rows.
+        held: bool (n,), rows that are held out for evaluation.
+        folds: int64 (n,), group of each row among the held-out, or the other, rows of its category.
+        merged: categories that were too small and became "other", with their numbers of rows.
     """
 
     names: Sequence[str]
@@ -176,18 +180,18 @@ def divide(ids: Sequence[str], labels: Sequence[str], *, least: int, held: int) 
     """Divide the pool into categories.
 
     Args:
-        ids: of the rows, n of them; hashes, so that the smallest are a uniform sample.
-        labels: (n,), what each row was tagged with.
-        least: a category with fewer rows counts to "other".
-        held: rows of each category to evaluate on: those with the smallest ids.
+        ids: of the n rows; hashes, so that the smallest are a uniform sample.
+        labels: (n,), label of each row.
+        least: categories with fewer rows are merged into "other".
+        held: rows of each category to hold out for evaluation: those with the smallest ids.
 
     Raises:
-        ValueError: fewer than two categories have `least` rows, or `held` leaves none of them to train on.
+        ValueError: fewer than two categories have `least` rows, or `held` leaves no rows to train on.
     """
     if held >= least:
-        raise ValueError(f"evaluation_rows is {held} and least_rows {least}; keep fewer rows than the least has")
+        raise ValueError(f"evaluation_rows is {held} and least_rows {least}; evaluation_rows has to be smaller")
     sizes = Counter(labels)
-    names = sorted(name for name, rows in sizes.items() if rows >= least and name != OTHER)
+    names = sorted(name for name, size in sizes.items() if size >= least and name != OTHER)
     if len(names) < 2:
         raise ValueError(
             f"{len(names)} of {len(sizes)} categories have {least} rows or more, and a mixture needs two; "
@@ -196,11 +200,11 @@ def divide(ids: Sequence[str], labels: Sequence[str], *, least: int, held: int) 
     kept = set(names)
     grouped = np.array([label if label in kept else OTHER for label in labels], dtype=np.str_)
     order = np.argsort(np.asarray(ids), kind="stable")
-    apart, folds = np.zeros(len(grouped), dtype=bool), np.zeros(len(grouped), dtype=np.int64)
+    held_out, folds = np.zeros(len(grouped), dtype=bool), np.zeros(len(grouped), dtype=np.int64)
     for name in names:
-        places = order[grouped[order] == name]
-        apart[places[:held]] = True
-        folds[places[:held]] = np.arange(held) % FOLDS
-        folds[places[held:]] = np.arange(len(places) - held) % FOLDS
-    merged = {name: rows for name, rows in sorted(sizes.items()) if name not in kept and name != OTHER}
-    return Categories(names, grouped, apart, folds, merged)
+        rows = order[grouped[order] == name]
+        held_out[rows[:held]] = True
+        folds[rows[:held]] = np.arange(held) % FOLDS
+        folds[rows[held:]] = np.arange(len(rows) - held) % FOLDS
+    merged = {name: size for name, size in sorted(sizes.items()) if name not in kept and name != OTHER}
+    return Categories(names, grouped, held_out, folds, merged)

@@ -1,7 +1,7 @@
-"""How categories help or harm each other: what one example of a category is worth to another one.
+"""Effects of categories on each other: what an example of one category is worth for another.
 
-Beyond IID calls it the effect equivalence coefficient: gamma[i, j] is what an example of category i is worth, in
-examples of category j, for the performance on j. It is 1 where i is j, above 0 where i helps j, below where it harms.
+The effect equivalence coefficient of Beyond IID: gamma[i, j] is the worth of an example of category i, in examples of
+category j, for the performance on j. It is 1 if i is j, positive if i helps j, negative if it harms.
 """
 
 import warnings
@@ -20,45 +20,45 @@ SMALLEST = 1e-12
 
 @dataclass(frozen=True)
 class Interaction:
-    """Gamma and how sure it is.
+    """An estimate of gamma with standard errors.
 
     Attributes:
-        gamma: float64 (K, K), gamma[added, evaluated]; NaN in the columns of categories of which it is unknown, 1 on
+        gamma: float64 (K, K), gamma[added, evaluated]; NaN in the columns of categories for which it is unknown, 1 on
             the diagonal.
-        error: float64 (K, K), standard errors; NaN where gamma is, or where there was nothing to tell them by.
-        own: float64 (K,), the denominators: what the rows of a category do for that category itself.
-        own_error: float64 (K,), standard errors of `own`; NaN where there was nothing to tell them by.
+        error: float64 (K, K), standard errors; NaN where gamma is, or where they cannot be estimated.
+        self_effect: float64 (K,), the denominators: the effect of a category's rows on the category itself.
+        self_effect_error: float64 (K,), standard errors of `self_effect`; NaN where they cannot be estimated.
     """
 
     gamma: NDArray[np.float64]
     error: NDArray[np.float64]
-    own: NDArray[np.float64]
-    own_error: NDArray[np.float64]
+    self_effect: NDArray[np.float64]
+    self_effect_error: NDArray[np.float64]
 
     @property
     def unknown(self) -> NDArray[np.int64]:
-        """Categories whose own rows do not clearly help them, so that nothing can be counted in them: int64."""
+        """Indices (int64) of the categories not clearly helped by their own rows, so that gamma has no denominator."""
         return np.flatnonzero(np.isnan(self.gamma).any(axis=0))
 
 
 def effect_equivalence(
     base: ArrayLike, added: ArrayLike, *, aggregate: Aggregate = "ratio_of_means"
 ) -> NDArray[np.float64]:
-    """Estimate gamma from the scores of a base model and of models trained with one category's rows added.
+    """Estimate gamma from the scores of a base model and of models trained with rows of one category added.
 
     Args:
         base: (J, Q), scores of the base model on the Q items of every category; higher is better.
-        added: (I, J, Q), added[i, j] the scores on category j of the model trained with rows of category i as well,
-            of every category the same number of rows. The first J that are added are those that are evaluated.
-        aggregate: "ratio_of_means" divides the mean change over the items (Beyond IID prints the mean before the
-            numerator only, and we read it so); "mean_of_ratios" takes the mean of the items' ratios.
+        added: (I, J, Q), added[i, j] the scores on category j of the model trained with additional rows of category i,
+            the same number for every category. The first J added categories are the evaluated ones.
+        aggregate: "ratio_of_means" divides mean changes over the items (Beyond IID prints the mean before the numerator
+            only; this is our interpretation); "mean_of_ratios" averages the items' ratios.
 
     Returns:
-        Gamma, float64 (I, J), gamma[added, evaluated]. The diagonal is 1. A column whose denominator is 0 is NaN beside
+        Gamma, float64 (I, J), gamma[added, evaluated]. The diagonal is 1. A column whose denominator is 0 is NaN off
         the diagonal, and a warning names it.
 
     Raises:
-        ValueError: the shapes do not fit, a score is not finite, or the aggregate has another name.
+        ValueError: the shapes do not match, a score is not finite, or another aggregate.
     """
     before, after = np.asarray(base, dtype=np.float64), np.asarray(added, dtype=np.float64)
     if before.ndim != 2 or after.ndim != 3 or after.shape[1:] != before.shape or len(after) < len(before):
@@ -66,17 +66,17 @@ def effect_equivalence(
             f"base has shape {before.shape} and added {after.shape}; expected (J, Q) and (I, J, Q) with I at least J"
         )
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
-        raise ValueError("a score is NaN or infinite; leave that item out of every model's scores")
+        raise ValueError("a score is NaN or infinite; remove that item from every model's scores")
     if aggregate not in ("ratio_of_means", "mean_of_ratios"):
         raise ValueError(f"aggregate is {aggregate!r}; choose ratio_of_means or mean_of_ratios")
     change = after - before
     if aggregate == "ratio_of_means":
         change = change.mean(axis=2, keepdims=True)
-    own = np.einsum("jjq->jq", change[: len(before)])
-    known = (np.abs(own) > SMALLEST).all(axis=1)
+    self_effect = np.einsum("jjq->jq", change[: len(before)])
+    known = (np.abs(self_effect) > SMALLEST).all(axis=1)
     if not known.all():
         _warn_unknown(np.flatnonzero(~known), "their own rows change nothing")
-    ratios = change / np.where(known[:, None], own, np.nan)
+    ratios = change / np.where(known[:, None], self_effect, np.nan)
     gamma: NDArray[np.float64] = ratios.mean(axis=2)
     np.fill_diagonal(gamma, 1.0)
     return gamma
@@ -89,25 +89,25 @@ def from_effects(
     threshold: float = 2.0,
     freedom: float | None = None,
 ) -> Interaction:
-    """Estimate gamma, with standard errors, from the effects that were measured on several base samples.
+    """Estimate gamma, with standard errors, from effects measured on several base samples.
 
-    Gamma is the ratio of the mean effects over the samples. The paper takes the mean of the samples' ratios; that has
-    no finite variance as soon as one denominator can be near zero, so we do not. Errors are those of the ratio by the
-    delta method, numerator and denominator of a sample taken together.
+    Gamma is the ratio of the mean effects over the samples. The paper takes the mean of the samples' ratios, which has
+    no finite variance if a denominator can be near zero. Errors are those of the ratio by the delta method, with
+    numerator and denominator of a sample paired.
 
     Args:
-        effects: (B, K, K), effects[b, i, j] how much better category j is done after rows of category i were added to
-            base sample b; means over j's items. NaN where a run failed.
+        effects: (B, K, K), effects[b, i, j] the improvement of category j after rows of category i were added to base
+            sample b, as mean over j's items. NaN where a run failed.
         errors: (B, K, K), standard errors of the effects over the items; used where a single sample has an effect.
-        threshold: a category counts as helped by its own rows if their mean effect is above so many standard errors,
-            see `certainty.clearly_above_zero`; else its column is unknown.
-        freedom: degrees of freedom of `errors`; default so many that they are as good as known.
+        threshold: a category counts as helped by its own rows if their mean effect is above this number of standard
+            errors, see `experiments.clearly_above_zero`; else its column is unknown.
+        freedom: degrees of freedom of `errors`; by default they are treated as exact.
 
     Returns:
         The estimate.
 
     Raises:
-        ValueError: the shapes do not fit, or an effect was measured on no sample.
+        ValueError: the shapes do not match, or an effect was measured on no sample.
     """
     measured = np.asarray(effects, dtype=np.float64)
     if measured.ndim != 3 or measured.shape[1] != measured.shape[2] or not len(measured):
@@ -120,41 +120,43 @@ def from_effects(
         added, evaluated = np.argwhere(samples == 0)[0]
         raise ValueError(f"the effect of category {added} on category {evaluated} was measured on no sample")
     mean = np.nanmean(measured, axis=0)
-    own = np.diagonal(mean).copy()
-    own_each = np.einsum("bjj->bj", measured)
-    own_error = standard_error(own_each - own, np.einsum("bjj->bj", noise))
-    known = (own > SMALLEST) & clearly_above_zero(own, own_error, np.diagonal(samples), threshold, freedom=freedom)
+    self_effect = np.diagonal(mean).copy()
+    self_effects = np.einsum("bjj->bj", measured)
+    self_effect_error = standard_error(self_effects - self_effect, np.einsum("bjj->bj", noise))
+    known = (self_effect > SMALLEST) & clearly_above_zero(
+        self_effect, self_effect_error, np.diagonal(samples), threshold, freedom=freedom
+    )
     if not known.all():
         _warn_unknown(np.flatnonzero(~known), "their own rows do not clearly help them")
-    divisor = np.where(known, own, np.nan)
+    divisor = np.where(known, self_effect, np.nan)
     gamma = mean / divisor
-    rest = measured - gamma * own_each[:, None, :]
+    rest = measured - gamma * self_effects[:, None, :]
     spread = np.sqrt(noise**2 + gamma**2 * np.einsum("bjj->bj", noise)[:, None, :] ** 2)
     error = standard_error(rest, spread) / divisor
     np.fill_diagonal(gamma, 1.0)
     np.fill_diagonal(error, 0.0)
-    return Interaction(gamma, error, own, own_error)
+    return Interaction(gamma, error, self_effect, self_effect_error)
 
 
 def from_gradients(directions: ArrayLike, gradients: ArrayLike, *, threshold: float = 2.0) -> Interaction:
     """Estimate gamma to first order, without training anything.
 
-    A step along the mean Adam direction of category i changes the loss on category j by its product with j's mean
-    gradient, so gamma[i, j] = <A_i, g_j> / <A_j, g_j>, summed over checkpoints that carry their learning rates. This is
-    ours. Standard errors are a delete-one jackknife over groups of rows.
+    A step along the mean Adam direction A_i of category i changes the loss on category j by its inner product with
+    j's mean gradient g_j, so gamma[i, j] = <A_i, g_j> / <A_j, g_j>, summed over checkpoints weighted by their learning
+    rates. This estimator is not in the paper. Standard errors come from a delete-one jackknife over groups of rows.
 
     Args:
-        directions: (G, K, d), mean direction of the category's rows in each of G groups of them; checkpoints side by
-            side in d, each multiplied by its learning rate.
-        gradients: (G, K, d), mean gradients of other rows of the categories, of as many groups. With rows of the
-            directions themselves, a row's own gradient would count as help for its category.
+        directions: (G, K, d), mean direction of each category's rows in each of G groups; checkpoints are concatenated
+            along d, each multiplied by its learning rate.
+        gradients: (G, K, d), mean gradients of other rows of the categories, in as many groups. They have to be other
+            rows, as a row's gradient would otherwise count as help for its category.
         threshold: see `from_effects`.
 
     Returns:
         The estimate.
 
     Raises:
-        ValueError: the shapes do not fit or an entry is not finite.
+        ValueError: the shapes do not match or an entry is not finite.
     """
     steps, slopes = np.asarray(directions, dtype=np.float64), np.asarray(gradients, dtype=np.float64)
     if steps.ndim != 3 or steps.shape != slopes.shape or not steps.size:
@@ -162,75 +164,78 @@ def from_gradients(directions: ArrayLike, gradients: ArrayLike, *, threshold: fl
             f"directions have shape {steps.shape}, gradients {slopes.shape}; expected (groups, categories, d) of both"
         )
     if not (np.isfinite(steps).all() and np.isfinite(slopes).all()):
-        raise ValueError("a direction or gradient is NaN or infinite; leave that row out")
+        raise ValueError("a direction or gradient is NaN or infinite; remove that row")
     groups = len(steps)
     whole = steps.mean(axis=0) @ slopes.mean(axis=0).T
     if groups == 1:
         return from_effects(whole[None], threshold=threshold)
-    left = (steps.sum(axis=0) - steps) / (groups - 1)
-    left_slopes = (slopes.sum(axis=0) - slopes) / (groups - 1)
+    other_steps = (steps.sum(axis=0) - steps) / (groups - 1)
+    other_slopes = (slopes.sum(axis=0) - slopes) / (groups - 1)
     # Pseudo-values: their mean is the jackknife's estimate, their spread its error.
-    without = np.einsum("gid,gjd->gij", left, left_slopes)
+    without = np.einsum("gid,gjd->gij", other_steps, other_slopes)
     return from_effects(groups * whole - (groups - 1) * without, threshold=threshold)
 
 
 def from_subsets(included: ArrayLike, scores: ArrayLike, *, ridge: float = 1e-2, threshold: float = 2.0) -> Interaction:
     """Estimate gamma by regression on runs that were each trained on a random subset of the categories.
 
-    A ridge regression of the scores on what was included has the effect of each category as its coefficient. Fewer runs
-    than interventions for many categories, as every run tells of all of them. This is ours.
+    The coefficients of a ridge regression of the scores on the included categories are their effects. With many
+    categories this takes fewer runs than interventions, as every run informs about all of them. This estimator is not
+    in the paper.
 
     Args:
-        included: (R, K), how many rows of each category a run was trained on, in units of one addition (0 or 1 where a
-            category is in or out).
+        included: (R, K), rows of each category in a run, in units of one addition (0 or 1 for a category that is out
+            or in).
         scores: (R, K), scores of the runs on the categories; higher is better.
         ridge: penalty, in units of the mean square of a centred column of `included`, times R.
         threshold: see `from_effects`.
 
     Returns:
-        The estimate; errors are the coefficients' under equal noise in all runs.
+        The estimate; errors are those of the coefficients under equal noise in all runs.
 
     Raises:
-        ValueError: the shapes do not fit, an entry is not finite, there are fewer than two runs more than categories,
-            or a category is in all runs or in none.
+        ValueError: the shapes do not match, an entry is not finite, there are fewer runs than categories plus two, or a
+            category is in all runs or in none.
     """
-    design, seen = np.asarray(included, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-    if design.ndim != 2 or design.shape != seen.shape:
-        raise ValueError(f"included has shape {design.shape}, scores {seen.shape}; expected (runs, categories) of both")
-    if not (np.isfinite(design).all() and np.isfinite(seen).all()):
-        raise ValueError("an entry of included or scores is NaN or infinite; leave that run out")
+    design, observed = np.asarray(included, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    if design.ndim != 2 or design.shape != observed.shape:
+        raise ValueError(
+            f"included has shape {design.shape}, scores {observed.shape}; expected (runs, categories) of both"
+        )
+    if not (np.isfinite(design).all() and np.isfinite(observed).all()):
+        raise ValueError("an entry of included or scores is NaN or infinite; remove that run")
     runs, categories = design.shape
     if runs < categories + 2:
         raise ValueError(f"{runs} runs cannot tell {categories} categories apart; take {categories + 2} or more")
     centred = design - design.mean(axis=0)
     constant = np.flatnonzero((centred == 0).all(axis=0))
     if len(constant):
-        raise ValueError(f"category {constant[0]} is in every run alike; draw other subsets")
+        raise ValueError(f"category {constant[0]} is the same in every run; draw other subsets")
     gram = centred.T @ centred
     penalty = ridge * np.trace(gram) / categories
     inverse = np.linalg.inv(gram + penalty * np.eye(categories))
-    effects = inverse @ centred.T @ (seen - seen.mean(axis=0))
-    rest = seen - seen.mean(axis=0) - centred @ effects
+    effects = inverse @ centred.T @ (observed - observed.mean(axis=0))
+    rest = observed - observed.mean(axis=0) - centred @ effects
     freedom = runs - 1 - float(np.trace(inverse @ gram))
     noise = (rest**2).sum(axis=0) / freedom
     spread = np.sqrt(np.outer(np.diagonal(inverse @ gram @ inverse), noise))
     return from_effects(effects[None], errors=spread[None], threshold=threshold, freedom=freedom)
 
 
-def _warn_unknown(places: NDArray[np.int64], why: str) -> None:
-    named = ", ".join(map(str, places))
-    warnings.warn(f"gamma is unknown for categories {named}: {why}", UserWarning, stacklevel=3)
+def _warn_unknown(categories: NDArray[np.int64], reason: str) -> None:
+    listed = ", ".join(map(str, categories))
+    warnings.warn(f"gamma is unknown for categories {listed}: {reason}", UserWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Spearman's rank correlation of the entries beside the diagonal that both estimates know.
+    """Spearman's rank correlation of two estimates of gamma, over off-diagonal entries known to both.
 
     Attributes:
-        correlation: over all of them; NaN where there are fewer than three or one estimate has them all alike.
-        low, high: percentile interval, over bootstrap draws of the categories that are added and of those evaluated.
-        within: mean over evaluated categories of the correlation within their column, which no scale of a column moves.
-        entries: entries compared.
+        correlation: over all entries; NaN if there are fewer than three or an estimate is constant.
+        low, high: percentile interval over bootstrap samples of the added and of the evaluated categories.
+        within: mean over evaluated categories of the correlation within their column; invariant to column scales.
+        entries: number of entries compared.
     """
 
     correlation: float
@@ -241,36 +246,36 @@ class Agreement:
 
 
 def agreement(
-    one: ArrayLike, other: ArrayLike, *, samples: int = 2000, confidence: float = 0.95, seed: int = 0
+    first: ArrayLike, second: ArrayLike, *, samples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Agreement:
     """Compare two estimates of gamma.
 
-    Entries of one row or column depend on each other, so whole rows and whole columns are drawn anew, each
-    independently, for the interval.
+    Entries of the same row or column are dependent, so the bootstrap resamples whole rows and, independently, whole
+    columns.
 
     Args:
-        one: (K, K), gamma[added, evaluated]; NaN where unknown.
-        other: (K, K).
-        samples: bootstrap draws.
-        confidence: of the interval.
-        seed: of the draws.
+        first: (K, K), gamma[added, evaluated]; NaN where unknown.
+        second: (K, K).
+        samples: number of bootstrap samples.
+        confidence: level of the interval.
+        seed: of the bootstrap.
 
     Raises:
         ValueError: the shapes differ.
     """
-    left, right = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    left, right = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if left.shape != right.shape or left.ndim != 2 or left.shape[0] != left.shape[1]:
         raise ValueError(f"estimates have shapes {left.shape} and {right.shape}; expected (K, K) of both")
     size = len(left)
     usable = np.isfinite(left) & np.isfinite(right) & ~np.eye(size, dtype=bool)
     columns = [_correlation(left[usable[:, j], j], right[usable[:, j], j]) for j in range(size)]
     random = np.random.default_rng(seed)
-    drawn = []
+    resampled = []
     for _ in range(samples):
         grid = np.ix_(random.integers(size, size=size), random.integers(size, size=size))
         kept = usable[grid]
-        drawn.append(_correlation(left[grid][kept], right[grid][kept]))
-    known = np.array([value for value in drawn if np.isfinite(value)])
+        resampled.append(_correlation(left[grid][kept], right[grid][kept]))
+    known = np.array([value for value in resampled if np.isfinite(value)])
     low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2]) if len(known) else (np.nan, np.nan)
     inside = [value for value in columns if np.isfinite(value)]
     return Agreement(
@@ -282,7 +287,7 @@ def agreement(
     )
 
 
-def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
+def _correlation(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
+    if len(left) < 3 or np.ptp(left) == 0 or np.ptp(right) == 0:
         return float("nan")
-    return float(stats.spearmanr(one, other).statistic)
+    return float(stats.spearmanr(left, right).statistic)

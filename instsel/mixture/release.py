@@ -1,9 +1,9 @@
-"""The mixture as the release of Beyond IID makes it, to compare with: only the sign of each change counts."""
+"""The mixture of Beyond IID's released code, for comparison: only the sign of each change counts."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from instsel.mixture.optimise import apportion
+from instsel.arrays import largest_remainder
 
 RATE = 1e-4
 BETAS = (0.9, 0.999)
@@ -15,22 +15,22 @@ FLOOR = 1e-5
 def release_counts(
     importance: ArrayLike, gamma: ArrayLike, rows: ArrayLike, supply: ArrayLike, *, share: float = 0.03, least: int = 5
 ) -> NDArray[np.int64]:
-    """Rows of each category after the release's exchange.
+    """Compute the rows of each category after the release's exchange.
 
-    Adam climbs the objective from `importance` until a share is used up; categories that grew get equal parts of
-    `share` of the rows, categories that shrank give equal parts. The release lets the importance drift along with the
-    weights, which share its memory; here it stays.
+    Adam climbs the objective from `importance` until a weight is used up; categories that grew receive equal parts of
+    the fraction `share` of the rows, categories that shrank give equal parts. In the release the importance drifts
+    along with the weights, as both share memory; here it is constant.
 
     Args:
-        importance: (K,), shares; sums to 1.
+        importance: (K,), sums to 1.
         gamma: (K, K), gamma[added, evaluated].
         rows: (K,), rows of each category in the baseline.
         supply: (K,), further rows of each category that the pool has.
-        share: of all rows, exchanged.
-        least: rows that a category keeps, where it has so many.
+        share: fraction of all rows to exchange.
+        least: rows that a category keeps, if it has them.
 
     Returns:
-        int64 (K,). The sum is that of `rows` unless those that shrink cannot give, or those that grow cannot take.
+        int64 (K,). Sums to that of `rows`, unless shrinking categories cannot give or growing ones cannot take.
 
     Raises:
         ValueError: shapes differ.
@@ -42,18 +42,18 @@ def release_counts(
     climbed = _climb(weights, effect @ weights)
     grew, shrank = climbed > weights, climbed < weights
     moved = int(had.sum() * share)
-    found = had.copy()
+    counts = had.copy()
     if not grew.any() or not shrank.any():
-        return found
-    found[shrank] -= np.minimum(np.maximum(had[shrank] - least, 0), moved // int(shrank.sum()))
-    room = np.where(grew, np.maximum(more - 1, 0), 0)
-    wanted = min(moved, int(room.sum()))
-    found += apportion(grew.astype(np.float64), wanted, room)
-    return found
+        return counts
+    counts[shrank] -= np.minimum(np.maximum(had[shrank] - least, 0), moved // int(shrank.sum()))
+    capacity = np.where(grew, np.maximum(more - 1, 0), 0)
+    wanted = min(moved, int(capacity.sum()))
+    counts += largest_remainder(grew.astype(np.float64), wanted, capacity)
+    return counts
 
 
 def _climb(start: NDArray[np.float64], worth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Adam on the mean worth of the weights, until the smallest of them is used up."""
+    """Maximise the mean worth of the weights with Adam, until the smallest weight is used up."""
     weights = start.copy()
     first, second = np.zeros_like(weights), np.zeros_like(weights)
     for step in range(1, STEPS + 1):
@@ -65,5 +65,5 @@ def _climb(start: NDArray[np.float64], worth: NDArray[np.float64]) -> NDArray[np
         weights = weights - RATE * direction
         if weights.min() < FLOOR:
             break
-    found: NDArray[np.float64] = weights * start.sum() / weights.sum()
-    return found
+    climbed: NDArray[np.float64] = weights * start.sum() / weights.sum()
+    return climbed

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, c
 from sklearn.cluster import AgglomerativeClustering
 
 from instsel import arrays
-from instsel.selection.kernels import embedding_rows, unit_rows
+from instsel.arrays import finite_matrix, unit_or_zero_rows
 
 HEAD, TAIL = 1_500, 500
 
@@ -250,10 +250,10 @@ def _trimmed(text: str) -> str:
 
 def _embedded(tags: list[str], embed: Embed) -> NDArray[np.float64]:
     """Unit rows (n, e); zeros stay zero, and are like nothing."""
-    rows = embedding_rows("embeddings of tags", embed(tags))
+    rows = finite_matrix("embeddings of tags", embed(tags))
     if len(rows) != len(tags):
         raise ValueError(f"embed gave {len(rows)} rows for {len(tags)} tags; expected one a tag")
-    return unit_rows(rows)
+    return unit_or_zero_rows(rows)
 
 
 def _cosines(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -293,7 +293,7 @@ def _fold(
     size, total = np.zeros(len(groups), dtype=np.int64), np.zeros_like(units)
     np.add.at(size, groups, weights)
     np.add.at(total, groups, weights[:, None] * units)
-    means, standing = unit_rows(total), size > 0
+    means, standing = unit_or_zero_rows(total), size > 0
     for _ in range(int(standing.sum()) - most):
         # Of equally small ones the last.
         smallest = len(size) - 1 - int(np.where(standing, size, size.sum() + 1)[::-1].argmin())
@@ -304,6 +304,6 @@ def _fold(
         found[found == goes] = keeps
         size[keeps] += size[goes]
         total[keeps] += total[goes]
-        means[keeps] = unit_rows(total[keeps : keeps + 1])[0]
+        means[keeps] = unit_or_zero_rows(total[keeps : keeps + 1])[0]
         standing[keeps], standing[goes] = True, False
     return found

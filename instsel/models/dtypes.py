@@ -1,6 +1,7 @@
-"""Which type a model computes in: bfloat16 where the device computes it itself, float32 where it would be emulated.
+"""The dtype a model computes in: bfloat16 on devices with native support, float32 where it would be emulated.
 
-`model.dtype: auto` is settled once a study and kept in its folder, so that it goes on in the same type on any machine.
+`model.dtype: auto` is decided once per study and recorded in its folder (`study.dtype`), so that a study continues in
+the same dtype on any machine.
 """
 
 import platform
@@ -18,20 +19,20 @@ from instsel.config.study import Model, StudyConfig
 
 Dtype = Literal["float32", "bfloat16"]
 
-# Flags of /proc/cpuinfo: x86's vector and matrix units for bfloat16, and Arm's.
+# Flags of /proc/cpuinfo: bfloat16 vector and matrix units of x86, and of Arm.
 CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 CPUINFO = Path("/proc/cpuinfo")
-# One run of benchmarks/extraction.py on two cores of a Xeon without these units: a plain step, gradients with Adam.
-SLOWER = "2.2 to 2.6 times as slow as float32"
+# A run of benchmarks/extraction.py on two cores of a Xeon without these units: a plain step, gradients with Adam.
+EMULATION_COST = "2.2 to 2.6 times as slow as float32"
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a machine computes models on.
+    """A device that computes models.
 
     Attributes:
-        name: as a person knows it.
-        native: whether it computes bfloat16 itself; where not, torch emulates it.
+        name: product name.
+        native: whether it supports bfloat16 natively; if not, torch emulates it.
     """
 
     name: str
@@ -39,12 +40,12 @@ class Device:
 
 
 def this_device(*, has_gpu: bool = False) -> Device:
-    """The GPU that this process sees first, else this machine's CPU.
+    """Return the first GPU visible to this process, or else the CPU.
 
     Args:
-        has_gpu: whether the machine is known to have one; else its tools tell.
+        has_gpu: whether the machine is known to have a GPU; otherwise it is looked up by the vendors' tools.
     """
-    # torch takes a second to load, and says no sooner that there is no GPU.
+    # torch takes a second to import, which is only worth it if there may be a GPU.
     if has_gpu or any(map(shutil.which, ("nvidia-smi", "rocm-smi"))):
         import torch
 
@@ -55,62 +56,62 @@ def this_device(*, has_gpu: bool = False) -> Device:
 
 
 def cpu(cpuinfo: str) -> Device:
-    """The CPU that a text in the form of /proc/cpuinfo tells of."""
-    named = re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    """Parse a CPU from text in the format of /proc/cpuinfo."""
+    model = re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     native = flags is not None and not CPU_FLAGS.isdisjoint(flags[1].split())
-    return Device(named[1].strip() if named else platform.machine() or "CPU", native)
+    return Device(model[1].strip() if model else platform.machine() or "CPU", native)
 
 
 def _of_mac() -> str:
-    """What macOS tells of its CPU, in the form of /proc/cpuinfo; empty elsewhere."""
+    """Return what macOS reports about its CPU, in the format of /proc/cpuinfo; empty on other systems."""
     if platform.system() != "Darwin":
         return ""
-    asked = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string", "hw.optional.arm.FEAT_BF16"]
-    lines = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.splitlines()
+    command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string", "hw.optional.arm.FEAT_BF16"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
     name, has = (*lines, "", "")[:2]
     return f"model name : {name}\nFeatures : {'bf16' if has.strip() == '1' else 'none'}\n"
 
 
 @lru_cache
 def local_dtype() -> Dtype:
-    """What `auto` means where this machine does all the work."""
+    """Return the meaning of `auto` if this machine does all the work."""
     return "bfloat16" if this_device().native else "float32"
 
 
 def dtype_of(model: Model) -> Dtype:
-    """The type that a model computes in. `auto`, which a study settles for all its machines, is that of this one."""
+    """Return the dtype a model computes in; `auto`, which a study decides for all machines, means that of this one."""
     return local_dtype() if model.dtype == "auto" else model.dtype
 
 
 @dataclass(frozen=True)
-class Settled:
-    """What `auto` means for a study.
+class DtypeDecision:
+    """The meaning of `auto` for a study.
 
     Attributes:
         dtype: of the model.
-        why: in words.
+        reason: for it, as text.
     """
 
     dtype: Dtype
-    why: str
+    reason: str
 
 
 def with_dtype(study: StudyConfig, dtype: Dtype) -> StudyConfig:
-    """The study with its model in this type."""
+    """Return the study with this dtype for its model."""
     return study.model_copy(update={"model": study.model.model_copy(update={"dtype": dtype})})
 
 
-def settle(devices: Sequence[Device]) -> Settled:
-    """bfloat16 where every device computes it itself, else float32."""
+def decide_dtype(devices: Sequence[Device]) -> DtypeDecision:
+    """Choose bfloat16 if every device supports it natively, else float32."""
     emulating = [device for device in devices if not device.native]
     if not emulating:
-        return Settled("bfloat16", f"{names_of(devices)} computes it itself")
+        return DtypeDecision("bfloat16", f"{describe_devices(devices)} supports it natively")
     some = "" if len(emulating) == len(devices) else f"{len(emulating)} of {len(devices)} machines: "
-    return Settled("float32", f"{some}{names_of(emulating)} would emulate bfloat16, {SLOWER}")
+    return DtypeDecision("float32", f"{some}{describe_devices(emulating)} would emulate bfloat16, {EMULATION_COST}")
 
 
-def names_of(devices: Sequence[Device]) -> str:
-    """Devices in words."""
+def describe_devices(devices: Sequence[Device]) -> str:
+    """Return the names of devices with their counts, as text."""
     counts = Counter(device.name for device in devices)
     return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in counts.items())

@@ -10,8 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 from instsel.config.study import Embedding
 from instsel.data.batching import BatchFitter
 from instsel.errors import InputError
-from instsel.models.layout import Pooling, pooling_of
-from instsel.models.loading import encoder_file, load_encoder
+from instsel.models.layout import load_pooling
+from instsel.models.loading import load_encoder
 
 
 def prompt_text(messages: Sequence[dict[str, str]]) -> str:
@@ -24,7 +24,7 @@ def prompt_text(messages: Sequence[dict[str, str]]) -> str:
 
 
 class Encoder:
-    """A text encoder of any family that transformers loads, on the GPU if there is one, in float32.
+    """A text encoder of any family that sentence-transformers loads, on the GPU if there is one, in float32.
 
     Where memory runs out its batches become smaller, those of later calls too; `fitter` has what they are now.
     """
@@ -35,17 +35,16 @@ class Encoder:
         Raises:
             InputError: it cannot be loaded, pools in a way not known here, or takes no texts of `max_length`.
         """
-        self.tokenizer, self.model = load_encoder(embedding)
+        self.transformer = load_encoder(embedding)
+        if (tokenizer := self.transformer.tokenizer) is None:
+            raise InputError(f"embedding.encoder: {embedding.encoder} has no tokenizer; name a model that takes texts")
+        self.tokenizer, self.model = tokenizer, self.transformer.model
         self.tokenizer.truncation_side = "right"
         self.device = next(self.model.parameters()).device
         self.max_length = embedding.max_length
         self.fitter = BatchFitter.forward(embedding.token_budget, shorten="embedding.max_length")
-        self.pooling: Pooling = (
-            pooling_of(lambda name: encoder_file(embedding, name)) if embedding.pooling == "auto" else embedding.pooling
-        )
-        positions = getattr(self.model.config, "max_position_embeddings", None) or self.max_length
-        longest = min(self.tokenizer.model_max_length, positions)
-        if self.max_length > longest:
+        self.pooling = load_pooling(embedding, self.model.config.hidden_size)
+        if self.max_length > (longest := self.tokenizer.model_max_length):
             raise InputError(
                 f"embedding.max_length is {self.max_length}, but {embedding.encoder} takes {longest} tokens; lower it"
             )
@@ -81,24 +80,6 @@ class Encoder:
         pad = self.tokenizer.pad_token_id or 0
         ids = pad_sequence(rows, batch_first=True, padding_value=pad).to(self.device)
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).to(self.device)
-        states = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-        return pool(states, mask, self.pooling)
-
-
-def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """Make one vector of the token vectors of each text.
-
-    Args:
-        states: (B, T, e), texts padded on the right.
-        mask: bool (B, T), true for tokens.
-        pooling: mean over the tokens, the first one (cls) or the last one.
-
-    Returns:
-        (B, e).
-    """
-    if pooling == "cls":
-        return states[:, 0]
-    lengths = mask.sum(dim=1)
-    if pooling == "last":
-        return states[torch.arange(len(states), device=states.device), lengths - 1]
-    return (states * mask[:, :, None]).sum(dim=1) / lengths[:, None]
+        features = self.transformer({"input_ids": ids, "attention_mask": mask.long()})
+        vectors: Tensor = self.pooling(features)["sentence_embedding"]
+        return vectors

@@ -1,8 +1,8 @@
-"""Models and tokenizers by name: the only place that calls transformers and PEFT to load something."""
+"""Load models, adapters, encoders and tokenizers with transformers and PEFT."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,22 +12,25 @@ from instsel.errors import InputError
 from instsel.models.dtypes import dtype_of
 from instsel.training.checkpoint import load_adapter
 
+if TYPE_CHECKING:
+    from sentence_transformers.base.modules import Transformer
+
 ADAPTER_CONFIG = "adapter_config.json"
-OF_PEFT = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"}
+PEFT_KEYS = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_tokenizer(model: Model) -> Any:
-    """The tokenizer of a model, with the study's own chat template where one is given.
+    """Load the tokenizer of a model, with the study's chat template if it has one.
 
     Raises:
-        InputError: there is no such model, or no such template file.
+        InputError: the model, or the template file, does not exist.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            _place(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
+            _local_or_hub(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise InputError(f"model.name: no tokenizer could be loaded from {model.name}: {_first_line(error)}") from error
@@ -40,16 +43,16 @@ def load_tokenizer(model: Model) -> Any:
 
 
 def stored_dtype(model: Model) -> str | None:
-    """The type that a model's configuration gives its stored weights, as "float16"; None where it gives none.
+    """Read the dtype of the stored weights, such as "float16", from a model's configuration; None if it has none.
 
     Raises:
-        InputError: there is no such model.
+        InputError: the model does not exist.
     """
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(
-            _place(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
+            _local_or_hub(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise InputError(f"model.name: {model.name} could not be loaded: {_first_line(error)}") from error
@@ -58,27 +61,27 @@ def stored_dtype(model: Model) -> str | None:
 
 
 def load_base(model: Model, device_map: str | dict[str, int] | None = None) -> Any:
-    """The frozen base model in its study dtype, in evaluation mode.
+    """Load the base model in the study's dtype, frozen, in evaluation mode.
 
     Args:
-        model: the study's.
-        device_map: where its parts go, as transformers takes it; the CPU if None.
+        model: of the study.
+        device_map: as in transformers; the CPU if None.
 
     Raises:
-        InputError: there is no such model, or its attention is not installed.
+        InputError: the model does not exist, or its attention implementation is not installed.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
-        base = AutoModelForCausalLM.from_pretrained(
-            _place(model.name),
+        base: Any = AutoModelForCausalLM.from_pretrained(
+            _local_or_hub(model.name),
             revision=model.revision,
             dtype=DTYPES[dtype_of(model)],
             attn_implementation=model.attention,
             trust_remote_code=model.trust_remote_code,
-            # Weights in the older format, pytorch_model.bin, are pickles.
+            # The older format, pytorch_model.bin, is a pickle.
             use_safetensors=True,
             device_map=device_map,
         )
@@ -91,16 +94,17 @@ def load_base(model: Model, device_map: str | dict[str, int] | None = None) -> A
 
 
 def load_on_devices(model: Model) -> nn.Module:
-    """The base model where this process computes: on its GPU, spread over its GPUs if it has several, else on the CPU.
+    """Load the base model on this process's GPU, balanced over its GPUs if it has several, or on the CPU.
 
     Raises:
-        InputError: as `load_base`, or the GPUs have not room enough for it.
+        InputError: as `load_base`, or the model does not fit on the GPUs.
     """
     gpus = torch.cuda.device_count()
     if gpus == 0:
-        return load_base(model)
-    base = load_base(model, "balanced" if gpus > 1 else {"": 0})
-    outside = sorted({str(place) for place in getattr(base, "hf_device_map", {}).values()} & {"cpu", "disk"})
+        on_cpu: nn.Module = load_base(model)
+        return on_cpu
+    base: nn.Module = load_base(model, "balanced" if gpus > 1 else {"": 0})
+    outside = sorted({str(device) for device in getattr(base, "hf_device_map", {}).values()} & {"cpu", "disk"})
     if outside:
         raise InputError(
             f"resources.gpus_per_actor: {model.name} does not fit into the {gpus} GPUs of an actor, part of it would "
@@ -109,45 +113,58 @@ def load_on_devices(model: Model) -> nn.Module:
     return base
 
 
-def load_encoder(embedding: Embedding) -> tuple[Any, Any]:
-    """Tokenizer and transformer of a text encoder, frozen, in float32, on the GPU if there is one.
+def load_encoder(embedding: Embedding) -> "Transformer":
+    """Load tokenizer and transformer of a text encoder, frozen, in float32, on the GPU if there is one.
 
-    Code that comes with an encoder is never run.
+    Code that comes with an encoder is never run, and of what its folder says to sentence-transformers nothing is read.
 
     Raises:
-        InputError: there is no such model, or it is none that turns one text into token vectors.
+        InputError: the model does not exist, or is not an encoder.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from sentence_transformers.base.modules import Transformer
+    from transformers import AutoConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    place, options = _place(embedding.encoder), {"revision": embedding.revision, "trust_remote_code": False}
+    name, options = _local_or_hub(embedding.encoder), {"revision": embedding.revision, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        encoder = AutoModel.from_pretrained(place, dtype=torch.float32, use_safetensors=True, **options)
+        if AutoConfig.from_pretrained(name, **options).is_encoder_decoder:
+            raise InputError(
+                f"embedding.encoder: {embedding.encoder} has a decoder too; name a model that only encodes"
+            )
+        if encoder_file(embedding, ADAPTER_CONFIG) is not None:
+            # sentence-transformers would load the base model that the adapter names, from anywhere.
+            raise InputError(f"embedding.encoder: {embedding.encoder} is an adapter; merge it into its base model")
+        encoder: Transformer = Transformer(
+            name,
+            model_kwargs={**options, "dtype": torch.float32, "use_safetensors": True},
+            processor_kwargs={**options},
+            config_kwargs={**options},
+            modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+            module_output_name="token_embeddings",
+        )
     except (ImportError, OSError, ValueError) as error:
         raise InputError(f"embedding.encoder: {embedding.encoder} could not be loaded: {_first_line(error)}") from error
-    if encoder.config.is_encoder_decoder:
-        raise InputError(f"embedding.encoder: {embedding.encoder} has a decoder too; name a model that only encodes")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return tokenizer, encoder.to(device).requires_grad_(False).eval()
+    encoder.to(device).requires_grad_(False).eval()
+    return encoder
 
 
 def encoder_file(embedding: Embedding, name: str) -> Any:
-    """The content of a JSON file of an encoder's folder, which may be on the hub; None if there is no such file."""
-    from transformers.utils import cached_file
+    """Read a JSON file of an encoder's folder, which may be on the hub; None if there is no such file."""
+    from transformers.utils.hub import cached_file
 
     path = cached_file(
-        _place(embedding.encoder), name, revision=embedding.revision, _raise_exceptions_for_missing_entries=False
+        _local_or_hub(embedding.encoder), name, revision=embedding.revision, _raise_exceptions_for_missing_entries=False
     )
     return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def attach_lora(base: nn.Module, lora: Lora, seed: int) -> nn.Module:
-    """Put fresh LoRA matrices, float32, on a base model; the same seed gives the same matrices.
+    """Attach new LoRA matrices, float32, to a base model; the same seed gives the same matrices.
 
     Raises:
-        InputError: the model has no module of the names asked for.
+        InputError: the model has no module with the given names.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -168,25 +185,27 @@ def attach_lora(base: nn.Module, lora: Lora, seed: int) -> nn.Module:
 
 
 def attach_adapter(base: nn.Module, folder: str | Path) -> nn.Module:
-    """Put a saved LoRA adapter on a base model, its matrices trainable and where the layers are that they belong to.
+    """Attach a saved LoRA adapter to a base model, its matrices trainable and on the devices of their layers.
 
-    Of the folder's configuration only what `Lora` has is read: PEFT's own reading imports modules and takes pickles.
+    Only the keys of `Lora` are read from the folder's configuration: PEFT's loader imports modules named there and
+    accepts pickles.
 
     Raises:
-        InputError: the folder holds no LoRA adapter of this model.
+        InputError: the folder does not contain a LoRA adapter for this model.
     """
     path = Path(folder) / ADAPTER_CONFIG
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        lora = Lora.model_validate({ours: raw[theirs] for ours, theirs in OF_PEFT.items()})
+        lora = Lora.model_validate({key: raw[peft_key] for key, peft_key in PEFT_KEYS.items()})
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} tells of no LoRA adapter: {_first_line(error)}") from error
+        raise InputError(f"{path} does not describe a LoRA adapter: {_first_line(error)}") from error
     model = attach_lora(base, lora, seed=0)
     load_adapter(Path(folder), model)
     return model
 
 
-def _place(name: str) -> str:
+def _local_or_hub(name: str) -> str:
+    """Expand the path of a local folder; leave a hub id."""
     folder = Path(name).expanduser()
     return str(folder) if folder.is_dir() else name
 

@@ -1,4 +1,4 @@
-"""The loss of every example of a batch: mean cross-entropy over its answer tokens."""
+"""Loss of every example in a batch: mean cross-entropy over its answer tokens."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from instsel.data.batching import IGNORED
 
-# Families whose logits are head(decoder(ids)), softcapped where the config says so. Any other family may scale its
-# logits in its own way, so its own forward is asked for them.
+# Families whose logits are head(decoder(ids)), softcapped if the config says so. Other families may scale their logits
+# differently, so their own forward method computes them.
 _PLAIN_HEADS = frozenset(
     {
         "gemma",
@@ -32,17 +32,17 @@ _LOGITS_PER_CHUNK = 2**25
 
 
 def answer_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Mean cross-entropy of each example over its own answer tokens (LESS, arXiv 2402.04333, section 2).
+    """Compute the mean cross-entropy of each example over its answer tokens (LESS, arXiv 2402.04333, Section 2).
 
-    Logits are formed only at the positions that predict an answer token, a chunk at a time. Where the output head is
-    frozen, a chunk's gradient is taken while its logits are there, so that no more than one chunk of them is held. Only
-    modules are called, never raw weights, so sharded parameters (ZeRO-3) are gathered by their own hooks. Where a
-    wrapper must see the forward pass (DeepSpeed, DDP), wrap a module whose forward calls this function.
+    Logits are computed only at positions that predict an answer token, in chunks. If the output head is frozen, the
+    gradient of a chunk is computed right away, so that the logits of only one chunk are in memory. Only modules are
+    called, never raw weights, so sharded parameters (ZeRO-3) are collected by their own hooks. If a wrapper must see
+    the forward pass (DeepSpeed, DDP), wrap a module whose forward calls this function.
 
     Args:
         model: A causal language model, with or without a PEFT wrapper around it.
         batch: input_ids (B, T), attention_mask (B, T) and labels (B, T), int64, padded on the right; a label of -100 is
-            not supervised, and the label at position t is predicted from the positions before t.
+            not supervised, the label at position t is predicted from the positions before t.
 
     Returns:
         float32 (B,), differentiable.
@@ -59,26 +59,26 @@ def answer_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     if len(empty):
         raise ValueError(f"batch rows {empty.tolist()} have no answer token; expected a label that is not -100")
     positions = torch.nonzero(answered.flatten()).flatten()
-    wanted = targets.flatten()[positions]
-    share = (1.0 / counts.float()).repeat_interleave(length)[positions]
-    losses = _weighted_token_losses(model, batch, positions, wanted, share)
-    # Every position is written once and each row is summed by itself: the same value in any batch, without atomics.
+    target_ids = targets.flatten()[positions]
+    weight = (1.0 / counts.float()).repeat_interleave(length)[positions]
+    losses = _weighted_token_losses(model, batch, positions, target_ids, weight)
+    # Every position is written once and each row summed on its own: the same value in any batch, without atomics.
     spread = losses.new_zeros(rows * length).index_copy(0, positions, losses)
     return spread.view(rows, length).sum(dim=1)
 
 
 def _weighted_token_losses(
-    model: nn.Module, batch: Mapping[str, Tensor], positions: Tensor, wanted: Tensor, share: Tensor
+    model: nn.Module, batch: Mapping[str, Tensor], positions: Tensor, target_ids: Tensor, weight: Tensor
 ) -> Tensor:
-    """Cross-entropy at flat `positions` times `share`: float32 (answer tokens,)."""
-    whole: Any = model
-    causal_lm = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
+    """Compute the cross-entropy at flat `positions` times `weight`: float32 (answer tokens,)."""
+    wrapped: Any = model
+    causal_lm = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
     config = causal_lm.config
     if config.model_type not in _PLAIN_HEADS:
-        output = whole(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        output = wrapped(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
         logits = output.logits.flatten(0, 1).index_select(0, positions).float()
-        return F.cross_entropy(logits, wanted.to(logits.device), reduction="none").to(share.device) * share
-    # Causal attention never looks right, where the padding is: it needs no mask, and keeps its fast causal path.
+        return F.cross_entropy(logits, target_ids.to(logits.device), reduction="none").to(weight.device) * weight
+    # Causal attention never sees the padding, which is on the right: without a mask it keeps its fast causal path.
     hidden = causal_lm.get_decoder()(input_ids=batch["input_ids"], use_cache=False)[0]
     hidden = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device))
     head = causal_lm.get_output_embeddings()
@@ -86,38 +86,41 @@ def _weighted_token_losses(
     chunk = max(1, _LOGITS_PER_CHUNK // config.vocab_size)
     frozen_head = not any(parameter.requires_grad for parameter in head.parameters())
     if frozen_head and hidden.requires_grad and torch.is_grad_enabled():
-        return _FrozenHeadLoss.apply(hidden, head, wanted, share, cap, chunk)
-    parts = [_chunk_losses(head, *part, cap) for part in _chunks(hidden, wanted, share, chunk)]
+        losses: Tensor = _FrozenHeadLoss.apply(  # type: ignore[no-untyped-call]
+            hidden, head, target_ids, weight, cap, chunk
+        )
+        return losses
+    parts = [_chunk_losses(head, *part, cap) for part in _chunks(hidden, target_ids, weight, chunk)]
     return torch.cat(parts)
 
 
-def _chunks(hidden: Tensor, wanted: Tensor, share: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    for start in range(0, len(wanted), size):
+def _chunks(hidden: Tensor, target_ids: Tensor, weight: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    for start in range(0, len(target_ids), size):
         part = slice(start, start + size)
-        yield hidden[part], wanted[part], share[part]
+        yield hidden[part], target_ids[part], weight[part]
 
 
-def _chunk_losses(head: nn.Module, hidden: Tensor, wanted: Tensor, share: Tensor, cap: float | None) -> Tensor:
+def _chunk_losses(head: nn.Module, hidden: Tensor, target_ids: Tensor, weight: Tensor, cap: float | None) -> Tensor:
     logits = head(hidden).float()
     if cap is not None:
         logits = cap * torch.tanh(logits / cap)
-    # A model spread over devices may hold its head on another one than its first layer.
-    losses = F.cross_entropy(logits, wanted.to(logits.device), reduction="none")
-    return losses.to(share.device) * share
+    # If the model is spread over devices, its head may be on another one than its first layer.
+    losses = F.cross_entropy(logits, target_ids.to(logits.device), reduction="none")
+    return losses.to(weight.device) * weight
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
-    """Token losses whose gradient with respect to the hidden states is formed in the forward pass, chunk by chunk."""
+    """Token losses whose gradient with respect to the hidden states is computed in the forward pass, in chunks."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: nn.Module, wanted: Tensor, share: Tensor, cap: float | None, chunk: int
+        ctx: Any, hidden: Tensor, head: nn.Module, target_ids: Tensor, weight: Tensor, cap: float | None, chunk: int
     ) -> Tensor:
         losses, gradients = [], []
         with torch.enable_grad():
-            for states, words, weights in _chunks(hidden.detach(), wanted, share, chunk):
+            for states, ids, weights in _chunks(hidden.detach(), target_ids, weight, chunk):
                 states = states.requires_grad_()
-                part = _chunk_losses(head, states, words, weights, cap)
+                part = _chunk_losses(head, states, ids, weights, cap)
                 gradients.append(torch.autograd.grad(part.sum(), states)[0])
                 losses.append(part.detach())
         ctx.save_for_backward(torch.cat(gradients))
@@ -126,6 +129,6 @@ class _FrozenHeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        # Of a model spread over devices the head may be on another one than the labels.
+        # If the model is spread over devices, the head may be on another one than the labels.
         scale = upstream[0].to(gradient.device).unsqueeze(1)
         return (gradient * scale).to(gradient.dtype), None, None, None, None, None

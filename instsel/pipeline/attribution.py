@@ -1,5 +1,6 @@
 """Stage *attribution*: features become the n x m matrix of influences, a block of pool rows at a time."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -7,23 +8,27 @@ import numpy as np
 import pyarrow as pa
 from safetensors.numpy import load, save
 
-from instsel.attribution.scores import precondition, score_block, unit_rows
+from instsel.arrays import unit_rows
+from instsel.attribution.scores import precondition, score_block
+from instsel.attribution.timing import seconds_to_solve, time_attribution
 from instsel.choice.influence import mean_gradients
 from instsel.config.study import StudyConfig
-from instsel.gradients.features import GradientShards, validation_columns
+from instsel.gradients.features import GradientShards, Storage, bytes_per_row, validation_columns
 from instsel.io.store import Folder
-from instsel.pipeline.fisher import fisher_matrices
-from instsel.selection.methods import AttributionSpec
+from instsel.pipeline.fisher import GROUPS, fisher_matrices
+from instsel.selection.base import AttributionSpec
 from instsel.study.attribution_specs import attribution_specs
+from instsel.study.estimates import FLOAT32, ID_BYTES, MIB, Counts, FunctionRun
 from instsel.study.provenance import Provenance, feature_provenance, settle_provenance
 from instsel.study.results import AttributionResult, FeaturesResult, PrepareResult, WarmupResult
-from instsel.study.stage import Cost, Finished, RunContext, Settings, Stage, StageKey
+from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 if TYPE_CHECKING:
     from instsel.runtime.attempts import AttemptLimiter
 
 COLUMNS = "columns.parquet"
 DIRECTIONS = "directions.safetensors"
+BLOCK_FILE_BYTES = 800  # schema and footer of an Arrow file of scores
 
 
 class Attribution(Stage[AttributionResult]):
@@ -82,6 +87,70 @@ class Attribution(Stage[AttributionResult]):
         result = AttributionResult(rows=rows, columns=len(columns), weights=weights, shards=shards)
         return Finished(result, Cost(peak_memory=memory))
 
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        """Return what the keys take, timed on random numbers; those with damping each sum the Fisher matrices."""
+        config, counts = context.config, context.counts
+        dim, shards, work = config.features.dim, counts.shards, config.warmup.epochs * counts.rows
+        specs = [attribution_specs(config)[key] for key in keys]
+        columns = [counts.columns(spec) for spec in specs]
+        timed = context.profiler.run(time_attribution, sorted(set(columns)), dim)
+        seconds = sum(timed.throughput(1 / timed.value.score[count]).seconds(work, shards) or 0.0 for count in columns)
+        disk = sum(counts.rows * (ID_BYTES + count * FLOAT32) + shards * BLOCK_FILE_BYTES for count in columns)
+        largest = max(part.rows_per_shard for part in counts.pool)
+        shape = (config.warmup.epochs, largest, max(columns), dim)
+        # Memory of a process, and how many there are on a machine.
+        processes = [(timed.memory + scoring_memory(shape, config.features.storage), min(timed.together, shards))]
+        damped = sum(spec.damping is not None for spec in specs)
+        if damped:
+            groups = min(GROUPS, shards)
+            seconds += damped * _fisher_seconds(config, counts, timed, max(columns))
+            disk += groups * dim**2 * FLOAT32
+            summing, solving = fisher_memory(dim)
+            processes += [(timed.memory + summing, min(timed.together, groups)), (timed.memory + solving, 1)]
+        memory, together = max(processes, key=lambda needed: needed[0] * needed[1])
+        return StageEstimate(
+            self.name,
+            rows=len(keys) * work,
+            seconds=seconds,
+            memory=memory,
+            together=together,
+            disk=disk,
+            memory_advice="lower features.dim or targets.NAME.max_validation",
+            disk_advice="lower targets.NAME.max_validation or, with fisher, features.dim",
+        )
+
+
+def scoring_memory(shape: tuple[int, int, int, int], storage: Storage) -> int:
+    """Return the memory of a process that scores shards, beside the libraries.
+
+    It holds the directions of every checkpoint, one of them scaled and transposed, the shard's features, its scores,
+    and blocks of the pool at work.
+
+    Args:
+        shape: checkpoints, rows of a shard, columns, and entries of a feature.
+        storage: how features are kept.
+    """
+    checkpoints, rows, columns, dim = shape
+    directions = (checkpoints + 1) * columns * dim * FLOAT32
+    shard = checkpoints * rows * bytes_per_row(dim, storage) + rows * columns * FLOAT32
+    return directions + shard + 3 * min(32 * MIB, rows * dim * FLOAT32)
+
+
+def fisher_memory(dim: int) -> tuple[int, int]:
+    """Return the memory of a process that sums a Fisher matrix, and of the driver that solves, beside the libraries.
+
+    A process holds its sum and a shard's in float64 and a product in float32, and no more as it writes. The driver
+    holds the matrix and, as it solves, three more in float64.
+    """
+    return 20 * dim**2, 32 * dim**2
+
+
+def _fisher_seconds(config: StudyConfig, counts: Counts, timed: FunctionRun, columns: int) -> float:
+    """Return the time of the Fisher matrices of all checkpoints, each summed in groups and solved with."""
+    checkpoints = config.warmup.epochs
+    summing = timed.throughput(1 / timed.value.sum).seconds(checkpoints * counts.rows, min(GROUPS, counts.shards))
+    return (summing or 0.0) + checkpoints * seconds_to_solve(config.features.dim, columns)
+
 
 def _write_directions(context: RunContext, spec: AttributionSpec, provenance: Provenance, out: Folder) -> None:
     """Write the columns, and what the pool is multiplied with: a vector a column and checkpoint."""
@@ -113,8 +182,8 @@ def _count_scorers(shards: int) -> int:
 def _score(batch: pa.Table, key: str, work: "_Scoring") -> pa.Table:
     from instsel.runtime.process_cache import kept_in_process
 
-    scorer = kept_in_process(key, lambda: _Scorer(work))
-    return scorer(batch)
+    with kept_in_process(key, lambda: _Scorer(work)) as scorer:
+        return scorer(batch)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from instsel.arrays import row_blocks
-from instsel.choice.choosers import groups_of
-from instsel.config.mixture import ClusterCategories, EndpointCategories, Mixture
+from instsel.choice.data import group_labels
+from instsel.config.mixture import ClusterCategories, ColumnCategories, EndpointCategories, Mixture
 from instsel.config.study import Embedding, StudyConfig
 from instsel.errors import InputError
 from instsel.io.fingerprint import fingerprint
@@ -20,15 +20,18 @@ from instsel.io.store import Folder
 from instsel.mixture.categories import OTHER, Categories, divide, name_clusters, naming_rows
 from instsel.pipeline.extraction import Item, pool_items
 from instsel.study import dependencies
+from instsel.study.estimates import ID_BYTES
 from instsel.study.reader import StudyReader
 from instsel.study.results import CategoriesResult, PrepareResult, RowCount
-from instsel.study.stage import Finished, RunContext, Settings, Stage, StageKey
+from instsel.study.stage import Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 CATEGORIES = "categories.parquet"
 EVALUATION = "evaluation"
 ANSWERS = "answers"
 # How fast an endpoint is asked, and by whom, changes no answer.
 ASKING = {"key_variable", "requests_at_once", "timeout", "attempts"}
+
+LINE_BYTES = 40  # of the table of categories, the id left out
 
 
 class Categorize(Stage[CategoriesResult]):
@@ -88,6 +91,33 @@ class Categorize(Stage[CategoriesResult]):
             )
         )
 
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        asks = isinstance(mixture_of(context.config).categories, EndpointCategories)
+        rows = context.counts.rows
+        return StageEstimate(
+            self.name,
+            rows=rows,
+            # How fast an endpoint answers is not known; the others take seconds.
+            seconds=None if asks else 0.0,
+            disk=rows * (ID_BYTES + LINE_BYTES),
+            memory_advice="lower embedding.token_budget",
+        )
+
+
+def count_categories(mixture: Mixture, groups: Mapping[str, Sequence[float]]) -> int:
+    """Return how many categories the pool has, those counted that will be too small to be measured.
+
+    Args:
+        mixture: says what divides the pool.
+        groups: "source" and "task" -> rows of each.
+    """
+    spec = mixture.categories
+    if isinstance(spec, ColumnCategories):
+        return len(groups[spec.by])
+    if isinstance(spec, EndpointCategories) and spec.labels is not None:
+        return len(spec.labels)
+    return spec.count
+
 
 def mixture_of(config: StudyConfig) -> Mixture:
     """Return the key `mixture`, which studies have whose stages read categories."""
@@ -113,7 +143,7 @@ def _tags(context: RunContext, mixture: Mixture) -> tuple[list[str], dict[str, i
     if isinstance(spec, ClusterCategories):
         return _clusters(spec, reader, ids)
     if not isinstance(spec, EndpointCategories):
-        return groups_of(reader, spec.by, ids), {}
+        return group_labels(reader, spec.by, ids), {}
     out = _answers_folder(spec, context)
     _ask(spec, out, context)
     answers = pa.concat_tables([out.read_table(f"{shard}.parquet") for shard in reader.shards])
@@ -165,7 +195,7 @@ def _answers_folder(spec: EndpointCategories, context: RunContext) -> Folder:
 
 def _ask(spec: EndpointCategories, out: Folder, context: RunContext) -> None:
     """Put the shards without answers to the endpoint."""
-    from instsel.runtime.actors import through_actors
+    from instsel.runtime.actors import ActorPool
 
     key = None if spec.key_variable is None else os.environ.get(spec.key_variable)
     if spec.key_variable is not None and not key:
@@ -176,10 +206,10 @@ def _ask(spec: EndpointCategories, out: Folder, context: RunContext) -> None:
     missing = [item for item in items if f"{item['name']}.parquet" not in complete]
     # The waiting is the endpoint's; a process of its own keeps the driver free.
     resources = replace(context.resources, actors=1, gpus=0)
+    arguments = (spec, key, out)
+    pool = ActorPool("categorize", missing, prepare.folder, _Asker, arguments, lambda item: folder, ["messages"])
     with context.console.bar("categorize", len(missing), "shards") as bar:
-        for _ in through_actors(
-            missing, prepare.folder, _Asker, (spec, key, out), resources, lambda item: folder, ["messages"]
-        ):
+        for _ in pool.run(resources):
             bar.advance(1)
     out.clean()
 

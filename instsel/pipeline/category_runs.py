@@ -32,7 +32,7 @@ from instsel.study.stage import Cost, RunContext
 if TYPE_CHECKING:
     from instsel.mixture.dependency import Dependency
     from instsel.mixture.interaction import Interaction
-    from instsel.runtime.training import Trained
+    from instsel.runtime.training_run import Trained
 
 RUNS = "runs"
 RUN = "interaction/run"
@@ -124,7 +124,8 @@ def _train(
     """Train the runs that are neither done nor trained."""
     import ray
 
-    from instsel.runtime.training import TrainingRun, train_side_by_side
+    from instsel.runtime.training import train_side_by_side
+    from instsel.runtime.training_run import TrainingRun, TrainingSession
     from instsel.runtime.tune import plan_trial_resources
 
     config, prepare = context.config, context.stage("prepare")
@@ -146,7 +147,7 @@ def _train(
         folder = folders[run.name]
         runs.append(TrainingRun(run.name, folder, training, (folder.folder, TRAINING_SET), tokens))
     on_end = partial(_write_outcome, folders=[folders[run.name] for run in untrained])
-    train_side_by_side(config, title, runs, each, at_once, context.console, on_end)
+    train_side_by_side(TrainingSession(config, each, context.console), title, runs, at_once, on_end)
 
 
 def _write_outcome(index: int, outcome: "Trained | Diverged", folders: Sequence[StageFolder]) -> None:

@@ -1,11 +1,13 @@
 """Stage *embed*: a text encoder's embeddings of all prompts, pool and validation, by actors with one encoder each."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from instsel.config.study import Embedding, StudyConfig
 from instsel.io.store import Folder
-from instsel.pipeline.extraction import ActorSpec, ForwardStage, Item, write_vectors
+from instsel.pipeline.extraction import ForwardStage, Item, write_vectors
 from instsel.study import dependencies
+from instsel.study.estimates import ActorSpec, RowSet
 from instsel.study.stage import Settings
 
 
@@ -25,6 +27,18 @@ class Embed(ForwardStage):
         budget = config.embedding.token_budget
         arguments = (config.embedding, out)
         return ActorSpec(PromptEmbedder, arguments, "embedding.token_budget", budget, columns=["messages"])
+
+    def model_inputs(self, config: StudyConfig, rows: RowSet) -> Sequence[RowSet]:
+        """Return the prompts.
+
+        Their tokens are those of the study's tokenizer, template marks counted; the encoder's tokenizer may cut a text
+        into somewhat more or fewer. The time is right all the same, as batches that are timed are counted alike.
+        """
+        return [rows.prompts(config.embedding.max_length)]
+
+    def rate_dependencies(self, config: StudyConfig) -> dict[str, Any]:
+        encoder = {**dependencies.encoder(config), **dependencies.encoder_settings(config)}
+        return {"encoder": encoder, "gpus_per_actor": config.resources.gpus_per_actor}
 
 
 class PromptEmbedder:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +12,17 @@ import pyarrow as pa
 from instsel.config.study import Model, StudyConfig
 from instsel.io.store import Folder
 from instsel.pipeline.extraction import Item
+from instsel.pipeline.probes import actor_dependencies
 from instsel.study import dependencies
+from instsel.study.estimates import CHECKPOINT, ID_BYTES, ActorSpec, BatchProbe, batch_estimate
 from instsel.study.results import EvaluateResult, PrepareResult, TrainingResult
 from instsel.study.runs import BASE, runs_of
-from instsel.study.stage import Cost, RunContext, Settings, Stage, StageKey
+from instsel.study.stage import Cost, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 if TYPE_CHECKING:
     from instsel.data.batching import Example
+
+LOSS_BYTES = 8
 
 
 class Evaluate(Stage[EvaluateResult]):
@@ -55,6 +60,18 @@ class Evaluate(Stage[EvaluateResult]):
         for key, stage in folders.items():
             losses = {target: mean_loss(stage.folder, target) for target in tables}
             stage.commit(EvaluateResult(losses=losses), costs.get(key, Cost(seconds=0.0)))
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        heldout, budget = context.counts.heldout, context.config.evaluation.token_budget
+        if not any(part.rows for part in heldout):
+            return StageEstimate(self.name, rows=0, tokens=0, batches=0)
+        rate = context.profiler.batches(evaluation_probe(context.config))
+        estimate = batch_estimate(self.name, heldout, budget, rate, len(keys), len(keys) * len(heldout))
+        return replace(
+            estimate,
+            disk=len(keys) * sum(part.rows for part in heldout) * (ID_BYTES + LOSS_BYTES),
+            memory_advice="lower evaluation.token_budget or resources.actors",
+        )
 
 
 @dataclass(frozen=True)
@@ -106,25 +123,49 @@ def evaluate_sets(context: RunContext, sets: Sequence[EvaluationSet], rows: Fold
     Returns:
         Run -> what it took; the wall-clock time of all is shared out by the time that actors spent on each.
     """
-    from instsel.runtime.actors import through_actors
+    from instsel.runtime.actors import ActorPool
     from instsel.runtime.errors import Shortage
 
-    evaluation, console = context.config.evaluation, context.console
+    actors, console = _actors(context.config, sets), context.console
     stages = {each.run: each.stage or each.out for each in sets}
     items = [{"run": each.run, "target": each.target, "rows": each.rows} for each in sets]
-    arguments = (context.config.model, sets, evaluation.token_budget)
+    pool = ActorPool("evaluate", items, rows, actors.actor, actors.arguments, lambda item: stages[item["run"]])
     costs: dict[str, Cost] = {}
-    shortage = Shortage("evaluation.token_budget", evaluation.token_budget, console)
+    shortage = Shortage(actors.budget_key, actors.budget, console)
     started = time.monotonic()
     with console.bar("evaluate", len(items), "sets") as bar:
-        for row in through_actors(
-            items, rows, LossTaker, arguments, context.resources, lambda item: stages[item["run"]]
-        ):
+        for row in pool.run(context.resources):
             costs[row["run"]] = _add(costs.get(row["run"], Cost(seconds=0.0)), row)
             shortage.look(row["token_budget"])
             bar.advance(1, row["tokens"])
     scale = (time.monotonic() - started) / max(sum(cost.seconds or 0.0 for cost in costs.values()), 1e-9)
     return {run: replace(cost, seconds=(cost.seconds or 0.0) * scale) for run, cost in costs.items()}
+
+
+def evaluation_probe(config: StudyConfig) -> BatchProbe:
+    """Return the batches that evaluation is timed on, with fresh LoRA matrices on the model."""
+    return BatchProbe(
+        Evaluate.name,
+        partial(_rate_dependencies, config),
+        partial(_probed, config),
+        {"run": CHECKPOINT, "target": "probe"},
+        rows="heldout",
+        needs_checkpoint=True,
+    )
+
+
+def _rate_dependencies(config: StudyConfig) -> dict[str, Any]:
+    return {**actor_dependencies(config, config.evaluation.token_budget), **dependencies.adapter_settings(config)}
+
+
+def _probed(config: StudyConfig, out: Folder) -> ActorSpec:
+    return _actors(config, [EvaluationSet(CHECKPOINT, "probe", "", out / CHECKPOINT, out)])
+
+
+def _actors(config: StudyConfig, sets: Sequence[EvaluationSet]) -> ActorSpec:
+    """Return the actors that evaluate models on sets of rows."""
+    budget = config.evaluation.token_budget
+    return ActorSpec(LossTaker, (config.model, sets, budget), "evaluation.token_budget", budget)
 
 
 def _add(cost: Cost, row: Mapping[str, Any]) -> Cost:

@@ -6,7 +6,8 @@ An actor commits the results of a table itself and returns counts, so no vector 
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,13 +16,15 @@ import pyarrow as pa
 from instsel.config.study import StudyConfig
 from instsel.errors import StudyError
 from instsel.io.store import Folder
+from instsel.pipeline.probes import actor_dependencies
+from instsel.study.estimates import FLOAT32, ID_BYTES, ActorSpec, BatchProbe, RowSet, batch_estimate
 from instsel.study.results import PrepareResult, RejectedRows
-from instsel.study.stage import Cost, Finished, RunContext, Stage, StageKey
+from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Stage, StageEstimate, StageKey
 
 REJECTED_SUFFIX = ".rejected.json"
 ZERO = "zero vector"
 NOT_FINITE = "NaN or infinity"
-EXAMPLE = ("input_ids", "labels")
+VECTOR_FILE_BYTES = 800  # schema and footer of an Arrow file of vectors
 
 Item = dict[str, str]
 """One table of rows: `kind` and `name` of its results, and the path of its `rows` below the folder of *prepare*."""
@@ -37,27 +40,6 @@ def validation_items(prepared: PrepareResult) -> list[Item]:
     return [
         {"kind": "validation", "name": name, "rows": f"targets/{name}/validation.parquet"} for name in prepared.targets
     ]
-
-
-@dataclass(frozen=True)
-class ActorSpec:
-    """Actors that make the results of items.
-
-    Attributes:
-        actor: class whose instances take (item, ids, examples), write the results of the item into the stage's folder,
-            see `write_results`, and return how many `tokens` that took, their `peak_memory`, bytes, and the
-            `token_budget` of its batches now.
-        arguments: of the class, after the number of torch threads.
-        budget_key: key of the study file that says how many padded tokens a batch has.
-        budget: its value.
-        columns: of the rows that an example has, beside the id.
-    """
-
-    actor: Any
-    arguments: tuple[Any, ...]
-    budget_key: str
-    budget: int
-    columns: Sequence[str] = EXAMPLE
 
 
 class ForwardStage(Stage[RejectedRows]):
@@ -79,7 +61,7 @@ class ForwardStage(Stage[RejectedRows]):
         Raises:
             StudyError: no row of the pool has a usable result.
         """
-        from instsel.runtime.actors import through_actors
+        from instsel.runtime.actors import ActorPool
         from instsel.runtime.errors import Shortage
 
         prepare, out = context.stage("prepare"), context.stage(self.name).folder
@@ -90,17 +72,12 @@ class ForwardStage(Stage[RejectedRows]):
         if len(missing) < len(items):
             context.console.say(f"{len(items) - len(missing)} of {len(items)} shards were there already")
         actors, tokens, memory = self.actors(context.config, out), 0, 0
+        pool = ActorPool(
+            self.name, missing, prepare.folder, actors.actor, actors.arguments, lambda item: out, actors.columns
+        )
         shortage = Shortage(actors.budget_key, actors.budget, context.console)
         with context.console.bar(self.name, len(missing), "shards") as bar:
-            for row in through_actors(
-                missing,
-                prepare.folder,
-                actors.actor,
-                actors.arguments,
-                context.resources,
-                lambda item: out,
-                actors.columns,
-            ):
+            for row in pool.run(context.resources):
                 tokens += row["tokens"]
                 memory = max(memory, row["peak_memory"])
                 shortage.look(row["token_budget"])
@@ -115,6 +92,40 @@ class ForwardStage(Stage[RejectedRows]):
         if reasons_by_row:
             context.console.say(f"rejected {_count_reasons(reasons_by_row)}")
         return Finished(RejectedRows(rejected=reasons_by_row), Cost(tokens=tokens, peak_memory=memory))
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        config, counts = context.config, context.counts
+        sets = [*counts.pool, *(counts.validation if self.takes_validation else [])]
+        rows, shards = sum(part.rows for part in sets), sum(part.shards for part in sets)
+        inputs = [part for each in sets for part in self.model_inputs(config, each)]
+        actors, rate = self.actors(config, context.graph.folder), context.profiler.batches(self.probe(config))
+        return replace(
+            batch_estimate(self.name, inputs, actors.budget, rate, items=shards),
+            disk=self.result_bytes(rows, shards, rate.width),
+            memory_advice=f"lower {actors.budget_key} or resources.actors",
+        )
+
+    def probe(self, config: StudyConfig) -> BatchProbe:
+        """Return the batches that the stage is timed on."""
+        return BatchProbe(
+            self.name,
+            partial(self.rate_dependencies, config),
+            partial(self.actors, config),
+            {"kind": "pool", "name": "probe"},
+            model_inputs=partial(self.model_inputs, config),
+        )
+
+    def model_inputs(self, config: StudyConfig, rows: RowSet) -> Sequence[RowSet]:
+        """Return what of the rows goes through the model."""
+        return [rows]
+
+    def rate_dependencies(self, config: StudyConfig) -> dict[str, Any]:
+        """Return what the rate of the actors depends on, beside the device and the rows."""
+        return actor_dependencies(config, self.actors(config, Folder.at(config.out)).budget)
+
+    def result_bytes(self, rows: int, shards: int, width: int) -> int:
+        """Return the size of the results of so many rows in so many files, of vectors if they have a width."""
+        return rows * (ID_BYTES + FLOAT32 * width) + shards * VECTOR_FILE_BYTES
 
 
 def write_results(
@@ -150,6 +161,17 @@ def write_vectors(out: Folder, item: Item, ids: Sequence[str], vectors: np.ndarr
     values = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
     table = pa.table({"embedding": pa.FixedSizeListArray.from_arrays(values, vectors.shape[1])})
     write_results(out, item, ids, table, reasons, ".arrow")
+
+
+def vector_width(out: Folder) -> int:
+    """Return the entries of a vector below a stage's folder; 0 where there are no vectors."""
+    folder = out / "pool"
+    for name in folder.names():
+        schema = folder.read_table(name).schema if name.endswith(".arrow") else pa.schema([])
+        if "embedding" in schema.names:
+            width: int = schema.field("embedding").type.list_size
+            return width
+    return 0
 
 
 def _rejected_rows(folder: Folder) -> dict[str, str]:

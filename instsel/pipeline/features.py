@@ -4,19 +4,29 @@ An item of work is a table of rows at a checkpoint. Its rows are read by a task 
 the table of features itself and returns counts, so no gradient travels through Ray's object store.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from instsel.config.study import Features as FeatureSettings
 from instsel.config.study import Model, StudyConfig
+from instsel.gradients.features import bytes_per_row
 from instsel.io.store import Folder
 from instsel.pipeline.extraction import REJECTED_SUFFIX, Item, pool_items, validation_items
+from instsel.pipeline.probes import actor_dependencies
+from instsel.study import dependencies
+from instsel.study.estimates import CHECKPOINT, ID_BYTES, ActorSpec, BatchProbe, batch_estimate
 from instsel.study.provenance import Provenance, feature_provenance, settle_provenance
 from instsel.study.results import FeaturesResult, PrepareResult, WarmupResult
-from instsel.study.stage import Cost, Finished, RunContext, Settings, Stage, StageKey
+from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 if TYPE_CHECKING:
     from instsel.data.batching import Example
     from instsel.gradients.engine import GradientEngine
+
+NORMALISE_BYTES = 20  # of an entry while a shard is normalised: float32 three times, float64 once
+FEATURE_FILE_BYTES = 2400  # schema, provenance and footer of an Arrow file
 
 
 class Features(Stage[FeaturesResult]):
@@ -52,6 +62,50 @@ class Features(Stage[FeaturesResult]):
         checkpoints = context.stage("warmup").result(WarmupResult).checkpoints
         return Finished(FeaturesResult(checkpoints=checkpoints, provenance=provenance, rejected=rejected), cost)
 
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        config, counts = context.config, context.counts
+        sets, checkpoints = [*counts.pool, *counts.validation], config.warmup.epochs
+        rows, shards = sum(part.rows for part in sets), sum(part.shards for part in sets)
+        rate = context.profiler.batches(features_probe(config))
+        estimate = batch_estimate(self.name, sets, config.features.token_budget, rate, checkpoints)
+        largest = max(part.rows_per_shard for part in sets)
+        halve = ", or set features.storage: int8" if config.features.storage == "float16" else ""
+        return replace(
+            estimate,
+            disk=checkpoints * feature_bytes(config.features, rows, shards),
+            memory=rate.memory + largest * config.features.dim * NORMALISE_BYTES,
+            memory_advice="lower features.token_budget or resources.actors",
+            disk_advice=f"lower features.dim{halve}",
+        )
+
+
+def feature_bytes(features: FeatureSettings, rows: int, shards: int) -> int:
+    """Return the disk that a checkpoint's features take: 270,679 rows of 8192 float16 are 4.4 GB."""
+    return rows * (bytes_per_row(features.dim, features.storage) + ID_BYTES) + shards * FEATURE_FILE_BYTES
+
+
+def features_probe(config: StudyConfig) -> BatchProbe:
+    """Return the batches that the taking of gradients is timed on, at a checkpoint with fresh LoRA matrices."""
+    item = {"checkpoint": CHECKPOINT, "kind": "pool", "name": "probe"}
+    return BatchProbe(
+        Features.name, partial(_rate_dependencies, config), partial(_probed, config), item, needs_checkpoint=True
+    )
+
+
+def _rate_dependencies(config: StudyConfig) -> dict[str, Any]:
+    model, lora = actor_dependencies(config, config.features.token_budget), dependencies.adapter_settings(config)
+    return {**model, **lora, "dim": config.features.dim}
+
+
+def _probed(config: StudyConfig, out: Folder) -> ActorSpec:
+    return _actors(config, {CHECKPOINT: out / CHECKPOINT}, out, {CHECKPOINT: {"pool": {}}})
+
+
+def _actors(config: StudyConfig, checkpoints: dict[str, Folder], out: Folder, provenance: Provenance) -> ActorSpec:
+    """Return the actors that take gradients at checkpoints and write them below `out`."""
+    arguments = (config.model, config.features, checkpoints, out, provenance)
+    return ActorSpec(GradientTaker, arguments, "features.token_budget", config.features.token_budget)
+
 
 def missing_items(items: list[Item], folder: Folder) -> list[Item]:
     """Return the items, by checkpoint, kind and name, whose shards are not in the folder."""
@@ -75,17 +129,18 @@ def extract_features(
     Returns:
         Tokens, and the highest memory of an actor.
     """
-    from instsel.runtime.actors import through_actors
+    from instsel.runtime.actors import ActorPool
     from instsel.runtime.errors import Shortage
 
     config, warmup = context.config, context.stage("warmup")
     run = warmup.result(WarmupResult).run
     checkpoints = {name: warmup.folder / run / name for name in provenance}
-    arguments = (config.model, config.features, checkpoints, out, provenance)
+    actors = _actors(config, checkpoints, out, provenance)
+    pool = ActorPool("features", missing, rows, actors.actor, actors.arguments, lambda item: out)
     tokens = memory = 0
-    shortage = Shortage("features.token_budget", config.features.token_budget, context.console)
+    shortage = Shortage(actors.budget_key, actors.budget, context.console)
     with context.console.bar("features", len(missing), "shards") as bar:
-        for row in through_actors(missing, rows, GradientTaker, arguments, context.resources, lambda item: out):
+        for row in pool.run(context.resources):
             tokens += row["tokens"]
             memory = max(memory, row["peak_memory"])
             shortage.look(row["token_budget"], row["recompute"])
@@ -147,7 +202,7 @@ class GradientTaker:
         }
 
     def _engine(self, kind: str) -> "GradientEngine":
-        """Return an engine: Adam directions of pool rows, plain gradients of validation rows (LESS, Definition 3.1)."""
+        """Return an engine: Adam directions for pool rows, plain gradients for validation rows (LESS, 3.1)."""
         from instsel.gradients.engine import GradientEngine
 
         adam = {"moments": self.moments, "betas": tuple(self.state["betas"]), "eps": self.state["eps"]}

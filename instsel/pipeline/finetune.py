@@ -12,14 +12,16 @@ from instsel.choice.output import TRAINING_SET
 from instsel.config.study import StudyConfig
 from instsel.errors import Diverged, InputError
 from instsel.mixture.curriculum import most_held_back, passes
+from instsel.pipeline.probes import training_probe
 from instsel.study import dependencies
+from instsel.study.estimates import training_estimate
 from instsel.study.folder import StageFolder
 from instsel.study.results import SelectResult, TrainingResult
 from instsel.study.runs import Run, runs_of
-from instsel.study.stage import RunContext, Settings, Stage, StageKey
+from instsel.study.stage import PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 if TYPE_CHECKING:
-    from instsel.runtime.training import Trained, TrainingRun
+    from instsel.runtime.training_run import Trained, TrainingRun
 
 DIVERGED = "diverged.json"
 
@@ -60,6 +62,7 @@ class Finetune(Stage[TrainingResult]):
             InputError: a run's order or DeepSpeed's configuration cannot be; told before any run is trained.
         """
         from instsel.runtime.training import run_trainings, train_side_by_side
+        from instsel.runtime.training_run import TrainingSession
         from instsel.runtime.tune import plan_trial_resources
 
         config, runs = context.config, [context.graph.runs[key] for key in keys]
@@ -71,13 +74,18 @@ class Finetune(Stage[TrainingResult]):
         folders = [context.stage(self.name, key) for key in keys]
         on_end = partial(_commit, folders=folders)
         if config.resources.trial_workers is None:
-            run_trainings(config, trainings, context.resources, context.console, on_end)
+            run_trainings(TrainingSession(config, context.resources, context.console), trainings, on_end)
         else:
             each, at_once = plan_trial_resources(context.resources, config.resources.trial_workers)
-            train_side_by_side(config, self.name, trainings, each, at_once, context.console, on_end)
+            session = TrainingSession(config, each, context.console)
+            train_side_by_side(session, self.name, trainings, at_once, on_end)
         for key, folder in zip(keys, folders, strict=True):
             if not folder.done():
                 raise Diverged(f"finetune {key}: {folder.folder.read_json(DIVERGED)['why']}")
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        probe = training_probe(self.name, context.config, context.config.finetune)
+        return training_estimate(context, probe, context.counts.chosen, len(keys))
 
 
 def _levels(config: StudyConfig, run: Run) -> list[StageKey]:
@@ -99,14 +107,16 @@ def _commit(index: int, outcome: "Trained | Diverged", folders: Sequence[StageFo
 def train_until(context: RunContext, run: Run, epoch: int) -> TrainingResult:
     """Train a run through an epoch; the next call goes on from there."""
     from instsel.runtime.training import run_training
+    from instsel.runtime.training_run import TrainingSession
 
-    trained = run_training(context.config, start_run(context, run), context.resources, context.console, epoch)
+    session = TrainingSession(context.config, context.resources, context.console)
+    trained = run_training(session, start_run(context, run), epoch)
     return TrainingResult(**trained.result)
 
 
 def start_run(context: RunContext, run: Run) -> "TrainingRun":
     """Make a run's folder ready, with the order of its rows where it has one; its seed is added to that of training."""
-    from instsel.runtime.training import TrainingRun
+    from instsel.runtime.training_run import TrainingRun
     from instsel.training.dataset import write_order
 
     folder, selection = context.stage("finetune", run.name), context.stage("select", run.selection)

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from instsel.config.study import Model, StudyConfig
 from instsel.io.store import Folder
-from instsel.pipeline.extraction import ActorSpec, ForwardStage, Item, write_vectors
+from instsel.pipeline.extraction import ForwardStage, Item, write_vectors
+from instsel.study.estimates import ActorSpec
 from instsel.study.stage import Settings
 
 if TYPE_CHECKING:

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from instsel.config.mixture import Mixture
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.io.store import Folder
-from instsel.pipeline.categorize import mixture_of
+from instsel.pipeline.categorize import count_categories, mixture_of
+from instsel.pipeline.evaluate import evaluation_probe
+from instsel.pipeline.features import features_probe
+from instsel.pipeline.probes import training_probe
 from instsel.study import dependencies
+from instsel.study.estimates import ID_BYTES, TOKEN_BYTES, Throughput
 from instsel.study.results import DependencyResult, InteractionResult, Need
-from instsel.study.stage import Cost, Finished, RunContext, Settings, Stage, StageKey
+from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 if TYPE_CHECKING:
     from instsel.mixture.dependency import Dependency
@@ -60,6 +65,79 @@ class Interaction(Stage[InteractionResult]):
         estimate = category_gradients.estimate(context) if key == GRADIENTS else category_runs.estimate(context, key)
         return Finished(estimate.write(context.stage(self.name, key).folder, context.console), estimate.cost)
 
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        """Return what the estimators take one after the other; adapters stay until all runs of one are evaluated.
+
+        Every category counts as a measured one, and every base sample as one with rows of each.
+        """
+        parts = [_gradients_cost(context) if key == GRADIENTS else _runs_cost(context, key) for key in keys]
+        rows, times = round(sum(part.rows for part in parts)), [part.seconds for part in parts]
+        rate = next((part.rate for part in parts if part.checkpoint_bytes is not None), parts[0].rate)
+        estimate = StageEstimate(
+            self.name,
+            rows=rows,
+            tokens=round(sum(part.rows for part in parts) * context.counts.mean_tokens),
+            seconds=None if None in times else sum(time for time in times if time is not None),
+            disk=round(rows * (ID_BYTES + context.counts.mean_tokens * TOKEN_BYTES))
+            + max(part.checkpoint_bytes or 0 for part in parts),
+            memory_advice="lower mixture.training.micro_batch_size, resources.training_workers or "
+            "features.token_budget",
+        )
+        return estimate.with_processes(rate, rate.processes)
+
+
+@dataclass(frozen=True)
+class _EstimatorCost:
+    """What an estimator takes.
+
+    Attributes:
+        rows: that go through the model, every epoch counted.
+        seconds: None where it could not be measured.
+        rate: of its processes.
+        checkpoint_bytes: of all its trainings; None where it trains nothing.
+    """
+
+    rows: float
+    seconds: float | None
+    rate: Throughput
+    checkpoint_bytes: int | None = None
+
+
+def _gradients_cost(context: PlanContext) -> _EstimatorCost:
+    config, mixture = context.config, mixture_of(context.config)
+    rows = config.warmup.epochs * count_categories(mixture, context.counts.groups) * mixture.evaluation_rows
+    rate = context.profiler.batches(features_probe(config))
+    return _EstimatorCost(rows, rate.seconds(rows * context.counts.mean_tokens), rate)
+
+
+def _runs_cost(context: PlanContext, key: str) -> _EstimatorCost:
+    """Return the cost of trainings; their evaluation is left out where the study has no held-out rows to time it on."""
+    config, counts, mixture = context.config, context.counts, mixture_of(context.config)
+    categories = count_categories(mixture, counts.groups)
+    sizes = _intervention_rows(mixture, categories) if key == "interventions" else _subset_rows(mixture, categories)
+    training = dependencies.training_of_runs(config, mixture)
+    rate = context.profiler.training(training_probe(Interaction.name, config, training))
+    rows = sum(sizes) * training.epochs
+    seconds = rate.seconds(rows * counts.mean_tokens)
+    if seconds is not None and any(part.rows for part in counts.heldout):
+        evaluated = len(sizes) * categories * mixture.evaluation_rows * counts.mean_tokens
+        seconds += context.profiler.batches(evaluation_probe(config)).seconds(evaluated) or 0.0
+    return _EstimatorCost(rows, seconds, rate, len(sizes) * training.epochs * rate.checkpoint_bytes)
+
+
+def _intervention_rows(mixture: Mixture, categories: int) -> list[float]:
+    """Return the rows of each run: base samples, and each with a category added or removed."""
+    plan = mixture.interventions
+    base, added = plan.base_rows, plan.base_rows + plan.added_rows
+    removed = [plan.base_rows * (1 - 1 / categories)] * categories if plan.removals else []
+    return plan.bases * [base, *[added] * categories, *removed]
+
+
+def _subset_rows(mixture: Mixture, categories: int) -> list[float]:
+    """Return the rows of each run: a base sample, and categories added by lot."""
+    plan = mixture.regression
+    return [plan.base_rows + plan.share * categories * plan.added_rows] * plan.runs
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -92,8 +170,8 @@ class Estimate:
             categories=names,
             gamma=plain(effects.gamma),
             error=plain(effects.error),
-            own=plain(effects.own),
-            own_error=plain(effects.own_error),
+            self_effect=plain(effects.self_effect),
+            self_effect_error=plain(effects.self_effect_error),
             unknown=unknown,
             dependency=None if self.dependency is None else _write_dependency(folder, names, self.dependency),
             runs=self.runs,

@@ -1,5 +1,6 @@
 """Stage *likelihood*: the base model's loss of every pool row's answers, with the prompt and without it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,11 +8,15 @@ import pyarrow as pa
 
 from instsel.config.study import Model, StudyConfig
 from instsel.io.store import Folder
-from instsel.pipeline.extraction import NOT_FINITE, ActorSpec, ForwardStage, Item, write_results
+from instsel.pipeline.extraction import NOT_FINITE, ForwardStage, Item, write_results
+from instsel.study.estimates import ID_BYTES, ActorSpec, RowSet
 from instsel.study.stage import Settings
 
 if TYPE_CHECKING:
     from instsel.data.batching import Example
+
+LOSS_BYTES = 2 * 8  # with the prompt and without it, float64
+LOSS_FILE_BYTES = 1600  # schema and footer of a Parquet file
 
 
 class Likelihood(ForwardStage):
@@ -29,6 +34,12 @@ class Likelihood(ForwardStage):
         budget = config.evaluation.token_budget
         return ActorSpec(LikelihoodTaker, (config.model, budget, out), "evaluation.token_budget", budget)
 
+    def model_inputs(self, config: StudyConfig, rows: RowSet) -> Sequence[RowSet]:
+        return [rows, rows.alone()]
+
+    def result_bytes(self, rows: int, shards: int, width: int) -> int:
+        return rows * (ID_BYTES + LOSS_BYTES) + shards * LOSS_FILE_BYTES
+
 
 class LikelihoodTaker:
     """Holds the base model."""
@@ -43,7 +54,7 @@ class LikelihoodTaker:
         self.model, self.fitter, self.out = load_on_devices(model), BatchFitter.forward(token_budget), out
 
     def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> dict[str, Any]:
-        from instsel.models.likelihood import answer_likelihoods, answers_alone
+        from instsel.evaluation.scoring import answer_likelihoods, answers_alone
         from instsel.runtime.session import peak_memory
 
         loss, alone = answer_likelihoods(self.model, examples, fitter=self.fitter)

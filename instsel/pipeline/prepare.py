@@ -6,7 +6,7 @@ how many workers there are, and a killed run goes on with the shards that are mi
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from instsel.pipeline.prepare_targets import leak_index, prepare_targets, why_re
 from instsel.study import dependencies
 from instsel.study.folder import path_in_study
 from instsel.study.results import PoolResult, PrepareResult
-from instsel.study.stage import Cost, Finished, RunContext, Settings, Stage, StageKey
+from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 if TYPE_CHECKING:
     from instsel.runtime.attempts import AttemptLimiter
@@ -74,16 +74,29 @@ class Prepare(Stage[PrepareResult]):
         result = PrepareResult(pool=pool, targets=targets, tokenizer=tokenizer)
         return Finished(result, Cost(tokens=pool.tokens, peak_memory=memory))
 
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        counts = context.counts
+        sets = [*counts.pool, *counts.validation, *counts.heldout]
+        return StageEstimate(
+            self.name,
+            rows=sum(part.rows for part in sets),
+            tokens=sum(part.tokens for part in sets),
+            seconds=counts.prepare_seconds,
+            memory=counts.prepare_memory,
+            disk=counts.prepare_bytes,
+            memory_advice="lower data.shard_rows",
+        )
+
 
 def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], terminal: Terminal) -> list[str]:
     """Write every shard of the pool; return their names in the order of the files."""
     import ray.data
 
-    from instsel.runtime.actors import READER_CPUS, orders
+    from instsel.runtime.actors import READER_CPUS, bounded_dataset
     from instsel.runtime.attempts import AttemptLimiter
     from instsel.runtime.process_cache import new_key
 
-    work = orders(
+    work = bounded_dataset(
         [{"number": number, "file": json.dumps(asdict(file))} for number, file in enumerate(files)], encoders()
     )
     work.context.target_max_block_size = CHUNK_BLOCK_BYTES
@@ -141,8 +154,8 @@ def _encode(
 ) -> pa.Table:
     from instsel.runtime.process_cache import kept_in_process
 
-    encoder = kept_in_process(key, lambda: _Encoder(attempts, model, data, folder))
-    return encoder(batch)
+    with kept_in_process(key, lambda: _Encoder(attempts, model, data, folder)) as encoder:
+        return encoder(batch)
 
 
 class _Encoder:
@@ -178,7 +191,7 @@ class _Encoder:
             row_format=where.row_format,
             source=where.source,
             default_source=where.stem,
-            refuse=lambda messages: LEAK if self.leaks.leaks(messages) else None,
+            reject_if=lambda messages: LEAK if self.leaks.leaks(messages) else None,
         )
         self.rejected.write_table(name, rejected)
         self.pool.write_table(name, examples)

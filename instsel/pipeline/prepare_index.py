@@ -50,8 +50,10 @@ def finish_pool(folder: Folder, shards: Sequence[str]) -> tuple[PoolResult, int]
         tables = _in_order(partial(_drop_copies, rows, lines), shards, readers)
         _write(folder, "index.parquet", INDEX, map(pool_counts.add, tables))
         rejected_rows: Counter[str] = Counter()
-        for found in _in_order(lambda name: reasons(rejected.read_table(name, ["reason"])), rejected.names(), readers):
-            rejected_rows.update(found)
+        for reason_counts in _in_order(
+            lambda name: reasons(rejected.read_table(name, ["reason"])), rejected.names(), readers
+        ):
+            rejected_rows.update(reason_counts)
     pool = PoolResult(
         rows=pool_counts.rows,
         tokens=pool_counts.tokens,
@@ -71,23 +73,23 @@ class _Counts:
         self.sources: dict[str, dict[str, int]] = {}
 
     def add(self, index: pa.Table) -> pa.Table:
-        """Count the index of a shard, and hand it on."""
+        """Count the index of a shard, and return it."""
         if len(index):
             self.shards.append(index["shard"][0].as_py())
-        for found in index.group_by("source").aggregate([("id", "count"), ("tokens", "sum")]).to_pylist():
-            source = self.sources.setdefault(found["source"], {"rows": 0, "tokens": 0})
-            source["rows"] += found["id_count"]
-            source["tokens"] += found["tokens_sum"]
-            self.tokens += found["tokens_sum"]
+        for group in index.group_by("source").aggregate([("id", "count"), ("tokens", "sum")]).to_pylist():
+            source = self.sources.setdefault(group["source"], {"rows": 0, "tokens": 0})
+            source["rows"] += group["id_count"]
+            source["tokens"] += group["tokens_sum"]
+            self.tokens += group["tokens_sum"]
         self.rows += len(index)
         return index
 
 
 def _copies(pool: Folder, shards: Sequence[str], readers: ThreadPoolExecutor) -> Iterator[pa.Table]:
-    """Rows whose id stands in an earlier row, as they are set aside."""
+    """Yield the rows whose id is that of an earlier row, as rejected rows."""
     ids = list(_in_order(lambda shard: numeric_ids(pool.read_table(f"{shard}.parquet", ["id"])["id"]), shards, readers))
-    again = ~first_occurrences(np.concatenate(ids))
-    masks = zip(shards, np.split(again, np.cumsum([len(own) for own in ids])[:-1]), strict=True)
+    is_copy = ~first_occurrences(np.concatenate(ids))
+    masks = zip(shards, np.split(is_copy, np.cumsum([len(of_shard) for of_shard in ids])[:-1]), strict=True)
     with_copies = [(shard, mask) for shard, mask in masks if mask.any()]
     yield from _in_order(partial(_rejected_rows, pool), with_copies, readers)
 
@@ -102,7 +104,7 @@ def _lines_by_shard(rejected: Folder) -> dict[str, pa.Array]:
     copies = rejected.read_table(COPIES, ["shard", "line"])
     grouped = copies.group_by("shard").aggregate([("line", "list")])
     lines = grouped["line_list"].combine_chunks()
-    return {shard: lines[place].values for place, shard in enumerate(grouped["shard"].to_pylist())}
+    return {shard: lines[number].values for number, shard in enumerate(grouped["shard"].to_pylist())}
 
 
 def _drop_copies(pool: Folder, lines: dict[str, pa.Array], shard: str) -> pa.Table:
@@ -118,7 +120,7 @@ def _drop_copies(pool: Folder, lines: dict[str, pa.Array], shard: str) -> pa.Tab
 
 
 def _in_order(read: Callable[[Any], Any], items: Sequence[Any], readers: ThreadPoolExecutor) -> Iterator[Any]:
-    """What `read` makes of the items, in their order, some of them at once and none far ahead."""
+    """Yield what `read` returns for the items, in their order, reading several at once and none far ahead."""
     for start in range(0, len(items), SHARDS_AT_ONCE):
         yield from readers.map(read, items[start : start + SHARDS_AT_ONCE])
 

@@ -1,4 +1,4 @@
-"""The targets' part of stage *prepare*: validation and held-out rows, and what is known of their texts."""
+"""The targets' part of stage *prepare*: validation and held-out rows, and the index of their texts."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -50,14 +50,14 @@ def prepare_targets(study: StudyConfig, folder: Folder) -> dict[str, dict[str, S
         )
         for names in dealt
     ]
-    found = {name: counts for of_task in ray.get(encoding) for name, counts in of_task.items()}
-    counts = {name: found[name] for name in study.targets}
+    by_target = {name: counts for of_task in ray.get(encoding) for name, counts in of_task.items()}
+    counts = {name: by_target[name] for name in study.targets}
     ray.get(ray.remote(_index_targets).remote(folder, list(study.targets), study.data.leak_words))
     return counts
 
 
 def _bytes(files: dict[str, list[SourceFile]]) -> float:
-    """Size of a target's files; infinity for those of a hub."""
+    """Return the size of a target's files; infinity for those of a hub."""
     return sum(size_of(file.uri) for of_split in files.values() for file in of_split)
 
 
@@ -68,20 +68,20 @@ def _encode_targets(
     model: Model,
     data: Data,
 ) -> dict[str, dict[str, SplitCount]]:
-    found: dict[str, dict[str, SplitCount]] = {}
+    counts: dict[str, dict[str, SplitCount]] = {}
     for name, target in targets.items():
-        found[name] = {}
-        for split, (examples, aside) in target_tables(name, target, files[name], model, data).items():
+        counts[name] = {}
+        for split, (examples, rejected) in target_tables(name, target, files[name], model, data).items():
             (folder / name).write_table(f"{split}.parquet", examples)
-            (folder / name).write_table(f"{split}.rejected.parquet", aside)
-            found[name][split] = SplitCount(rows=len(examples), rejected=reasons(aside))
-    return found
+            (folder / name).write_table(f"{split}.rejected.parquet", rejected)
+            counts[name][split] = SplitCount(rows=len(examples), rejected=reasons(rejected))
+    return counts
 
 
 def target_tables(
     name: str, target: Target, files: dict[str, list[SourceFile]], model: Model, data: Data
 ) -> dict[str, tuple[pa.Table, pa.Table]]:
-    """A target's rows and those set aside, of schema EXAMPLES and REJECTED, by split.
+    """Return a target's rows and its rejected rows, of schema EXAMPLES and REJECTED, by split.
 
     Raises:
         InputError: a split has no usable row, or the tokenizer cannot tell answers from prompts.
@@ -90,7 +90,7 @@ def target_tables(
 
     tokenizer = load_tokenizer(model)
     check_tokenizer(tokenizer)
-    known: set[str] = set()
+    known_ids: set[str] = set()
     tables: dict[str, tuple[pa.Table, pa.Table]] = {}
     for split, limit in (("validation", target.max_validation), ("heldout", target.max_heldout)):
         if split not in files:
@@ -110,41 +110,43 @@ def target_tables(
                 )
                 kept.append(examples)
                 rejected.append(bad)
-        examples, aside = pa.concat_tables(kept), pa.concat_tables(rejected)
-        again = pa.array(~first_occurrences(numeric_ids(examples["id"])))
-        aside = pa.concat_tables([aside, reject(examples.filter(again), DUPLICATE)])
-        examples = examples.filter(pc.invert(again))
-        shown = pa.array([row in known for row in examples["id"].to_pylist()], pa.bool_())
-        aside = pa.concat_tables([aside, reject(examples.filter(shown), "also a validation row")])
-        examples = smallest_ids(examples.filter(pc.invert(shown)), limit)
+        examples, all_rejected = pa.concat_tables(kept), pa.concat_tables(rejected)
+        is_copy = pa.array(~first_occurrences(numeric_ids(examples["id"])))
+        all_rejected = pa.concat_tables([all_rejected, reject(examples.filter(is_copy), DUPLICATE)])
+        examples = examples.filter(pc.invert(is_copy))
+        is_shown = pa.array([row in known_ids for row in examples["id"].to_pylist()], pa.bool_())
+        all_rejected = pa.concat_tables([all_rejected, reject(examples.filter(is_shown), "also a validation row")])
+        examples = smallest_ids(examples.filter(pc.invert(is_shown)), limit)
         if not len(examples):
             where = target.validation if split == "validation" else target.heldout
-            raise InputError(f"targets.{name}.{split}: {where} has no usable row; {why_rejected(reasons(aside))}")
-        known |= set(examples["id"].to_pylist())
-        tables[split] = examples, aside
+            raise InputError(
+                f"targets.{name}.{split}: {where} has no usable row; {why_rejected(reasons(all_rejected))}"
+            )
+        known_ids |= set(examples["id"].to_pylist())
+        tables[split] = examples, all_rejected
     return tables
 
 
 def _index_targets(folder: Folder, targets: list[str], words: int) -> None:
-    """Write what is known of the targets' texts, for the encoders to read."""
+    """Write the index of the targets' texts, for the encoders to read."""
     rows = []
     for target in targets:
-        place = folder / "targets" / target
-        splits = [name for name in ("validation.parquet", "heldout.parquet") if place.exists(name)]
-        rows.append([messages for name in splits for messages in place.read_table(name)["messages"].to_pylist()])
+        rows_folder = folder / "targets" / target
+        splits = [name for name in ("validation.parquet", "heldout.parquet") if rows_folder.exists(name)]
+        rows.append([messages for name in splits for messages in rows_folder.read_table(name)["messages"].to_pylist()])
     index = LeakIndex.of(rows, words)
     for name in ("template", "runs"):
         folder.write_table(f"leak_{name}.arrow", pa.table({"hash": getattr(index, name)}))
 
 
 def leak_index(folder: Folder, words: int) -> LeakIndex:
-    """The index of the targets' texts below the stage's folder."""
+    """Read the index of the targets' texts below the stage's folder."""
     template, runs = (folder.read_table(f"leak_{name}.arrow")["hash"].to_numpy() for name in ("template", "runs"))
     return LeakIndex(words, template, runs)
 
 
 def why_rejected(rejected: dict[str, int]) -> str:
-    """The most frequent reasons for which rows were set aside, as text."""
+    """Describe the most frequent reasons for which rows were rejected."""
     if not rejected:
         return "its files hold no rows"
     return "rows were rejected: " + ", ".join(f"{count} x {reason}" for reason, count in list(rejected.items())[:3])

@@ -1,7 +1,9 @@
 """Stage *report*: what every other stage left, as summary.json, report.md and report.html."""
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from instsel import __version__
 from instsel.config.study import StudyConfig
 from instsel.study.attribution_specs import attribution_specs, metrics_spec
 from instsel.study.results import ReportResult
@@ -10,6 +12,9 @@ from instsel.study.stage import Finished, RunContext, Settings, Stage, StageKey
 
 if TYPE_CHECKING:
     pass
+
+
+PACKAGES = ["torch", "transformers", "peft", "ray", "deepspeed"]
 
 
 class Report(Stage[ReportResult]):
@@ -38,19 +43,14 @@ class Report(Stage[ReportResult]):
         }
 
     def run_key(self, context: RunContext, key: str) -> Finished[ReportResult]:
-        from instsel.report.mixture import mixture_pictures
-        from instsel.report.study_report import study_report
-        from instsel.report.summarise import summarise
-        from instsel.report.write import write_report
+        from instsel.report.collect import measure
+        from instsel.report.html import write_into_study
+        from instsel.report.record import StudyRecord
 
-        folder = context.stage(self.name).folder
-        summary = summarise(context.config, context.graph)
-        folder.write_json("summary.json", summary)
-        folder.write("report.md", study_report(summary).encode())
-        for name, picture in mixture_pictures(summary).items():
-            folder.write(name, picture)
-        write_report([context.config.out])
-        context.console.say(f"report: {folder}/report.html, report.md")
+        stage, record = context.stage(self.name), StudyRecord(context.config.out)
+        versions = {"instsel": __version__, **{package: version(package) for package in PACKAGES}}
+        write_into_study(record, measure(record, versions, stage.fingerprint))
+        context.console.say(f"report: {stage.folder}/report.html, report.md")
         return Finished(ReportResult())
 
 

@@ -12,7 +12,7 @@ from instsel.console import Terminal, log_to
 from instsel.io.store import Folder
 from instsel.models.dtypes import dtype_of, with_dtype
 from instsel.pipeline.registry import build_graph, stage_names
-from instsel.study.dtype import with_settled_dtype
+from instsel.study.dtype import with_recorded_dtype
 from instsel.study.folder import GRAPH, StageFolder, open_folder
 from instsel.study.graph import StageGraph
 from instsel.study.results import PrepareResult
@@ -50,7 +50,7 @@ def run_study(
     until = until or stage_names()[-1]
     folder = open_folder(config.out, config.name)
     with _log_file(folder, config.name) as log_file, log_to(log_file):
-        asked, config = config, with_settled_dtype(config, folder)
+        asked, config = config, with_recorded_dtype(config, folder)
         # Where the type of the model is not settled, that of this machine stands for it: what is wrong with the user's
         # files is said at once.
         graph = build_graph(config, folder)
@@ -60,7 +60,7 @@ def run_study(
             return graph
         # Imported here: a finished study is shown without the seconds that Ray and torch take to load.
         from instsel.console import capture_native_stderr
-        from instsel.runtime.autoscaling import autoscaled
+        from instsel.runtime.autoscaling import requested_capacity
         from instsel.runtime.errors import clear_errors
         from instsel.runtime.session import plan_resources, ray_session
 
@@ -70,7 +70,7 @@ def run_study(
             capture_native_stderr(log_file),
             clear_errors(),
             ray_session(config.resources),
-            autoscaled(config.resources, console),
+            requested_capacity(config.resources, console),
         ):
             loading.join()
             from instsel.runtime.devices import settle_dtype

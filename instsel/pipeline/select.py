@@ -1,19 +1,28 @@
 """Stage *select*: a method selects its rows on the driver; a task fetches them and writes them down."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from instsel.choice.budget import Budget
 from instsel.choice.constrained import MIXTURE, mixture_table
 from instsel.choice.output import write_rows
-from instsel.choice.picks import make_picks
+from instsel.choice.picks import PickRequest, make_picks
 from instsel.config.mixture import Mixture
 from instsel.config.study import StudyConfig
+from instsel.pipeline.extraction import ForwardStage, vector_width
+from instsel.study.estimates import TOKEN_BYTES, Throughput
 from instsel.study.results import SelectResult
 from instsel.study.runs import Run, selections_of
-from instsel.study.stage import Finished, RunContext, Settings, Stage, StageKey
+from instsel.study.stage import Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
-# Keys of a method that its selection does not depend on.
-BESIDE = {"name", "seeds", "attribution", "damping", "order", "mixture"}
+# What a method requires -> the stage that leaves it; influence has a stage for each spec.
+SOURCES = {
+    "index": "prepare",
+    "gradients": "features",
+    "embeddings": "embed",
+    "hidden_states": "hidden_states",
+    "likelihood": "likelihood",
+}
 # Of the key `mixture`, what the linear program reads.
 LINEAR_PROGRAM = {"estimator", "importance", "effects_in", "max_shift", "floors", "caution", "unknown"}
 
@@ -38,7 +47,7 @@ class Select(Stage[SelectResult]):
             "budget": part.budget,
             "unit": part.unit,
             "seed": run.seed if run.method.is_stochastic else 0,
-            **run.method.model_dump(mode="json", exclude=BESIDE),
+            **run.method.settings(),
         }
         spec = run.method.attribution_spec(part.attribution, part.damping)
         if spec is not None:
@@ -53,36 +62,60 @@ class Select(Stage[SelectResult]):
 
         run, part = selections_of(context.config)[key], context.config.selection
         folder, budget = context.stage(self.name, key).folder, Budget(part.budget, part.unit)
-        picks, kept = make_picks(
-            run.method,
-            run.seed,
-            budget,
-            part.attribution,
-            part.damping,
-            context.study,
-            context.console.say,
-            context.config.mixture,
-        )
+        request = PickRequest(run.method, run.seed, budget, part.attribution, part.damping, context.config.mixture)
+        picks = make_picks(request, context.study, context.console.say)
         # Anywhere in the cluster, also where a trial of a search selects: its place has room for nothing.
         writing: Any = ray.remote(write_rows).options(scheduling_strategy="DEFAULT")
-        result = ray.get(writing.remote(context.stage("prepare").folder, folder, picks)) | kept
-        if "mixture" in kept:
-            folder.write_table(MIXTURE, mixture_table(kept["mixture"]))
-        context.console.say(f"{key}: {result['rows']} rows, {result['tokens']} tokens")
-        return Finished(SelectResult(**result))
+        result: SelectResult = ray.get(writing.remote(context.stage("prepare").folder, folder, picks))
+        if picks.mixture is not None:
+            folder.write_table(MIXTURE, mixture_table(picks.mixture))
+        context.console.say(f"{key}: {result.rows} rows, {result.tokens} tokens")
+        return Finished(result)
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        counts = context.counts
+        rates = [_rate(context, selections_of(context.config)[key]) for key in keys]
+        written = len(keys) * counts.chosen * (counts.chosen_bytes + counts.mean_tokens * TOKEN_BYTES)
+        return StageEstimate(
+            self.name,
+            rows=len(keys) * counts.rows,
+            seconds=sum(rate.seconds(counts.rows) or 0.0 for rate in rates),
+            memory=max(rate.memory for rate in rates),
+            disk=round(written) + max(rate.scratch for rate in rates),
+            memory_advice="lower targets.NAME.max_validation, features.dim or selection.budget",
+            disk_advice="lower features.dim or targets.NAME.max_validation",
+        )
+
+
+def _rate(context: PlanContext, run: Run) -> Throughput:
+    part, counts = context.config.selection, context.counts
+    spec = run.method.attribution_spec(part.attribution, part.damping)
+    columns = sum(rows.rows for rows in counts.validation) if spec is None else counts.columns(spec)
+    damping = None if spec is None else spec.damping
+    return context.profiler.selection(run.method, columns, damping, _width(context, run))
+
+
+def _width(context: PlanContext, run: Run) -> int:
+    """Return the entries of the vectors that a method selects by: as its files have them, or as it was measured."""
+    source = _source(context.config, run).stage
+    stage = context.graph.stage(source)
+    if not isinstance(stage, ForwardStage):
+        return 0
+    folder = context.graph[source]
+    return vector_width(folder.folder) if folder.done() else context.profiler.batches(stage.probe(context.config)).width
 
 
 def _source(config: StudyConfig, run: Run) -> StageKey:
     """Return the stage whose result the method selects by."""
-    if run.method.requires == "attribution":
+    if run.method.requires == "influence":
         spec = run.method.attribution_spec(config.selection.attribution, config.selection.damping)
         assert spec is not None
         return StageKey("attribution", spec.name)
-    return StageKey(run.method.requires)
+    return StageKey(SOURCES[run.method.requires])
 
 
 def _categories(run: Run, mixture: Mixture | None) -> list[StageKey]:
     """Return the stages of categories that the selection reads."""
     if run.method.mixture is not None and mixture is not None:
         return [StageKey("categorize"), StageKey("interaction", mixture.estimator)]
-    return [StageKey("categorize")] if getattr(run.method, "by", None) == "category" else []
+    return [StageKey("categorize")] if run.method.grouping == "category" else []

@@ -1,10 +1,15 @@
 """Stage *warmup*: LoRA training on a seeded share of the pool; gradients are later taken at its checkpoints."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from instsel.config.study import StudyConfig
 from instsel.io.store import Folder
+from instsel.pipeline.probes import training_probe
 from instsel.study import dependencies
+from instsel.study.estimates import ID_BYTES, TOKEN_BYTES, training_estimate
 from instsel.study.results import PrepareResult, WarmupResult
-from instsel.study.stage import Finished, RunContext, Settings, Stage, StageKey
+from instsel.study.stage import Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 TRAINING_SET = "training.arrow"
 
@@ -27,7 +32,8 @@ class Warmup(Stage[WarmupResult]):
     def run_key(self, context: RunContext, key: str) -> Finished[WarmupResult]:
         import ray
 
-        from instsel.runtime.training import TrainingRun, run_training
+        from instsel.runtime.training import run_training
+        from instsel.runtime.training_run import TrainingRun, TrainingSession
 
         config, prepare, stage = context.config, context.stage("prepare"), context.stage(self.name)
         pool = prepare.result(PrepareResult).pool
@@ -37,8 +43,15 @@ class Warmup(Stage[WarmupResult]):
         context.console.say(f"{count} of {pool.rows} rows, {config.warmup.epochs} epochs")
         tokens = config.warmup.epochs * count * pool.tokens / pool.rows
         run = TrainingRun("warmup", stage, config.warmup, (stage.folder, TRAINING_SET), tokens)
-        trained = run_training(config, run, context.resources, context.console)
+        trained = run_training(TrainingSession(config, context.resources, context.console), run)
         return Finished(WarmupResult(rows=count, **trained.result), trained.cost)
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        config, counts = context.config, context.counts
+        rows = max(1, round(config.warmup.share * counts.rows))
+        estimate = training_estimate(context, training_probe(self.name, config, config.warmup), rows)
+        training_set = rows * (ID_BYTES + counts.mean_tokens * TOKEN_BYTES)
+        return replace(estimate, disk=estimate.disk + round(training_set))
 
 
 def _write_training_set(prepared: Folder, out: Folder, count: int, seed: int) -> None:

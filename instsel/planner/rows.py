@@ -1,101 +1,20 @@
-"""How many rows, tokens and batches there will be, from the lengths of all rows or of a sample of them."""
+"""Which rows and batches are timed, and a sample of a file's lines."""
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from instsel.data.batching import token_budget_batches
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Batches of a model: how many, and their tokens, padding included."""
-
-    count: int = 0
-    padded: int = 0
-
-    def __add__(self, other: "Batches") -> "Batches":
-        return Batches(self.count + other.count, self.padded + other.padded)
-
-
-def prompt_tokens(tokens: np.ndarray, answers: np.ndarray, most: int) -> np.ndarray:
-    """Tokens of a row that are no answer, at least one and cut to `most`: int64 of the shape that both have."""
-    return np.clip(tokens - answers, 1, most)
-
-
-@dataclass(frozen=True, eq=False)
-class RowSet:
-    """Rows that are cut into shards of their own: a file of the pool, a shard, or a split of a target.
-
-    Attributes:
-        rows: usable rows.
-        shards: files they are cut into; batches are formed within one.
-        lengths: int64 (sampled,), tokens of every row, or of a sample of the rows.
-        answers: int64 (sampled,), those of them that are answer tokens.
-    """
-
-    rows: int
-    shards: int
-    lengths: np.ndarray
-    answers: np.ndarray
-
-    @property
-    def exact(self) -> bool:
-        """Whether every row's length is known."""
-        return len(self.lengths) == self.rows
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all rows; an estimate unless `exact`."""
-        if not self.rows:
-            return 0
-        return int(self.lengths.sum()) if self.exact else round(self.rows * float(self.lengths.mean()))
-
-    @property
-    def rows_per_shard(self) -> int:
-        """Rows of the largest shard."""
-        return -(-self.rows // self.shards)
-
-    def prompts(self, most: int) -> "RowSet":
-        """The same rows without their answers, see `prompt_tokens`."""
-        lengths = prompt_tokens(self.lengths, self.answers, most)
-        return RowSet(self.rows, self.shards, lengths, np.zeros_like(lengths))
-
-    def alone(self) -> "RowSet":
-        """The same rows' answers, each row's as one text with the token before it."""
-        return RowSet(self.rows, self.shards, self.answers + 1, self.answers)
-
-    def batches(self, budget: int) -> Batches:
-        """What `token_budget_batches` makes of the shards; a sample stands for the rows that were not looked at."""
-        total = Batches()
-        for lengths, times in self._shards():
-            found = token_budget_batches(lengths.tolist(), budget)
-            padded = sum(int(lengths[batch].max()) * len(batch) for batch in found)
-            total += Batches(times * len(found), times * padded)
-        return total
-
-    def _shards(self) -> Iterator[tuple[np.ndarray, int]]:
-        """Lengths of a shard's rows, and how many shards have such rows."""
-        if not self.rows:
-            return
-        if self.exact:
-            yield from ((part, 1) for part in np.array_split(self.lengths, self.shards))
-            return
-        smaller, larger = divmod(self.rows, self.shards)
-        for rows, times in ((smaller + 1, larger), (smaller, self.shards - larger)):
-            if rows and times:
-                # Evenly spread over the sample, over and over where the shard has more rows than it.
-                yield self.lengths[np.arange(rows) * len(self.lengths) // rows], times
-
+from instsel.study.estimates import RowSet
 
 Pick = tuple[int, list[int]]
-"""Number of a set, and places in its `lengths`."""
+"""Number of a set, and indices into its `lengths`."""
 
 
 def pick_batches(sets: Sequence[RowSet], budget: int, count: int) -> tuple[list[Pick], list[Pick]]:
-    """Batches to warm up with, and batches whose time tells that of all.
+    """Pick batches to warm up with, and batches whose time stands for that of all.
 
     Args:
         sets: at least one with rows.
@@ -120,11 +39,11 @@ def pick_batches(sets: Sequence[RowSet], budget: int, count: int) -> tuple[list[
     wanted = (np.arange(count) + 0.5) / count * reached[-1]
     spread = np.random.default_rng(0).permutation(np.unique(np.searchsorted(reached, wanted)))
     largest = dict.fromkeys([int(np.argmax(widths)), int(np.argmax(padded))])
-    return [picks[place] for place in largest], [picks[order[place]] for place in spread]
+    return [picks[index] for index in largest], [picks[order[index]] for index in spread]
 
 
 def pick_rows(sets: Sequence[RowSet], longest: int, drawn: int, seed: int) -> tuple[list[Pick], list[Pick]]:
-    """Rows for training steps, as picks of one row: the `longest` longest ones, and `drawn` by lot.
+    """Pick rows for training steps, each by itself: the `longest` longest, and `drawn` by lot.
 
     A row of a set is drawn with the chance that a row of all sets has to be one that it stands for. Where there are
     fewer rows than asked for, some come again.
@@ -132,12 +51,12 @@ def pick_rows(sets: Sequence[RowSet], longest: int, drawn: int, seed: int) -> tu
     lengths = np.concatenate([rows.lengths for rows in sets])
     owners = np.repeat(np.arange(len(sets)), [len(rows.lengths) for rows in sets])
     starts = np.cumsum([0, *(len(rows.lengths) for rows in sets)])
-    shares = np.concatenate([np.full(len(r.lengths), r.rows / max(1, len(r.lengths))) for r in sets])
+    weights = np.concatenate([np.full(len(r.lengths), r.rows / max(1, len(r.lengths))) for r in sets])
     by_length = np.resize(np.argsort(-lengths, kind="stable"), longest)
     lots = np.random.default_rng(seed).choice(
-        len(lengths), drawn, replace=drawn > len(lengths), p=shares / shares.sum()
+        len(lengths), drawn, replace=drawn > len(lengths), p=weights / weights.sum()
     )
-    first, then = ([(int(owners[i]), [int(i - starts[owners[i]])]) for i in found] for found in (by_length, lots))
+    first, then = ([(int(owners[i]), [int(i - starts[owners[i]])]) for i in rows] for rows in (by_length, lots))
     return first, then
 
 
@@ -163,7 +82,8 @@ def sample_lines(chunks: Iterable[tuple[int, list[bytes]]], count: int, seed: Se
     kept: list[tuple[float, int, bytes]] = []
     for first, lines in chunks:
         keys = random.random(len(lines)).tolist()
-        found = [(key, first + place, line) for place, (key, line) in enumerate(zip(keys, lines, strict=True)) if line]
-        kept = heapq.nsmallest(count, kept + found)
-        total, rows = total + len(lines), rows + len(found)
+        keyed = enumerate(zip(keys, lines, strict=True), first)
+        filled = [(key, number, line) for number, (key, line) in keyed if line]
+        kept = heapq.nsmallest(count, kept + filled)
+        total, rows = total + len(lines), rows + len(filled)
     return LineSample(total, rows, [line for _, _, line in sorted(kept, key=lambda item: item[1])])

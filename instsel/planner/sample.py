@@ -1,4 +1,4 @@
-"""The rows of a study that is planned: how many, how long, and how to get at those that are timed."""
+"""The rows of a study that is planned: how many, how long, and how to read those that are timed."""
 
 import json
 import time
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from instsel.choice.budget import Budget
 from instsel.config.study import Data, Model, StudyConfig, Target
 from instsel.console import Terminal
 from instsel.data.chat import check_tokenizer
@@ -24,18 +25,29 @@ from instsel.io.store import Folder
 from instsel.models.loading import load_tokenizer
 from instsel.pipeline.prepare import encoders
 from instsel.pipeline.prepare_targets import target_tables, why_rejected
-from instsel.planner.rows import Pick, RowSet, sample_lines
-from instsel.runtime.actors import EXAMPLE
+from instsel.planner.rows import Pick, sample_lines
 from instsel.runtime.session import peak_memory
+from instsel.study.estimates import Counts, RowSet
 from instsel.study.folder import StageFolder
-from instsel.study.results import PrepareResult
+from instsel.study.results import PrepareResult, RowCount
 
 KEPT = ["task", "messages", "input_ids", "labels", "tokens", "answer_tokens"]
+CHOSEN_BYTES = 256
+"""A chosen row in the files of *select*, messages and tokens left out."""
+
+ROWS_PER_FILE = 256
+LEAST_ROWS_PER_FILE = 16
+ROWS_IN_ALL = 4096
+SEED = 0
+INDEX_BYTES = 64
+"""A row in index.parquet."""
+
+Tables = dict[str, tuple[pa.Table, pa.Table]]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A set of rows, and how to get at those whose lengths are known: a table with the columns `KEPT`."""
+    """A set of rows, and how to read those whose lengths are known: a table with the columns `KEPT`."""
 
     rows: RowSet
     read: Callable[[], pa.Table]
@@ -45,7 +57,7 @@ class Part:
 class Reading:
     """Rows that were stored and read back: how many, their bytes in Parquet, those of their messages, and seconds.
 
-    The bytes are without those of a file of one row.
+    The bytes are without those of a file with a single row.
     """
 
     rows: int = 0
@@ -62,26 +74,35 @@ class Reading:
         )
 
     @classmethod
-    def of(cls, table: pa.Table) -> "Reading":
+    def measure(cls, table: pa.Table) -> "Reading":
         """Store examples in memory, as a shard is stored, and read them as *select* does."""
         buffer = parquet(table)
-        began = time.monotonic()
+        start = time.monotonic()
         rows = pq.read_table(pa.BufferReader(buffer)).to_pylist()
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - start
         messages = sum(len(json.dumps(row["messages"], ensure_ascii=False).encode()) for row in rows)
         return cls(len(rows), len(buffer) - len(parquet(table[:1])), messages, seconds)
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The rows of a study.
+class Preparation:
+    """What stage *prepare* will take; nothing where it is done."""
+
+    seconds: float = 0.0
+    disk: int = 0
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The rows of a study, of which some can be read.
 
     Attributes:
         pool, validation, heldout: sets of rows, one a file or shard of the pool and one a target.
         groups: "source" and "task" -> rows of the pool that each has; a task is one of its source.
         reading: of rows of the pool.
-        told: what was counted, for the user.
-        seconds, disk, memory: what stage *prepare* will take; 0 where it is done.
+        summary: what was counted, for the user.
+        preparation: of the rows.
     """
 
     pool: list[Part]
@@ -89,43 +110,69 @@ class Rows:
     heldout: list[Part]
     groups: Mapping[str, Sequence[float]]
     reading: Reading
-    told: str
-    seconds: float = 0.0
-    disk: int = 0
-    memory: int = 0
+    summary: str
+    preparation: Preparation = Preparation()
+
+    def counts(self, config: StudyConfig) -> Counts:
+        """Return what stages make their estimates of.
+
+        Raises:
+            InputError: the budget does not fit the pool.
+        """
+        pool, validation, heldout = (
+            [part.rows for part in parts] for parts in (self.pool, self.validation, self.heldout)
+        )
+        targets = zip(config.targets.values(), self.validation, strict=True)
+        return Counts(
+            pool,
+            validation,
+            heldout,
+            _chosen(config, pool),
+            subtasks=sum(_subtasks(part) if target.subtask else 1 for target, part in targets),
+            groups=self.groups,
+            chosen_bytes=CHOSEN_BYTES + self.reading.messages / self.reading.rows,
+            read_seconds=self.reading.seconds / self.reading.rows,
+            prepare_seconds=self.preparation.seconds,
+            prepare_bytes=self.preparation.disk,
+            prepare_memory=self.preparation.memory,
+        )
+
+
+def _subtasks(part: Part) -> int:
+    return len(set(part.read()["task"].to_pylist()))
+
+
+def _chosen(config: StudyConfig, pool: Sequence[RowSet]) -> int:
+    """Return the rows of a selection; of a budget of tokens as many as it holds of mean length."""
+    whole = RowCount(rows=sum(part.rows for part in pool), tokens=sum(part.tokens for part in pool))
+    budget = Budget(config.selection.budget, config.selection.unit).of(whole)
+    return max(1, int(budget.amount * whole.rows / (whole.rows if budget.unit == "rows" else whole.tokens)))
 
 
 def parquet(table: pa.Table) -> pa.Buffer:
-    """A table as the file that it would be."""
+    """Return a table as the file that it would be."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     return sink.getvalue()
 
 
 def part_of(known: pa.Table, read: Callable[[], pa.Table], rows: int | None = None, shards: int = 1) -> Part:
-    """Rows of which `known` has tokens and answer_tokens; a sample of `rows` rows where that is given."""
+    """Return rows of which `known` has tokens and answer_tokens; a sample of `rows` rows where that is given."""
     lengths, answers = (known[name].to_numpy().astype(np.int64) for name in ("tokens", "answer_tokens"))
     return Part(RowSet(len(known) if rows is None else rows, shards, lengths, answers), read)
 
 
-def examples(
-    parts: Sequence[Part], picks: Sequence[Pick], columns: Sequence[str] = EXAMPLE
-) -> list[list[dict[str, Any]]]:
-    """The rows of each pick."""
-    tables: dict[int, pa.Table] = {}
-    found = []
-    for number, places in picks:
-        if number not in tables:
-            tables[number] = parts[number].read()
-        found.append(tables[number].take(pa.array(places)).select(list(columns)).to_pylist())
-    return found
+def examples(parts: Sequence[Part], picks: Sequence[Pick], columns: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """Return the rows of each pick."""
+    tables = {number: parts[number].read() for number in {number for number, _ in picks}}
+    return [tables[number].take(pa.array(indices)).select(list(columns)).to_pylist() for number, indices in picks]
 
 
 def group_sizes(tables: Iterable[tuple[pa.Table, float]]) -> dict[str, list[float]]:
-    """Rows of every source and every task of it.
+    """Count the rows of every source and every task of it.
 
     Args:
-        tables: columns source and task, and how many rows of the pool one of theirs stands for.
+        tables: columns source and task, and how many rows of the pool a row of theirs stands for.
     """
     sources: dict[str, float] = defaultdict(float)
     tasks: dict[tuple[str, str | None], float] = defaultdict(float)
@@ -137,8 +184,8 @@ def group_sizes(tables: Iterable[tuple[pa.Table, float]]) -> dict[str, list[floa
     return {"source": list(sources.values()), "task": list(tasks.values())}
 
 
-def prepared_rows(prepare: StageFolder) -> Rows:
-    """The rows that stage *prepare* left."""
+def prepared_rows(prepare: StageFolder) -> Sample:
+    """Return the rows that stage *prepare* left."""
     folder = prepare.folder
     index = folder.read_table("index.parquet", ["shard", "source", "task", "tokens", "answer_tokens"])
     shards = index["shard"].combine_chunks().dictionary_encode()
@@ -149,17 +196,17 @@ def prepared_rows(prepare: StageFolder) -> Rows:
         for name, start, end in zip(names, [0, *ends], [*ends, len(index)], strict=True)
     ]
     reading = ray.get(_read_back.remote(folder / "pool", f"{names[0]}.parquet"))
-    told = f"{len(index):,} rows of the pool, which are prepared already"
+    summary = f"{len(index):,} rows of the pool, which are prepared already"
     validation, heldout = _stored_targets(prepare, "validation"), _stored_targets(prepare, "heldout")
-    return Rows(pool, validation, heldout, group_sizes([(index, 1)]), reading, told)
+    return Sample(pool, validation, heldout, group_sizes([(index, 1)]), reading, summary)
 
 
 def _stored_targets(prepare: StageFolder, split: str) -> list[Part]:
-    """In the order of the study file."""
+    """Return the rows of a split, in the order of the study file."""
     name = f"{split}.parquet"
     splits = prepare.result(PrepareResult).targets
-    places = [prepare.folder / "targets" / target for target in splits if split in splits[target]]
-    return [_stored(place, name, place.read_table(name, ["tokens", "answer_tokens"])) for place in places]
+    folders = [prepare.folder / "targets" / target for target in splits if split in splits[target]]
+    return [_stored(folder, name, folder.read_table(name, ["tokens", "answer_tokens"])) for folder in folders]
 
 
 def _stored(folder: Folder, name: str, known: pa.Table) -> Part:
@@ -168,21 +215,12 @@ def _stored(folder: Folder, name: str, known: pa.Table) -> Part:
 
 @ray.remote
 def _read_back(folder: Folder, name: str) -> Reading:
-    return Reading.of(folder.read_table(name))
-
-
-ROWS_PER_FILE = 256
-LEAST_ROWS_PER_FILE = 16
-ROWS_IN_ALL = 4096
-SEED = 0
-INDEX_BYTES = 64  # a row in index.parquet
-
-Tables = dict[str, tuple[pa.Table, pa.Table]]
+    return Reading.measure(folder.read_table(name))
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """A file of the pool: its lines and rows, those that were looked at, the usable ones of these, and the cost."""
+class _FileSample:
+    """A file of the pool: its lines and rows, those that were tokenised, the usable ones of these, and the cost."""
 
     lines: int
     rows: int
@@ -199,57 +237,61 @@ class _Sample:
         return self.rows / max(1, self.looked_at)
 
     def part(self, shard_rows: int) -> Part:
-        """The file's rows, as many as the share of usable ones in the sample makes likely."""
+        """Return the file's rows, as many as the usable ones of the sample make likely."""
         shards = max(1, -(-self.lines // shard_rows))
         return part_of(self.usable, lambda: self.usable, round(self.weight * len(self.usable)), shards)
 
 
-def sampled_rows(study: StudyConfig, terminal: Terminal) -> Rows:
+def sampled_rows(study: StudyConfig, terminal: Terminal) -> Sample:
     """Count the rows of the pool's files, and tokenise a sample of each as stage *prepare* would.
 
-    Counts are exact where the sample holds every row. Elsewhere the share of rows that are set aside is the sample's;
+    Counts are exact where the sample holds every row. Elsewhere the part of rows that are rejected is the sample's;
     copies are looked for within the sample only, so that a pool with many of them has fewer rows than this says.
 
     Raises:
         InputError: the user's files or tokenizer cannot be used, as stage *prepare* says it.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     check_tokenizer(load_tokenizer(study.model))
     targets = _targets(study)
-    conversations = [[row for table, _ in found.values() for row in table["messages"].to_pylist()] for found in targets]
+    conversations = [
+        [row for table, _ in splits.values() for row in table["messages"].to_pylist()] for splits in targets
+    ]
     leaks = LeakIndex.of(conversations, study.data.leak_words)
     samples = _without_copies(_samples(study, leaks, terminal))
     pool = [part for part in (sample.part(study.data.shard_rows) for sample in samples) if part.rows.rows]
     if not pool:
         rejected = sum((Counter(sample.rejected) for sample in samples), Counter[str]())
         raise InputError(f"pool: no usable row; {why_rejected(dict(rejected.most_common()))}")
-    validation, heldout = (_held(targets, split) for split in ("validation", "heldout"))
+    validation, heldout = (_split_rows(targets, split) for split in ("validation", "heldout"))
     rows, looked_at = sum(sample.rows for sample in samples), sum(sample.looked_at for sample in samples)
     speed = looked_at / max(1e-9, sum(sample.seconds for sample in samples))
-    return Rows(
+    return Sample(
         pool,
         validation,
         heldout,
         group_sizes((sample.usable, sample.weight) for sample in samples),
         reading=sum((sample.reading for sample in samples), Reading()),
-        told=_told(samples, rows, looked_at),
-        seconds=time.monotonic() - began + (rows - looked_at) / (speed * encoders()),
-        disk=_disk([*pool, *validation, *heldout], [sample.reading for sample in samples], targets, leaks),
-        memory=max(sample.memory for sample in samples),
+        summary=_summary(samples, rows, looked_at),
+        preparation=Preparation(
+            time.monotonic() - start + (rows - looked_at) / (speed * encoders()),
+            _disk([*pool, *validation, *heldout], [sample.reading for sample in samples], targets, leaks),
+            max(sample.memory for sample in samples),
+        ),
     )
 
 
 def _disk(parts: list[Part], pool: list[Reading], targets: list[Tables], leaks: LeakIndex) -> int:
-    """Bytes of the shards, of what was set aside, of the index and of what is known of the targets' texts."""
-    known = pa.concat_tables([table for found in targets for table, _ in found.values()])
-    reading = sum(pool, Reading.of(known))
+    """Return the bytes of the shards, of rejected rows, of the index and of what is known of the targets' texts."""
+    known = pa.concat_tables([table for splits in targets for table, _ in splits.values()])
+    reading = sum(pool, Reading.measure(known))
     file = len(parquet(known[:1])) + len(parquet(REJECTED.empty_table()))
     rows, files = sum(part.rows.rows for part in parts), sum(part.rows.shards for part in parts)
     whole = rows * (reading.stored / reading.rows + INDEX_BYTES) + files * file
     return round(whole) + leaks.template.nbytes + leaks.runs.nbytes
 
 
-def _told(samples: list[_Sample], rows: int, looked_at: int) -> str:
+def _summary(samples: list[_FileSample], rows: int, looked_at: int) -> str:
     files = "1 file" if len(samples) == 1 else f"{len(samples):,} files"
     text = f"{rows:,} rows in {files} of the pool; {looked_at:,} of them tokenised"
     if looked_at == rows:
@@ -270,33 +312,33 @@ def _encode_target(name: str, target: Target, files: dict[str, list[SourceFile]]
     return target_tables(name, target, files, model, data)
 
 
-def _held(targets: list[Tables], split: str) -> list[Part]:
-    tables = [found[split][0] for found in targets if split in found]
+def _split_rows(targets: list[Tables], split: str) -> list[Part]:
+    tables = [splits[split][0] for splits in targets if split in splits]
     return [part_of(table, lambda table=table: table) for table in tables]  # type: ignore[misc]
 
 
-def _samples(study: StudyConfig, leaks: LeakIndex, terminal: Terminal) -> list[_Sample]:
+def _samples(study: StudyConfig, leaks: LeakIndex, terminal: Terminal) -> list[_FileSample]:
     files = pool_files(study)
     count = min(ROWS_PER_FILE, max(LEAST_ROWS_PER_FILE, ROWS_IN_ALL // len(files)))
     shared = ray.put(leaks)
     pending = [
-        _sample.remote(file, number, count, study.model, study.data, shared) for number, file in enumerate(files)
+        _sample_file.remote(file, number, count, study.model, study.data, shared) for number, file in enumerate(files)
     ]
-    found = []
+    samples = []
     with terminal.bar("count", len(files), "files") as bar:
         for sample in pending:
-            found.append(ray.get(sample))
+            samples.append(ray.get(sample))
             bar.advance(1)
-    return found
+    return samples
 
 
 @ray.remote
-def _sample(file: SourceFile, number: int, count: int, model: Model, data: Data, leaks: LeakIndex) -> _Sample:
+def _sample_file(file: SourceFile, number: int, count: int, model: Model, data: Data, leaks: LeakIndex) -> _FileSample:
     tokenizer = load_tokenizer(model)
-    found = sample_lines(read_chunks(file, data.shard_rows), count, [SEED, number])
-    began = time.monotonic()
+    lines = sample_lines(read_chunks(file, data.shard_rows), count, [SEED, number])
+    start = time.monotonic()
     usable, rejected = encode_lines(
-        found.sample,
+        lines.sample,
         1,
         file.uri,
         tokenizer=tokenizer,
@@ -304,17 +346,17 @@ def _sample(file: SourceFile, number: int, count: int, model: Model, data: Data,
         row_format=file.row_format,
         source=file.source,
         default_source=file.stem,
-        refuse=lambda messages: LEAK if leaks.leaks(messages) else None,
+        reject_if=lambda messages: LEAK if leaks.leaks(messages) else None,
     )
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - start
     kept = usable.select(["id", "source", *KEPT])
-    looked_at, reading = len(found.sample), Reading.of(usable)
-    return _Sample(found.lines, found.rows, looked_at, kept, reasons(rejected), reading, seconds, peak_memory())
+    looked_at, reading = len(lines.sample), Reading.measure(usable)
+    return _FileSample(lines.lines, lines.rows, looked_at, kept, reasons(rejected), reading, seconds, peak_memory())
 
 
-def _without_copies(samples: list[_Sample]) -> list[_Sample]:
+def _without_copies(samples: list[_FileSample]) -> list[_FileSample]:
     ids = [numeric_ids(sample.usable["id"]) for sample in samples]
-    first = np.split(first_occurrences(np.concatenate(ids)), np.cumsum([len(own) for own in ids])[:-1])
+    first = np.split(first_occurrences(np.concatenate(ids)), np.cumsum([len(each) for each in ids])[:-1])
     return [
         replace(sample, usable=sample.usable.filter(pa.array(mask, pa.bool_())))
         for sample, mask in zip(samples, first, strict=True)

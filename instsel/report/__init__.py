@@ -1,1 +1,1 @@
-"""What a study says when it is done."""
+"""Reports of finished studies: facts collected from a study folder, and their renderings."""

@@ -1,64 +1,65 @@
-"""What is told of one row, and of one selection, as Markdown."""
+"""Why a row was selected, and what a selection is made of, as Markdown."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from instsel.choice.explain import Effect, Explanation, Standing
+from instsel.choice.reselect import Reselection
 from instsel.console import inline
-from instsel.report.markdown import decimal, markdown_table
+from instsel.report.markdown import NONE, decimal, markdown_table
 
-TEXT_SHOWN = 600
-PROMPT_SHOWN = 90
-TASKS_SHOWN = 8
+MOST_TEXT = 600
+MOST_PROMPT = 90
+MOST_COUNTS = 8
 
 
-def explanation(found: Explanation) -> str:
-    """Write why a row was chosen or not.
+def row_explanation(explanation: Explanation) -> str:
+    """Write why a row was selected or not.
 
     Args:
-        found: what `choice.explain.explain` gathered.
+        explanation: what `choice.explain.explain` returns.
     """
-    row = found.row
+    row = explanation.row
     head = f"**{row['id']}**: source {inline(row['source'])}, task {inline(row['task'] or '-')}, {row['tokens']} tokens"
     parts = [f"{head}, from {inline(row['file'])} line {row['line']}", *(_turn(message) for message in row["messages"])]
-    parts += ["", markdown_table(["selection", "rank", "of", "score", "why"], [_place(one) for one in found.standings])]
-    parts.append("Rank of a row that was not chosen: its place if the budget were the whole pool.\n")
-    if found.helped is None or found.hurt is None:
+    ranks = [_rank(standing) for standing in explanation.standings]
+    parts += ["", markdown_table(["selection", "rank", "of", "score", "why"], ranks)]
+    parts.append("Rank of a row that was not selected: the rank it would have if the budget were the whole pool.\n")
+    if explanation.helped is None or explanation.hurt is None:
         return "\n".join([*parts, "No influence: the study has no gradients, or this row has no usable one.\n"])
-    parts += [f"Helps most ({found.way}; in brackets: deviations of the pool above its mean)\n", _effects(found.helped)]
-    parts += ["Helps least, or hurts most\n", _effects(found.hurt)]
+    note = f"Helps most ({explanation.influence}; in brackets: deviations of the pool above its mean)\n"
+    parts += [note, _effects(explanation.helped), "Helps least, or hurts most\n", _effects(explanation.hurt)]
     return "\n".join(parts)
 
 
-def selection_summary(made: Mapping[str, Any], folder: str) -> str:
+def selection_summary(selection: Reselection) -> str:
     """Write what a new selection is made of.
 
     Args:
-        made: what `choice.anew.reselect` returns.
-        folder: where it lies.
+        selection: what `choice.reselect.reselect` returns.
     """
-    lines = [f"**{made['name']}**: {made['rows']:,} rows, {made['tokens']:,} tokens", ""]
-    lines += [f"- sources: {_counted(made['sources'])}", f"- tasks: {_counted(made['tasks'])}"]
-    if "figures" in made:
-        figures = made["figures"]
-        lines.append(f"- rows that serve a target most ({made['influence']}): {_counted(figures['served'])}")
-        influence = ", ".join(f"{target} {decimal(value)}" for target, value in figures["influence"].items())
+    result, metrics = selection.result, selection.metrics
+    lines = [f"**{selection.name}**: {result.rows:,} rows, {result.tokens:,} tokens", ""]
+    lines += [f"- sources: {_counts(result.sources)}", f"- tasks: {_counts(result.tasks)}"]
+    if metrics is not None:
+        lines.append(f"- rows by the target they help most ({selection.influence}): {_counts(metrics.served)}")
+        influence = ", ".join(f"{target} {decimal(value)}" for target, value in metrics.influence.items())
         lines.append(f"- mean influence, deviations above the pool's mean: {influence}")
-        lines.append(f"- mean cosine of two of its gradients: {decimal(figures['redundancy'], 3)}")
-    return "\n".join([*lines, f"- files: `{folder}`", ""])
+        lines.append(f"- mean cosine of two of its gradients: {decimal(metrics.redundancy, 3)}")
+    return "\n".join([*lines, f"- files: `{selection.folder}`", ""])
 
 
 def _turn(message: Mapping[str, str]) -> str:
     text = message["content"]
-    cut = f"{text[:TEXT_SHOWN]} … ({len(text):,} characters)" if len(text) > TEXT_SHOWN else text
+    cut = f"{text[:MOST_TEXT]} … ({len(text):,} characters)" if len(text) > MOST_TEXT else text
     return f"\n{message['role']}:\n\n" + "\n".join(f"    {line}" for line in cut.splitlines())
 
 
-def _place(one: Standing) -> list[str]:
-    if one.is_chosen:
-        return [one.selection, f"{one.rank:,}", f"{one.chosen:,}", decimal(one.score or 0.0, 4), one.reason or ""]
-    rank = "–" if one.rank is None else f"{one.rank:,}"
-    return [one.selection, rank, f"{one.chosen:,}", "–", "not chosen"]
+def _rank(standing: Standing) -> list[str]:
+    rank = NONE if standing.rank is None else f"{standing.rank:,}"
+    if not standing.is_chosen:
+        return [standing.selection, rank, f"{standing.chosen:,}", NONE, "not selected"]
+    score = decimal(standing.score or 0.0, 4)
+    return [standing.selection, rank, f"{standing.chosen:,}", score, standing.reason or ""]
 
 
 def _effects(effects: Sequence[Effect]) -> str:
@@ -75,10 +76,10 @@ def _effects(effects: Sequence[Effect]) -> str:
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
-    return f"{line[:PROMPT_SHOWN]} …" if len(line) > PROMPT_SHOWN else line
+    return f"{line[:MOST_PROMPT]} …" if len(line) > MOST_PROMPT else line
 
 
-def _counted(counts: Mapping[str, int]) -> str:
+def _counts(counts: Mapping[str, int]) -> str:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = ", ".join(f"{inline(name)} {count:,}" for name, count in ordered[:TASKS_SHOWN])
-    return shown if len(ordered) <= TASKS_SHOWN else f"{shown}, {len(ordered) - TASKS_SHOWN} more"
+    shown = ", ".join(f"{inline(name)} {count:,}" for name, count in ordered[:MOST_COUNTS])
+    return shown if len(ordered) <= MOST_COUNTS else f"{shown}, {len(ordered) - MOST_COUNTS} more"

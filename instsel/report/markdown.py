@@ -1,7 +1,6 @@
-"""The report's tables, as Markdown: held-out losses, what selections are made of, what the stages cost."""
+"""Tables and numbers as Markdown: held-out losses, and what selections are made of."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from instsel.console import inline
 from instsel.stats import MEAN, Interval
@@ -13,24 +12,8 @@ MOST_COLUMNS = 8
 """Runs that a table of targets has room for beside each other."""
 
 _MINUS = "\N{MINUS SIGN}"
-_NONE = "\N{EN DASH}"
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """What one stage took. None where a stage has no such figure.
-
-    Attributes:
-        seconds: wall-clock time.
-        tokens: tokens that went through the model.
-        peak_bytes: highest resident memory of one of its processes.
-        rows_reprocessed: rows whose work was done again after a process or a machine was lost.
-    """
-
-    seconds: float
-    tokens: int | None = None
-    peak_bytes: int | None = None
-    rows_reprocessed: int = 0
+NONE = "\N{EN DASH}"
+"""Stands where there is no number."""
 
 
 def comparison_table(
@@ -45,8 +28,7 @@ def comparison_table(
 
     Args:
         losses: run to target to mean loss; "base" is the model before finetuning.
-        intervals: run to target, and "mean", to Interval against `baseline`; a run may be
-            left out, and shows its losses alone.
+        intervals: run to target, and "mean", to Interval against `baseline`; a run without any shows its losses alone.
         baseline: the run that the intervals compare with.
         digits: decimals shown.
 
@@ -83,10 +65,10 @@ def comparison_table(
 
 
 def composition_table(counts: Mapping[str, Mapping[str, int]], pool: Mapping[str, int]) -> str:
-    """Lay out what the pool and each selection are made of: sources as rows, largest in the pool first, and the total.
+    """Lay out the rows of the pool and of each selection by source, largest in the pool first, and the total.
 
     Args:
-        counts: method to source to number of rows chosen; a source without any may be left out.
+        counts: method to source to number of rows chosen; a source without any may be missing.
         pool: source to number of rows.
 
     Returns:
@@ -110,37 +92,6 @@ def composition_table(counts: Mapping[str, Mapping[str, int]], pool: Mapping[str
     return markdown_table(["source", "pool", *counts], body)
 
 
-def cost_table(stages: Mapping[str, StageCost]) -> str:
-    """Lay out what the stages took, in the order given: seconds, tokens, tokens a second and peak memory.
-
-    Where any stage had to do work again, a column says of how many rows.
-
-    Args:
-        stages: stage to StageCost.
-
-    Returns:
-        A Markdown table that ends with a newline; its last row has the sum of the seconds and the highest peak.
-    """
-    peaks = [cost.peak_bytes for cost in stages.values() if cost.peak_bytes is not None]
-    seconds, again = (sum(getattr(cost, name) for cost in stages.values()) for name in ("seconds", "rows_reprocessed"))
-    rows = {**stages, "all": StageCost(seconds, None, max(peaks, default=None), again)}
-    header = ["stage", "seconds", "tokens", "tokens/s", "peak memory", "rows again"]
-    columns = len(header) if again else len(header) - 1
-    return markdown_table(header[:columns], [_cost_row(name, cost)[:columns] for name, cost in rows.items()])
-
-
-def _cost_row(name: str, cost: StageCost) -> list[str]:
-    speed = None if cost.tokens is None or cost.seconds <= 0 else cost.tokens / cost.seconds
-    return [
-        name,
-        f"{cost.seconds:,.1f}",
-        _NONE if cost.tokens is None else f"{cost.tokens:,}",
-        _NONE if speed is None else f"{speed:,.0f}",
-        _NONE if cost.peak_bytes is None else f"{cost.peak_bytes / 2**30:.2f} GiB",
-        f"{cost.rows_reprocessed:,}",
-    ]
-
-
 def _number_or_best(value: float, best: float, digits: int) -> str:
     return f"**{decimal(value, digits)}**" if value == best else decimal(value, digits)
 
@@ -151,7 +102,7 @@ def _difference(interval: Interval, digits: int) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage that is not rounded away: 0.005 is 0.5%."""
+    """Write a share as a percentage that is not rounded away: 0.005 is 0.5%."""
     return f"{100 * share:.4g}%"
 
 
@@ -166,6 +117,6 @@ def _share(count: int, total: int) -> str:
 
 
 def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """Write a Markdown table: the first column to the left, figures to the right."""
+    """Write a Markdown table: the first column to the left, numbers to the right."""
     rows = [header, ["---", *["---:"] * (len(header) - 1)], *body]
     return "".join("| " + " | ".join(inline(cell) for cell in row) + " |\n" for row in rows)

@@ -1,9 +1,11 @@
-"""Items of work through a pool of model actors, their rows read ahead by tasks."""
+"""A pool of model actors that works through items, whose rows are read ahead by tasks."""
 
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,141 +20,154 @@ from instsel.study.resources import ResourcePlan
 
 EXAMPLE = ("input_ids", "labels")
 
-# Unlike the actors' share, so that Ray Data runs the reading as tasks of its own, ahead of the actors.
+# Unlike what an actor asks for, so that Ray Data runs the reading as tasks of its own, ahead of the actors.
 READER_CPUS = 0.1
-# What is read ahead of one actor: three shards of 10^4 rows of 512 tokens, sixteen of 1,000 rows of 1,024.
+# What is read ahead of an actor: three shards of 10^4 rows of 512 tokens, sixteen of 1,000 rows of 1,024.
 AHEAD_BYTES = 128 << 20
 
+Item = dict[str, str]
+"""A piece of work; `item["rows"]` names the table that it is about, and the other keys are the stage's."""
 
-def through_actors(
-    items: Sequence[dict[str, str]],
-    rows: Folder,
-    actor: Any,
-    arguments: tuple[Any, ...],
-    resources: ResourcePlan,
-    stage_of: Callable[[dict[str, str]], Folder],
-    columns: Sequence[str] = EXAMPLE,
-) -> Iterator[dict[str, Any]]:
-    """Stream items through actors, one item a call, and yield what the actors return as it comes.
 
-    An item whose worker died is begun again by another one, so actors must commit their work whole or not at all.
+class ModelActor(Protocol):
+    """Works on an item at a time; loads its model once, when it is constructed."""
 
-    Args:
-        items: what to do; item["rows"] is the table below `rows` that it is about, with each example's id and tokens.
+    def __call__(self, item: Item, ids: list[str], examples: list[Any], /) -> dict[str, Any]:
+        """Return plain values; `tokens` and `rejected`, where they are among them, are counted as metrics."""
+
+
+@dataclass(frozen=True)
+class ActorPool:
+    """Items of a stage, and the actors that work through them.
+
+    An item whose worker died is retried by another worker, so actors must commit their work whole or not at all.
+
+    Attributes:
+        stage: name of the stage in the metrics.
+        items: the work; item["rows"] is the table below `rows` that it is about, with each example's id and tokens.
         rows: folder of the tables.
-        actor: class whose instances take (item, ids, examples) and return a dict of plain values; an example has
-            these columns.
+        actor: class whose instances take (item, ids, examples) and return a dict of plain values.
         arguments: arguments of the class, after the number of torch threads.
-        resources: how many actors there are at most, see `useful_processes`, and what each holds.
-        stage_of: item -> folder of the stage that it is for; there it is noted what was begun.
-        columns: of the tables, beside the id.
-
-    Raises:
-        StudyError: one item's worker died again and again.
+        folder_of: item -> folder of the stage that it is for, where the attempts at it are recorded.
+        columns: columns of the tables that an example has, beside the id.
     """
-    if not items:
-        return
-    useful = min(len(items), _useful(resources.actors + resources.actors_to_come, items, rows))
-    # A pool that the cluster has no room for as a whole would wait for ever, were it of a fixed size.
-    least, most = (min(number, useful) for number in (resources.actors, resources.actors + resources.actors_to_come))
-    reader: Any = _read
-    reading = {"rows": rows, "columns": columns}
-    results = (
-        orders([{"item": json.dumps(item)} for item in items], most)
-        .map_batches(
-            reader,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=READER_CPUS,
-            compute=ray.data.TaskPoolStrategy(most),
-            fn_kwargs=reading,
+
+    stage: str
+    items: Sequence[Item]
+    rows: Folder
+    actor: Callable[..., ModelActor]
+    arguments: tuple[Any, ...]
+    folder_of: Callable[[Item], Folder]
+    columns: Sequence[str] = EXAMPLE
+
+    def run(self, resources: ResourcePlan) -> Iterator[dict[str, Any]]:
+        """Stream the items through actors, an item a call, and yield the results in the order in which they come.
+
+        Args:
+            resources: how many actors there are at most, see `useful_processes`, and what each holds.
+
+        Raises:
+            StudyError: every worker that took up a certain item died.
+        """
+        if not self.items:
+            return
+        limit = min(len(self.items), self.useful_actors(resources.actors + resources.actors_to_come))
+        # A pool of fixed size would wait for ever if the cluster had no room for the whole of it.
+        smallest, largest = min(resources.actors, limit), min(resources.actors + resources.actors_to_come, limit)
+        reader: Any = _read_rows
+        results = (
+            bounded_dataset([{"item": json.dumps(item)} for item in self.items], largest)
+            .map_batches(
+                reader,
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=READER_CPUS,
+                compute=ray.data.TaskPoolStrategy(largest),
+                fn_kwargs={"rows": self.rows, "columns": self.columns},
+            )
+            .map_batches(
+                _ActorAdapter,
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=resources.cpus,
+                num_gpus=resources.gpus,
+                compute=ray.data.ActorPoolStrategy(min_size=smallest, max_size=largest),
+                fn_constructor_args=(
+                    partial(self.actor, resources.threads, *self.arguments),
+                    AttemptLimiter(),
+                    self.folder_of,
+                    path_in_study(self.rows)[0],
+                    self.stage,
+                ),
+            )
         )
-        .map_batches(
-            _Caller,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=resources.cpus,
-            num_gpus=resources.gpus,
-            compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most),
-            fn_constructor_args=(
-                AttemptLimiter(),
-                stage_of,
-                path_in_study(rows)[0],
-                actor,
-                (resources.threads, *arguments),
-            ),
-        )
-    )
-    yield from results.iter_rows()
+        yield from results.iter_rows()
+
+    def useful_actors(self, limit: int) -> int:
+        """Count the actors, at most `limit`, that the work is worth; read no more tables than that takes."""
+        tokens_of: dict[str, int] = {}
+        tokens = 0
+        for item in self.items:
+            table = item["rows"]
+            if table not in tokens_of:
+                tokens_of[table] = pc.sum(self.rows.read_table(table, ["tokens"])["tokens"]).as_py() or 0
+            tokens += tokens_of[table]
+            if useful_processes(limit, tokens) == limit:
+                break
+        return useful_processes(limit, tokens)
 
 
-def orders(items: Sequence[dict[str, Any]], actors: int) -> ray.data.Dataset:
-    """Items as a dataset of one block each, on which `actors` actors are to work.
+def bounded_dataset(items: Sequence[dict[str, Any]], workers: int) -> ray.data.Dataset:
+    """Make a dataset of items, each a block, for `workers` actors or tasks, and bound what is read ahead of them.
 
-    What is read for them waits in the object store: at most `AHEAD_BYTES` an actor, and never more than the half of the
-    store that Ray Data grants itself. Without that bound, tasks that read would fill this half whatever the actors do.
+    What is read ahead waits in the object store: at most `AHEAD_BYTES` a worker, and never more than the half of the
+    store that Ray Data grants itself. Without that bound, tasks that read would fill this half whatever the workers do.
     """
-    found = ray.data.from_items(list(items), override_num_blocks=len(items))
-    limits = ray.data.ExecutionResources.for_limits(object_store_memory=actors * AHEAD_BYTES)
-    found.context.execution_options.resource_limits = limits
-    return found
+    dataset = ray.data.from_items(list(items), override_num_blocks=len(items))
+    limits = ray.data.ExecutionResources.for_limits(object_store_memory=workers * AHEAD_BYTES)
+    dataset.context.execution_options.resource_limits = limits
+    return dataset
 
 
-def _useful(actors: int, items: Sequence[dict[str, str]], rows: Folder) -> int:
-    """How many of so many actors the work is worth; looks at no more tables than it takes to tell."""
-    known: dict[str, int] = {}
-    tokens = 0
-    for item in items:
-        table = item["rows"]
-        if table not in known:
-            known[table] = pc.sum(rows.read_table(table, ["tokens"])["tokens"]).as_py() or 0
-        tokens += known[table]
-        if useful_processes(actors, tokens) == actors:
-            break
-    return useful_processes(actors, tokens)
-
-
-def _read(batch: pa.Table, *, rows: Folder, columns: Sequence[str]) -> pa.Table:
+def _read_rows(batch: pa.Table, *, rows: Folder, columns: Sequence[str]) -> pa.Table:
     item = batch["item"][0].as_py()
     table = rows.read_table(json.loads(item)["rows"], ["id", *columns])
-    return pa.table({"item": [item], **{name: _as_one(table[name]) for name in table.column_names}})
+    return pa.table({"item": [item], **{name: _as_list(table[name]) for name in table.column_names}})
 
 
-def _as_one(column: pa.ChunkedArray) -> pa.ListArray:
-    """A column as one value, in its own type: made of Python's integers, tokens would be int64."""
+def _as_list(column: pa.ChunkedArray) -> pa.ListArray:
+    """Wrap a column into a list array of length 1 and keep its type: through Python's integers, tokens become int64."""
     return pa.ListArray.from_arrays([0, len(column)], column.combine_chunks())
 
 
-class _Caller:
-    """Turns Ray Data's batches into the actor's plain arguments and its results back."""
+class _ActorAdapter:
+    """Turns Ray Data's batches into a model actor's plain arguments, and its results back into batches."""
 
     def __init__(
         self,
-        starts: AttemptLimiter,
-        stage_of: Callable[[dict[str, str]], Folder],
+        load: Callable[[], ModelActor],
+        limiter: AttemptLimiter,
+        folder_of: Callable[[Item], Folder],
         study: str,
-        actor: Any,
-        arguments: tuple[Any, ...],
+        stage: str,
     ) -> None:
-        self.starts, self.stage_of = starts, stage_of
-        # A stage's actors are in the module that has its name.
-        self.meter = Meter(study, actor.__module__.rpartition(".")[2])
-        self.make = lambda: actor(*arguments)
-        self.actor: Any = None
+        self._load, self._limiter, self._folder_of = load, limiter, folder_of
+        self._meter = Meter(study, stage)
+        self._actor: ModelActor | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._call(row) for row in batch.to_pylist()])
 
     def _call(self, row: dict[str, Any]) -> dict[str, Any]:
-        item = json.loads(row["item"])
-        self.starts.start(self.stage_of(item), row["item"], len(row["id"]), item["rows"])
-        if self.actor is None:
-            # Made here and not before: a worker that dies while it loads the model has begun the item, too.
-            self.actor = self.make()
+        item: Item = json.loads(row["item"])
+        self._limiter.start(self._folder_of(item), row["item"], len(row["id"]), item["rows"])
+        if self._actor is None:
+            # Not in the constructor: a worker that dies while it loads the model counts as an attempt at the item, too.
+            self._actor = self._load()
         columns = [name for name in row if name not in ("item", "id")]
         values = zip(*(row[name] for name in columns), strict=True)
         examples = [dict(zip(columns, example, strict=True)) for example in values]
-        began = time.monotonic()
-        result: dict[str, Any] = self.actor(item, row["id"], examples)
-        self.meter.count_item(row["id"], result, time.monotonic() - began)
+        start = time.monotonic()
+        result = self._actor(item, row["id"], examples)
+        self._meter.count_item(row["id"], result, time.monotonic() - start)
         return result

@@ -1,4 +1,4 @@
-"""`model.dtype: auto`: settled once a study, by all machines that do its work."""
+"""`model.dtype: auto`: resolved once a study, from all machines that do its work."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,57 +12,58 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal, log
 from instsel.errors import StudyError
 from instsel.io.store import Folder
-from instsel.models.dtypes import SLOWER, Device, Dtype, names_of, settle, this_device, with_dtype
+from instsel.models.dtypes import EMULATION_COST, Device, Dtype, decide_dtype, describe_devices, this_device, with_dtype
+from instsel.runtime.session import cluster_nodes, cluster_resources
 from instsel.study.dtype import read_dtype, write_dtype
 
-# How long a machine that is busy, or on its way, is waited for. The others decide without it.
+# How long to wait for a machine that is busy or still starting. The others decide without it.
 ANSWER_SECONDS = 60
-# Ray shows a GPU to who asks for a part of one.
-GLIMPSE = 0.001
+# A task that asks for any part of a GPU can see it.
+SMALLEST_GPU = 0.001
 
 
 def working_nodes(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of what `ray.nodes` says, the ids of those that do the work: with GPUs if any has some, else with CPUs."""
+    """Select from `ray.nodes()` the ids of nodes that do the work: those with GPUs if there are any, else with CPUs."""
     alive = [node for node in nodes if node["Alive"]]
     kinds = ([node["NodeID"] for node in alive if node["Resources"].get(kind)] for kind in ("GPU", "CPU"))
     return next((ids for ids in kinds if ids), [])
 
 
 def working_devices() -> list[Device]:
-    """What the machines of the cluster that do the work compute models on."""
-    working = working_nodes(ray.nodes())
-    gpus = GLIMPSE if ray.cluster_resources().get("GPU") else 0
+    """Ask the machines of the cluster that do the work for the device that they compute models on."""
+    working = working_nodes(cluster_nodes())
+    gpus = SMALLEST_GPU if cluster_resources().get("GPU") else 0
     if working == [ray.get_runtime_context().get_node_id()]:
         return [this_device(has_gpu=bool(gpus))]
-    looking: Any = ray.remote(num_cpus=0, num_gpus=gpus)(this_device)
-    asked = [
-        looking.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(has_gpu=bool(gpus))
+    task: Any = ray.remote(num_cpus=0, num_gpus=gpus)(this_device)
+    pending = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(has_gpu=bool(gpus))
         for node in working
     ]
-    answered, silent = ray.wait(asked, num_returns=len(asked), timeout=ANSWER_SECONDS)
-    for task in silent:
-        ray.cancel(task, force=True)
+    answered, silent = ray.wait(pending, num_returns=len(pending), timeout=ANSWER_SECONDS)
+    for reference in silent:
+        ray.cancel(reference, force=True)
     if silent:
-        log.warning("%d of %d machines did not say what they compute on", len(silent), len(asked))
+        log.warning("%d of %d machines did not say what they compute on", len(silent), len(pending))
     devices = []
-    for task in answered:
-        # A machine that went away meanwhile does none of the work.
+    for reference in answered:
+        # A machine that has gone away meanwhile does none of the work.
         with suppress(RayError):
-            devices.append(ray.get(task))
+            devices.append(ray.get(reference))
     return devices
 
 
 def settle_dtype(study: StudyConfig, folder: Folder, terminal: Terminal, *, write: bool = True) -> StudyConfig:
-    """The study with a type in place of `auto`, and say which, or what it costs that machines emulate it.
+    """Replace `auto` by a type and print it, with a warning where machines emulate that type.
 
     Args:
-        study: as its file has it.
+        study: configuration as its file has it.
         folder: of the study.
-        terminal: where it is told.
-        write: whether to keep in the folder what is settled now.
+        terminal: where the type is printed.
+        write: whether to record a type that is resolved now in the folder.
 
     Raises:
-        StudyError: the type is to be settled, and no machine answered.
+        StudyError: the type is to be resolved, and no machine answered.
     """
     devices = working_devices()
     emulating = [device for device in devices if not device.native]
@@ -77,14 +78,14 @@ def settle_dtype(study: StudyConfig, folder: Folder, terminal: Terminal, *, writ
             "GPUs taken? Run again when one is free, or write model.dtype: bfloat16 or float32"
         )
     else:
-        settled = settle(devices)
-        dtype, how = settled.dtype, f"auto, since {settled.why}"
+        settled = decide_dtype(devices)
+        dtype, how = settled.dtype, f"auto, since {settled.reason}"
         if write:
             write_dtype(folder, settled)
     terminal.say(f"model.dtype: {dtype} ({how})")
     if dtype == "bfloat16" and emulating:
         terminal.say(
-            f"warning: {names_of(emulating)} emulates bfloat16, which is {SLOWER}; float32 needs another study folder: "
-            "--set model.dtype=float32 --set out=..."
+            f"warning: {describe_devices(emulating)} emulates bfloat16, which is {EMULATION_COST}; float32 needs "
+            "another study folder: --set model.dtype=float32 --set out=..."
         )
     return with_dtype(study, dtype)

@@ -1,4 +1,4 @@
-"""Errors that happened in a worker, told in the words of their cause."""
+"""Errors of workers, raised in the driver with the message of their cause."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,23 +13,23 @@ RAY_DATA_ADVICE = "\nFailed to apply UDF transform after "
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Raise what a worker raised: InputError and StudyError as they were, anything else as a StudyError."""
+    """Raise what a worker raised: InputError and StudyError unchanged, anything else as a StudyError."""
     try:
         yield
     except (InputError, StudyError) as error:
         raise _plain(error) from error
     except Exception as error:
-        known = _known(error)
-        if known is not None:
-            raise known from error
+        user_error = _user_error(error)
+        if user_error is not None:
+            raise user_error from error
         if not _of_ray(error):
             raise
         log.exception("a worker failed")
         raise StudyError(f"a worker failed: {_root(error)}; the log file has the details") from error
 
 
-def _known(error: BaseException | None) -> InputError | StudyError | None:
-    """The first InputError or StudyError among an error and its causes."""
+def _user_error(error: BaseException | None) -> InputError | StudyError | None:
+    """Return the first InputError or StudyError among an error and its causes."""
     for cause in _causes(error):
         if isinstance(cause, InputError | StudyError):
             return _plain(cause)
@@ -37,10 +37,10 @@ def _known(error: BaseException | None) -> InputError | StudyError | None:
 
 
 def _plain(error: InputError | StudyError) -> InputError | StudyError:
-    """The error without what Ray wraps around it: its class is a mixture of RayTaskError and the error's own."""
+    """Return the error without Ray's wrapping, whose class derives from both RayTaskError and the error's class."""
     inner = getattr(error, "cause", None)
-    found = inner if isinstance(inner, InputError | StudyError) else error
-    return type(found)(_text(found))
+    plain = inner if isinstance(inner, InputError | StudyError) else error
+    return type(plain)(_text(plain))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -57,6 +57,12 @@ def _of_ray(error: BaseException) -> bool:
     return any(isinstance(cause, RayError) or type(cause).__module__.startswith("ray.") for cause in _causes(error))
 
 
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's message, where Ray puts the reason, or the error's type if it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
 def _root(error: BaseException) -> str:
     *_, last = _causes(error)
     lines = _text(last).strip().splitlines()
@@ -68,7 +74,7 @@ def _text(error: BaseException) -> str:
 
 
 class Shortage:
-    """Tells that workers ran out of memory: once, and again only if batches have to be half of what was told then."""
+    """Reports that workers ran out of memory: once, and again when batches shrink to half of those reported last."""
 
     def __init__(self, key: str, token_budget: int, terminal: Terminal) -> None:
         """Start with what the study file says.
@@ -76,18 +82,18 @@ class Shortage:
         Args:
             key: of the study file.
             token_budget: its value, most padded tokens of a batch.
-            terminal: where it is told.
+            terminal: where the reports are printed.
         """
-        self.key, self.asked, self.told = key, token_budget, token_budget
-        self.recompute = False
-        self.terminal = terminal
+        self._key, self._configured, self._reported = key, token_budget, token_budget
+        self._recompute = False
+        self._terminal = terminal
 
     def look(self, token_budget: int, recompute: bool = False) -> None:
-        """Take in the budget that an actor has now, and whether it recomputes activations."""
-        if 2 * token_budget > self.told and recompute <= self.recompute:
+        """Compare with the budget that an actor has now, and whether it recomputes activations."""
+        if 2 * token_budget > self._reported and recompute <= self._recompute:
             return
-        self.told, self.recompute = min(token_budget, self.told), recompute or self.recompute
-        self.terminal.say(
-            f"a worker ran out of memory: batches of at most {self.told} tokens from here "
-            f"({self.key} is {self.asked}){', activations recomputed' if self.recompute else ''}"
+        self._reported, self._recompute = min(token_budget, self._reported), recompute or self._recompute
+        self._terminal.say(
+            f"a worker ran out of memory: batches of at most {self._reported} tokens from here "
+            f"({self._key} is {self._configured}){', activations recomputed' if self._recompute else ''}"
         )

@@ -1,4 +1,4 @@
-"""`instsel submit`: a study as a job of a Ray cluster, whose log is followed, left and come back to."""
+"""`instsel submit`: run a study as a job of a Ray cluster, and follow its log from any number of calls."""
 
 import asyncio
 import os
@@ -27,8 +27,8 @@ WAIT_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is submitted.
+class JobSpec:
+    """What to submit.
 
     Attributes:
         study: the study file, as a path on this machine or a URI.
@@ -48,42 +48,42 @@ class Order:
 
     @property
     def entrypoint(self) -> str:
-        """The shell command of the job."""
+        """Return the shell command of the job."""
         words = ["instsel", self.command, STUDY]
         words += [] if self.until is None else ["--until", self.until]
         words += [word for setting in self.overrides for word in ("--set", setting)]
         return shlex.join(words)
 
 
-def submit(study: StudyConfig, order: Order, terminal: Terminal, follow: bool = True) -> str:
-    """Submit a study, or come back to the job of it that is under way, and follow its log to the end.
+def submit(study: StudyConfig, spec: JobSpec, terminal: Terminal, follow: bool = True) -> str:
+    """Submit a study, or join the job of it that is running, and follow its log to the end.
 
-    The same study file gets the same name of a job. One that ended is submitted again, under the next number, and goes
-    on where its folder stopped.
+    The same study file gives the same job name. A job that has ended is submitted again under the next number, and
+    resumes where the study's folder stopped.
 
     Returns:
         The job's submission id.
 
     Raises:
-        InputError: the cluster does not answer or does not let us in.
+        InputError: the cluster does not answer or rejects the user.
         StudyError: the job failed or was stopped.
     """
-    _check_places(study)
-    client = _client(order.address)
-    base = f"instsel-{study.name}-{fingerprint({'study': study.model_dump(), 'do': order.entrypoint})[:8]}"
-    job, under_way = _job(client, base)
-    if under_way:
+    _check_paths(study)
+    client = _client(spec.address)
+    base = f"instsel-{study.name}-{fingerprint({'study': study.model_dump(), 'do': spec.entrypoint})[:8]}"
+    job, running = _job(client, base)
+    if running:
         terminal.say(f"job {job} is under way; coming back to it")
     else:
-        with _working_dir(order) as folder:
-            environment: dict[str, Any] = {"working_dir": str(folder)}
-            if order.pip is not None:
-                environment["pip"] = str(order.pip)
+        with _working_dir(spec) as folder:
+            environment = {"working_dir": str(folder)}
+            if spec.pip is not None:
+                environment["pip"] = str(spec.pip)
             client.submit_job(
-                entrypoint=order.entrypoint,
+                entrypoint=spec.entrypoint,
                 submission_id=job,
                 runtime_env=environment,
-                metadata={"study": study.name, "stage": order.until or order.command, "out": study.out},
+                metadata={"study": study.name, "stage": spec.until or spec.command, "out": study.out},
                 # On the head, which has no CPU for work: the driver waits, and reads small tables.
                 entrypoint_num_cpus=0,
             )
@@ -101,20 +101,20 @@ def submit(study: StudyConfig, order: Order, terminal: Terminal, follow: bool = 
     return job
 
 
-def _check_places(study: StudyConfig) -> None:
-    """Refuse places that mean something else on the cluster's machines.
+def _check_paths(study: StudyConfig) -> None:
+    """Reject paths that mean something else on the cluster's machines.
 
     Raises:
-        InputError: one is a relative path.
+        InputError: a path is relative.
     """
-    files = [(f"pool.{place}.path", entry.path) for place, entry in enumerate(study.pool)]
+    files = [(f"pool.{index}.path", entry.path) for index, entry in enumerate(study.pool)]
     for name, target in study.targets.items():
         files += [(f"targets.{name}.{split}", getattr(target, split)) for split in ("validation", "heldout")]
-    places = {"out": study.out} | {key: under_root(study.root, path) for key, path in files if path is not None}
-    for key, place in places.items():
-        if "://" not in place and not place.startswith("hf:") and not os.path.isabs(os.path.expanduser(place)):
+    paths = {"out": study.out} | {key: under_root(study.root, path) for key, path in files if path is not None}
+    for key, path in paths.items():
+        if "://" not in path and not path.startswith("hf:") and not os.path.isabs(os.path.expanduser(path)):
             raise InputError(
-                f"{key}: {place!r} is below the folder where a command is run, and a job runs on another machine; give "
+                f"{key}: {path!r} is below the folder where a command is run, and a job runs on another machine; give "
                 "root and out as paths that all machines of the cluster share, or as URIs (s3://..., gs://...)"
             )
 
@@ -133,8 +133,8 @@ def _client(address: str | None) -> Any:
 
 
 def _job(client: Any, base: str) -> tuple[str, bool]:
-    """The newest job of a name and whether it is under way, or the name for the next."""
-    jobs = {one.submission_id: one.status for one in client.list_jobs() if one.submission_id}
+    """Return the newest job of a name and whether it is running, or the name for the next job."""
+    jobs = {job.submission_id: job.status for job in client.list_jobs() if job.submission_id}
     number = 1
     while f"{base}-{number}" in jobs:
         if not jobs[f"{base}-{number}"].is_terminal():
@@ -144,15 +144,15 @@ def _job(client: Any, base: str) -> tuple[str, bool]:
 
 
 @contextmanager
-def _working_dir(order: Order) -> Iterator[Path]:
-    """A folder with the study file alone: nothing else of this machine is sent."""
+def _working_dir(spec: JobSpec) -> Iterator[Path]:
+    """Make a folder with the study file alone: nothing else of this machine is sent."""
     with tempfile.TemporaryDirectory(prefix="instsel-submit-") as folder:
-        Path(folder, STUDY).write_bytes(read_study(order.study))
+        Path(folder, STUDY).write_bytes(read_study(spec.study))
         yield Path(folder)
 
 
 def _follow(client: Any, job: str, terminal: Terminal) -> str:
-    """Print the log as it comes until the job has ended; a connection that breaks is made again."""
+    """Print the log as it comes until the job has ended; reconnect when the connection breaks."""
     log, tries = _Log(client, job, terminal), 0
     while True:
         try:
@@ -173,16 +173,16 @@ def _follow(client: Any, job: str, terminal: Terminal) -> str:
 
 
 class _Log:
-    """A job's log: a connection gives it from its beginning, and what was printed is not printed again."""
+    """Prints a job's log: each connection sends it from the start, and what was printed is skipped."""
 
     def __init__(self, client: Any, job: str, terminal: Terminal) -> None:
         self.client, self.job, self.terminal = client, job, terminal
         self.printed = 0
 
     async def follow(self) -> None:
-        place = 0
+        position = 0
         async for text in self.client.tail_job_logs(self.job):
-            place += len(text)
-            if place > self.printed:
-                self.terminal.raw(text[-(place - self.printed) :])
-                self.printed = place
+            position += len(text)
+            if position > self.printed:
+                self.terminal.raw(text[-(position - self.printed) :])
+                self.printed = position

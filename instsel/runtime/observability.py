@@ -1,7 +1,7 @@
-"""What a study does at this moment, as metrics of Ray: the Prometheus endpoint of every node has them.
+"""Metrics of a running study, which Ray exports at the Prometheus endpoint of every node.
 
-Ray adds the node and the worker process to each, so that figures of one actor are told by its `WorkerId`. Tags of ours
-are the study and the stage alone: a run, shard or row would be a time series each.
+Ray adds the node and the worker process to each, so that an actor's values are those with its `WorkerId`. The study and
+the stage are the only other tags: a run, shard or row would be a time series each.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ COUNTERS = {
     "instsel_rows": "rows that actors and training runs have finished",
     "instsel_tokens": "tokens that actors and training runs have finished",
     "instsel_rows_rejected": "rows of no use: broken ones in prepare, those without a gradient in features",
-    "instsel_busy_seconds": "seconds that actors were at their own work, waiting and reading not counted",
+    "instsel_busy_seconds": "seconds that actors worked, waiting and reading not counted",
 }
 GAUGES = {
     "instsel_training_step": "optimizer steps of the run under way",
@@ -29,23 +29,23 @@ class Meter:
     """Counts for one stage of one study, in this process."""
 
     def __init__(self, study: str, stage: str) -> None:
-        """Make the metrics; `stage` without the name of a run."""
+        """Create the metrics; they have the stage's name without that of a run."""
         tags = {"study": study, "stage": stage.partition("/")[0]}
-        self._counters: dict[str, Any] = {name: Counter(name, told, TAGS) for name, told in COUNTERS.items()}
-        self._gauges: dict[str, Any] = {name: Gauge(name, told, TAGS) for name, told in GAUGES.items()}
+        self._counters = {name: Counter(name, description, TAGS) for name, description in COUNTERS.items()}
+        self._gauges = {name: Gauge(name, description, TAGS) for name, description in GAUGES.items()}
         for metric in (*self._counters.values(), *self._gauges.values()):
             metric.set_default_tags(tags)
 
     def count(self, *, rows: int = 0, tokens: int = 0, rejected: int = 0, seconds: float = 0.0) -> None:
-        """Add what was just done."""
+        """Add work that was just done."""
         done = {"rows": rows, "tokens": tokens, "rows_rejected": rejected, "busy_seconds": seconds}
         for name, amount in done.items():
-            # Ray takes no 0.
+            # Ray rejects 0.
             if amount > 0:
                 self._counters[f"instsel_{name}"].inc(amount)
 
     def count_item(self, ids: list[str], result: Mapping[str, Any], seconds: float) -> None:
-        """Add an item that an actor has finished, by what the actor says of it."""
+        """Add an item that an actor has finished, with the counts in its result."""
         self.count(rows=len(ids), tokens=result.get("tokens", 0), rejected=result.get("rejected", 0), seconds=seconds)
 
     def show_step(self, step: Step) -> None:

@@ -1,26 +1,61 @@
-"""What a process keeps for the next task that is sent to it.
+"""A cache of what a worker process has loaded, for the next task that Ray sends to it.
 
-Tasks share processes, where each actor has one of its own: work that comes as tasks spares the start of a process and
-its imports, and keeps here what took long to load.
+Tasks share processes, where each actor has a process of its own: work that comes as tasks spares the start of a process
+and its imports, and this cache spares the loading.
 """
 
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 
-_KEPT: dict[str, object] = {}
+# Longer than a process waits between two tasks of a stage. Idle processes outlive the stage, and no task can be sent to
+# a certain process, so each empties its cache by itself.
+IDLE_SECONDS = 60.0
+
+_CACHE: dict[str, object] = {}
+_LOCK = threading.Lock()
+_TIMERS: list[threading.Timer] = []
 
 
 def new_key() -> str:
-    """A key that nothing has yet: made anew for each run of a stage, so that no task meets what is outdated."""
+    """Return a key that is in no cache yet: each run of a stage has its own, so that no task gets outdated values."""
     return uuid.uuid4().hex
 
 
-def kept_in_process(key: str, make: Callable[[], T]) -> T:
-    """What this process made under `key`, else what `make` makes now; what it kept under another key is let go."""
-    if key not in _KEPT:
-        _KEPT.clear()
-        _KEPT[key] = make()
-    return _KEPT[key]  # type: ignore[return-value]
+@contextmanager
+def kept_in_process(key: str, load: Callable[[], T]) -> Iterator[T]:
+    """Give the block what this process keeps under `key`, loaded now if nothing is; values of other keys are dropped.
+
+    The value is dropped `IDLE_SECONDS` after the block, unless another block uses it before.
+    """
+    with _LOCK:
+        _stop_timers()
+        if key not in _CACHE:
+            _CACHE.clear()
+            _CACHE[key] = load()
+        value: T = _CACHE[key]  # type: ignore[assignment]
+    try:
+        yield value
+    finally:
+        with _LOCK:
+            _stop_timers()
+            timer = threading.Timer(IDLE_SECONDS, _empty)
+            timer.daemon = True
+            _TIMERS.append(timer)
+            timer.start()
+
+
+def _stop_timers() -> None:
+    while _TIMERS:
+        _TIMERS.pop().cancel()
+
+
+def _empty() -> None:
+    with _LOCK:
+        if threading.current_thread() in _TIMERS:
+            _TIMERS.clear()
+            _CACHE.clear()

@@ -1,4 +1,4 @@
-"""A Ray session for one command: joined or started here, quiet, and what its machines can hold."""
+"""The Ray session of a command: joined or started, quiet on the terminal, and how its resources are divided."""
 
 import logging
 import math
@@ -7,6 +7,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import ray_logging
@@ -15,30 +16,33 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from instsel.config.study import Resources
 from instsel.console import log
 from instsel.errors import InputError, StudyError
-from instsel.study.resources import ResourcePlan
+from instsel.runtime.environment import default_variables
+from instsel.study.resources import ResourcePlan as ResourcePlan
 
-# A process takes 5 s of a CPU to start and to load torch and transformers, in which a small model takes the gradients
-# of some 1,000 tokens, and its start slows down the others.
-TOKENS_A_PROCESS = 4096
+# A process takes 5 s of a CPU to start and to load torch and transformers; in that time a small model takes the
+# gradients of some 1,000 tokens. Its start also slows down the other processes.
+TOKENS_PER_PROCESS = 4096
+# By default Ray ends an idle process after a second while there are more processes than CPUs, and a study has more than
+# that for its actors alone: the next task would wait for a new process, and import everything again.
 WORKERS_LIMIT = "RAY_num_workers_soft_limit"
-# Those of Ray Data and Ray Train themselves, and ours, that a stage has beside its model actors.
-ACTORS_AT_ONCE = 10
+# Actors that a stage has beside its model actors: those of Ray Data and Ray Train themselves, and those that count.
+HELPER_ACTORS = 10
 
 
-def useful_processes(most: int, tokens: float) -> int:
-    """How many of at most so many processes are worth their start for so many tokens; at least one."""
-    return most if tokens >= most * TOKENS_A_PROCESS else max(1, int(tokens // TOKENS_A_PROCESS))
+def useful_processes(limit: int, tokens: float) -> int:
+    """Count the processes, at most `limit`, that are worth their start for so many tokens; at least one."""
+    return limit if tokens >= limit * TOKENS_PER_PROCESS else max(1, int(tokens // TOKENS_PER_PROCESS))
 
 
 @contextmanager
 def ray_session(resources: Resources) -> Iterator[None]:
-    """Join the cluster at `resources.ray_address` or that of the environment, else start one on this machine."""
+    """Join the cluster at `resources.ray_address` or in the environment; without either, start Ray on this machine."""
     if ray.is_initialized():
         yield
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        with _idle_workers_stay():
+        with default_variables({WORKERS_LIMIT: str(HELPER_ACTORS + (os.cpu_count() or 1))}):
             ray.init(
                 address=resources.ray_address,
                 include_dashboard=False if resources.ray_address is None else None,
@@ -55,29 +59,26 @@ def ray_session(resources: Resources) -> Iterator[None]:
         ray.shutdown()
 
 
-@contextmanager
-def _idle_workers_stay() -> Iterator[None]:
-    """Let a Ray that is started in the block keep some processes between two tasks; what the user set stays.
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Place an actor on this process' machine, for actors that have to live as long as the process does.
 
-    By default Ray ends an idle process after a second while there are more processes than CPUs, and a study has more
-    than that for its actors alone: the next task would wait for a new process, and import everything again.
-    """
-    if WORKERS_LIMIT in os.environ:
-        yield
-        return
-    os.environ[WORKERS_LIMIT] = str(ACTORS_AT_ONCE + (os.cpu_count() or 1))
-    try:
-        yield
-    finally:
-        del os.environ[WORKERS_LIMIT]
-
-
-def here() -> NodeAffinitySchedulingStrategy:
-    """Placement on this process' own machine, for actors that have to live as long as it does.
-
-    An actor without CPUs may else be put on any machine, and die with it.
+    Ray may put an actor without CPUs on any other machine, and the actor dies with that machine.
     """
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def cluster_resources() -> dict[str, float]:
+    """Return the totals of the cluster's resources, such as CPU and GPU."""
+    api: Any = ray
+    totals: dict[str, float] = api.cluster_resources()
+    return totals
+
+
+def cluster_nodes() -> list[dict[str, Any]]:
+    """Return what Ray says of each node of the cluster."""
+    api: Any = ray
+    nodes: list[dict[str, Any]] = api.nodes()
+    return nodes
 
 
 def raylet_lines_to_log() -> None:
@@ -90,9 +91,9 @@ def raylet_lines_to_log() -> None:
 
 
 def quiet_data() -> None:
-    """Keep Ray Data's own bars and notices from the terminal, and hand on a worker's error as it was.
+    """Keep Ray Data's progress bars and notices from the terminal, and raise a worker's error unchanged.
 
-    The study has bars of its own and tells errors itself; Ray Data's wrapping would lose which error it was.
+    The study has its own progress bars and reports errors itself; Ray Data's wrapping would hide the error's type.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -102,30 +103,29 @@ def quiet_data() -> None:
 
 
 def plan_resources(resources: Resources) -> ResourcePlan:
-    """Share the cluster's GPUs, or its CPUs where it has none, among actors and workers.
+    """Divide the cluster's GPUs, or its CPUs where it has none, among actors and workers.
 
     Raises:
         StudyError: more was asked for than the cluster has.
     """
-    total = ray.cluster_resources()
-    # A head that is there to look after the others has no CPUs for work.
-    nodes = max(1, sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes()))
+    total = cluster_resources()
+    # A head node that only manages the others has no CPUs for work.
+    nodes = max(1, sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in cluster_nodes()))
     cpus, gpus = total.get("CPU", 1.0), total.get("GPU", 0.0)
     if gpus:
-        share = 1.0 if resources.gpus_per_actor is None else resources.gpus_per_actor
-        actors = resources.actors or max(1, math.floor(gpus / share))
-        hoped = resources.actors or max(actors, math.floor((resources.gpus or 0) / share))
+        per_actor = 1.0 if resources.gpus_per_actor is None else resources.gpus_per_actor
+        actors = resources.actors or max(1, math.floor(gpus / per_actor))
+        eventual_actors = resources.actors or max(actors, math.floor((resources.gpus or 0) / per_actor))
         workers = resources.training_workers or max(1, int(gpus))
-        per_actor = max(1, int(cpus // max(actors, 1)) - 1)
-        if share * actors > gpus or workers > gpus:
-            raise StudyError(f"resources: {actors} actors of {share} GPU and {workers} workers, but {gpus:g} GPUs")
-        threads = resources.threads_per_actor or per_actor
+        if per_actor * actors > gpus or workers > gpus:
+            raise StudyError(f"resources: {actors} actors of {per_actor} GPU and {workers} workers, but {gpus:g} GPUs")
+        threads = resources.threads_per_actor or max(1, int(cpus // max(actors, 1)) - 1)
         worker_threads = max(1, int(cpus // workers) - 1)
-        return ResourcePlan(actors, share, 1, threads, workers, 1, 1, worker_threads, hoped - actors)
+        return ResourcePlan(actors, per_actor, 1, threads, workers, 1, 1, worker_threads, eventual_actors - actors)
     if resources.gpus_per_actor:
         raise StudyError(f"resources.gpus_per_actor is {resources.gpus_per_actor}, but the cluster has no GPU")
-    # Small models run faster as two processes than as one with twice the threads, which wait for each other at
-    # every operation; more than two would multiply the memory of large ones.
+    # Small models run faster in two processes than in a single process with twice the threads, which wait for each
+    # other at every operation; more than two processes would multiply the memory of large models.
     pairs = nodes * min(2, max(1, int(cpus // nodes)))
     actors = resources.actors or pairs
     workers = resources.training_workers or pairs
@@ -140,15 +140,15 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 
 def peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes."""
+    """Return the largest resident memory of this process so far, bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def machine_memory() -> int:
-    """Memory of this machine, or of the container that this process runs in, bytes."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for place in map(Path, CGROUP_LIMITS):
-        text = place.read_text(encoding="utf-8").strip() if place.is_file() else ""
+    """Return the memory of this machine, or of the container that this process runs in, bytes."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in map(Path, CGROUP_LIMITS):
+        text = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
         if text.isdecimal():
-            found.append(int(text))
-    return min(found)
+            limits.append(int(text))
+    return min(limits)

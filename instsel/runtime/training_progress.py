@@ -1,16 +1,16 @@
-"""How far training runs are: their workers write it down, the driver shows it, and a restart counts from it."""
+"""Progress of training runs: workers report their steps to an actor, the driver shows them, a restart counts on."""
 
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 
 from instsel.io.store import Folder
 from instsel.runtime.observability import Meter
-from instsel.runtime.session import here
-from instsel.runtime.training_worker import METRICS
+from instsel.runtime.session import on_this_node
+from instsel.runtime.training_run import METRICS
 from instsel.tracking import Tracked
 from instsel.training.schedule import Step
 
@@ -20,18 +20,18 @@ WRITE_SECONDS = 1.0
 
 @dataclass
 class RunProgress:
-    """What is known of one run.
+    """Progress of a run.
 
     Attributes:
-        step: furthest step of the run so far, by whichever start of it.
+        step: furthest step of the run so far, in whichever attempt.
         steps: steps of the whole run; None before the first one of this call.
-        rows_reprocessed: rows of steps that were taken before, and again after a worker or the driver was lost. What
-            the
-            last second before a lost driver did is not counted.
+        rows_reprocessed: rows of steps that were repeated after a worker or the driver was lost. Steps of the last
+            second before the driver was lost are not counted.
         tokens: through the model in this call.
         peak_memory: highest memory of the first worker, bytes.
-        ended: seconds of this call after which the run came to its end, or to that of this call; None before.
+        ended: seconds of this call after which the run reached its end, or the end of this call; None before.
         failure: why it diverged; None if it did not.
+        stopped: whether the driver no longer wants the run.
     """
 
     step: int = 0
@@ -41,102 +41,117 @@ class RunProgress:
     peak_memory: int = 0
     ended: float | None = None
     failure: str | None = None
+    stopped: bool = False
+
+
+class StepEvent(NamedTuple):
+    """A step that a run has taken, and the time at which it was reported, seconds."""
+
+    run: int
+    moment: float
+    step: Step
 
 
 @dataclass
 class Snapshot:
-    """What happened since the last snapshot.
+    """The state of the runs.
 
     Attributes:
-        runs: every run, by its place among those of this call.
-        steps: the steps taken, in their order: place of the run, the time when it was told, seconds, and the step.
+        runs: every run, by its index among those of this call.
+        events: steps since the last snapshot, in their order.
     """
 
     runs: list[RunProgress]
-    steps: list[tuple[int, float, Step]] = field(default_factory=list)
+    events: list[StepEvent] = field(default_factory=list)
 
 
 class ProgressActor:
-    """Counts the steps of some runs over all their starts, in a process beside the driver."""
+    """Counts the steps of some runs over all their attempts, in a process beside the driver."""
 
     def __init__(self, folders: list[Folder]) -> None:
-        """Go on counting from what earlier calls left.
+        """Continue the counts that earlier calls left.
 
         Args:
             folders: of the runs' stages.
         """
         self._folders = folders
-        self._runs = [_kept(folder) for folder in folders]
-        self._news: list[tuple[int, float, Step]] = []
-        self._began = time.monotonic()
-        self._written = [self._began] * len(folders)
+        self._runs = [_read_progress(folder) for folder in folders]
+        self._events: list[StepEvent] = []
+        self._start = time.monotonic()
+        self._written = [self._start] * len(folders)
 
-    def count(self, run: int, step: Step, peak_memory: int) -> None:
-        """Count a step that a worker has just taken."""
-        seen = self._runs[run]
-        if step.number <= seen.step:
-            seen.rows_reprocessed += step.rows
-        seen.step, seen.steps = max(seen.step, step.number), step.of
-        seen.tokens += step.tokens
-        seen.peak_memory = max(seen.peak_memory, peak_memory)
-        self._news.append((run, time.monotonic(), step))
+    def count(self, run: int, step: Step, peak_memory: int) -> bool:
+        """Count a step that a worker has just taken; return whether the worker has to stop."""
+        progress = self._runs[run]
+        if step.number <= progress.step:
+            progress.rows_reprocessed += step.rows
+        progress.step, progress.steps = max(progress.step, step.number), step.of
+        progress.tokens += step.tokens
+        progress.peak_memory = max(progress.peak_memory, peak_memory)
+        self._events.append(StepEvent(run, time.monotonic(), step))
         if time.monotonic() - self._written[run] > WRITE_SECONDS:
             self._write(run)
+        return progress.stopped
 
     def end(self, run: int, failure: str | None = None) -> None:
-        """Note that a run came to its end, or why it diverged, and keep what a later call has to know."""
-        seen = self._runs[run]
-        if seen.ended is None:
-            seen.ended, seen.failure = time.monotonic() - self._began, failure
+        """Record the end of a run, or why it diverged, and write what a later call has to know."""
+        progress = self._runs[run]
+        if progress.ended is None:
+            progress.ended, progress.failure = time.monotonic() - self._start, failure
         self._write(run)
 
-    def has_ended(self, run: int) -> bool:
-        """Whether a run came to its end in this call, or diverged."""
-        return self._runs[run].ended is not None
+    def stop(self, runs: Collection[int]) -> None:
+        """Make the workers of these runs stop."""
+        for run in runs:
+            self._runs[run].stopped = True
+
+    def state(self, run: int) -> tuple[bool, bool]:
+        """Return whether a run has ended in this call or diverged, and whether its workers have to stop."""
+        return self._runs[run].ended is not None, self._runs[run].stopped
 
     def take(self, runs: Collection[int]) -> Snapshot:
-        """The state of every run, and the steps of some of them since these were last asked for."""
-        steps = [item for item in self._news if item[0] in runs]
-        self._news = [item for item in self._news if item[0] not in runs]
-        return Snapshot(self._runs, steps)
+        """Return the state of every run, and the steps of some of them since the last call for these."""
+        events = [event for event in self._events if event.run in runs]
+        self._events = [event for event in self._events if event.run not in runs]
+        return Snapshot(self._runs, events)
 
     def _write(self, run: int) -> None:
-        seen = self._runs[run]
-        self._folders[run].write_json(PROGRESS, {"step": seen.step, "rows_reprocessed": seen.rows_reprocessed})
+        progress = self._runs[run]
+        self._folders[run].write_json(PROGRESS, {"step": progress.step, "rows_reprocessed": progress.rows_reprocessed})
         self._written[run] = time.monotonic()
 
 
 def progress_actor(folders: list[Folder]) -> Any:
-    """A `ProgressActor` as a Ray actor on the driver's machine, which is there as long as the driver is."""
-    return ray.remote(num_cpus=0)(ProgressActor).options(scheduling_strategy=here()).remote(folders)
+    """Start a `ProgressActor` on the driver's machine, which lives as long as the driver does."""
+    return ray.remote(num_cpus=0)(ProgressActor).options(scheduling_strategy=on_this_node()).remote(folders)
 
 
-def _kept(folder: Folder) -> RunProgress:
-    """What earlier calls left of a run's count."""
+def _read_progress(folder: Folder) -> RunProgress:
+    """Read what earlier calls counted of a run."""
     if not folder.exists(PROGRESS):
         return RunProgress()
-    kept = folder.read_json(PROGRESS)
-    return RunProgress(step=kept["step"], rows_reprocessed=kept["rows_reprocessed"])
+    content = folder.read_json(PROGRESS)
+    return RunProgress(step=content["step"], rows_reprocessed=content["rows_reprocessed"])
 
 
 class TrainingLogger:
     """Logs steps in the order in which they were taken."""
 
     def __init__(self, meter: Meter, run: Tracked) -> None:
-        self.meter, self.run = meter, run
-        self.last: float | None = None
+        self._meter, self._run = meter, run
+        self._last: float | None = None
 
     def log_step(self, moment: float, step: Step) -> None:
         """Log a step that was taken at this time, seconds."""
-        self.meter.show_step(step)
+        self._meter.show_step(step)
         values = {"loss": step.loss, "learning_rate": step.learning_rate}
-        if self.last is not None and moment > self.last:
-            values["tokens_per_second"] = step.tokens / (moment - self.last)
-        self.run.log(values, step.number)
-        self.last = moment
+        if self._last is not None and moment > self._last:
+            values["tokens_per_second"] = step.tokens / (moment - self._last)
+        self._run.log(values, step.number)
+        self._last = moment
 
     def log_epochs(self, checkpoints: Folder, names: Sequence[str]) -> None:
-        """Send the trackers the mean loss of each epoch, by what its checkpoint says."""
+        """Log the mean loss of each epoch, from the metrics of its checkpoint."""
         for name in names:
             metrics = (checkpoints / name).read_json(METRICS)
-            self.run.log({"epoch": metrics["epoch"], "epoch_loss": metrics["loss"]}, metrics["step"])
+            self._run.log({"epoch": metrics["epoch"], "epoch_loss": metrics["loss"]}, metrics["step"])

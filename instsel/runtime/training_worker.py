@@ -1,7 +1,7 @@
-"""What each worker of a group does: join the others, and train one run after another, each from its last checkpoint.
+"""The work of each worker of a group: train the runs one after another, each from its last checkpoint.
 
-The runs of a group share the workers and the base model: to start a process and to load what it needs takes longer than
-many a small run. Between runs the LoRA matrices are taken off the base model, whose own weights no run changes.
+The runs of a group share the workers and the base model, since starting a process and loading a model takes longer than
+many a small run. Between runs the LoRA matrices are removed from the base model, whose weights no run changes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,12 +18,11 @@ from instsel.errors import Diverged, InputError, StudyError
 from instsel.io.store import Folder
 from instsel.runtime.session import peak_memory
 from instsel.runtime.step_checkpoints import StepCheckpointer
+from instsel.runtime.training_run import METRICS, RUN, checkpoint_names
 from instsel.training.checkpoint import STATE
 from instsel.training.deepspeed import AUTO
-from instsel.training.schedule import TrainSettings, rows_at_once
+from instsel.training.schedule import EpochMetrics, Step, TrainSettings, rows_at_once
 
-RUN = "run"
-METRICS = "metrics.json"
 MODEL_TOO_LARGE = (
     "while it loaded the model, which each worker holds whole: take GPUs with more memory, model.dtype bfloat16, or a "
     "smaller model"
@@ -32,14 +31,14 @@ MODEL_TOO_LARGE = (
 
 @dataclass(frozen=True)
 class WorkerRun:
-    """One of the runs of a group, as its workers need to know it.
+    """A run of a group, as its workers need it.
 
     Attributes:
         folder: of the run's stage; checkpoints go to `run/epoch-N` below it.
-        settings: what decides the result.
+        settings: everything that the result depends on, except the rows.
         training_set: folder and name of the Arrow file of examples.
-        until: epoch to stop after, for now; by default the last one.
-        key: of the study file that says how large micro batches are.
+        until: epoch to stop after in this call; by default the last one.
+        key: key of the study file for the size of micro batches.
     """
 
     folder: Folder
@@ -49,21 +48,21 @@ class WorkerRun:
     key: str
 
     @property
-    def epochs(self) -> list[str]:
-        """Names of the checkpoints that the run leaves."""
-        return [f"epoch-{epoch}" for epoch in range(1, (self.until or self.settings.epochs) + 1)]
+    def checkpoint_names(self) -> list[str]:
+        """Return the names of the checkpoints that this call leaves."""
+        return checkpoint_names(self.until or self.settings.epochs)
 
 
 @dataclass(frozen=True)
 class GroupWork:
-    """What the workers of a group are given.
+    """The work of a group, which every worker gets.
 
     Attributes:
         model, lora: of the study.
-        runs: to train, in this order, by their places among those that `progress` counts.
+        runs: to train, in this order, by their indices among those that `progress` counts.
         threads: torch threads of a worker.
         progress: a `ProgressActor`.
-        checkpoint_minutes: between checkpoints inside epochs.
+        checkpoint_minutes: time between checkpoints inside epochs.
     """
 
     model: Model
@@ -74,16 +73,20 @@ class GroupWork:
     checkpoint_minutes: float
 
 
-def work(group: GroupWork) -> tuple[str, str] | None:
-    """What each worker does. An InputError meets all of them and would again: returned, it makes Ray Train stop.
+def work(group: GroupWork) -> str | None:
+    """Train the runs of a group, in each of its workers.
 
     A run that diverges would do so again: it ends, and the others are trained.
 
+    Returns:
+        The message of an InputError. All workers meet it, and would meet it again: where nothing is raised, Ray Train
+        does not restart them.
+
     Raises:
-        StudyError: memory or disk ran out, which may meet one worker alone: only what is raised ends the others, which
-            wait for its part of the step.
+        StudyError: memory or disk ran out, possibly in this worker alone: the others wait for its part of the step,
+            and only an error that is raised ends them.
     """
-    # Imported here, and below: the driver needs none of it, and loads faster without.
+    # Imported here and below: the driver needs none of it, and starts faster without.
     from instsel.data.batching import is_out_of_memory
 
     base, run = None, None
@@ -91,16 +94,18 @@ def work(group: GroupWork) -> tuple[str, str] | None:
         import torch
 
         torch.set_num_threads(group.threads)
-        for place in group.runs:
-            run = group.runs[place]
-            resume = _starting_point(group, place)
+        for index in group.runs:
+            run = group.runs[index]
+            resume = _starting_point(group, index)
+            if resume.stopped:
+                return None
             if base is None and not resume.complete:
                 base = _load_base(group.model)
-            failure = None if resume.complete else _train_run(group, place, base, resume)
+            failure = None if resume.complete else _train_run(group, index, base, resume)
             if ray.train.get_context().get_world_rank() == 0:
-                ray.get(group.progress.end.remote(place, failure))
+                ray.get(group.progress.end.remote(index, failure))
     except InputError as error:
-        return type(error).__name__, str(error)
+        return str(error)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -112,24 +117,24 @@ def work(group: GroupWork) -> tuple[str, str] | None:
 
 
 def partitioned(settings: TrainSettings) -> bool:
-    """Whether training leaves a base model in parts: ZeRO 3 spreads its weights over the workers for good."""
+    """Return whether training leaves a base model in parts: ZeRO 3 partitions its weights among workers for good."""
     return bool(settings.deepspeed.get("zero_optimization", {}).get("stage") == 3)
 
 
 def _smaller_steps(run: WorkerRun) -> str:
-    """What to change where the model fits and a step of it does not."""
+    """Say what to change where the model fits into memory and a step does not."""
     settings = run.settings
     workers = ray.train.get_context().get_world_size()
     rows = rows_at_once(settings.batch_size, settings.micro_batch_size, workers)
-    own = settings.deepspeed.get("train_micro_batch_size_per_gpu", AUTO) != AUTO
+    set_by_user = settings.deepspeed.get("train_micro_batch_size_per_gpu", AUTO) != AUTO
     if rows == 1:
         lower = ""
-    elif own:
+    elif set_by_user:
         lower = f"lower {run.key} and what deepspeed.config says of it, or "
     else:
         lower = f"set {run.key} below {rows}, and the training goes on at its last checkpoint; or "
     step = "one row" if rows == 1 else f"{rows} rows"
-    return f"in a step of {step}: {lower}train anew with a lower data.max_length"
+    return f"in a step of {step}: {lower}train again with a lower data.max_length"
 
 
 def _load_base(model: Model) -> Any:
@@ -140,25 +145,46 @@ def _load_base(model: Model) -> Any:
     return load_base(model).to(get_device())
 
 
-def _train_run(group: GroupWork, place: int, base: Any, resume: "StartingPoint") -> str | None:
-    """Train one run on the base model, which is as before when it ends; why the run diverged, if it did."""
+class _StepReporter:
+    """Reports the steps of a run to the driver, without waiting for its answers."""
+
+    def __init__(self, progress: Any, run: int) -> None:
+        self._progress, self._run = progress, run
+        self._answer: Any = None
+
+    def report(self, step: Step) -> None:
+        """Report a step.
+
+        Raises:
+            StudyError: the driver has stopped the run, or is gone.
+        """
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            if ray.get(self._answer):
+                raise StudyError("the driver has stopped this training")
+            self._answer = None
+        answer = self._progress.count.remote(self._run, step, peak_memory())
+        if self._answer is None:
+            self._answer = answer
+
+
+def _train_run(group: GroupWork, index: int, base: Any, resume: "StartingPoint") -> str | None:
+    """Train a run on the base model and restore that afterwards; return why the run diverged, if it did."""
     from ray.train.torch import get_device
 
     from instsel.data.batching import collate
     from instsel.models.loading import attach_lora
     from instsel.models.loss import answer_losses
     from instsel.training.dataset import TrainingSet, read_order
-    from instsel.training.loop import Pauses, train
-    from instsel.training.schedule import EpochMetrics, Step
+    from instsel.training.loop import StepCheckpoints, train
 
-    run, device = group.runs[place], get_device()
+    run, device = group.runs[index], get_device()
     checkpoints = run.folder / RUN
-    inside = StepCheckpointer(run.folder, group.checkpoint_minutes)
-    progress = group.progress if ray.train.get_context().get_world_rank() == 0 else None
+    step_checkpoints = StepCheckpointer(run.folder, group.checkpoint_minutes)
+    reporter = _StepReporter(group.progress, index) if ray.train.get_context().get_world_rank() == 0 else None
 
     def on_step(step: Step) -> None:
-        if progress is not None:
-            progress.count.remote(place, step, peak_memory())
+        if reporter is not None:
+            reporter.report(step)
 
     def on_epoch(metrics: EpochMetrics, folder: Path | None) -> None:
         if folder is not None:
@@ -174,7 +200,7 @@ def _train_run(group: GroupWork, place: int, base: Any, resume: "StartingPoint")
                 lambda network, examples: answer_losses(network, collate(examples, device=device)),
                 on_epoch=on_epoch,
                 on_step=on_step,
-                pauses=Pauses(inside.due, inside.save),
+                step_checkpoints=StepCheckpoints(step_checkpoints.due, step_checkpoints.save),
                 resume=checkpoint,
                 order=read_order(run.folder),
                 until=run.until,
@@ -187,28 +213,30 @@ def _train_run(group: GroupWork, place: int, base: Any, resume: "StartingPoint")
     return None
 
 
-def _commit(out: Folder, made: Path, metrics: Any) -> None:
-    """Copy the checkpoint of an epoch into the run's folder; its metrics, written last, make it count."""
-    for file in sorted(made.iterdir()):
+def _commit(out: Folder, checkpoint: Path, metrics: EpochMetrics) -> None:
+    """Copy the checkpoint of an epoch into the run's folder; its metrics, written last, make it valid."""
+    for file in sorted(checkpoint.iterdir()):
         out.put(file.name, file)
     out.write_json(METRICS, asdict(metrics))
 
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """Where a run goes on.
+    """Where a run starts or resumes.
 
     Attributes:
-        checkpoint: to go on from; None for a run that starts from the beginning.
+        checkpoint: to resume from; None for a run that starts from scratch.
         complete: whether nothing is left to do.
+        stopped: whether the driver has stopped the group.
     """
 
     checkpoint: Folder | None
     complete: bool = False
+    stopped: bool = False
 
     @contextmanager
     def local(self) -> Iterator[Path | None]:
-        """The checkpoint's folder on this machine."""
+        """Copy the checkpoint to this machine, if it is not there, and give its folder."""
         if self.checkpoint is None:
             yield None
             return
@@ -216,38 +244,38 @@ class StartingPoint:
             yield folder
 
 
-def _starting_point(group: GroupWork, place: int) -> StartingPoint:
-    """Where all workers take up a run: the first one looks, since others may see a checkpoint earlier or later.
+def _starting_point(group: GroupWork, index: int) -> StartingPoint:
+    """Agree among all workers where a run resumes: the first one looks, others may see a checkpoint earlier or later.
 
-    A run that ended before workers were lost, also one that diverged, is complete.
+    A run that ended before workers were lost is complete, also if it diverged.
     """
     import torch
     import torch.distributed as dist
     from ray.train.torch import get_device
 
-    run, found = group.runs[place], (0, 0, 0)
+    run, values = group.runs[index], [0, 0, 0, 0]
     if dist.get_rank() == 0:
-        found = (*last_checkpoint(run), int(ray.get(group.progress.has_ended.remote(place))))
-    said = torch.tensor(found, dtype=torch.int64, device=get_device())
-    dist.broadcast(said, src=0)
-    epoch, step, ended = said.tolist()
-    if ended:
-        return StartingPoint(None, complete=True)
+        values = [*last_checkpoint(run), *map(int, ray.get(group.progress.state.remote(index)))]
+    shared = torch.tensor(values, dtype=torch.int64, device=get_device())
+    dist.broadcast(shared, src=0)
+    epoch, step, ended, stopped = shared.tolist()
+    if ended or stopped:
+        return StartingPoint(None, complete=bool(ended), stopped=bool(stopped))
     if step:
         return StartingPoint(StepCheckpointer(run.folder).at(step))
     if epoch:
-        return StartingPoint(run.folder / RUN / f"epoch-{epoch}", complete=epoch == len(run.epochs))
+        return StartingPoint(run.folder / RUN / f"epoch-{epoch}", complete=epoch == len(run.checkpoint_names))
     return StartingPoint(None)
 
 
 def last_checkpoint(run: WorkerRun) -> tuple[int, int]:
-    """The last epoch that has its checkpoint, and the step of one inside the next epoch; 0 where there is none."""
+    """Return the last epoch that has a checkpoint, and the step of a checkpoint inside the next epoch; 0 for none."""
     epoch = 0
-    for number, name in enumerate(run.epochs, start=1):
+    for number, name in enumerate(run.checkpoint_names, start=1):
         if not (run.folder / RUN / name).exists(METRICS):
             break
         epoch = number
-    if epoch == len(run.epochs):
+    if epoch == len(run.checkpoint_names):
         return epoch, 0
     ended = (run.folder / RUN / f"epoch-{epoch}").read_json(STATE)["step"] if epoch else 0
     return epoch, StepCheckpointer(run.folder).latest(epoch, ended) or 0

@@ -1,43 +1,43 @@
-"""What the trials of Ray Tune share: room on the cluster, quiet, a bar."""
+"""What all trials of Ray Tune need: resources for each, a quiet terminal, a progress bar."""
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import ray
 from ray import tune
 
 from instsel.console import Bar, Terminal, log
 from instsel.errors import StudyError
+from instsel.runtime.environment import default_variables
+from instsel.runtime.session import cluster_resources
 from instsel.study.resources import ResourcePlan
 
-# Of the process that looks after a run; what works in it asks for its own. Ray Tune takes no request for nothing.
+# Of the process that drives a trial, whose workers ask for their own. Ray Tune rejects an empty request.
 DRIVER = {"CPU": 0.01}
-# Ray Tune writes logs of its own, and would end a run at Ctrl-C as if it had come to its end.
+# Ray Tune writes logs of its own, and at Ctrl-C would return as if the search had ended.
 QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
 
 
 def plan_trial_resources(resources: ResourcePlan, workers: int | None) -> tuple[ResourcePlan, int]:
-    """What one of many runs gets, and how many run at once.
+    """Divide a cluster among runs side by side: the resources of each, and how many run at once.
 
     Args:
-        resources: of a run that has the cluster to itself.
-        workers: training workers of a run; default one, since runs side by side do not wait for each other.
+        resources: of a run that has the whole cluster.
+        workers: training workers of a run; default 1, since runs side by side do not wait for each other.
 
     Raises:
         StudyError: a run would have more workers than the cluster has room for.
     """
     each = workers or 1
-    total = ray.cluster_resources()
+    total = cluster_resources()
     room = (
         total.get("GPU", 0.0) / resources.worker_gpus
         if resources.worker_gpus
         else total.get("CPU", 1.0) / resources.worker_cpus
     )
-    # Without GPUs the CPUs that are left free feed the workers, see `resources`.
+    # Without GPUs the CPUs that are left free feed the workers, see `plan_resources`.
     at_once = int(room // each) if resources.worker_gpus else int(room // (2 * each))
     if each > room:
         raise StudyError(f"resources.trial_workers is {each}, but the cluster has room for {int(room)} workers")
@@ -45,14 +45,14 @@ def plan_trial_resources(resources: ResourcePlan, workers: int | None) -> tuple[
     return replace(resources, workers=each, actors=max(1, resources.actors // at_once), actors_to_come=0), at_once
 
 
-class Counting(tune.Callback):
-    """Moves the bar, a trial at a time."""
+class TrialCounter(tune.Callback):
+    """Advances the progress bar by each trial that ends."""
 
     def __init__(self, bar: Bar) -> None:
         self.bar = bar
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Ray Tune writes its callbacks down, to restore them; nothing here is restored.
+    def __getstate__(self) -> dict[str, object]:
+        # Ray Tune pickles its callbacks to restore them; nothing here is restored.
         return {}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -65,21 +65,11 @@ class Counting(tune.Callback):
 @contextmanager
 def quiet_tune(terminal: Terminal) -> Iterator[None]:
     """Keep Ray Tune's tables and notices from the terminal; what the user set in the environment stays."""
-    ours = {name: value for name, value in QUIET.items() if name not in os.environ}
-    os.environ.update(ours)
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with terminal.alone():
+        with default_variables(QUIET), terminal.alone():
             yield
     finally:
         logger.setLevel(level)
-        for name in ours:
-            del os.environ[name]
-
-
-def last_line(error: BaseException) -> str:
-    """The last line of an error of Ray Tune, which puts the reason there."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

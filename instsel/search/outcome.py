@@ -1,13 +1,14 @@
-"""What a search found: objectives, the Pareto set, and which keys mattered."""
+"""Outcomes of a search: objectives, the Pareto set, and which keys mattered."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from instsel.config.search import Objective, Range
+from instsel.report.facts import SearchFacts, TrialFacts
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Outcome:
 
 
 def searched_rows(ids: Sequence[str], share: float) -> NDArray[np.bool_]:
-    """Which held-out rows are searched by, bool (n,): the share of smallest ids, at least one row on either side.
+    """Return which held-out rows are searched by, bool (n,): the share of smallest ids, at least one on either side.
 
     Args:
         ids: of the rows, hashes; two or more.
@@ -48,13 +49,13 @@ def searched_rows(ids: Sequence[str], share: float) -> NDArray[np.bool_]:
     if len(ids) < 2:
         raise ValueError(f"{len(ids)} held-out rows cannot be parted; a target that is searched by needs two or more")
     count = min(max(1, round(share * len(ids))), len(ids) - 1)
-    found = np.zeros(len(ids), dtype=bool)
-    found[np.argsort(np.asarray(ids), kind="stable")[:count]] = True
-    return found
+    is_searched = np.zeros(len(ids), dtype=bool)
+    is_searched[np.argsort(np.asarray(ids), kind="stable")[:count]] = True
+    return is_searched
 
 
 def objective_of(losses: Mapping[str, float], tokens: int, weights: Objective) -> float:
-    """What is minimised: mean loss over targets, the worst one weighed more if wanted, and what training costs.
+    """Compute what is minimised: mean loss over targets, the worst one weighed more if wanted, and what training costs.
 
     Args:
         losses: target -> mean loss, nats; at least one.
@@ -67,19 +68,32 @@ def objective_of(losses: Mapping[str, float], tokens: int, weights: Objective) -
 
 
 def pareto_set(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Trials than which none has both fewer tokens and a lower objective, by tokens; of equal ones the first."""
-    found: list[Outcome] = []
-    for outcome in sorted(outcomes, key=lambda one: (one.tokens, one.objective, one.name)):
-        if np.isfinite(outcome.objective) and (not found or outcome.objective < found[-1].objective):
-            found.append(outcome)
-    return found
+    """Return the trials that no other one beats in both tokens and objective, by tokens; of equal ones the first."""
+    pareto: list[Outcome] = []
+    for outcome in sorted(outcomes, key=lambda trial: (trial.tokens, trial.objective, trial.name)):
+        if np.isfinite(outcome.objective) and (not pareto or outcome.objective < pareto[-1].objective):
+            pareto.append(outcome)
+    return pareto
+
+
+def search_facts(outcomes: Sequence[Outcome], importance: Mapping[str, float], share: float) -> SearchFacts:
+    """Return all that the report of a search says.
+
+    Args:
+        outcomes: the trials, the best first, those that were stopped early or failed last.
+        importance: key -> share of the objective's spread.
+        share: of the held-out rows that were searched by.
+    """
+    pareto = {outcome.name for outcome in pareto_set([outcome for outcome in outcomes if not outcome.stopped])}
+    trials = [TrialFacts.model_validate({**asdict(outcome), "pareto": outcome.name in pareto}) for outcome in outcomes]
+    return SearchFacts(trials=trials, importance=dict(importance), share=share)
 
 
 def importances(outcomes: Sequence[Outcome], space: Mapping[str, Any], seed: int) -> dict[str, float]:
-    """How much of the objective's spread each key explains (functional ANOVA on a random forest, by Optuna).
+    """Compute how much of the objective's spread each key explains (functional ANOVA on a random forest, by Optuna).
 
     Args:
-        outcomes: trials; failed ones are left out.
+        outcomes: trials; failed ones are ignored.
         space: key -> choices or range.
         seed: of the forest.
 
@@ -88,16 +102,16 @@ def importances(outcomes: Sequence[Outcome], space: Mapping[str, Any], seed: int
     """
     import optuna
 
-    done = [one for one in outcomes if np.isfinite(one.objective) and not one.stopped]
-    if len(done) < 4 or len({one.objective for one in done}) < 2:
+    finished = [trial for trial in outcomes if np.isfinite(trial.objective) and not trial.stopped]
+    if len(finished) < 4 or len({trial.objective for trial in finished}) < 2:
         return {}
     distributions = {key: _distribution(values) for key, values in space.items()}
-    varied = {key: found for key, found in distributions.items() if not found.single()}
+    varied = {key: distribution for key, distribution in distributions.items() if not distribution.single()}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study()
-    for one in done:
-        params = {key: _param(one.point[key]) for key in varied}
-        study.add_trial(optuna.create_trial(params=params, distributions=varied, value=one.objective))
+    for trial in finished:
+        params = {key: _param(trial.point[key]) for key in varied}
+        study.add_trial(optuna.create_trial(params=params, distributions=varied, value=trial.objective))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 

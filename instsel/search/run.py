@@ -14,14 +14,14 @@ from instsel.io.store import Folder
 from instsel.pipeline.evaluate import heldout_tables
 from instsel.pipeline.registry import build_graph
 from instsel.pipeline.runner import run_study
-from instsel.report.search import search_picture, search_report, search_summary
-from instsel.runtime.autoscaling import autoscaled
+from instsel.report.text import search_report
+from instsel.runtime.autoscaling import requested_capacity
 from instsel.runtime.devices import settle_dtype
 from instsel.runtime.session import ray_session
 from instsel.search import trials
-from instsel.search.outcome import Outcome, importances
+from instsel.search.outcome import Outcome, importances, search_facts
 from instsel.search.space import check_space, raw_study_of
-from instsel.study.dtype import with_settled_dtype
+from instsel.study.dtype import with_recorded_dtype
 from instsel.study.folder import Cost, StageFolder, open_folder
 from instsel.study.graph import StageGraph
 from instsel.study.results import PrepareResult, Result
@@ -42,10 +42,10 @@ class SearchResult(Result):
 
 
 def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
-    """Run everything that trials share, then search; a finished search is told again at once.
+    """Run everything that trials share, then search; a finished search is shown again at once.
 
     Returns:
-        The folder of searches, with report.md, best.yaml, summary.json, trials.parquet and pareto.svg.
+        The folder of searches, with report.md, best.yaml, summary.json and trials.parquet.
 
     Raises:
         InputError: the study has no key `search`, or a value of its space cannot be.
@@ -56,9 +56,9 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
         raise InputError("the study file has no key `search`; write what is searched under search.space")
     check_space(study, search)
     opened = open_folder(study.out, study.name)
-    study = with_settled_dtype(study, opened)
+    study = with_recorded_dtype(study, opened)
     if study.model.dtype == "auto":
-        with ray_session(study.resources), autoscaled(study.resources, terminal):
+        with ray_session(study.resources), requested_capacity(study.resources, terminal):
             study = settle_dtype(study, opened, terminal)
     folder = opened / "search"
     stage = _stage(study, search, build_graph(study, opened))
@@ -81,12 +81,12 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
 
 
 def _caps(search: Search) -> dict[str, Any]:
-    """What ends a search; with higher ones it goes on."""
+    """Return what ends a search; with higher ones it continues."""
     return {"trials": search.trials, "hours": search.hours, "tokens": search.tokens}
 
 
 def _stage(study: StudyConfig, search: Search, graph: StageGraph) -> StageFolder:
-    """The search's stage, in a folder of its own by what it depends on: trials are shared by all searches."""
+    """Return the search's stage, in a folder of its own by what it depends on: trials are shared by all searches."""
     settings = study.model_dump(exclude={"search", "out", "root", "resources", "name"})
     config = {"search": search.model_dump(exclude=set(_caps(search))), "study": settings}
     parents = graph.until(SHARED)
@@ -106,16 +106,15 @@ def _check_heldout(context: RunContext) -> None:
 
 
 def _write(study: StudyConfig, search: Search, folder: Folder, outcomes: list[Outcome]) -> None:
-    summary = search_summary(outcomes, importances(outcomes, search.space, search.seed), search.share)
+    facts = search_facts(outcomes, importances(outcomes, search.space, search.seed), search.share)
     folder.write(BEST, _best_study(study, outcomes[0]).encode())
     folder.write_table(TRIALS, _table(outcomes))
-    folder.write("pareto.svg", search_picture(summary))
-    folder.write(REPORT, search_report(summary, f"{folder}/{BEST}").encode())
-    folder.write_json(SUMMARY, summary)
+    folder.write(REPORT, search_report(facts, f"{folder}/{BEST}").encode())
+    folder.write_json(SUMMARY, facts.model_dump(mode="json"))
 
 
 def _best_study(study: StudyConfig, best: Outcome) -> str:
-    """The study file of the best trial, which runs by itself into a folder of its own."""
+    """Return the study file of the best trial, which runs by itself into a folder of its own."""
     raw = {**raw_study_of(study, best.point), "name": f"{study.name}-best", "out": f"{study.out.rstrip('/')}-best"}
     head = f"# The best of the trials of {study.name}: objective {best.objective:.4f}.\n"
     return head + dump_yaml(raw)
@@ -123,13 +122,18 @@ def _best_study(study: StudyConfig, best: Outcome) -> str:
 
 def _table(outcomes: list[Outcome]) -> pa.Table:
     rows: list[dict[str, Any]] = []
-    for one in outcomes:
-        losses = {f"searched.{target}": loss for target, loss in one.searched.items()}
-        losses |= {f"judged.{target}": loss for target, loss in one.judged.items()}
-        told = {"trial": one.name, **{key: _column(value) for key, value in one.point.items()}}
-        objective = one.objective if np.isfinite(one.objective) else None
-        rest = {"objective": objective, "tokens": one.tokens, "failed": one.failed, "stopped": one.stopped}
-        rows.append({**told, **rest, **losses})
+    for outcome in outcomes:
+        losses = {f"searched.{target}": loss for target, loss in outcome.searched.items()}
+        losses |= {f"judged.{target}": loss for target, loss in outcome.judged.items()}
+        point = {"trial": outcome.name, **{key: _column(value) for key, value in outcome.point.items()}}
+        objective = outcome.objective if np.isfinite(outcome.objective) else None
+        result = {
+            "objective": objective,
+            "tokens": outcome.tokens,
+            "failed": outcome.failed,
+            "stopped": outcome.stopped,
+        }
+        rows.append({**point, **result, **losses})
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 

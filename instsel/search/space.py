@@ -12,7 +12,7 @@ ESTIMATOR = "mixture.estimator"
 
 
 def study_of(study: StudyConfig, point: Mapping[str, Any]) -> StudyConfig:
-    """The study of a trial: the one method that the point names, with the point's values in place of the study's.
+    """Return the study of a trial: the method that the point names, with the point's values in place of the study's.
 
     Args:
         study: the study file.
@@ -25,7 +25,7 @@ def study_of(study: StudyConfig, point: Mapping[str, Any]) -> StudyConfig:
 
 
 def raw_study_of(study: StudyConfig, point: Mapping[str, Any]) -> dict[str, Any]:
-    """The same as the keys of a study file, those that the user set and those of the point."""
+    """Return the same as the keys of a study file, those that the user set and those of the point."""
     raw = study.model_dump(exclude_unset=True)
     raw.pop("search", None)
     names = [method.name for method in study.selection.methods]

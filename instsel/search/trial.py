@@ -26,7 +26,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def trial_folder(study: StudyConfig, shared: Folder, trials: Folder, trial: str) -> Folder:
-    """The folder of a trial: named by what the trial depends on, so that nothing is done twice, by whichever search.
+    """Return the folder of a trial, named by what it depends on, so that no search does anything twice.
 
     Args:
         study: of the trial.
@@ -79,7 +79,7 @@ def _run_open(context: RunContext, stage: str, key: str) -> None:
 
 
 def split_losses(folder: Folder, targets: Collection[str], share: float) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean losses of an evaluation by target: of the rows that are searched by, and of the others."""
+    """Return the mean losses of an evaluation by target: of the rows that are searched by, and of the others."""
     searched, judged = {}, {}
     for target in targets:
         table = folder.read_table(f"{target}.parquet", ["id", "loss"])

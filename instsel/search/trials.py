@@ -21,7 +21,8 @@ from instsel.console import Bar, Terminal
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph
-from instsel.runtime.tune import DRIVER, Counting, last_line, plan_trial_resources, quiet_tune
+from instsel.runtime.errors import last_line
+from instsel.runtime.tune import DRIVER, TrialCounter, plan_trial_resources, quiet_tune
 from instsel.search.outcome import Outcome
 from instsel.search.space import study_of
 from instsel.search.store import TrialStore
@@ -136,7 +137,7 @@ def _release(trials: Folder) -> None:
 
 @dataclass(frozen=True)
 class _TunePlan:
-    """What Ray Tune is to run: the trial, how many at once, how many are left, and what is known of points."""
+    """What Ray Tune is to run: the trial, how many at once, how many are left, and the known outcomes of points."""
 
     folder: Folder
     trial: Any
@@ -144,7 +145,7 @@ class _TunePlan:
     left: int
     known: Sequence[tuple[dict[str, Any], Outcome | None]]
     spent: int
-    counting: Counting
+    counting: TrialCounter
 
 
 def _tuner(config: StudyConfig, plan: _TunePlan) -> tune.Tuner:
@@ -180,12 +181,12 @@ def _tuner(config: StudyConfig, plan: _TunePlan) -> tune.Tuner:
 
 
 def _in_turn(search: Search, at_once: int) -> BasicVariantGenerator:
-    """Points at random or of a grid. Ray Tune's own cap of concurrent trials passes this searcher by."""
+    """Return a searcher of points at random or of a grid, which ignores Ray Tune's own cap of concurrent trials."""
     return BasicVariantGenerator(max_concurrent=at_once, random_state=search.seed)
 
 
 def _domain(values: Any, search: Search) -> Any:
-    """A key of the space as Ray Tune has it."""
+    """Return a key of the space as Ray Tune has it."""
     if not isinstance(values, Range):
         return tune.grid_search(values) if search.searcher == "grid" else tune.choice(values)
     if isinstance(values.low, int) and isinstance(values.high, int):
@@ -198,15 +199,15 @@ def _domain(values: Any, search: Search) -> Any:
 def _optuna(
     search: Search, space: Mapping[str, Any], asked: Sequence[tuple[dict[str, Any], Outcome | None]]
 ) -> OptunaSearch:
-    """A searcher that knows what came out so far, and asks first for what was under way."""
-    under_way = [point for point, outcome in asked if outcome is None]
+    """Return a searcher that knows all outcomes so far, and first tries the points that are unfinished."""
+    unfinished = [point for point, outcome in asked if outcome is None]
     searcher = OptunaSearch(
         OptunaSearch.convert_search_space(dict(space)),
         metric="objective",
         mode="min",
         # Another draw in each call: the same seed would ask for the same points again.
         seed=search.seed + len(asked),
-        points_to_evaluate=under_way or None,
+        points_to_evaluate=unfinished or None,
     )
     for point, outcome in asked:
         if outcome is not None and np.isfinite(outcome.objective):
@@ -222,8 +223,8 @@ def _scheduler(study: StudyConfig, search: Search) -> ASHAScheduler | None:
     return ASHAScheduler(time_attr="epoch", max_t=int(most), grace_period=1, reduction_factor=2)
 
 
-class Marking(Counting):
-    """Also marks a point when its trial ends: one stopped early is not under way where the search is killed."""
+class Marking(TrialCounter):
+    """Also marks a point when its trial ends: one stopped early is not unfinished where the search is killed."""
 
     def __init__(self, bar: Bar, store: TrialStore) -> None:
         super().__init__(bar)

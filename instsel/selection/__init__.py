@@ -1,4 +1,4 @@
-"""Ways to choose rows of a pool: one module a method, each with a `select` that returns a `Selection`."""
+"""Selection methods: one module each, with an array function `select` and the class that a study file names."""
 
 from instsel.selection.base import Selection
 

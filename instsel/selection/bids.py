@@ -7,12 +7,15 @@ ranked once a step costs O(m) in place of O(n m), and nothing is approximated.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from instsel import arrays
-from instsel.selection.base import Selection
-from instsel.selection.influence import column_blocks, column_moments
+from instsel.selection.base import InfluenceData, InfluenceMethod, Selection
+from instsel.selection.cost import FLOAT64, MIB, Shape
+from instsel.selection.influence import ColumnRanking, column_moments, rank_columns
 
 
 def select(attribution: np.ndarray, budget: int, *, normalize: bool = True) -> Selection:
@@ -40,7 +43,9 @@ def select(attribution: np.ndarray, budget: int, *, normalize: bool = True) -> S
     if count == 0:
         return Selection(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
     standard = _Standard.of(matrix) if normalize and len(matrix) > 1 else _Standard.identity(matrix)
-    return _walk(standard, _rank(standard, count), count)
+    # After t picks at most t of a column's best rows are taken.
+    ranking = rank_columns(matrix, len(standard.columns), count, standard.part)
+    return _walk(standard, ranking, count)
 
 
 @dataclass(frozen=True)
@@ -74,75 +79,73 @@ class _Standard:
         return values
 
 
-@dataclass(frozen=True)
-class _Ranking:
-    """The `depth` best rows of every column, best first, equal values by row."""
-
-    rows: np.ndarray  # int32 (m, depth)
-    values: np.ndarray  # float64 (m, depth)
-
-
-def _rank(standard: _Standard, depth: int) -> _Ranking:
-    """Rank the columns as deep as the walk can go: after t picks at most t of a column's best rows are taken."""
-    rows = len(standard.matrix)
-    columns = len(standard.columns)
-    ranking = _Ranking(np.empty((columns, depth), dtype=np.int32), np.empty((columns, depth)))
-    for block in column_blocks(standard.matrix, columns):
-        for column, values in enumerate(np.ascontiguousarray(standard.part(block).T), start=block.start):
-            least = np.partition(values, rows - depth)[rows - depth]
-            best = np.flatnonzero(values >= least)
-            best = best[np.argsort(-values[best], kind="stable")[:depth]]
-            ranking.rows[column] = best
-            ranking.values[column] = values[best]
-    return ranking
-
-
-def _walk(standard: _Standard, ranking: _Ranking, count: int) -> Selection:
+def _walk(standard: _Standard, ranking: ColumnRanking, count: int) -> Selection:
     """Pick `count` rows, keeping for every column its best row not yet taken (its head)."""
     indices, driven_by = np.empty(count, np.int64), np.empty(count, np.int64)
     scores = np.empty(count)
     taken = np.zeros(len(standard.matrix), dtype=bool)
     total = np.zeros(len(standard.columns))
-    places = np.zeros(len(standard.columns), dtype=np.int64)
+    depths = np.zeros(len(standard.columns), dtype=np.int64)
     head_rows, heads = ranking.rows[:, 0].copy(), ranking.values[:, 0].copy()
     for pick in range(count):
         mean = total / max(pick, 1)
         shortfalls = heads - mean
         tied = np.flatnonzero(shortfalls == shortfalls.max())
-        row = min(_lowest_row(standard, ranking, column, places, mean, taken) for column in tied.tolist())
+        row = min(_lowest_row(standard, ranking, column, depths, mean, taken) for column in tied.tolist())
         values = standard.row(row)
-        caller = int((values - mean).argmax())
-        indices[pick], scores[pick], driven_by[pick] = row, shortfalls[tied[0]], standard.columns[caller]
+        driver = int((values - mean).argmax())
+        indices[pick], scores[pick], driven_by[pick] = row, shortfalls[tied[0]], standard.columns[driver]
         total += values
         taken[row] = True
         if pick + 1 < count:
             behind = moved = np.flatnonzero(head_rows == row)
             while behind.size:
-                places[behind] += 1
-                head_rows[behind] = ranking.rows[behind, places[behind]]
+                depths[behind] += 1
+                head_rows[behind] = ranking.rows[behind, depths[behind]]
                 behind = behind[taken[head_rows[behind]]]
-            heads[moved] = ranking.values[moved, places[moved]]
+            heads[moved] = ranking.values[moved, depths[moved]]
     return Selection(indices, scores, driven_by)
 
 
 def _lowest_row(
-    standard: _Standard, ranking: _Ranking, column: int, places: np.ndarray, means: np.ndarray, taken: np.ndarray
+    standard: _Standard, ranking: ColumnRanking, column: int, depths: np.ndarray, means: np.ndarray, taken: np.ndarray
 ) -> int:
     """Return the lowest row not taken whose shortfall in the column equals the head's.
 
     The head is the lowest of the rows with its value. A lower value can still give the same shortfall once rounded;
     only then, or where the ranking ends too early to tell, is the whole column looked at.
     """
-    place, mean, values = int(places[column]), means[column], ranking.values[column]
-    head = int(ranking.rows[column, place])
-    shortfall = values[place] - mean
+    depth, mean, values = int(depths[column]), means[column], ranking.values[column]
+    head = int(ranking.rows[column, depth])
+    shortfall = values[depth] - mean
     last = len(values) - 1
-    if place < last and values[place + 1] - mean < shortfall:
+    if depth < last and values[depth + 1] - mean < shortfall:
         return head
-    below = place + int(np.count_nonzero(values[place:] == values[place]))
+    below = depth + int(np.count_nonzero(values[depth:] == values[depth]))
     if below <= last and values[below] - mean < shortfall:
         return head
     if below > last and len(values) == len(taken):
         return head
     whole = standard.part(slice(column, column + 1))[:, 0]
     return int(np.argmax((whole - mean == shortfall) & ~taken))
+
+
+class Bids(InfluenceMethod):
+    """The greedy that serves the worst served validation example."""
+
+    array_function = staticmethod(select)
+
+    method: Literal["bids"] = Field(
+        description="influence standardised per validation example, then a balancing greedy"
+    )
+    normalize: bool = Field(True, description="standardise each validation example's column first")
+
+    def select(self, data: InfluenceData, budget: int, seed: int) -> Selection:
+        return select(data.values, budget, normalize=self.normalize)
+
+    def reasons(self, data: InfluenceData, selection: Selection, seed: int) -> list[str]:
+        return data.example_reasons(selection)
+
+    def working_memory(self, shape: Shape) -> int:
+        blocks = min(128 * MIB, shape.rows * shape.columns * FLOAT64)
+        return ColumnRanking.size(shape.columns, round(shape.chosen)) + 3 * blocks

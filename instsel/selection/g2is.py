@@ -1,17 +1,24 @@
-"""What G2IS aims at: the principal components of the validation gradients, and each one's part of the budget."""
+"""G2IS: walks over the pool's gradients, one for each principal component of the validation gradients.
+
+arXiv 2502.11062, with the release's walk on the complete graph of the pool.
+"""
 
 import warnings
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import numpy as np
-from sklearn.decomposition import PCA
+from pydantic import Field
 
 from instsel import arrays
-from instsel.arrays import row_blocks
-from instsel.attribution.scores import unit_rows
-from instsel.selection.base import Selection
+from instsel.selection.base import AttributedMethod, GradientData, Requires, Selection
+from instsel.selection.cost import FLOAT32, FLOAT64, MIB, Shape
+from instsel.selection.directions import TOLERANCE, DirectionPool, falling_order, nonzero_rows
 
 Sign = Literal["release", "align"]
+
+WALK_BYTES = 2**33
+"""Of unit gradients that are held; above it every step reads the gradients again."""
 
 # Below this share of the rows' mean square the deviations are rounding errors of float32 features.
 _NO_VARIANCE = 1e-12
@@ -55,6 +62,9 @@ def core_knowledge(
     square = np.square(rows).sum(axis=1).mean()
     if np.square(rows - mean).sum(axis=1).mean() <= _NO_VARIANCE * square:
         return (mean / np.linalg.norm(mean))[None], np.ones(1)
+    # Here, so that reading a study file does not load scikit-learn.
+    from sklearn.decomposition import PCA
+
     pca = PCA(svd_solver="full").fit(rows)
     reached = np.cumsum(pca.explained_variance_ratio_) >= explained_variance - _ROUNDING
     count = int(np.argmax(reached)) + 1
@@ -84,138 +94,10 @@ def component_budgets(shares: np.ndarray, total: int) -> np.ndarray:
     return budgets
 
 
-TOLERANCE = 1e-12  # cosines closer than this are equal
-_FLOAT64_BYTES = np.dtype(np.float64).itemsize
-
-
-class DirectionPool:
-    """Rows (n, d) of any real dtype, L2-normalised; zero rows are left out. A place is a number among the rows kept.
-
-    Attributes:
-        rows: int64 (kept,), the row of each place.
-        margin: bound on the difference between an entry of `products` and the cosine.
-    """
-
-    def __init__(self, features: np.ndarray, *, name: str, memory_bytes: int) -> None:
-        """Check the rows and, if their float32 copy fits in `memory_bytes`, normalise them once and for all.
-
-        Args:
-            features: (n, d); may be memory-mapped.
-            name: what the array is, for messages.
-            memory_bytes: a larger pool is read and normalised anew, in blocks, at every product.
-
-        Raises:
-            ValueError: wrong rank or dtype, no columns, NaN or infinity.
-        """
-        self._features = arrays.matrix(name, features)
-        self.rows = nonzero_rows(self._features, name)
-        d = self._features.shape[1]
-        # Rounding errors of a sum of d terms grow like sqrt(d); 8 is ample for sums in several lanes.
-        self.margin = float(8 * np.sqrt(d) * np.finfo(np.float32).eps)
-        self._blocks = list(row_blocks(len(self.rows), d * np.dtype(np.float32).itemsize))
-        self._units: np.ndarray | None = None
-        if len(self.rows) * d * np.dtype(np.float32).itemsize <= memory_bytes:
-            self._units = np.empty((len(self.rows), d), dtype=np.float32)
-            for block in self._blocks:
-                self._units[block] = unit_rows(self._features[self.rows[block]])
-
-    def __len__(self) -> int:
-        """Return the number of rows kept."""
-        return len(self.rows)
-
-    def products(self, direction: np.ndarray) -> np.ndarray:
-        """Return float32 (kept,): the cosine of every row with a unit direction float64 (d,), to within `margin`."""
-        short = direction.astype(np.float32)
-        if self._units is not None:
-            return np.asarray(self._units @ short)
-        parts = [unit_rows(self._features[self.rows[block]]) @ short for block in self._blocks]
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
-
-    def units(self, places: np.ndarray) -> np.ndarray:
-        """Return float64 (p, d), the rows at these places, of length 1."""
-        wide = self._features[self.rows[places]].astype(np.float64)
-        wide /= np.abs(wide).max(axis=1, keepdims=True)
-        wide /= np.linalg.norm(wide, axis=1, keepdims=True)
-        return wide
-
-    def cosines(self, places: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        """Return float64 (p, q): inner products of the unit rows at p places with directions float64 (q, d)."""
-        result = np.empty((len(places), len(directions)))
-        for block in row_blocks(len(places), directions.shape[1] * _FLOAT64_BYTES):
-            result[block] = self.units(places[block]) @ directions.T
-        return result
-
-    def least_cosine(self, places: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Return float64 (p,): the smallest cosine of each row at `places` with any row at `others`."""
-        least = np.full(len(places), np.inf)
-        for block in row_blocks(len(others), self._features.shape[1] * _FLOAT64_BYTES):
-            np.minimum(least, self.cosines(places, self.units(others[block])).min(axis=1), out=least)
-        return least
-
-    def top(
-        self, products: np.ndarray, direction: np.ndarray, allowed: np.ndarray, count: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the `count` allowed places most similar to a direction, all of them if there are fewer.
-
-        Args:
-            products: what `products` gave for the direction.
-            direction: float64 (d,), of length 1.
-            allowed: bool (kept,).
-            count: places wanted.
-
-        Returns:
-            Places int64 (count,) by falling cosine, equal ones by place; their cosines float64 (count,).
-        """
-        places = np.flatnonzero(allowed)
-        if 0 < count < len(places):
-            least = np.partition(products[places], len(places) - count)[len(places) - count]
-            places = places[products[places] >= least - 2 * self.margin]
-        exact = self.cosines(places, direction[None])[:, 0]
-        order = falling_order(exact)[:count]
-        return places[order], exact[order]
-
-
-def falling_order(values: np.ndarray) -> np.ndarray:
-    """Sort by falling value; a value within `TOLERANCE` of the next larger one equals it, and equal ones keep order."""
-    order = np.argsort(-values, kind="stable")
-    ranks = np.cumsum(-np.diff(values[order], prepend=values[order[:1]]) > TOLERANCE)
-    return order[np.lexsort((order, ranks))]
-
-
-def nonzero_rows(features: np.ndarray, name: str) -> np.ndarray:
-    """Find the rows that have a direction and warn of the others.
-
-    Args:
-        features: (n, d), read in blocks.
-        name: what the array is, for messages.
-
-    Returns:
-        int64 (kept,), the rows that are not all zeros.
-
-    Raises:
-        ValueError: no columns, NaN or infinity.
-    """
-    if features.shape[1] == 0:
-        raise ValueError(f"{name} must have at least one column, got shape {features.shape}")
-    kept = np.empty(len(features), dtype=bool)
-    for block in row_blocks(len(features), features.shape[1] * features.dtype.itemsize):
-        part = features[block]
-        least, most = part.min(axis=1), part.max(axis=1)
-        bad = np.flatnonzero(~(np.isfinite(least) & np.isfinite(most)))
-        if bad.size:
-            raise ValueError(f"{name} must be finite, got NaN or infinity at row {block.start + bad[0]}")
-        kept[block] = (least != 0) | (most != 0)
-    zero = np.flatnonzero(~kept)
-    if zero.size:
-        first = ", ".join(map(str, zero[:5].tolist())) + (", ..." if zero.size > 5 else "")
-        warnings.warn(f"{zero.size} rows of {name} are zero and are left out: {first}", stacklevel=3)
-    return np.flatnonzero(kept)
-
-
 def select(
     train: np.ndarray, validation: np.ndarray, budget: int,
     *, delta: float = 0.8, explained_variance: float = 0.5, sign: Sign = "release", neighbors: int | None = None,
-    fill: Literal["similarity"] | None = None, memory_bytes: int = 2**33,
+    fill: Literal["similarity"] | None = None, memory_bytes: int = WALK_BYTES,
 ) -> Selection:  # fmt: skip
     """Walk from row to row: to the nearest that conflicts with no row of the walk and keeps to the component.
 
@@ -237,11 +119,11 @@ def select(
         fill: "similarity" fills what the walks left, component after component, with the untaken rows most similar to
             the component, whatever the two tests say. None returns fewer rows than asked for. Either way a warning
             tells what each component left.
-        memory_bytes: if 4 n d is larger, every step reads `train` anew, in blocks, in place of a float32 copy.
+        memory_bytes: if 4 n d is larger, every step reads `train` again, in blocks, in place of a float32 copy.
 
     Returns:
         Selection whose `driven_by` is the component (0 has the largest variance). A score is the cosine with the row
-        before; for the first row of a walk, and for rows found by similarity to the component, the cosine with that.
+        before; for the first row of a walk, and for rows that fill up by similarity, the cosine with the component.
 
     Raises:
         ValueError: wrong ranks or dtypes, widths that differ, NaN or infinity, no validation row but zeros, a
@@ -257,18 +139,18 @@ def select(
     picks: list[tuple[int, float, int]] = []
     left = budgets.copy()
     for number in np.flatnonzero(budgets).tolist():
-        for place, score in _walk(pool, components[number], taken, int(budgets[number]), delta, neighbors):
-            picks.append((place, score, number))
+        for position, score in _walk(pool, components[number], taken, int(budgets[number]), delta, neighbors):
+            picks.append((position, score, number))
             left[number] -= 1
     if left.any():
         _warn(budgets, left, fill)
     if fill == "similarity":
         for number in np.flatnonzero(left).tolist():
             component = components[number]
-            places, cosines = pool.top(pool.products(component), component, ~taken, int(left[number]))
-            taken[places] = True
-            picks += [(place, cosine, number) for place, cosine in zip(places.tolist(), cosines.tolist(), strict=True)]
-    indices = pool.rows[np.array([place for place, _, _ in picks], dtype=np.int64)]
+            positions, cosines = pool.top(pool.products(component), component, ~taken, int(left[number]))
+            taken[positions] = True
+            picks += [(row, cosine, number) for row, cosine in zip(positions.tolist(), cosines.tolist(), strict=True)]
+    indices = pool.rows[np.array([position for position, _, _ in picks], dtype=np.int64)]
     scores = np.array([score for _, score, _ in picks], dtype=np.float64)
     return Selection(indices, scores, np.array([number for _, _, number in picks], dtype=np.int64))
 
@@ -285,13 +167,13 @@ class _Walk:
         self._members: list[int] = []
 
     def start(self) -> tuple[int, float]:
-        """Take the untaken row most similar to the component; return its place and cosine."""
-        places, cosines = self._pool.top(self._similar, self._component, ~self._taken, 1)
-        self._take(int(places[0]))
-        return int(places[0]), float(cosines[0])
+        """Take the untaken row most similar to the component; return its position and cosine."""
+        positions, cosines = self._pool.top(self._similar, self._component, ~self._taken, 1)
+        self._take(int(positions[0]))
+        return int(positions[0]), float(cosines[0])
 
     def step(self, neighbors: int | None) -> tuple[int, float] | None:
-        """Take the next row; return its place and score, or None if no row may follow."""
+        """Take the next row; return its position and score, or None if no row may follow."""
         possible = ~self._taken & (self._least >= -self._pool.margin)
         # The norm is never below 1 for rows without conflict, so that errors of `_along` do not grow with the walk.
         norm = np.sqrt(np.maximum(self._sum @ self._sum + 2 * self._along + 1, 1))
@@ -304,17 +186,17 @@ class _Walk:
             nearest, _ = self._pool.top(self._coherence, self._last, others, neighbors)
             near = np.zeros_like(possible)
             near[nearest] = possible[nearest]
-        found = self._first(self._coherence, self._last, near)
-        if found is None and neighbors is not None:
-            found = self._first(self._similar, self._component, possible)
-        if found is not None:
-            self._take(found[0])
-        return found
+        following = self._first(self._coherence, self._last, near)
+        if following is None and neighbors is not None:
+            following = self._first(self._similar, self._component, possible)
+        if following is not None:
+            self._take(following[0])
+        return following
 
-    def _take(self, place: int) -> None:
-        self._taken[place] = True
-        self._members.append(place)
-        self._last = self._pool.units(np.array([place]))[0]
+    def _take(self, position: int) -> None:
+        self._taken[position] = True
+        self._members.append(position)
+        self._last = self._pool.units(np.array([position]))[0]
         self._coherence = self._pool.products(self._last)
         self._sum += self._last
         self._along += self._coherence
@@ -337,20 +219,20 @@ class _Walk:
             open_rows[window[~passes]] = False
         return None
 
-    def _may_follow(self, places: np.ndarray) -> np.ndarray:
+    def _may_follow(self, positions: np.ndarray) -> np.ndarray:
         """Put both tests to rows, in float64."""
-        along, similar = self._pool.cosines(places, np.stack([self._sum, self._component])).T
+        along, similar = self._pool.cosines(positions, np.stack([self._sum, self._component])).T
         norm = np.sqrt(np.maximum(self._sum @ self._sum + 2 * along + 1, 1))
         passes = np.abs(self._sum @ self._component + similar) / norm >= self._threshold() - TOLERANCE
-        unsure = np.flatnonzero(passes & (self._least[places] < self._pool.margin))
-        passes[unsure] = self._pool.least_cosine(places[unsure], np.array(self._members)) >= -TOLERANCE
+        unsure = np.flatnonzero(passes & (self._least[positions] < self._pool.margin))
+        passes[unsure] = self._pool.least_cosine(positions[unsure], np.array(self._members)) >= -TOLERANCE
         return np.asarray(passes)
 
 
 def _walk(
     pool: DirectionPool, component: np.ndarray, taken: np.ndarray, budget: int, delta: float, neighbors: int | None
 ) -> list[tuple[int, float]]:
-    """Return places and scores of one component's walk, and mark its rows as taken."""
+    """Return positions and scores of one component's walk, and mark its rows as taken."""
     walk = _Walk(pool, component, taken, delta)
     picks = [walk.start()]
     while len(picks) < budget:
@@ -381,3 +263,63 @@ def _warn(budgets: np.ndarray, left: np.ndarray, fill: str | None) -> None:
         f"g2is found {(budgets - left).sum()} of {budgets.sum()} rows by its walks ({', '.join(parts)}): {outcome}"
     )
     warnings.warn(message, stacklevel=3)
+
+
+class G2is(AttributedMethod):
+    """Walks over the gradients of the pool."""
+
+    requires: ClassVar[Requires] = "gradients"
+    is_prefix_stable = False
+    scans_pool = True
+    array_function = staticmethod(select)
+
+    method: Literal["g2is"] = Field(description="a walk over the graph of gradients, one a principal component")
+    delta: float = Field(0.8, ge=0, le=1, description="share of the agreement with the component that a step must keep")
+    explained_variance: float = Field(0.5, gt=0, le=1, description="variance that the components explain together")
+    sign: Sign = Field(
+        "release", description="direction of a component: as PCA leaves it, or with the mean validation gradient"
+    )
+    neighbors: int | None = Field(
+        None, ge=1, description="rows that a step looks at first, as the release; default all"
+    )
+    fill: Literal["similarity"] | None = Field(
+        None, description="what fills the budget when no row is left that conflicts with none"
+    )
+
+    def select(self, data: GradientData, budget: int, seed: int) -> Selection:
+        return select(
+            data.values,
+            data.validation,
+            budget,
+            delta=self.delta,
+            explained_variance=self.explained_variance,
+            sign=self.sign,
+            neighbors=self.neighbors,
+            fill=self.fill,
+        )
+
+    def reasons(self, data: GradientData, selection: Selection, seed: int) -> list[str]:
+        return [f"principal component {component + 1}" for component in selection.drivers]
+
+    def details(self, data: GradientData) -> Mapping[str, Mapping[str, float]]:
+        """Return `component_shares`: component, from 1, to its share of the variance."""
+        variance, sign = self.explained_variance, self.sign
+        _, shares = core_knowledge(data.validation, explained_variance=variance, sign=sign)
+        return {"component_shares": {str(number): share for number, share in enumerate(shares.tolist(), start=1)}}
+
+    def working_memory(self, shape: Shape) -> int:
+        whitening = 0
+        if shape.damping is not None:
+            whitening = (FLOAT64 * shape.checkpoints + 4 * FLOAT64) * shape.dim**2
+        units = FLOAT32 * shape.rows * shape.width(self.requires)
+        return max(whitening, units if _holds_units(shape) else 3 * 32 * MIB)
+
+    def timed_select(self, data: GradientData, budget: int, shape: Shape) -> Selection:
+        # Between rows without negative entries there are no conflicts, which would end a walk: the most it can take.
+        rows = np.abs(data.values)
+        memory = WALK_BYTES if _holds_units(shape) else 0
+        return select(rows, rows[:1].copy(), budget, delta=0.0, neighbors=self.neighbors, memory_bytes=memory)
+
+
+def _holds_units(shape: Shape) -> bool:
+    return FLOAT32 * shape.rows * shape.checkpoints * shape.dim <= WALK_BYTES

@@ -1,10 +1,13 @@
 """Instruction-following difficulty: answers that the instruction helps least to predict (arXiv 2308.12032)."""
 
+from typing import ClassVar, Literal
+
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import Field
 
 from instsel import arrays
-from instsel.selection.base import Selection
+from instsel.selection.base import LikelihoodData, Method, Requires, Selection
 
 NO_RATIO = -1.0
 """Score of a row that has no ratio."""
@@ -40,3 +43,23 @@ def select(loss: ArrayLike, loss_alone: ArrayLike, budget: int) -> Selection:
     order = np.lexsort([np.where(ratio < 1, -ratio, ratio), ratio >= 1])
     order = order[: arrays.budget(budget, len(ratio))]
     return Selection(order, np.where(np.isfinite(ratio), ratio, NO_RATIO)[order])
+
+
+class Ifd(Method):
+    """Rows whose instruction is hard to follow, but helps."""
+
+    requires: ClassVar[Requires] = "likelihood"
+    array_function = staticmethod(select)
+
+    method: Literal["ifd"] = Field(description="rows whose instruction helps the base model least, but does help")
+
+    def select(self, data: LikelihoodData, budget: int, seed: int) -> Selection:
+        return select(data.loss, data.loss_alone, budget)
+
+    def reasons(self, data: LikelihoodData, selection: Selection, seed: int) -> list[str]:
+        return [
+            "no loss without the instruction to compare with"
+            if ratio == NO_RATIO
+            else f"loss with the instruction {ratio:.3f} of that without"
+            for ratio in selection.scores
+        ]

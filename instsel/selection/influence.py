@@ -1,7 +1,8 @@
-"""What methods that read influence share: standardised columns, labels of columns, and what a choice serves."""
+"""What methods that read influence share: moments, rankings and labels of columns, and what a selection serves."""
 
 import warnings
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -46,6 +47,45 @@ def column_moments(matrix: np.ndarray, method: str) -> tuple[np.ndarray, np.ndar
     return kept, mean[kept], deviation[kept]
 
 
+@dataclass(frozen=True)
+class ColumnRanking:
+    """The `depth` best rows of every column, best first, equal values by row.
+
+    Attributes:
+        rows: int32 (m, depth).
+        values: float64 (m, depth).
+    """
+
+    rows: np.ndarray
+    values: np.ndarray
+
+    @staticmethod
+    def size(columns: int, depth: int) -> int:
+        """Return the bytes of a ranking."""
+        return columns * depth * (np.dtype(np.int32).itemsize + np.dtype(np.float64).itemsize)
+
+
+def rank_columns(matrix: np.ndarray, columns: int, depth: int, part: Callable[[slice], np.ndarray]) -> ColumnRanking:
+    """Rank the rows of every column.
+
+    Args:
+        matrix: (n, any), what `part` reads from.
+        columns: how many there are to rank, m.
+        depth: rows to rank, from 1 to n.
+        part: from a slice of the columns to their values, float64 (n, columns).
+    """
+    rows = len(matrix)
+    ranking = ColumnRanking(np.empty((columns, depth), dtype=np.int32), np.empty((columns, depth)))
+    for block in column_blocks(matrix, columns):
+        for column, values in enumerate(np.ascontiguousarray(part(block).T), start=block.start):
+            least = np.partition(values, rows - depth)[rows - depth]
+            best = np.flatnonzero(values >= least)
+            best = best[np.argsort(-values[best], kind="stable")[:depth]]
+            ranking.rows[column] = best
+            ranking.values[column] = values[best]
+    return ranking
+
+
 def members(name: str, labels: Sequence[Hashable] | np.ndarray, columns: int) -> list[np.ndarray]:
     """Return the columns of each task, int64, tasks in sorted order.
 
@@ -64,7 +104,7 @@ def members(name: str, labels: Sequence[Hashable] | np.ndarray, columns: int) ->
 
 
 def aid(attribution: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Average Influence Distribution (BIDS, arXiv 2501.12147, Section 3): the mean of the chosen rows.
+    """Compute the Average Influence Distribution (BIDS, arXiv 2501.12147, Section 3): the mean of the chosen rows.
 
     Args:
         attribution: (n, m), any real dtype; may be memory-mapped, the chosen rows are read in blocks.
@@ -89,7 +129,7 @@ def aid(attribution: np.ndarray, indices: np.ndarray) -> np.ndarray:
 def thi(
     attribution: np.ndarray, indices: np.ndarray, tasks: Sequence[Hashable] | np.ndarray, *, instance_wise: bool = False
 ) -> np.ndarray:
-    """Task Frequency with Highest Influence (BIDS, arXiv 2501.12147, Section 3): whom the chosen rows serve most.
+    """Compute the Task Frequency with Highest Influence (BIDS, arXiv 2501.12147, Section 3): whom rows serve most.
 
     Args:
         attribution: (n, m), as for `aid`.
@@ -111,13 +151,13 @@ def thi(
     function = np.max if instance_wise else np.sum
     for block in row_blocks(len(rows), matrix.shape[1] * np.dtype(np.float64).itemsize):
         values = _chosen(matrix, rows[block])
-        by_task = np.stack([function(values[:, places], axis=1) for places in columns], axis=1)
+        by_task = np.stack([function(values[:, group], axis=1) for group in columns], axis=1)
         served += np.bincount(by_task.argmax(axis=1), minlength=len(columns))
     return served
 
 
 def redundancy(features: Iterable[np.ndarray]) -> float:
-    """Mean cosine of two of the chosen rows, over all k (k - 1) / 2 pairs, in one pass and O(d) memory.
+    """Compute the mean cosine of two of the chosen rows, over all k (k - 1) / 2 pairs, in one pass and O(d) memory.
 
     With u the unit rows it is (|sum u|^2 - k) / (k (k - 1)).
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from instsel import arrays
-from instsel.arrays import row_blocks
+from instsel.arrays import finite_matrix, largest_entry, row_blocks, unit_or_zero_rows
 
 METRICS = ("cosine", "precomputed")
 
@@ -19,13 +19,13 @@ _ASYMMETRY = 1e-5
 
 
 def check_metric(metric: str) -> None:
-    """Refuse what is neither "cosine" nor "precomputed" with a ValueError."""
+    """Raise a ValueError for a metric that is neither "cosine" nor "precomputed"."""
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
 
 
 def check_lam(lam: float) -> None:
-    """Refuse a redundancy weight that is negative or not finite with a ValueError."""
+    """Raise a ValueError for a redundancy weight that is negative or not finite."""
     if not (math.isfinite(lam) and lam >= 0):
         raise ValueError(f"lam must be a finite number not below 0, got {lam}")
 
@@ -40,42 +40,16 @@ def cosine_units(x: np.ndarray) -> np.ndarray:
     """Return float64 (n, d) unit rows whose products are cosines; a warning names and counts zero rows.
 
     Raises:
-        ValueError: as `embedding_rows`.
+        ValueError: as `finite_matrix`.
     """
-    rows = embedding_rows("x", x)
-    units = unit_rows(rows)
+    rows = finite_matrix("x", x)
+    units = unit_or_zero_rows(rows)
     warn_of_zeros("rows of x", np.flatnonzero(~units.any(axis=1)))
     return units
 
 
-def embedding_rows(name: str, values: np.ndarray) -> np.ndarray:
-    """Return embeddings (n, d) of a real dtype, without a copy of them.
-
-    Raises:
-        ValueError: wrong rank or dtype, no columns, or NaN or infinity (the first one's row and column are named).
-    """
-    array = arrays.matrix(name, values)
-    if array.shape[1] == 0:
-        raise ValueError(f"{name} must have at least one column, got shape {array.shape}")
-    _require_finite(name, array)
-    return array
-
-
-def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Return float64 (n, d): every row at length 1, whatever its scale; rows of zeros stay zero."""
-    units = np.empty(rows.shape)
-    for block in row_blocks(len(rows), rows.shape[1] * units.itemsize):
-        part = rows[block].astype(np.float64)
-        # By the largest entry first: the square of a very large or very small one is no float64.
-        largest = np.maximum(part.max(axis=1), -part.min(axis=1))
-        part /= np.where(largest > 0, largest, 1)[:, None]
-        lengths = np.sqrt(np.einsum("ij,ij->i", part, part))
-        units[block] = part / np.where(largest > 0, lengths, 1)[:, None]
-    return units
-
-
 def warn_of_zeros(what: str, zeros: np.ndarray, *, frames: int = 2) -> None:
-    """Say which rows (or labels) have no direction, so that their cosine with everything counts as 0.
+    """Warn which rows (or labels) have no direction, so that their cosine with everything counts as 0.
 
     Whoever called the selector is so many `frames` up from the function that found them.
     """
@@ -94,31 +68,18 @@ def similarity_matrix(values: np.ndarray) -> np.ndarray:
     array = arrays.matrix("x", values)
     if array.shape[0] != array.shape[1]:
         raise ValueError(f"x must be a square matrix of similarities, got shape {array.shape}")
-    tolerance = _ASYMMETRY * _require_finite("x", array)
+    tolerance = _ASYMMETRY * largest_entry("x", array)
     for block in row_blocks(len(array), len(array) * np.dtype(np.float64).itemsize):
         right, below = array[block, block.start :], array[block.start :, block].T
         bad = np.abs(right.astype(np.float64) - below) > tolerance
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            one, other = right[row, column], below[row, column]
+            value, mirrored = right[row, column], below[row, column]
             row, column = row + block.start, column + block.start
-            raise ValueError(f"x must be symmetric, got {one} at ({row}, {column}) and {other} at ({column}, {row})")
-    return array
-
-
-def _require_finite(name: str, array: np.ndarray) -> float:
-    """Return the largest absolute value."""
-    largest = 0.0
-    for block in row_blocks(array.shape[0], array.shape[1] * np.dtype(np.float64).itemsize):
-        part = array[block]
-        bad = ~np.isfinite(part)
-        if bad.any():
-            row, column = np.argwhere(bad)[0]
             raise ValueError(
-                f"{name} must be finite, got {part[row, column]} at row {block.start + row}, column {column}"
+                f"x must be symmetric, got {value} at ({row}, {column}) and {mirrored} at ({column}, {row})"
             )
-        largest = max(largest, float(part.max()), -float(part.min()))
-    return largest
+    return array
 
 
 _TILE = 1024
@@ -174,7 +135,7 @@ class ComputedCosines:
             for block in row_blocks(self.rows, len(left) * self.units.itemsize, block_bytes=8 * _WORK_BYTES):
                 cosines = _rounded(left @ self.units[block].T)
                 totals[part] += np.maximum(cosines, best[block], out=cosines).sum(axis=1)
-        return totals - best.sum()
+        return np.asarray(totals - best.sum())
 
     def losses(self, rows: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Return float64 (n,): how far every gain falls as the best similarities (rows,) of some rows rise."""
@@ -184,7 +145,7 @@ class ComputedCosines:
             for block in row_blocks(self.rows, len(left) * self.units.itemsize, block_bytes=8 * _WORK_BYTES):
                 cosines = _rounded(left @ self.units[block].T)
                 totals[block] += np.clip(cosines, low, high, out=cosines).sum(axis=0)
-        return totals - before.sum()
+        return np.asarray(totals - before.sum())
 
     def row(self, row: int) -> np.ndarray:
         """See `Kernel`."""
@@ -219,7 +180,7 @@ class HeldCosines(ComputedCosines):
         for part in row_blocks(len(rows), self.rows * self._kernel.itemsize, block_bytes=_WORK_BYTES):
             cosines = self._kernel[rows[part]]
             totals[part] = np.maximum(cosines, narrow, out=cosines).sum(axis=1, dtype=np.float64)
-        return totals - best.sum()
+        return np.asarray(totals - best.sum())
 
     def losses(self, rows: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """See `ComputedCosines`."""
@@ -228,7 +189,7 @@ class HeldCosines(ComputedCosines):
         for part in row_blocks(len(rows), self.rows * self._kernel.itemsize, block_bytes=_WORK_BYTES):
             cosines = self._kernel[rows[part]]
             totals += np.clip(cosines, low[part], high[part], out=cosines).sum(axis=0, dtype=np.float64)
-        return totals - before.sum()
+        return np.asarray(totals - before.sum())
 
     def row(self, row: int) -> np.ndarray:
         """See `Kernel`."""
@@ -254,7 +215,7 @@ class GivenSimilarities:
 
     def row(self, row: int) -> np.ndarray:
         """See `Kernel`."""
-        return self.matrix[row].astype(np.float64)
+        return np.asarray(self.matrix[row].astype(np.float64))
 
 
 def _rounded(cosines: np.ndarray) -> np.ndarray:

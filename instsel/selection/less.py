@@ -1,12 +1,14 @@
 """LESS: the rows that help some subtask most (arXiv 2402.04333, Section 4.2, as its release computes it)."""
 
 from collections.abc import Hashable, Sequence
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from instsel import arrays
 from instsel.arrays import row_blocks
-from instsel.selection.base import Selection
+from instsel.selection.base import Average, InfluenceData, InfluenceMethod, Selection, label_reasons
 from instsel.selection.influence import members
 
 
@@ -40,3 +42,25 @@ def select(attribution: np.ndarray, budget: int, *, subtasks: Sequence[Hashable]
         scores[block] = means.max(axis=1)
     order = np.argsort(-scores, kind="stable")[:count]
     return Selection(order, scores[order], winners[order])
+
+
+class Less(InfluenceMethod):
+    """The best subtask's mean influence."""
+
+    array_function = staticmethod(select)
+
+    method: Literal["less"] = Field(description="mean influence within a subtask, best subtask counts, top rows")
+    average: Average = Field(
+        "cosines",
+        description="what is averaged within a subtask: influences (release) or gradients before them (paper)",
+    )
+
+    @property
+    def averages(self) -> Average:
+        return self.average
+
+    def select(self, data: InfluenceData, budget: int, seed: int) -> Selection:
+        return select(data.values, budget, subtasks=data.column_labels("subtask"))
+
+    def reasons(self, data: InfluenceData, selection: Selection, seed: int) -> list[str]:
+        return label_reasons("subtask", data.column_labels("subtask"), selection)

@@ -1,10 +1,13 @@
 """Longest answers first, a baseline that is hard to beat (Long Is More for Alignment, arXiv 2402.04833)."""
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import Field
 
 from instsel import arrays
-from instsel.selection.base import Selection
+from instsel.selection.base import IndexData, Method, Selection
 
 
 def select(tokens: ArrayLike, budget: int) -> Selection:
@@ -23,3 +26,17 @@ def select(tokens: ArrayLike, budget: int) -> Selection:
     lengths = arrays.not_negative("tokens", tokens)
     order = np.argsort(-lengths, kind="stable")[: arrays.budget(budget, len(lengths))]
     return Selection(order, lengths[order])
+
+
+class Longest(Method):
+    """The longest answers."""
+
+    array_function = staticmethod(select)
+
+    method: Literal["longest"] = Field(description="rows with the most answer tokens")
+
+    def select(self, data: IndexData, budget: int, seed: int) -> Selection:
+        return select(data.answer_tokens, budget)
+
+    def reasons(self, data: IndexData, selection: Selection, seed: int) -> list[str]:
+        return [f"{score:.0f} answer tokens" for score in selection.scores]

@@ -1,10 +1,13 @@
 """The middle by perplexity (When Less is More: Investigating Data Pruning, arXiv 2309.04564, Section 3)."""
 
+from typing import ClassVar, Literal
+
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import Field
 
 from instsel import arrays
-from instsel.selection.base import Selection
+from instsel.selection.base import LikelihoodData, Method, Requires, Selection
 
 
 def select(loss: ArrayLike, budget: int) -> Selection:
@@ -31,3 +34,18 @@ def select(loss: ArrayLike, budget: int) -> Selection:
     distances[np.argsort(losses, kind="stable")] = np.abs(2 * np.arange(rows) - (rows - 1))
     order = np.argsort(distances, kind="stable")[: arrays.budget(budget, rows)]
     return Selection(order, losses[order])
+
+
+class Perplexity(Method):
+    """Rows around the median loss."""
+
+    requires: ClassVar[Requires] = "likelihood"
+    array_function = staticmethod(select)
+
+    method: Literal["perplexity"] = Field(description="rows in the middle by the base model's loss")
+
+    def select(self, data: LikelihoodData, budget: int, seed: int) -> Selection:
+        return select(data.loss, budget)
+
+    def reasons(self, data: LikelihoodData, selection: Selection, seed: int) -> list[str]:
+        return [f"base loss {score:.3f}, in the middle" for score in selection.scores]

@@ -1,9 +1,12 @@
 """Random choice: the baseline that every method must beat."""
 
+from typing import Literal
+
 import numpy as np
+from pydantic import Field
 
 from instsel import arrays
-from instsel.selection.base import Selection
+from instsel.selection.base import IndexData, Method, Selection
 
 
 def select(n: int, budget: int, *, seed: int) -> Selection:
@@ -29,3 +32,19 @@ def select(n: int, budget: int, *, seed: int) -> Selection:
     keys = np.random.PCG64(arrays.whole_number("seed", seed)).random_raw(rows)
     order = np.argsort(keys, kind="stable")[:count]
     return Selection(order, np.zeros(count))
+
+
+class Random(Method):
+    """A uniform draw, which the report compares every other method with."""
+
+    is_stochastic = True
+    is_baseline = True
+    array_function = staticmethod(select)
+
+    method: Literal["random"] = Field(description="a uniform draw, the baseline of the report")
+
+    def select(self, data: IndexData, budget: int, seed: int) -> Selection:
+        return select(len(data), budget, seed=seed)
+
+    def reasons(self, data: IndexData, selection: Selection, seed: int) -> list[str]:
+        return [f"uniform draw, seed {seed}"] * len(selection)

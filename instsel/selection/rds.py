@@ -1,11 +1,14 @@
 """RDS+: every validation example takes turns to take the row most like it (arXiv 2503.01807, Section 3)."""
 
+from typing import ClassVar, Literal
+
 import numpy as np
+from pydantic import Field
 
 from instsel import arrays
-from instsel.arrays import row_blocks
-from instsel.attribution.scores import unit_rows
-from instsel.selection.base import Selection
+from instsel.arrays import row_blocks, unit_rows
+from instsel.selection.base import HiddenStateData, Requires, Selection, TargetedMethod
+from instsel.selection.cost import MIB, Shape
 
 # Of the rankings that are held at once: a pool that needs deeper ones is ranked again.
 _RANKING_BYTES = 2**28
@@ -77,36 +80,36 @@ class _Ranking:
 class _Turns:
     """The picks so far. Every turn picks a row, so turn t is that of validation row t modulo m."""
 
-    def __init__(self, rows: int, callers: int, count: int) -> None:
-        self.callers, self.count, self.left = callers, count, count
+    def __init__(self, rows: int, directions: int, count: int) -> None:
+        self.directions, self.count, self.left = directions, count, count
         self.free = np.ones(rows, dtype=bool)
         self.indices, self.scores = np.empty(count, np.int64), np.empty(count)
 
     def take(self, rankings: list[_Ranking]) -> None:
         """Take turns until nothing is left to pick, or nothing free in the ranking of the row whose turn it is."""
-        places = [0] * self.callers
+        ranks = [0] * self.directions
         while self.left:
             turn = self.count - self.left
-            caller = turn % self.callers
-            rows, place = rankings[caller].rows, places[caller]
-            while place < len(rows) and not self.free[rows[place]]:
-                place += 1
-            places[caller] = place
-            if place == len(rows):
+            direction = turn % self.directions
+            rows, rank = rankings[direction].rows, ranks[direction]
+            while rank < len(rows) and not self.free[rows[rank]]:
+                rank += 1
+            ranks[direction] = rank
+            if rank == len(rows):
                 return
-            self.indices[turn], self.scores[turn] = rows[place], rankings[caller].cosines[place]
-            self.free[rows[place]] = False
+            self.indices[turn], self.scores[turn] = rows[rank], rankings[direction].cosines[rank]
+            self.free[rows[rank]] = False
             self.left -= 1
 
 
 def _rank(pool: np.ndarray, directions: np.ndarray, free: np.ndarray, wanted: int) -> list[_Ranking]:
     """Rank the free rows for every direction, `wanted` deep or as deep as the memory allows."""
-    callers, width = directions.shape
-    depth = max(1, min(wanted, _RANKING_BYTES // (_RANK_BYTES * callers)))
-    rankings = [_Ranking(depth) for _ in range(callers)]
+    count, width = directions.shape
+    depth = max(1, min(wanted, _RANKING_BYTES // (_RANK_BYTES * count)))
+    rankings = [_Ranking(depth) for _ in range(count)]
     wide = directions.astype(np.float64)
     # Per row: a float32 and a float64 copy, and the cosines in both types.
-    for block in row_blocks(len(pool), 12 * (width + callers), block_bytes=2**27):
+    for block in row_blocks(len(pool), 12 * (width + count), block_bytes=2**27):
         units = unit_rows(pool[block], "train", first_row=block.start)[free[block]].astype(np.float64)
         rows = np.flatnonzero(free[block]) + block.start
         for ranking, cosines in zip(rankings, (wide @ units.T).astype(np.float32), strict=True):
@@ -114,3 +117,24 @@ def _rank(pool: np.ndarray, directions: np.ndarray, free: np.ndarray, wanted: in
     for ranking in rankings:
         ranking.settle()
     return rankings
+
+
+class Rds(TargetedMethod):
+    """Round robin over hidden states."""
+
+    requires: ClassVar[Requires] = "hidden_states"
+    array_function = staticmethod(select)
+
+    method: Literal["rds"] = Field(
+        description="rows most like a validation row in hidden states, validation rows in turn"
+    )
+
+    def select(self, data: HiddenStateData, budget: int, seed: int) -> Selection:
+        return select(data.values, data.validation, budget)
+
+    def reasons(self, data: HiddenStateData, selection: Selection, seed: int) -> list[str]:
+        return data.example_reasons(selection)
+
+    def working_memory(self, shape: Shape) -> int:
+        ranking = min(256 * MIB, _RANK_BYTES * shape.columns * round(shape.chosen))
+        return ranking + min(128 * MIB, 12 * shape.rows * (shape.hidden + shape.columns))

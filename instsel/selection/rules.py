@@ -5,13 +5,15 @@ With `normalize`, instance_max is the paper's ablation "Normalised".
 
 import warnings
 from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from instsel import arrays
 from instsel.arrays import row_blocks
-from instsel.selection.base import Selection
+from instsel.selection.base import InfluenceData, InfluenceMethod, Selection, label_reasons
 from instsel.selection.influence import column_moments, members
 
 RULES = ("instance_max", "task_max", "sum")
@@ -61,37 +63,83 @@ def select(
     columns, mean, deviation = np.arange(matrix.shape[1]), np.zeros(()), np.ones(())
     if normalize and len(matrix) > 1:
         columns, mean, deviation = column_moments(matrix, rule)
-        groups = _places(groups, columns)
-    scores, callers = np.empty(len(matrix)), np.empty(len(matrix), dtype=np.int64)
+        groups = _positions(groups, columns)
+    scores, drivers = np.empty(len(matrix)), np.empty(len(matrix), dtype=np.int64)
     for block in row_blocks(len(matrix), matrix.shape[1] * np.dtype(np.float64).itemsize):
         values = (matrix[block][:, columns].astype(np.float64) - mean) / deviation
-        calls = _calls(values, rule, groups, task_function)
-        scores[block], callers[block] = calls.max(axis=1), calls.argmax(axis=1)
+        candidates = _candidate_scores(values, rule, groups, task_function)
+        scores[block], drivers[block] = candidates.max(axis=1), candidates.argmax(axis=1)
     order = np.argsort(-scores, kind="stable")[:count]
-    driven_by = {"instance_max": columns[callers[order]], "task_max": callers[order], "sum": None}
+    driven_by = {"instance_max": columns[drivers[order]], "task_max": drivers[order], "sum": None}
     return Selection(order, scores[order], driven_by[rule])
 
 
-def _calls(values: np.ndarray, rule: str, groups: list[np.ndarray], task_function: str) -> np.ndarray:
-    """Return (rows, callers): what a row is worth to each caller."""
+def _candidate_scores(values: np.ndarray, rule: str, groups: list[np.ndarray], task_function: str) -> np.ndarray:
+    """Return (rows, candidates), of which the largest is the score of a row."""
     if rule == "instance_max":
         return values
     if rule == "sum":
-        return values.sum(axis=1, keepdims=True)
+        return np.asarray(values.sum(axis=1, keepdims=True))
     function = np.sum if task_function == "sum" else np.mean
     return np.stack([function(values[:, group], axis=1) for group in groups], axis=1)
 
 
-def _places(groups: list[np.ndarray], kept: np.ndarray) -> list[np.ndarray]:
-    """Return for each task the places of its columns among those kept."""
-    found = [np.flatnonzero(np.isin(kept, group)) for group in groups]
-    for group, places in zip(groups, found, strict=True):
-        if places.size == 0:
+def _positions(groups: list[np.ndarray], kept: np.ndarray) -> list[np.ndarray]:
+    """Return for each task the positions of its columns among those kept."""
+    positions = [np.flatnonzero(np.isin(kept, group)) for group in groups]
+    for group, members_kept in zip(groups, positions, strict=True):
+        if members_kept.size == 0:
             raise ValueError(f"every task must have a column that varies over the rows, none of {group.tolist()} does")
-    return found
+    return positions
 
 
 def _warn_of_unequal(sizes: list[int]) -> None:
     if len(set(sizes)) > 1:
         message = f"tasks have from {min(sizes)} to {max(sizes)} validation examples: sums favour the larger tasks"
         warnings.warn(message, stacklevel=3)
+
+
+class _Rule(InfluenceMethod):
+    """What the three rules share: the array function's `rule` is the method's name."""
+
+    normalize: bool = Field(False, description="standardise each validation example's column first")
+
+    def select(self, data: InfluenceData, budget: int, seed: int) -> Selection:
+        return select(data.values, budget, rule=self.method, normalize=self.normalize)
+
+    def reasons(self, data: InfluenceData, selection: Selection, seed: int) -> list[str]:
+        return data.example_reasons(selection)
+
+
+class InstanceMax(_Rule):
+    """The largest influence on any validation example."""
+
+    array_function = staticmethod(partial(select, rule="instance_max"))
+
+    method: Literal["instance_max"] = Field(description="rows with the highest influence on any one validation example")
+
+
+class TaskMax(_Rule):
+    """The largest influence on any target."""
+
+    array_function = staticmethod(partial(select, rule="task_max"))
+
+    method: Literal["task_max"] = Field(description="rows with the highest influence summed over any one target")
+
+    def select(self, data: InfluenceData, budget: int, seed: int) -> Selection:
+        tasks = data.column_labels("target")
+        return select(data.values, budget, rule=self.method, normalize=self.normalize, tasks=tasks)
+
+    def reasons(self, data: InfluenceData, selection: Selection, seed: int) -> list[str]:
+        return label_reasons("target", data.column_labels("target"), selection)
+
+
+class Sum(_Rule):
+    """The largest influence on all validation examples together."""
+
+    array_function = staticmethod(partial(select, rule="sum"))
+
+    method: Literal["sum"] = Field(description="rows with the highest influence summed over all validation examples")
+
+    def reasons(self, data: InfluenceData, selection: Selection, seed: int) -> list[str]:
+        return ["sum of influences"] * len(selection)

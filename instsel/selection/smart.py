@@ -1,17 +1,22 @@
 """SMART: a submodular function gives every task its share of the budget, another picks the rows (arXiv 2403.08370)."""
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from instsel import arrays
-from instsel.arrays import row_blocks
+from instsel.arrays import finite_matrix, row_blocks, unit_or_zero_rows
 from instsel.selection import submodular
-from instsel.selection.base import Selection
-from instsel.selection.kernels import check_lam, embedding_rows, unit_rows, warn_of_zeros
+from instsel.selection.base import EmbeddingData, GroupedMethod, Method, Requires, Selection, label_reasons
+from instsel.selection.cost import Shape
+from instsel.selection.kernels import check_lam, warn_of_zeros
+from instsel.selection.submodular import SubmodularFunction, submodular_method
 
 _SPLITTERS = ("release", "largest_remainder")
 
@@ -58,7 +63,7 @@ def select(
     shares = task_budgets(order.scores, sizes, count)
     return _join(
         [
-            (task, pools[task], choose_rows(unit_rows(rows[pools[task]]), share))
+            (task, pools[task], choose_rows(unit_or_zero_rows(rows[pools[task]]), share))
             for task, share in zip(order.indices.tolist(), shares.tolist(), strict=True)
             if share
         ]
@@ -69,7 +74,7 @@ def task_gains(
     embeddings: np.ndarray, tasks: Sequence[Hashable] | np.ndarray,
     *, num_tasks: int | None = None, lam: float = 0.4, task_function: str = "graph_cut",
 ) -> dict[Hashable, float]:  # fmt: skip
-    """The tasks that `select` keeps, in greedy order, and the gain by which each has its share of the budget.
+    """Return the tasks that `select` keeps, in greedy order, and the gain by which each has its share of the budget.
 
     Arguments and errors are those of `select`.
     """
@@ -123,7 +128,7 @@ def _ordered(
     task_function: str,
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], Selection]:
     """Return the checked embeddings, the tasks' names, the rows of each, and which tasks are kept with their gains."""
-    rows = embedding_rows("embeddings", embeddings)
+    rows = finite_matrix("embeddings", embeddings)
     names, members = arrays.labels("tasks", tasks)
     if len(members) != len(rows):
         raise ValueError(f"tasks must have one label for each of {len(rows)} rows, got {len(members)}")
@@ -165,7 +170,7 @@ def _within(budgets: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         given = able if rounds else able[:over]
         cut[given] += max(rounds, 1)
         over -= given.size * max(rounds, 1)
-    return cut
+    return np.asarray(cut)
 
 
 def _function(argument: str, name: str, lam: float) -> Callable[[np.ndarray, int], Selection]:
@@ -191,7 +196,7 @@ def _task_units(rows: np.ndarray, names: np.ndarray, pools: Sequence[np.ndarray]
     means = np.zeros((len(names), rows.shape[1]))
     for task, pool in enumerate(pools[: len(names)]):
         means[task] = rows[pool].astype(np.float64).mean(axis=0)
-    units = unit_rows(means)
+    units = unit_or_zero_rows(means)
     warn_of_zeros("means of tasks", names[~units.any(axis=1)], frames=3)
     return units
 
@@ -205,3 +210,57 @@ def _join(parts: Sequence[tuple[int, np.ndarray, Selection]]) -> Selection:
         np.concatenate([picks.scores for _, _, picks in parts]),
         np.concatenate([np.full(len(picks), task) for task, _, picks in parts]),
     )
+
+
+class Smart(GroupedMethod):
+    """Budgets of tasks, then rows within a task."""
+
+    requires: ClassVar[Requires] = "embeddings"
+    is_prefix_stable = False
+    array_function = staticmethod(select)
+
+    method: Literal["smart"] = Field(description="budgets of tasks by one submodular function, rows by another")
+    num_tasks: int | None = Field(None, ge=1, description="how many of the tasks are kept; default all")
+    lam: float = Field(0.4, ge=0, description="weight of graph cut's redundancy")
+    task_function: SubmodularFunction = Field("graph_cut", description="function that gives tasks their budgets")
+    instance_function: SubmodularFunction = Field("facility_location", description="function that picks a task's rows")
+
+    def select(self, data: EmbeddingData, budget: int, seed: int) -> Selection:
+        return select(
+            data.values,
+            data.groups(self.by),
+            budget,
+            num_tasks=self.num_tasks,
+            lam=self.lam,
+            task_function=self.task_function,
+            instance_function=self.instance_function,
+        )
+
+    def reasons(self, data: EmbeddingData, selection: Selection, seed: int) -> list[str]:
+        return label_reasons(self.by, data.groups(self.by), selection)
+
+    def details(self, data: EmbeddingData) -> Mapping[str, Mapping[str, float]]:
+        """Return `task_gains`: task, in greedy order, to its gain."""
+        gains = task_gains(
+            data.values,
+            data.groups(self.by),
+            num_tasks=self.num_tasks,
+            lam=self.lam,
+            task_function=self.task_function,
+        )
+        return {"task_gains": {str(task): gain for task, gain in gains.items()}}
+
+    def pool_sizes(self, shape: Shape) -> list[int]:
+        return [round(rows) for rows in shape.groups[self.by]]
+
+    def work(self, shape: Shape) -> float:
+        share = shape.chosen / shape.rows
+        return sum(
+            self.timed_as().work(replace(shape, rows=rows, chosen=share * rows)) for rows in self.pool_sizes(shape)
+        )
+
+    def working_memory(self, shape: Shape) -> int:
+        return self.timed_as().working_memory(replace(shape, rows=max(self.pool_sizes(shape))))
+
+    def timed_as(self) -> Method:
+        return submodular_method(self.instance_function, self.lam)

@@ -1,13 +1,15 @@
 """Stratified choice: a random draw that gives every group its share."""
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from instsel import arrays
 from instsel.selection import random
-from instsel.selection.base import Selection
+from instsel.selection.base import GroupedMethod, IndexData, Selection, label_reasons
 
 Shares = Literal["proportional", "equal"]
 
@@ -41,12 +43,12 @@ def select(groups: Sequence[Hashable] | np.ndarray, budget: int, *, shares: Shar
     sizes = np.bincount(members, minlength=len(unique))
     quotas = _proportional(sizes, count) if shares == "proportional" else _equal(sizes, count)
     drawn = members[order]
-    picked = order[_places_in_group(drawn, sizes) < quotas[drawn]]
+    picked = order[_rank_in_group(drawn, sizes) < quotas[drawn]]
     return Selection(picked, np.zeros(count), members[picked])
 
 
 def _proportional(sizes: np.ndarray, count: int) -> np.ndarray:
-    """Shares of `count` by largest remainder, ties to the first: int64, the sum is `count`."""
+    """Split `count` by largest remainder, ties to the first: int64, the sum is `count`."""
     rows = max(1, int(sizes.sum()))
     quotas, remainders = np.divmod(sizes * count, rows)
     more = np.argsort(-remainders, kind="stable")[: count - int(quotas.sum())]
@@ -55,7 +57,7 @@ def _proportional(sizes: np.ndarray, count: int) -> np.ndarray:
 
 
 def _equal(sizes: np.ndarray, count: int) -> np.ndarray:
-    """Equal shares of `count`, each at most the group's size, what is over shared out again."""
+    """Split `count` into equal shares, each at most the group's size, what is over shared out again."""
     quotas = np.zeros_like(sizes)
     while left := count - int(quotas.sum()):
         able = np.flatnonzero(quotas < sizes)
@@ -67,9 +69,38 @@ def _equal(sizes: np.ndarray, count: int) -> np.ndarray:
     return quotas
 
 
-def _places_in_group(drawn: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Of each drawn row, how many rows of its group were drawn before it."""
+def _rank_in_group(drawn: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Count, for each drawn row, how many rows of its group were drawn before it."""
     by_group = np.argsort(drawn, kind="stable")
-    places = np.empty(len(drawn), dtype=np.int64)
-    places[by_group] = np.arange(len(drawn)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return places
+    ranks = np.empty(len(drawn), dtype=np.int64)
+    ranks[by_group] = np.arange(len(drawn)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return ranks
+
+
+class _Stratified(GroupedMethod):
+    """What the two draws share: the array function's `shares` is the method's name."""
+
+    is_stochastic = True
+    is_prefix_stable = False
+
+    def select(self, data: IndexData, budget: int, seed: int) -> Selection:
+        return select(data.groups(self.by), budget, shares=self.method, seed=seed)  # type: ignore[arg-type]
+
+    def reasons(self, data: IndexData, selection: Selection, seed: int) -> list[str]:
+        return label_reasons(f"uniform draw, seed {seed}, within {self.by}", data.groups(self.by), selection)
+
+
+class Proportional(_Stratified):
+    """A draw that keeps the groups' shares of the pool."""
+
+    array_function = staticmethod(partial(select, shares="proportional"))
+
+    method: Literal["proportional"] = Field(description="a uniform draw within each source, as large as its share")
+
+
+class Equal(_Stratified):
+    """A draw that gives all groups the same number of rows."""
+
+    array_function = staticmethod(partial(select, shares="equal"))
+
+    method: Literal["equal"] = Field(description="a uniform draw within each source, all of one size")

@@ -1,15 +1,17 @@
-"""The three set functions of SMART, each with its greedy walk."""
+"""Three submodular functions over embeddings, each with its greedy walk: coverage, graph cut, volume."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
+from pydantic import Field
 
 from instsel import arrays
 from instsel.arrays import row_blocks
-from instsel.selection.base import Selection
+from instsel.selection.base import EmbeddingData, Method, Requires, Selection
+from instsel.selection.cost import FLOAT32, FLOAT64, Shape
 from instsel.selection.kernels import (
     TIE,
     ComputedCosines,
@@ -23,12 +25,13 @@ from instsel.selection.kernels import (
     similarity_matrix,
 )
 
-_KERNEL_BYTES = 2**30
+KERNEL_BYTES = 2**30
+"""Of the cosines of all pairs, where facility location holds them."""
 _FIRST_BATCH = 16
 
 
 def facility_location(
-    x: np.ndarray, budget: int, *, metric: str = "cosine", kernel_bytes: int = _KERNEL_BYTES,
+    x: np.ndarray, budget: int, *, metric: str = "cosine", kernel_bytes: int = KERNEL_BYTES,
     stochastic: float | None = None, seed: int = 0,
 ) -> Selection:  # fmt: skip
     """Pick rows greedily for the sum over all rows i of max_{j picked} s_ij, equal pick for pick to plain greedy.
@@ -48,7 +51,7 @@ def facility_location(
         stochastic: epsilon, between 0 and 1, of stochastic greedy (Mirzasoleiman et al., 2015, arXiv 1409.7938): each
             pick is the best of n/k ln(1/epsilon) rows drawn at random, which in expectation gives at least
             1 - 1/e - epsilon of the optimum. That is at most n ln(1/epsilon) gains in all. None is exact greedy.
-        seed: of those draws, any whole number from 0; without `stochastic` there are none.
+        seed: of that sampling, any whole number from 0; without `stochastic` there is none.
 
     Returns:
         Selection whose scores are the gains; no `driven_by`. Ties go to the lowest row.
@@ -59,17 +62,19 @@ def facility_location(
     """
     check_metric(metric)
     most = arrays.whole_number("kernel_bytes", kernel_bytes)
-    draws = None if stochastic is None else _Draws(stochastic, arrays.whole_number("seed", seed))
+    sampling = None if stochastic is None else _Sampling(stochastic, arrays.whole_number("seed", seed))
     if metric == "cosine":
         units = cosine_units(x)
-        return facility_location_of_units(units, arrays.budget(budget, len(units)), kernel_bytes=most, draws=draws)
+        return facility_location_of_units(
+            units, arrays.budget(budget, len(units)), kernel_bytes=most, sampling=sampling
+        )
     matrix = similarity_matrix(x)
-    return _lazy(GivenSimilarities(matrix), arrays.budget(budget, len(matrix)), draws)
+    return _lazy(GivenSimilarities(matrix), arrays.budget(budget, len(matrix)), sampling)
 
 
 @dataclass(frozen=True)
-class _Draws:
-    """The draws of stochastic greedy."""
+class _Sampling:
+    """The random candidates of stochastic greedy."""
 
     epsilon: float
     seed: int
@@ -80,13 +85,13 @@ class _Draws:
 
 
 def facility_location_of_units(
-    units: np.ndarray, count: int, *, kernel_bytes: int = _KERNEL_BYTES, draws: _Draws | None = None
+    units: np.ndarray, count: int, *, kernel_bytes: int = KERNEL_BYTES, sampling: _Sampling | None = None
 ) -> Selection:
     """Pick `count` rows, at most n, of unit rows float64 (n, d), as `similarity.unit_rows` makes them."""
     if count == 0:
         return Selection(np.empty(0, np.int64), np.empty(0))
     cosines = HeldCosines(units) if HeldCosines.size(len(units)) <= kernel_bytes else ComputedCosines(units)
-    return _exact(cosines, count) if draws is None else _lazy(cosines, count, draws)
+    return _exact(cosines, count) if sampling is None else _lazy(cosines, count, sampling)
 
 
 def _exact(cosines: ComputedCosines, count: int) -> Selection:
@@ -105,12 +110,12 @@ def _exact(cosines: ComputedCosines, count: int) -> Selection:
     return Selection(indices, scores)
 
 
-def _lazy(kernel: Kernel, count: int, draws: _Draws | None) -> Selection:
+def _lazy(kernel: Kernel, count: int, sampling: _Sampling | None) -> Selection:
     walk = _LazyWalk(kernel)
     indices, scores = np.empty(count, np.int64), np.empty(count)
     remaining = np.arange(kernel.rows)
-    words = np.random.PCG64(draws.seed if draws else 0)
-    size = math.ceil(kernel.rows / count * math.log(1 / draws.epsilon)) if draws and count else kernel.rows
+    words = np.random.PCG64(sampling.seed if sampling else 0)
+    size = math.ceil(kernel.rows / count * math.log(1 / sampling.epsilon)) if sampling and count else kernel.rows
     for pick in range(count):
         candidates = remaining
         if size < remaining.size:
@@ -156,12 +161,12 @@ class _LazyWalk:
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Return the places of the `count` largest values, of equal ones the first."""
+    """Return the positions of the `count` largest values, of equal ones the first."""
     if values.size <= count:
         return np.arange(values.size)
     least = np.partition(values, values.size - count)[values.size - count]
-    places = np.flatnonzero(values >= least)
-    return places[np.argsort(-values[places], kind="stable")[:count]]
+    positions = np.flatnonzero(values >= least)
+    return positions[np.argsort(-values[positions], kind="stable")[:count]]
 
 
 def graph_cut(x: np.ndarray, budget: int, *, lam: float = 0.4, metric: str = "cosine") -> Selection:
@@ -199,23 +204,28 @@ def graph_cut(x: np.ndarray, budget: int, *, lam: float = 0.4, metric: str = "co
         part = matrix[block].astype(np.float64)
         sums[block] = part.sum(axis=1)
         sizes[block] = np.abs(part, out=part).sum(axis=1)
-    own = np.asarray(matrix.diagonal(), dtype=np.float64)
+    diagonal = np.asarray(matrix.diagonal(), dtype=np.float64)
     slack = TIE * sizes.max(initial=0)
-    return _graph_cut_greedy(sums, own, lambda row: matrix[row], arrays.budget(budget, len(matrix)), lam, slack)
+    return _graph_cut_greedy(sums, diagonal, lambda row: matrix[row], arrays.budget(budget, len(matrix)), lam, slack)
 
 
 def graph_cut_of_units(units: np.ndarray, count: int, *, lam: float) -> Selection:
     """Pick `count` rows, at most n, of unit rows float64 (n, d), as `similarity.unit_rows` makes them."""
-    own = np.where(units.any(axis=1), 1.0, 0.0)
+    diagonal = np.where(units.any(axis=1), 1.0, 0.0)
     sums = units @ units.sum(axis=0)
-    return _graph_cut_greedy(sums, own, lambda row: units @ units[row], count, lam, TIE * len(units))
+    return _graph_cut_greedy(sums, diagonal, lambda row: units @ units[row], count, lam, TIE * len(units))
 
 
 def _graph_cut_greedy(
-    sums: np.ndarray, own: np.ndarray, similarities: Callable[[int], np.ndarray], count: int, lam: float, slack: float
+    sums: np.ndarray,
+    diagonal: np.ndarray,
+    similarities: Callable[[int], np.ndarray],
+    count: int,
+    lam: float,
+    slack: float,
 ) -> Selection:
     """Walk with the similarities summed over the pool (n,), those of rows with themselves (n,), and those of a row."""
-    base = sums - lam * own
+    base = sums - lam * diagonal
     redundancy = np.zeros(len(sums))
     left = np.ones(len(sums), dtype=bool)
     indices, scores = np.empty(count, np.int64), np.empty(count)
@@ -285,7 +295,7 @@ class _ShermanMorrison:
         direction /= np.sqrt(pivot)
         self.directions[self.picked] = direction
         self.picked += 1
-        return np.square(self.units @ direction)
+        return np.asarray(np.square(self.units @ direction))
 
 
 class _Cholesky:
@@ -302,14 +312,14 @@ class _Cholesky:
         column /= np.sqrt(pivot)
         self.factor[self.picked] = column
         self.picked += 1
-        return np.square(column)
+        return np.asarray(np.square(column))
 
 
-def _log_det_greedy(own: np.ndarray, explained: _Explained, count: int) -> Selection:
+def _log_det_greedy(diagonal: np.ndarray, explained: _Explained, count: int) -> Selection:
     """Walk with the similarities of rows with themselves (n,); the gain of a row is the logarithm of its pivot."""
-    pivots = 1 + own
+    pivots = 1 + diagonal
     slack = TIE * pivots.max(initial=0)
-    left = np.ones(len(own), dtype=bool)
+    left = np.ones(len(diagonal), dtype=bool)
     indices, scores = np.empty(count, np.int64), np.empty(count)
     for pick in range(count):
         bad = np.flatnonzero(left & (pivots <= 0))
@@ -322,3 +332,89 @@ def _log_det_greedy(own: np.ndarray, explained: _Explained, count: int) -> Selec
         left[row] = False
         pivots -= explained(row, pivots[row])
     return Selection(indices, scores)
+
+
+class _Submodular(Method):
+    """What the three functions share: they read prompt embeddings, and nothing in particular drives a pick."""
+
+    requires: ClassVar[Requires] = "embeddings"
+    reason: ClassVar[str]
+
+    def reasons(self, data: EmbeddingData, selection: Selection, seed: int) -> list[str]:
+        return [self.reason] * len(selection)
+
+    def working_memory(self, shape: Shape) -> int:
+        return FLOAT64 * shape.rows * shape.embedding
+
+
+class FacilityLocation(_Submodular):
+    """Coverage."""
+
+    reason = "gain in coverage"
+    array_function = staticmethod(facility_location)
+
+    method: Literal["facility_location"] = Field(description="rows whose prompts stand for all prompts of the pool")
+    stochastic: float | None = Field(
+        None, gt=0, lt=1, description="epsilon of stochastic greedy, for large budgets of large pools; default exact"
+    )
+    seed: int = Field(0, ge=0, description="seed of `stochastic`")
+
+    def select(self, data: EmbeddingData, budget: int, seed: int) -> Selection:
+        return facility_location(data.values, budget, stochastic=self.stochastic, seed=self.seed)
+
+    def work(self, shape: Shape) -> float:
+        # The t-th of k picks serves about n / t rows better than any before, and each of them is compared with all.
+        return shape.rows**2 * (1 + math.log(max(1, shape.chosen)))
+
+    def working_memory(self, shape: Shape) -> int:
+        kernel = FLOAT32 * shape.rows**2
+        return super().working_memory(shape) + (kernel if kernel <= KERNEL_BYTES else 0)
+
+    def timed_select(self, data: EmbeddingData, budget: int, shape: Shape) -> Selection:
+        holds_kernel = FLOAT32 * shape.rows**2 <= KERNEL_BYTES
+        return facility_location(data.values, budget, kernel_bytes=KERNEL_BYTES if holds_kernel else 0)
+
+
+class GraphCut(_Submodular):
+    """Likeness to the pool without repeats."""
+
+    scans_pool = True
+    reason = "gain in likeness to the pool, less likeness to the choice"
+    array_function = staticmethod(graph_cut)
+
+    method: Literal["graph_cut"] = Field(description="rows like the pool's prompts and unlike each other")
+    lam: float = Field(0.4, ge=0, description="weight of the redundancy")
+
+    def select(self, data: EmbeddingData, budget: int, seed: int) -> Selection:
+        return graph_cut(data.values, budget, lam=self.lam)
+
+
+class LogDet(_Submodular):
+    """Volume."""
+
+    scans_pool = True
+    reason = "gain in volume"
+    array_function = staticmethod(log_det)
+
+    method: Literal["log_det"] = Field(description="rows whose prompts differ most from each other")
+
+    def select(self, data: EmbeddingData, budget: int, seed: int) -> Selection:
+        return log_det(data.values, budget)
+
+    def working_memory(self, shape: Shape) -> int:
+        return super().working_memory(shape) + FLOAT64 * shape.embedding**2
+
+
+SubmodularFunction = Literal["facility_location", "graph_cut", "log_det"]
+
+
+def submodular_method(name: SubmodularFunction, lam: float) -> Method:
+    """Return the method that picks by one of the functions.
+
+    Args:
+        name: of the function.
+        lam: weight of the redundancy, of graph cut.
+    """
+    if name == "graph_cut":
+        return GraphCut(method=name, lam=lam)
+    return FacilityLocation(method=name) if name == "facility_location" else LogDet(method=name)

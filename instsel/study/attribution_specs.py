@@ -1,36 +1,33 @@
-"""Which ways to take influence a study has: those that its methods read, and the one that its figures are by."""
+"""Which influence a study needs: what its methods read, and the one that its metrics are by."""
 
 from dataclasses import replace
 
 from instsel.config.study import StudyConfig
-from instsel.selection.methods import AnyMethod, AttributionSpec, Form, InfluenceMethod
+from instsel.selection.base import AttributionSpec, Form, Method
 
 
 def attribution_specs(study: StudyConfig) -> dict[str, AttributionSpec]:
-    """The ways to take influence that the study's methods read as a matrix, by name."""
+    """Return the influence that the study's methods read as a matrix, by name."""
     part = study.selection
-    read = [
-        method for method in part.methods if isinstance(method, InfluenceMethod) and method.requires == "attribution"
-    ]
-    found = [method.influence(part.attribution, part.damping) for method in read]
-    return {influence.name: influence for influence in found}
+    matrix_methods = (method for method in part.methods if method.requires == "influence")
+    specs = (method.attribution_spec(part.attribution, part.damping) for method in matrix_methods)
+    return {spec.name: spec for spec in specs if spec is not None}
 
 
 def metrics_spec(study: StudyConfig) -> AttributionSpec | None:
-    """The influence by which it is said what selections serve; None where no method reads gradients.
+    """Return the influence by which the report says whom selections serve; None where no method reads gradients.
 
-    The study's own form if a method reads it, else another that is there, else the study's own, to be worked out.
+    It is the study's own form if a method reads it, else another that is there, else the study's own, to be computed.
     """
     part = study.selection
-    if not any(isinstance(method, InfluenceMethod) for method in part.methods):
+    if all(method.attribution_spec(part.attribution, part.damping) is None for method in part.methods):
         return None
-    ways = [way for way in attribution_specs(study).values() if way.average == "cosines"]
-    own = AttributionSpec.of(part.attribution, part.damping)
-    return next((way for way in ways if way.form == part.attribution), ways[0] if ways else own)
+    specs = [spec for spec in attribution_specs(study).values() if spec.average == "cosines"]
+    default = AttributionSpec.of(part.attribution, part.damping)
+    return next((spec for spec in specs if spec.form == part.attribution), specs[0] if specs else default)
 
 
-def method_spec(method: AnyMethod, form: Form, damping: float) -> AttributionSpec:
-    """The influence on validation rows that goes with a method: its own, or of one that reads none, this form's."""
-    if isinstance(method, InfluenceMethod):
-        return replace(method.influence(form, damping), average="cosines")
-    return AttributionSpec.of(form, damping)
+def method_spec(method: Method, form: Form, damping: float) -> AttributionSpec:
+    """Return the influence on validation rows that goes with a method: what it reads, or this form's."""
+    spec = method.attribution_spec(form, damping) or AttributionSpec.of(form, damping)
+    return replace(spec, average="cosines")

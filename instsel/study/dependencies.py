@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import JsonValue
 
 from instsel.config.mixture import ClusterCategories, Mixture
-from instsel.config.study import StudyConfig, Training
+from instsel.config.study import StudyConfig
+from instsel.config.training import Training
 from instsel.data.sources import files_identity, pool_files, target_files
 from instsel.errors import InputError
 from instsel.io.fingerprint import encoder_identity, file_identity, model_identity
@@ -95,7 +96,7 @@ def adapter_settings(config: StudyConfig) -> Settings:
 
 def reads_embeddings(config: StudyConfig) -> bool:
     """Return whether a method or the categories go by prompt embeddings."""
-    if any(method.requires == "embed" for method in config.selection.methods):
+    if any(method.requires == "embeddings" for method in config.selection.methods):
         return True
     return config.mixture is not None and categories_by_embeddings(config.mixture)
 

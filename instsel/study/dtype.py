@@ -1,23 +1,24 @@
-"""The type that a model computes in, settled once a study and kept in its folder."""
+"""The dtype that a study decided for `model.dtype: auto`, recorded in its folder."""
 
 from instsel.config.study import StudyConfig
 from instsel.io.store import Folder
-from instsel.models.dtypes import Settled, with_dtype
+from instsel.models.dtypes import DtypeDecision, with_dtype
 from instsel.study.folder import STUDY, read_study_entry
 
 
-def read_dtype(folder: Folder) -> Settled | None:
-    """Return what was settled for the study in this folder; None if nothing was yet."""
+def read_dtype(folder: Folder) -> DtypeDecision | None:
+    """Read the decision recorded in a study folder; None if there is none yet."""
     entry = read_study_entry(folder) if folder.exists(STUDY) else {}
-    return Settled(entry["dtype"], entry["dtype_why"]) if "dtype" in entry else None
+    return DtypeDecision(entry["dtype"], entry["dtype_reason"]) if "dtype" in entry else None
 
 
-def write_dtype(folder: Folder, settled: Settled) -> None:
-    """Write down what was settled, beside the study's name."""
-    folder.write_json(STUDY, {**read_study_entry(folder), "dtype": settled.dtype, "dtype_why": settled.why})
+def write_dtype(folder: Folder, decision: DtypeDecision) -> None:
+    """Record a decision in a study folder, beside the study's name."""
+    entry = {**read_study_entry(folder), "dtype": decision.dtype, "dtype_reason": decision.reason}
+    folder.write_json(STUDY, entry)
 
 
-def with_settled_dtype(study: StudyConfig, folder: Folder) -> StudyConfig:
-    """Return the study with what was settled in its folder in place of `auto`; with `auto` where nothing was yet."""
-    settled = read_dtype(folder)
-    return study if study.model.dtype != "auto" or settled is None else with_dtype(study, settled.dtype)
+def with_recorded_dtype(study: StudyConfig, folder: Folder) -> StudyConfig:
+    """Return the study with the recorded dtype in place of `auto`; unchanged if nothing is recorded yet."""
+    decision = read_dtype(folder)
+    return study if study.model.dtype != "auto" or decision is None else with_dtype(study, decision.dtype)

@@ -60,7 +60,7 @@ class Cost:
         tokens: tokens that went through a model.
         peak_memory: largest resident memory of one of its processes, bytes.
         rows_reprocessed: rows whose work was done again after a worker or a driver was lost, in all runs of the stage;
-            those that the folder's attempts tell are added.
+            those of the folder's attempts are added.
         seconds: wall-clock time; None for that since the stage was started.
     """
 
@@ -96,7 +96,7 @@ class StageFolder:
 
     @property
     def key(self) -> str:
-        """What tells it from other keys of its stage; empty where the stage has one."""
+        """What distinguishes it from other keys of its stage; empty where the stage has one."""
         return self.name.partition("/")[2]
 
     @property
@@ -105,7 +105,7 @@ class StageFolder:
         return stage_fingerprint(self.name, self.version, self.settings, self.inputs, self._parent_fingerprints())
 
     def done(self) -> bool:
-        """Whether the stage was finished with the fingerprint that it has now."""
+        """Return whether the stage was finished with the fingerprint that it has now."""
         return self._fingerprint_in(MANIFEST) == self.fingerprint
 
     def manifest(self) -> Manifest:
@@ -159,7 +159,8 @@ class StageFolder:
     def _fingerprint_in(self, name: str) -> str | None:
         if not self.folder.exists(name):
             return None
-        return self.folder.read_json(name).get("fingerprint")
+        recorded: str | None = self.folder.read_json(name).get("fingerprint")
+        return recorded
 
 
 def stage_fingerprint(name: str, version: int, settings: Json, inputs: Json, parents: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What the features of a study depend on: written into every shard of them, and asked for by who reads one."""
+"""What the features of a study depend on: written into every shard of them, and checked by every reader."""
 
 from typing import Any
 
@@ -43,14 +43,14 @@ def feature_provenance(context: RunContext) -> Provenance:
 def settle_provenance(stage: StageFolder, provenance: Provenance, terminal: Terminal) -> None:
     """Note what a stage's shards depend on; empty the stage if an interrupted run made them from something else.
 
-    The stage's fingerprint does not tell: a warmup that was done again has the same and may have other weights.
+    The stage's fingerprint does not say: a warmup that was done again has the same and may have other weights.
     """
     if stage.folder.exists(PROVENANCE):
         try:
             require_provenance(stage.folder.read_json(PROVENANCE), provenance)
             return
         except ValueError as error:
-            terminal.say(f"the shards that are there do not match and are made again: {error}")
+            terminal.say(f"the existing shards do not match and are made again: {error}")
         stage.folder.remove()
         stage.start()
     stage.folder.write_json(PROVENANCE, provenance)

@@ -1,4 +1,4 @@
-"""What the stages of a study left, read once and only when it is asked for."""
+"""Reading a study folder: what its stages left, each part read once and only when needed."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from instsel.errors import InputError
 from instsel.gradients.features import GradientShards, validation_columns
 from instsel.io.matrix import Matrix, stack
 from instsel.io.store import Folder
-from instsel.selection.methods import AttributionSpec
+from instsel.selection.base import AttributionSpec
 from instsel.study.folder import GRAPH, MANIFEST, Manifest, ResultT, parse_result, read_manifest
 from instsel.study.results import PrepareResult
 
@@ -31,20 +31,20 @@ class StudyReader:
         self._whole: StudyReader = self
 
     def only(self, rows: Collection[str]) -> "StudyReader":
-        """The same study as if its pool had only these rows."""
+        """Return a reader of the same study as if its pool had only these rows."""
         narrowed = StudyReader(self.study, frozenset(rows))
         narrowed._whole = self
         return narrowed
 
     def narrow(self, matrix: Matrix) -> Matrix:
-        """The rows of a matrix of the whole pool that are among those here."""
+        """Return the rows of a matrix of the whole pool that this reader covers."""
         if self._only is None:
             return matrix
         places = [place for place, row in enumerate(matrix.ids) if row in self._only]
         return Matrix([matrix.ids[place] for place in places], matrix.values[places], matrix.columns)
 
     def has(self, stage: str) -> bool:
-        """Whether a stage is finished."""
+        """Return whether a stage is finished."""
         return (self.study / stage).exists(MANIFEST)
 
     def stages(self) -> dict[str, dict[str, Any]]:
@@ -66,7 +66,7 @@ class StudyReader:
         return parse_result(kind, self.manifest(stage), f"{self.study}/{stage}")
 
     def manifest(self, stage: str) -> Manifest:
-        """What a finished stage says of itself.
+        """Return the manifest of a finished stage.
 
         Raises:
             InputError: the stage is not finished, its manifest is damaged, or what it was made from has changed since.
@@ -104,7 +104,7 @@ class StudyReader:
         return dict(zip(table["id"].to_pylist(), table["category"].to_pylist(), strict=True))
 
     def interaction(self, estimator: str) -> dict[str, Any]:
-        """What stage *interaction* found by an estimator.
+        """Return the result of stage *interaction* by an estimator.
 
         Raises:
             InputError: the study has no such result.
@@ -120,7 +120,7 @@ class StudyReader:
         return names
 
     def check_shards(self, names: Sequence[str]) -> None:
-        """Refuse names that lead out of the folder, which somebody else may have written."""
+        """Reject names that lead out of the folder, which somebody else may have written."""
         self._check_names("shard", SHARD, names)
 
     def _check_names(self, what: str, pattern: re.Pattern[str], names: Iterable[str]) -> None:
@@ -142,12 +142,12 @@ class StudyReader:
         return [checkpoints[name]["learning_rate"] for name in self.gradients.provenance]
 
     def columns(self, targets: Sequence[str] | None = None) -> pa.Table:
-        """Validation rows that have a gradient: id, target, subtask."""
+        """Return the validation rows that have a gradient: id, target, subtask."""
         rejected = self.manifest("features")["result"]["rejected"]
         return validation_columns(self.study / "prepare", self._subtasks, rejected, targets)
 
     def influence(self, influence: AttributionSpec) -> Matrix | None:
-        """The attribution matrix as its stage stored it; None if that has not run."""
+        """Return the attribution matrix as its stage stored it; None if that has not run."""
         name = f"attribution/{influence.name}"
         if not self.has(name):
             return None
@@ -155,7 +155,7 @@ class StudyReader:
         return self._stacked(folder / "blocks", shards, "scores", folder.read_table("columns.parquet"))
 
     def keep(self, influence: AttributionSpec, make: Callable[[], Matrix]) -> Matrix:
-        """The matrix of an influence, made once; the last two are kept, as each may be gigabytes."""
+        """Return the matrix of an attribution spec, computed once; the last two are kept, as each may be gigabytes."""
         if self._whole is not self:
             return self.narrow(self._whole.keep(influence, make))
         if influence not in self._kept:
@@ -163,17 +163,17 @@ class StudyReader:
         return self._kept[influence]
 
     def embeddings(self) -> Matrix:
-        """Prompt embeddings, float32 (n, e)."""
+        """Return the prompt embeddings, float32 (n, e)."""
         self.manifest("embed")
         return self.narrow(self._stacked(self.study / "embed" / "pool", self.shards, "embedding"))
 
     def validation_embeddings(self) -> tuple[np.ndarray, list[str]]:
-        """Prompt embeddings of the validation rows, float32 (m, e), and their targets."""
+        """Return the prompt embeddings of the validation rows, float32 (m, e), and their targets."""
         columns, rows = self._validation_vectors("embed", None)
         return rows, columns["target"].to_pylist()
 
     def representations(self, targets: Sequence[str] | None = None) -> tuple[Matrix, np.ndarray]:
-        """Hidden states of the pool, float32 (n, h), and of the validation rows that are its columns, (m, h)."""
+        """Return hidden states of the pool, float32 (n, h), and of the validation rows, its columns, (m, h)."""
         columns, rows = self._validation_vectors("hidden_states", targets)
         pool = self._stacked(self.study / "hidden_states" / "pool", self.shards, "embedding", columns)
         return self.narrow(pool), rows
@@ -188,13 +188,13 @@ class StudyReader:
         return columns, np.stack([rows[name] for name in columns["id"].to_pylist()])
 
     def likelihoods(self) -> pa.Table:
-        """The base model's losses of each row: id, loss, loss_alone."""
+        """Return the base model's losses of each row: id, loss, loss_alone."""
         self.manifest("likelihood")
         folder = self.study / "likelihood" / "pool"
         return self._rows_of(pa.concat_tables([folder.read_table(f"{shard}.parquet") for shard in self.shards]))
 
     def _rows_of(self, table: pa.Table) -> pa.Table:
-        """The lines of a table that are of rows here."""
+        """Return the lines of a table whose rows this reader covers."""
         if self._only is None:
             return table
         return table.filter(pa.array([row in self._only for row in table["id"].to_pylist()], pa.bool_()))

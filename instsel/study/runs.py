@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
-from instsel.selection.methods import AnyMethod
+from instsel.selection.base import Method
 
 # The untrained model, which is evaluated beside the runs.
 BASE = "base"
@@ -22,7 +22,7 @@ class Run:
     """
 
     name: str
-    method: AnyMethod
+    method: Method
     seed: int
     selection: str
 
@@ -34,7 +34,7 @@ def runs_of(config: StudyConfig) -> dict[str, Run]:
         InputError: two of them would have one name.
     """
     runs: dict[str, Run] = {}
-    owners: dict[str, AnyMethod] = {}
+    owners: dict[str, Method] = {}
     for method in config.selection.methods:
         for seed in method.seeds:
             name = f"{method.name}-{seed}" if len(method.seeds) > 1 else method.name

@@ -6,7 +6,7 @@ that is put there is found by itself, see `instsel.pipeline.registry`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple
 
@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.io.store import Folder
+from instsel.study.estimates import PlanContext, StageEstimate
 from instsel.study.folder import Cost, ResultT, StageFolder
 from instsel.study.reader import StudyReader
 from instsel.study.resources import ResourcePlan
@@ -22,7 +23,7 @@ from instsel.study.resources import ResourcePlan
 if TYPE_CHECKING:
     from instsel.study.graph import StageGraph
 
-__all__ = ["Cost", "Finished", "RunContext", "Settings", "Stage", "StageKey"]
+__all__ = ["Cost", "Finished", "PlanContext", "RunContext", "Settings", "Stage", "StageEstimate", "StageKey"]
 
 Settings = dict[str, JsonValue]
 """JSON values by name."""
@@ -87,7 +88,7 @@ class Finished(Generic[ResultT]):
     """What the run of a stage ends with."""
 
     result: ResultT
-    cost: Cost = Cost()
+    cost: Cost = field(default_factory=Cost)
 
 
 class Stage(ABC, Generic[ResultT]):
@@ -150,3 +151,14 @@ class Stage(ABC, Generic[ResultT]):
     def run_key(self, context: RunContext, key: str) -> Finished[ResultT]:
         """Make the folder of one key, which is started; what an interrupted run left in it is there."""
         raise NotImplementedError(f"stage {self.name} has neither `run` nor `run_key`")
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate | None:
+        """Return what the keys, none of which is done, will take; None for a stage that a plan does not show.
+
+        Nothing is written into the study's folder.
+
+        Raises:
+            InputError: the user's files or settings are wrong.
+            StudyError: what is measured failed.
+        """
+        return None

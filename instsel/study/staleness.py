@@ -1,4 +1,4 @@
-"""Which finished stages differ from the study file as it was last run, told without the user's own files."""
+"""Which finished stages differ from the study file as it was last run, without a look at the user's files."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from instsel.study.folder import Manifest
 
 
 def stale_settings(
-    settings: Mapping[str, Mapping[str, Any]], manifests: Mapping[str, Manifest | None]
+    settings: Mapping[str, Mapping[str, Any]], manifests: Mapping[str, Manifest | None] | Mapping[str, Manifest]
 ) -> dict[str, list[str]]:
     """Find the finished stages that were made by other settings than the study file has now.
 

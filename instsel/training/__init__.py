@@ -1,1 +1,1 @@
-"""LoRA fine-tuning of one worker: what it learns from, in which order, and what it leaves."""
+"""LoRA fine-tuning in one worker process: training set, order, steps, checkpoints."""

@@ -1,6 +1,6 @@
-"""Checkpoints of LoRA training, the same however it was sharded: a PEFT adapter, Adam's moments by name, a JSON.
+"""Checkpoints of LoRA training, independent of how it was sharded: a PEFT adapter, Adam's moments by name, a JSON.
 
-Reading needs no DeepSpeed.
+They can be read without DeepSpeed.
 """
 
 import json
@@ -30,13 +30,13 @@ class CheckpointState:
     """The JSON of a checkpoint.
 
     Attributes:
-        epoch: epochs done.
-        step: optimizer steps done.
-        learning_rate: mean learning rate over this epoch's steps; of a checkpoint inside an epoch, that of its step.
+        epoch: completed epochs.
+        step: completed optimizer steps.
+        learning_rate: mean over the epoch's steps; in a checkpoint inside an epoch, that of the last step.
         betas: AdamW's decay rates.
         eps: AdamW's denominator constant.
-        partial_epoch: of an epoch under way: sums of its rows' losses, its steps' learning rates and its tokens so far.
-        format: version of the folder's format.
+        partial_epoch: sums of an incomplete epoch: losses of its rows, learning rates of its steps, and tokens.
+        format: version of the folder format.
     """
 
     epoch: int
@@ -49,12 +49,12 @@ class CheckpointState:
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that training changes, by name."""
+    """Return the trainable parameters by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def check_finite(weights: Mapping[str, Tensor], moments: Moments, step: int) -> None:
-    """Refuse what a diverged run would leave behind.
+    """Check that a run has not diverged.
 
     Raises:
         Diverged: a weight or moment is not finite.
@@ -74,22 +74,22 @@ def write_checkpoint(
 
     Args:
         folder: an existing, empty folder.
-        model: the PEFT model; only its adapter's configuration is taken from it.
-        weights: every trained weight by name, float32, whole.
-        moments: AdamW's (exp_avg, exp_avg_sq) by the same names, float32, whole.
-        state: what goes into the JSON.
+        model: the PEFT model; only its adapter configuration is used.
+        weights: every trained weight by name, float32, unsharded.
+        moments: AdamW's (exp_avg, exp_avg_sq) by the same names, float32, unsharded.
+        state: content of the JSON.
     """
     tensors = {f"exp_avg/{name}": first for name, (first, _) in moments.items()}
     tensors |= {f"exp_avg_sq/{name}": second for name, (_, second) in moments.items()}
     peft_model: Any = model
-    # PEFT would otherwise ask the hub whether the vocabulary was changed.
+    # PEFT would otherwise look up on the hub whether the vocabulary was changed.
     peft_model.save_pretrained(str(folder), state_dict=dict(weights), save_embedding_layers=False)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / MOMENTS)
     (folder / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
 
 
 def read_checkpoint(folder: Path, model: nn.Module) -> tuple[Moments, dict[str, Any]]:
-    """Adam's moments and the JSON of a checkpoint folder.
+    """Read Adam's moments and the JSON of a checkpoint folder.
 
     Args:
         folder: a checkpoint folder on a local path.
@@ -100,7 +100,7 @@ def read_checkpoint(folder: Path, model: nn.Module) -> tuple[Moments, dict[str, 
         JSON as a dict with the fields of `CheckpointState`.
 
     Raises:
-        InputError: a file is missing or broken, or the moments are of another model; the first few names are told.
+        InputError: a file is missing or broken, or the moments belong to another model; the first few names are listed.
     """
     tensors = _load(folder / MOMENTS)
     shapes = {name: tuple(parameter.shape) for name, parameter in trainable(model).items()}
@@ -119,10 +119,10 @@ def read_checkpoint(folder: Path, model: nn.Module) -> tuple[Moments, dict[str, 
 
 
 def load_adapter(folder: Path, model: nn.Module) -> None:
-    """Put a checkpoint's adapter weights into a PEFT model of the same shape.
+    """Load a checkpoint's adapter weights into a PEFT model of the same shape.
 
     Raises:
-        InputError: the file is missing or broken, or its matrices do not fit.
+        InputError: the file is missing or broken, or its matrices do not match.
     """
     from peft import set_peft_model_state_dict
 
@@ -134,7 +134,7 @@ def load_adapter(folder: Path, model: nn.Module) -> None:
     missing = [name for name in outcome.missing_keys if name in trainable(model)]
     wrong = [*missing, *outcome.unexpected_keys]
     if wrong:
-        raise InputError(f"{folder / ADAPTER} does not fit the model: {_some(wrong)} missing or not known")
+        raise InputError(f"{folder / ADAPTER} does not fit the model: {_some(wrong)} missing or unknown")
 
 
 def _check_names(folder: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, Any]) -> None:
@@ -151,7 +151,7 @@ def _check_names(folder: Path, tensors: Mapping[str, Tensor], shapes: Mapping[st
 
 def _load(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise InputError(f"{path} does not exist; give a folder that a training run of this program wrote")
+        raise InputError(f"{path} does not exist; give a checkpoint folder that was written by instsel")
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -1,4 +1,4 @@
-"""The examples of a training run, and the order in which it has them."""
+"""The examples of a training run, and the order in which it visits them."""
 
 from collections.abc import Sequence
 from typing import Any, overload
@@ -14,25 +14,25 @@ SCHEMA = pa.schema([("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("
 
 
 class TrainingSet(Sequence[dict[str, list[int]]]):
-    """Examples of an Arrow file with the columns of `SCHEMA`: a row is read when it is asked for."""
+    """Examples of an Arrow file with the columns of `SCHEMA`; rows are read on access."""
 
     def __init__(self, folder: Folder, name: str) -> None:
-        """Open the file `name` in a folder, memory-mapped where the folder is local.
+        """Open the file `name` in a folder, memory-mapped if the folder is local.
 
         Raises:
-            InputError: there is no such file, a column is missing or of another type, or there is no row.
+            InputError: the file does not exist or has no rows, or a column is missing or of another type.
         """
-        place = f"{folder}/{name}"
+        uri = f"{folder}/{name}"
         if not folder.exists(name):
-            raise InputError(f"training set {place} does not exist")
+            raise InputError(f"training set {uri} does not exist")
         table = folder.read_table(name)
         for column in SCHEMA:
             index = table.schema.get_field_index(column.name)
             if index < 0 or table.schema.field(index).type != column.type:
-                found = "is missing" if index < 0 else f"is {table.schema.field(index).type}"
-                raise InputError(f"{place}: column {column.name} {found}; expected {column.type}")
+                fault = "is missing" if index < 0 else f"is {table.schema.field(index).type}"
+                raise InputError(f"{uri}: column {column.name} {fault}; expected {column.type}")
         if not table.num_rows:
-            raise InputError(f"{place} has no rows; training needs at least one")
+            raise InputError(f"{uri} has no rows; training needs at least one")
         self._input_ids, self._labels = table["input_ids"], table["labels"]
 
     def __len__(self) -> int:
@@ -54,34 +54,34 @@ ORDER = "order.parquet"
 def write_order(
     folder: Folder, passes: Sequence[NDArray[np.int64]], ids: Sequence[str], levels: NDArray[np.int64]
 ) -> None:
-    """Write which row comes when.
+    """Write the order of the rows in every pass.
 
     Args:
         folder: of the run.
-        passes: places of the rows in the training set, one array (N,) a pass.
-        ids: of the rows, N of them.
-        levels: (N,), their levels.
+        passes: indices of the rows in the training set, an array (N,) per pass.
+        ids: of the N rows.
+        levels: (N,), of the rows.
     """
-    places = np.concatenate(passes)
-    number = np.repeat(np.arange(1, len(passes) + 1), [len(order) for order in passes])
-    columns = {"pass": number, "place": places, "id": [ids[place] for place in places.tolist()]}
-    folder.write_table(ORDER, pa.table({**columns, "level": np.asarray(levels)[places]}))
+    rows = np.concatenate(passes)
+    pass_of = np.repeat(np.arange(1, len(passes) + 1), [len(order) for order in passes])
+    columns = {"pass": pass_of, "index": rows, "id": [ids[row] for row in rows.tolist()]}
+    folder.write_table(ORDER, pa.table({**columns, "level": np.asarray(levels)[rows]}))
 
 
 def read_order(folder: Folder) -> list[NDArray[np.int64]] | None:
-    """The passes that `write_order` wrote; None where the run has no order of its own."""
+    """Read the passes that `write_order` wrote; None if the run has no explicit order."""
     if not folder.exists(ORDER):
         return None
-    table = folder.read_table(ORDER, ["pass", "place"])
-    number, places = table["pass"].to_numpy(), table["place"].to_numpy()
-    return [places[number == one] for one in range(1, int(number.max()) + 1)]
+    table = folder.read_table(ORDER, ["pass", "index"])
+    pass_of, rows = table["pass"].to_numpy(), table["index"].to_numpy()
+    return [rows[pass_of == number] for number in range(1, int(pass_of.max()) + 1)]
 
 
 def check_order(passes: Sequence[NDArray[np.int64]], rows: int, epochs: int) -> None:
-    """Refuse an order that is not of this training.
+    """Check that an order belongs to this training.
 
     Raises:
-        InputError: there is not a pass an epoch, or a pass names a row that is not there or has another length.
+        InputError: there is not one pass per epoch, or a pass has another length or an index out of range.
     """
     if len(passes) != epochs:
         raise InputError(f"the order has {len(passes)} passes, the training {epochs} epochs")

@@ -1,4 +1,4 @@
-"""DeepSpeed: its configuration, its import, and parameters that it keeps in parts."""
+"""DeepSpeed: configuration, import, and access to sharded parameters and optimizer states."""
 
 import json
 import logging
@@ -18,28 +18,30 @@ from instsel.training.checkpoint import Moments, trainable
 from instsel.training.schedule import TrainSettings, accumulation_steps, rows_at_once
 
 AUTO = "auto"
-# DeepSpeed's default of 5e8 elements reserves gigabytes; the gradients of LoRA matrices fit into far less.
+KEYS = ("exp_avg", "exp_avg_sq")
+# DeepSpeed's default of 5e8 elements reserves gigabytes; gradients of LoRA matrices need far less.
 BUCKET_ELEMENTS = 20_000_000
 
 
 def import_deepspeed() -> ModuleType:
-    """DeepSpeed, silent below errors and without its shared-memory collective, which would have to be compiled here."""
+    """Import DeepSpeed, silent below errors, without its shared-memory collective, which would have to be compiled."""
     logging.getLogger("DeepSpeed").addFilter(_errors_only)
     with _without_unused_parts():
         import deepspeed
 
-        # DeepSpeed loads it at the first look at an optimizer; older versions have none.
+        # DeepSpeed imports it with the first optimizer; older versions do not have it.
         with suppress(ImportError):
             import_module("deepspeed.runtime.zero.muon.muon_optimizer")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
+    module: ModuleType = deepspeed
+    return module
 
 
 @contextmanager
 def _without_unused_parts() -> Iterator[None]:
-    """Keep from being loaded what DeepSpeed imports for parts that nothing here uses, two seconds in every process.
+    """Skip imports for parts of DeepSpeed that are not used here, which take two seconds in every process.
 
-    Its autotuner imports MLflow where that is installed; the decorators of its Muon optimizer load torch's compiler.
+    Its autotuner imports MLflow if installed; decorators of its Muon optimizer import torch's compiler.
     """
     import torch
 
@@ -47,7 +49,7 @@ def _without_unused_parts() -> Iterator[None]:
     hide = "mlflow" not in sys.modules
     torch.compile = lambda model=None, **_: model if model is not None else (lambda function: function)  # type: ignore
     if hide:
-        # What Python takes for a package that is not installed.
+        # Python treats such a module as not installed.
         sys.modules["mlflow"] = None  # type: ignore[assignment]
     try:
         yield
@@ -62,10 +64,10 @@ def _errors_only(record: logging.LogRecord) -> bool:
 
 
 def read_json(path: str) -> dict[str, Any]:
-    """Read a DeepSpeed JSON.
+    """Read a DeepSpeed configuration file.
 
     Raises:
-        InputError: the file is missing, is not JSON, or is not an object.
+        InputError: the file is missing, not JSON, or not an object.
     """
     try:
         value = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
@@ -79,20 +81,20 @@ def read_json(path: str) -> dict[str, Any]:
 
 
 def complete(settings: TrainSettings, world_size: int) -> dict[str, Any]:
-    """The configuration for `deepspeed.initialize`, with torch's AdamW as client optimizer.
+    """Complete the configuration for `deepspeed.initialize`, with torch's AdamW as client optimizer.
 
-    Values that the study file sets (batch sizes, clipping, optimizer) may be absent, "auto" or equal to it. Any other
-    "auto" is left to DeepSpeed's default.
+    Values that the study file determines (batch sizes, clipping, optimizer) may be absent, "auto", or equal to it. Any
+    other "auto" becomes DeepSpeed's default.
 
     Args:
         settings: the run's settings, with the user's configuration in `settings.deepspeed`.
         world_size: number of workers.
 
     Returns:
-        A new dict; nothing in it is "auto".
+        A new dict without "auto".
 
     Raises:
-        InputError: a value contradicts the study file, or asks for what LoRA checkpoints cannot be made of.
+        InputError: a value contradicts the study file, or is not supported for LoRA checkpoints.
     """
     user = settings.deepspeed
     micro = rows_at_once(settings.batch_size, settings.micro_batch_size, world_size)
@@ -103,8 +105,8 @@ def complete(settings: TrainSettings, world_size: int) -> dict[str, Any]:
     _same(user, "gradient_clipping", settings.max_grad_norm, "max_grad_norm")
     _check_optimizer(_section(user, "optimizer"), settings)
     _check_scheduler(_section(user, "scheduler"))
-    dropped = ("train_batch_size", "optimizer", "scheduler", "fp16")
-    config = _without_auto({key: value for key, value in user.items() if key not in dropped})
+    replaced = ("train_batch_size", "optimizer", "scheduler", "fp16")
+    config = _without_auto({key: value for key, value in user.items() if key not in replaced})
     return {
         **config,
         **_precision(user, settings.dtype),
@@ -124,11 +126,11 @@ def _section(user: dict[str, Any], key: str) -> dict[str, Any]:
     return section
 
 
-def _same(section: dict[str, Any], key: str, expected: Any, named: str) -> None:
+def _same(section: dict[str, Any], key: str, expected: Any, source: str) -> None:
     value = section.get(key, AUTO)
     if value not in (AUTO, expected):
         raise InputError(
-            f"deepspeed.config: {key} is {value!r}, but the study file's {named} makes it {expected!r}; "
+            f"deepspeed.config: {key} is {value!r}, but the study file's {source} makes it {expected!r}; "
             f'write "auto" or change the study file'
         )
 
@@ -156,9 +158,9 @@ def _check_scheduler(scheduler: dict[str, Any]) -> None:
 
 
 def _precision(user: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """bfloat16 by autocast: frozen weights in bfloat16, trained ones and their gradients in float32 throughout."""
+    """Configure bfloat16 as autocast: frozen weights in bfloat16, trained weights and gradients in float32."""
     if _section(user, "fp16").get("enabled", AUTO) not in (AUTO, False):
-        raise InputError("deepspeed.config: fp16.enabled is true; use bfloat16 or float32 (model.dtype) in its place")
+        raise InputError("deepspeed.config: fp16.enabled is true; use bfloat16 or float32 (model.dtype) instead")
     low = dtype == "bfloat16"
     for key in ("bf16", "torch_autocast"):
         value = _section(user, key).get("enabled", AUTO)
@@ -172,7 +174,7 @@ def _precision(user: dict[str, Any], dtype: str) -> dict[str, Any]:
         return {}
     return {
         "bf16": {"enabled": False},
-        # Without modules named safe, gradients are reduced in float32.
+        # If no module is listed as safe, gradients are reduced in float32.
         "torch_autocast": {"enabled": low, "dtype": "bfloat16", "lower_precision_safe_modules": []},
     }
 
@@ -192,28 +194,28 @@ def _without_auto(value: Any) -> Any:
     return {key: _without_auto(inner) for key, inner in value.items() if inner != AUTO}
 
 
-KEYS = ("exp_avg", "exp_avg_sq")
+def collect_parameters(engine: Any, model: nn.Module) -> tuple[dict[str, Tensor], Moments]:
+    """Collect trained weights and AdamW moments by parameter name: float32, unsharded, on the CPU.
 
-
-def gather(engine: Any, model: nn.Module) -> tuple[dict[str, Tensor], Moments]:
-    """Trained weights and AdamW moments by parameter name: float32, whole, on the CPU. A step must have been taken."""
+    The engine must have taken a step; all workers have to call this together.
+    """
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     weights, moments = {}, {}
     for name, parameter in trainable(model).items():
         if engine.zero_optimization_stage() == 0:
             state = engine.optimizer.state[parameter]
-            whole = [parameter.detach(), *(state[key] for key in KEYS)]
+            tensors = [parameter.detach(), *(state[key] for key in KEYS)]
         else:
-            whole = [safe_get_full_fp32_param(parameter)]
-            whole += [safe_get_full_optimizer_state(parameter, key) for key in KEYS]
-        weight, first, second = (tensor.float().cpu().clone() for tensor in whole)
+            tensors = [safe_get_full_fp32_param(parameter)]
+            tensors += [safe_get_full_optimizer_state(parameter, key) for key in KEYS]
+        weight, first, second = (tensor.float().cpu().clone() for tensor in tensors)
         weights[name], moments[name] = weight, (first, second)
     return weights, moments
 
 
 def restore(engine: Any, model: nn.Module, weights: dict[str, Tensor], moments: Moments, step: int) -> None:
-    """Put float32 weights, AdamW's moments and its step count into an engine that has not taken a step yet."""
+    """Set float32 weights, AdamW's moments and step count in an engine that has not taken a step yet."""
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
     _create_adam_state(engine, step)
@@ -229,7 +231,7 @@ def restore(engine: Any, model: nn.Module, weights: dict[str, Tensor], moments: 
 
 
 def _create_adam_state(engine: Any, step: int) -> None:
-    """Give AdamW the state that it would otherwise make in its first step: ZeRO's setters can only fill what exists."""
+    """Create the state that AdamW would create in its first step: ZeRO's setters can only fill existing state."""
     zero = engine.optimizer
     stage = engine.zero_optimization_stage()
     if stage == 0:

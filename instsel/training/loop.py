@@ -1,4 +1,4 @@
-"""The fine-tuning loop of one worker: DeepSpeed shards, this file decides when it begins, pauses and ends."""
+"""The fine-tuning loop of one worker: start, epochs, checkpoints, resumption; DeepSpeed shards the state."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from instsel.training.checkpoint import (
     write_checkpoint,
 )
 from instsel.training.dataset import check_order
-from instsel.training.deepspeed import complete, gather, import_deepspeed, restore
+from instsel.training.deepspeed import collect_parameters, complete, import_deepspeed, restore
 from instsel.training.schedule import EpochMetrics, PartialEpoch, Step, TrainSettings
 from instsel.training.steps import Steps
 
@@ -32,13 +32,13 @@ LossFunction = Callable[[nn.Module, Sequence[Example]], Tensor]
 
 
 @dataclass(frozen=True)
-class Pauses:
+class StepCheckpoints:
     """Checkpoints inside an epoch.
 
     Attributes:
-        due: asked on the first worker after each step: whether to write one now.
-        save: called on the first worker with its folder, which is gone afterwards, and the steps done; the others wait
-            for its end at their next step.
+        due: called on the first worker after each step; returns whether to write a checkpoint now.
+        save: called on the first worker with the checkpoint's folder, which is deleted afterwards, and the number of
+            steps; the other workers wait for it at their next step.
     """
 
     due: Callable[[], bool]
@@ -46,7 +46,7 @@ class Pauses:
 
 
 class _LossModule(nn.Module):
-    """Makes the loss a forward pass, the only thing that DeepSpeed looks at."""
+    """A module whose forward pass is the loss, as DeepSpeed only sees forward passes."""
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction) -> None:
         super().__init__()
@@ -64,35 +64,35 @@ def train(
     *,
     on_epoch: Callable[[EpochMetrics, Path | None], None],
     on_step: Callable[[Step], None],
-    pauses: Pauses | None = None,
+    step_checkpoints: StepCheckpoints | None = None,
     resume: Path | None = None,
     order: Sequence[NDArray[np.int64]] | None = None,
     until: int | None = None,
 ) -> None:
     """Train the LoRA matrices of a PEFT model in place.
 
-    The default torch.distributed process group says who takes part, the variable LOCAL_RANK which device a worker has.
-    A step's gradient is that of the mean loss over its global batch, so the number of workers changes the result only
-    by rounding (and, with LoRA dropout, by the draw of the masks). With the same number of workers a run that stops
-    and resumes, after an epoch or inside one, ends with the very weights of a run that does not stop: it goes on in
-    the epoch's order at the row where the checkpoint was taken.
+    The workers are those of the default torch.distributed process group; the variable LOCAL_RANK selects a worker's
+    device. The gradient of a step is that of the mean loss over its global batch, so the number of workers changes the
+    result only by rounding (and, with LoRA dropout, by the random masks). With the same number of workers, a run that
+    stops and resumes, after an epoch or inside one, ends with exactly the weights of an uninterrupted run: it continues
+    in the epoch's order after the last row of the checkpoint.
 
     Args:
         model: PEFT model whose trainable parameters are its LoRA matrices.
-        examples: rows with at least one answer token each; read by index, every worker sees them all.
-        settings: what decides the result.
-        loss_fn: model and B rows -> their losses, float32 (B,), each with a gradient.
-        on_epoch: called on every worker after each epoch with its metrics and a checkpoint folder, which is gone
+        examples: rows with at least one answer token each; read by index, every worker has all of them.
+        settings: all settings that affect the result.
+        loss_fn: maps the model and B rows to their losses, float32 (B,), differentiable.
+        on_epoch: called on every worker after each epoch with its metrics and a checkpoint folder, which is deleted
             afterwards; the folder is None on all workers but the first.
         on_step: called on every worker after each step.
-        pauses: checkpoints inside epochs; by default none.
-        resume: checkpoint folder to go on from.
-        order: places of the rows in each epoch, int64 (N,) an epoch; by default each epoch is shuffled by the seed.
-        until: epoch to stop after; by default the last one. The schedule is that of the whole run.
+        step_checkpoints: checkpoints inside epochs; by default none.
+        resume: checkpoint folder to resume from.
+        order: row indices, int64 (N,) per epoch; by default each epoch is shuffled by the seed.
+        until: epoch to stop after; by default the last one. The learning rate schedule is that of the whole run.
 
     Raises:
-        InputError: DeepSpeed refuses the configuration, the checkpoint is not of this model, or the order not of this
-            training.
+        InputError: DeepSpeed rejects the configuration, the checkpoint belongs to another model, or the order to
+            another training.
         Diverged: a loss, gradient, weight or moment is not finite.
     """
     if order is not None:
@@ -110,10 +110,10 @@ def train(
             restore(engine, model, masters, moments, step)
         steps = Steps(engine, examples, settings, step, order)
         for epoch in range(last_epoch + 1, (until or settings.epochs) + 1):
-            metrics = steps.epoch(epoch, partial_epoch, _after_step(steps, model, epoch, on_step, pauses))
+            metrics = steps.epoch(epoch, partial_epoch, _after_step(steps, model, epoch, on_step, step_checkpoints))
             partial_epoch = PartialEpoch()
-            ended = CheckpointState(epoch, metrics.step, metrics.learning_rate, settings.betas, settings.eps)
-            _checkpoint(steps, model, ended, partial(on_epoch, metrics))
+            state_of_epoch = CheckpointState(epoch, metrics.step, metrics.learning_rate, settings.betas, settings.eps)
+            _checkpoint(steps, model, state_of_epoch, partial(on_epoch, metrics))
     finally:
         engine.destroy()
 
@@ -133,20 +133,20 @@ def _start(model: nn.Module, settings: TrainSettings, loss_fn: LossFunction) -> 
             model=_LossModule(model, loss_fn), optimizer=optimizer, config=config, dist_init_required=False
         )
     except (ValueError, AssertionError) as error:
-        raise InputError(f"deepspeed.config: DeepSpeed refuses it: {' '.join(str(error).split())}") from error
+        raise InputError(f"deepspeed.config: DeepSpeed rejects it: {' '.join(str(error).split())}") from error
     engine.train()
     return engine
 
 
 def _after_step(
-    steps: Steps, model: nn.Module, epoch: int, on_step: Callable[[Step], None], pauses: Pauses | None
+    steps: Steps, model: nn.Module, epoch: int, on_step: Callable[[Step], None], checkpoints: StepCheckpoints | None
 ) -> Callable[[Step, PartialEpoch], None]:
-    """Tell of the step, and write a checkpoint where one is due."""
+    """Return a callback that reports a step, and writes a checkpoint if it is due."""
 
     def after(step: Step, partial_epoch: PartialEpoch) -> None:
         on_step(step)
-        # The end of an epoch has a checkpoint of its own.
-        if pauses is None or step.number == epoch * steps.in_epoch or not _all_agree(steps, pauses.due):
+        # At the end of an epoch a checkpoint is written anyway.
+        if checkpoints is None or step.number == epoch * steps.in_epoch or not _all_agree(steps, checkpoints.due):
             return
         settings = steps.settings
         state = CheckpointState(
@@ -160,7 +160,7 @@ def _after_step(
 
         def save(folder: Path | None) -> None:
             if folder is not None:
-                pauses.save(folder, step.number)
+                checkpoints.save(folder, step.number)
 
         _checkpoint(steps, model, state, save)
 
@@ -168,15 +168,15 @@ def _after_step(
 
 
 def _all_agree(steps: Steps, due: Callable[[], bool]) -> bool:
-    """What the first worker says, on all of them: a checkpoint is a round of collectives."""
-    said = torch.tensor([int(steps.rank == 0 and due())], device=steps.engine.device)
-    dist.broadcast(said, src=0)
-    return bool(said.item())
+    """Return the first worker's answer on all workers, as writing a checkpoint takes collectives of all of them."""
+    answer = torch.tensor([int(steps.rank == 0 and due())], device=steps.engine.device)
+    dist.broadcast(answer, src=0)
+    return bool(answer.item())
 
 
 def _checkpoint(steps: Steps, model: nn.Module, state: CheckpointState, save: Callable[[Path | None], None]) -> None:
-    weights, moments = gather(steps.engine, model)
-    # Every worker looks, so that all of them stop: one alone would leave the others waiting for it.
+    weights, moments = collect_parameters(steps.engine, model)
+    # Checked on every worker, so that all of them stop: if one stopped alone, the others would wait for it.
     check_finite(weights, moments, state.step)
     if steps.rank != 0:
         save(None)

@@ -1,28 +1,30 @@
-"""A training run as numbers: its settings, its steps, its learning rates, what each step and epoch measured."""
+"""Settings, steps, batches and learning rates of a training run, and the metrics of steps and epochs."""
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+RowT = TypeVar("RowT")
+
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of one training run. How many workers share the work is none of them: it changes no result.
+    """Settings of a training run. The number of workers is not among them, as it does not change the result.
 
     Attributes:
         epochs: passes over the rows; each ends with a checkpoint.
-        batch_size: rows an optimizer step sees, over all workers.
-        micro_batch_size: most rows one worker holds at once; another changes the result by rounding, or dropout's draw.
+        batch_size: rows per optimizer step, over all workers.
+        micro_batch_size: maximum rows a worker processes at once; affects the result by rounding and dropout masks.
         learning_rate: peak learning rate of AdamW.
-        schedule: how the learning rate decays after its rise.
-        warmup_ratio: share of the steps over which the learning rate rises.
+        schedule: decay of the learning rate after warmup.
+        warmup_ratio: fraction of the steps in which the learning rate rises.
         weight_decay: AdamW's decoupled weight decay.
-        max_grad_norm: gradient norm above which gradients are scaled down to it.
+        max_grad_norm: gradients of a larger norm are scaled down to it.
         seed: seed of the row order and of dropout.
-        dtype: type of the frozen weights and of activations; trained weights and moments are always float32.
+        dtype: of frozen weights and activations; trained weights and moments are always float32.
         betas: AdamW's decay rates of the first and second moment.
         eps: AdamW's denominator constant.
         deepspeed: a DeepSpeed configuration as the user wrote it; "auto" and missing keys are filled in.
@@ -45,14 +47,14 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step was.
+    """Metrics of an optimizer step.
 
     Attributes:
-        number: steps done, this one and those of earlier epochs included.
+        number: of the step, from 1, counted over all epochs.
         of: steps of the whole run.
-        rows: rows of all workers in it.
-        tokens: tokens of all workers in it.
-        loss: mean over its rows.
+        rows: rows of all workers.
+        tokens: tokens of all workers.
+        loss: mean over the rows, in nats per token.
         learning_rate: of the step.
     """
 
@@ -66,15 +68,15 @@ class Step:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What one epoch was.
+    """Metrics of an epoch.
 
     Attributes:
         epoch: its number, from 1.
-        step: optimizer steps so far, those of earlier epochs included.
-        loss: mean over its rows.
+        step: optimizer steps so far, counted over all epochs.
+        loss: mean over its rows, in nats per token.
         learning_rate: mean over its steps.
-        tokens: tokens of all workers in it.
-        seconds: its duration in this process, without checkpoints; of an epoch gone on with, only the rest of it.
+        tokens: tokens of all workers.
+        seconds: duration in this process, without checkpoints; in a resumed epoch, since the resumption.
     """
 
     epoch: int
@@ -87,11 +89,11 @@ class EpochMetrics:
 
 @dataclass(frozen=True)
 class PartialEpoch:
-    """Sums over the steps of an epoch so far, which a checkpoint inside it carries on.
+    """Sums over the steps of an incomplete epoch, stored in checkpoints inside it.
 
     Attributes:
-        loss: of the rows' losses.
-        learning_rate: of the steps' learning rates.
+        loss: sum of the rows' losses.
+        learning_rate: sum of the steps' learning rates.
         tokens: of all workers.
     """
 
@@ -100,72 +102,74 @@ class PartialEpoch:
     tokens: int = 0
 
     def plus(self, step: Step) -> "PartialEpoch":
-        """With one more step."""
+        """Return the sums with another step added."""
         return PartialEpoch(
             self.loss + step.loss * step.rows, self.learning_rate + step.learning_rate, self.tokens + step.tokens
         )
 
 
 def epoch_order(n: int, epoch: int, seed: int) -> NDArray[np.int64]:
-    """Order of the rows in one epoch: a permutation of 0..n-1, int64 (n,), the same for the same arguments.
+    """Shuffle the rows of an epoch: a permutation of 0..n-1, int64 (n,), determined by the arguments.
 
     Args:
         n: number of rows.
-        epoch: which epoch, counted from 1.
+        epoch: number of the epoch, from 1.
         seed: seed of the run.
     """
     return np.random.default_rng([seed, epoch]).permutation(n).astype(np.int64)
 
 
 def global_batches(order: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
-    """Cut an epoch's order into batches of `batch_size` rows; the last one holds what is left."""
+    """Split an epoch's order into batches of `batch_size` rows; the last one has the remainder."""
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Optimizer steps in one epoch of n rows."""
+    """Return the optimizer steps of an epoch of n rows."""
     return math.ceil(n / batch_size)
 
 
 def rows_at_once(batch_size: int, micro_batch_size: int, world_size: int) -> int:
-    """Most rows that a worker holds at once: a micro batch, or its whole share of a batch where that is smaller."""
+    """Return the maximum rows of a worker at once: a micro batch, or its part of a batch if that is smaller."""
     return min(micro_batch_size, math.ceil(batch_size / world_size))
 
 
 def accumulation_steps(batch_size: int, micro_batch_size: int, world_size: int) -> int:
-    """Micro batches that a worker needs for its share of a full global batch."""
+    """Return the micro batches that a worker needs for its part of a full global batch."""
     return math.ceil(math.ceil(batch_size / world_size) / micro_batch_size)
 
 
-def micro_batches(rows: list, rank: int, world_size: int, micro_batch_size: int, accumulation: int) -> list[list]:
-    """A worker's share of a global batch: exactly `accumulation` micro batches, the last ones possibly empty.
+def micro_batches(
+    rows: list[RowT], rank: int, world_size: int, micro_batch_size: int, accumulation: int
+) -> list[list[RowT]]:
+    """Return a worker's part of a global batch: exactly `accumulation` micro batches, the last ones possibly empty.
 
-    Worker r of w takes rows r, r + w, r + 2w, ... Every worker gets the same number of micro batches, because each of
-    them is a round of collectives that all must join.
+    Worker r of w gets rows r, r + w, r + 2w, ... Every worker gets the same number of micro batches, as each of them
+    takes a round of collectives with all workers.
 
     Args:
         rows: rows of the global batch.
         rank: this worker, from 0.
         world_size: number of workers.
-        micro_batch_size: most rows of a micro batch.
-        accumulation: what `accumulation_steps` gives for a full global batch.
+        micro_batch_size: maximum rows of a micro batch.
+        accumulation: `accumulation_steps` of a full global batch.
     """
-    own = rows[rank::world_size]
-    return [own[k * micro_batch_size : (k + 1) * micro_batch_size] for k in range(accumulation)]
+    part = rows[rank::world_size]
+    return [part[k * micro_batch_size : (k + 1) * micro_batch_size] for k in range(accumulation)]
 
 
 def learning_rate_at(step: int, total_steps: int, peak: float, schedule: str, warmup_ratio: float) -> float:
-    """Learning rate of a step: a linear rise to the peak, then the schedule. It is above 0 at every step.
+    """Compute the learning rate of a step: a linear rise to the peak, then the schedule. It is always above 0.
 
     Args:
         step: the step, from 0 to total_steps - 1.
         total_steps: optimizer steps of the whole run.
         peak: highest learning rate.
         schedule: "linear" (to peak / remaining steps), "cosine" (half a period) or "constant".
-        warmup_ratio: share of the steps in the rise, rounded up to a whole step.
+        warmup_ratio: fraction of the steps in the rise, rounded up to a whole step.
 
     Raises:
-        ValueError: the schedule's name is unknown or the step is outside the run.
+        ValueError: another schedule, or a step outside the run.
     """
     if not 0 <= step < total_steps:
         raise ValueError(f"step is {step}; expected 0 <= step < {total_steps}")

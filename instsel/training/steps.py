@@ -1,4 +1,4 @@
-"""The optimizer steps of one worker: what an epoch takes from its rows."""
+"""The optimizer steps of a worker."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from instsel.training.schedule import (
 
 
 class Steps:
-    """Takes the steps of a run, in the order of its rows."""
+    """Takes the optimizer steps of a run, in the order of its rows."""
 
     def __init__(
         self,
@@ -44,11 +44,11 @@ class Steps:
     def epoch(
         self, epoch: int, partial_epoch: PartialEpoch, after: Callable[[Step, PartialEpoch], None]
     ) -> EpochMetrics:
-        """Take one pass over the rows, or what is left of it.
+        """Take one pass over the rows, or the rest of it.
 
         Args:
-            epoch: its number, from 1.
-            partial_epoch: of the steps that were taken already.
+            epoch: number of the epoch, from 1.
+            partial_epoch: sums of the steps already taken.
             after: called after each step.
         """
         shuffled = epoch_order(len(self.examples), epoch, self.settings.seed)
@@ -76,7 +76,7 @@ class Steps:
         )
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        # Rows of like length share a micro batch, and every worker gets short and long ones.
+        # Sorted, so that rows of similar length share a micro batch, and every worker gets short and long rows.
         rows = sorted((self.examples[int(i)] for i in batch), key=lambda row: -len(row["input_ids"]))
         loss = self._learn(rows)
         self.done += 1
@@ -84,16 +84,16 @@ class Steps:
         return Step(self.done, self.in_run, len(rows), tokens, loss, rate)
 
     def _learn(self, rows: list[Example]) -> float:
-        """One optimizer step on a global batch; the mean loss over it."""
+        """Take an optimizer step on a global batch and return the mean loss over it."""
         engine = self.engine
         accumulation = engine.gradient_accumulation_steps()
-        # DeepSpeed divides by the accumulation and averages over the workers: undo both, then divide by the rows.
+        # DeepSpeed divides by the accumulation steps and averages over workers: undo both, then divide by the rows.
         weight = accumulation * self.world_size / len(rows)
         total = torch.zeros(1, dtype=torch.float64, device=engine.device)
         size = engine.train_micro_batch_size_per_gpu()
         for index, micro in enumerate(micro_batches(rows, self.rank, self.world_size, size, accumulation)):
             self._seed_dropout(index)
-            # Without a row of its own, a worker passes the shortest one at weight 0 to keep step with the others.
+            # A worker without rows takes part with the shortest row at weight 0.
             losses = engine(micro or rows[-1:])
             summed = losses.sum() * (1.0 if micro else 0.0)
             total += summed.detach()
@@ -101,7 +101,7 @@ class Steps:
                 loss = self._mean_over_workers(total, len(rows))
             engine.backward(summed * weight)
             engine.step()
-        # ZeRO passes over a step whose gradient is not finite, without a word.
+        # ZeRO silently skips a step whose gradient is not finite.
         if not engine.was_step_applied():
             raise self._diverged("gradient is not finite")
         return loss
@@ -113,9 +113,9 @@ class Steps:
             raise self._diverged(f"loss is {loss}")
         return loss
 
-    def _diverged(self, what: str) -> Diverged:
+    def _diverged(self, reason: str) -> Diverged:
         return Diverged(
-            f"the {what} at step {self.done + 1} of {self.in_run}; lower learning_rate, or set model.dtype to float32"
+            f"the {reason} at step {self.done + 1} of {self.in_run}; lower learning_rate, or set model.dtype to float32"
         )
 
     def _seed_dropout(self, micro: int) -> None:

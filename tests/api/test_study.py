@@ -17,6 +17,7 @@ import instsel
 from instsel.choice.reselect import SelectionRequest, reselect
 from instsel.errors import InputError
 from instsel.io.store import Folder
+from instsel.study.attribution_specs import metrics_spec
 from instsel.study.reader import StudyReader
 
 
@@ -34,9 +35,9 @@ def test_the_package_and_open_study_need_no_model_and_no_ray(finished_study):
         "study.served(), study.losses()\n"
         "assert not {'ray', 'torch', 'transformers'} & set(sys.modules)\n"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
-    assert told.stderr == ""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
 
 
 def test_it_opens_by_path_by_text_and_from_a_relative_path(finished_study, monkeypatch):
@@ -44,13 +45,13 @@ def test_it_opens_by_path_by_text_and_from_a_relative_path(finished_study, monke
     monkeypatch.chdir(out.parent)
     opened = instsel.open_study(out.name)
     monkeypatch.chdir("/")
-    assert opened.place == instsel.open_study(out).place == str(out)
+    assert opened.path == instsel.open_study(out).path == str(out)
     assert opened.name == "tiny" and len(opened.pool) == 24
     assert repr(opened) == f"<Study 'tiny' in {out}>"
 
 
 def test_a_study_in_a_store_reads_as_on_a_disk(study, object_store):
-    pafs.copy_files(study.place, "studies/one", pafs.LocalFileSystem(), object_store.direct)
+    pafs.copy_files(study.path, "studies/one", pafs.LocalFileSystem(), object_store.direct)
     remote = instsel.open_study("s3://studies/one")
     assert remote.stages.equals(study.stages) and remote.losses().equals(study.losses())
     np.testing.assert_array_equal(remote.features().to_numpy(), study.features().to_numpy())
@@ -74,11 +75,11 @@ def test_tables_say_what_the_report_says(study, finished_study):
     assert np.mean(heldout["loss"].to_numpy()) == pytest.approx(summary["losses"]["bids"]["sums"])
     assert heldout["id"].to_pylist() == study.examples("sums", "heldout")["id"].to_pylist()
     served = study.served("bids").to_pandas().set_index("target")
-    assert served["rows"].to_dict() == summary["figures"]["by_selection"]["bids"]["served"]
-    assert served["influence"].to_dict() == pytest.approx(summary["figures"]["by_selection"]["bids"]["influence"])
+    assert served["rows"].to_dict() == summary["metrics"]["by_selection"]["bids"]["served"]
+    assert served["influence"].to_dict() == pytest.approx(summary["metrics"]["by_selection"]["bids"]["influence"])
 
 
-def test_every_stage_is_told_with_its_cost(study):
+def test_every_stage_is_listed_with_its_cost(study):
     stages = study.stages.to_pandas().set_index("stage")
     assert stages["done"].all() and stages["current"].all()
     assert list(stages.index[:4]) == ["prepare", "warmup", "features", "attribution/cosine"]
@@ -104,11 +105,11 @@ def test_selections_and_rows_are_those_of_the_files(study, finished_study):
 
 def test_influence_and_features_are_those_that_selections_read(study, finished_study):
     reader = StudyReader(Folder.at(finished_study["out"]))
-    (way,) = study.influences
-    found = study.attribution(way)
-    matrix = next(reader.influence(one) for one in [study._way])
-    assert found.ids == matrix.ids and found.columns.equals(matrix.columns)
-    np.testing.assert_array_equal(found.to_numpy(), matrix.values)
+    (name,) = study.influences
+    attribution = study.attribution(name)
+    matrix = reader.influence(metrics_spec(study.config))
+    assert attribution.ids == matrix.ids and attribution.columns.equals(matrix.columns)
+    np.testing.assert_array_equal(attribution.to_numpy(), matrix.values)
     assert study.checkpoints == ["epoch-1", "epoch-2"]
     shard = reader.shards[1]
     ids, checkpoints = reader.gradients.pool(shard)
@@ -128,16 +129,17 @@ def test_a_selection_is_the_one_that_the_command_makes(copied):
     name = study.select("g2is", 3, targets="sums", attribution="fisher", fill="similarity", delta=0.9)
     assert name == "g2is-3-sums-fisher-fillsimilarity-delta0.9"
     assert study.selections == ["random", "bids", name]
-    own = study.selection(name)
+    selection = study.selection(name)
     options = ["fill=similarity", "delta=0.9"]
-    folder, _ = reselect(str(copied), SelectionRequest("g2is", "3", "rows", ["sums"], options, "fisher", "told"), print)
-    assert own.equals(folder.read_table("selected.parquet"))
-    explained = study.explain(own["id"][0].as_py())
-    assert [standing.selection for standing in explained.standings if standing.is_chosen][-2:] == [name, "told"]
+    request = SelectionRequest("g2is", "3", "rows", ["sums"], options, "fisher", "twice")
+    folder, _ = reselect(str(copied), request, print)
+    assert selection.equals(folder.read_table("selected.parquet"))
+    explanation = study.explain(selection["id"][0].as_py())
+    assert [standing.selection for standing in explanation.standings if standing.is_chosen][-2:] == [name, "twice"]
     assert set(study.served(name, "bids")["selection"].to_pylist()) == {name, "bids"}
 
 
-def test_a_new_selection_called_as_one_of_the_study_is_told_apart(copied):
+def test_a_new_selection_with_a_name_of_the_study_file_has_its_path_as_name(copied):
     study = instsel.open_study(copied)
     before = study.selection("bids")
     name = study.select("bids", 0.5, name="bids")
@@ -152,9 +154,9 @@ def test_what_a_method_warns_of_is_warned(copied):
 
 def test_a_study_of_results_that_do_not_go_together_is_opened_with_one_warning(copied):
     changed(copied, "warmup", fingerprint="another")
-    with pytest.warns(UserWarning, match=r"features, .* not of the other results .*: run the study again") as told:
+    with pytest.warns(UserWarning, match=r"features, .* not of the other results .*: run the study again") as caught:
         study = instsel.open_study(copied)
-    assert len(told) == 1 and Path(told[0].filename) == Path(__file__)
+    assert len(caught) == 1 and Path(caught[0].filename) == Path(__file__)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(study.losses()) == 3 and len(study.selection("bids")) == 6
@@ -197,9 +199,9 @@ def test_an_unfinished_study_says_what_is_missing(copied):
     ("read", "message"),
     [
         (lambda study: study.embeddings, "no finished stage 'embed'"),
-        (lambda study: study.hidden_states, "no finished stage 'represent'"),
+        (lambda study: study.hidden_states, "no finished stage 'hidden_states'"),
         (lambda study: study.likelihoods, "no finished stage 'likelihood'"),
-        (lambda study: study.categories, "no finished stage 'tag'"),
+        (lambda study: study.categories, "no finished stage 'categorize'"),
         (lambda study: study.interaction(), "no finished stage 'interaction'; run a study with the key `mixture`"),
         (lambda study: study.trials(), "no finished search; run `instsel search`"),
         (lambda study: study.rows(["nobody"]), "no pool row 'nobody'; `pool` lists them"),
@@ -248,10 +250,10 @@ def test_trials_and_interactions_are_tables_of_their_files(copied):
     table = pq.read_table(copied / "prepare/index.parquet", columns=["id", "tokens"])
     manifest = {"fingerprint": "x", "parents": {}, "code_version": "0.4.0", "cost": {}, "result": {}}
     manifest |= {"stage": "search", "config": {}}
-    for place, name in (("search", "trials.parquet"), ("interaction/gradients", "gamma.parquet")):
-        (copied / place).mkdir(parents=True)
-        (copied / place / "manifest.json").write_text(json.dumps(manifest))
-        pq.write_table(table, copied / place / name)
+    for stage, name in (("search", "trials.parquet"), ("interaction/gradients", "gamma.parquet")):
+        (copied / stage).mkdir(parents=True)
+        (copied / stage / "manifest.json").write_text(json.dumps(manifest))
+        pq.write_table(table, copied / stage / name)
     study = instsel.open_study(copied)
     assert study.trials().equals(table) and study.interaction().equals(table)
     with pytest.raises(InputError, match="no estimator 'regression'; there are gradients"):

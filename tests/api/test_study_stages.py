@@ -3,40 +3,40 @@
 from instsel.api.study import outdated, stage_table
 
 
-def manifest(mark, **parents):
-    cost = {"seconds": 1.5, "tokens": 3, "peak_memory_bytes": 7}
-    return {"fingerprint": mark, "code_version": "0.2.0", "parents": parents, "cost": cost}
+def manifest(fingerprint, **parents):
+    cost = {"seconds": 1.5, "tokens": 3, "peak_memory_bytes": 7, "rows_reprocessed": 0}
+    return {"fingerprint": fingerprint, "code_version": "0.2.0", "parents": parents, "cost": cost}
 
 
 def test_what_comes_after_a_changed_stage_is_outdated():
-    found = {
+    current = {
         "prepare": manifest("p2"),
         "warmup": manifest("w", prepare="p1"),
         "features": manifest("f", warmup="w"),
         "embed": manifest("e", prepare="p2"),
     }
-    assert outdated(found, {}) == ["warmup", "features"]
+    assert outdated(current, {}) == ["warmup", "features"]
 
 
-def test_a_parent_that_is_gone_or_not_finished_is_another_one():
-    found = {"prepare": None, "warmup": manifest("w", prepare="p"), "select/bids": manifest("s", features="f")}
-    assert outdated(found, {}) == ["warmup", "select/bids"]
+def test_a_parent_that_is_gone_or_not_finished_is_another_parent():
+    current = {"prepare": None, "warmup": manifest("w", prepare="p"), "select/bids": manifest("s", features="f")}
+    assert outdated(current, {}) == ["warmup", "select/bids"]
 
 
 def test_a_parent_may_be_of_an_earlier_study_file():
-    found = {"finetune/a": manifest("x", **{"interaction/gradients": "g"})}
-    assert outdated(found, {"interaction/gradients": manifest("g")}) == []
-    assert outdated(found, {"interaction/gradients": manifest("h")}) == ["finetune/a"]
+    current = {"finetune/a": manifest("x", **{"interaction/gradients": "g"})}
+    assert outdated(current, {"interaction/gradients": manifest("g")}) == []
+    assert outdated(current, {"interaction/gradients": manifest("h")}) == ["finetune/a"]
 
 
 def test_bug_stages_of_another_study_file_were_current():
-    found = {"prepare": manifest("p"), "warmup": manifest("w", prepare="p"), "features": manifest("f", warmup="w")}
-    assert outdated(found, {}, changed=["warmup"]) == ["warmup", "features"]
+    current = {"prepare": manifest("p"), "warmup": manifest("w", prepare="p"), "features": manifest("f", warmup="w")}
+    assert outdated(current, {}, stale=["warmup"]) == ["warmup", "features"]
 
 
-def test_the_table_tells_what_each_took_and_whether_it_is_done():
-    found = {"prepare": manifest("p"), "warmup": None, "features": manifest("f", warmup="w")}
-    lines = stage_table(found, {}).to_pylist()
+def test_the_table_has_the_cost_of_each_stage_and_whether_it_is_done():
+    current = {"prepare": manifest("p"), "warmup": None, "features": manifest("f", warmup="w")}
+    lines = stage_table(current, {}).to_pylist()
     assert [(line["stage"], line["done"], line["current"]) for line in lines] == [
         ("prepare", True, True),
         ("warmup", False, False),

@@ -25,40 +25,40 @@ def features(folder, storage, width=16):
 
 @pytest.mark.parametrize(("storage", "error"), [("float16", 5e-4), ("int8", 4e-3)])
 def test_features_are_decoded_to_the_rows_that_were_stored(tmp_path, storage, error):
-    found, unit, norms = features(Folder.at(tmp_path), storage)
-    assert found.ids == ["r0", "r1", "r2", "r3", "r4"] and len(found) == 5
-    np.testing.assert_allclose(found.to_numpy(), unit, atol=error)
-    np.testing.assert_array_equal(found.norms, norms)
-    assert [block.values.dtype for block in found] == [np.dtype(storage)] * 2
-    assert repr(found) == f"<Vectors: 2 blocks, rows of 16 {storage}>"
+    vectors, unit, norms = features(Folder.at(tmp_path), storage)
+    assert vectors.ids == ["r0", "r1", "r2", "r3", "r4"] and len(vectors) == 5
+    np.testing.assert_allclose(vectors.to_numpy(), unit, atol=error)
+    np.testing.assert_array_equal(vectors.norms, norms)
+    assert [block.values.dtype for block in vectors] == [np.dtype(storage)] * 2
+    assert repr(vectors) == f"<Vectors: 2 blocks, rows of 16 {storage}>"
 
 
 def test_some_rows_come_in_the_order_asked_for(tmp_path):
-    found, unit, _ = features(Folder.at(tmp_path), "int8")
-    np.testing.assert_allclose(found.of(["r4", "r0", "r3", "r0"]), unit[[4, 0, 3, 0]], atol=4e-3)
-    np.testing.assert_array_equal(found.block("b").decoded([1]), found.of(["r4"]))
-    assert found.of([]).shape == (0, 16)
+    vectors, unit, _ = features(Folder.at(tmp_path), "int8")
+    np.testing.assert_allclose(vectors.of(["r4", "r0", "r3", "r0"]), unit[[4, 0, 3, 0]], atol=4e-3)
+    np.testing.assert_array_equal(vectors.block("b").decoded([1]), vectors.of(["r4"]))
+    assert vectors.of([]).shape == (0, 16)
     with pytest.raises(InputError, match="row 'r9' has no vector here"):
-        found.of(["r0", "r9"])
+        vectors.of(["r0", "r9"])
 
 
 def test_a_block_is_a_view_of_the_files_pages(tmp_path):
-    found, _, _ = features(Folder.at(tmp_path), "float16", width=50_000)
+    vectors, _, _ = features(Folder.at(tmp_path), "float16", width=50_000)
     before = pa.total_allocated_bytes()
-    block = found.block("a")
+    block = vectors.block("a")
     assert pa.total_allocated_bytes() - before < 0.1 * block.values.nbytes
     assert not block.values.flags.owndata and not block.values.flags.writeable
     with pytest.raises(InputError, match="there is no block 'c'; they are a, b"):
-        found.block("c")
+        vectors.block("c")
 
 
 def test_what_was_not_normalised_has_no_norms(tmp_path):
     folder, rows = Folder.at(tmp_path), np.arange(6, dtype=np.float32).reshape(2, 3)
     values = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), 3)
     folder.write_table("a.arrow", pa.table({"id": ["x", "y"], "scores": values}))
-    found = Vectors(["a"], lambda part: Block.of_column(folder.read_table(f"{part}.arrow"), "scores"))
-    np.testing.assert_array_equal(found.of(["y", "x"]), rows[::-1])
-    block = found.block("a")
+    vectors = Vectors(["a"], lambda part: Block.of_column(folder.read_table(f"{part}.arrow"), "scores"))
+    np.testing.assert_array_equal(vectors.of(["y", "x"]), rows[::-1])
+    block = vectors.block("a")
     assert np.shares_memory(block.decoded(), block.values)
     with pytest.raises(InputError, match="only gradients have norms"):
-        _ = found.norms
+        _ = vectors.norms

@@ -162,8 +162,8 @@ V = np.ones((2, 4))
     [
         ([X], [V, V], [1.0], None, "1, 2 and 1"),
         ([], [], [], None, "0, 0 and 0"),
-        ([X], [V], 1.0, None, "one number a checkpoint"),
-        ([X], [V], [[1.0]], None, "one number a checkpoint"),
+        ([X], [V], 1.0, None, "one number per checkpoint"),
+        ([X], [V], [[1.0]], None, "one number per checkpoint"),
         ([X[0]], [V], [1.0], None, r"train, checkpoint 0 must have rank 2.*\(4,\)"),
         ([X], [V[0]], [1.0], None, "validation, checkpoint 0 must have rank 2"),
         ([X, X[:2]], [V, V], [1.0, 1.0], None, r"train, checkpoint 1: expected shape \(3, 4\), got \(2, 4\)"),

@@ -1,8 +1,8 @@
-"""The programme of a selection, on effects given by hand."""
+"""The linear program of a selection, on effects given by hand."""
 
 import pytest
 
-from instsel.choice.constrained import mix
+from instsel.choice.constrained import mix, mixture_table
 from instsel.config.mixture import Mixture
 from instsel.errors import InputError
 
@@ -10,38 +10,43 @@ NAN = float("nan")
 
 
 class Effects:
-    """Stands for a study whose estimator found these."""
+    """Stands for a study whose estimator gave these."""
 
-    def __init__(self, gamma, own):
-        self.told = {"categories": ["few", "many"], "gamma": gamma, "error": [[0.1, 0.1], [0.1, 0.1]], "own": own}
+    def __init__(self, gamma, on_itself):
+        self.result = {
+            "categories": ["few", "many"],
+            "gamma": gamma,
+            "error": [[0.1, 0.1], [0.1, 0.1]],
+            "self_effect": on_itself,
+        }
 
     def interaction(self, estimator):
-        return self.told
+        return self.result
 
 
-def _mixed(gamma, own, labels=("few", "many"), **settings):
+def _mixed(gamma, on_itself, labels=("few", "many"), **settings):
     mixture = Mixture(importance="equal", max_shift=0.25, **settings)
-    return mix(mixture, Effects(gamma, own), [*labels] * 20, dict.fromkeys(labels, 1), 8)
+    return mix(mixture, Effects(gamma, on_itself), [*labels] * 20, dict.fromkeys(labels, 1), 8)
 
 
 def test_in_rows_of_each_category_a_large_loss_counts_as_a_small_one():
-    found = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0])
+    solved = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0])
     # A row of the first is worth (1 - 0.1) / 2, one of the second (1 - 0.6) / 2.
-    assert found.solution.worth == pytest.approx([0.45, 0.2])
-    assert found.rows.tolist() == [6, 2]
+    assert solved.solution.worth == pytest.approx([0.45, 0.2])
+    assert solved.rows.tolist() == [6, 2]
 
 
 def test_in_nats_the_category_whose_loss_moves_more_counts_more():
-    found = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0], effects_in="nats")
+    solved = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0], effects_in="nats")
     # In loss: (0.01 - 0.1 x 1) / 2 and (1 - 0.6 x 0.01) / 2, and a row of the mean category (0.01 + 1) / 2.
-    assert found.solution.worth == pytest.approx([-0.045 / 0.505, 0.497 / 0.505])
-    assert found.rows.tolist() == [2, 6]
+    assert solved.solution.worth == pytest.approx([-0.045 / 0.505, 0.497 / 0.505])
+    assert solved.rows.tolist() == [2, 6]
 
 
 def test_in_nats_what_is_not_known_of_still_has_no_effect():
-    found = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0], labels=("few", "many", "other"), effects_in="nats")
-    assert found.solution.worth[2] == 0
-    assert found.solution.weights[2] == pytest.approx(1 / 3)
+    solved = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0], labels=("few", "many", "other"), effects_in="nats")
+    assert solved.solution.worth[2] == 0
+    assert solved.solution.weights[2] == pytest.approx(1 / 3)
 
 
 def test_unknown_effects_that_count_are_refused_in_nats_too():
@@ -54,3 +59,16 @@ def test_unknown_effects_that_count_are_refused_in_nats_too():
 def test_where_no_rows_help_their_own_category_nats_are_refused():
     with pytest.raises(InputError, match="mixture.effects_in: no category that importance counts is helped"):
         _mixed([[1, 0], [0, 1]], [-0.1, 0.0], effects_in="nats")
+
+
+def test_shares_keep_every_category_with_its_numbers_and_the_duals_of_its_bounds():
+    solved = _mixed([[1, -0.1], [-0.6, 1]], [0.01, 1.0], floors={"many": 0.2})
+    shares = solved.shares()
+    assert list(shares.categories) == ["few", "many"]
+    few = shares.categories["few"]
+    assert (few.start, few.rows, few.capacity, few.floor) == (0.5, 6, 20, 0.0)
+    assert few.weight == pytest.approx(0.75) and few.worth == pytest.approx(0.45)
+    assert shares.objective > shares.start_objective
+    table = mixture_table(shares)
+    assert table.column_names[0] == "category" and table["floor"].to_pylist() == [0.0, 0.2]
+    assert table["lower_dual"].to_pylist() == list(shares.duals.lower.values())

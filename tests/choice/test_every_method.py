@@ -13,9 +13,9 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph
 from instsel.selection import smart
+from instsel.selection.base import AttributionSpec
 from instsel.selection.g2is import component_budgets
-from instsel.selection.methods import AttributionSpec
-from instsel.study.folder import PARTS
+from instsel.study.folder import Manifest
 from instsel.study.reader import StudyReader
 
 REASONS = {
@@ -29,6 +29,7 @@ REASONS = {
     "less": "subtask ",
     "less-means": "subtask ",
     "bids": "validation example ",
+    "round_robin": "validation example ",
     "bids-fisher": "validation example ",
     "bids-sums": "validation example sums:",
     "instance_max": "validation example ",
@@ -83,8 +84,8 @@ def test_runs_of_several_training_seeds_share_their_selection(every_method):
     graph = build_graph(parse_study(every_method, "test"), Folder.at(every_method["out"]))
     assert [run.selection for name, run in graph.runs.items() if name.startswith("less-") and run.method.name == "less"]
     assert (graph.runs["less-0"].selection, graph.runs["less-1"].selection) == ("less", "less")
-    assert graph["finetune", "less-0"].config["finetune"]["seed"] == 0
-    assert graph["finetune", "less-1"].config["finetune"]["seed"] == 1
+    assert graph["finetune", "less-0"].settings["finetune"]["seed"] == 0
+    assert graph["finetune", "less-1"].settings["finetune"]["seed"] == 1
     assert not Folder.at(every_method["out"]).exists("select/less-0")
 
 
@@ -118,18 +119,18 @@ def test_influence_on_the_mean_gradient_has_a_column_a_subtask(reader):
 def test_influence_that_no_stage_made_is_worked_out_from_the_gradients(influence, reader, monkeypatch):
     _, pool, validation, columns = gradients(reader)
     monkeypatch.setattr(StudyReader, "influence", lambda self, influence: None)
-    found = influence_matrix(reader, influence)
+    matrix = influence_matrix(reader, influence)
     if influence.average == "gradients":
         validation = [subtask_means(rows, columns["subtask"].to_pylist())[0] for rows in validation]
     expected = attribute(pool, validation, reader.weights, damping=influence.damping)
-    np.testing.assert_allclose(found.values, expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(matrix.values, expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("damping", [None, 0.1])
 def test_the_walks_features_have_the_influence_as_inner_products(damping, reader):
     ids, pool, validation, columns = gradients(reader)
     train, directions = kernel_matrix(reader, AttributionSpec("fisher" if damping else "cosine", damping), ["cities"])
-    kept = [place for place, target in enumerate(columns["target"].to_pylist()) if target == "cities"]
+    kept = [column for column, target in enumerate(columns["target"].to_pylist()) if target == "cities"]
     expected = attribute(pool, validation, reader.weights, damping=damping)[:, kept]
     assert train.ids == ids and train.columns["target"].to_pylist() == ["cities"] * len(kept)
     np.testing.assert_allclose(train.values @ directions.T, expected, atol=1e-4 * np.abs(expected).max())
@@ -147,7 +148,7 @@ def test_gradients_come_back_with_the_length_they_had(reader):
     assert lengths.std() > 0.01 * lengths.mean()
 
 
-def test_a_stage_that_is_missing_is_told(tmp_path):
+def test_a_stage_that_is_missing_is_named(tmp_path):
     with pytest.raises(InputError, match="has no finished stage 'embed'; run the study with a method that reads it"):
         StudyReader(Folder.at(tmp_path)).embeddings()
     with pytest.raises(InputError, match="has no finished stage 'prepare'"):
@@ -159,7 +160,7 @@ def test_a_stage_that_is_missing_is_told(tmp_path):
 def test_what_was_made_from_another_stage_than_is_there_is_refused(changed, how, tmp_path):
     """Only the stage right before was once looked at, and one that had just been begun again was not."""
     chain = {"prepare": [], "warmup": ["prepare"], "features": ["warmup"], "attribution/cosine": ["features"]}
-    other = dict.fromkeys(PARTS)
+    other = dict.fromkeys(Manifest.__required_keys__)
     for name, parents in chain.items():
         manifest = {**other, "fingerprint": name, "parents": {parent: parent for parent in parents}}
         (Folder.at(tmp_path) / name).write_json("manifest.json", manifest)

@@ -6,9 +6,9 @@ from instsel.choice.explain import explain
 from instsel.choice.reselect import SelectionRequest, reselect
 from instsel.errors import InputError
 from instsel.io.store import Folder
-from instsel.report.explanation import explanation
+from instsel.report.explanation import row_explanation
 from instsel.selection import bids
-from instsel.selection.methods import AttributionSpec
+from instsel.selection.base import AttributionSpec
 from instsel.study.reader import StudyReader
 
 
@@ -62,7 +62,7 @@ def test_a_row_that_is_not_there_is_refused(every_method):
 
 
 def test_what_is_told_has_the_row_its_places_and_its_effects(every_method, matrix):
-    text = explanation(explain(every_method["out"], matrix.ids[0]))
+    text = row_explanation(explain(every_method["out"], matrix.ids[0]))
     assert f"**{matrix.ids[0]}**: source " in text
     assert "| selection | rank | of | score | why |" in text
     assert "Helps most (cosine" in text and "Helps least, or hurts most" in text

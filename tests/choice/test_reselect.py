@@ -1,4 +1,4 @@
-"""A selection made anew from a study's folder is the study's own, or of another budget, method or targets."""
+"""A new selection from a study's folder is the study's own, or of another budget, method or targets."""
 
 import json
 import shutil
@@ -17,6 +17,7 @@ SAME = {
     "less": SelectionRequest("less", "6"),
     "less-means": SelectionRequest("less", "6", options=["average=gradients"]),
     "bids": SelectionRequest("bids", "6"),
+    "round_robin": SelectionRequest("round_robin", "6"),
     "bids-fisher": SelectionRequest("bids", "6", attribution="fisher"),
     "bids-sums": SelectionRequest("bids", "6", targets=["sums"]),
     "g2is": SelectionRequest("g2is", "6", options=["fill=similarity"]),
@@ -27,13 +28,16 @@ SAME = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_the_same_wish_gives_the_studys_own_selection(name, every_method, say):
-    folder, made = reselect(every_method["out"], SAME[name], say)
-    own = Folder.at(every_method["out"]) / "select" / name
-    assert (folder.read_table("selected.parquet")).equals(own.read_table("selected.parquet"))
-    assert folder.read("selected.jsonl") == own.read("selected.jsonl")
-    assert made["rows"] == 6 and made["tokens"] == own.read_json("manifest.json")["result"]["tokens"]
-    assert set(made["figures"]["served"]) == {"sums", "cities"}
+def test_the_same_request_gives_the_studys_own_selection(name, every_method, say):
+    reselection = reselect(every_method["out"], SAME[name], say)
+    stored = Folder.at(every_method["out"]) / "select" / name
+    assert reselection.folder.read_table("selected.parquet").equals(stored.read_table("selected.parquet"))
+    assert reselection.folder.read("selected.jsonl") == stored.read("selected.jsonl")
+    assert (
+        reselection.result.rows == 6
+        and reselection.result.tokens == stored.read_json("manifest.json")["result"]["tokens"]
+    )
+    assert set(reselection.metrics.served) == {"sums", "cities"}
 
 
 def test_it_needs_none_of_the_users_files(every_method, tmp_path, say):
@@ -41,39 +45,44 @@ def test_it_needs_none_of_the_users_files(every_method, tmp_path, say):
     config = json.loads((tmp_path / "copy/config.json").read_text())
     config |= {"root": "gone", "model": {"name": "gone"}, "embedding": {"encoder": "gone"}}
     (tmp_path / "copy/config.json").write_text(json.dumps(config))
-    _, made = reselect(str(tmp_path / "copy"), SelectionRequest("bids", "3"), say)
-    assert made["rows"] == 3
+    reselection = reselect(str(tmp_path / "copy"), SelectionRequest("bids", "3"), say)
+    assert reselection.result.rows == 3
 
 
 def test_a_budget_of_tokens_is_kept(every_method, say):
-    folder, made = reselect(every_method["out"], SelectionRequest("bids", "100", unit="tokens"), say)
-    assert folder.path.endswith("/selections/bids-100tokens")
-    order = reselect(every_method["out"], SelectionRequest("bids", "24"), say)[0].read_table(
+    reselection = reselect(every_method["out"], SelectionRequest("bids", "100", unit="tokens"), say)
+    assert reselection.folder.path.endswith("/selections/bids-100tokens")
+    order = reselect(every_method["out"], SelectionRequest("bids", "24"), say).folder.read_table(
         "selected.parquet", ["tokens"]
     )
     held = order["tokens"].to_numpy().cumsum()
-    assert made["tokens"] == held[held <= 100][-1] and made["rows"] == (held <= 100).sum()
-    assert sum(folder.read_table("selected.parquet", ["tokens"])["tokens"].to_pylist()) == made["tokens"]
+    assert reselection.result.tokens == held[held <= 100][-1] and reselection.result.rows == (held <= 100).sum()
+    assert (
+        sum(reselection.folder.read_table("selected.parquet", ["tokens"])["tokens"].to_pylist())
+        == reselection.result.tokens
+    )
 
 
 def test_a_stochastic_choice_is_that_of_its_seed(every_method, say):
     def chosen(seed):
-        wish = SelectionRequest("facility_location", "6", options=["stochastic=0.5", f"seed={seed}"], name="drawn")
-        return reselect(every_method["out"], wish, say)[0].read_table("selected.parquet", ["id"])["id"].to_pylist()
+        request = SelectionRequest("facility_location", "6", options=["stochastic=0.5", f"seed={seed}"], name="drawn")
+        return (
+            reselect(every_method["out"], request, say).folder.read_table("selected.parquet", ["id"])["id"].to_pylist()
+        )
 
     assert chosen(1) == chosen(1)
     assert len({tuple(chosen(seed)) for seed in range(4)}) > 1
 
 
 def test_another_name_keeps_both(every_method, say):
-    first, _ = reselect(every_method["out"], SelectionRequest("sum", "2", name="a"), say)
-    second, _ = reselect(every_method["out"], SelectionRequest("sum", "3", name="b"), say)
-    assert (Path(first.path).name, Path(second.path).name) == ("a", "b")
-    assert first.exists("selected.jsonl") and second.exists("selected.jsonl")
+    first = reselect(every_method["out"], SelectionRequest("sum", "2", name="a"), say)
+    second = reselect(every_method["out"], SelectionRequest("sum", "3", name="b"), say)
+    assert (Path(first.folder.path).name, Path(second.folder.path).name) == ("a", "b")
+    assert first.folder.exists("selected.jsonl") and second.folder.exists("selected.jsonl")
 
 
-def test_wishes_that_differ_have_names_that_differ(every_method, say):
-    wishes = [
+def test_requests_that_differ_have_names_that_differ(every_method, say):
+    requests = [
         SelectionRequest("less", "2"),
         SelectionRequest("less", "2", attribution="fisher"),
         SelectionRequest("less", "2", options=["average=gradients"]),
@@ -81,27 +90,27 @@ def test_wishes_that_differ_have_names_that_differ(every_method, say):
         SelectionRequest("less", "2", targets=["sums"]),
         SelectionRequest("less", "20", unit="tokens"),
     ]
-    names = [reselect(every_method["out"], wish, say)[1]["name"] for wish in wishes[:-1]]
+    names = [reselect(every_method["out"], request, say).name for request in requests[:-1]]
     assert names == ["less-2", "less-2-fisher", "less-2-averagegradients", "less-2-seeds1", "less-2-sums"]
     with pytest.raises(InputError, match="first row chosen has more"):
-        reselect(every_method["out"], wishes[-1], say)
+        reselect(every_method["out"], requests[-1], say)
 
 
 def test_a_budget_of_tokens_below_that_of_the_tasks_kept_is_searched_for(every_method, say):
-    wish = SelectionRequest("smart", "150", unit="tokens", options=["num_tasks=1"])
-    _, made = reselect(every_method["out"], wish, say)
-    assert 0 < made["tokens"] <= 150 and len(made["sources"]) == 1
+    request = SelectionRequest("smart", "150", unit="tokens", options=["num_tasks=1"])
+    reselection = reselect(every_method["out"], request, say)
+    assert 0 < reselection.result.tokens <= 150 and len(reselection.result.sources) == 1
     with pytest.raises(InputError, match="smart-20-num_tasks1: "):
         reselect(every_method["out"], SelectionRequest("smart", "20", options=["num_tasks=1"]), say)
 
 
-def test_what_a_method_warns_of_is_told(every_method, say):
+def test_what_a_method_warns_of_is_logged(every_method, say):
     reselect(every_method["out"], SelectionRequest("g2is", "24", options=["delta=1.0"], name="strict"), say)
     assert any(line.startswith("strict: ") for line in say.said)
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("wrong", "message"),
     [
         (SelectionRequest("g2", "3"), "selection.methods.0: .*'g2is'"),
         (SelectionRequest("bids", "0"), "selection.budget: budget is 0"),
@@ -125,9 +134,9 @@ def test_what_a_method_warns_of_is_told(every_method, say):
         (SelectionRequest("bids", "3", name="a/b"), "name 'a/b' is not usable"),
     ],
 )
-def test_a_wrong_wish_is_refused_by_its_key(wish, message, every_method, say):
+def test_a_wrong_request_is_refused_by_its_key(wrong, message, every_method, say):
     with pytest.raises(InputError, match=message):
-        reselect(every_method["out"], wish, say)
+        reselect(every_method["out"], wrong, say)
 
 
 def test_a_study_without_what_the_method_reads_says_so(finished_study, say):
@@ -138,6 +147,6 @@ def test_a_study_without_what_the_method_reads_says_so(finished_study, say):
 def test_a_folder_that_is_no_study_is_refused(tmp_path, say):
     with pytest.raises(InputError, match="is no study folder; give the `out` of a study that has run"):
         reselect(str(tmp_path), SelectionRequest("bids", "3"), say)
-    (tmp_path / "study.json").write_text('{"name": "x"}')
+    (tmp_path / "study.json").write_text('{"name": "x", "format": 2}')
     with pytest.raises(InputError, match="has no config.json; run the study again with this version"):
         reselect(str(tmp_path), SelectionRequest("bids", "3"), say)

@@ -37,7 +37,7 @@ def test_an_unknown_stage_exits_with_2(invoke, tmp_path, tiny_study):
     path.write_text(yaml.safe_dump(tiny_study()))
     result = invoke("run", str(path), "--until", "sekect")
     assert result.exit_code == 2
-    assert "one of prepare, embed, represent, likelihood, tag, warmup" in result.stderr
+    assert "one of prepare, embed, hidden_states, likelihood, categorize, warmup" in result.stderr
 
 
 def test_a_missing_pool_file_is_told_before_ray_starts(invoke, tmp_path, tiny_study):
@@ -54,7 +54,7 @@ def test_a_folder_of_another_study_is_left_alone(invoke, tmp_path, tiny_study):
     raw = tiny_study()
     path.write_text(yaml.safe_dump(raw))
     (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "study.json").write_text('{"name": "other"}')
+    (tmp_path / "study" / "study.json").write_text('{"name": "other", "format": 2}')
     result = invoke("run", str(path))
     assert result.exit_code == 2
     assert "holds the study 'other', not 'tiny'" in result.stderr
@@ -86,12 +86,12 @@ def test_telling_that_nothing_is_to_do_loads_neither_ray_nor_torch(tmp_path, fin
     assert done.stdout.strip() == "[]"
 
 
-def test_a_report_is_built_again_and_its_verdict_told(invoke, finished_study):
+def test_a_report_is_built_again_and_its_results_shown(invoke, finished_study):
     result = invoke("report", finished_study["out"])
     assert result.exit_code == 0
     assert "Best: " in result.output and result.output.splitlines()[-1].endswith("report/report.html")
     told = json.loads(invoke("report", finished_study["out"], "--json").output)
-    assert told["studies"][0]["missing"] == [] and told["studies"][0]["doubts"] == []
+    assert told["studies"][0]["missing"] == [] and told["studies"][0]["warnings"] == []
     assert told["studies"][0]["losses"]["base"]
 
 
@@ -105,7 +105,7 @@ def test_a_selection_is_made_anew_and_told(invoke, finished_study, tmp_path):
     result = invoke("select", str(out), "--method", "less", "--budget", "4", "--targets", "sums")
     assert result.exit_code == 0, result.stderr
     assert "**less-4-sums**: 4 rows" in result.stdout
-    assert "rows that serve a target most (cosine): " in result.stdout
+    assert "rows by the target they help most (cosine): " in result.stdout
 
 
 def test_a_selection_of_an_unknown_method_exits_with_2(invoke, finished_study):

@@ -179,7 +179,7 @@ def test_a_training_worker_is_killed_in_the_middle_of_an_epoch(
 ) -> None:
     study = again("features", "attribution", "select")
     job = nodes.submit(write(study))
-    latest = Path(study["out"], "finetune", "bids", "pauses", "latest.json")
+    latest = Path(study["out"], "finetune", "bids", "step-checkpoints", "latest.json")
     # Thirty steps an epoch.
     wait_for(lambda: latest.exists() and json.loads(latest.read_text())["step"] >= 5, "a checkpoint inside an epoch")
     nodes.kill(TRAINER)

@@ -225,7 +225,7 @@ def test_a_wrong_override_is_told_by_itself(load: Callable[..., Any], override: 
 @pytest.mark.parametrize(
     ("override", "key", "meaning"),
     [
-        ("data.maxlength=64", "data.maxlength: unknown key", "how rows become examples"),
+        ("data.maxlength=64", "data.maxlength: unknown key", "conversion of rows to examples"),
         ("data.max_length=long", "data.max_length: should be a valid integer, not 'long'", "longest example in tokens"),
         ("lora.rank=", "lora.rank: should be a valid integer, not None", "rank of the LoRA matrices"),
         ("selection.budget=-1", "selection.budget: budget is -1", "rows to choose"),

@@ -8,7 +8,9 @@ from pydantic import BaseModel
 from instsel.config.file import parse_study
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
-from instsel.selection.methods import BidsMethod, LessMethod, RandomMethod
+from instsel.selection.bids import Bids
+from instsel.selection.less import Less
+from instsel.selection.random import Random
 
 LEAST = {
     "name": "s",
@@ -36,7 +38,7 @@ def selection(budget: Any = 0.1, methods: Any = ("random",)) -> dict[str, Any]:
 
 def test_the_least_study_file_has_defaults_for_all_else() -> None:
     config = study()
-    assert config.selection.methods == [RandomMethod(method="random")]
+    assert config.selection.methods == [Random(method="random")]
     assert (config.warmup.epochs, config.finetune.epochs) == (4, 2)
     assert config.resources.actors is None
 
@@ -52,7 +54,7 @@ def test_every_key_says_what_it_means() -> None:
         return [m for inner in getattr(annotation, "__args__", ()) for m in found(inner)]
 
     reached = models(StudyConfig)
-    assert {RandomMethod, LessMethod, BidsMethod} <= set(reached)
+    assert {Random, Less, Bids} <= set(reached)
     missing = [f"{m.__name__}.{name}" for m in reached for name, f in m.model_fields.items() if not f.description]
     assert missing == []
 
@@ -112,7 +114,7 @@ def test_one_method_twice_under_two_names_is_fine() -> None:
 @pytest.mark.parametrize(
     ("methods", "key", "what"),
     [
-        (("g2s",), "selection.methods.0", "'less', 'bids', 'instance_max'"),
+        (("g2s",), "selection.methods.0", "'bids', 'equal', 'facility_location'"),
         (("random", {"name": "x"}), "selection.methods.1", "'method'"),
         ((3,), "selection.methods.0", "not 3"),
         ((), "selection.methods", "at least 1 item"),
@@ -137,22 +139,27 @@ def test_a_wrong_method_is_named_by_its_place(methods: Any, key: str, what: str)
         ({"data": {"max_length": "long"}}, "data.max_length", "not 'long'", "longest example in tokens"),
         ({"data": {"max_length": 10.5}}, "data.max_length", "not 10.5", "longest example in tokens"),
         ({"data": {"max_length": True}}, "data.max_length", "not True", "longest example in tokens"),
-        ({"data": {"leak_words": 2}}, "data.leak_words", "greater than or equal to 3, not 2", "shares so many words"),
-        ({"data": None}, "data", "not None", "how rows become examples"),
+        (
+            {"data": {"leak_words": 2}},
+            "data.leak_words",
+            "greater than or equal to 3, not 2",
+            "share this many consecutive words",
+        ),
+        ({"data": None}, "data", "not None", "conversion of rows to examples"),
         ({"name": 2024}, "name", "not 2024", "name of the study"),
         ({"name": "a b"}, "name", "'a b' is not usable", "name of the study"),
-        ({"pool": []}, "pool", "at least 1 item", "where the pool's rows are"),
+        ({"pool": []}, "pool", "at least 1 item", "files of the pool"),
         ({"pool": [{}]}, "pool.0.path", "is missing; write it", "file, glob or URI"),
-        ({"pool": [{"path": "a", "format": "csv"}]}, "pool.0.format", "not 'csv'", "how a row looks"),
+        ({"pool": [{"path": "a", "format": "csv"}]}, "pool.0.format", "not 'csv'", "format of the rows"),
         ({"targets": {}}, "targets", "at least 1 item", "abilities the selection is for"),
         ({"targets": {"mean": {"validation": "v"}}}, "targets", "cannot be called 'mean'", "abilities"),
         ({"targets": {"a/b": {"validation": "v"}}}, "targets", "'a/b' is not usable", "abilities"),
-        ({"targets": {"t": {}}}, "targets.t.validation", "is missing", "examples that show the ability"),
-        ({"targets": {"less": {}}}, "targets.less.validation", "is missing", "examples that show the ability"),
+        ({"targets": {"t": {}}}, "targets.t.validation", "is missing", "examples of the ability"),
+        ({"targets": {"less": {}}}, "targets.less.validation", "is missing", "examples of the ability"),
         ({"targets": {"t": {"validation": "v", "max_heldout": 0}}}, "targets.t.max_heldout", "not 0", "held-out rows"),
         ({"lora": {"target_modules": "q"}}, "lora.target_modules", "not 'q'", "modules that get LoRA matrices"),
         ({"lora": {"dropout": 1}}, "lora.dropout", "less than 1, not 1", "LoRA dropout"),
-        ({"warmup": {"share": 0}}, "warmup.share", "greater than 0, not 0", "share of the pool"),
+        ({"warmup": {"share": 0}}, "warmup.share", "greater than 0, not 0", "fraction of the pool"),
         ({"finetune": {"share": 0.1}}, "finetune.share", "unknown key", "training on each selection"),
         ({"finetune": {"learning_rate": float("inf")}}, "finetune.learning_rate", "finite", "peak learning rate"),
         ({"finetune": {"schedule": "step"}}, "finetune.schedule", "'linear', 'cosine' or 'constant'", "decays"),
@@ -174,8 +181,8 @@ def test_a_wrong_value_is_refused_with_key_value_and_meaning(
     ("parts", "key", "meaning"),
     [
         ({"modle": {}}, "modle", ""),
-        ({"data": {"max_len": 1}}, "data.max_len", "how rows become examples"),
-        ({"pool": [{"path": "a", "pth": "b"}]}, "pool.0.pth", "where the pool's rows are"),
+        ({"data": {"max_len": 1}}, "data.max_len", "conversion of rows to examples"),
+        ({"pool": [{"path": "a", "pth": "b"}]}, "pool.0.pth", "files of the pool"),
         ({"targets": {"t": {"validation": "v", "split": "x"}}}, "targets.t.split", "abilities the selection is for"),
         ({1: 2}, "1", ""),
     ],

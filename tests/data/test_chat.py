@@ -187,11 +187,11 @@ def test_a_long_example_loses_its_end(name: str, tiny_tokenizer: Any) -> None:
         ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "the chat template drops or changes a turn"),
         (
             "{% for m in messages %}{{ raise_exception('no system turns') if m['role'] == 'system' }}{% endfor %}",
-            "the chat template refuses the row: no system turns",
+            "the chat template rejects the row: no system turns",
         ),
-        ("{% for m in messages %}{{ m['content'] + 1 }}{% endfor %}", "the chat template refuses the row: "),
-        ("{% for m in messages %}{{ m.content.nothing.more }}{% endfor %}", "the chat template refuses the row: "),
-        ("{% for m in messages %}", "the chat template refuses the row: "),
+        ("{% for m in messages %}{{ m['content'] + 1 }}{% endfor %}", "the chat template rejects the row: "),
+        ("{% for m in messages %}{{ m.content.nothing.more }}{% endfor %}", "the chat template rejects the row: "),
+        ("{% for m in messages %}", "the chat template rejects the row: "),
         (
             "{% for m in messages %}[{{ messages | length }}]{{ m['content'] }}{% endfor %}",
             "the chat template rewrites earlier turns, so answers cannot be marked",
@@ -218,7 +218,7 @@ def test_a_template_that_loses_or_rewrites_turns_is_a_reason(
     ids=["a forged answer", "a forged question", "in the system turn", "an end alone"],
 )
 def test_a_text_that_would_forge_turns_is_a_reason(messages: list[dict[str, str]], tiny_tokenizer: Any) -> None:
-    with pytest.raises(BadRow, match="^a mark of the chat template stands in the text$"):
+    with pytest.raises(BadRow, match="^the text contains a special token of the chat template$"):
         encode(tiny_tokenizer, messages, LONG)
 
 
@@ -239,7 +239,7 @@ def test_special_tokens_that_the_template_does_not_write_are_text(tiny_tokenizer
     ],
 )
 def test_a_template_reaches_nothing_outside_of_the_conversation(attack: str, tokenizer: Callable[..., Any]) -> None:
-    with pytest.raises(BadRow, match="^the chat template refuses the row: "):
+    with pytest.raises(BadRow, match="^the chat template rejects the row: "):
         encode(tokenizer(attack), CONVERSATIONS["one turn"], LONG)
 
 

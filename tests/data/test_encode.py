@@ -88,7 +88,7 @@ def test_a_row_that_is_refused_is_set_aside_with_the_refusal(tiny_tokenizer: Any
     examples, rejected = encoded(
         tiny_tokenizer,
         [line(1), line(2), line(3)],
-        refuse=lambda found: "is two" if found == messages(2) else None,
+        reject_if=lambda found: "is two" if found == messages(2) else None,
     )
     assert (rejected["line"].to_pylist(), rejected["reason"].to_pylist()) == ([2], ["is two"])
     assert examples["line"].to_pylist() == [1, 3]

@@ -153,7 +153,7 @@ def test_only_as_much_is_read_as_is_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["rows.csv", "rows.txt", "rows.jsonl.bz2", "rows", "rows.gz"])
 def test_an_unknown_ending_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(TEXT)
-    with pytest.raises(InputError, match=rf"{name}: unknown ending; files are \.jsonl"):
+    with pytest.raises(InputError, match=rf"{name}: unknown extension; files are \.jsonl"):
         read(tmp_path / name)
 
 
@@ -178,7 +178,8 @@ def test_an_empty_file_is_refused_alone_or_among_others(tmp_path: Path) -> None:
 def test_a_folder_is_refused_unless_it_is_a_saved_dataset(tmp_path: Path) -> None:
     from datasets import Dataset, DatasetDict
 
-    with pytest.raises(InputError, match=rf"{tmp_path}/ is a folder but no saved dataset; write {tmp_path}/\*\.jsonl"):
+    message = rf"{tmp_path}/ is a folder but not a saved dataset; write {tmp_path}/\*\.jsonl"
+    with pytest.raises(InputError, match=message):
         source_files(f"{tmp_path}/")
     DatasetDict({"train": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "splits")
     with pytest.raises(InputError, match="holds several splits; give the folder of one of them"):

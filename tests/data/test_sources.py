@@ -53,7 +53,7 @@ def test_a_target_has_validation_and_perhaps_heldout(make: Callable[..., Any]) -
     [
         ("none.jsonl", "does not exist; correct the path"),
         ("none/*.jsonl", "no file matches"),
-        ("pool", "is a folder but no saved dataset; write"),
+        ("pool", "is a folder but not a saved dataset; write"),
         ("empty.jsonl", "is empty; remove it or correct the path"),
         ("nosuchscheme://x/a.jsonl", "use a local path or a URI"),
     ],

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from instsel.attribution.scores import unit_rows as attribution_rows
+from instsel.arrays import unit_rows as attribution_rows
 from instsel.gradients.features import (
     NOT_FINITE,
     ZERO,
@@ -13,7 +13,7 @@ from instsel.gradients.features import (
     normalise,
     read_features,
     read_norms,
-    read_pins,
+    read_provenance,
     require_provenance,
 )
 from instsel.io.store import Folder
@@ -55,7 +55,7 @@ def test_a_shard_is_read_back_as_a_view_of_the_file(tmp_path):
     assert features.dtype == np.float16 and not features.flags.owndata and not features.flags.writeable
     np.testing.assert_array_equal(features, unit.astype(np.float16))
     assert read_norms(table).tolist() == [0, 1, 2, 3, 4]
-    assert read_pins(table.schema) == provenance
+    assert read_provenance(table.schema) == provenance
     assert table.schema.field("feature").type == pa.list_(pa.float16(), 6)
 
 
@@ -163,4 +163,4 @@ def test_another_table_is_refused(columns):
     with pytest.raises(ValueError, match="feature shard"):
         read_features(table)
     with pytest.raises(ValueError, match="feature shard"):
-        read_pins(table.schema)
+        read_provenance(table.schema)

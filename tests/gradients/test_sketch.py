@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel.gradients.sketch import CountSketch, _gather_add, _slots
+from instsel.gradients.sketch import CountSketch, _select_add, _slots
 
 SHAPES = {"a.weight": (3, 7), "b.weight": (50,), "c": (4, 2, 5)}
 
@@ -45,7 +45,7 @@ def test_the_gather_of_other_devices_equals_the_scatter_of_the_cpu(dim, entries)
     sketch = CountSketch(dim, 3)
     flat = torch.randn(4, entries, generator=torch.Generator().manual_seed(entries))
     total = torch.ones(4, dim)
-    _gather_add(total, flat, *(torch.from_numpy(part) for part in _slots(*sketch.hashes("w", (entries,)), dim)))
+    _select_add(total, flat, *(torch.from_numpy(part) for part in _slots(*sketch.hashes("w", (entries,)), dim)))
     torch.testing.assert_close(total, sketch.project({"w": flat}) + 1, rtol=1e-5, atol=1e-5)
 
 

@@ -68,7 +68,7 @@ def test_large_files_are_told_apart_by_blocks_from_end_to_end(tmp_path: Path, mo
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"file .*/none does not exist; correct the path"):
         file_identity(str(tmp_path / "none"))
-    with pytest.raises(InputError, match=r"is a folder, where a file is expected; write .*/\*\.jsonl"):
+    with pytest.raises(InputError, match=r"is a folder, but a file is expected; write .*/\*\.jsonl"):
         file_identity(f"{tmp_path}/")
 
 

@@ -34,7 +34,7 @@ def test_helped_by_a_removal_is_no_dependence():
 
 def test_single_sample_needs_the_errors_over_items():
     full, without = _measured(samples=1)
-    with pytest.raises(ValueError, match="one base sample"):
+    with pytest.raises(ValueError, match="a single base sample"):
         dependencies(full, without)
     sure = dependencies(full, without, errors=np.full((1, 3, 3), 0.01))
     assert sure.needs.tolist() == (STEP > 0).tolist()

@@ -112,7 +112,7 @@ def test_effect_that_was_never_measured_is_refused():
 
 def test_single_sample_takes_the_errors_over_items():
     found = from_effects(HURTS[None], errors=np.full((1, 3, 3), 0.1))
-    assert found.own_error == pytest.approx(0.1)
+    assert found.self_effect_error == pytest.approx(0.1)
     assert found.error[0, 1] == pytest.approx(0.1 * np.sqrt(1 + 0.4**2))
 
 

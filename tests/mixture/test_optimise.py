@@ -4,7 +4,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from instsel.mixture.optimise import counts, solve
+from instsel.mixture.program import counts, solve
 from instsel.mixture.release import release_counts
 
 ALPHA = np.array([0.5, 0.3, 0.2])

@@ -1,15 +1,10 @@
-"""What CPUs say of themselves, what a study makes of it, and that it keeps to it."""
-
-from pathlib import Path
+"""What CPUs report about themselves, and the dtype that follows from it."""
 
 import pytest
 
-from instsel.config.file import parse_study
-from instsel.config.study import Model, StudyConfig
-from instsel.io.store import Folder
+from instsel.config.study import Model
 from instsel.models import dtypes
-from instsel.models.dtypes import Device, cpu, dtype_of, keep, kept, settle, with_kept_dtype
-from instsel.study.folder import open_folder
+from instsel.models.dtypes import Device, cpu, decide_dtype, dtype_of
 
 CASCADE_LAKE = """processor\t: 0
 model name\t: Intel(R) Xeon(R) Platinum 8259CL CPU @ 2.50GHz
@@ -49,36 +44,14 @@ def test_a_cpu_is_called_as_people_know_it():
 
 def test_one_machine_that_emulates_decides_for_all():
     good, bad = Device("AMD EPYC", True), Device("Intel Xeon", False)
-    assert settle([good, good]).dtype == "bfloat16"
-    mixed = settle([good, bad, good])
+    assert decide_dtype([good, good]).dtype == "bfloat16"
+    mixed = decide_dtype([good, bad, good])
     assert mixed.dtype == "float32"
-    assert "1 of 3 machines: Intel Xeon would emulate bfloat16" in mixed.why
-    assert settle([bad]).why.startswith("Intel Xeon would emulate bfloat16")
+    assert "1 of 3 machines: Intel Xeon would emulate bfloat16" in mixed.reason
+    assert decide_dtype([bad]).reason.startswith("Intel Xeon would emulate bfloat16")
 
 
 def test_a_type_that_is_written_is_taken_and_auto_is_that_of_this_machine(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(dtypes, "local_dtype", lambda: "bfloat16")
     assert dtype_of(Model(name="m", dtype="float32")) == "float32"
     assert dtype_of(Model(name="m")) == "bfloat16"
-
-
-@pytest.fixture
-def study(tiny_study) -> StudyConfig:
-    """A study that leaves its type open."""
-    raw = tiny_study()
-    return parse_study({**raw, "model": {"name": raw["model"]["name"]}}, "test")
-
-
-def test_what_was_settled_is_kept_beside_the_name_of_the_study(study: StudyConfig):
-    folder = open_folder(study.out, study.name)
-    assert kept(folder) is None
-    assert with_kept_dtype(study, folder).model.dtype == "auto"
-    keep(folder, settle([Device("AMD EPYC", True)]))
-    assert with_kept_dtype(study, folder).model.dtype == "bfloat16"
-    written = study.model_copy(update={"model": Model(name=study.model.name, dtype="float32")})
-    assert with_kept_dtype(written, folder).model.dtype == "float32"
-    assert open_folder(study.out, study.name) == folder
-
-
-def test_a_folder_that_is_not_there_yet_keeps_nothing(tmp_path: Path):
-    assert kept(Folder.at(tmp_path / "none")) is None

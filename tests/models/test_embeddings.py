@@ -96,6 +96,23 @@ def test_a_model_with_a_decoder_is_refused(tiny_encoder: Path, tmp_path: Path) -
         Encoder(Embedding(encoder=str(tmp_path)))
 
 
+def test_an_adapter_that_names_another_model_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_encoder, tmp_path, dirs_exist_ok=True)
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "evil/model"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
+    with pytest.raises(InputError, match="is an adapter; merge it"):
+        Encoder(Embedding(encoder=str(tmp_path)))
+
+
+def test_what_the_folder_says_to_sentence_transformers_is_not_done(tiny_encoder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_encoder, folder)
+    arguments = {"attn_implementation": "evil/kernel", "trust_remote_code": True}
+    settings = {"max_seq_length": 4, "do_lower_case": True, "model_args": arguments}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+    np.testing.assert_array_equal(embed(folder, TEXTS), embed(tiny_encoder, TEXTS))
+
+
 def test_the_prompt_is_all_that_comes_before_the_last_answer() -> None:
     turns = [("system", "Be brief."), ("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")]
     messages = [{"role": role, "content": content} for role, content in [*turns, ("user", "Thanks")]]

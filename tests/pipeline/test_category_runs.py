@@ -16,7 +16,7 @@ from instsel.pipeline import category_runs
 from instsel.pipeline.evaluate import EvaluationSet
 from instsel.pipeline.registry import build_graph
 from instsel.runtime import training
-from instsel.runtime.training import Trained, TrainingRun
+from instsel.runtime.training_run import Trained, TrainingRun
 from instsel.study.folder import Cost
 from instsel.study.graph import StageGraph
 from instsel.study.stage import RunContext
@@ -47,8 +47,7 @@ class Cluster:
         self.diverge: set[str] = set()
         self.stop_after: int | None = None
 
-    def train(self, study: Any, title: str, runs: list[TrainingRun], resources: Any, groups: int, *rest: Any) -> None:
-        _, on_end = rest
+    def train(self, session: Any, title: str, runs: list[TrainingRun], groups: int, on_end: Any) -> None:
         for index, run in enumerate(runs):
             if self.stop_after is not None and len(self.trained) >= self.stop_after:
                 raise StudyError("stopped")
@@ -95,7 +94,7 @@ def test_gamma_is_the_help_that_was_planted(study, resources):
     result = _run(made, graph, resources)
     assert np.array(result["gamma"]) == pytest.approx(HELP / np.diagonal(HELP))
     assert np.array(result["error"]) == pytest.approx(0, abs=1e-9)
-    assert result["own"] == pytest.approx(3 * np.diagonal(HELP))
+    assert result["self_effect"] == pytest.approx(3 * np.diagonal(HELP))
 
 
 def test_needs_are_the_help_that_was_planted(study, resources):
@@ -182,7 +181,7 @@ def test_bug_a_full_disk_was_taken_for_a_diverged_run(study, resources, monkeypa
     def fail(*_: Any) -> Any:
         raise StudyError("no space left")
 
-    monkeypatch.setattr(category_runs, "train_side_by_side", fail)
+    monkeypatch.setattr(training, "train_side_by_side", fail)
     with pytest.raises(StudyError, match="no space left"):
         _run(made, graph, resources)
     assert not list(Path(str(graph.folder)).glob("interaction/runs/*/trained.json"))

@@ -19,14 +19,14 @@ import pytest
 import torch
 import yaml
 
-from instsel.attribution.scores import unit_rows
+from instsel.arrays import unit_rows
 from instsel.config.file import parse_study
 from instsel.errors import StudyError
-from instsel.gradients.features import feature_table, read_features, read_norms, read_pins
+from instsel.gradients.features import feature_table, read_features, read_norms, read_provenance
 from instsel.io.store import Folder
 from instsel.pipeline import features
 from instsel.pipeline.registry import build_graph
-from instsel.runtime import actors
+from instsel.runtime.actors import ActorPool
 from instsel.runtime.errors import clear_errors
 from instsel.runtime.session import ResourcePlan
 from instsel.study.folder import StageFolder
@@ -66,21 +66,19 @@ def make_features(raw: dict[str, Any], folder: Path, actors: int = 2, **keys: An
 
 
 def in_this_process(token_limit: int, ran_out: list[int]) -> Callable[..., Iterator[dict[str, Any]]]:
-    """In place of `through_actors`: two actors, here, whose memory takes so many tokens at once."""
+    """In place of `ActorPool.run`: two actors, here, whose memory takes so many tokens at once."""
 
-    def run(
-        items: Any, rows: Folder, actor: Any, arguments: Any, resources: ResourcePlan, stage_of: Any
-    ) -> Iterator[dict[str, Any]]:
-        actors = [actor(resources.threads, *arguments) for _ in range(2)]
-        for number, item in enumerate(items):
+    def run(pool: ActorPool, resources: ResourcePlan) -> Iterator[dict[str, Any]]:
+        workers: list[Any] = [pool.actor(resources.threads, *pool.arguments) for _ in range(2)]
+        for number, item in enumerate(pool.items):
 
             def embed(_: Any, reader: Any, number: int = number) -> None:
                 if reader[0].numel() > token_limit:
                     ran_out.append(number)
                     raise torch.OutOfMemoryError
 
-            worker = actors[number % 2]
-            table = rows.read_table(item["rows"], ["id", "input_ids", "labels"])
+            worker = workers[number % 2]
+            table = pool.rows.read_table(item["rows"], ["id", "input_ids", "labels"])
             with worker.base.get_input_embeddings().register_forward_pre_hook(embed):
                 yield worker(item, table["id"].to_pylist(), table.select(["input_ids", "labels"]).to_pylist())
 
@@ -183,7 +181,7 @@ def test_a_worker_that_runs_out_of_memory_goes_on_with_smaller_batches_and_it_is
     make, undisturbed, monkeypatch, capsys
 ):
     ran_out: list[int] = []
-    monkeypatch.setattr(actors, "through_actors", in_this_process(100, ran_out))
+    monkeypatch.setattr(ActorPool, "run", in_this_process(100, ran_out))
     made = Path(make(token_budget=512).folder.path)
     # Each of the two actors learned it at its first shard, and kept to it.
     assert set(ran_out) == {0, 1}
@@ -195,13 +193,13 @@ def test_a_worker_that_runs_out_of_memory_goes_on_with_smaller_batches_and_it_is
 
 
 def test_int8_takes_about_half_and_points_the_same_way(make, undisturbed, monkeypatch):
-    monkeypatch.setattr(actors, "through_actors", in_this_process(10**6, []))
+    monkeypatch.setattr(ActorPool, "run", in_this_process(10**6, []))
     stage = make(storage="int8")
     cosines = (directions(Path(stage.folder.path)) * directions(undisturbed)).sum(axis=1)
     assert cosines.min() > 0.999
     table = stage.folder.read_table("epoch-1/pool/00000-000000.arrow")
     assert read_features(table)[1].dtype == np.int8
-    assert read_pins(table.schema)["storage"] == "int8"
+    assert read_provenance(table.schema)["storage"] == "int8"
 
 
 def test_the_manifest_says_what_every_checkpoints_features_depend_on(raw, undisturbed):
@@ -209,7 +207,7 @@ def test_the_manifest_says_what_every_checkpoints_features_depend_on(raw, undist
     assert list(provenance) == CHECKPOINTS
     for name in shards(undisturbed):
         checkpoint, kind, _ = name.split("/")
-        assert read_pins(Folder.at(undisturbed).read_table(name).schema) == provenance[checkpoint][kind]
+        assert read_provenance(Folder.at(undisturbed).read_table(name).schema) == provenance[checkpoint][kind]
     pool, validation = provenance["epoch-1"]["pool"], provenance["epoch-1"]["validation"]
     assert pool["gradient"] == {"kind": "Adam direction", "betas": [0.9, 0.999], "eps": 1e-8}
     assert pool["sketch"] == {"kind": "count sketch", "dim": 64, "seed": 0}
@@ -226,7 +224,7 @@ def test_shards_of_another_warmup_are_not_gone_on_with(make, undisturbed, tmp_pa
     provenance = json.loads((folder / "provenance.json").read_text())
     ours, provenance["epoch-2"]["pool"]["adapter"] = provenance["epoch-2"]["pool"]["adapter"], "older"
     (folder / "provenance.json").write_text(json.dumps(provenance))
-    monkeypatch.setattr(actors, "through_actors", in_this_process(10**6, []))
+    monkeypatch.setattr(ActorPool, "run", in_this_process(10**6, []))
     before = {name: (folder / name).stat().st_mtime_ns for name in shards(folder)}
     make()
     assert f'made again: epoch-2.pool.adapter is "older", expected "{ours}"' in capsys.readouterr().out
@@ -240,7 +238,7 @@ def test_attribution_refuses_a_shard_with_one_other_pin_and_names_it(place, name
     shutil.copytree(undisturbed, tmp_path / "features")
     folder = Folder.at(tmp_path / "features")
     table = (folder / place).read_table(f"{name}.arrow")
-    provenance = read_pins(table.schema)
+    provenance = read_provenance(table.schema)
     other = feature_table(
         *read_features(table), read_norms(table), {**provenance, "sketch": {**provenance["sketch"], "seed": 7}}
     )

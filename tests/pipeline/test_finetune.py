@@ -11,7 +11,7 @@ from instsel.errors import Diverged
 from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph
 from instsel.runtime import training
-from instsel.runtime.training import Trained
+from instsel.runtime.training_run import Trained
 from instsel.study.stage import RunContext
 
 
@@ -24,7 +24,7 @@ def side_by_side(finished_study, resources, tmp_path, monkeypatch):
     trained = []
 
     def train(diverge):
-        def every_run(study, title, runs, resources, groups, terminal, on_end):
+        def every_run(session, title, runs, groups, on_end):
             for index, run in enumerate(runs):
                 name = run.name.removeprefix("finetune/")
                 trained.append(name)

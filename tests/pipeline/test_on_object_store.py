@@ -62,9 +62,9 @@ def test_a_study_in_a_store_is_the_same_as_on_a_disk(remote, object_store, finis
     assert {name: after[name] for name in before} == before
     assert after["instsel.log"].startswith(objects["instsel.log"]) and b"nothing to do" in after["instsel.log"]
 
-    folder, made = reselect(remote["out"], SelectionRequest("less", "4"), print)
-    rows = folder.read("selected.jsonl").splitlines()
-    assert (made["rows"], len(rows)) == (4, 4)
+    selection = reselect(remote["out"], SelectionRequest("less", "4"), print)
+    rows = selection.folder.read("selected.jsonl").splitlines()
+    assert (selection.result.rows, len(rows)) == (4, 4)
     row = json.loads(rows[0])["id"]
     told, expected = explain(remote["out"], row), explain(finished_study["out"], row)
     assert (told.helped, told.hurt) == (expected.helped, expected.hurt)

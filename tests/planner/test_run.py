@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 import yaml
+from instsel.planner.processes import ModelProcess
 from typer.testing import CliRunner
 
 from instsel.cli.app import app
 from instsel.config.file import parse_study
 from instsel.console import Terminal
 from instsel.errors import InputError, StudyError
+from instsel.evaluation.scoring import answers_alone
 from instsel.io.store import Folder
-from instsel.models.likelihood import answers_alone
 from instsel.pipeline.registry import build_graph, stage_names
 from instsel.planner import sample as plan_sample
 from instsel.planner import stopwatch as plan_stopwatch
-from instsel.planner.processes import ModelProcess
 from instsel.planner.run import _log_file, _open_parts, free_bytes, plan_study
 from instsel.planner.sample import sampled_rows
 

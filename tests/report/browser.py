@@ -1,4 +1,4 @@
-"""A headless Chromium that opens a page from disk without a network, and tells what it does, by DevTools' protocol."""
+"""A headless Chromium that opens a page from disk without a network and records what it does (DevTools protocol)."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ PATIENCE = 60.0
 
 
 class Page:
-    """One open page: what it ran into, and what JavaScript finds in it."""
+    """An open page: its errors and requests, and what JavaScript reads in it."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -37,21 +37,21 @@ class Page:
             self._note(message)
 
     def _note(self, event: dict[str, Any]) -> None:
-        found = event.get("params", {})
+        params = event.get("params", {})
         if event["method"] == "Network.requestWillBeSent":
-            self.requests.append(found["request"]["url"])
+            self.requests.append(params["request"]["url"])
         elif event["method"] == "Runtime.exceptionThrown":
-            self.errors.append(json.dumps(found["exceptionDetails"])[:500])
+            self.errors.append(json.dumps(params["exceptionDetails"])[:500])
         elif event["method"] == "Log.entryAdded":
-            self.errors.append(found["entry"]["text"])
-        elif event["method"] == "Runtime.consoleAPICalled" and found["type"] in ("error", "warning"):
-            self.errors.append(json.dumps(found["args"])[:500])
+            self.errors.append(params["entry"]["text"])
+        elif event["method"] == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
+            self.errors.append(json.dumps(params["args"])[:500])
 
     async def evaluate(self, script: str) -> Any:
         """The value of an expression, or of the promise that it is."""
-        found = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        answer = await self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
     async def until(self, script: str) -> None:
         """Wait until an expression is true."""
@@ -89,7 +89,7 @@ async def _browse(file: Path, profile: Path, visit: Any) -> Any:
         address = await _wait(profile / "DevToolsActivePort")
         async with aiohttp.ClientSession() as session:
             async with session.get(f"http://127.0.0.1:{address}/json/list") as answer:
-                target = next(one for one in await answer.json() if one["type"] == "page")
+                target = next(tab for tab in await answer.json() if tab["type"] == "page")
             async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=2**28) as socket:
                 page = Page(socket)
                 for domain in ("Page", "Runtime", "Log", "Network"):
@@ -98,8 +98,8 @@ async def _browse(file: Path, profile: Path, visit: Any) -> Any:
                                 downloadThroughput=-1, uploadThroughput=-1)  # fmt: skip
                 await page.call("Page.navigate", url=file.resolve().as_uri())
                 await page.until("document.readyState === 'complete' && location.protocol === 'file:'")
-                found: Coroutine[Any, Any, Any] = visit(page)
-                return await found
+                visiting: Coroutine[Any, Any, Any] = visit(page)
+                return await visiting
     finally:
         process.terminate()
         process.wait(timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""A study folder of a few rows, made by hand: what the stages would have left, without training anything."""
+"""A study folder of a few rows, written by hand: what the stages would have left, without training anything."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,13 +31,13 @@ PICKS = {"random": [0, 1, 2, 3], "bids": [3, 4, 5, 6], "smart": [8, 9, 10, 11]}
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Path:
+def study_folder(tmp_path: Path) -> Path:
     """A finished study of 12 rows in two shards, two targets and three selections."""
     return make_study(tmp_path / "tiny")
 
 
 @pytest.fixture
-def make() -> Callable[..., Path]:
+def make_study_folder() -> Callable[..., Path]:
     """`make_study`."""
     return make_study
 
@@ -57,9 +57,9 @@ def make_study(out: Path, *, name: str = "tiny", text: str = HOSTILE, until: str
     if until == "select":
         return out
     _evaluate(folder, "base", 3.0, prepare)
-    for number, (name, selection) in enumerate(chosen.items()):
+    for index, (name, selection) in enumerate(chosen.items()):
         trained = _stage(folder, f"finetune/{name}", {}, selection)
-        _evaluate(folder, name, 2.0 - number * 0.5, trained)
+        _evaluate(folder, name, 2.0 - index * 0.5, trained)
     return out
 
 
@@ -75,10 +75,15 @@ def _ids() -> list[str]:
 
 
 def _prepare(folder: Folder, text: str) -> StageFolder:
-    place = folder / "prepare"
     shards = ["00000-000000", "00000-000001"]
     result = {
-        "pool": {"rows": ROWS, "tokens": 60 * ROWS, "shards": shards, "rejected": {"no answer": 2}},
+        "pool": {
+            "rows": ROWS,
+            "tokens": 60 * ROWS,
+            "shards": shards,
+            "sources": {name: {"rows": 6, "tokens": 360} for name in ("left", "right<b>")},
+            "rejected": {"no answer": 2},
+        },
         "targets": {name: {"validation": {"rows": 2}, "heldout": {"rows": 5}} for name in TARGETS},
     }
     stage = _stage(folder, "prepare", result)
@@ -92,15 +97,15 @@ def _prepare(folder: Folder, text: str) -> StageFolder:
             "shard": [shards[0]] * 6 + [shards[1]] * 6,
         }
     )
-    place.write_table("index.parquet", table)
+    stage.folder.write_table("index.parquet", table)
     messages = [
         [{"role": "user", "content": f"needle{row} {text}"}, {"role": "assistant", "content": "yes"}] for row in _ids()
     ]
     for number, shard in enumerate(shards):
         part = pa.table({"id": _ids(), "messages": messages}).slice(6 * number, 6)
-        (place / "pool").write_table(f"{shard}.parquet", part)
-    refused = {"file": ["a"] * 2, "line": [1, 2], "reason": ["no answer"] * 2, "text": [text, "second"]}
-    (place / "rejected").write_table(f"{shards[0]}.parquet", pa.table(refused))
+        (stage.folder / "pool").write_table(f"{shard}.parquet", part)
+    rejected = {"file": ["a"] * 2, "line": [1, 2], "reason": ["no answer"] * 2, "text": [text, "second"]}
+    (stage.folder / "rejected").write_table(f"{shards[0]}.parquet", pa.table(rejected))
     return stage
 
 
@@ -111,24 +116,24 @@ def _attribution(folder: Folder, features: StageFolder) -> StageFolder:
     # The second shard is not in the index's order.
     for number, order in enumerate(([0, 1, 2, 3, 4, 5], [11, 10, 9, 8, 7, 6])):
         scores = pa.FixedSizeListArray.from_arrays(pa.array(INFLUENCE[order].ravel()), 4)
-        block = pa.table({"id": [_ids()[one] for one in order], "scores": scores})
+        block = pa.table({"id": [_ids()[row] for row in order], "scores": scores})
         (stage.folder / "blocks").write_table(f"00000-00000{number}.arrow", block)
     return stage
 
 
 def _select(folder: Folder, name: str, parent: StageFolder) -> StageFolder:
-    places = PICKS[name]
+    picks = PICKS[name]
     result = {"rows": 4, "tokens": 240, "sources": {"left": 4}, "tasks": {"left/-": 4}}
     if name == "smart":
         result |= {"task_gains": {"left": 2.5, "<right>": 1.25}}
     stage = _stage(folder, f"select/{name}", result, parent, method=name)
     reasons = ["task left", "task left", "task <right>", "task <right>"] if name == "smart" else ["why"] * 4
     table = {
-        "id": [_ids()[place] for place in places],
+        "id": [_ids()[row] for row in picks],
         "rank": list(range(4)),
         "score": [4.0, 3.0, 2.0, 1.0],
         "reason": reasons,
-        "tokens": pa.array([20 * place for place in places], pa.int32()),
+        "tokens": pa.array([20 * row for row in picks], pa.int32()),
     }
     stage.folder.write_table("selected.parquet", pa.table(table))
     return stage

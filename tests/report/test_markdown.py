@@ -1,6 +1,6 @@
 import pytest
 
-from instsel.report.markdown import StageCost, comparison_table, composition_table, cost_table
+from instsel.report.markdown import comparison_table, composition_table
 from instsel.stats import Interval
 
 LOSSES = {
@@ -66,33 +66,9 @@ def test_composition_orders_sources_by_their_share_of_the_pool() -> None:
 
 
 @pytest.mark.parametrize("chosen", [{"nowhere": 1}, {"asdiv": 3}])
-def test_composition_refuses_rows_the_pool_does_not_have(chosen: dict[str, int]) -> None:
+def test_composition_rejects_rows_the_pool_does_not_have(chosen: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"bids chose .*{next(iter(chosen))}"):
         composition_table({"bids": chosen}, {"asdiv": 2})
-
-
-def test_cost_sums_seconds_and_takes_the_highest_peak() -> None:
-    stages = {"warmup": StageCost(1000.0, 2_500_000, 3 * 2**30), "select": StageCost(0.25, None, 2**29)}
-    assert cost_table(stages) == (
-        "| stage | seconds | tokens | tokens/s | peak memory |\n"
-        "| --- | ---: | ---: | ---: | ---: |\n"
-        "| warmup | 1,000.0 | 2,500,000 | 2,500 | 3.00 GiB |\n"
-        "| select | 0.2 | – | – | 0.50 GiB |\n"
-        "| all | 1,000.2 | – | – | 3.00 GiB |\n"
-    )
-
-
-def test_cost_of_nothing_measured() -> None:
-    assert "| all | 0.0 | – | – | – |" in cost_table({"report": StageCost(0.0, 5)})
-
-
-def test_rows_that_were_worked_on_again_have_a_column_where_there_are_any() -> None:
-    table = cost_table(
-        {"features": StageCost(2.0, 5, rows_reprocessed=1200), "select": StageCost(1.0, rows_reprocessed=3)}
-    )
-    assert table.splitlines()[0] == "| stage | seconds | tokens | tokens/s | peak memory | rows again |"
-    assert [line.split(" | ")[-1] for line in table.splitlines()[2:]] == ["1,200 |", "3 |", "1,203 |"]
-    assert "again" not in cost_table({"features": StageCost(2.0, 5)})
 
 
 def test_many_runs_become_rows_in_order_of_their_mean() -> None:

@@ -12,14 +12,15 @@ from ray._private.internal_api import get_memory_info_reply, get_state_from_addr
 
 from instsel.errors import StudyError
 from instsel.io.store import Folder
-from instsel.runtime import actors
-from instsel.runtime import attempts as starts
-from instsel.runtime.actors import _useful as useful_actors
-from instsel.runtime.actors import through_actors
+from instsel.runtime import actors, attempts
+from instsel.runtime.actors import ActorPool
 from instsel.runtime.errors import clear_errors
-from instsel.runtime.session import TOKENS_A_PROCESS, ResourcePlan
+from instsel.runtime.session import TOKENS_PER_PROCESS
+from instsel.study.resources import ResourcePlan
 
-ONE = ResourcePlan(actors=1, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0, worker_cpus=1, worker_threads=1)
+SINGLE_ACTOR = ResourcePlan(
+    actors=1, gpus=0, cpus=0.5, threads=1, workers=1, worker_gpus=0, worker_cpus=1, worker_threads=1
+)
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_every_item_meets_its_rows_once(rows, ray_session):
         def __call__(self, item, ids, examples):
             return {"said": f"{self.greeting} {item['name']}", "ids": ids, "first": examples[0]["input_ids"]}
 
-    results = list(through_actors(items(name="you"), rows, Worker, ("hello",), ONE, lambda item: rows))
+    results = list(ActorPool("test", items(name="you"), rows, Worker, ("hello",), lambda item: rows).run(SINGLE_ACTOR))
     assert sorted(result["ids"] for result in results) == [["a"], ["b"], ["c"]]
     assert all(result["said"] == "hello you" and result["first"] == [1, 2] for result in results)
 
@@ -64,26 +65,27 @@ def test_examples_have_the_columns_asked_for(rows, ray_session):
 
     messages = pa.table({"id": ["a"], "tokens": [1], "more": [[{"role": "user"}]], "labels": [[1]]})
     rows.write_table("a.parquet", messages)
-    (result,) = through_actors(items()[:1], rows, Worker, (), ONE, lambda item: rows, columns=["more"])
+    (result,) = ActorPool("test", items()[:1], rows, Worker, (), lambda item: rows, ["more"]).run(SINGLE_ACTOR)
     assert (result["keys"], result["more"]) == (["more"], "user")
 
 
 def test_tokens_wait_for_an_actor_in_the_type_they_are_stored_in(rows):
     stored = pa.table({"id": ["a", "b"], "input_ids": pa.array([[1, 2], [3]], pa.list_(pa.int32()))})
     rows.write_table("a.parquet", stored)
-    table = actors._read(pa.table({"item": ['{"rows": "a.parquet"}']}), rows=rows, columns=["input_ids"])
+    table = actors._read_rows(pa.table({"item": ['{"rows": "a.parquet"}']}), rows=rows, columns=["input_ids"])
     assert (table["id"].to_pylist(), table["input_ids"].to_pylist()) == ([["a", "b"]], [[[1, 2], [3]]])
     assert table.schema.field("input_ids").type == pa.list_(pa.list_(pa.int32()))
 
 
 @pytest.mark.parametrize(
     ("tokens", "actors"),
-    [(10, 1), (4 * TOKENS_A_PROCESS, 4), (100 * TOKENS_A_PROCESS, 8), (2 * TOKENS_A_PROCESS - 2, 1)],
+    [(10, 1), (4 * TOKENS_PER_PROCESS, 4), (100 * TOKENS_PER_PROCESS, 8), (2 * TOKENS_PER_PROCESS - 2, 1)],
 )
 def test_no_more_actors_are_started_than_the_work_is_worth(tmp_path, tokens, actors):
     Folder.at(tmp_path).write_table("a.parquet", pa.table({"tokens": [tokens // 2]}))
     work = [{"rows": "a.parquet"}, {"rows": "a.parquet"}]
-    assert useful_actors(8, work, Folder.at(tmp_path)) == actors
+    pool = ActorPool("test", work, Folder.at(tmp_path), None, (), lambda item: Folder.at(tmp_path))
+    assert pool.useful_actors(8) == actors
 
 
 @pytest.mark.long
@@ -103,7 +105,7 @@ def test_what_is_read_ahead_of_slow_actors_is_bounded(rows, ray_session, monkeyp
     work = [{"rows": "a.parquet", "name": str(number)} for number in range(80)]
     monkeypatch.setattr(actors, "AHEAD_BYTES", 4 * 2**20)
     before, seen = store_bytes(), []
-    for _ in through_actors(work, rows, Worker, (), ONE, lambda item: rows, columns=["input_ids"]):
+    for _ in ActorPool("test", work, rows, Worker, (), lambda item: rows, ["input_ids"]).run(SINGLE_ACTOR):
         seen.append(store_bytes() - before)
     # Without the bound most of the 80 tables of 1 MB lie there when the first is done. On a busy
     # machine what was worked on takes a while to go, so that with the bound up to 18 MB were seen.
@@ -123,6 +125,6 @@ def test_rows_at_which_every_worker_dies_end_the_run(where, rows, ray_session, m
                 os.kill(os.getpid(), signal.SIGKILL)
             return {}
 
-    monkeypatch.setattr(starts, "MOST_STARTS", 2)
+    monkeypatch.setattr(attempts, "MOST_ATTEMPTS", 2)
     with pytest.raises(StudyError, match=r"^[abc]\.parquet: 2 workers died at these rows"), clear_errors():
-        list(through_actors(items(), rows, Worker, (), ONE, lambda item: rows))
+        list(ActorPool("test", items(), rows, Worker, (), lambda item: rows).run(SINGLE_ACTOR))

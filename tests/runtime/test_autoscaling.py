@@ -12,33 +12,33 @@ from ray.autoscaler import sdk
 from instsel.config.study import Resources
 from instsel.console import Terminal
 from instsel.errors import StudyError
-from instsel.runtime import autoscaling as gather
+from instsel.runtime import autoscaling
 
 Growing = Callable[..., list[Any]]
 
 
 @pytest.fixture
 def growing(monkeypatch: pytest.MonkeyPatch) -> Growing:
-    """Let the cluster have these sizes, one a look, then the last; the list tells what was asked for."""
+    """Let the cluster have these sizes, one size a look, then the last; the list has what was requested."""
 
     def make(*sizes: dict[str, float]) -> list[Any]:
         left, asked = list(sizes), []
-        monkeypatch.setattr(gather.ray, "cluster_resources", lambda: left.pop(0) if len(left) > 1 else left[0])
-        monkeypatch.setattr(gather, "request_resources", lambda bundles: asked.append(bundles))
-        monkeypatch.setattr(gather, "POLL_SECONDS", 0.001)
+        monkeypatch.setattr(autoscaling, "cluster_resources", lambda: left.pop(0) if len(left) > 1 else left[0])
+        monkeypatch.setattr(autoscaling, "request_resources", lambda bundles: asked.append(bundles))
+        monkeypatch.setattr(autoscaling, "POLL_SECONDS", 0.001)
         return asked
 
     return make
 
 
 def hold(**resources: Any) -> None:
-    with gather.autoscaled(Resources(**resources), Terminal()):
+    with autoscaling.requested_capacity(Resources(**resources), Terminal()):
         pass
 
 
 def test_machines_are_asked_for_waited_for_and_let_go(growing: Growing, capsys: pytest.CaptureFixture[str]) -> None:
     asked = growing({"CPU": 4.0}, {"CPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 12.0, "GPU": 2.0})
-    with gather.autoscaled(Resources(gpus=2), Terminal()):
+    with autoscaling.requested_capacity(Resources(gpus=2), Terminal()):
         assert asked == [[{"GPU": 1}, {"GPU": 1}]]
     assert asked[1:] == [[]]
     assert capsys.readouterr().out.split("\n") == [
@@ -50,7 +50,7 @@ def test_machines_are_asked_for_waited_for_and_let_go(growing: Growing, capsys: 
 
 def test_they_are_let_go_when_the_study_fails(growing: Growing) -> None:
     asked = growing({"CPU": 4.0})
-    with pytest.raises(KeyError), gather.autoscaled(Resources(cpus=3), Terminal()):
+    with pytest.raises(KeyError), autoscaling.requested_capacity(Resources(cpus=3), Terminal()):
         raise KeyError
     assert asked == [[{"CPU": 1}] * 3, []]
 
@@ -81,16 +81,16 @@ def test_ray_is_asked_by_the_name_that_it_has() -> None:
 
 
 @pytest.mark.long
-def test_a_driver_that_is_told_to_stop_lets_them_go() -> None:
+def test_a_driver_that_gets_sigterm_releases_them() -> None:
     # Python's own answer to SIGTERM, which `ray job stop` sends, would run no `finally`; Ray's does.
     code = """
 import os, ray, signal, time
-from instsel.runtime import autoscaling as gather
+from instsel.runtime import autoscaling
 from instsel.config import Resources
 from instsel.console import Terminal
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-gather.request_resources = lambda bundles: print("asked", bundles, flush=True)
-with gather.gathered(Resources(cpus=1), Terminal()):
+autoscaling.request_resources = lambda bundles: print("asked", bundles, flush=True)
+with autoscaling.requested_capacity(Resources(cpus=1), Terminal()):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 """

@@ -10,10 +10,11 @@ from instsel.config.file import parse_study
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.errors import StudyError
-from instsel.models.dtypes import Device, keep, settle, this_device
+from instsel.models.dtypes import Device, decide_dtype, this_device
 from instsel.pipeline.runner import run_study
 from instsel.runtime import devices as dtype
 from instsel.runtime.devices import settle_dtype, working_devices, working_nodes
+from instsel.study.dtype import write_dtype
 from instsel.study.folder import open_folder
 
 NATIVE, EMULATING = Device("AMD EPYC", True), Device("Intel Xeon", False)
@@ -25,8 +26,8 @@ def node(name: str, *, alive: bool = True, **resources: float) -> dict[str, Any]
 
 def test_the_machines_that_count_are_those_that_do_the_work():
     head, gone = node("head", memory=1.0), node("gone", alive=False, CPU=8.0, GPU=1.0)
-    cpus = [node("one", CPU=4.0), node("two", CPU=8.0)]
-    assert working_nodes([head, *cpus, gone]) == ["one", "two"]
+    cpus = [node("a", CPU=4.0), node("b", CPU=8.0)]
+    assert working_nodes([head, *cpus, gone]) == ["a", "b"]
     # Those without a GPU look after the others.
     assert working_nodes([head, *cpus, node("gpu", CPU=8.0, GPU=1.0), gone]) == ["gpu"]
 
@@ -80,11 +81,11 @@ def test_a_plan_settles_nothing_for_the_study(study, on):
 
 def test_a_study_in_bfloat16_that_goes_on_where_it_is_emulated_says_what_that_costs(study, on, capsys):
     folder = open_folder(study.out, study.name)
-    keep(folder, settle([NATIVE]))
+    write_dtype(folder, decide_dtype([NATIVE]))
     on(EMULATING)
     assert settle_dtype(study, folder, Terminal()).model.dtype == "bfloat16"
-    told = capsys.readouterr().out
-    assert "warning: Intel Xeon emulates bfloat16, which is 2.2 to 2.6 times as slow as float32" in told
+    output = capsys.readouterr().out
+    assert "warning: Intel Xeon emulates bfloat16, which is 2.2 to 2.6 times as slow as float32" in output
 
 
 def test_bfloat16_that_is_asked_for_where_it_is_emulated_is_taken_with_one_clear_line(study, on, capsys):
@@ -92,9 +93,9 @@ def test_bfloat16_that_is_asked_for_where_it_is_emulated_is_taken_with_one_clear
     asked = study.model_copy(update={"model": study.model.model_copy(update={"dtype": "bfloat16"})})
     on(EMULATING)
     assert settle_dtype(asked, folder, Terminal()).model.dtype == "bfloat16"
-    told = capsys.readouterr().out.splitlines()
-    assert sum("emulates" in line for line in told) == 1
-    assert any("--set model.dtype=float32" in line for line in told)
+    output = capsys.readouterr().out.splitlines()
+    assert sum("emulates" in line for line in output) == 1
+    assert any("--set model.dtype=float32" in line for line in output)
     assert "dtype" not in written(study)
 
 

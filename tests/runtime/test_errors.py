@@ -1,4 +1,4 @@
-"""Errors of workers, as the command tells them: whose turn it is, in the words of the cause."""
+"""Errors of workers, as the command shows them: with the type and the message of the cause."""
 
 import logging
 import os
@@ -52,7 +52,7 @@ def _in_ray_data(error: Exception) -> None:
     list(ray.data.range(2).map(fail_row).iter_rows())
 
 
-WAYS: dict[str, Any] = {
+FAILURES: dict[str, Any] = {
     "here": lambda error: (_ for _ in ()).throw(error).__next__(),
     "in a task": lambda error: ray.get(fail.remote(error)),
     "in a task of a task": lambda error: ray.get(fail_within.remote(error)),
@@ -62,19 +62,19 @@ WAYS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("where", FAILURES)
 @pytest.mark.parametrize("kind", [InputError, StudyError])
-def test_an_error_of_ours_comes_back_as_it_was(kind: type[Exception], way: str) -> None:
+def test_an_error_of_instsel_comes_back_unchanged(kind: type[Exception], where: str) -> None:
     with pytest.raises(kind) as error, clear_errors():
-        WAYS[way](kind("pool.0.path: correct it"))
+        FAILURES[where](kind("pool.0.path: correct it"))
     assert type(error.value) is kind
     assert str(error.value) == "pool.0.path: correct it"
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "here"])
-def test_any_other_error_of_a_worker_is_a_failed_study(way: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("where", [where for where in FAILURES if where != "here"])
+def test_any_other_error_of_a_worker_is_a_failed_study(where: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR, "instsel"), pytest.raises(StudyError) as error, clear_errors():
-        WAYS[way](ValueError("the matrix is odd"))
+        FAILURES[where](ValueError("the matrix is odd"))
     assert str(error.value) == "a worker failed: ValueError: the matrix is odd; the log file has the details"
     assert "Traceback" in caplog.text
 
@@ -86,7 +86,7 @@ def test_a_worker_that_dies_is_a_failed_study(death: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [InputError, StudyError, ValueError])
-def test_a_training_run_tells_the_failure_of_its_worker(kind: type[Exception]) -> None:
+def test_a_training_run_raises_the_failure_of_its_worker(kind: type[Exception]) -> None:
     class WorkerGroupError(ray.exceptions.RayError):
         def __init__(self, worker_failures: dict[int, Exception]) -> None:
             super().__init__("workers failed")

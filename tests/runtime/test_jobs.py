@@ -1,4 +1,4 @@
-"""`instsel submit` with a job server that stands in for a cluster's: names, what is sent, the log, what is refused."""
+"""`instsel submit` with a job server that stands in for a cluster's: names, what is sent, the log, what is rejected."""
 
 import io
 from pathlib import Path
@@ -12,14 +12,14 @@ from rich.console import Console
 from instsel.config.file import load_study
 from instsel.console import Terminal
 from instsel.errors import InputError, StudyError
-from instsel.runtime import jobs as submit
-from instsel.runtime.jobs import Order
+from instsel.runtime import jobs
+from instsel.runtime.jobs import JobSpec
 
 LOG = ["prepare\n", "warmup\n", "done\n"]
 
 
 class Server:
-    """Keeps jobs, and tells their logs; a connection to the log breaks as often as it is told to."""
+    """Keeps jobs, and sends their logs; a connection to the log breaks `breaks` times."""
 
     def __init__(self):
         self.jobs, self.sent, self.files = {}, [], []
@@ -52,10 +52,10 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch):
-    made = Server()
-    monkeypatch.setattr(submit, "_client", lambda address: made)
-    monkeypatch.setattr(submit, "WAIT_SECONDS", 0)
-    return made
+    stand_in = Server()
+    monkeypatch.setattr(jobs, "_client", lambda address: stand_in)
+    monkeypatch.setattr(jobs, "WAIT_SECONDS", 0)
+    return stand_in
 
 
 @pytest.fixture
@@ -71,14 +71,14 @@ def send(tmp_path, server):
         "selection": {"budget": 0.1, "methods": ["random"]},
     }
 
-    def call(changes=(), follow=True, **order):
+    def call(changes=(), follow=True, **spec_fields):
         path = tmp_path / "my.yaml"
         path.write_text(yaml.safe_dump({**keys, **dict(changes)}))
         (tmp_path / "secret.txt").write_text("not to be sent")
         printed = io.StringIO()
-        made = Order(str(path), **order)
-        study = load_study(path, made.overrides)
-        return submit.submit(study, made, Terminal(Console(file=printed)), follow), printed.getvalue()
+        spec = JobSpec(str(path), **spec_fields)
+        study = load_study(path, spec.overrides)
+        return jobs.submit(study, spec, Terminal(Console(file=printed)), follow), printed.getvalue()
 
     return call
 
@@ -122,7 +122,7 @@ def test_broken_connection_is_made_again_and_nothing_is_printed_twice(send, serv
     assert printed.count("prepare\n") == 1 and printed.endswith("warmup\ndone\n")
 
 
-def test_cluster_that_no_longer_answers_is_told(send, server):
+def test_cluster_that_no_longer_answers_is_reported(send, server):
     server.breaks = 99
     with pytest.raises(StudyError, match="no longer answers.*may still run"):
         send()
@@ -142,12 +142,12 @@ def test_failed_job_fails_and_says_why(send, server):
         ({"targets": {"t": {"validation": "/v.jsonl"}}, "pool": [{"path": "hf:a/b"}], "out": "runs"}, "out: 'runs'"),
     ],
 )
-def test_places_that_the_cluster_does_not_see_are_refused(send, server, changes, key):
+def test_paths_that_the_cluster_does_not_see_are_rejected(send, server, changes, key):
     with pytest.raises(InputError, match=key):
         send(changes)
     assert not server.sent
 
 
-def test_no_cluster_is_told_with_what_to_give():
+def test_no_cluster_is_reported_with_what_to_give():
     with pytest.raises(InputError, match="give the cluster's dashboard, http://HOST:8265, as --address"):
-        submit._client("http://127.0.0.1:9")
+        jobs._client("http://127.0.0.1:9")

@@ -14,7 +14,7 @@ SECONDS = 60
 
 
 class Run:
-    """Keeps what it is told."""
+    """Keeps what is logged."""
 
     def __init__(self) -> None:
         self.logged: list[tuple[dict[str, float], int]] = []
@@ -75,19 +75,19 @@ def test_the_endpoint_has_every_metric_with_study_and_stage(ray_session: None) -
         "ray_instsel_training_loss": 1.5,
     }
     assert len(expected) == len(COUNTERS) + len(GAUGES)
-    deadline, found = time.monotonic() + SECONDS, dict[str, float]()
-    while found != expected and time.monotonic() < deadline:
+    deadline, samples = time.monotonic() + SECONDS, dict[str, float]()
+    while samples != expected and time.monotonic() < deadline:
         time.sleep(0.5)
-        found = _samples(address)
-    assert found == expected
+        samples = _samples(address)
+    assert samples == expected
 
 
 def _samples(address: str) -> dict[str, float]:
     with urllib.request.urlopen(address, timeout=10) as reply:
         lines = reply.read().decode().splitlines()
-    ours = [line for line in lines if 'study="my-study"' in line]
-    assert all('stage="finetune"' in line for line in ours)
-    return {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in ours}
+    lines_of_study = [line for line in lines if 'study="my-study"' in line]
+    assert all('stage="finetune"' in line for line in lines_of_study)
+    return {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines_of_study}
 
 
 def test_nothing_done_is_nothing_counted(ray_session: None) -> None:

@@ -1,4 +1,4 @@
-"""How actors and workers share a cluster, and how a Ray session begins and ends."""
+"""How actors and workers divide a cluster, and how a Ray session starts and ends."""
 
 from typing import Any
 from unittest import mock
@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from instsel.config.study import Resources
 from instsel.errors import InputError, StudyError
 from instsel.runtime import session
-from instsel.runtime.session import ResourcePlan, plan_resources
+from instsel.runtime.session import plan_resources
+from instsel.study.resources import ResourcePlan
 
 
-def allotted(cpus: int, gpus: int = 0, nodes: int = 1, /, **resources: Any) -> ResourcePlan:
-    """What `resources` gives on a cluster of this size."""
+def plan_on(cpus: int, gpus: int = 0, nodes: int = 1, /, **resources: Any) -> ResourcePlan:
+    """Plan for a cluster of this size."""
     total = {"CPU": float(cpus), **({"GPU": float(gpus)} if gpus else {})}
     with (
         mock.patch.object(session.ray, "cluster_resources", lambda: total),
@@ -34,39 +35,39 @@ def _nodes(working: int) -> list[dict[str, Any]]:
 
 @given(st.integers(1, 64), st.integers(1, 4))
 def test_without_gpus_half_of_the_cpus_stay_free_for_reading(cpus: int, nodes: int) -> None:
-    share = allotted(cpus, 0, nodes)
-    assert share.actors * share.cpus <= cpus / 2 + 1e-9
-    assert share.workers * share.worker_cpus <= cpus / 2 + 1e-9
-    assert (share.gpus, share.worker_gpus) == (0, 0)
-    assert share.actors >= nodes
-    assert 1 <= share.threads <= max(1, cpus // share.actors)
-    assert 1 <= share.worker_threads <= max(1, cpus // share.workers)
+    plan = plan_on(cpus, 0, nodes)
+    assert plan.actors * plan.cpus <= cpus / 2 + 1e-9
+    assert plan.workers * plan.worker_cpus <= cpus / 2 + 1e-9
+    assert (plan.gpus, plan.worker_gpus) == (0, 0)
+    assert plan.actors >= nodes
+    assert 1 <= plan.threads <= max(1, cpus // plan.actors)
+    assert 1 <= plan.worker_threads <= max(1, cpus // plan.workers)
 
 
 @given(st.integers(1, 8), st.integers(2, 16), st.integers(1, 2))
-def test_gpus_are_shared_out_whole(gpus: int, cpus_per_gpu: int, nodes: int) -> None:
-    share = allotted(gpus * cpus_per_gpu, gpus, nodes)
-    assert (share.actors, share.gpus, share.workers, share.worker_gpus) == (gpus, 1, gpus, 1)
-    assert share.threads == share.worker_threads == max(1, cpus_per_gpu - 1)
+def test_gpus_are_divided_whole(gpus: int, cpus_per_gpu: int, nodes: int) -> None:
+    plan = plan_on(gpus * cpus_per_gpu, gpus, nodes)
+    assert (plan.actors, plan.gpus, plan.workers, plan.worker_gpus) == (gpus, 1, gpus, 1)
+    assert plan.threads == plan.worker_threads == max(1, cpus_per_gpu - 1)
 
 
 @pytest.mark.parametrize(("per_actor", "actors"), [(0.5, 8), (0.3, 13), (2, 2)])
-def test_actors_hold_as_much_of_a_gpu_as_they_are_told(per_actor: float, actors: int) -> None:
-    share = allotted(32, 4, 3, gpus_per_actor=float(per_actor))
-    assert (share.actors, share.gpus) == (actors, per_actor)
+def test_actors_hold_as_much_of_a_gpu_as_is_configured(per_actor: float, actors: int) -> None:
+    plan = plan_on(32, 4, 3, gpus_per_actor=float(per_actor))
+    assert (plan.actors, plan.gpus) == (actors, per_actor)
 
 
 def test_what_the_study_asks_for_is_what_it_gets() -> None:
-    share = allotted(16, actors=3, training_workers=5, threads_per_actor=7)
-    assert (share.actors, share.workers, share.threads) == (3, 5, 7)
-    share = allotted(16, 4, actors=3, training_workers=2, threads_per_actor=7)
-    assert (share.actors, share.workers, share.threads) == (3, 2, 7)
+    plan = plan_on(16, actors=3, training_workers=5, threads_per_actor=7)
+    assert (plan.actors, plan.workers, plan.threads) == (3, 5, 7)
+    plan = plan_on(16, 4, actors=3, training_workers=2, threads_per_actor=7)
+    assert (plan.actors, plan.workers, plan.threads) == (3, 2, 7)
 
 
-def test_actors_for_gpus_that_were_asked_for_and_have_not_come_begin_later() -> None:
-    share = allotted(16, 2, gpus=4, gpus_per_actor=0.5)
-    assert (share.actors, share.actors_to_come, share.workers, share.threads) == (4, 4, 2, 3)
-    assert allotted(16, 2, gpus=4, actors=1).actors_to_come == 0
+def test_actors_for_gpus_that_were_asked_for_and_have_not_come_start_later() -> None:
+    plan = plan_on(16, 2, gpus=4, gpus_per_actor=0.5)
+    assert (plan.actors, plan.actors_to_come, plan.workers, plan.threads) == (4, 4, 2, 3)
+    assert plan_on(16, 2, gpus=4, actors=1).actors_to_come == 0
 
 
 @pytest.mark.parametrize(
@@ -77,9 +78,9 @@ def test_actors_for_gpus_that_were_asked_for_and_have_not_come_begin_later() -> 
         (0, {"gpus_per_actor": 0.5}, "resources.gpus_per_actor is 0.5, but the cluster has no GPU"),
     ],
 )
-def test_more_than_the_cluster_has_is_refused(gpus: int, asked: dict[str, Any], what: str) -> None:
+def test_more_than_the_cluster_has_is_rejected(gpus: int, asked: dict[str, Any], what: str) -> None:
     with pytest.raises(StudyError, match=what):
-        allotted(8, gpus, **asked)
+        plan_on(8, gpus, **asked)
 
 
 def test_a_running_session_is_used_and_left_running(ray_session: None) -> None:

@@ -25,10 +25,12 @@ from instsel.io.store import Folder
 from instsel.models.loading import attach_lora, load_base
 from instsel.runtime import training_worker
 from instsel.runtime.errors import clear_errors
-from instsel.runtime.session import TOKENS_A_PROCESS, ResourcePlan
-from instsel.runtime.training import Trained, TrainingRun, run_training, run_trainings, train_side_by_side
+from instsel.runtime.session import TOKENS_PER_PROCESS
+from instsel.runtime.training import run_training, run_trainings, train_side_by_side
+from instsel.runtime.training_run import Trained, TrainingRun, TrainingSession
 from instsel.runtime.training_worker import GroupWork, WorkerRun, last_checkpoint
 from instsel.study.folder import StageFolder
+from instsel.study.resources import ResourcePlan
 from instsel.training.checkpoint import read_checkpoint
 from instsel.training.dataset import SCHEMA
 from instsel.training.schedule import TrainSettings
@@ -50,7 +52,7 @@ def study(tiny_study: Any) -> StudyConfig:
 def train(study: StudyConfig, folder: Path) -> Any:
     """Train as the warmup stage does, on random rows."""
     stage = StageFolder(Folder.at(folder).create(), "warmup", {})
-    return run_training(study, TrainingRun("warmup", stage, study.warmup, written(stage), 0), TWO_WORKERS, silent())
+    return run_training(session(study), TrainingRun("warmup", stage, study.warmup, written(stage), 0))
 
 
 def written(stage: StageFolder, seed: int = 0) -> tuple[Folder, str]:
@@ -62,13 +64,13 @@ def written(stage: StageFolder, seed: int = 0) -> tuple[Folder, str]:
     return stage.folder, "rows.arrow"
 
 
-def silent() -> Terminal:
-    return Terminal(Console(file=io.StringIO()))
+def session(study: StudyConfig, workers: int = 2) -> TrainingSession:
+    return TrainingSession(study, replace(TWO_WORKERS, workers=workers), Terminal(Console(file=io.StringIO())))
 
 
 def kill_a_worker_at(step: int, run: Path, killed: list[int]) -> None:
     """Kill one training worker once there is a checkpoint of this step or a later one inside an epoch."""
-    latest = run / "pauses" / "latest.json"
+    latest = run / "step-checkpoints" / "latest.json"
     while not latest.exists() or json.loads(latest.read_text())["step"] < step:
         time.sleep(0.01)
     for process in psutil.Process().children(recursive=True):
@@ -104,7 +106,7 @@ def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
     assert trained.rows_reprocessed <= 8
     assert trained.tokens == (3 * ROWS + trained.rows_reprocessed) * LENGTH
     assert metrics["epoch-3"]["loss"] < metrics["epoch-1"]["loss"]
-    assert not (tmp_path / "pauses").exists()
+    assert not (tmp_path / "step-checkpoints").exists()
 
     # Its checkpoints are PEFT adapters, and their moments fit the model that the next stage builds.
     PeftModel.from_pretrained(load_base(study.model), str(run / "epoch-3"))
@@ -124,11 +126,11 @@ def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
         assert all(torch.equal(disturbed[name][key], whole[key]) for key in whole)
         assert timeless(again.result["checkpoints"][name]) == timeless(metrics[name])
 
-    # Its tracker was told of every step and epoch.
+    # Its tracker has every step and epoch.
     (board,) = {path.parent for path in (tmp_path / "boards").rglob("events.out.tfevents.*")}
-    told = scalars(board)
-    assert [step for name, step, _ in told if name == "loss"] == list(range(1, 91))
-    epochs = [(step, loss) for name, step, loss in told if name == "epoch_loss"]
+    logged = scalars(board)
+    assert [step for name, step, _ in logged if name == "loss"] == list(range(1, 91))
+    epochs = [(step, loss) for name, step, loss in logged if name == "epoch_loss"]
     assert epochs == [(30 * n, pytest.approx(metrics[f"epoch-{n}"]["loss"])) for n in (1, 2, 3)]
 
 
@@ -141,35 +143,35 @@ def worker_run(tmp_path: Path) -> WorkerRun:
     )
 
 
-def leave(folder: Folder, place: str, epoch: int, step: int, *, whole: bool = True) -> None:
-    """Leave what tells of a checkpoint."""
-    (folder / place).write_json("checkpoint.json", {"epoch": epoch, "step": step})
+def leave(folder: Folder, path: str, epoch: int, step: int, *, whole: bool = True) -> None:
+    """Leave the files of a checkpoint that a run looks for."""
+    (folder / path).write_json("checkpoint.json", {"epoch": epoch, "step": step})
     if not whole:
         return
-    if place.startswith("pauses"):
-        (folder / "pauses").write_json("latest.json", {"step": step})
+    if path.startswith("step-checkpoints"):
+        (folder / "step-checkpoints").write_json("latest.json", {"step": step})
     else:
-        (folder / place).write_json("metrics.json", {})
+        (folder / path).write_json("metrics.json", {})
 
 
 def test_a_run_goes_on_at_its_last_whole_checkpoint(worker_run: WorkerRun):
     folder = worker_run.folder
     assert last_checkpoint(worker_run) == (0, 0)
-    leave(folder, "pauses/step-12", 0, 12)
+    leave(folder, "step-checkpoints/step-12", 0, 12)
     assert last_checkpoint(worker_run) == (0, 12)
     # Cut off while it was copied: what is written last is not there.
     leave(folder, "run/epoch-1", 1, 30, whole=False)
     assert last_checkpoint(worker_run) == (0, 12)
     leave(folder, "run/epoch-1", 1, 30)
     assert last_checkpoint(worker_run) == (1, 0)
-    leave(folder, "pauses/step-45", 1, 45)
+    leave(folder, "step-checkpoints/step-45", 1, 45)
     assert last_checkpoint(worker_run) == (1, 45)
     leave(folder, "run/epoch-2", 2, 60)
     assert last_checkpoint(worker_run) == (2, 0)
 
 
 def test_a_checkpoint_inside_an_epoch_whose_own_is_gone_is_not_gone_on_from(worker_run: WorkerRun):
-    leave(worker_run.folder, "pauses/step-45", 1, 45)
+    leave(worker_run.folder, "step-checkpoints/step-45", 1, 45)
     assert last_checkpoint(worker_run) == (0, 0)
 
 
@@ -184,20 +186,20 @@ def test_runs_of_a_group_leave_what_they_leave_alone_and_one_that_diverges_ends_
         TrainingRun(name, stages[name], kinds[name], written(stages[name], seed), 0) for seed, name in enumerate(kinds)
     ]
     ended: dict[int, Any] = {}
-    run_trainings(study, runs, TWO_WORKERS, silent(), ended.__setitem__)
+    run_trainings(session(study), runs, ended.__setitem__)
     assert list(ended) == [0, 1, 2]
     assert isinstance(ended[1], Diverged)
     assert not (tmp_path / "first" / "ray-train").exists()
     alone = StageFolder(Folder.at(tmp_path / "alone").create(), "warmup", {})
-    trained = run_training(study, TrainingRun("alone", alone, good, written(alone, 2), 0), TWO_WORKERS, silent())
+    trained = run_training(session(study), TrainingRun("alone", alone, good, written(alone, 2), 0))
     assert timeless(trained.result["checkpoints"]["epoch-1"]) == timeless(ended[2].result["checkpoints"]["epoch-1"])
-    one, other = (weights(tmp_path / name / "run" / "epoch-1") for name in ("last", "alone"))
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    in_group, by_itself = (weights(tmp_path / name / "run" / "epoch-1") for name in ("last", "alone"))
+    assert all(torch.equal(in_group[key], by_itself[key]) for key in in_group)
 
     # What is whole is not trained again.
     ended.clear()
-    run_trainings(study, [runs[0], runs[2]], TWO_WORKERS, silent(), ended.__setitem__)
-    assert [ended[place].tokens for place in (0, 1)] == [0, 0]
+    run_trainings(session(study), [runs[0], runs[2]], ended.__setitem__)
+    assert [ended[index].tokens for index in (0, 1)] == [0, 0]
 
 
 @pytest.mark.long
@@ -209,16 +211,16 @@ def test_groups_side_by_side_commit_their_own_runs_and_a_lost_one_goes_on(
     stages = {name: StageFolder(Folder.at(tmp_path / name).create(), "warmup", {"name": name}) for name in names}
     # As many tokens as two groups are worth.
     runs = [
-        TrainingRun(name, stages[name], good, written(stages[name], seed), 10 * TOKENS_A_PROCESS)
+        TrainingRun(name, stages[name], good, written(stages[name], seed), 10 * TOKENS_PER_PROCESS)
         for seed, name in enumerate(names)
     ]
-    one = replace(TWO_WORKERS, workers=1)
-    train_side_by_side(study, "runs", runs, one, 2, silent(), partial(note, folder=tmp_path))
-    ended = {name: json.loads((tmp_path / f"{place}.json").read_text()) for place, name in enumerate(names)}
+    single = session(study, workers=1)
+    train_side_by_side(single, "runs", runs, 2, partial(note, folder=tmp_path))
+    ended = {name: json.loads((tmp_path / f"{index}.json").read_text()) for index, name in enumerate(names)}
     assert all(tokens == ROWS * LENGTH for tokens in ended.values())
     whole = {name: weights(tmp_path / name / "run" / "epoch-1") for name in names}
     alone = StageFolder(Folder.at(tmp_path / "alone").create(), "warmup", {})
-    run_training(study, TrainingRun("alone", alone, good, written(alone, 1), 0), one, silent())
+    run_training(single, TrainingRun("alone", alone, good, written(alone, 1), 0))
     same = weights(tmp_path / "alone" / "run" / "epoch-1")
     assert all(torch.equal(whole["second"][key], same[key]) for key in same)
 
@@ -227,13 +229,55 @@ def test_groups_side_by_side_commit_their_own_runs_and_a_lost_one_goes_on(
         stages[name].folder.remove()
     written(stages["second"], 1)
     with pytest.raises((InputError, StudyError), match="rows.arrow does not exist"), clear_errors():
-        train_side_by_side(study, "runs", runs[:2], one, 2, silent(), partial(note, folder=tmp_path))
+        train_side_by_side(single, "runs", runs[:2], 2, partial(note, folder=tmp_path))
     assert (tmp_path / "second" / "run" / "epoch-1" / "metrics.json").exists()
 
 
-def note(place: int, outcome: Trained | Diverged, folder: Path) -> None:
+@pytest.mark.long
+def test_two_runs_under_zero_3_have_workers_of_their_own(ray_session, study: StudyConfig, tmp_path: Path):
+    """A shared group trained the second run on the parts of a model that the first had left."""
+    good = study.warmup.model_copy(update={"epochs": 1, "micro_batch_size": 4})
+    names = ("first", "second", "alone")
+    stages = {name: StageFolder(Folder.at(tmp_path / name).create(), "warmup", {"name": name}) for name in names}
+    first, second, alone = (
+        TrainingRun(name, stages[name], good, written(stages[name], min(seed, 1)), 0) for seed, name in enumerate(names)
+    )
+    zero3 = session(study.model_copy(update={"deepspeed": study.deepspeed.model_copy(update={"stage": 3})}))
+    ended: dict[int, Any] = {}
+    run_trainings(zero3, [first, second], ended.__setitem__)
+    assert list(ended) == [0, 1]
+    assert [ended[index].tokens for index in ended] == [ROWS * LENGTH] * 2
+    run_training(zero3, alone)
+    in_call, by_itself = (weights(tmp_path / name / "run" / "epoch-1") for name in ("second", "alone"))
+    assert all(torch.equal(in_call[key], by_itself[key]) for key in in_call)
+
+
+@pytest.mark.parametrize("max_failures", [0, 3])
+def test_an_error_at_the_end_of_a_run_stops_the_runs_after_it(
+    ray_session, study: StudyConfig, tmp_path: Path, max_failures: int
+):
+    """It was raised only after all other runs of the group had been trained."""
+    short = study.warmup.model_copy(update={"epochs": 1, "micro_batch_size": 4})
+    endless = short.model_copy(update={"epochs": 1000})
+    stages = {name: StageFolder(Folder.at(tmp_path / name).create(), "warmup", {}) for name in ("short", "endless")}
+    runs = [
+        TrainingRun(name, stages[name], training, written(stages[name]), 0)
+        for name, training in (("short", short), ("endless", endless))
+    ]
+    resources = study.resources.model_copy(update={"max_failures": max_failures})
+
+    def on_end(index: int, outcome: Trained | Diverged) -> None:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        run_trainings(session(study.model_copy(update={"resources": resources})), runs, on_end)
+    assert (tmp_path / "short/run/epoch-1/metrics.json").exists()
+    assert not (tmp_path / "endless/run/epoch-1000").exists()
+
+
+def note(index: int, outcome: Trained | Diverged, folder: Path) -> None:
     assert isinstance(outcome, Trained)
-    (folder / f"{place}.json").write_text(json.dumps(outcome.tokens))
+    (folder / f"{index}.json").write_text(json.dumps(outcome.tokens))
 
 
 def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -241,7 +285,7 @@ def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         (
             {},
@@ -251,7 +295,7 @@ def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
         ({"batch_size": 8}, "in a step of 2 rows: set finetune.micro_batch_size below 2, and"),
         (
             {"micro_batch_size": 1},
-            r"in a step of one row: train anew with a lower data\.max_length \(CUDA out of memory\)$",
+            r"in a step of one row: train again with a lower data\.max_length \(CUDA out of memory\)$",
         ),
         (
             {"deepspeed": {"train_micro_batch_size_per_gpu": 4}},
@@ -259,15 +303,15 @@ def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
         ),
     ],
 )
-def test_memory_that_runs_out_in_training_ends_with_what_to_lower(monkeypatch, settings: dict[str, Any], told: str):
-    """It was told as an error of torch, without the key to change."""
+def test_memory_that_runs_out_in_training_ends_with_what_to_lower(monkeypatch, settings: dict[str, Any], message: str):
+    """It was raised as an error of torch, without the key to change."""
     workers(monkeypatch, 4, torch.OutOfMemoryError("CUDA out of memory"))
     values = {"epochs": 1, "batch_size": 16, "micro_batch_size": 4, "learning_rate": 1e-2, **settings}
-    with pytest.raises(StudyError, match=f"ran out of memory {told}"):
+    with pytest.raises(StudyError, match=f"ran out of memory {message}"):
         training_worker.work(group(TrainSettings(**values)))
 
 
-def test_memory_that_does_not_hold_the_model_is_told_as_that(monkeypatch):
+def test_memory_that_does_not_hold_the_model_is_reported_as_that(monkeypatch):
     def load(model: Model) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -291,7 +335,7 @@ def workers(monkeypatch: Any, count: int, error: Exception) -> None:
 
     context = SimpleNamespace(get_world_size=lambda: count, get_world_rank=lambda: 0)
     monkeypatch.setattr(training_worker.ray.train, "get_context", lambda: context)
-    monkeypatch.setattr(training_worker, "_starting_point", lambda group, place: training_worker.StartingPoint(None))
+    monkeypatch.setattr(training_worker, "_starting_point", lambda group, index: training_worker.StartingPoint(None))
     monkeypatch.setattr(training_worker, "_load_base", lambda model: "a model")
     monkeypatch.setattr(training_worker, "_train_run", train)
 
@@ -313,7 +357,7 @@ def test_what_deepspeed_refuses_comes_back_as_the_users_error(ray_session, study
     assert dict(os.environ) == before
 
 
-def test_a_contradiction_in_deepspeeds_json_is_told_before_anything_starts(study: StudyConfig, tmp_path: Path):
+def test_a_contradiction_in_deepspeeds_json_is_raised_before_anything_starts(study: StudyConfig, tmp_path: Path):
     with pytest.raises(InputError, match="gradient_clipping is 7"):
         train(with_deepspeed(study, tmp_path, {"gradient_clipping": 7}), tmp_path)
 

@@ -13,10 +13,11 @@ from instsel.console import Terminal
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph
-from instsel.report.markdown import BASE
+from instsel.report.html import write_report
 from instsel.search.run import _stage, search_study
 from instsel.search.store import TrialStore
 from instsel.search.trial import OUTCOME, OWNER, trial_folder
+from instsel.study.runs import BASE
 from tests.events import scalars
 
 pytestmark = pytest.mark.long
@@ -78,12 +79,13 @@ def test_best_study_is_the_best_trial_when_it_runs_by_itself(searched, tmp_path)
     assert evaluated.fingerprint.startswith(_trials(folder)[0]["name"])
 
 
-def test_report_names_the_best_and_the_pareto_set(searched):
+def test_report_names_the_best_and_the_pareto_set(searched, tmp_path):
     _, folder = searched
     report = (folder / "report.md").read_text()
     best = _trials(folder)[0]
     assert f"method {best['point']['method']}" in report
-    assert "Pareto" in report and (folder / "pareto.svg").read_bytes().startswith(b"<?xml")
+    assert "Pareto" in report and "![" not in report
+    assert "<h2>Search</h2>" in Path(write_report([str(folder.parent)], str(tmp_path / "page.html"))[1]).read_text()
 
 
 def test_finished_search_is_told_again_without_a_trial(searched, capsys):
@@ -108,7 +110,7 @@ def test_stopped_search_goes_on_with_the_trial_that_was_under_way(searched, tmp_
     for file in points.iterdir():
         point = json.loads(file.read_text())
         if point["trial"] == left:
-            file.write_text(json.dumps({**point, "told": None}))
+            file.write_text(json.dumps({**point, "progress": None}))
     trial = out / "search" / "trials" / left
     (trial / OUTCOME).unlink()
     (trial / OWNER).write_text(json.dumps({"trial": "one that is dead"}))

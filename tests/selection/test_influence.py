@@ -32,8 +32,8 @@ def test_redundancy_is_the_mean_cosine_of_all_pairs_whatever_the_blocks(rows, di
     units /= np.linalg.norm(units, axis=1, keepdims=True)
     cosines = units @ units.T
     expected = (cosines.sum() - rows) / (rows * (rows - 1))
-    found = redundancy(units[start : start + block] for start in range(0, rows, block))
-    assert found == pytest.approx(expected, abs=1e-9)
+    value = redundancy(units[start : start + block] for start in range(0, rows, block))
+    assert value == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("blocks", [[], [np.ones((1, 1))]])

@@ -15,12 +15,12 @@ LOSSES = st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.5, 7.0]), max_size=12)
 def test_the_ends_of_the_order_are_left_out_one_after_the_other(loss: list[float]) -> None:
     """Naive: while there are too many, drop the end that is further from the middle, of equal ones the higher row."""
     order = sorted(range(len(loss)), key=lambda row: (loss[row], row))
-    places = {row: place for place, row in enumerate(order)}
+    position_of = {row: position for position, row in enumerate(order)}
     middle = median(range(len(loss))) if loss else 0
     for budget in (0, 1, len(loss) // 2, len(loss), len(loss) + 1):
         left = list(order)
         while len(left) > budget:
-            left.remove(max((left[0], left[-1]), key=lambda row: (abs(places[row] - middle), row)))
+            left.remove(max((left[0], left[-1]), key=lambda row: (abs(position_of[row] - middle), row)))
         got = perplexity.select(loss, budget)
         assert set(got.indices.tolist()) == set(left)
         assert got.scores.tolist() == [loss[row] for row in got.indices]

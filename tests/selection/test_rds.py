@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel.attribution.scores import unit_rows
+from instsel.arrays import unit_rows
 from instsel.selection import rds
 
 

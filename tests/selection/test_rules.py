@@ -22,7 +22,7 @@ def naive(matrix, budget, rule, normalize, tasks):
         columns = [j for j in columns if len(set(matrix[:, j])) > 1]
         matrix = (matrix - matrix.mean(axis=0)) / np.where(matrix.std(axis=0) > 0, matrix.std(axis=0), 1)
     names = sorted(set(tasks))
-    scores, callers = [], []
+    scores, drivers = [], []
     for row in matrix:
         if rule == "sum":
             values = [sum(row[j] for j in columns)]
@@ -31,19 +31,19 @@ def naive(matrix, budget, rule, normalize, tasks):
         else:
             values = [sum(row[j] for j in columns if tasks[j] == name) for name in names]
         scores.append(max(values))
-        callers.append(values.index(max(values)))
+        drivers.append(values.index(max(values)))
     order = sorted(range(len(matrix)), key=lambda i: (-scores[i], i))[:budget]
-    callers = [columns[callers[i]] if rule == "instance_max" else callers[i] for i in order]
-    return order, [scores[i] for i in order], callers
+    drivers = [columns[drivers[i]] if rule == "instance_max" else drivers[i] for i in order]
+    return order, [scores[i] for i in order], drivers
 
 
 @pytest.mark.parametrize("rule", rules.RULES)
 def test_worked_case_takes_the_rows_of_the_larger_column(rule):
     tasks = [0, 1] if rule == "task_max" else None
-    found = rules.select(WORKED, 2, rule=rule, tasks=tasks)
-    assert found.indices.tolist() == [0, 1]
+    selection = rules.select(WORKED, 2, rule=rule, tasks=tasks)
+    assert selection.indices.tolist() == [0, 1]
     expected = {"instance_max": [3, 1], "task_max": [3, 1], "sum": [3.1, 0.7]}[rule]
-    np.testing.assert_allclose(found.scores, expected)
+    np.testing.assert_allclose(selection.scores, expected)
     assert bids.select(WORKED, 2).indices.tolist() == [0, 2]
 
 
@@ -60,11 +60,11 @@ MATRICES = st.tuples(st.integers(1, 9), st.integers(1, 6)).flatmap(
 def test_every_rule_is_the_plain_loop(matrix, rule, budget, labels):
     tasks = labels[: matrix.shape[1]]
     given_tasks = tasks if rule == "task_max" else None
-    found = rules.select(matrix, budget, rule=rule, tasks=given_tasks)
-    order, scores, callers = naive(matrix, budget, rule, False, tasks)
-    assert found.indices.tolist() == order
-    assert found.scores.tolist() == scores
-    assert found.driven_by is None if rule == "sum" else found.driven_by.tolist() == callers
+    selection = rules.select(matrix, budget, rule=rule, tasks=given_tasks)
+    order, scores, drivers = naive(matrix, budget, rule, False, tasks)
+    assert selection.indices.tolist() == order
+    assert selection.scores.tolist() == scores
+    assert selection.driven_by is None if rule == "sum" else selection.driven_by.tolist() == drivers
 
 
 @pytest.mark.filterwarnings("ignore:.*without deviation")
@@ -73,18 +73,18 @@ def test_normalised_rules_stand_on_standardised_columns_and_leave_constant_ones_
     matrix = np.random.default_rng(0).normal(size=(40, 5)) * [1, 100, 1e-3, 1, 1]
     matrix[:, 3] = 7
     tasks = ["b", "a", "b", "a", "a"]
-    found = rules.select(matrix, 9, rule=rule, normalize=True, tasks=tasks if rule == "task_max" else None)
-    order, scores, callers = naive(matrix, 9, rule, True, tasks)
-    assert found.indices.tolist() == order
-    np.testing.assert_allclose(found.scores, scores)
-    assert found.driven_by is None if rule == "sum" else found.driven_by.tolist() == callers
+    selection = rules.select(matrix, 9, rule=rule, normalize=True, tasks=tasks if rule == "task_max" else None)
+    order, scores, drivers = naive(matrix, 9, rule, True, tasks)
+    assert selection.indices.tolist() == order
+    np.testing.assert_allclose(selection.scores, scores)
+    assert selection.driven_by is None if rule == "sum" else selection.driven_by.tolist() == drivers
 
 
 def test_equal_rows_are_taken_from_the_lowest_on_whatever_their_place():
     matrix = np.tile(np.random.default_rng(0).normal(size=(1, 37)), (5000, 1))
     for rule in rules.RULES:
-        found = rules.select(matrix, 50, rule=rule, tasks=np.arange(37) % 3 if rule == "task_max" else None)
-        assert found.indices.tolist() == list(range(50))
+        selection = rules.select(matrix, 50, rule=rule, tasks=np.arange(37) % 3 if rule == "task_max" else None)
+        assert selection.indices.tolist() == list(range(50))
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_means_give_tasks_of_all_sizes_the_same_say_where_sums_favour_the_larger
     tasks = ["large", "large", "large", "small"]
     with pytest.warns(UserWarning, match="from 1 to 3 validation examples"):
         assert rules.select(matrix, 1, rule="task_max", tasks=tasks).indices.tolist() == [0]
-    found = rules.select(matrix, 1, rule="task_max", tasks=tasks, task_function="mean")
-    assert (found.indices.tolist(), found.scores.tolist(), found.driven_by.tolist()) == ([1], [2.0], [1])
+    selection = rules.select(matrix, 1, rule="task_max", tasks=tasks, task_function="mean")
+    assert (selection.indices.tolist(), selection.scores.tolist(), selection.driven_by.tolist()) == ([1], [2.0], [1])
 
 
 @pytest.mark.filterwarnings("ignore:.*without deviation")
@@ -125,9 +125,9 @@ def test_a_task_that_has_no_column_left_is_refused():
 
 def test_pools_of_more_than_one_block_keep_their_rows_apart():
     matrix = np.random.default_rng(0).normal(size=(50_000, 100)).astype(np.float32)
-    found = rules.select(matrix, 500, rule="instance_max")
-    assert found.indices.tolist() == np.argsort(-matrix.max(axis=1), kind="stable")[:500].tolist()
-    assert found.driven_by.tolist() == matrix.argmax(axis=1)[found.indices].tolist()
+    selection = rules.select(matrix, 500, rule="instance_max")
+    assert selection.indices.tolist() == np.argsort(-matrix.max(axis=1), kind="stable")[:500].tolist()
+    assert selection.driven_by.tolist() == matrix.argmax(axis=1)[selection.indices].tolist()
 
 
 def test_one_row_is_taken_as_it_is_and_no_rows_give_an_empty_selection():

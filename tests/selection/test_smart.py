@@ -55,7 +55,7 @@ def plain(
     driven_by: list[int] = []
     for task, share in zip(order.indices, plain_budgets(order.scores, sizes, budget), strict=True):
         picks = FUNCTIONS[second](x[rows[task]], share)
-        indices += [rows[task][place] for place in picks.indices]
+        indices += [rows[task][row] for row in picks.indices]
         scores += picks.scores.tolist()
         driven_by += [int(task)] * share
     return indices, scores, driven_by
@@ -218,14 +218,14 @@ def test_lam_weighs_redundancy_in_both_steps() -> None:
 def test_zero_rows_and_zero_tasks_are_named_once() -> None:
     x, tasks = prompts(30, 3, seed=4)
     x[tasks == 1] = 0
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as caught:
         assert len(smart.select(x, np.array(list("abc"))[tasks], 30)) == 30
     zeros = np.flatnonzero(tasks == 1)
-    assert [str(warning.message) for warning in told] == [
+    assert [str(warning.message) for warning in caught] == [
         f"{zeros.size} rows of embeddings are zero and similar to nothing: {', '.join(map(str, zeros[:5]))}, ...",
         "1 means of tasks are zero and similar to nothing: b",
     ]
-    assert {warning.filename for warning in told} == {__file__}
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 def test_the_embeddings_may_be_memory_mapped_and_stay_as_they_were(tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_stochastic_greedy_takes_the_best_of_every_draw(kernel_bytes: int) -> No
     for _ in range(12):
         keys = words.random_raw(len(left))
         # ceil(60 / 12 * ln 10) = 12 rows a draw.
-        drawn = sorted(left[place] for place in np.argsort(keys)[:12])
+        drawn = sorted(left[position] for position in np.argsort(keys)[:12])
         best = np.maximum(s[picks].max(axis=0, initial=0), 0)
         gains = [np.maximum(s[row] - best, 0).sum() for row in drawn]
         picks.append(drawn[int(np.argmax(gains))])
@@ -274,8 +274,10 @@ def test_stochastic_greedy_takes_the_best_of_every_draw(kernel_bytes: int) -> No
 def test_stochastic_greedy_depends_on_its_seed_and_a_draw_of_all_rows_is_exact() -> None:
     x = duplicated(80, 5, seed=8)
     exact = submodular.facility_location(x, 20)
-    one, again, other = (submodular.facility_location(x, 20, stochastic=0.5, seed=seed).indices for seed in (1, 1, 2))
-    assert one.tolist() == again.tolist() != other.tolist()
+    first, repeated, other = (
+        submodular.facility_location(x, 20, stochastic=0.5, seed=seed).indices for seed in (1, 1, 2)
+    )
+    assert first.tolist() == repeated.tolist() != other.tolist()
     everything = submodular.facility_location(x, 20, stochastic=1e-9)
     assert everything.indices.tolist() == exact.indices.tolist()
     assert submodular.facility_location(x, 20, stochastic=0.3).scores.sum() > 0.8 * exact.scores.sum()
@@ -293,9 +295,9 @@ def test_zero_rows_are_named_and_like_nothing(function: Callable[..., Selection]
     x[[2, 4, 6, 8, 10, 12]] = 0
     with pytest.warns(
         UserWarning, match=r"6 rows of x are zero and similar to nothing: 2, 4, 6, 8, 10, \.\.\."
-    ) as told:
+    ) as caught:
         selection = function(x, 20)
-    assert told[0].filename == __file__
+    assert caught[0].filename == __file__
     scores = dict(zip(selection.indices.tolist(), selection.scores.tolist(), strict=True))
     assert [scores[row] for row in (2, 4, 6, 8, 10, 12)] == [0.0] * 6
 

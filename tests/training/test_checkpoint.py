@@ -78,7 +78,7 @@ def test_adapters_that_do_not_fit_are_refused(written: Path, worker, model):
     tensors = load_file(written / "adapter_model.safetensors")
     tensors.pop(sorted(tensors)[0])
     save_file(tensors, written / "adapter_model.safetensors")
-    with pytest.raises(InputError, match="missing or not known"):
+    with pytest.raises(InputError, match="missing or unknown"):
         load_adapter(written, model)
 
 

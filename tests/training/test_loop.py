@@ -300,7 +300,7 @@ def test_a_last_step_that_diverges_is_neither_passed_over_nor_saved(worker, sett
 
 
 def test_a_configuration_that_deepspeed_refuses_is_the_users_error(worker, settings, lone_worker, tmp_path: Path):
-    with pytest.raises(InputError, match=r"deepspeed\.config: DeepSpeed refuses it: .*stagee"):
+    with pytest.raises(InputError, match=r"deepspeed\.config: DeepSpeed rejects it: .*stagee"):
         worker.run(tmp_path, settings(deepspeed={"zero_optimization": {"stagee": 2}}))
 
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from instsel.data.batching import collate
 from instsel.models.loss import answer_losses
-from instsel.training.loop import Pauses, train
+from instsel.training.loop import StepCheckpoints, train
 from instsel.training.schedule import TrainSettings
 
 
@@ -96,7 +96,7 @@ def run(
         logged,
         on_epoch=on_epoch,
         on_step=on_step,
-        pauses=Pauses(lambda: taken[-1] in pause_after, pause),
+        step_checkpoints=StepCheckpoints(lambda: taken[-1] in pause_after, pause),
         resume=resume,
         order=None if order is None else [np.array(one) for one in order],
         until=until,

@@ -1,1 +1,1 @@
-"""report.html: a study's facts as one self-contained page."""
+"""Sections of report.html, its template, style and script."""

@@ -4,7 +4,7 @@ const charts = JSON.parse(document.getElementById("charts").textContent);
 const narrow = window.matchMedia("(max-width: 40rem)");
 const systemDark = window.matchMedia("(prefers-color-scheme: dark)");
 const MOST_IN_LEGEND = 9;
-// Blue, orange, green, red, violet, brown, pink, slate, olive, teal: told apart in this order by most colour-blind eyes.
+// Blue, orange, green, red, violet, brown, pink, slate, olive, teal: in an order that most colour-blind eyes can distinguish.
 const HUES = [[211, 66], [26, 74], [140, 48], [351, 55], [262, 38], [34, 40], [321, 47], [207, 24], [57, 68], [186, 73]];
 const SHADES = { light: [40, 62, 26], dark: [66, 47, 82] };
 
@@ -31,9 +31,9 @@ function scales() {
   };
 }
 
-function axis(own) {
+function axis(settings) {
   const line = color("--line");
-  return { gridcolor: line, zerolinecolor: color("--faint"), linecolor: line, automargin: true, ...own };
+  return { gridcolor: line, zerolinecolor: color("--faint"), linecolor: line, automargin: true, ...settings };
 }
 
 function draw(element) {
@@ -41,11 +41,11 @@ function draw(element) {
   // A narrow screen has no room for a long legend: what waits there to be switched on is left out.
   const crowded = narrow.matches && all.length > MOST_IN_LEGEND;
   const traces = crowded ? all.filter((trace) => trace.visible !== "legendonly") : all;
-  const found = scales();
+  const colorscales = scales();
   const data = traces.map((trace) => {
     const drawn = { ...trace };
     if (trace.type === "heatmap") {
-      drawn.colorscale = found[trace.colorscale];
+      drawn.colorscale = colorscales[trace.colorscale];
       drawn.showscale = !narrow.matches;
       drawn.textfont = { size: narrow.matches ? 9 : 11 };
       // Numbers that would run into each other are left to the tap on a cell, and to the table.
@@ -93,9 +93,9 @@ const seen = new IntersectionObserver(
   },
   { rootMargin: "600px" },
 );
-const places = [...document.querySelectorAll(".chart")];
-places.forEach((place) => seen.observe(place));
-window.addEventListener("beforeprint", () => places.forEach(draw));
+const chartElements = [...document.querySelectorAll(".chart")];
+chartElements.forEach((element) => seen.observe(element));
+window.addEventListener("beforeprint", () => chartElements.forEach(draw));
 
 function redraw() {
   drawn.forEach(draw);
@@ -108,26 +108,26 @@ document.getElementById("theme").addEventListener("click", () => {
 });
 
 function sortKey(row, column) {
-  const found = row.cells[column].dataset.sort;
-  if (found === undefined) return null;
-  const value = Number(found);
-  return found === "" || Number.isNaN(value) ? found : value;
+  const text = row.cells[column].dataset.sort;
+  if (text === undefined) return null;
+  const value = Number(text);
+  return text === "" || Number.isNaN(value) ? text : value;
 }
 
-function compare(one, other) {
-  if (typeof one === "number" && typeof other === "number") return one - other;
-  return String(one).localeCompare(String(other), undefined, { numeric: true });
+function compare(a, b) {
+  if (typeof a === "number" && typeof b === "number") return a - b;
+  return String(a).localeCompare(String(b), undefined, { numeric: true });
 }
 
 function sortBy(table, column, heading) {
   const up = heading.getAttribute("aria-sort") !== "ascending";
-  table.querySelectorAll("thead th").forEach((one) => one.removeAttribute("aria-sort"));
+  table.querySelectorAll("thead th").forEach((cell) => cell.removeAttribute("aria-sort"));
   heading.setAttribute("aria-sort", up ? "ascending" : "descending");
   const rows = [...table.tBodies[0].rows].map((row) => [sortKey(row, column), row]);
   // Cells without a value stay at the end, whichever way it goes.
-  rows.sort(([one], [other]) => {
-    if (one === null || other === null) return (one === null) - (other === null);
-    return up ? compare(one, other) : compare(other, one);
+  rows.sort(([a], [b]) => {
+    if (a === null || b === null) return (a === null) - (b === null);
+    return up ? compare(a, b) : compare(b, a);
   });
   table.tBodies[0].append(...rows.map(([, row]) => row));
 }
@@ -141,7 +141,7 @@ document.querySelectorAll("table.sortable").forEach((table) => {
 document.querySelectorAll(".reading").forEach((reading) => {
   const rows = [...reading.querySelectorAll("details.row")].map((row) => [row, row.textContent.toLowerCase()]);
   const groups = [...reading.querySelectorAll("details.group")];
-  const found = reading.querySelector(".found");
+  const matches = reading.querySelector(".matches");
   reading.querySelector("input").addEventListener("input", (event) => {
     const wanted = event.target.value.trim().toLowerCase();
     let count = 0;
@@ -153,6 +153,6 @@ document.querySelectorAll(".reading").forEach((reading) => {
       group.hidden = ![...group.querySelectorAll("details.row")].some((row) => !row.hidden);
       group.open = wanted !== "" ? !group.hidden : group === groups[0];
     }
-    found.textContent = wanted === "" ? "" : `${count} of ${rows.length} rows`;
+    matches.textContent = wanted === "" ? "" : `${count} of ${rows.length} rows`;
   });
 });

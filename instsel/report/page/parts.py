@@ -1,4 +1,4 @@
-"""What a section of the page is made of: tables, charts, lines of text and rows to read."""
+"""What a section of the page is made of: tables, charts drawn by Plotly, lines of text and rows to read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +8,11 @@ from instsel.console import one_line
 from instsel.report.markdown import decimal
 
 MOST_LETTERS = 36
+LINE = 26
+"""Height of a bar or of a row of a heatmap, pixels."""
+
+CATEGORY = {"type": "category", "automargin": True}
+MOST_IN_CELLS = 220
 
 
 @dataclass(frozen=True)
@@ -63,16 +68,16 @@ class File:
 
 @dataclass(frozen=True)
 class Row:
-    """A row to read: who it is, its numbers, why it is here, and its turns (role, text)."""
+    """A row to read: its id, source and length, why it is shown, and its turns (role, text)."""
 
     name: str
     about: str
-    facts: Sequence[str]
+    notes: Sequence[str]
     turns: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadingList:
     """Rows to read in groups, with a search box over all of them."""
 
     groups: Mapping[str, Sequence[Row]]
@@ -85,34 +90,34 @@ class Section:
 
     key: str
     title: str
-    parts: Sequence[Table | Chart | Text | File | Reading] = field(default_factory=list)
+    parts: Sequence[Table | Chart | Text | File | ReadingList] = field(default_factory=list)
     lead: str = ""
 
 
 def name_cell(text: str) -> Cell:
-    """A cell that names something."""
+    """Make a cell that names something."""
     return Cell(text, text)
 
 
 def number(value: float | None, digits: int = 2, *, best: bool = False, small: str = "") -> Cell:
-    """A cell with a number; a dash where there is none."""
+    """Make a cell with a number; with a dash where there is none."""
     if value is None:
         return Cell("–", None)
     return Cell(decimal(value, digits), value, best, small)
 
 
 def count(value: int | None, small: str = "") -> Cell:
-    """A cell with a whole number."""
+    """Make a cell with a whole number."""
     return Cell("–", None) if value is None else Cell(f"{value:,}", value, small=small)
 
 
 def share(part: float, whole: float) -> Cell:
-    """A cell with a count and its share."""
+    """Make a cell with a count and its share."""
     return Cell(f"{part / whole:.1%}" if whole else "–", part / whole if whole else None, small=f"{part:,.0f}")
 
 
 def label(text: str, most: int = MOST_LETTERS) -> str:
-    """A name as a chart may show it: one short line in which Plotly finds no markup."""
+    """Write a name as a chart may show it: one short line in which Plotly finds no markup."""
     shown = one_line(text)
     if len(shown) > most:
         shown = shown[: most - 1] + "…"
@@ -120,18 +125,150 @@ def label(text: str, most: int = MOST_LETTERS) -> str:
 
 
 def labels(names: Sequence[str]) -> list[str]:
-    """Names as a chart's axis may show them; those that look alike are numbered, so that none is drawn on another."""
+    """Write names as a chart's axis may show them; equal ones are numbered, so that none is drawn on another."""
     shown: list[str] = []
     for name in names:
-        base, found, again = label(name), label(name), 2
-        while found in shown:
-            found, again = f"{base} ({again})", again + 1
-        shown.append(found)
+        text, copy = label(name), 2
+        unique = text
+        while unique in shown:
+            unique, copy = f"{text} ({copy})", copy + 1
+        shown.append(unique)
     return shown
 
 
 def rounded(values: Any, digits: int = 4) -> Any:
-    """Numbers of any nesting with few digits: what a chart shows needs no more, and the page stays small."""
+    """Round numbers of any nesting to few digits: a chart shows no more, and the page stays small."""
     if isinstance(values, list | tuple):
-        return [rounded(one, digits) for one in values]
+        return [rounded(value, digits) for value in values]
     return float(f"{values:.{digits}g}") if isinstance(values, float) else values
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Named rows and columns, their values, and their standard errors where there are any."""
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+    errors: Sequence[Sequence[float | None]] | None = None
+
+
+def heatmap(
+    title: str,
+    matrix: Matrix,
+    *,
+    diverging: bool = False,
+    form: str = ".2f",
+    note: str = "",
+) -> Chart:
+    """Draw a matrix as colours, with its numbers if few enough; diverging ones have zero in the middle."""
+    rows, columns, values, errors = matrix.rows, matrix.columns, matrix.values, matrix.errors
+    trace: dict[str, Any] = {
+        "type": "heatmap",
+        "x": labels(columns),
+        "y": labels(rows),
+        "z": rounded(values),
+        "hovertemplate": f"%{{y}}<br>%{{x}}<br>%{{z:{form}}}<extra></extra>",
+        "colorscale": "diverging" if diverging else "sequential",
+        "colorbar": {"thickness": 10, "outlinewidth": 0, "tickformat": form},
+        "xgap": 1,
+        "ygap": 1,
+    }
+    if diverging:
+        trace["zmid"] = 0
+    if errors is not None:
+        trace["text"] = [
+            [_with_error(value, error, form) for value, error in zip(row, row_errors, strict=True)]
+            for row, row_errors in zip(values, errors, strict=True)
+        ]
+        trace |= {"texttemplate": "%{text}", "hovertemplate": "%{y}<br>%{x}<br>%{text}<extra></extra>"}
+    elif len(rows) * len(columns) <= MOST_IN_CELLS:
+        trace["texttemplate"] = f"%{{z:{form}}}"
+    layout = {"xaxis": {**CATEGORY, "side": "top"}, "yaxis": {**CATEGORY, "autorange": "reversed"}}
+    return Chart(title, [trace], layout, 120 + LINE * max(4, len(rows)), note)
+
+
+def bars(
+    title: str,
+    names: Sequence[str],
+    series: Mapping[str, Sequence[float | None]],
+    *,
+    form: str = ",",
+    axis: str = "",
+    note: str = "",
+) -> Chart:
+    """Draw horizontal bars, a group a name, the first name on top."""
+    layout = {"barmode": "group", "xaxis": {"tickformat": form, "title": {"text": axis}, "rangemode": "tozero"}}
+    thickness = LINE if len(series) == 1 else 9 * len(series) + 12
+    return _bar_chart(title, names, series, layout, thickness, note)
+
+
+def stacked_bars(
+    title: str, names: Sequence[str], shares: Mapping[str, Sequence[float | None]], note: str = ""
+) -> Chart:
+    """Draw horizontal bars of shares, a stack a name, the first name on top."""
+    layout = {"barmode": "stack", "xaxis": {"tickformat": ".0%", "title": {"text": ""}, "range": [0, 1]}}
+    return _bar_chart(title, names, shares, layout, LINE, note)
+
+
+def _bar_chart(
+    title: str,
+    names: Sequence[str],
+    series: Mapping[str, Sequence[float | None]],
+    layout: Mapping[str, Any],
+    thickness: int,
+    note: str,
+) -> Chart:
+    shown, form = labels(names), layout["xaxis"]["tickformat"]
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": label(name),
+            "y": shown,
+            "x": rounded(list(values)),
+            "hovertemplate": f"%{{y}}<br>{_plain(label(name))}: %{{x:{form}}}<extra></extra>",
+        }
+        for name, values in series.items()
+    ]
+    layout = {**layout, "yaxis": {**CATEGORY, "autorange": "reversed"}, "showlegend": len(series) > 1}
+    return Chart(title, traces, layout, 130 + thickness * max(2, len(names)), note)
+
+
+def lines(
+    title: str,
+    series: Mapping[str, tuple[Sequence[Any], Sequence[float | None]]],
+    layout: Mapping[str, Any],
+    *,
+    shown: Sequence[str] | None = None,
+    stacked: bool = False,
+    note: str = "",
+) -> Chart:
+    """Draw lines over a common axis; those not `shown` wait in the legend."""
+    traces = []
+    for name, (across, values) in series.items():
+        trace: dict[str, Any] = {
+            "type": "scatter",
+            "mode": "lines",
+            "name": label(name),
+            "x": rounded(list(across)),
+            "y": rounded(list(values)),
+            "line": {"width": 1.5},
+        }
+        if stacked:
+            trace |= {"stackgroup": "all", "line": {"width": 0.5}}
+        if shown is not None and name not in shown:
+            trace["visible"] = "legendonly"
+        traces.append(trace)
+    return Chart(title, traces, {"showlegend": True, **layout}, 380, note)
+
+
+def _plain(text: str) -> str:
+    """Write a name for a template of Plotly, which looks for %{...} in it."""
+    return text.replace("%", "&#37;").replace("{", "&#123;")
+
+
+def _with_error(value: float | None, error: float | None, form: str) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:{form}}" if not error else f"{value:{form}} ± {error:{form}}"

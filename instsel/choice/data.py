@@ -1,0 +1,127 @@
+"""From a study folder to the data that a method chooses from."""
+
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
+
+from instsel.arrays import row_blocks
+from instsel.choice.influence import influence_matrix, kernel_matrix
+from instsel.io.matrix import Matrix, stack
+from instsel.selection.base import (
+    AttributionSpec,
+    EmbeddingData,
+    GradientData,
+    Groups,
+    HiddenStateData,
+    IndexData,
+    InfluenceData,
+    LikelihoodData,
+    Method,
+    MethodData,
+    Requires,
+)
+from instsel.study.reader import StudyReader
+
+
+def method_data(method: Method, spec: AttributionSpec | None, reader: StudyReader) -> MethodData:
+    """Read what a method chooses from.
+
+    Args:
+        method: As the study file has it.
+        spec: The influence that the method reads (`Method.attribution_spec`).
+        reader: The study.
+
+    Raises:
+        InputError: the study has no result of a stage that the method needs.
+    """
+    return _READERS[method.requires](reader, spec, method.target_names)
+
+
+def group_labels(reader: StudyReader, by: Groups, ids: Sequence[str]) -> list[str]:
+    """Return the source, the source/task or the category of rows.
+
+    Args:
+        reader: The study.
+        by: "source", "task" or "category".
+        ids: Names of the rows.
+
+    Raises:
+        InputError: categories are asked for, and the study has none.
+    """
+    if by == "category":
+        return [reader.category_of[row] for row in ids]
+    index = reader.index
+    labels = index["source"].to_pylist()
+    if by == "task":
+        labels = [f"{source}/{task or '-'}" for source, task in zip(labels, index["task"].to_pylist(), strict=True)]
+    label_of = dict(zip(index["id"].to_pylist(), labels, strict=True))
+    return [label_of[row] for row in ids]
+
+
+def columns_of_targets(matrix: Matrix, targets: Sequence[str] | None) -> Matrix:
+    """Keep the columns of some targets; None keeps all."""
+    if targets is None:
+        return matrix
+    kept = [column for column, target in enumerate(matrix.columns["target"].to_pylist()) if target in targets]
+    rows = len(matrix.ids)
+    blocks = (
+        matrix.values[block][:, kept] for block in row_blocks(rows, matrix.values.shape[1] * matrix.values.itemsize)
+    )
+    return Matrix(matrix.ids, stack(blocks, rows, len(kept)), matrix.columns.take(pa.array(kept)))
+
+
+_Targets = Sequence[str] | None
+
+
+def _labels_of(reader: StudyReader, ids: Sequence[str]) -> Callable[[Groups], list[str]]:
+    return lambda by: group_labels(reader, by, ids)
+
+
+def _index(reader: StudyReader, spec: AttributionSpec | None, targets: _Targets) -> IndexData:
+    index = reader.index
+    ids = index["id"].to_pylist()
+    answer_tokens, tokens = (index[name].to_numpy() for name in ("answer_tokens", "tokens"))
+    return IndexData(ids, answer_tokens, tokens, labels_of=_labels_of(reader, ids))
+
+
+def _likelihood(reader: StudyReader, spec: AttributionSpec | None, targets: _Targets) -> LikelihoodData:
+    table = reader.likelihoods()
+    ids = table["id"].to_pylist()
+    loss, loss_alone = (table[name].to_numpy() for name in ("loss", "loss_alone"))
+    return LikelihoodData(ids, loss, loss_alone, labels_of=_labels_of(reader, ids))
+
+
+def _embeddings(reader: StudyReader, spec: AttributionSpec | None, targets: _Targets) -> EmbeddingData:
+    matrix = reader.embeddings()
+    return EmbeddingData(matrix.ids, matrix.values, labels_of=_labels_of(reader, matrix.ids))
+
+
+def _hidden_states(reader: StudyReader, spec: AttributionSpec | None, targets: _Targets) -> HiddenStateData:
+    pool, validation = reader.representations(targets)
+    return HiddenStateData(pool.ids, pool.values, pool.columns, validation, labels_of=_labels_of(reader, pool.ids))
+
+
+def _influence(reader: StudyReader, spec: AttributionSpec | None, targets: _Targets) -> InfluenceData:
+    matrix = columns_of_targets(influence_matrix(reader, _required(spec)), targets)
+    return InfluenceData(matrix.ids, matrix.values, matrix.columns, labels_of=_labels_of(reader, matrix.ids))
+
+
+def _gradients(reader: StudyReader, spec: AttributionSpec | None, targets: _Targets) -> GradientData:
+    pool, validation = kernel_matrix(reader, _required(spec), targets)
+    return GradientData(pool.ids, pool.values, pool.columns, validation, labels_of=_labels_of(reader, pool.ids))
+
+
+def _required(spec: AttributionSpec | None) -> AttributionSpec:
+    if spec is None:
+        raise ValueError("a method that requires influence or gradients must have an attribution_spec, got None")
+    return spec
+
+
+_READERS: dict[Requires, Callable[[StudyReader, AttributionSpec | None, _Targets], MethodData]] = {
+    "index": _index,
+    "influence": _influence,
+    "gradients": _gradients,
+    "embeddings": _embeddings,
+    "hidden_states": _hidden_states,
+    "likelihood": _likelihood,
+}

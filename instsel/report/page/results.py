@@ -1,0 +1,379 @@
+"""Sections of the page on results: losses by method and target, a search, rows to read, rejected rows, cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from instsel.console import printable
+from instsel.report.facts import (
+    Reading,
+    ReadingRow,
+    RejectedRows,
+    Results,
+    SearchFacts,
+    StageCost,
+    StudyFacts,
+    TrialFacts,
+)
+from instsel.report.markdown import BASE, decimal, percent
+from instsel.report.page.parts import (
+    CATEGORY,
+    LINE,
+    Cell,
+    Chart,
+    File,
+    ReadingList,
+    Row,
+    Section,
+    Table,
+    Text,
+    bars,
+    count,
+    label,
+    labels,
+    number,
+    rounded,
+)
+from instsel.report.reading import Texts
+from instsel.report.text import NO_RESULTS, heldout_text, setting_text
+from instsel.stats import MEAN, Interval
+
+FARTHEST = 2.5
+"""The base model's line is drawn if it is at most so many times as far as the end of the widest interval."""
+
+MOST_LETTERS = 2500
+"""Letters of a turn that are shown; the whole text is in selected.jsonl."""
+
+MOST_ROW_LETTERS = 4000
+"""Letters of a row after which no further turn is shown."""
+
+MOST_PICKS = 6
+FIRST = 3
+MOST_STAGES = 12
+_DASHED = {"dash": "dash", "width": 1.5, "color": "#888"}
+
+
+def results_section(facts: StudyFacts) -> Section:
+    """Show losses and differences of methods, the first section of the page."""
+    if not facts.losses:
+        return Section("results", "Results", [Text([NO_RESULTS])])
+    parts: list[Table | Chart | Text] = [Text([headline(facts)]), results_table(facts)]
+    if facts.differences:
+        parts.append(_differences(facts))
+    return Section("results", "Results", parts)
+
+
+def headline(results: Results) -> str:
+    """Say which method is best and by how much, in one sentence."""
+    best, baseline = results.best, results.baseline
+    if best is None:
+        return "Only the base model is evaluated so far."
+    sentence = f"Best: {best}, with a mean held-out loss of {decimal(results.losses[best][MEAN], 3)}"
+    if best == baseline and len(results.losses) - (BASE in results.losses) == 1:
+        return f"{sentence}, the only method that is evaluated so far."
+    if best == baseline:
+        return f"{sentence}: no method beat {baseline}."
+    differences = results.differences.get(best)
+    if not differences:
+        return f"{sentence}."
+    mean = differences[MEAN]
+    better = [name for name, interval in differences.items() if name != MEAN and interval.high < 0]
+    worse = [name for name, interval in differences.items() if name != MEAN and interval.low > 0]
+    return (
+        f"{sentence}, {decimal(abs(mean.difference), 3)} {'below' if mean.difference < 0 else 'above'} {baseline} "
+        f"[{decimal(mean.low, 3)}, {decimal(mean.high, 3)}]. Clearly better on {len(better)} of "
+        f"{len(differences) - 1} targets, clearly worse on {', '.join(worse) or 'none'}."
+    )
+
+
+def by_mean(results: Results) -> list[str]:
+    """Order methods, and the base model, by their mean loss, the lowest first."""
+    return sorted(results.losses, key=lambda name: results.losses[name][MEAN])
+
+
+def results_table(facts: StudyFacts) -> Table:
+    """Lay out methods by targets: loss, and the difference to the baseline with its interval."""
+    targets = [MEAN, *facts.heldout_rows]
+    lowest = {target: min(by_target[target] for by_target in facts.losses.values()) for target in targets}
+    rows = []
+    for name in by_mean(facts):
+        cells = [Cell(name, name, name == facts.best, _role(name, facts))]
+        for target in targets:
+            loss, difference = facts.losses[name][target], facts.differences.get(name, {}).get(target)
+            cells.append(number(loss, 3, best=loss == lowest[target], small=interval_text(difference)))
+        rows.append(cells)
+    note = (
+        f"Mean cross-entropy of answer tokens, nats; lower is better. Below it the difference to {facts.baseline} with "
+        f"its {percent(facts.confidence)} paired bootstrap interval over held-out rows ({heldout_text(facts)})."
+    )
+    return Table(["method", *targets], rows, note=note)
+
+
+def interval_text(interval: Interval | None) -> str:
+    """Write a difference with its interval; nothing where there is none."""
+    if interval is None:
+        return ""
+    return f"{decimal(interval.difference)} [{decimal(interval.low)}, {decimal(interval.high)}]"
+
+
+def _role(name: str, results: Results) -> str:
+    if name == BASE:
+        return "untrained"
+    if name in results.whole_pool:
+        return "the whole pool"
+    runs = len(results.runs[name])
+    roles = ["baseline" if name == results.baseline else "", f"{runs} runs" if runs > 1 else ""]
+    return "; ".join(role for role in roles if role)
+
+
+def _differences(results: Results) -> Chart:
+    """Draw differences to the baseline: the mean, and each target hidden in the legend."""
+    names = [name for name in by_mean(results) if name in results.differences and name != BASE]
+    traces = []
+    for target in [MEAN, *results.heldout_rows]:
+        intervals = [results.differences[name][target] for name in names]
+        error = {
+            "type": "data",
+            "symmetric": False,
+            "array": rounded([interval.high - interval.difference for interval in intervals]),
+            "arrayminus": rounded([interval.difference - interval.low for interval in intervals]),
+            "thickness": 1.5,
+            "width": 3,
+        }
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": label(target),
+                "y": labels(names),
+                "x": rounded([interval.difference for interval in intervals]),
+                "error_x": error,
+                "marker": {"size": 8},
+                "visible": True if target == MEAN else "legendonly",
+            }
+        )
+    shapes, note = _reference_lines(results, names)
+    layout = {
+        "xaxis": {"title": {"text": f"difference to {label(results.baseline)}, nats"}, "zeroline": True},
+        "yaxis": {**CATEGORY, "autorange": "reversed"},
+        "showlegend": True,
+        "shapes": shapes,
+    }
+    note = f"Left of zero is better. Targets are drawn when their name is clicked. {note}".strip()
+    return Chart("Difference to the baseline", traces, layout, 150 + LINE * max(3, len(names)), note)
+
+
+def _reference_lines(results: Results, names: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
+    """Draw the base model and the whole pool as dashed lines if they are near enough; say where they are."""
+    differences = results.differences
+    means = [differences[name][MEAN] for name in names]
+    widest = max((abs(end) for interval in means for end in (interval.low, interval.high)), default=0)
+    shapes, sentences = [], []
+    for name in (BASE, *results.whole_pool):
+        if name not in differences:
+            continue
+        x = differences[name][MEAN].difference
+        subject = "The base model" if name == BASE else f"{name}, the whole pool,"
+        if abs(x) <= FARTHEST * widest:
+            shapes.append({"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": _DASHED})
+            sentences.append(f"{subject} is the dashed line at {decimal(x)}.")
+        else:
+            sentences.append(f"{subject} is at {decimal(x)}, off the chart.")
+    return shapes, " ".join(sentences)
+
+
+def comparison(studies: Sequence[StudyFacts]) -> Table:
+    """Lay out every method of several studies: its mean loss, the difference to its baseline, each target's loss."""
+    targets = list(dict.fromkeys(target for facts in studies for target in facts.heldout_rows))
+    rows = []
+    for index, facts in enumerate(studies):
+        for name in by_mean(facts):
+            losses, is_best = facts.losses[name], name == facts.best
+            difference = interval_text(facts.differences.get(name, {}).get(MEAN))
+            rows.append(
+                [
+                    Cell(name, name, is_best),
+                    Cell(facts.study, index),
+                    count(facts.pool.rows if facts.pool else None),
+                    number(losses[MEAN], 3, best=is_best, small=difference),
+                    *(number(losses.get(target), 3) for target in targets),
+                ]
+            )
+    note = (
+        "The best method of each study is marked. Losses compare across studies only where held-out rows are the same."
+    )
+    return Table(["method", "study", "pool", MEAN, *targets], rows, note=note)
+
+
+def search_section(facts: StudyFacts) -> Section | None:
+    """Show the Pareto set, which keys mattered, and the trials of a search; None without a search."""
+    search = facts.search
+    if search is None or not search.trials:
+        return None
+    parts: list[Table | Chart] = [_pareto(search)]
+    if search.importance:
+        by_share = dict(sorted(search.importance.items(), key=lambda item: -item[1]))
+        shares = {"share of the objective's spread": list(by_share.values())}
+        parts.append(bars("What mattered", list(by_share), shares, form=".0%"))
+    parts.append(_trials(search.trials))
+    return Section("search", "Search", parts)
+
+
+def _pareto(search: SearchFacts) -> Chart:
+    ended = [trial for trial in search.trials if trial.ended]
+    groups = {
+        "Pareto set": sorted((trial for trial in ended if trial.pareto), key=lambda trial: trial.tokens),
+        "other trials": [trial for trial in ended if not trial.pareto],
+    }
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers" if name == "Pareto set" else "markers",
+            "name": name,
+            "x": [trial.tokens for trial in trials],
+            "y": rounded([trial.objective for trial in trials]),
+            "text": ["<br>".join(label(f"{key} {setting_text(value)}") for key, value in trial.point.items())
+                     for trial in trials],
+            "hovertemplate": "%{y:.3f} at %{x:,} tokens<br>%{text}<extra></extra>",
+            "marker": {"size": 9},
+        }
+        for name, trials in groups.items()
+    ]  # fmt: skip
+    layout = {
+        "xaxis": {"title": {"text": "tokens trained on"}},
+        "yaxis": {"title": {"text": "objective"}},
+        "showlegend": True,
+    }
+    note = "No other trial has both fewer tokens and a lower objective than a trial of the Pareto set."
+    return Chart("Pareto set", traces, layout, 380, note)
+
+
+def _trials(trials: Sequence[TrialFacts]) -> Table:
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.point))
+    rows = []
+    for trial in trials:
+        values = [trial.point.get(key) for key in keys]
+        state = "failed" if trial.failed else "stopped" if trial.stopped else "Pareto" if trial.pareto else ""
+        rows.append(
+            [
+                Cell(trial.name[:6], trial.name, small=state),
+                number(trial.objective, 3, best=trial.pareto),
+                count(trial.tokens),
+                *(Cell(setting_text(v), v if isinstance(v, int | float) else str(v)) for v in values),
+            ]
+        )
+    return Table(["trial", "objective", "tokens", *keys], rows, title="Trials")
+
+
+def reading_section(facts: StudyFacts, texts: Texts) -> Section:
+    """Show rows to read by target, then by selection."""
+    if not facts.reading.rows:
+        return Section("rows", "Rows to read", [Text(["No selection is made yet."])])
+    # Those of a method's further seeds are left to the selections' own files.
+    further = {name for names in facts.runs.values() for name in names[1:]}
+    groups = _reading_groups(facts.reading, [name for name in facts.selections if name not in further], texts)
+    lead = (
+        "Help is the mean influence on a target's validation rows, in deviations of the pool above the pool's mean."
+        if facts.reading.best
+        else ""
+    )
+    return Section("rows", "Rows to read", [ReadingList(groups)], lead)
+
+
+def _reading_groups(reading: Reading, selections: Sequence[str], texts: Texts) -> dict[str, list[Row]]:
+    groups = {f"{target}: the picks that help it most": ids for target, ids in reading.best.items()}
+    for selection in selections:
+        ranks = sorted(
+            (pick.rank, name) for name, row in reading.rows.items() for pick in row.picks if pick.selection == selection
+        )
+        groups[f"{selection}: first picks"] = [name for _, name in ranks[:FIRST]]
+    return {
+        title: [_row(name, reading.rows[name], texts.get(name, [])) for name in ids]
+        for title, ids in groups.items()
+        if ids
+    }
+
+
+def rejected_section(facts: StudyFacts) -> Section:
+    """Show how many rows were rejected and why."""
+    rejected: RejectedRows = facts.rejected
+    if not rejected.counts:
+        return Section("rejected", "Rejected rows", [Text(["No row was rejected."])])
+    counts = [[Cell(reason, reason), count(rows)] for reason, rows in rejected.counts.items()]
+    groups: dict[str, list[Row]] = {}
+    for row in rejected.examples:
+        name = f"{row.file}, line {row.line}" if row.line is not None else "a row of the pool"
+        groups.setdefault(row.reason, []).append(Row(name, row.reason, [], [("text", _cut(row.text))]))
+    return Section("rejected", "Rejected rows", [Table(["reason", "rows"], counts), ReadingList(groups)])
+
+
+def _row(name: str, row: ReadingRow, messages: Sequence[Mapping[str, str]]) -> Row:
+    notes = []
+    if row.helps:
+        helps = sorted(row.helps.items(), key=lambda item: -(item[1] or 0.0))
+        notes.append("helps " + ", ".join(f"{target} {number(value).text}" for target, value in helps))
+    notes += [
+        f"{pick.selection}: pick {pick.rank:,}, score {number(pick.score, 3).text}, {pick.reason}"
+        for pick in row.picks[:MOST_PICKS]
+    ]
+    rest = [pick.selection for pick in row.picks[MOST_PICKS:]]
+    if rest:
+        notes.append(f"and of {len(rest)} more: {', '.join(rest)}")
+    task = f"/{row.task}" if row.task else ""
+    return Row(name, f"{row.source}{task}, {row.tokens:,} tokens", notes, _turns(messages))
+
+
+def _turns(messages: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+    turns: list[tuple[str, str]] = []
+    for message in messages:
+        if sum(len(text) for _, text in turns) > MOST_ROW_LETTERS:
+            return [*turns, ("…", f"{len(messages) - len(turns):,} more turns")]
+        turns.append((message["role"], _cut(message["content"])))
+    return turns
+
+
+def _cut(text: str) -> str:
+    """Make a text safe to show and short enough for the page."""
+    shown = printable(text)
+    if len(shown) <= MOST_LETTERS:
+        return shown
+    return f"{shown[:MOST_LETTERS]} … ({len(shown) - MOST_LETTERS:,} more letters)"
+
+
+def cost_section(facts: StudyFacts) -> Section:
+    """Show time, tokens a second, memory and repeated rows of every stage; versions; the study file."""
+    parts: list[Table | Chart | Text | File] = []
+    if facts.cost:
+        parts += [_times(facts.cost), _costs(facts)]
+    parts.append(Text([", ".join(f"{name} {version}" for name, version in facts.provenance.versions.items())]))
+    parts.append(File("The study file, with every default", facts.provenance.study_file))
+    return Section("cost", "Cost and provenance", parts)
+
+
+def _times(cost: Mapping[str, StageCost]) -> Chart:
+    seconds: dict[str, float] = {}
+    for name, stage in cost.items():
+        group = name.partition("/")[0]
+        seconds[group] = seconds.get(group, 0.0) + stage.seconds
+    total = sum(seconds.values())
+    sum_text = f"{total / 3600:.1f} hours" if total >= 7200 else f"{total / 60:.1f} minutes"
+    return bars("Time by stage", list(seconds), {"seconds": list(seconds.values())}, axis=f"seconds; all {sum_text}")
+
+
+def _costs(facts: StudyFacts) -> Table:
+    rows = []
+    for index, (name, cost) in enumerate(facts.cost.items()):
+        speed = round(cost.tokens / cost.seconds) if cost.tokens and cost.seconds else None
+        peak, fingerprint = cost.peak_memory_bytes, facts.provenance.stages[name]
+        rows.append(
+            [
+                Cell(name, index),
+                number(cost.seconds, 1),
+                count(cost.tokens or None),
+                count(speed),
+                Cell(f"{peak / 2**30:.2f} GiB", peak) if peak else Cell("–"),
+                count(cost.rows_reprocessed),
+                Cell(fingerprint, fingerprint),
+            ]
+        )
+    head = ["stage", "seconds", "tokens", "tokens/s", "peak memory", "rows again", "fingerprint"]
+    return Table(head, rows, title="Every stage", folded=len(rows) > MOST_STAGES)

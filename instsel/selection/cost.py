@@ -1,0 +1,62 @@
+"""What a choice costs: the shape of what a method chooses from, and what `instsel plan` adds up of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+FLOAT32 = 4
+FLOAT64 = 8
+MIB = 2**20
+INDEX_ROW_BYTES = 330
+"""Of the pool's index: the table, ids as Python texts twice, and tokens by id."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a method chooses from.
+
+    Attributes:
+        rows: Rows of the pool.
+        chosen: Rows of the selection; a fraction where a group has so many of them on average.
+        columns: Validation rows, or subtasks, that rows are scored against.
+        checkpoints: Checkpoints that gradients were taken at.
+        dim: Entries of a gradient's sketch.
+        embedding: Entries of a prompt's embedding.
+        hidden: Entries of a hidden state.
+        groups: "source" and "task" -> how many rows each has.
+        damping: Of the influence that the method reads; None for cosines.
+    """
+
+    rows: int
+    chosen: float
+    columns: int = 0
+    checkpoints: int = 0
+    dim: int = 0
+    embedding: int = 0
+    hidden: int = 0
+    groups: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    damping: float | None = None
+
+    def width(self, requires: str) -> int:
+        """Return the entries that a method reads of a row; 0 for one that reads the index or losses alone."""
+        widths = {
+            "influence": self.columns,
+            "gradients": self.checkpoints * self.dim,
+            "embeddings": self.embedding,
+            "hidden_states": self.hidden,
+        }
+        return widths.get(requires, 0)
+
+
+@dataclass(frozen=True)
+class MethodCost:
+    """What one choice takes. Its seconds are timed, on a few rows, and grow as `work` does.
+
+    Attributes:
+        work: A number that grows as the time of a choice does while the widths of rows stay as they are.
+        memory: Bytes of the driver beside the libraries: ids, the data where it is held in memory, and working memory.
+        scratch: Bytes of the temporary file that data too large for the memory is laid out in (`instsel.io.matrix`).
+    """
+
+    work: float
+    memory: int
+    scratch: int
