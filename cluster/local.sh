@@ -70,8 +70,8 @@ start() {
     ! taken "$dashboard_port" || fail "port $dashboard_port is taken; set INSTSEL_DASHBOARD_PORT"
     token
     # The agent, which starts jobs, uses any free port: the default may belong to another Ray on this machine.
-    # `ray stop` stops every Ray of the user. With --block one process owns this Ray and stops it on a signal. By default
-    # it would first wait 30 seconds for work to move elsewhere, but there is no other machine.
+    # `ray stop` stops every Ray of the user. With --block one process owns this Ray and stops it on a signal. It would
+    # first wait 30 seconds for work to move elsewhere, but there is no other machine.
     RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 nohup ray start --head --block --temp-dir="$folder" --port="$port" \
         --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port" \
         --dashboard-agent-listen-port=0 \
