@@ -69,7 +69,7 @@ def test_a_new_stage_is_one_file_that_a_study_runs(with_new_stage, finished_stud
 
     config = parse_study(finished_study, "test")
     graph = build_graph(config, Folder.at(finished_study["out"]))
-    assert [name for name in graph.open_keys("report")] == ["lengths"]
+    assert list(graph.open_keys("report")) == ["lengths"]
     context: Any = RunContext(config, graph, None, Terminal())  # type: ignore[arg-type]
     folder = run_stage(context, "lengths")
     sources = graph["prepare"].manifest()["result"]["pool"]["sources"]
