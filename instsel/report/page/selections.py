@@ -308,8 +308,16 @@ def _dependency(dependency: DependencyFacts) -> list[Chart | Text]:
         {
             **dict(zip(("x", "y"), points[pair.category], strict=True)),
             **dict(zip(("ax", "ay"), points[pair.needs], strict=True)),
-            **{"xref": "x", "yref": "y", "axref": "x", "ayref": "y", "text": "", "showarrow": True},
-            **{"arrowhead": 2, "arrowcolor": "#888", "standoff": 14, "startstandoff": 14},
+            "xref": "x",
+            "yref": "y",
+            "axref": "x",
+            "ayref": "y",
+            "text": "",
+            "showarrow": True,
+            "arrowhead": 2,
+            "arrowcolor": "#888",
+            "standoff": 14,
+            "startstandoff": 14,
         }
         for pair in dependency.needs
     ]
