@@ -53,7 +53,7 @@ def test_influence_agrees_with_a_plain_computation(study_folder):
     influence = facts_of(study_folder).influence
     matrix = INFLUENCE.astype(np.float64)
     standard = (matrix - matrix.mean(axis=0)) / matrix.std(axis=0)
-    by_target = np.stack([matrix[:, TARGET_OF == name].mean(axis=1) for name in influence.targets], axis=1)
+    by_target = np.stack([matrix[:, name == TARGET_OF].mean(axis=1) for name in influence.targets], axis=1)
     assert np.allclose(influence.raw, [by_target[:6].mean(axis=0), by_target[6:].mean(axis=0)])
     for name, picks in PICKS.items():
         selection = influence.selections[name]
