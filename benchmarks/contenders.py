@@ -38,7 +38,7 @@ _BF16_PRECISIONS = (
 
 
 def catalogue() -> dict[str, Callable[[Workload], Contender]]:
-    """Every contender by name, in the order of the report; making it raises UnavailableError where it cannot take part."""
+    """Every contender by name, in the order of the report; makers raise UnavailableError where it cannot run."""
     makers: dict[str, Callable[[str, str, Workload], Contender]] = {
         "step-{}": plain_step,
         "engine-{}": partial(engine, adam=False),
