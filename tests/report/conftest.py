@@ -10,7 +10,21 @@ import pytest
 
 from instsel.config.file import parse_study
 from instsel.io.store import Folder
-from instsel.study.folder import StageFolder, open_folder
+from instsel.pipeline.registry import load_stages
+from instsel.study.folder import GRAPH, Cost, StageFolder, open_folder
+from instsel.study.reader import StudyReader
+from instsel.study.results import (
+    AttributionResult,
+    EvaluateResult,
+    FeaturesResult,
+    PrepareResult,
+    RejectedRows,
+    Result,
+    SelectResult,
+    TrainingResult,
+    WarmupResult,
+)
+from instsel.study.stage import StageKey
 
 HOSTILE = (
     "<script>alert('x')</script></script><img src=x onerror=alert(1)> \u202eevil\u202c \x1b[31m \U0001f600 "
@@ -46,10 +60,13 @@ def make_study(out: Path, *, name: str = "tiny", text: str = HOSTILE, until: str
     """Write a study folder; `until` "select" leaves the trainings out."""
     folder = open_folder(str(out), name)
     study = parse_study({**CONFIG, "name": name, "out": str(out)}, "test")
-    folder.write_json("config.json", study.model_dump())
+    folder.write_json("config.json", study.model_dump(mode="json"))
+    keys = [(stage, StageKey(stage.name, key)) for stage in load_stages() for key in stage.keys(study)]
+    folder.write_json(GRAPH, [{"name": key.name, "settings": stage.settings(study, key.key)} for stage, key in keys])
     prepare = _prepare(folder, text)
-    embed = _stage(folder, "embed", {}, prepare)
-    features = _stage(folder, "features", {"rejected": {}}, _stage(folder, "warmup", {}, prepare))
+    embed = _stage(folder, "embed", RejectedRows(rejected={}), prepare)
+    warmup = _stage(folder, "warmup", WarmupResult(run="runs/a", checkpoints={}, rows=1), prepare)
+    features = _stage(folder, "features", FeaturesResult(checkpoints={}, provenance={}, rejected={}), warmup)
     attribution = _attribution(folder, features)
     chosen = {
         name: _select(folder, name, {"random": prepare, "bids": attribution, "smart": embed}[name]) for name in PICKS
@@ -58,15 +75,15 @@ def make_study(out: Path, *, name: str = "tiny", text: str = HOSTILE, until: str
         return out
     _evaluate(folder, "base", 3.0, prepare)
     for index, (name, selection) in enumerate(chosen.items()):
-        trained = _stage(folder, f"finetune/{name}", {}, selection)
+        trained = _stage(folder, f"finetune/{name}", TrainingResult(run="runs/a", checkpoints={}), selection)
         _evaluate(folder, name, 2.0 - index * 0.5, trained)
     return out
 
 
-def _stage(folder: Folder, name: str, result: dict[str, Any], *parents: StageFolder, **config: Any) -> StageFolder:
-    stage = StageFolder(folder / name, name, config, parents)
+def _stage(folder: Folder, name: str, result: Result, *parents: StageFolder) -> StageFolder:
+    stage = StageFolder(folder / name, name, StudyReader(folder).stages()[name], parents)
     stage.start()
-    stage.commit(result, tokens=100, peak_memory=2**30, seconds=2.0)
+    stage.commit(result, Cost(tokens=100, peak_memory=2**30, seconds=2.0))
     return stage
 
 
@@ -84,9 +101,13 @@ def _prepare(folder: Folder, text: str) -> StageFolder:
             "sources": {name: {"rows": 6, "tokens": 360} for name in ("left", "right<b>")},
             "rejected": {"no answer": 2},
         },
-        "targets": {name: {"validation": {"rows": 2}, "heldout": {"rows": 5}} for name in TARGETS},
+        "targets": {
+            name: {"validation": {"rows": 2, "rejected": {}}, "heldout": {"rows": 5, "rejected": {}}}
+            for name in TARGETS
+        },
+        "tokenizer": {},
     }
-    stage = _stage(folder, "prepare", result)
+    stage = _stage(folder, "prepare", PrepareResult.model_validate(result))
     table = pa.table(
         {
             "id": _ids(),
@@ -110,7 +131,9 @@ def _prepare(folder: Folder, text: str) -> StageFolder:
 
 
 def _attribution(folder: Folder, features: StageFolder) -> StageFolder:
-    stage = _stage(folder, "attribution/cosine", {"shards": ["00000-000000", "00000-000001"]}, features)
+    shards = ["00000-000000", "00000-000001"]
+    result = AttributionResult(rows=ROWS, columns=4, weights=[1.0], shards=shards)
+    stage = _stage(folder, "attribution/cosine", result, features)
     columns = {"id": list("wxyz"), "target": ["sums", "towns", "sums", "towns"], "subtask": ["s", "t", "s", "t"]}
     stage.folder.write_table("columns.parquet", pa.table(columns))
     # The second shard is not in the index's order.
@@ -126,7 +149,7 @@ def _select(folder: Folder, name: str, parent: StageFolder) -> StageFolder:
     result = {"rows": 4, "tokens": 240, "sources": {"left": 4}, "tasks": {"left/-": 4}}
     if name == "smart":
         result |= {"task_gains": {"left": 2.5, "<right>": 1.25}}
-    stage = _stage(folder, f"select/{name}", result, parent, method=name)
+    stage = _stage(folder, f"select/{name}", SelectResult.model_validate(result), parent)
     reasons = ["task left", "task left", "task <right>", "task <right>"] if name == "smart" else ["why"] * 4
     table = {
         "id": [_ids()[row] for row in picks],
@@ -142,6 +165,6 @@ def _select(folder: Folder, name: str, parent: StageFolder) -> StageFolder:
 def _evaluate(folder: Folder, name: str, level: float, parent: StageFolder) -> None:
     losses = {target: level + number + np.arange(5) / 10 for number, target in enumerate(TARGETS)}
     means = {target: float(values.mean()) for target, values in losses.items()}
-    stage = _stage(folder, f"evaluate/{name}", {"losses": means}, parent)
+    stage = _stage(folder, f"evaluate/{name}", EvaluateResult(losses=means), parent)
     for target, values in losses.items():
         stage.folder.write_table(f"{target}.parquet", pa.table({"id": list("abcde"), "loss": values}))

@@ -53,7 +53,7 @@ def test_influence_agrees_with_a_plain_computation(study_folder):
     influence = facts_of(study_folder).influence
     matrix = INFLUENCE.astype(np.float64)
     standard = (matrix - matrix.mean(axis=0)) / matrix.std(axis=0)
-    by_target = np.stack([matrix[:, TARGET_OF == name].mean(axis=1) for name in influence.targets], axis=1)
+    by_target = np.stack([matrix[:, name == TARGET_OF].mean(axis=1) for name in influence.targets], axis=1)
     assert np.allclose(influence.raw, [by_target[:6].mean(axis=0), by_target[6:].mean(axis=0)])
     for name, picks in PICKS.items():
         selection = influence.selections[name]
@@ -88,7 +88,7 @@ def test_the_parts_of_a_divided_budget_come_in_the_order_of_their_first_pick(stu
 def test_the_components_of_g2is_have_their_shares_of_the_variance(study_folder):
     folder = Folder.at(study_folder) / "select/smart"
     manifest = folder.read_json("manifest.json")
-    manifest["config"]["method"] = "g2is"
+    manifest["settings"]["method"] = "g2is"
     manifest["result"] |= {"component_shares": {"1": 0.5, "2": 0.25, "10": 0.25}}
     folder.write_json("manifest.json", manifest)
     table = folder.read_table("selected.parquet")
@@ -127,7 +127,7 @@ def test_a_study_without_a_finished_stage_has_empty_facts(study_folder):
 def test_edited_results_are_named(study_folder):
     path = study_folder / "select" / "bids" / "manifest.json"
     manifest = json.loads(path.read_text())
-    path.write_text(json.dumps({**manifest, "config": {**manifest["config"], "budget": 5}}))
+    path.write_text(json.dumps({**manifest, "settings": {**manifest["settings"], "budget": 5}}))
     pq.write_table(
         pa.table({"id": list("abcde"), "loss": [0.1] * 5}), study_folder / "evaluate" / "smart" / "sums.parquet"
     )
@@ -154,7 +154,7 @@ def test_bug_stages_of_another_study_file_raised_no_warning(study_folder):
     ):
         path = study_folder / stage / "manifest.json"
         manifest = json.loads(path.read_text())
-        path.write_text(json.dumps({**manifest, "config": {**manifest["config"], key: value}}))
+        path.write_text(json.dumps({**manifest, "settings": {**manifest["settings"], key: value}}))
     warnings = facts_of(study_folder).warnings
     assert "select/random, select/bids: made by another study file, with other budget" in warnings
     assert "warmup: made by another study file, with other lora.rank" in warnings

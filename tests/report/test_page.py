@@ -22,11 +22,11 @@ def page_of(study) -> str:
 
 
 def charts_of(page: str) -> list:
-    return json.loads(re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.S)[1])
+    return json.loads(re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.DOTALL)[1])
 
 
 def without_scripts(page: str) -> str:
-    return re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    return re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
 
 
 def test_the_page_has_its_sections_and_marks_the_best(study_folder):
@@ -54,7 +54,7 @@ def test_hostile_texts_are_text(study_folder):
 def test_the_policy_lets_only_the_pages_own_scripts_run(study_folder):
     page = page_of(study_folder)
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
-    scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     assert len(scripts) == 2
     assert policy.startswith("default-src 'none'; script-src 'sha256-") and "'unsafe-eval'" not in policy
@@ -83,7 +83,7 @@ def test_edited_results_are_reported_on_top(study_folder):
     assert "These results do not fit together" not in page_of(study_folder)
     path = study_folder / "prepare" / "manifest.json"
     manifest = json.loads(path.read_text())
-    path.write_text(json.dumps({**manifest, "config": {"more": 1}}))
+    path.write_text(json.dumps({**manifest, "settings": {"more": 1}}))
     page = page_of(study_folder)
     assert page.index("These results do not fit together") < page.index("<h2>Results</h2>")
 

@@ -46,7 +46,7 @@ def test_json_is_all_that_is_printed(study_folder):
 def test_missing_stages_and_edits_are_shown(make_study_folder, tmp_path):
     path = make_study_folder(tmp_path / "half", until="select")
     manifest = json.loads((path / "prepare" / "manifest.json").read_text())
-    (path / "prepare" / "manifest.json").write_text(json.dumps({**manifest, "config": {"more": 1}}))
+    (path / "prepare" / "manifest.json").write_text(json.dumps({**manifest, "settings": {"more": 1}}))
     text = output_for(path)
     assert "not finished: finetune/random is missing, and " in text and "Nothing is evaluated yet" in text
     assert "warning: prepare/manifest.json was edited" in text
