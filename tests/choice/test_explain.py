@@ -48,7 +48,7 @@ def test_validation_rows_are_those_with_the_highest_and_lowest_influence(every_m
     assert [effect.example for effect in found.helped] == ranked[:5]
     assert [effect.example for effect in found.hurt] == ranked[::-1][:5]
     assert found.helped[0].influence == pytest.approx(values[ranked[0]])
-    assert found.way == "cosine" and found.helped[0].prompt
+    assert found.influence == "cosine" and found.helped[0].prompt
 
 
 def test_selections_made_anew_are_told_too(every_method, matrix, say):
@@ -70,7 +70,7 @@ def test_what_is_told_has_the_row_its_places_and_its_effects(every_method, matri
 
 
 def test_selections_of_another_pool_or_left_half_written_are_not_told(every_method, matrix, say):
-    folder, _ = reselect(every_method["out"], SelectionRequest("longest", "24", name="stale"), say)
+    folder = reselect(every_method["out"], SelectionRequest("longest", "24", name="stale"), say).folder
     manifest = folder.read_json("manifest.json")
     folder.write_json("manifest.json", {**manifest, "prepare": "another"})
     (Folder.at(every_method["out"]) / "selections/half").write("selected.jsonl", b"")
