@@ -60,7 +60,8 @@ OLD_NAMES = [
     ),
     *("gather", "gathered", "patience", "patiently", "enduring", "changed", "chatter", "depends", "pins", "Pins"),
     *("Allotment", "allot", "Pace", "Room", "Elsewhere", "Figures", "figures", "makeup", "verdict", "doubts"),
-    *("represent", "tag", "programme", "Mix", "set_aside", "left_out", "go_on"),
+    # Not "tag": the stage of that name is gone, and a tag is what a language model gives a row.
+    *("represent", "programme", "Mix", "set_aside", "left_out", "go_on"),
 ]
 
 # `share` is a word of mixtures as well, and old only where it is a plan of resources.

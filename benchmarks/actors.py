@@ -19,13 +19,13 @@ from instsel.gradients.sketch import CountSketch
 class Scaling:
     """Tokens a second of one process, and of two together, by round."""
 
-    one: list[float] = field(default_factory=list)
-    two: list[float] = field(default_factory=list)
+    alone: list[float] = field(default_factory=list)
+    together: list[float] = field(default_factory=list)
 
     @property
     def ratio(self) -> float:
         """Median over rounds of two's throughput over one's."""
-        return median(two / one for one, two in zip(self.one, self.two, strict=True))
+        return median(both / single for single, both in zip(self.alone, self.together, strict=True))
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ def measure_scaling(task: Task, rounds: int) -> Scaling:
             processes.append(process)
         _wait(ends)
         for _ in range(rounds):
-            scaling.one.append(_rate(ends[:1], task))
-            scaling.two.append(_rate(ends, task))
+            scaling.alone.append(_rate(ends[:1], task))
+            scaling.together.append(_rate(ends, task))
     finally:
         for end in ends:
             end.close()
@@ -68,11 +68,11 @@ def measure_scaling(task: Task, rounds: int) -> Scaling:
 
 
 def _rate(ends: Sequence[Connection], task: Task) -> float:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for end in ends:
         end.send("go")
     _wait(ends)
-    return len(ends) * count_tokens(task.examples) / (time.perf_counter() - begun)
+    return len(ends) * count_tokens(task.examples) / (time.perf_counter() - start)
 
 
 def _wait(ends: Sequence[Connection]) -> None:

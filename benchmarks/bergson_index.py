@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import Contender, Run, Unavailable
+from benchmarks.timing import Contender, Run, UnavailableError
 from benchmarks.workload import Workload
 
 PROJECTION_DIM = 16
@@ -23,15 +23,15 @@ def bergson_index(name: str, dtype: str, work: Workload) -> Contender:
     index to a temporary folder, which its time includes, as it knows no other way.
 
     Raises:
-        Unavailable: bergson is not installed, or cannot be imported.
+        UnavailableError: bergson is not installed, or cannot be imported.
     """
     if find_spec("bergson") is None:
-        raise Unavailable("bergson is not installed")
+        raise UnavailableError("bergson is not installed")
     try:
         # Imported here, outside of what is timed.
         import bergson.build  # noqa: F401
     except ImportError as error:
-        raise Unavailable(f"bergson cannot be imported: {error}") from None
+        raise UnavailableError(f"bergson cannot be imported: {error}") from None
     what = (
         f"bergson {version('bergson')}, as `bergson build` with projection_dim {PROJECTION_DIM} on the LoRA modules, "
         "writing its index to disk"

@@ -21,7 +21,7 @@ from instsel.gradients.sketch import CountSketch
 SKETCH_SEED = 0
 
 
-class _Way(NamedTuple):
+class _Precision(NamedTuple):
     """A way to train in bf16: whether under autocast, and in which dtype the LoRA matrices are."""
 
     what: str
@@ -29,16 +29,16 @@ class _Way(NamedTuple):
     adapter: torch.dtype
 
 
-_FP32 = _Way("", autocast=False, adapter=torch.float32)
-_BF16_WAYS = (
-    _Way("LoRA in fp32", autocast=False, adapter=torch.float32),
-    _Way("LoRA in fp32 under autocast", autocast=True, adapter=torch.float32),
-    _Way("LoRA and AdamW in bf16", autocast=False, adapter=torch.bfloat16),
+_FP32 = _Precision("", autocast=False, adapter=torch.float32)
+_BF16_PRECISIONS = (
+    _Precision("LoRA in fp32", autocast=False, adapter=torch.float32),
+    _Precision("LoRA in fp32 under autocast", autocast=True, adapter=torch.float32),
+    _Precision("LoRA and AdamW in bf16", autocast=False, adapter=torch.bfloat16),
 )
 
 
 def catalogue() -> dict[str, Callable[[Workload], Contender]]:
-    """Every contender by name, in the order of the report; making one raises Unavailable where it cannot take part."""
+    """Every contender by name, in the order of the report; makers raise UnavailableError where it cannot run."""
     makers: dict[str, Callable[[str, str, Workload], Contender]] = {
         "step-{}": plain_step,
         "engine-{}": partial(engine, adam=False),
@@ -55,29 +55,29 @@ def plain_step(name: str, dtype: str, work: Workload) -> Contender:
     """A LoRA training step as Hugging Face's Trainer makes it: the model's own loss, backward, AdamW."""
     model = work.models[dtype]
     batches = [collate([work.examples[row] for row in rows], device=work.device) for rows in work.batches]
-    way, note = _FP32, ""
+    precision, note = _FP32, ""
     if dtype == "bf16":
-        way, note = _fastest_way(model, batches[0], work.device)
+        precision, note = _fastest_precision(model, batches[0], work.device)
     what = f"plain LoRA step, Hugging Face loss, AdamW{note}"
-    return Contender(name, what, len(work.examples), work.tokens, lambda: _training(model, batches, way))
+    return Contender(name, what, len(work.examples), work.tokens, lambda: _training(model, batches, precision))
 
 
-def _fastest_way(model: nn.Module, batch: dict[str, Tensor], device: str) -> tuple[_Way, str]:
+def _fastest_precision(model: nn.Module, batch: dict[str, Tensor], device: str) -> tuple[_Precision, str]:
     """The fastest of the ways to train in bf16 on one batch, three turns each, and what the report says of it."""
-    runs = {way: _training(model, [batch], way) for way in _BF16_WAYS}
-    best = dict.fromkeys(_BF16_WAYS, float("inf"))
+    runs = {precision: _training(model, [batch], precision) for precision in _BF16_PRECISIONS}
+    best = dict.fromkeys(_BF16_PRECISIONS, float("inf"))
     for _ in range(3):
-        for way, run in runs.items():
-            begun = time.perf_counter()
+        for precision, run in runs.items():
+            start = time.perf_counter()
             run()
             synchronise(device)
-            best[way] = min(best[way], time.perf_counter() - begun)
-    tried = ", ".join(f"{way.what} {seconds:.3g} s" for way, seconds in best.items())
+            best[precision] = min(best[precision], time.perf_counter() - start)
+    tried = ", ".join(f"{precision.what} {seconds:.3g} s" for precision, seconds in best.items())
     fastest = min(best, key=best.__getitem__)
     return fastest, f", {fastest.what} (the fastest on one batch: {tried})"
 
 
-def _training(model: nn.Module, batches: Sequence[dict[str, Tensor]], way: _Way) -> Run:
+def _training(model: nn.Module, batches: Sequence[dict[str, Tensor]], precision: _Precision) -> Run:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # A learning rate of 0 is the same work and leaves the weights to the next contender as they are. Fused, as
     # Trainer's default is.
@@ -85,9 +85,9 @@ def _training(model: nn.Module, batches: Sequence[dict[str, Tensor]], way: _Way)
 
     def run() -> None:
         model.train()
-        with _adapter_in(parameters, way.adapter):
+        with _adapter_in(parameters, precision.adapter):
             for batch in batches:
-                with torch.autocast(batch["input_ids"].device.type, torch.bfloat16, enabled=way.autocast):
+                with torch.autocast(batch["input_ids"].device.type, torch.bfloat16, enabled=precision.autocast):
                     loss = model(**batch).loss
                 loss.backward()
                 optimizer.step()

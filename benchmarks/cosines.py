@@ -41,9 +41,9 @@ def sketch_errors(work: Workload, dtype: str, dims: Sequence[int], seeds: int) -
     for kind, exact in kinds.items():
         wanted = upper(exact_cosines(exact))
         for dim in dims:
-            found = {seed: upper(cosines(CountSketch(dim, seed).project(exact))) - wanted for seed in range(seeds)}
-            over_seeds = spread(torch.cat(list(found.values())))
-            errors.append(SketchError(kind, dim, seeds, over_seeds, spread(found[SKETCH_SEED])))
+            errors_of = {seed: upper(cosines(CountSketch(dim, seed).project(exact))) - wanted for seed in range(seeds)}
+            over_seeds = spread(torch.cat(list(errors_of.values())))
+            errors.append(SketchError(kind, dim, seeds, over_seeds, spread(errors_of[SKETCH_SEED])))
     return errors
 
 

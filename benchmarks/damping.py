@@ -39,22 +39,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     validation = inputs.gradients.validation(columns)
     source = dict(zip(inputs.index["id"].to_pylist(), inputs.index["source"].to_pylist(), strict=True))
     near = np.array([source[row] in options.sources for ids, _ in shards for row in ids])
-    count = int(Budget(options.budget).of(inputs.prepared["pool"]).amount)
+    count = int(Budget(options.budget).of(inputs.prepared.pool).amount)
     labels = np.asarray(columns["subtask"].to_pylist())
-    ways = [(1, None), *((1, damping) for damping in DAMPINGS)]
-    ways += [(fold, damping) for fold in FOLDS[1:] for damping in (None, *FOLDED_DAMPINGS)]
+    forms = [(1, None), *((1, damping) for damping in DAMPINGS)]
+    forms += [(fold, damping) for fold in FOLDS[1:] for damping in (None, *FOLDED_DAMPINGS)]
     body = []
-    for fold, damping in ways:
+    for fold, damping in forms:
         train, targets = [_folded(rows, fold) for rows in pool], [_folded(rows, fold) for rows in validation]
         picks = _picks(train, targets, inputs.weights, damping, count, labels)
-        found = [f"{int(near[rows].sum())} of {len(rows)}" for rows in picks.values()]
-        body.append([str(train[0].shape[1]), "cosine" if damping is None else f"fisher, {damping:g}", *found])
+        counts = [f"{int(near[rows].sum())} of {len(rows)}" for rows in picks.values()]
+        body.append([str(train[0].shape[1]), "cosine" if damping is None else f"fisher, {damping:g}", *counts])
     print(f"Picks from {', '.join(options.sources)}, which are {near.mean():.0%} of the pool's {len(near):,} rows:\n")
     print(markdown_table(["d", "influence", "less", "bids", "g2is"], body))
 
 
 def _folded(rows: np.ndarray, fold: int) -> np.ndarray:
-    return rows.astype(np.float32).reshape(len(rows), fold, -1).sum(axis=1)
+    folded: np.ndarray = rows.astype(np.float32).reshape(len(rows), fold, -1).sum(axis=1)
+    return folded
 
 
 def _picks(

@@ -19,7 +19,7 @@ from benchmarks import report
 from benchmarks.actors import Task, measure_scaling
 from benchmarks.contenders import catalogue
 from benchmarks.cosines import bf16_differences, sketch_errors
-from benchmarks.timing import Contender, Unavailable, measure
+from benchmarks.timing import Contender, UnavailableError, measure
 from benchmarks.workload import (
     RANDOM_LLAMAS,
     WARMUP_ROWS,
@@ -95,7 +95,7 @@ def _speed(work: Workload, selected: Sequence[str], rounds: int) -> list[str]:
     for name in names:
         try:
             contenders.append(catalogue()[name](work))
-        except Unavailable as error:
+        except UnavailableError as error:
             skipped[name] = str(error)
         except torch.OutOfMemoryError:
             skipped[name] = "out of memory"

@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     stores: list[tuple[str, Storage, Callable[[np.ndarray], np.ndarray]]]
     stores = [("float16 again", "float16", _float16_again), ("int8", "int8", _int8)]
     for name, storage, kept in stores:
-        found = attribution(kept)
-        overlap = [_overlap(chosen[method], picks) for method, picks in _selections(found, count, subtasks).items()]
-        body.append([name, str(bytes_per_row(dim, storage)), *_differences(exact, found), *overlap])
+        stored = attribution(kept)
+        overlap = [_overlap(chosen[method], picks) for method, picks in _selections(stored, count, subtasks).items()]
+        body.append([name, str(bytes_per_row(dim, storage)), *_differences(exact, stored), *overlap])
     header = ["store", "bytes a row", "largest difference", "rms difference", "rank correlation, mean (least)"]
     print(markdown_table([*header, *(f"{method}: common rows (Jaccard)" for method in chosen)], body))
 
@@ -66,11 +66,11 @@ def _pool(folder: Folder, shards: list[str]) -> np.ndarray:
 
 
 def _rows(folder: Folder, ids: list[str]) -> np.ndarray:
-    found: dict[str, np.ndarray] = {}
+    features: dict[str, np.ndarray] = {}
     for name in folder.names():
         if name.endswith(".arrow"):
-            found |= dict(zip(*read_features(folder.read_table(name)), strict=True))
-    return np.stack([found[row] for row in ids])
+            features |= dict(zip(*read_features(folder.read_table(name)), strict=True))
+    return np.stack([features[row] for row in ids])
 
 
 def _int8(rows: np.ndarray) -> np.ndarray:
@@ -94,9 +94,9 @@ def _selections(attribution: np.ndarray, count: int, subtasks: np.ndarray) -> di
     }
 
 
-def _differences(exact: np.ndarray, found: np.ndarray) -> list[str]:
-    difference = found.astype(np.float64) - exact
-    correlations = [np.corrcoef(_ranks(a), _ranks(b))[0, 1] for a, b in zip(exact.T, found.T, strict=True)]
+def _differences(exact: np.ndarray, stored: np.ndarray) -> list[str]:
+    difference = stored.astype(np.float64) - exact
+    correlations = [np.corrcoef(_ranks(a), _ranks(b))[0, 1] for a, b in zip(exact.T, stored.T, strict=True)]
     return [
         f"{np.abs(difference).max():.5f}",
         f"{np.sqrt(np.mean(difference**2)):.6f}",

@@ -122,5 +122,8 @@ def bf16_table(differences: Mapping[str, Spread]) -> str:
 
 def scaling_table(scaling: Scaling) -> str:
     """One process against two, beside the bar of 1.6."""
-    body = [["tokens/s", rate(scaling.one), rate(scaling.two)], ["ratio (at least 1.6)", "1", f"{scaling.ratio:.2f}"]]
+    body = [
+        ["tokens/s", rate(scaling.alone), rate(scaling.together)],
+        ["ratio (at least 1.6)", "1", f"{scaling.ratio:.2f}"],
+    ]
     return markdown_table(["", "one process", "two processes"], body)

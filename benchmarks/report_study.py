@@ -1,15 +1,28 @@
 """A synthetic finished study: what its stages would have left, of any number of rows, without a model."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from instsel.config.file import parse_study
 from instsel.io.store import Folder
-from instsel.study.folder import StageFolder, open_folder
+from instsel.pipeline.registry import load_stages
+from instsel.study.folder import GRAPH, Cost, StageFolder, open_folder
+from instsel.study.reader import StudyReader
+from instsel.study.results import (
+    AttributionResult,
+    EvaluateResult,
+    FeaturesResult,
+    PoolResult,
+    PrepareResult,
+    Result,
+    RowCount,
+    SelectResult,
+    SplitCount,
+    TrainingResult,
+)
+from instsel.study.stage import StageKey
 
 SHARD_ROWS = 1000
 SHARE = 0.05
@@ -26,22 +39,27 @@ def write_study(out: Path, rows: int, columns: int) -> int:
     selection = {"budget": SHARE, "methods": METHODS}
     raw = {"name": "synthetic", "out": str(out), "model": {"name": "none"}, "pool": [{"path": "none.jsonl"}]}
     study = parse_study({**raw, "targets": targets, "selection": selection}, "synthetic study")
-    folder.write_json("config.json", study.model_dump())
+    folder.write_json("config.json", study.model_dump(mode="json"))
+    keys = [(stage, StageKey(stage.name, key)) for stage in load_stages() for key in stage.keys(study)]
+    settings = [{"name": key.name, "settings": stage.settings(study, key.key)} for stage, key in keys]
+    folder.write_json(GRAPH, settings)
     random = np.random.default_rng(0)
     shards = [f"00000-{number:06d}" for number in range(-(-rows // SHARD_ROWS))]
     prepare, ids = _pool(folder, rows, shards, random)
-    attribution = _influence(folder, ids, shards, columns, random, _stage(folder, "features", {}, prepare))
+    features = _stage(folder, "features", FeaturesResult(checkpoints={}, provenance={}, rejected={}), prepare)
+    attribution = _influence(folder, ids, shards, columns, random, features)
     _evaluate(folder, "base", prepare, random)
     for name in METHODS:
         chosen = _select(folder, name, ids, random, prepare if name in ("random", "longest") else attribution)
-        _evaluate(folder, name, _stage(folder, f"finetune/{name}", {}, chosen), random)
+        trained = _stage(folder, f"finetune/{name}", TrainingResult(run="runs", checkpoints={}), chosen)
+        _evaluate(folder, name, trained, random)
     return len(shards)
 
 
-def _stage(folder: Folder, name: str, result: Mapping[str, Any], *parents: StageFolder) -> StageFolder:
-    stage = StageFolder(folder / name, name, {}, parents)
+def _stage(folder: Folder, name: str, result: Result, *parents: StageFolder) -> StageFolder:
+    stage = StageFolder(folder / name, name, StudyReader(folder).stages()[name], parents)
     stage.start()
-    stage.commit({"rejected": {}, **result}, seconds=1.0)
+    stage.commit(result, Cost(seconds=1.0))
     return stage
 
 
@@ -55,9 +73,16 @@ def _pool(folder: Folder, rows: int, shards: list[str], random: np.random.Genera
         "answer_tokens": np.full(rows, 10, dtype=np.int32),
         "shard": np.repeat(shards, SHARD_ROWS)[:rows],
     }
-    pool = {"rows": rows, "tokens": int(index["tokens"].sum()), "shards": shards, "rejected": {}}
-    counts = {name: {"validation": {"rows": 10}, "heldout": {"rows": HELD_OUT}} for name in TARGETS}
-    stage = _stage(folder, "prepare", {"pool": pool, "targets": counts})
+    sources = {
+        name: RowCount(rows=int(has.sum()), tokens=int(index["tokens"][has].sum()))
+        for name, has in ((name, index["source"] == name) for name in SOURCES)
+        if has.any()
+    }
+    tokens = int(index["tokens"].sum())
+    pool = PoolResult(rows=rows, tokens=tokens, shards=shards, sources=sources, rejected={})
+    splits = {"validation": SplitCount(rows=10, rejected={}), "heldout": SplitCount(rows=HELD_OUT, rejected={})}
+    targets = dict.fromkeys(TARGETS, splits)
+    stage = _stage(folder, "prepare", PrepareResult(pool=pool, targets=targets, tokenizer={}))
     stage.folder.write_table("index.parquet", pa.table(index))
     turns = [{"role": "user", "content": "How many apples? " * 20}, {"role": "assistant", "content": "Twelve."}]
     for number, shard in enumerate(shards):
@@ -69,7 +94,8 @@ def _pool(folder: Folder, rows: int, shards: list[str], random: np.random.Genera
 def _influence(
     folder: Folder, ids: pa.Array, shards: list[str], columns: int, random: np.random.Generator, features: StageFolder
 ) -> StageFolder:
-    stage = _stage(folder, "attribution/cosine", {"shards": shards}, features)
+    result = AttributionResult(rows=len(ids), columns=columns, weights=[1.0], shards=shards)
+    stage = _stage(folder, "attribution/cosine", result, features)
     names = [f"row-{number}" for number in range(columns)]
     target = [TARGETS[number % len(TARGETS)] for number in range(columns)]
     stage.folder.write_table("columns.parquet", pa.table({"id": names, "target": target, "subtask": target}))
@@ -83,7 +109,8 @@ def _influence(
 
 def _select(folder: Folder, name: str, ids: pa.Array, random: np.random.Generator, parent: StageFolder) -> StageFolder:
     picks = random.permutation(len(ids))[: max(1, int(SHARE * len(ids)))]
-    stage = _stage(folder, f"select/{name}", {"rows": len(picks), "tokens": 10 * len(picks)}, parent)
+    result = SelectResult(rows=len(picks), tokens=10 * len(picks), sources={}, tasks={})
+    stage = _stage(folder, f"select/{name}", result, parent)
     table = {
         "id": ids.take(pa.array(picks)),
         "rank": np.arange(len(picks)),
@@ -96,9 +123,8 @@ def _select(folder: Folder, name: str, ids: pa.Array, random: np.random.Generato
 
 def _evaluate(folder: Folder, name: str, parent: StageFolder, random: np.random.Generator) -> None:
     losses = {target: random.normal(2.0, 0.5, size=HELD_OUT) for target in TARGETS}
-    stage = _stage(
-        folder, f"evaluate/{name}", {"losses": {name: float(values.mean()) for name, values in losses.items()}}, parent
-    )
+    means = {target: float(values.mean()) for target, values in losses.items()}
+    stage = _stage(folder, f"evaluate/{name}", EvaluateResult(losses=means), parent)
     ids = [f"heldout-{number}" for number in range(HELD_OUT)]
     for target, values in losses.items():
         stage.folder.write_table(f"{target}.parquet", pa.table({"id": ids, "loss": values}))

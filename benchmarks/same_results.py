@@ -85,11 +85,11 @@ def differences(former: Path, now: Path) -> str | None:
     if former.read_bytes() == now.read_bytes():
         return None
     if former.suffix == ".safetensors":
-        one, other = load_file(former), load_file(now)
-        if one.keys() != other.keys():
+        earlier, later = load_file(former), load_file(now)
+        if earlier.keys() != later.keys():
             return "other tensors"
-        unequal = [name for name in one if not np.array_equal(one[name], other[name])]
-        return f"{len(unequal)} of {len(one)} tensors differ" if unequal else None
+        unequal = [name for name in earlier if not np.array_equal(earlier[name], later[name])]
+        return f"{len(unequal)} of {len(earlier)} tensors differ" if unequal else None
     tables = [
         pq.read_table(path) if path.suffix == ".parquet" else pa.ipc.open_file(path).read_all()
         for path in (former, now)
@@ -120,9 +120,9 @@ def compare_reports(former: Path, now: Path) -> list[str]:
     before, after = (json.loads((folder / "report/summary.json").read_text()) for folder in (former, now))
     lines = []
     for key, renamed in REPORT_KEYS.items():
-        one, other = dict(numbers(before[key])), dict(numbers(after[renamed]))
-        same = sum(other.get(path) == value for path, value in one.items())
-        lines.append(f"report, {renamed}: {same} of {len(one)} figures equal")
+        earlier, later = dict(numbers(before[key])), dict(numbers(after[renamed]))
+        same = sum(later.get(path) == value for path, value in earlier.items())
+        lines.append(f"report, {renamed}: {same} of {len(earlier)} figures equal")
     return lines
 
 

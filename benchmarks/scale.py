@@ -39,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         size = Size(str(options.model.expanduser()), rows, options.shard_rows, options.dim, options.wait)
         # A process of its own: what one size left in the driver's memory is not counted for the next.
         with (
-            tempfile.TemporaryDirectory(dir=options.folder) as place,
+            tempfile.TemporaryDirectory(dir=options.folder) as folder,
             ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process,
         ):
-            body += process.submit(measure, size, place).result()
+            body += process.submit(measure, size, folder).result()
         if options.out:
             options.out.write_text(head + markdown_table(HEADER, body), encoding="utf-8")
     print(head + markdown_table(HEADER, body))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from instsel.console import Terminal
 from instsel.data.batching import Example
 from instsel.gradients.features import feature_table, normalise
 from instsel.io.store import Folder
-from instsel.pipeline import prepare
-from instsel.pipeline.extraction import extract, pool_items
+from instsel.pipeline.extraction import ForwardStage
 from instsel.pipeline.registry import build_graph
 from instsel.runtime.session import peak_memory, plan_resources, ray_session
+from instsel.study.estimates import ActorSpec
 from instsel.study.folder import StageFolder
+from instsel.study.results import PrepareResult
+from instsel.study.stage import RunContext
 
 FILES = 8
 HEADER = [
@@ -40,32 +43,40 @@ class Size:
     wait: float
 
 
-def measure(size: Size, place: str) -> list[list[str]]:
+def measure(size: Size, folder: str) -> list[list[str]]:
     """The lines of the table for one size.
 
     Args:
         size: what is run.
-        place: empty folder for the pool and the study.
+        folder: empty, for the pool and the study.
     """
-    root, terminal = Path(place), Terminal()
+    root, terminal = Path(folder), Terminal()
     write_pool(root / "pool", size.rows, FILES)
     write_target(root / "target.jsonl")
-    study = _study(size, place)
+    study = _study(size, folder)
     graph = build_graph(study, Folder.at(study.out))
-    with ray_session(Resources()):
-        prepared = _watched(size, "prepare", graph["prepare"], lambda: prepare.run(study, graph["prepare"], terminal))
-    # Another Ray, so that no worker of the first pass is counted for the second.
-    with ray_session(Resources()):
-        items, share = pool_items(graph["prepare"]), plan_resources(study.resources)
-        budget = ("features.token_budget", study.features.token_budget)
-        arguments = (graph["features"].folder, size.dim, size.wait, budget[1])
-        written = _watched(
-            size,
-            "write",
-            graph["prepare"],
-            lambda: extract(graph["features"], items, graph["prepare"], Writer, arguments, budget, share, terminal),
-        )
-    return [prepared, written]
+    lines = []
+    # A Ray for each, so that no worker of the first pass is counted for the second.
+    for name, stage in (("prepare", graph.stage("prepare")), ("write", WritePass(size))):
+        with ray_session(Resources()):
+            context = RunContext(study, graph, plan_resources(study.resources), terminal)
+            lines.append(_watched(size, name, graph["prepare"], partial(stage.run, context, [""])))
+    return lines
+
+
+class WritePass(ForwardStage):
+    """Puts the pool through actors as *features* does, and into its folder."""
+
+    name = "features"
+    position = 70
+    takes_validation = False
+
+    def __init__(self, size: Size) -> None:
+        self.size = size
+
+    def actors(self, config: StudyConfig, out: Folder) -> ActorSpec:
+        budget = config.features.token_budget
+        return ActorSpec(Writer, (out, self.size.dim, self.size.wait, budget), "features.token_budget", budget)
 
 
 class Writer:
@@ -84,11 +95,11 @@ class Writer:
 
 
 def _watched(size: Size, name: str, pool: StageFolder, run: Callable[[], Any]) -> list[str]:
-    begun = time.monotonic()
+    start = time.monotonic()
     with watch() as peaks:
         run()
-    seconds = time.monotonic() - begun
-    shards = len(pool.manifest()["result"]["pool"]["shards"])
+    seconds = time.monotonic() - start
+    shards = len(pool.result(PrepareResult).pool.shards)
     return [f"{size.rows:,}", name, f"{shards:,}", f"{seconds:.0f}", *_cells(peaks)]
 
 
@@ -100,11 +111,11 @@ def _cells(peaks: Peaks) -> list[str]:
     return [start, driver, f"{worker} ({peaks.name})", ray, store, spilled]
 
 
-def _study(size: Size, place: str) -> StudyConfig:
+def _study(size: Size, folder: str) -> StudyConfig:
     keys = {
         "name": "scale",
-        "out": f"{place}/study",
-        "root": place,
+        "out": f"{folder}/study",
+        "root": folder,
         "model": {"name": size.model},
         "pool": [{"path": "pool/*.jsonl"}],
         "targets": {"sums": {"validation": "target.jsonl"}},

@@ -40,11 +40,11 @@ def watch() -> Iterator[Peaks]:
     driver = psutil.Process()
     state = get_state_from_address(ray.get_runtime_context().gcs_address)
     before = get_memory_info_reply(state).store_stats.spilled_bytes_total
-    peaks = Peaks(start=_own(driver))
+    peaks = Peaks(start=_private_bytes(driver))
     done = Event()
 
     def look() -> None:
-        peaks.driver = max(peaks.driver, _own(driver))
+        peaks.driver = max(peaks.driver, _private_bytes(driver))
         for process in driver.children(recursive=True):
             # It may have ended since.
             with suppress(psutil.NoSuchProcess, IndexError):
@@ -68,13 +68,13 @@ def watch() -> Iterator[Peaks]:
 
 
 def _look_at(process: psutil.Process, peaks: Peaks) -> None:
-    name, memory = process.cmdline()[0], _own(process)
+    name, memory = process.cmdline()[0], _private_bytes(process)
     if not name.startswith("ray::"):
         peaks.ray = max(peaks.ray, memory)
     elif memory > peaks.worker:
         peaks.worker, peaks.name = memory, name.removeprefix("ray::")
 
 
-def _own(process: psutil.Process) -> int:
+def _private_bytes(process: psutil.Process) -> int:
     memory = process.memory_info()
-    return memory.rss - memory.shared
+    return int(memory.rss - memory.shared)

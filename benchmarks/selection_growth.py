@@ -130,9 +130,9 @@ def measure(selectors: Sequence[Selector], sizes: Sequence[int], budget: int, ro
             growth = grown[selector.name]
             with PeakMemory("cpu") as memory:
                 for _ in range(rounds):
-                    begun = time.perf_counter()
+                    start = time.perf_counter()
                     selection = selector.select(pool, budget)
-                    growth.seconds.setdefault(rows, []).append(time.perf_counter() - begun)
+                    growth.seconds.setdefault(rows, []).append(time.perf_counter() - start)
             growth.peak_bytes[rows], growth.picked[rows] = memory.peak_bytes, len(selection)
             print(f"{selector.name}, {rows:,} rows: {median(growth.seconds[rows]):.3g} s", file=sys.stderr, flush=True)
     return grown

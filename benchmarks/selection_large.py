@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     rows, columns = options.shape
     body: list[list[str]] = []
-    with tempfile.TemporaryDirectory(dir=options.folder) as place:
-        folder = Folder.at(place)
+    with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+        folder = Folder.at(scratch)
         shards = _write(folder, rows, columns)
         matrix = _timed(body, "lay out", lambda: _read(folder, shards, rows, columns))
         subtasks = np.arange(columns) % TASKS
@@ -74,10 +74,10 @@ def _read(folder: Folder, shards: Sequence[str], rows: int, columns: int) -> np.
 
 
 def _timed(body: list[list[str]], name: str, run: Callable[[], Result]) -> Result:
-    begun = time.perf_counter()
+    start = time.perf_counter()
     with _memory() as highest:
         result = run()
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start
     body.append([name, f"{seconds:.1f}", f"{highest['RssAnon'] / 1e9:.2f}", f"{highest['RssFile'] / 1e9:.2f}"])
     return result
 

@@ -33,11 +33,11 @@ def against(rows: int, dim: int, budget: int, rounds: int) -> str:
             skipped += f"- {package}: not measured, it is not installed (`pip install {package}`)\n"
     body = []
     for name, x in _points(rows, dim):
-        seconds, found = _take_turns(contenders, x, budget, rounds)
+        seconds, chosen = _take_turns(contenders, x, budget, rounds)
         for contender, times in seconds.items():
             ratio = median(theirs / ours for theirs, ours in zip(times, seconds["instsel"], strict=True))
-            common = len(set(found[contender]) & set(found["instsel"]))
-            worth = f"{coverage(x, found[contender]):.4f}"
+            common = len(set(chosen[contender]) & set(chosen["instsel"]))
+            worth = f"{coverage(x, chosen[contender]):.4f}"
             timing = f"{median(times):.3f} ({min(times):.3f} to {max(times):.3f})"
             body.append([name, contender, timing, f"{ratio:.1f}", worth, f"{common} of {budget}"])
     header = ["points", "", "seconds (min to max)", "times instsel's", "objective", "picks in common"]
@@ -63,19 +63,20 @@ def _points(rows: int, dim: int) -> Iterator[tuple[str, np.ndarray]]:
 def _take_turns(
     contenders: dict[str, Picks], x: np.ndarray, budget: int, rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, Sequence[int]]]:
-    found = {name: picks(x, budget) for name, picks in contenders.items()}
+    chosen = {name: picks(x, budget) for name, picks in contenders.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, picks in contenders.items():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             picks(x, budget)
-            seconds[name].append(time.perf_counter() - begun)
+            seconds[name].append(time.perf_counter() - start)
             print(f"{name}: {seconds[name][-1]:.3f} s", file=sys.stderr, flush=True)
-    return seconds, found
+    return seconds, chosen
 
 
 def _ours(x: np.ndarray, budget: int) -> Sequence[int]:
-    return submodular.facility_location(x, budget).indices.tolist()
+    picks: list[int] = submodular.facility_location(x, budget).indices.tolist()
+    return picks
 
 
 def _submodlib(x: np.ndarray, budget: int) -> Sequence[int]:
@@ -86,7 +87,7 @@ def _submodlib(x: np.ndarray, budget: int) -> Sequence[int]:
         budget=budget, optimizer="LazyGreedy", stopIfZeroGain=False, stopIfNegativeGain=False, verbose=False,
         show_progress=False,
     )  # fmt: skip
-    return [row for row, _ in greedy]
+    return [int(row) for row, _ in greedy]
 
 
 def _apricot(x: np.ndarray, budget: int) -> Sequence[int]:
@@ -95,15 +96,16 @@ def _apricot(x: np.ndarray, budget: int) -> Sequence[int]:
 
     # Its own metric "cosine" is another similarity; negative ones it does not allow.
     kernel = np.maximum(cosine_similarity(x), 0).astype(np.float64)
-    return FacilityLocationSelection(budget, metric="precomputed", optimizer="lazy").fit(kernel).ranking.tolist()
+    fitted = FacilityLocationSelection(budget, metric="precomputed", optimizer="lazy").fit(kernel)
+    return [int(row) for row in fitted.ranking]
 
 
 def bids_against_plain(rows: int, columns: int, budget: int, steps: int) -> str:
     """BIDS to the end, and the first steps of the loop that looks at every row at every step."""
     attribution = make_pool("attribution", rows, validation=columns)["attribution"]
-    begun = time.perf_counter()
+    start = time.perf_counter()
     selection = bids.select(attribution, budget)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start
     picks, plain = plain_bids(attribution, min(steps, budget))
     equal = sum(int(a == b) for a, b in zip(picks, selection.indices.tolist(), strict=False))
     whole = plain * len(selection)
@@ -119,12 +121,13 @@ def bids_against_plain(rows: int, columns: int, budget: int, steps: int) -> str:
 def plain_bids(attribution: np.ndarray, steps: int) -> tuple[list[int], float]:
     """Run Algorithm 1 of the paper word for word in float64, and return the picks and the seconds of a step."""
     standard = attribution.astype(np.float64)
-    for column in standard.T:
-        column -= column.mean()
-        column /= column.std()
+    for column in range(standard.shape[1]):
+        values = standard[:, column]
+        values -= values.mean()
+        values /= values.std()
     total, taken = np.zeros(standard.shape[1]), np.zeros(len(standard), dtype=bool)
     picks: list[int] = []
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for step in range(steps):
         mean = total / max(step, 1)
         best = np.empty(len(standard))
@@ -134,7 +137,7 @@ def plain_bids(attribution: np.ndarray, steps: int) -> tuple[list[int], float]:
         picks.append(int(best.argmax()))
         taken[picks[-1]] = True
         total += standard[picks[-1]]
-    return picks, (time.perf_counter() - begun) / max(steps, 1)
+    return picks, (time.perf_counter() - start) / max(steps, 1)
 
 
 def g2is_alone(rows: int, dim: int, budget: int, rounds: int) -> str:
@@ -143,9 +146,9 @@ def g2is_alone(rows: int, dim: int, budget: int, rounds: int) -> str:
     seconds = []
     with PeakMemory("cpu") as memory:
         for _ in range(rounds):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             selection = g2is.select(pool["train"], pool["validation"], budget)
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - start)
     peak = _NONE if memory.peak_bytes is None else f"{memory.peak_bytes / 2**30:.2f} GiB"
     cells = [f"{median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})", peak, f"{len(selection):,}"]
     header = ["", "seconds (min to max)", "memory beside the gradients", "picked"]

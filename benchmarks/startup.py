@@ -38,12 +38,12 @@ def run(code: Path, study: Path) -> tuple[float, float]:
 
 def stages(out: Path) -> dict[str, float]:
     """Seconds of each stage of a finished study, runs of a stage added up."""
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for path in sorted(out.rglob("manifest.json")):
         manifest = json.loads(path.read_text())
         name = manifest["stage"].partition("/")[0]
-        found[name] = found.get(name, 0.0) + manifest["cost"]["seconds"]
-    return found
+        seconds[name] = seconds.get(name, 0.0) + manifest["cost"]["seconds"]
+    return seconds
 
 
 def _cpu_seconds() -> float:
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| code | seconds | CPU seconds | " + " | ".join(last["here"]) + " |")
     print("| --- " * (3 + len(last["here"])) + "|")
     for name, taken in seconds.items():
-        wall, cpu = (" ".join(f"{one[place]:.1f}" for one in taken) for place in (0, 1))
+        wall, cpu = (" ".join(f"{value:.1f}" for value in values) for values in zip(*taken, strict=True))
         print(f"| {name} | {wall} | {cpu} | " + " | ".join(f"{last[name][stage]:.1f}" for stage in last["here"]) + " |")
     if given.against:
         ratios = [mine[0] / theirs[0] for mine, theirs in zip(seconds["here"], seconds["against"], strict=True)]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import final
 
 import torch
 
@@ -19,7 +20,7 @@ _SAMPLE_SECONDS = 0.005
 Run = Callable[[], object]
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """A contender that cannot take part here; the message is the reason."""
 
 
@@ -102,10 +103,10 @@ def _timed(timing: Timing, device: str, start: Callable[[], Run]) -> Run:
 
 def _seconds(timing: Timing, device: str, run: Run) -> float:
     with PeakMemory(device) as memory:
-        begun = time.perf_counter()
+        began = time.perf_counter()
         run()
         synchronise(device)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - began
     if memory.peak_bytes is not None:
         timing.peak_bytes = max(memory.peak_bytes, timing.peak_bytes or 0)
     return seconds
@@ -117,6 +118,7 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
+@final
 class PeakMemory:
     """Highest memory inside the block less that before it: CUDA's allocated memory, or the process's resident one.
 

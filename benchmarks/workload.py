@@ -205,8 +205,7 @@ def read_rows(path: str, model_folder: str, least: int, most: int) -> list[Examp
         raise InputError(f"--rows: file {path} does not exist; correct the path")
     tokenizer = AutoTokenizer.from_pretrained(str(Path(model_folder).expanduser()))
     examples: list[Example] = []
-    opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
-    with opened as lines:
+    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if len(examples) == most:
                 break

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Ray on this machine, with its dashboard and job server, until it is stopped.
+# Run Ray on this machine, with its dashboard and job server.
 #
 #   cluster/local.sh start [options of `ray start`]     such as --num-gpus=2
 #   cluster/local.sh status
 #   cluster/local.sh stop
 #
-# Environment, for a second Ray beside the first:
-#   INSTSEL_RAY_DIR         where Ray keeps its files      /tmp/instsel-ray-UID
+# Environment, to run a second Ray besides the first:
+#   INSTSEL_RAY_DIR         folder of Ray's files          /tmp/instsel-ray-UID
 #   INSTSEL_RAY_PORT        port of Ray                    6379
 #   INSTSEL_DASHBOARD_PORT  port of the dashboard          8265
 #   INSTSEL_RAY_TIMEOUT     seconds to start or to stop    60
@@ -24,7 +24,7 @@ fail() {
     exit "${2:-1}"
 }
 
-# The process of our `ray start`. Its number alone would not do: it may belong to another process by now.
+# Whether the process of our `ray start` is running. The process id alone is not enough: it may have been reused.
 running() {
     [[ -f $pid_file ]] && ps -ww -o args= -p "$(<"$pid_file")" 2>/dev/null | grep -qF -- "--temp-dir=$folder "
 }
@@ -42,13 +42,13 @@ answers() {
     taken "$dashboard_port" && ray status --address="127.0.0.1:$port" >/dev/null 2>&1
 }
 
-# Whoever reaches the ports of a Ray without a token can run any code as this user, other users of the machine too.
+# Without a token, everyone who can reach Ray's ports can run code as this user, also other users of this machine.
 token() {
     export RAY_AUTH_MODE=token
     [[ -z ${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-} && ! -s $HOME/.ray/auth_token ]] || return 0
-    # Ray writes the file as the umask says, by default readable by everyone.
+    # Ray creates the file with the permissions of the umask, by default readable by everyone.
     (umask 077 && ray get-auth-token --generate >/dev/null)
-    echo "made a token: $HOME/.ray/auth_token"
+    echo "created a token: $HOME/.ray/auth_token"
 }
 
 start() {
@@ -65,13 +65,13 @@ start() {
     if running; then
         fail "Ray of $folder runs already; cluster/local.sh stop"
     fi
-    # Another Ray on a port would answer in place of the one that is to be started.
+    # Another Ray on the port would answer instead of the new one.
     ! taken "$port" || fail "port $port is taken; set INSTSEL_RAY_PORT"
     ! taken "$dashboard_port" || fail "port $dashboard_port is taken; set INSTSEL_DASHBOARD_PORT"
     token
-    # The agent, which starts jobs, takes any free port: the usual one may belong to another Ray of this machine.
-    # `ray stop` ends every Ray of the user. With --block one process holds all of this Ray and ends it when it is
-    # told to. It would first wait 30 seconds for work to leave, but there is no other machine to go to.
+    # The agent, which starts jobs, uses any free port: the default may belong to another Ray on this machine.
+    # `ray stop` stops every Ray of the user. With --block one process owns this Ray and stops it on a signal. It would
+    # first wait 30 seconds for work to move elsewhere, but there is no other machine.
     RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 nohup ray start --head --block --temp-dir="$folder" --port="$port" \
         --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port="$dashboard_port" \
         --dashboard-agent-listen-port=0 \
@@ -86,7 +86,7 @@ start() {
         sleep 0.5
     done
     cat <<END
-Ray runs; its dashboard is http://127.0.0.1:$dashboard_port (it asks for what \`ray get-auth-token\` prints). To use it:
+Ray is running; its dashboard is http://127.0.0.1:$dashboard_port (log in with what \`ray get-auth-token\` prints). Usage:
     export RAY_AUTH_MODE=token RAY_API_SERVER_ADDRESS=http://127.0.0.1:$dashboard_port
     ray job submit --working-dir . -- python jobs/run.py --config STUDY.yaml
 END
@@ -102,7 +102,7 @@ stop() {
     kill -TERM "$pid"
     while running; do
         if ((SECONDS - since > timeout)); then
-            # On Linux the kernel ends Ray's processes with the one that started them.
+            # On Linux the kernel kills Ray's processes with the one that started them.
             kill -KILL "$pid"
             break
         fi

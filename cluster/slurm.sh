@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# A study as a Slurm job: Ray on every node of the job, the study on the first one.
+# Run a study as a Slurm job: Ray on every node of the job, the driver of the study on the first one.
 #
-#   sbatch cluster/slurm.sh STUDY.yaml [--set KEY=VALUE ...]        run where the project is checked out
+#   sbatch cluster/slurm.sh STUDY.yaml [--set KEY=VALUE ...]        run in the root of the project
 #
-# Edit the lines below, and activate your Python environment before `sbatch`, which hands it on to the job.
+# Edit the lines below, and activate your Python environment before `sbatch`, which passes it to the job.
 #SBATCH --partition=REPLACE_PARTITION
 #SBATCH --job-name=instsel
 #SBATCH --nodes=2
@@ -12,16 +12,16 @@
 #SBATCH --gpus-per-node=4
 #SBATCH --mem=128G
 #SBATCH --time=12:00:00
-# A job that is preempted is put back into the queue by Slurm, one whose time is up by `again` below. It goes on from
-# what is committed in the study's `out`.
+# A preempted job is requeued by Slurm, a job that reaches its time limit by `requeue` below. It resumes from what is
+# committed in the study's `out`.
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@180
 #SBATCH --open-mode=append
 #SBATCH --output=instsel-%j.log
 #
 # Environment:
-#   INSTSEL_HEAD_IP       address of the first node, where the first of `hostname -I` is not the one to use
-#   INSTSEL_MAX_RESTARTS  how often a job whose time is up goes back into the queue; default 20
+#   INSTSEL_HEAD_IP       address of the first node, if the first one of `hostname -I` is not the one to use
+#   INSTSEL_MAX_RESTARTS  how often a job that reached its time limit is requeued; default 20
 set -euo pipefail
 
 if (($# == 0)); then
@@ -43,9 +43,9 @@ taken() {
     (exec 3<>"/dev/tcp/$head_ip/$1" || exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }
 
-# Ray's own ports are the same for everyone, so two jobs on a node would meet. Each job has 400 of its own by its
-# number, below 32768 where Linux hands out ports to anyone. Slot after slot is tried on this node; on the other nodes,
-# jobs meet only if their numbers differ by a multiple of 50, and then Ray does not start.
+# Ray's default ports are the same for every job, so two jobs on a node would collide. Each job gets 400 ports by its id,
+# below 32768, where Linux starts to assign ports to any process. This node tries one slot after another; on other
+# nodes, jobs collide only if their ids differ by a multiple of 50, and then Ray does not start.
 choose_ports() {
     local slot=$((job % 50)) try
     for try in {0..49}; do
@@ -56,7 +56,7 @@ choose_ports() {
     return 1
 }
 
-# One step a node, which lives as long as Ray does there. Steps share the node's CPUs and GPUs with the study.
+# One step per node, which runs as long as Ray does there. Steps share the node's CPUs and GPUs with the study.
 start_ray() {
     local node=$1
     shift
@@ -93,12 +93,12 @@ clean_up() {
     srun --overlap --ntasks-per-node=1 rm -rf "$scratch" || true
 }
 
-# Time is nearly up. Slurm does not requeue such a job by itself.
+# The time limit is near. Slurm does not requeue such a job by itself.
 # shellcheck disable=SC2329 # called by a trap
-again() {
+requeue() {
     clean_up
     if ((${SLURM_RESTART_COUNT:-0} >= ${INSTSEL_MAX_RESTARTS:-20})); then
-        echo "slurm.sh: time is up for the ${SLURM_RESTART_COUNT}th time; submit the job again to go on" >&2
+        echo "slurm.sh: time is up for the ${SLURM_RESTART_COUNT}th time; submit the job again to resume" >&2
         exit 1
     fi
     scontrol requeue "$job"
@@ -106,14 +106,14 @@ again() {
 }
 
 trap clean_up EXIT
-trap again USR1
-# Preempted, or ended by scancel: which of the two Slurm knows, and requeues or not.
+trap requeue USR1
+# Preempted, or cancelled by scancel; Slurm knows which, and requeues the job or not.
 trap 'exit 143' TERM
 
 # A new token for every job, readable by this user only, on the file system that the nodes share.
 (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$token")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$token
-# Nothing moves elsewhere when a job ends: do not use up the notice by waiting for it.
+# No work moves elsewhere when a job ends, so do not spend the notice period waiting for it.
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 
 choose_ports
@@ -126,8 +126,8 @@ for node in "${nodes[@]:1}"; do
 done
 echo "slurm.sh: dashboard on ${nodes[0]}, port $((base + 1)); its token is in $token"
 
-# In the background, because bash runs a trap only when what is in the foreground has ended.
-# The study waits until the CPUs of all nodes are there.
+# In the background, because bash runs a trap only after the foreground command has ended.
+# The study waits until the CPUs of all nodes are available.
 python jobs/run.py --config "$@" --set resources.cpus=$((${#nodes[@]} * cpus)) &
 study=$!
 wait "$study" && status=0 || status=$?

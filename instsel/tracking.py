@@ -122,8 +122,8 @@ class TensorBoard:
     def __init__(self, where: str, name: RunName, settings: Mapping[str, Any]) -> None:
         from tensorboardX import SummaryWriter
 
-        place = os.path.join(where, name.study, name.label)
-        self.writer = SummaryWriter(place, write_to_disk=True)
+        uri = os.path.join(where, name.study, name.label)
+        self.writer = SummaryWriter(uri, write_to_disk=True)
         self.writer.add_text("settings", "\n".join(f"- {key}: {value}" for key, value in settings.items()))
 
     def log(self, values: Mapping[str, float], step: int) -> None:

@@ -77,9 +77,8 @@ def test_pickles_that_stand_where_ray_tune_would_write_them_are_removed_unread(
     study = parse_study({**finished_study, "search": keys}, "test")
     terminal = Terminal()
     with terminal.bar("search", 1, "trials") as bar, quiet_tune(terminal):
-        made = search._tuner(
-            study, study.search, Folder.at(tmp_path / "search"), _report_once, 1, 1, [], 0, TrialCounter(bar)
-        )
+        plan = search._TunePlan(Folder.at(tmp_path / "search"), _report_once, 1, 1, [], 0, TrialCounter(bar))
+        made = search._tuner(study, plan)
         # Ray Tune has written its own in their place by now.
         assert not any(b"Evil" in path.read_bytes() for path in folder.iterdir() if path.is_file())
         (result,) = made.fit()

@@ -146,10 +146,10 @@ def _with_request(study: StudyConfig, request: SelectionRequest) -> StudyConfig:
         override(method, option)
     raw = study.model_dump()
     raw["selection"] |= {"budget": budget, "unit": request.unit, "methods": [method]}
-    changed = parse_study(raw, "this selection")
-    if len(changed.selection.methods[0].seeds) > 1:
+    with_method = parse_study(raw, "this selection")
+    if len(with_method.selection.methods[0].seeds) > 1:
         raise InputError("--set seeds: one selection is made, give one seed")
-    return changed
+    return with_method
 
 
 def _default_name(request: SelectionRequest) -> str:

@@ -18,7 +18,7 @@ from instsel.errors import InputError
 MOST_VALUES = 100_000
 MOST_LEVELS = 100
 LONGEST_VALUE = 200
-OWN_WORDS = {"extra_forbidden", "missing", "value_error"}
+SELF_EXPLAINING = {"extra_forbidden", "missing", "value_error"}
 
 
 class YamlError(InputError):
@@ -168,11 +168,11 @@ def _lines(error: ValidationError, raw: dict[str, Any]) -> dict[str, str]:
     for item in error.errors():
         said.setdefault(_written(item["loc"], raw, missing=item["type"] == "missing"), {})[_message(item)] = item
     lines = {}
-    for place, messages in said.items():
-        key = ".".join(str(part) for part in place)
+    for path, messages in said.items():
+        key = ".".join(str(part) for part in path)
         last = list(messages.values())[-1]
-        value = "" if last["type"] in OWN_WORDS else f", not {_shown(last['input'])}"
-        meaning = _meaning(StudyConfig, [str(part) for part in place])
+        value = "" if last["type"] in SELF_EXPLAINING else f", not {_shown(last['input'])}"
+        meaning = _meaning(StudyConfig, [str(part) for part in path])
         # A check over several keys names them itself.
         where = f"{key}: " if key else ""
         lines[key] = f"  {where}{' or '.join(messages)}{value}" + (f" ({meaning})" if meaning else "")
@@ -196,27 +196,27 @@ def _message(item: Any) -> str:
 
 def _written(loc: tuple[int | str, ...], raw: Any, *, missing: bool) -> tuple[int | str, ...]:
     """The parts of an error's place that stand in the file, without pydantic's names for members of unions."""
-    place: list[int | str] = []
+    path: list[int | str] = []
     for number, part in enumerate(loc, start=1):
         if isinstance(raw, dict) and (part in raw or (missing and number == len(loc))):
-            place.append(part)
+            path.append(part)
             raw = raw.get(part)
         elif isinstance(raw, list) and isinstance(part, int):
-            place.append(part)
+            path.append(part)
             raw = raw[part]
-    return tuple(place)
+    return tuple(path)
 
 
-def _meaning(model: type[BaseModel], place: list[str]) -> str | None:
-    """Description of the field that `place` leads to, through lists, dicts and unions of models."""
-    if not place or place[0] not in model.model_fields:
+def _meaning(model: type[BaseModel], path: list[str]) -> str | None:
+    """Description of the field that `path` leads to, through lists, dicts and unions of models."""
+    if not path or path[0] not in model.model_fields:
         return None
-    field = model.model_fields[place[0]]
-    rest = [part for part in place[1:] if not part.isdigit()]
+    field = model.model_fields[path[0]]
+    rest = [part for part in path[1:] if not part.isdigit()]
     if not rest:
         return field.description
-    found = (_meaning(inner, rest[skip:]) for inner in _models(field.annotation) for skip in range(len(rest)))
-    return next((meaning for meaning in found if meaning), field.description)
+    meanings = (_meaning(inner, rest[skip:]) for inner in _models(field.annotation) for skip in range(len(rest)))
+    return next((meaning for meaning in meanings if meaning), field.description)
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -110,4 +110,4 @@ def _answer_span(tokenizer: Any, messages: list[dict[str, str]], turn: int, text
         return len(before), end
     content = "1" if messages[turn]["content"].strip().startswith("0") else "0"
     other = _render(tokenizer, [*messages[:turn], {"role": "assistant", "content": content}])
-    return len(commonprefix([through, other])), end
+    return len(commonprefix([through, other])), end  # noqa: RUF071

@@ -33,7 +33,7 @@ LEAK = "shares a run of words with a target"
 DUPLICATE = "exact duplicate of an earlier row"
 
 
-def encode_lines(
+def encode_lines(  # noqa: PLR0913
     lines: Sequence[bytes],
     first: int,
     file: str,

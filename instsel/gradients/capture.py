@@ -64,7 +64,7 @@ class GradientCapture:
         """Shapes of the trainable parameters, in the order of model.named_parameters()."""
         return {name: tuple(parameter.shape) for name, parameter in self._parameters.items()}
 
-    def __enter__(self) -> "GradientCapture":
+    def __enter__(self) -> "GradientCapture":  # noqa: PYI034
         """Freeze the model and install the taps."""
         inside: set[int] = set()
         with ExitStack() as stack:

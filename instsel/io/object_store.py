@@ -20,10 +20,10 @@ REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 FEW_ATTEMPTS, MANY_ATTEMPTS = 3, 13
 
 
-class S3(pafs.S3FileSystem):
+class S3(pafs.S3FileSystem):  # type: ignore[misc]
     """An S3 file system that waits for a server that is away, and goes on reading where it was cut off.
 
-    Every call is repeated as `patience.retrying` has it. What pyarrow does on its own, without coming back to Python
+    Every call is repeated, see `retry.retrying`. What pyarrow does on its own, without coming back to Python
     in between (`copy_files`, output streams), is tried again by pyarrow, `attempts` times. pyarrow forgets that number
     when it pickles a file system; this class does not. Credentials are never part of it.
     """
@@ -48,22 +48,22 @@ class S3(pafs.S3FileSystem):
 
     def get_file_info(self, paths_or_selector: Any) -> Any:
         """Waits, as all of these do; what is asked, done and given back is as in pyarrow."""
-        return self._patiently(paths_or_selector, lambda: super(S3, self).get_file_info(paths_or_selector))
+        return self._retry(paths_or_selector, lambda: super(S3, self).get_file_info(paths_or_selector))
 
     def create_dir(self, path: str, *, recursive: bool = True) -> None:
-        self._patiently(path, lambda: super(S3, self).create_dir(path, recursive=recursive))
+        self._retry(path, lambda: super(S3, self).create_dir(path, recursive=recursive))
 
     def delete_dir(self, path: str) -> None:
-        self._patiently(path, lambda: super(S3, self).delete_dir(path))
+        self._retry(path, lambda: super(S3, self).delete_dir(path))
 
     def delete_file(self, path: str) -> None:
-        self._patiently(path, lambda: super(S3, self).delete_file(path))
+        self._retry(path, lambda: super(S3, self).delete_file(path))
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        file = self._patiently(path, lambda: super(S3, self).open_input_file(path))
+        file = self._retry(path, lambda: super(S3, self).open_input_file(path))
         return pa.PythonFile(_Reader(f"{SCHEME}{path}", file), mode="r")
 
-    def _patiently(self, path: Any, call: Callable[[], T]) -> T:
+    def _retry(self, path: Any, call: Callable[[], T]) -> T:
         return retrying(f"{SCHEME}{getattr(path, 'base_dir', path)}", call)
 
 
@@ -72,13 +72,13 @@ class _Reader:
 
     closed = False
 
-    def __init__(self, place: str, file: pa.NativeFile) -> None:
-        self._place, self._file, self._size, self._at = place, file, file.size(), 0
+    def __init__(self, uri: str, file: pa.NativeFile) -> None:
+        self._uri, self._file, self._size, self._at = uri, file, file.size(), 0
 
     def read(self, count: int = -1) -> bytes:
         at, left = self._at, max(0, self._size - self._at)
         count = left if count < 0 else min(count, left)
-        data: bytes = retrying(self._place, lambda: self._file.read_at(count, at)) if count else b""
+        data: bytes = retrying(self._uri, lambda: self._file.read_at(count, at)) if count else b""
         self._at += len(data)
         return data
 

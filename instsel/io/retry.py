@@ -13,7 +13,7 @@ from instsel.errors import InputError, StudyError
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 300.0
+RETRY_SECONDS = 300.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0
 # Names and HTTP statuses in the text of pyarrow's errors, which are of one class. An upload that is not known any more
 # was completed by a request whose answer was lost, and may be made again.
@@ -21,38 +21,38 @@ AWAY = re.compile(
     r"AWS Error (NETWORK_CONNECTION|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT"
     r"|NO_SUCH_UPLOAD|UNKNOWN \(HTTP status (408|429|5\d\d)\))"
 )
-REFUSED = re.compile(
+PERMANENT_ERRORS = re.compile(
     r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|INVALID_SIGNATURE|REQUEST_EXPIRED"
     r"|SIGNATURE_DOES_NOT_MATCH|MISSING_AUTHENTICATION_TOKEN|UNRECOGNIZED_CLIENT|UNKNOWN \(HTTP status 40[013]\))"
 )
 NO_BUCKET = re.compile(r"AWS Error NO_SUCH_BUCKET|[Bb]ucket '[^']*' not found")
 
 
-def retrying(place: str, call: Callable[[], T]) -> T:
-    """The result of a call that may be repeated, made again while the store behind `place` is away.
+def retrying(uri: str, call: Callable[[], T]) -> T:
+    """The result of a call that may be repeated, made again while the store behind `uri` is away.
 
     Away is: connections are refused, break off or time out, or the answer is that the server cannot answer now.
 
     Raises:
-        StudyError: the store was away for `PATIENCE_SECONDS`.
+        StudyError: the store was away for `RETRY_SECONDS`.
         InputError: the store refuses the credentials, or has no such bucket.
         OSError: anything else, at once.
     """
     retrying = Retrying(
         retry=retry_if_exception(is_away),
         wait=wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-        stop=stop_before_delay(PATIENCE_SECONDS),
-        before_sleep=partial(_warn_once, place),
+        stop=stop_before_delay(RETRY_SECONDS),
+        before_sleep=partial(_warn_once, uri),
         reraise=True,
     )
     try:
         return retrying(call)
     except OSError as error:
-        _refuse(place, error)
+        _refuse(uri, error)
         if not is_away(error):
             raise
         raise StudyError(
-            f"{place}: the store has not answered for {PATIENCE_SECONDS / 60:.0f} minutes ({error}); "
+            f"{uri}: the store has not answered for {RETRY_SECONDS / 60:.0f} minutes ({error}); "
             "everything finished before stays valid: run the same command again when it does, and it goes on"
         ) from error
 
@@ -64,23 +64,22 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, OSError) and AWAY.search(str(error)) is not None
 
 
-def _refuse(place: str, error: OSError) -> None:
-    if REFUSED.search(str(error)):
+def _refuse(uri: str, error: OSError) -> None:
+    if PERMANENT_ERRORS.search(str(error)):
         raise InputError(
-            f"{place}: the store refuses ({error}); give every machine credentials that may read and write there, in "
+            f"{uri}: the store refuses ({error}); give every machine credentials that may read and write there, in "
             "its environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE) or by its role"
         ) from error
     if NO_BUCKET.search(str(error)):
-        raise InputError(f"{place}: there is no such bucket; make it, or correct its name") from error
+        raise InputError(f"{uri}: there is no such bucket; make it, or correct its name") from error
 
 
-def _warn_once(place: str, state: RetryCallState) -> None:
+def _warn_once(uri: str, state: RetryCallState) -> None:
     if state.attempt_number > 1 or state.outcome is None:
         return
     text = (
-        f"{place}: the store does not answer ({state.outcome.exception()}); "
-        f"trying for {PATIENCE_SECONDS / 60:.0f} minutes"
+        f"{uri}: the store does not answer ({state.outcome.exception()}); trying for {RETRY_SECONDS / 60:.0f} minutes"
     )
     log.warning(text)
     # The log is there only once the study's folder is.
-    print(text, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)  # noqa: T201

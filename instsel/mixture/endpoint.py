@@ -22,7 +22,7 @@ TAG_TOKENS = 64
 MESSAGE_LENGTH = 300
 HARMLESS = "What is 2 + 2?"
 # Statuses of a request that the endpoint does not take, for one of its prompts or for all that it asks for.
-REFUSED = (400, 413, 422)
+REJECTED_STATUSES = (400, 413, 422)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Tagger:
     with the same care either way: many servers take a schema and do not keep to it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self, url: str, model: str,
         *, key: str | None = None, key_variable: str | None = None, labels: Sequence[str] | None = None,
         rows_per_request: int = 8, timeout: float = 60.0, attempts: int = 4,
@@ -122,14 +122,14 @@ class Tagger:
             InputError: the endpoint is not there, refuses the key, or takes no request at all.
             StudyError: it is still busy, broken or silent after `attempts`.
         """
-        found = [Tag(None, "the prompt is empty")] * len(prompts)
-        filled = [place for place, prompt in enumerate(prompts) if prompt.strip()]
+        tags = [Tag(None, "the prompt is empty")] * len(prompts)
+        filled = [index for index, prompt in enumerate(prompts) if prompt.strip()]
         for first in range(0, len(filled), self._rows):
-            places = filled[first : first + self._rows]
-            for place, tag in zip(places, self._ask([prompts[place] for place in places]), strict=True):
-                again = tag.tag is None and len(places) > 1
-                found[place] = self._ask([prompts[place]])[0] if again else tag
-        return found
+            indices = filled[first : first + self._rows]
+            for index, tag in zip(indices, self._ask([prompts[index] for index in indices]), strict=True):
+                again = tag.tag is None and len(indices) > 1
+                tags[index] = self._ask([prompts[index]])[0] if again else tag
+        return tags
 
     def _ask(self, prompts: list[str]) -> list[Tag]:
         """Tags of one request."""
@@ -196,7 +196,7 @@ class Tagger:
             if self._key is None:
                 return InputError(f"{KEY}: {self._url} wants a key ({said}); name the variable that holds it")
             return InputError(f"{self._url} does not take {self._key_name} ({said}); correct it")
-        if status in REFUSED:
+        if status in REJECTED_STATUSES:
             return _RefusedRequest(f"the endpoint did not take the request ({status})", said)
         if status in (402, 408, 409, 429) or status >= 500:
             after = error.response.headers.get("retry-after")

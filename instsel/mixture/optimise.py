@@ -38,7 +38,7 @@ class MixtureSolution:
     worth: Vector
 
 
-def linear(
+def linear(  # noqa: PLR0913
     importance: ArrayLike,
     gamma: ArrayLike,
     *,

@@ -132,7 +132,7 @@ def read_answer(choice: Choice, count: int) -> list[str]:
         raise UnusableAnswer("the answer has no JSON object" if text.strip() else "the answer is empty")
     if not fitting:
         raise UnusableAnswer("the answer has no object of one string for each prompt")
-    if any(one != fitting[0] for one in fitting):
+    if any(answer != fitting[0] for answer in fitting):
         raise UnusableAnswer("the answer has several objects, which differ")
     return fitting[0]
 
@@ -154,24 +154,24 @@ def _strings(candidate: dict[str, Any], count: int) -> list[str] | None:
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """JSON objects of a text that are part of no other; none with a key twice."""
     decoder = json.JSONDecoder(object_pairs_hook=_without_doubles)
-    place = text.find("{")
-    while place >= 0:
+    start = text.find("{")
+    while start >= 0:
         try:
-            found, end = decoder.raw_decode(text, place)
+            value, end = decoder.raw_decode(text, start)
         except ValueError:
-            end = place + 1
+            end = start + 1
         except RecursionError:
             return
         else:
-            yield found
-        place = text.find("{", end)
+            yield value
+        start = text.find("{", end)
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         raise ValueError("a key stands twice")
-    return found
+    return values
 
 
 TAG_LENGTH = 60
@@ -227,25 +227,25 @@ def merge_tags(tags: Mapping[str, int], embed: Embed, most: int) -> dict[str, st
     kept = names[:EXACT_TAGS]
     units = _embedded(kept, embed)
     weights = np.array([tags[tag] for tag in kept], dtype=np.int64)
-    place = {tag: number for number, tag in enumerate(kept)}
+    number_of = {tag: number for number, tag in enumerate(kept)}
     for first in range(EXACT_TAGS, len(names), EXACT_TAGS):
         part = names[first : first + EXACT_TAGS]
         nearest = _cosines(_embedded(part, embed), units).argmax(axis=1)
         np.add.at(weights, nearest, [tags[tag] for tag in part])
-        place.update(zip(part, nearest.tolist(), strict=True))
+        number_of.update(zip(part, nearest.tolist(), strict=True))
     category = _fold(_same(units), units, weights, limit)
-    return {tag: kept[category[number]] for tag, number in place.items()}
+    return {tag: kept[category[number]] for tag, number in number_of.items()}
 
 
 def _trimmed(text: str) -> str:
     """Without what is neither letter, mark nor number at its ends, "+" and "#" at the end excepted."""
-    places = [place for place, char in enumerate(text) if unicodedata.category(char)[0] in "LN"]
-    if not places:
+    positions = [position for position, char in enumerate(text) if unicodedata.category(char)[0] in "LN"]
+    if not positions:
         return ""
-    end = places[-1] + 1
+    end = positions[-1] + 1
     while end < len(text) and (text[end] in "+#" or unicodedata.category(text[end])[0] == "M"):
         end += 1
-    return text[places[0] : end]
+    return text[positions[0] : end]
 
 
 def _embedded(tags: list[str], embed: Embed) -> NDArray[np.float64]:
@@ -256,10 +256,10 @@ def _embedded(tags: list[str], embed: Embed) -> NDArray[np.float64]:
     return unit_or_zero_rows(rows)
 
 
-def _cosines(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float32]:
+def _cosines(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float32]:
     # Rounded: products of equal rows differ in their last digits by where the rows lie in memory.
-    found: NDArray[np.float32] = (one @ other.T).astype(np.float32)
-    return found
+    cosines: NDArray[np.float32] = (left @ right.T).astype(np.float32)
+    return cosines
 
 
 def _same(units: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -271,8 +271,8 @@ def _same(units: NDArray[np.float64]) -> NDArray[np.int64]:
     )
     labels = linkage.fit_predict(np.maximum(1 - _cosines(units, units), 0))
     _, first, group = np.unique(labels, return_index=True, return_inverse=True)
-    found: NDArray[np.int64] = first[group]
-    return found
+    first_of_group: NDArray[np.int64] = first[group]
+    return first_of_group
 
 
 def _fold(
@@ -289,7 +289,7 @@ def _fold(
     Returns:
         int64 (n,), first tag of each tag's category.
     """
-    found = groups.copy()
+    merged = groups.copy()
     size, total = np.zeros(len(groups), dtype=np.int64), np.zeros_like(units)
     np.add.at(size, groups, weights)
     np.add.at(total, groups, weights[:, None] * units)
@@ -301,9 +301,9 @@ def _fold(
         likeness = _cosines(means, means[smallest])
         joined = int(np.where(standing, likeness, -np.inf).argmax())
         keeps, goes = min(joined, smallest), max(joined, smallest)
-        found[found == goes] = keeps
+        merged[merged == goes] = keeps
         size[keeps] += size[goes]
         total[keeps] += total[goes]
         means[keeps] = unit_or_zero_rows(total[keeps : keeps + 1])[0]
         standing[keeps], standing[goes] = True, False
-    return found
+    return merged

@@ -65,13 +65,13 @@ class Encoder:
             MemoryError: a text alone does not fit in memory.
         """
         vectors = np.zeros((len(rows), self.model.config.hidden_size), dtype=np.float32)
-        filled = [place for place, row in enumerate(rows) if row]
+        filled = [index for index, row in enumerate(rows) if row]
 
         def fill(batch: list[int], _: bool) -> None:
-            places = [filled[number] for number in batch]
-            vectors[places] = self._batch([torch.tensor(rows[place]) for place in places]).cpu().numpy()
+            indices = [filled[number] for number in batch]
+            vectors[indices] = self._batch([torch.tensor(rows[index]) for index in indices]).cpu().numpy()
 
-        self.fitter.run([len(rows[place]) for place in filled], fill)
+        self.fitter.run([len(rows[index]) for index in filled], fill)
         return vectors
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from instsel.data.batching import BatchFitter, Example, collate
 
 
-def represent(model: nn.Module, examples: Sequence[Example], *, fitter: BatchFitter) -> np.ndarray:
+def pooled_hidden_states(model: nn.Module, examples: Sequence[Example], *, fitter: BatchFitter) -> np.ndarray:
     """Compute RDS+ representations of whole examples, prompt and answer (arXiv 2503.01807, Section 3).
 
     Args:

@@ -119,7 +119,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
         losses, gradients = [], []
         with torch.enable_grad():
             for states, ids, weights in _chunks(hidden.detach(), target_ids, weight, chunk):
-                states = states.requires_grad_()
+                states = states.requires_grad_()  # noqa: PLW2901
                 part = _chunk_losses(head, states, ids, weights, cap)
                 gradients.append(torch.autograd.grad(part.sum(), states)[0])
                 losses.append(part.detach())

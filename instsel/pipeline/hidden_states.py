@@ -39,9 +39,9 @@ class HiddenStateTaker:
         self.model, self.fitter, self.out = load_on_devices(model), BatchFitter.forward(token_budget), out
 
     def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> dict[str, Any]:
-        from instsel.models.hidden_states import represent
+        from instsel.models.hidden_states import pooled_hidden_states
         from instsel.runtime.session import peak_memory
 
-        write_vectors(self.out, item, ids, represent(self.model, examples, fitter=self.fitter))
+        write_vectors(self.out, item, ids, pooled_hidden_states(self.model, examples, fitter=self.fitter))
         tokens = sum(len(example["input_ids"]) for example in examples)
         return {"tokens": tokens, "peak_memory": peak_memory(), "token_budget": self.fitter.token_budget}

@@ -71,7 +71,7 @@ def plan_study(
             raise InputError(NOTHING)
         terminal.say(f"study {study.name}: nothing to do, every stage is done")
         return StudyPlan([StageEstimate(name, done=True) for name in stages], [])
-    with _log_file() as log_file:
+    with _log_file() as log_file:  # noqa: SIM117
         with log_to(log_file), capture_native_stderr(log_file), clear_errors(), ray_session(study.resources):
             terminal.head(f"plan {study.name}")
             target.check_session()

@@ -13,7 +13,7 @@ import numpy as np
 import ray
 
 # Not used here: a stage's process has it in memory, too.
-import ray.data  # noqa: F401
+import ray.data
 import torch
 import torch.distributed as dist
 from torch import nn

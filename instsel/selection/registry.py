@@ -96,9 +96,9 @@ def _builtin() -> Iterator[type[Method]]:
             continue
         module = import_module(name)
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Method) and value.__module__ == name:
-                if not inspect.isabstract(value) and not value.__name__.startswith("_"):
-                    yield value
+            is_of_module = isinstance(value, type) and issubclass(value, Method) and value.__module__ == name
+            if is_of_module and not inspect.isabstract(value) and not value.__name__.startswith("_"):
+                yield value
 
 
 REGISTRY = load_methods()

@@ -94,7 +94,7 @@ def adapter_settings(config: StudyConfig) -> Settings:
     return {"lora": config.lora.model_dump(mode="json")}
 
 
-def reads_embeddings(config: StudyConfig) -> bool:
+def needs_embeddings(config: StudyConfig) -> bool:
     """Return whether a method or the categories go by prompt embeddings."""
     if any(method.requires == "embeddings" for method in config.selection.methods):
         return True

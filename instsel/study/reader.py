@@ -40,8 +40,8 @@ class StudyReader:
         """Return the rows of a matrix of the whole pool that this reader covers."""
         if self._only is None:
             return matrix
-        places = [place for place, row in enumerate(matrix.ids) if row in self._only]
-        return Matrix([matrix.ids[place] for place in places], matrix.values[places], matrix.columns)
+        indices = [index for index, row in enumerate(matrix.ids) if row in self._only]
+        return Matrix([matrix.ids[index] for index in indices], matrix.values[indices], matrix.columns)
 
     def has(self, stage: str) -> bool:
         """Return whether a stage is finished."""

@@ -47,7 +47,8 @@ def _without_unused_parts() -> Iterator[None]:
 
     compiler = torch.compile
     hide = "mlflow" not in sys.modules
-    torch.compile = lambda model=None, **_: model if model is not None else (lambda function: function)  # type: ignore
+    compiling: Any = lambda model=None, **_: model if model is not None else (lambda function: function)  # noqa: E731
+    torch.compile = compiling
     if hide:
         # Python treats such a module as not installed.
         sys.modules["mlflow"] = None  # type: ignore[assignment]

@@ -56,7 +56,7 @@ class _LossModule(nn.Module):
         return self.loss_fn(self.model, examples)
 
 
-def train(
+def train(  # noqa: PLR0913
     model: nn.Module,
     examples: Sequence[Example],
     settings: TrainSettings,

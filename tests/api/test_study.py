@@ -132,8 +132,8 @@ def test_a_selection_is_the_one_that_the_command_makes(copied):
     selection = study.selection(name)
     options = ["fill=similarity", "delta=0.9"]
     request = SelectionRequest("g2is", "3", "rows", ["sums"], options, "fisher", "twice")
-    folder = reselect(str(copied), request, print).folder
-    assert selection.equals(folder.read_table("selected.parquet"))
+    again = reselect(str(copied), request, print)
+    assert selection.equals(again.folder.read_table("selected.parquet"))
     explanation = study.explain(selection["id"][0].as_py())
     assert [standing.selection for standing in explanation.standings if standing.is_chosen][-2:] == [name, "twice"]
     assert set(study.served(name, "bids")["selection"].to_pylist()) == {name, "bids"}
@@ -249,7 +249,7 @@ def test_trials_and_interactions_are_tables_of_their_files(copied):
     (copied / "config.json").write_text(json.dumps({**config, "mixture": {"categories": "source"}}))
     table = pq.read_table(copied / "prepare/index.parquet", columns=["id", "tokens"])
     manifest = {"fingerprint": "x", "parents": {}, "code_version": "0.4.0", "cost": {}, "result": {}}
-    manifest |= {"stage": "search", "config": {}}
+    manifest |= {"stage": "search", "version": 1, "settings": {}, "inputs": {}}
     for stage, name in (("search", "trials.parquet"), ("interaction/gradients", "gamma.parquet")):
         (copied / stage).mkdir(parents=True)
         (copied / stage / "manifest.json").write_text(json.dumps(manifest))

@@ -4,7 +4,7 @@ from instsel.api.study import outdated, stage_table
 
 
 def manifest(fingerprint, **parents):
-    cost = {"seconds": 1.5, "tokens": 3, "peak_memory_bytes": 7}
+    cost = {"seconds": 1.5, "tokens": 3, "peak_memory_bytes": 7, "rows_reprocessed": 0}
     return {"fingerprint": fingerprint, "code_version": "0.2.0", "parents": parents, "cost": cost}
 
 

@@ -17,7 +17,7 @@ from benchmarks.contenders import catalogue, less_directions, make_engine
 from benchmarks.cosines import bf16_differences, cosines, exact_cosines, sketch_errors, spread, upper
 from benchmarks.extraction import main
 from benchmarks.projection import project
-from benchmarks.timing import Contender, PeakMemory, Timing, Unavailable, measure
+from benchmarks.timing import Contender, PeakMemory, Timing, UnavailableError, measure
 from benchmarks.workload import ModelSpec, Workload, encode, prepare_models, read_rows, synthetic_rows
 from instsel.data import chat
 from instsel.data.batching import token_budget_batches
@@ -242,7 +242,7 @@ def test_peak_memory_counts_what_was_freed_again() -> None:
 
 def test_without_bergson_its_line_says_so(work: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bergson_index, "find_spec", lambda name: None)
-    with pytest.raises(Unavailable, match="bergson is not installed"):
+    with pytest.raises(UnavailableError, match="bergson is not installed"):
         catalogue()["bergson-fp32"](work)
 
 

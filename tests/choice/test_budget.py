@@ -4,6 +4,7 @@ import pytest
 
 from instsel.choice.budget import Budget
 from instsel.errors import InputError
+from instsel.study.results import RowCount
 
 
 @pytest.mark.parametrize(
@@ -20,18 +21,18 @@ from instsel.errors import InputError
     ],
 )
 def test_a_budget_is_a_count_or_a_share_of_the_pool(budget: int | float, pool: int, rows: int) -> None:
-    assert Budget(budget).of({"rows": pool, "tokens": 0}) == Budget(rows)
+    assert Budget(budget).of(RowCount(rows=pool, tokens=0)) == Budget(rows)
 
 
 def test_a_budget_of_tokens_is_of_the_pools_tokens() -> None:
-    pool = {"rows": 3, "tokens": 1000}
+    pool = RowCount(rows=3, tokens=1000)
     assert Budget(0.25, "tokens").of(pool) == Budget(250, "tokens")
     assert Budget(999, "tokens").of(pool) == Budget(999, "tokens")
 
 
 @pytest.mark.parametrize(("amount", "unit"), [(11, "rows"), (101, "tokens")])
 def test_a_budget_above_the_pool_is_refused(amount: int, unit: str) -> None:
-    pool = {"rows": 10, "tokens": 100}
-    what = f"selection.budget is {amount} {unit}, but the pool has {pool[unit]} usable ones; lower it"
+    pool = RowCount(rows=10, tokens=100)
+    what = f"selection.budget is {amount} {unit}, but the pool has {getattr(pool, unit)} usable ones; lower it"
     with pytest.raises(InputError, match=what):
         Budget(amount, unit).of(pool)

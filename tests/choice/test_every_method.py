@@ -15,7 +15,7 @@ from instsel.pipeline.registry import build_graph
 from instsel.selection import smart
 from instsel.selection.base import AttributionSpec
 from instsel.selection.g2is import component_budgets
-from instsel.study.folder import PARTS
+from instsel.study.folder import Manifest
 from instsel.study.reader import StudyReader
 
 REASONS = {
@@ -84,8 +84,8 @@ def test_runs_of_several_training_seeds_share_their_selection(every_method):
     graph = build_graph(parse_study(every_method, "test"), Folder.at(every_method["out"]))
     assert [run.selection for name, run in graph.runs.items() if name.startswith("less-") and run.method.name == "less"]
     assert (graph.runs["less-0"].selection, graph.runs["less-1"].selection) == ("less", "less")
-    assert graph["finetune", "less-0"].config["finetune"]["seed"] == 0
-    assert graph["finetune", "less-1"].config["finetune"]["seed"] == 1
+    assert graph["finetune", "less-0"].settings["finetune"]["seed"] == 0
+    assert graph["finetune", "less-1"].settings["finetune"]["seed"] == 1
     assert not Folder.at(every_method["out"]).exists("select/less-0")
 
 
@@ -160,7 +160,7 @@ def test_a_stage_that_is_missing_is_named(tmp_path):
 def test_what_was_made_from_another_stage_than_is_there_is_refused(changed, how, tmp_path):
     """Only the stage right before was once looked at, and one that had just been begun again was not."""
     chain = {"prepare": [], "warmup": ["prepare"], "features": ["warmup"], "attribution/cosine": ["features"]}
-    other = dict.fromkeys(PARTS)
+    other = dict.fromkeys(Manifest.__required_keys__)
     for name, parents in chain.items():
         manifest = {**other, "fingerprint": name, "parents": {parent: parent for parent in parents}}
         (Folder.at(tmp_path) / name).write_json("manifest.json", manifest)

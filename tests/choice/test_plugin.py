@@ -43,7 +43,7 @@ def test_a_study_selects_with_a_method_that_a_package_brings(finished_study, tmp
     assert table["reason"].to_pylist() == [f"{length} answer tokens, few" for length in lengths]
     result = SelectResult.model_validate(folder.read_json("manifest.json")["result"])
     assert result.rows == 6 and result.model_extra["lengths"]["mean"] > 0
-    made_from = json.loads((tmp_path / "study/select/shortest/manifest.json").read_text())["config"]
+    made_from = json.loads((tmp_path / "study/select/shortest/manifest.json").read_text())["settings"]
     assert (made_from["method"], made_from["least"], made_from["version"]) == ("shortest", 2, 1)
     # Without the package the study file is wrong, not the program.
     alone = instsel("", "run", str(tmp_path / "study.yaml"), "--until", "select")

@@ -147,6 +147,6 @@ def test_a_study_without_what_the_method_reads_says_so(finished_study, say):
 def test_a_folder_that_is_no_study_is_refused(tmp_path, say):
     with pytest.raises(InputError, match="is no study folder; give the `out` of a study that has run"):
         reselect(str(tmp_path), SelectionRequest("bids", "3"), say)
-    (tmp_path / "study.json").write_text('{"name": "x"}')
+    (tmp_path / "study.json").write_text('{"name": "x", "format": 2}')
     with pytest.raises(InputError, match="has no config.json; run the study again with this version"):
         reselect(str(tmp_path), SelectionRequest("bids", "3"), say)

@@ -54,7 +54,7 @@ def test_a_folder_of_another_study_is_left_alone(invoke, tmp_path, tiny_study):
     raw = tiny_study()
     path.write_text(yaml.safe_dump(raw))
     (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "study.json").write_text('{"name": "other"}')
+    (tmp_path / "study" / "study.json").write_text('{"name": "other", "format": 2}')
     result = invoke("run", str(path))
     assert result.exit_code == 2
     assert "holds the study 'other', not 'tiny'" in result.stderr

@@ -64,7 +64,7 @@ def test_what_the_package_is_made_of_is_there_before_it_is_installed(steps: list
     assert copied == wanted
 
 
-@pytest.mark.parametrize("name", ["instsel/cli.py", "jobs/run.py", "configs/quickstart.yaml"])
+@pytest.mark.parametrize("name", ["instsel/cli/app.py", "jobs/run.py", "configs/quickstart.yaml"])
 def test_what_a_job_runs_is_in_the_image(name: str) -> None:
     assert sent(name)
 

@@ -18,7 +18,7 @@ from instsel.config.study import StudyConfig
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import pool_files
 from instsel.errors import InputError, StudyError
-from instsel.io import retry as patience
+from instsel.io import retry
 from instsel.io.object_store import MANY_ATTEMPTS, S3
 from instsel.io.store import Folder
 from instsel.io.uri import expand, resolve
@@ -125,7 +125,7 @@ def test_a_pool_file_is_read_on_where_it_was_cut_off(folder, object_store, endin
 
 
 def test_a_store_that_stays_away_ends_the_study_with_what_to_do(folder, object_store, monkeypatch, capfd):
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(retry, "RETRY_SECONDS", 1.0)
     object_store.stop()
     try:
         with pytest.raises(StudyError, match="studies/one/old: the store has not answered for .* run the same command"):
@@ -184,7 +184,7 @@ def test_markers_of_folders_are_no_files(folder, object_store):
     ],
 )
 def test_only_what_passes_by_itself_is_tried_again(answer, away):
-    assert patience.is_away(OSError(f"When getting information for key 'a' in bucket 'b': AWS Error {answer}")) == away
+    assert retry.is_away(OSError(f"When getting information for key 'a' in bucket 'b': AWS Error {answer}")) == away
 
 
 def test_a_file_system_in_a_message_to_workers_keeps_its_patience_and_no_secret():

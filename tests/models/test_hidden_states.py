@@ -7,7 +7,7 @@ import torch
 from instsel.config.study import Model
 from instsel.data.batching import BatchFitter, collate
 from instsel.models import hidden_states
-from instsel.models.hidden_states import represent, weighted_mean
+from instsel.models.hidden_states import pooled_hidden_states, weighted_mean
 from instsel.models.loading import load_base
 
 
@@ -16,7 +16,7 @@ def test_batches_change_nothing_beyond_rounding(tiny_model, token_budget: int) -
     model = load_base(Model(name=str(tiny_model), dtype="float32"))
     rng = np.random.default_rng(0)
     rows = [rng.integers(3, 300, size=size).tolist() for size in (5, 1, 30, 17, 30)]
-    got = represent(
+    got = pooled_hidden_states(
         model, [{"input_ids": row, "labels": row} for row in rows], fitter=BatchFitter.forward(token_budget)
     )
     assert (got.dtype, got.shape) == (np.float32, (5, 64))
@@ -33,7 +33,7 @@ def test_batches_change_nothing_beyond_rounding(tiny_model, token_budget: int) -
 def test_representations_are_the_same_where_memory_runs_out(tiny_model, monkeypatch) -> None:
     model = load_base(Model(name=str(tiny_model), dtype="float32"))
     examples = [{"input_ids": list(range(3, 3 + size)), "labels": [0] * size} for size in (20, 20, 5, 20)]
-    expected = represent(model, examples, fitter=BatchFitter.forward(20))
+    expected = pooled_hidden_states(model, examples, fitter=BatchFitter.forward(20))
 
     def narrow(rows, device):
         if len(rows) > 2:
@@ -41,7 +41,9 @@ def test_representations_are_the_same_where_memory_runs_out(tiny_model, monkeypa
         return collate(rows, device=device)
 
     monkeypatch.setattr(hidden_states, "collate", narrow)
-    np.testing.assert_allclose(represent(model, examples, fitter=BatchFitter.forward(1000)), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        pooled_hidden_states(model, examples, fitter=BatchFitter.forward(1000)), expected, atol=1e-5
+    )
 
 
 def test_later_tokens_count_for_more_and_padding_for_nothing() -> None:

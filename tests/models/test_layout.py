@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from instsel.config import Embedding
+from instsel.config.study import Embedding
 from instsel.errors import InputError
 from instsel.models.layout import load_pooling
 

@@ -181,7 +181,7 @@ def test_bug_a_full_disk_was_taken_for_a_diverged_run(study, resources, monkeypa
     def fail(*_: Any) -> Any:
         raise StudyError("no space left")
 
-    monkeypatch.setattr(category_runs, "train_side_by_side", fail)
+    monkeypatch.setattr(training, "train_side_by_side", fail)
     with pytest.raises(StudyError, match="no space left"):
         _run(made, graph, resources)
     assert not list(Path(str(graph.folder)).glob("interaction/runs/*/trained.json"))

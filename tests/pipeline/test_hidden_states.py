@@ -1,4 +1,4 @@
-"""Stage represent: the representations of one row at a time, of pool and validation rows."""
+"""Stage *hidden_states*: the representations of one row at a time, of pool and validation rows."""
 
 import numpy as np
 import pytest

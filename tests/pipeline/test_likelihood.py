@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from instsel.evaluation import scoring
 from instsel.io.store import Folder
-from instsel.models import likelihood
 from instsel.study.folder import StageFolder
 from tests.studies import run_stage, stage_context
 
@@ -47,14 +47,14 @@ def test_every_row_has_the_losses_it_has_alone(made, prepared, tiny_model):
 def test_rows_whose_loss_is_not_finite_are_rejected(
     made, finished_study, prepared, resources, tmp_path, monkeypatch, in_this_process
 ):
-    plain = likelihood.answer_likelihoods
+    plain = scoring.answer_likelihoods
 
     def broken(*arguments, **keys):
         loss, alone = plain(*arguments, **keys)
         loss[0], alone[1] = np.inf, np.nan
         return loss, alone
 
-    monkeypatch.setattr(likelihood, "answer_likelihoods", broken)
+    monkeypatch.setattr(scoring, "answer_likelihoods", broken)
     stage = StageFolder(Folder.at(tmp_path) / "broken", "likelihood", {}, [])
     run_stage(stage_context(finished_study, resources, prepare=prepared, likelihood=stage), "likelihood")
     shards = prepared.manifest()["result"]["pool"]["shards"]

@@ -1,10 +1,10 @@
 """Clusters as a person writes them, and paces on them worked out by hand."""
 
 import pytest
+from instsel.planner.facts import Throughput
 
 from instsel.errors import InputError
 from instsel.planner.cluster import Cluster, cost_a_second, on_cluster, parse_cluster, workers_on
-from instsel.planner.facts import Throughput
 
 MEASURED = Throughput(10.0, 100.0, memory=10**9, processes=2, together=2, gpu_share=1.0, device="NVIDIA H100 80GB HBM3")
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from instsel.planner.facts import Throughput
 
 from instsel.errors import InputError
-from instsel.planner.facts import Throughput
 from instsel.planner.rates import Rate, Rates, read_rates, write_rates
 
 PACE = Throughput(

@@ -1,8 +1,8 @@
 """The plan as people read it."""
 
 import pytest
-
 from instsel.planner.facts import StagePlan, size, span
+
 from instsel.planner.table import plan_table
 
 GB = 10**9

@@ -26,6 +26,7 @@ def values():
         "pool": {
             "rows": 10,
             "tokens": 100,
+            "shards": [],
             "rejected": {"empty content": 2},
             "sources": {"web": {"rows": 10, "tokens": 100}},
         },

@@ -103,7 +103,7 @@ def test_auto_is_settled_before_the_first_stage_and_kept_for_a_run_on_other_mach
     on(EMULATING)
     run_study(study, Terminal(), until="prepare")
     manifest = Path(study.out, "prepare", "manifest.json")
-    assert json.loads(manifest.read_text())["config"]["model"]["dtype"] == "float32"
+    assert json.loads(manifest.read_text())["inputs"]["model"]["dtype"] == "float32"
     assert json.loads(Path(study.out, "config.json").read_text())["model"]["dtype"] == "float32"
     before = manifest.stat().st_mtime_ns
     on(NATIVE)
