@@ -54,7 +54,7 @@ def test_a_mixture_has_gamma_with_errors_shares_and_duals_in_words_once_for_equa
     assert shares.title == "mix-0, mix-1: shares before and after"
     assert shares.traces[1]["x"] == [0.7, 0.3]
     text = " ".join(line for part in kinds(section, "text") for line in part.lines)
-    assert "If the pool had more of a_b, one percent more would be worth 0.0050." in text
+    assert "If the pool had more of a_b, one more percent of it would be worth 0.0050." in text
 
 
 def test_a_search_has_its_pareto_set_by_tokens_and_its_keys_by_importance():
