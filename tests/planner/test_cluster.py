@@ -1,10 +1,10 @@
-"""Clusters as a person writes them, and paces on them worked out by hand."""
+"""Clusters as a person writes them, and rates on them worked out by hand."""
 
 import pytest
 
 from instsel.errors import InputError
 from instsel.planner.cluster import Cluster, cost_a_second, on_cluster, parse_cluster, workers_on
-from instsel.planner.facts import Throughput
+from instsel.study.estimates import Throughput
 
 MEASURED = Throughput(10.0, 100.0, memory=10**9, processes=2, together=2, gpu_share=1.0, device="NVIDIA H100 80GB HBM3")
 
@@ -46,12 +46,12 @@ def test_a_device_is_known_by_whole_words_of_its_name(name, device, same):
 
 
 def test_time_falls_as_processes_rise():
-    pace = on_cluster(MEASURED, parse_cluster("2x8xH100"))
-    assert (pace.processes, pace.together) == (16, 8)
+    rate = on_cluster(MEASURED, parse_cluster("2x8xH100"))
+    assert (rate.processes, rate.together) == (16, 8)
     # 10 s to start, and 320,000 tokens by 16 processes of 100 tokens/s.
-    assert pace.seconds(320_000) == 10 + 200
+    assert rate.seconds(320_000) == 10 + 200
     # Four pieces of work keep four of them busy.
-    assert pace.seconds(320_000, 4) == 10 + 800
+    assert rate.seconds(320_000, 4) == 10 + 800
 
 
 def test_a_share_of_a_gpu_makes_more_or_fewer_processes():
@@ -68,8 +68,8 @@ def test_processes_that_do_not_fit_are_refused(share, asked):
 
 
 def test_machines_without_gpus_are_as_the_measured_one():
-    pace = on_cluster(Throughput(5.0, 10.0, 1, processes=6, together=2, gpu_share=0), parse_cluster("4xcpu"))
-    assert (pace.processes, pace.together, pace.seconds(800)) == (8, 2, 5 + 10)
+    rate = on_cluster(Throughput(5.0, 10.0, 1, processes=6, together=2, gpu_share=0), parse_cluster("4xcpu"))
+    assert (rate.processes, rate.together, rate.seconds(800)) == (8, 2, 5 + 10)
 
 
 def test_workers_are_one_a_gpu_or_as_measured():

@@ -5,14 +5,14 @@ import json
 import pytest
 
 from instsel.errors import InputError
-from instsel.planner.facts import Throughput
 from instsel.planner.rates import Rate, Rates, read_rates, write_rates
+from instsel.study.estimates import Throughput
 
-PACE = Throughput(
+THROUGHPUT = Throughput(
     3.5, 120.25, memory=5, gpu_memory=7, gpu_total=9, timed=4, device="NVIDIA H100 80GB HBM3", step_rows=2.0
 )
-DEPENDS = {"model": {"identity": {"hub": "m"}, "dtype": "bfloat16"}, "token_budget": 4096}
-RATES = Rates({"features": Rate(DEPENDS, PACE), "evaluate": Rate({}, Throughput(1.0, None, 2))}, 300, 41.5)
+DEPENDENCIES = {"model": {"identity": {"hub": "m"}, "dtype": "bfloat16"}, "token_budget": 4096}
+RATES = Rates({"features": Rate(DEPENDENCIES, THROUGHPUT), "evaluate": Rate({}, Throughput(1.0, None, 2))}, 41.5)
 
 
 def test_rates_come_back_as_they_were(tmp_path):
@@ -20,12 +20,12 @@ def test_rates_come_back_as_they_were(tmp_path):
     assert read_rates(str(tmp_path / "rates.json")) == RATES
 
 
-def test_a_pace_is_given_for_what_it_was_measured_for():
-    assert RATES.pace("features", DEPENDS) == PACE
+def test_a_rate_is_given_for_what_it_was_measured_for():
+    assert RATES.throughput("features", DEPENDENCIES) == THROUGHPUT
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"token_budget": 8192}, "token_budget 4096, here 8192"),
         ({"model": {"identity": {"hub": "other"}, "dtype": "bfloat16"}}, "another model"),
@@ -33,17 +33,17 @@ def test_a_pace_is_given_for_what_it_was_measured_for():
         ({"dim": 64}, "dim None, here 64"),
     ],
 )
-def test_a_pace_of_something_else_is_refused(change, told):
-    with pytest.raises(InputError, match=f"features was measured for something else: {told}; measure it again"):
-        RATES.pace("features", {**DEPENDS, **change})
+def test_a_rate_of_something_else_is_refused(change, message):
+    with pytest.raises(InputError, match=f"features was measured for something else: {message}; measure it again"):
+        RATES.throughput("features", {**DEPENDENCIES, **change})
 
 
 def test_a_stage_that_was_not_measured_is_named():
     with pytest.raises(InputError, match="--rates: warmup was not measured"):
-        RATES.pace("warmup", {})
+        RATES.throughput("warmup", {})
 
 
-@pytest.mark.parametrize("content", [None, "no JSON", "{}", json.dumps({"stages": [], "checkpoint_bytes": 1})])
+@pytest.mark.parametrize("content", [None, "no JSON", "{}", json.dumps({"stages": [], "mean_tokens": 1})])
 def test_a_file_that_is_none_is_refused(content, tmp_path):
     path = tmp_path / "rates.json"
     if content is not None:
