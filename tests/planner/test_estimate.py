@@ -488,8 +488,10 @@ def test_a_stage_that_is_larger_than_the_disk_is_named_with_what_to_change():
         room=Capacity("DIR", 9_100_000_000, 16 * GB),
     )
     assert lines == [
-        "disk: features needs 17.7 GB, DIR has 9.1 GB free; free some or choose another `out`; "
-        "or lower features.dim, or set features.storage: int8"
+        (
+            "disk: features needs 17.7 GB, DIR has 9.1 GB free; free some or choose another `out`; "
+            "or lower features.dim, or set features.storage: int8"
+        )
     ]
 
 
@@ -516,12 +518,16 @@ def test_an_object_store_has_no_end():
 
 def test_processes_of_a_machine_need_its_memory_together():
     assert warnings(advised("features", memory=9 * GB, together=2)) == [
-        "memory: features needs 2 x 9.0 GB on a machine that has 16.0 GB; "
-        "lower features.token_budget or resources.actors"
+        (
+            "memory: features needs 2 x 9.0 GB on a machine that has 16.0 GB; "
+            "lower features.token_budget or resources.actors"
+        )
     ]
     assert warnings(advised("select", memory=20 * GB)) == [
-        "memory: select needs 20.0 GB on a machine that has 16.0 GB; "
-        "lower targets.NAME.max_validation, features.dim or selection.budget"
+        (
+            "memory: select needs 20.0 GB on a machine that has 16.0 GB; "
+            "lower targets.NAME.max_validation, features.dim or selection.budget"
+        )
     ]
 
 
@@ -565,11 +571,17 @@ def test_what_was_seen_when_batches_were_tried_is_said():
     ran_out = advised("warmup", seconds=None, gpu_memory=79 * GB, gpu_total=80 * GB, exhausted=True)
     lowered = advised("features", gpu_memory=79 * GB, gpu_total=80 * GB, token_budget=1024)
     assert warnings(too_much, ran_out, lowered, advised("finetune", exhausted=True)) == [
-        "GPU memory: evaluate needs 90.0 GB on a GPU that has 80.0 GB; "
-        "lower evaluation.token_budget or resources.actors",
-        "GPU memory: warmup ran out of it on the longest rows; "
-        "lower warmup.micro_batch_size or resources.training_workers",
+        (
+            "GPU memory: evaluate needs 90.0 GB on a GPU that has 80.0 GB; "
+            "lower evaluation.token_budget or resources.actors"
+        ),
+        (
+            "GPU memory: warmup ran out of it on the longest rows; "
+            "lower warmup.micro_batch_size or resources.training_workers"
+        ),
         "GPU memory: features ran out of it; batches of 1,024 tokens fit",
-        "memory: finetune ran out of it on the longest rows; "
-        "lower finetune.micro_batch_size or resources.training_workers",
+        (
+            "memory: finetune ran out of it on the longest rows; "
+            "lower finetune.micro_batch_size or resources.training_workers"
+        ),
     ]
