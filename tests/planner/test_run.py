@@ -16,10 +16,10 @@ from instsel.evaluation.scoring import answers_alone
 from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph, stage_names
 from instsel.planner import sample as plan_sample
-from instsel.planner import stopwatch as plan_stopwatch
-from instsel.planner.processes import ModelProcess
-from instsel.planner.run import _log_file, _open_parts, free_bytes, plan_study
+from instsel.planner.estimate import open_stages
+from instsel.planner.run import _log_file, free_bytes, plan_study
 from instsel.planner.sample import sampled_rows
+from instsel.study.folder import FORMAT
 
 
 def contents(folder):
@@ -187,9 +187,9 @@ def test_a_study_of_every_method_has_every_stage(finished_study, prepared, tiny_
 
 def test_stages_that_no_method_needs_are_not_planned(tiny_study):
     raw = tiny_study(selection={"budget": 0.25, "methods": ["random", "ifd"]})
-    todo = _open_parts(build_graph(parse_study(raw, "test"), Folder.at(raw["out"])))
+    todo = open_stages(build_graph(parse_study(raw, "test"), Folder.at(raw["out"])))
     assert list(todo) == ["prepare", "likelihood", "select", "finetune", "evaluate"]
-    assert todo["likelihood"] == ["likelihood"]
+    assert todo["likelihood"] == [""]
     assert todo["evaluate"] == ["base", "random", "ifd"]
 
 
@@ -200,7 +200,7 @@ def test_rows_that_prepare_would_set_aside_are_left_out(tiny_study, write_rows, 
     write_rows("pool/rows.jsonl", [*own, own[0], {"messages": []}, json.loads(leak)])
     found = sampled_rows(parse_study(raw, "test"), Terminal())
     assert [part.rows.rows for part in found.pool] == [6]
-    assert "9 rows in 1 file of the pool; 9 of them tokenised: counts are exact" in found.told
+    assert "9 rows in 1 file of the pool; 9 of them tokenised: counts are exact" in found.summary
 
 
 def test_of_a_large_file_a_sample_is_tokenised_and_every_row_counted(tiny_study, ray_session, monkeypatch):
@@ -211,7 +211,7 @@ def test_of_a_large_file_a_sample_is_tokenised_and_every_row_counted(tiny_study,
     rows = found.pool[0].rows
     assert (rows.rows, len(rows.lengths), rows.shards) == (50, 20, 7)
     assert rows.tokens == pytest.approx(whole.tokens, rel=0.2)
-    assert "20 of them tokenised, at most 20 a file: tokens are estimated" in found.told
+    assert "20 of them tokenised, at most 20 a file: tokens are estimated" in found.summary
 
 
 def test_a_pool_without_a_usable_row_is_refused(tiny_study, write_rows, ray_session):
@@ -230,7 +230,7 @@ def test_a_budget_above_the_pool_is_refused(tiny_study, ray_session):
 
 def test_a_folder_of_another_study_is_refused(tiny_study):
     raw = tiny_study()
-    Folder.at(raw["out"]).write_json("study.json", {"name": "other"})
+    Folder.at(raw["out"]).write_json("study.json", {"name": "other", "format": FORMAT})
     with pytest.raises(InputError, match="holds the study 'other', not 'tiny'"):
         plan_study(parse_study(raw, "test"), Terminal())
 
@@ -245,7 +245,8 @@ def test_the_log_file_stays_only_where_the_plan_fails(tmp_path, monkeypatch):
     with _log_file() as log_file:
         log_file.write_text("fine")
     assert not log_file.parent.exists()
-    with pytest.raises(StudyError, match=r"a worker failed \(.*plan.log\)"), _log_file() as log_file:
+    failed = pytest.raises(StudyError, match=r"a worker failed \(.*plan.log\)")
+    with failed, _log_file() as log_file:
         log_file.write_text("why")
         raise StudyError("a worker failed")
     assert log_file.read_text() == "why"
@@ -263,10 +264,3 @@ def test_the_command_says_what_is_left_and_names_what_is_wrong(finished_study, t
     result = CliRunner().invoke(app, ["plan", str(path), "--set", "pool.0.path=nowhere.jsonl"])
     assert result.exit_code == 2
     assert "pool.0.path" in result.stderr
-
-
-def test_a_cluster_without_room_is_told_and_not_waited_for_without_end(ray_session, monkeypatch):
-    monkeypatch.setattr(plan_stopwatch, "ROOM_SECONDS", 1)
-    with pytest.raises(StudyError, match="no room on the cluster for 3 processes of 1 CPU and 0 GPU within 1 s"):
-        with plan_stopwatch._processes(ModelProcess, 3, 1.0, 0.0, ()):
-            pass
