@@ -45,7 +45,7 @@ def test_cost_has_a_column_where_it_is_known():
     ("number", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (17_740_000_000, "17.7 GB"), (110 * GB, "110 GB"), (3e12, "3.0 TB")],
 )
-def test_bytes_are_told_in_powers_of_ten(number, text):
+def test_bytes_are_written_in_powers_of_ten(number, text):
     assert format_bytes(number) == text
 
 
@@ -61,5 +61,5 @@ def test_bytes_are_told_in_powers_of_ten(number, text):
         (200_000, "2.3 days"),
     ],
 )
-def test_times_are_told_in_the_unit_that_suits_them(seconds, text):
+def test_times_are_written_in_the_unit_that_suits_them(seconds, text):
     assert format_seconds(seconds) == text
