@@ -123,6 +123,6 @@ class Curriculum(StrictModel):
     held_back: int | None = Field(
         None,
         ge=0,
-        description="rows that three_pass moves between its first and last pass; default a tenth, or fewer if there are "
-        "not as many",
+        description="rows that three_pass moves between its first and last pass; default a tenth, or fewer if there "
+        "are not as many",
     )

@@ -157,8 +157,8 @@ class Resources(StrictModel):
     trial_workers: int | None = Field(
         None,
         ge=1,
-        description="Ray Train workers of each concurrent run: interventions and trials of a search, default 1; runs of "
-        "finetune only if it is given, by default each in turn has the whole cluster",
+        description="Ray Train workers of each concurrent run: interventions and trials of a search, default 1; runs "
+        "of finetune only if it is given, by default each in turn has the whole cluster",
     )
     max_failures: int = Field(3, ge=0, description="worker failures that a training run survives")
     checkpoint_minutes: float = Field(
