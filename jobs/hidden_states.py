@@ -1,4 +1,4 @@
-"""Run a study through stage *hidden_states*, with its dependencies: python jobs/hidden_states.py --config STUDY.yaml."""
+"""Run a study through stage *hidden_states* and its dependencies: python jobs/hidden_states.py --config STUDY.yaml."""
 
 from instsel.cli.app import run_job
 

@@ -67,6 +67,7 @@ def test_labels_are_numbered_in_their_order() -> None:
     assert (unique.tolist(), positions.tolist()) == (["a", "b"], [1, 0, 1])
     assert [len(part) for part in arrays.labels("groups", [])] == [0, 0]
 
+
 def test_moments_are_those_of_the_columns_and_never_zero() -> None:
     values = np.random.default_rng(0).normal(3, 2, size=(50_000, 90)).astype(np.float32)
     values[:, 4] = 7

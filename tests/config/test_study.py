@@ -137,7 +137,12 @@ def test_a_wrong_method_is_named_by_its_place(methods: Any, key: str, what: str)
         ({"data": {"max_length": "long"}}, "data.max_length", "not 'long'", "longest example in tokens"),
         ({"data": {"max_length": 10.5}}, "data.max_length", "not 10.5", "longest example in tokens"),
         ({"data": {"max_length": True}}, "data.max_length", "not True", "longest example in tokens"),
-        ({"data": {"leak_words": 2}}, "data.leak_words", "greater than or equal to 3, not 2", "share this many consecutive words"),
+        (
+            {"data": {"leak_words": 2}},
+            "data.leak_words",
+            "greater than or equal to 3, not 2",
+            "share this many consecutive words",
+        ),
         ({"data": None}, "data", "not None", "conversion of rows to examples"),
         ({"name": 2024}, "name", "not 2024", "name of the study"),
         ({"name": "a b"}, "name", "'a b' is not usable", "name of the study"),
