@@ -19,13 +19,9 @@ from instsel.report.facts import (
     AgreementFacts,
     BudgetPart,
     DividedBudget,
-    InteractionFacts,
     Metrics,
-    MixtureFacts,
     OrderFacts,
-    PoolFacts,
     Provenance,
-    RowCount,
     SearchFacts,
     SelectionFacts,
     StageCost,
@@ -38,6 +34,7 @@ from instsel.report.record import StudyRecord
 from instsel.report.results import results
 from instsel.report.warnings import warnings
 from instsel.study.attribution_specs import metrics_spec
+from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount
 from instsel.training.dataset import ORDER
 
 REPORT = "report"
@@ -110,7 +107,7 @@ def _of_pool(record: StudyRecord) -> dict[str, Any]:
     attribution = stored_attribution(record)
     measured, chosen = influence(pool, attribution) if attribution is not None and pool.chosen else (None, None)
     return {
-        "pool": PoolFacts.model_validate(record.prepared["pool"]),
+        "pool": PoolResult.model_validate(record.prepared["pool"]),
         "targets": record.prepared["targets"],
         "composition": composition(pool),
         "lengths": lengths(pool),
@@ -182,7 +179,7 @@ def _provenance(record: StudyRecord, measured: Measured) -> Provenance:
 def _categories(record: StudyRecord) -> dict[str, Any]:
     """How categories help each other, how far estimators agree, and the mixtures that follow."""
     interaction = {
-        name: InteractionFacts.model_validate(result) for name, result in record.results("interaction").items()
+        name: InteractionResult.model_validate(result) for name, result in record.results("interaction").items()
     }
     names = list(interaction)
     gamma = {name: np.array(facts.gamma, dtype=np.float64) for name, facts in interaction.items()}
@@ -195,7 +192,7 @@ def _categories(record: StudyRecord) -> dict[str, Any]:
             for name in names[1:]
         },
         "mixtures": {
-            name: MixtureFacts.model_validate(result["mixture"])
+            name: MixtureShares.model_validate(result["mixture"])
             for name, result in record.results("select").items()
             if "mixture" in result
         },

@@ -32,11 +32,7 @@ def row_explanation(explanation: Explanation) -> str:
 
 
 def selection_summary(selection: Reselection) -> str:
-    """Write what a new selection is made of.
-
-    Args:
-        selection: what `choice.reselect.reselect` returns.
-    """
+    """Write what a new selection is made of."""
     result, metrics = selection.result, selection.metrics
     lines = [f"**{selection.name}**: {result.rows:,} rows, {result.tokens:,} tokens", ""]
     lines += [f"- sources: {_counts(result.sources)}", f"- tasks: {_counts(result.tasks)}"]

@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from instsel.choice.metrics import SelectionMetrics
 from instsel.stats import Interval
+from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount, SplitCount
 
 
 def _finite(value: float | None) -> float | None:
@@ -23,13 +24,6 @@ class Facts(BaseModel):
     """A part of the facts. What a stage of another version says beyond it is passed over."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class RowCount(Facts):
-    """Rows and their tokens."""
-
-    rows: int
-    tokens: int
 
 
 class Results(Facts):
@@ -58,23 +52,11 @@ class Results(Facts):
     whole_pool: list[str] = []
 
 
-class SplitCount(Facts):
-    """Usable rows of a target's split, and rejected ones by reason."""
+class SelectionFacts(Facts):
+    """What a selection has: rows and tokens, and its rows by source and by task."""
 
     rows: int
-    rejected: dict[str, int] = {}
-
-
-class PoolFacts(RowCount):
-    """The pool: its usable rows, those of each source, and how many were rejected for which reason."""
-
-    sources: dict[str, RowCount] = {}
-    rejected: dict[str, int] = {}
-
-
-class SelectionFacts(RowCount):
-    """What a selection has: its rows by source and by task."""
-
+    tokens: int
     sources: dict[str, int] = {}
     tasks: dict[str, int] = {}
 
@@ -155,40 +137,6 @@ class DividedBudget(Facts):
     parts: list[BudgetPart]
 
 
-class Need(Facts):
-    """A category that another one needs."""
-
-    category: str
-    needs: str
-
-
-class DependencyFacts(Facts):
-    """Which category needs which, their levels, and cycles of categories that need each other."""
-
-    levels: dict[str, str]
-    needs: list[Need]
-    cycles: list[list[str]] = []
-    strength: Matrix = []
-    error: Matrix = []
-
-
-class InteractionFacts(Facts):
-    """How categories help or harm each other, by one estimator, as the manifest of *interaction* has it.
-
-    `gamma` (K, K) says what an added row of the first category is worth in rows of the second.
-    """
-
-    categories: list[str]
-    gamma: Matrix
-    error: Matrix
-    self_effect: list[Number] = []
-    self_effect_error: list[Number] = []
-    unknown: list[str] = []
-    dependency: DependencyFacts | None = None
-    runs: int | None = None
-    failed: list[str] | None = None
-
-
 class AgreementFacts(Facts):
     """Spearman's rank correlation of two estimates, see `mixture.interaction.Agreement`."""
 
@@ -197,36 +145,6 @@ class AgreementFacts(Facts):
     high: Number
     within: Number
     entries: int
-
-
-class CategoryShare(Facts):
-    """A category in a mixture: its share before and after, and what limits it."""
-
-    start: float
-    weight: float
-    rows: int
-    importance: float
-    worth: float
-    floor: float
-    capacity: int
-
-
-class Duals(Facts):
-    """What a constraint costs: of the trust region, of the sum of the shares, and of each category's bounds."""
-
-    max_shift: float
-    sum: float = 0.0
-    lower: dict[str, float]
-    upper: dict[str, float]
-
-
-class MixtureFacts(Facts):
-    """The mixture that a selection keeps to, see `choice.constrained.SelectionMixture`."""
-
-    categories: dict[str, CategoryShare]
-    objective: float
-    start_objective: float
-    duals: Duals
 
 
 class OrderFacts(Facts):
@@ -345,7 +263,7 @@ class StudyFacts(Results):
     unit: Literal["rows", "tokens"]
     warnings: list[str] = []
     missing: list[str] = []
-    pool: PoolFacts | None = None
+    pool: PoolResult | None = None
     targets: dict[str, dict[str, SplitCount]] = {}
     selections: dict[str, SelectionFacts] = {}
     composition: dict[str, Composition] = {}
@@ -355,9 +273,9 @@ class StudyFacts(Results):
     influence: InfluenceFacts | None = None
     budgets: dict[str, DividedBudget] = {}
     categories: dict[str, RowCount] = {}
-    interaction: dict[str, InteractionFacts] = {}
+    interaction: dict[str, InteractionResult] = {}
     agreement: dict[str, AgreementFacts] = {}
-    mixtures: dict[str, MixtureFacts] = {}
+    mixtures: dict[str, MixtureShares] = {}
     orders: dict[str, OrderFacts] = {}
     search: SearchFacts | None = None
     reading: Reading = Reading()

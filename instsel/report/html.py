@@ -20,11 +20,12 @@ from instsel.console import printable
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.report.collect import REPORT, SUMMARY, Measured, as_json, collect
-from instsel.report.facts import StudyFacts
+from instsel.report.facts import SearchFacts, StudyFacts
 from instsel.report.page.parts import Chart, Section, Table
 from instsel.report.page.results import (
     comparison,
     cost_section,
+    pareto_chart,
     reading_section,
     rejected_section,
     results_section,
@@ -176,6 +177,17 @@ def build_page(studies: Sequence[tuple[StudyFacts, Texts]]) -> bytes:
         version=__version__,
     )
     # A name read from JSON may hold half of a surrogate pair, which UTF-8 cannot write.
+    return page.encode("utf-8", "backslashreplace")
+
+
+def search_page(search: SearchFacts) -> bytes:
+    """Write the Pareto set of a search as an HTML file with Plotly's script in it, which loads nothing."""
+    # Here, since it loads slowly, and only a search has such a page.
+    from plotly.io import to_html
+
+    chart = pareto_chart(search)
+    layout = {"title": {"text": chart.title}, **chart.layout}
+    page: str = to_html({"data": chart.traces, "layout": layout}, div_id="pareto")
     return page.encode("utf-8", "backslashreplace")
 
 

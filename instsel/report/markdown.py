@@ -85,9 +85,10 @@ def composition_table(counts: Mapping[str, Mapping[str, int]], pool: Mapping[str
                 )
     columns = [pool, *counts.values()]
     totals = [sum(column.values()) for column in columns]
-    body = []
-    for source in sorted(pool, key=lambda name: (-pool[name], name)):
-        body.append([source, *(_share(c.get(source, 0), total) for c, total in zip(columns, totals, strict=True))])
+    body = [
+        [source, *(_share(column.get(source, 0), total) for column, total in zip(columns, totals, strict=True))]
+        for source in sorted(pool, key=lambda name: (-pool[name], name))
+    ]
     body.append(["total", *(f"{total:,}" for total in totals)])
     return markdown_table(["source", "pool", *counts], body)
 

@@ -162,9 +162,8 @@ def _used(facet: Facet) -> Facet:
 def _largest(facet: Facet, pool: Pool) -> Facet:
     """Keep the names with the most rows, in the pool or in any selection, the most first."""
     size = len(facet.names)
-    shares = [np.bincount(facet.codes, minlength=size) / max(1, pool.rows)]
-    for indices in pool.chosen.values():
-        shares.append(np.bincount(facet.codes[indices], minlength=size) / max(1, len(indices)))
+    parts = [facet.codes, *(facet.codes[indices] for indices in pool.chosen.values())]
+    shares = [np.bincount(codes, minlength=size) / max(1, len(codes)) for codes in parts]
     used = np.flatnonzero(shares[0])
     kept = used[np.argsort(-np.max(shares, axis=0)[used], kind="stable")][:MOST_NAMES]
     kept = kept[np.argsort(-shares[0][kept], kind="stable")]

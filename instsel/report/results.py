@@ -9,8 +9,6 @@ from instsel.report.markdown import BASE
 from instsel.report.record import StudyRecord
 from instsel.stats import MEAN, Interval, paired_bootstrap
 
-RANDOM = "random"
-
 Losses = Mapping[str, np.ndarray]
 """Target -> float64 (q,) losses of its held-out examples."""
 
@@ -30,7 +28,8 @@ def results(record: StudyRecord) -> tuple[Results, list[str]]:
     for name in losses:
         if name != BASE:
             runs.setdefault(record.runs[name].method.name, []).append(name)
-    baseline = next((method for method in runs if _is_random(record, runs[method][0])), BASE)
+    methods = (record.runs[names[0]].method for method, names in runs.items() if method != BASE)
+    baseline = next((method.name for method in methods if method.is_baseline), BASE)
     evaluation = record.config.evaluation
     if not targets or not losses:
         return Results(baseline=baseline, confidence=evaluation.confidence, runs=runs), incomparable
@@ -95,10 +94,6 @@ def differences_to(
         for method, by_target in losses.items()
         if method != baseline
     }
-
-
-def _is_random(record: StudyRecord, run: str) -> bool:
-    return run != BASE and record.runs[run].method.is_baseline
 
 
 def _common_targets(record: StudyRecord, runs: Sequence[str]) -> list[str]:

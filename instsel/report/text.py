@@ -8,9 +8,6 @@ from instsel.mixture.categories import OTHER
 from instsel.mixture.dependency import LEVELS
 from instsel.report.facts import (
     AgreementFacts,
-    DependencyFacts,
-    InteractionFacts,
-    MixtureFacts,
     SearchFacts,
     StageCost,
     StudyFacts,
@@ -26,6 +23,7 @@ from instsel.report.markdown import (
     percent,
 )
 from instsel.stats import MEAN
+from instsel.study.results import DependencyResult, InteractionResult, MixtureShares
 
 MOST_TASKS = 12
 MOST_BOUNDS = 5
@@ -196,7 +194,7 @@ def _categories(facts: StudyFacts) -> list[str]:
     return parts
 
 
-def _gamma(interaction: InteractionFacts) -> str:
+def _gamma(interaction: InteractionResult) -> str:
     body = [
         [added, *(_with_error(value, error) for value, error in zip(values, errors, strict=True))]
         for added, values, errors in zip(interaction.categories, interaction.gamma, interaction.error, strict=True)
@@ -211,12 +209,12 @@ def _with_error(value: float | None, error: float | None) -> str:
     return decimal(value) if not error else f"{decimal(value)} ± {decimal(error)}"
 
 
-def by_level(dependency: DependencyFacts) -> dict[str, list[str]]:
+def by_level(dependency: DependencyResult) -> dict[str, list[str]]:
     """Group categories by their level."""
     return {level: [name for name, its in dependency.levels.items() if its == level] for level in LEVELS}
 
 
-def dependency_sentences(dependency: DependencyFacts, show: Callable[[str], str] = inline) -> list[str]:
+def dependency_sentences(dependency: DependencyResult, show: Callable[[str], str] = inline) -> list[str]:
     """Say which category needs which.
 
     Args:
@@ -249,7 +247,7 @@ def agreement_sentence(name: str, agreement: AgreementFacts) -> str:
     )
 
 
-def dual_sentences(mixture: MixtureFacts, show: Callable[[str], str] = inline) -> list[str]:
+def dual_sentences(mixture: MixtureShares, show: Callable[[str], str] = inline) -> list[str]:
     """Say what the constraints of a mixture cost, a sentence each.
 
     Args:
@@ -257,33 +255,34 @@ def dual_sentences(mixture: MixtureFacts, show: Callable[[str], str] = inline) -
         show: makes a category's name fit to stand in the sentence.
     """
     gain = mixture.objective - mixture.start_objective
-    sentences = [
-        f"A row of this mixture is worth {decimal(mixture.objective, 4)} rows of what counts, "
-        f"{decimal(gain, 4)} more than before."
-    ]
     duals, categories = mixture.duals, mixture.categories
+    worth = f"A row of this mixture is worth {decimal(mixture.objective, 4)} rows of what counts"
+    sentences = [f"{worth}, {decimal(gain, 4)} more than before."]
     if duals.max_shift > LEAST_DUAL:
         sentences.append(f"One more percent of trust region (max_shift) is worth {decimal(duals.max_shift / 100, 4)}.")
     else:
         sentences.append("A wider trust region (max_shift) would gain nothing.")
     # Only bounds of the user's, or of the pool: "other" keeps its share on purpose.
-    for name in _largest_duals(duals.upper, lambda name: categories[name].rows >= categories[name].capacity):
-        worth = decimal(duals.upper[name] / 100, 4)
-        sentences.append(f"If the pool had more of {show(name)}, one more percent of it would be worth {worth}.")
-    for name in _largest_duals(duals.lower, lambda name: categories[name].floor > 0):
-        sentences.append(
-            f"A floor of {show(name)} one percent lower would be worth {decimal(duals.lower[name] / 100, 4)}."
-        )
-    return sentences
+    full = _largest_duals(duals.upper, lambda name: categories[name].rows >= categories[name].capacity)
+    raised = _largest_duals(duals.lower, lambda name: categories[name].floor > 0)
+    return [
+        *sentences,
+        *(
+            f"If the pool had more of {show(name)}, one more percent of it would be worth {worth}."
+            for name, worth in full
+        ),
+        *(f"A floor of {show(name)} one percent lower would be worth {worth}." for name, worth in raised),
+    ]
 
 
-def _largest_duals(duals: Mapping[str, float], limits: Callable[[str], bool]) -> list[str]:
-    """Name the categories that a bound limits, the most first."""
+def _largest_duals(duals: Mapping[str, float], limits: Callable[[str], bool]) -> list[tuple[str, str]]:
+    """Name the categories that a bound limits, the most first, with what one percent is worth."""
     limited = [name for name, dual in duals.items() if dual > LEAST_DUAL and limits(name) and name != OTHER]
-    return sorted(limited, key=lambda name: -duals[name])[:MOST_BOUNDS]
+    largest = sorted(limited, key=lambda name: -duals[name])[:MOST_BOUNDS]
+    return [(name, decimal(duals[name] / 100, 4)) for name in largest]
 
 
-def _shares(mixture: MixtureFacts) -> str:
+def _shares(mixture: MixtureShares) -> str:
     body: list[Sequence[str]] = [
         [
             name,
@@ -310,10 +309,11 @@ def search_report(facts: SearchFacts, study: str) -> str:
     failed = [trial for trial in trials if trial.failed]
     best = ended[0]
     targets = list(best.judged)
+    counts = f"{len(trials)} trials, {len(trials) - len(ended) - len(failed)} stopped early, {len(failed)} failed"
+    tokens = sum(trial.tokens for trial in trials)
     parts = [
         "# Search\n",
-        f"{len(trials)} trials, {len(trials) - len(ended) - len(failed)} stopped early, {len(failed)} failed; "
-        f"{sum(trial.tokens for trial in trials):,} tokens trained on. Best: `{study}`.\n",
+        f"{counts}; {tokens:,} tokens trained on. Best: `{study}`.\n",
         "## Best\n",
         _point(best) + "\n",
         markdown_table(
@@ -326,7 +326,7 @@ def search_report(facts: SearchFacts, study: str) -> str:
         f"The search saw {facts.share:.0%} of each target's held-out rows; the others judge it fairly.\n",
         "## Trials\n",
         _trials(trials, targets),
-        "Pareto set: no other trial has fewer tokens and a lower objective; `instsel report` draws it.\n",
+        "Pareto set: no other trial has fewer tokens and a lower objective; pareto.html draws it.\n",
     ]
     if facts.importance:
         body = [[key, f"{share:.0%}"] for key, share in facts.importance.items()]

@@ -14,6 +14,7 @@ from instsel.io.store import Folder
 from instsel.pipeline.evaluate import heldout_tables
 from instsel.pipeline.registry import build_graph
 from instsel.pipeline.runner import run_study
+from instsel.report.html import search_page
 from instsel.report.text import search_report
 from instsel.runtime.autoscaling import requested_capacity
 from instsel.runtime.devices import settle_dtype
@@ -45,7 +46,7 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
     """Run everything that trials share, then search; a finished search is shown again at once.
 
     Returns:
-        The folder of searches, with report.md, best.yaml, summary.json and trials.parquet.
+        The folder of searches, with report.md, pareto.html, best.yaml, summary.json and trials.parquet.
 
     Raises:
         InputError: the study has no key `search`, or a value of its space cannot be.
@@ -109,6 +110,7 @@ def _write(study: StudyConfig, search: Search, folder: Folder, outcomes: list[Ou
     facts = search_facts(outcomes, importances(outcomes, search.space, search.seed), search.share)
     folder.write(BEST, _best_study(study, outcomes[0]).encode())
     folder.write_table(TRIALS, _table(outcomes))
+    folder.write("pareto.html", search_page(facts))
     folder.write(REPORT, search_report(facts, f"{folder}/{BEST}").encode())
     folder.write_json(SUMMARY, facts.model_dump(mode="json"))
 

@@ -1,4 +1,4 @@
-"""A row's place in every selection, and the validation rows that it helps and hurts."""
+"""A row's rank in every selection, and the validation rows that it helps and hurts."""
 
 import pytest
 
@@ -17,41 +17,43 @@ def matrix(every_method):
     return StudyReader(Folder.at(every_method["out"])).influence(AttributionSpec("cosine", None))
 
 
-def standing(found, name):
-    return next(one for one in found.standings if one.selection == name)
+def standing(result, name):
+    return next(each for each in result.standings if each.selection == name)
 
 
 def test_a_chosen_row_has_its_rank_score_and_reason(every_method, matrix):
     order = bids.select(matrix.values, 6)
     row = matrix.ids[order.indices[2]]
-    place = standing(explain(every_method["out"], row), "bids")
-    assert (place.rank, place.chosen, place.is_chosen) == (3, 6, True)
-    assert place.score == pytest.approx(order.scores[2])
-    assert place.reason.startswith("validation example ")
+    entry = standing(explain(every_method["out"], row), "bids")
+    assert (entry.rank, entry.chosen, entry.is_chosen) == (3, 6, True)
+    assert entry.score == pytest.approx(order.scores[2])
+    assert entry.reason.startswith("validation example ")
 
 
 def test_a_row_that_was_not_chosen_has_the_rank_it_would_have(every_method, matrix):
     order = bids.select(matrix.values, 24)
     row = matrix.ids[order.indices[15]]
-    found = explain(every_method["out"], row)
-    place = standing(found, "bids")
-    assert (place.rank, place.is_chosen, place.reason) == (16, False, None)
-    assert all(one.rank is None for one in found.standings if one.selection in {"g2is", "smart"} and not one.is_chosen)
-    assert {one.selection for one in found.standings} >= {"random-0", "random-1", "less", "bids-fisher", "log_det"}
+    result = explain(every_method["out"], row)
+    entry = standing(result, "bids")
+    assert (entry.rank, entry.is_chosen, entry.reason) == (16, False, None)
+    assert all(
+        each.rank is None for each in result.standings if each.selection in {"g2is", "smart"} and not each.is_chosen
+    )
+    assert {each.selection for each in result.standings} >= {"random-0", "random-1", "less", "bids-fisher", "log_det"}
 
 
 def test_validation_rows_are_those_with_the_highest_and_lowest_influence(every_method, matrix):
     row = matrix.ids[5]
-    found = explain(every_method["out"], row)
+    result = explain(every_method["out"], row)
     values = dict(zip(matrix.columns["id"].to_pylist(), matrix.values[5].tolist(), strict=True))
     ranked = sorted(values, key=lambda name: -values[name])
-    assert [effect.example for effect in found.helped] == ranked[:5]
-    assert [effect.example for effect in found.hurt] == ranked[::-1][:5]
-    assert found.helped[0].influence == pytest.approx(values[ranked[0]])
-    assert found.influence == "cosine" and found.helped[0].prompt
+    assert [effect.example for effect in result.helped] == ranked[:5]
+    assert [effect.example for effect in result.hurt] == ranked[::-1][:5]
+    assert result.helped[0].influence == pytest.approx(values[ranked[0]])
+    assert result.influence == "cosine" and result.helped[0].prompt
 
 
-def test_selections_made_anew_are_told_too(every_method, matrix, say):
+def test_selections_below_the_study_are_there_too(every_method, matrix, say):
     reselect(every_method["out"], SelectionRequest("longest", "24", name="all"), say)
     assert standing(explain(every_method["out"], matrix.ids[0]), "all").is_chosen
 
@@ -61,7 +63,7 @@ def test_a_row_that_is_not_there_is_refused(every_method):
         explain(every_method["out"], "nobody")
 
 
-def test_what_is_told_has_the_row_its_places_and_its_effects(every_method, matrix):
+def test_the_text_has_the_row_its_ranks_and_its_effects(every_method, matrix):
     text = row_explanation(explain(every_method["out"], matrix.ids[0]))
     assert f"**{matrix.ids[0]}**: source " in text
     assert "| selection | rank | of | score | why |" in text
@@ -69,10 +71,10 @@ def test_what_is_told_has_the_row_its_places_and_its_effects(every_method, matri
     assert text.count("| sums:") + text.count("| cities:") == 10
 
 
-def test_selections_of_another_pool_or_left_half_written_are_not_told(every_method, matrix, say):
+def test_selections_of_another_pool_or_left_half_written_are_not_shown(every_method, matrix, say):
     folder = reselect(every_method["out"], SelectionRequest("longest", "24", name="stale"), say).folder
     manifest = folder.read_json("manifest.json")
     folder.write_json("manifest.json", {**manifest, "prepare": "another"})
     (Folder.at(every_method["out"]) / "selections/half").write("selected.jsonl", b"")
-    names = {one.selection for one in explain(every_method["out"], matrix.ids[0]).standings}
+    names = {each.selection for each in explain(every_method["out"], matrix.ids[0]).standings}
     assert not names & {"stale", "half"}

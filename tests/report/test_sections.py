@@ -1,10 +1,14 @@
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from plotly.offline import get_plotlyjs
 
 from instsel.io.store import Folder
 from instsel.report.collect import training_orders
-from instsel.report.facts import StudyFacts
+from instsel.report.facts import SearchFacts, StudyFacts
+from instsel.report.html import search_page
 from instsel.report.page.results import MOST_ROW_LETTERS, cost_section, headline, reading_section, search_section
 from instsel.report.page.selections import mixture_section, orders_section
 from instsel.report.record import StudyRecord
@@ -30,6 +34,7 @@ MIXTURE = {
     "duals": {"max_shift": 0.2, "sum": 0.1, "lower": {"a_b": 0.0, "c": 0.0}, "upper": {"a_b": 0.5, "c": 0.0}},
 }
 GAMMA = {"categories": ["a_b", "c"], "gamma": [[1.0, None], [-0.2, 1.0]], "error": [[0.0, None], [0.1, 0.0]]}
+GAMMA |= {"self_effect": [1.0, 1.0], "self_effect_error": [0.1, 0.1], "unknown": []}
 
 
 def facts_with(**values) -> StudyFacts:
@@ -65,6 +70,17 @@ def test_a_search_has_its_pareto_set_by_tokens_and_its_keys_by_importance():
     assert pareto.traces[0]["x"] == [10, 20] and pareto.traces[1]["x"] == [30]
     assert mattered.traces[0]["y"] == ["order", "seed"]
     assert [row[0].small for row in kinds(section, "table")[0].rows] == ["Pareto", "Pareto", "", "failed"]
+
+
+def test_the_page_of_a_search_is_the_same_bytes_and_loads_nothing():
+    trial = {"name": "first", "tokens": 10, "objective": 1.0, "pareto": True}
+    trials = [{**trial, "point": {"method": "</script><script>alert(1)</script>"}}]
+    page = search_page(SearchFacts.model_validate({"trials": trials}))
+    assert page == search_page(SearchFacts.model_validate({"trials": trials}))
+    text = page.decode("utf-8")
+    assert "<html>" in text[:40] and "tokens trained on" in text
+    assert "alert(1)" in text and "<script>alert(1)" not in text
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=", text.replace(get_plotlyjs(), ""))
 
 
 def test_sections_of_what_a_study_lacks_are_left_out():
@@ -123,6 +139,8 @@ def test_an_arrow_goes_from_a_category_to_those_that_need_it():
         "levels": {"a_b": "preliminary", "c": "subsequent"},
         "needs": [{"category": "c", "needs": "a_b"}],
         "cycles": [],
+        "strength": [[0.0, 0.5], [0.0, 0.0]],
+        "error": [[0.0, 0.1], [0.1, 0.0]],
     }
     section = mixture_section(facts_with(interaction={"interventions": {**GAMMA, "dependency": dependency}}))
     graph = kinds(section, "chart")[1]
@@ -134,10 +152,11 @@ def test_an_arrow_goes_from_a_category_to_those_that_need_it():
     assert kinds(section, "text")[0].lines == ["Levels: preliminary: a_b; subsequent: c.", "c needs a_b."]
 
 
-@pytest.mark.parametrize("name", ["$x$", "<script>alert(1)</script>", "a & b"])
+@pytest.mark.parametrize("name", ["$\\frac{$", "$x$", "<script>alert(1)</script>", "a & b"])
 def test_a_name_of_a_category_is_no_markup_in_a_chart(name):
-    dependency = {"levels": {name: "preliminary"}, "needs": []}
-    gamma = {"categories": [name], "gamma": [[1.0]], "error": [[0.1]], "dependency": dependency}
+    levels = {name: "preliminary"}
+    dependency = {"levels": levels, "needs": [], "cycles": [], "strength": [[0.0]], "error": [[0.0]]}
+    gamma = {**GAMMA, "categories": [name], "gamma": [[1.0]], "error": [[0.1]], "dependency": dependency}
     heatmap, graph = kinds(mixture_section(facts_with(interaction={"interventions": gamma})), "chart")
     escaped = name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     assert heatmap.traces[0]["x"] == heatmap.traces[0]["y"] == graph.traces[0]["text"] == [escaped]

@@ -85,6 +85,7 @@ def test_report_names_the_best_and_the_pareto_set(searched, tmp_path):
     best = _trials(folder)[0]
     assert f"method {best['point']['method']}" in report
     assert "Pareto" in report and "![" not in report
+    assert b"<html>" in (folder / "pareto.html").read_bytes()[:40]
     assert "<h2>Search</h2>" in Path(write_report([str(folder.parent)], str(tmp_path / "page.html"))[1]).read_text()
 
 

@@ -263,6 +263,44 @@ def lines(
     return Chart(title, traces, {"showlegend": True, **layout}, 380, note)
 
 
+def graph(
+    title: str, columns: Mapping[str, Sequence[str]], arrows: Sequence[tuple[str, str]], *, note: str = ""
+) -> Chart:
+    """Draw names in titled columns, and arrows from the first name of each pair to the second."""
+    positions = {
+        name: (column, row - (len(names) - 1) / 2)
+        for column, names in enumerate(columns.values())
+        for row, name in enumerate(names)
+    }
+    trace = {
+        "type": "scatter",
+        "mode": "markers+text",
+        "x": [x for x, _ in positions.values()],
+        "y": [y for _, y in positions.values()],
+        "text": [label(name) for name in positions],
+        "textposition": "top center",
+        "hoverinfo": "skip",
+        "marker": {"size": 9},
+    }
+    style = {"xref": "x", "yref": "y", "axref": "x", "ayref": "y", "text": "", "arrowhead": 2, "arrowcolor": "#888"}
+    layout = {
+        "annotations": [
+            {"x": x, "y": y, "ax": start_x, "ay": start_y, "standoff": 8, **style}
+            for (start_x, start_y), (x, y) in ((positions[start], positions[end]) for start, end in arrows)
+        ],
+        "xaxis": {
+            "tickvals": list(range(len(columns))),
+            "ticktext": labels(list(columns)),
+            "range": [-0.5, len(columns) - 0.5],
+            "side": "top",
+            "showgrid": False,
+            "zeroline": False,
+        },
+        "yaxis": {"visible": False, "autorange": "reversed"},
+    }
+    return Chart(title, [trace], layout, 120 + 2 * LINE * max(map(len, columns.values())), note)
+
+
 def _plain(text: str) -> str:
     """Write a name for a template of Plotly, which looks for %{...} in it."""
     return text.replace("%", "&#37;").replace("{", "&#123;")

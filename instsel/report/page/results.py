@@ -209,7 +209,7 @@ def search_section(facts: StudyFacts) -> Section | None:
     search = facts.search
     if search is None or not search.trials:
         return None
-    parts: list[Table | Chart] = [_pareto(search)]
+    parts: list[Table | Chart] = [pareto_chart(search)]
     if search.importance:
         by_share = dict(sorted(search.importance.items(), key=lambda item: -item[1]))
         shares = {"share of the objective's spread": list(by_share.values())}
@@ -218,7 +218,8 @@ def search_section(facts: StudyFacts) -> Section | None:
     return Section("search", "Search", parts)
 
 
-def _pareto(search: SearchFacts) -> Chart:
+def pareto_chart(search: SearchFacts) -> Chart:
+    """Draw objective against tokens trained on of every trial that ended, the Pareto set joined by a line."""
     ended = [trial for trial in search.trials if trial.ended]
     groups = {
         "Pareto set": sorted((trial for trial in ended if trial.pareto), key=lambda trial: trial.tokens),

@@ -5,16 +5,12 @@ from collections.abc import Sequence
 from instsel.console import one_line
 from instsel.report.collect import DIVIDED_BY
 from instsel.report.facts import (
-    DependencyFacts,
     DividedBudget,
     InfluenceFacts,
-    InteractionFacts,
-    MixtureFacts,
     OrderFacts,
     StudyFacts,
 )
 from instsel.report.page.parts import (
-    LINE,
     Cell,
     Chart,
     Matrix,
@@ -23,8 +19,8 @@ from instsel.report.page.parts import (
     Text,
     bars,
     count,
+    graph,
     heatmap,
-    label,
     labels,
     lines,
     name_cell,
@@ -34,6 +30,7 @@ from instsel.report.page.parts import (
 )
 from instsel.report.page.results import by_mean
 from instsel.report.text import agreement_sentence, by_level, dependency_sentences, dual_sentences
+from instsel.study.results import DependencyResult, InteractionResult, MixtureShares
 
 POOL = "pool"
 TITLES = {"source": "By source", "task": "By task", "category": "By category", "length": "By length, in tokens"}
@@ -246,9 +243,9 @@ def mixture_section(facts: StudyFacts) -> Section | None:
     return Section("mixture", "Mixture", parts)
 
 
-def _distinct(facts: StudyFacts) -> list[tuple[list[str], MixtureFacts]]:
+def _distinct(facts: StudyFacts) -> list[tuple[list[str], MixtureShares]]:
     """Pair each mixture with the selections that keep to it: those of a method's seeds are the same."""
-    distinct: list[tuple[list[str], MixtureFacts]] = []
+    distinct: list[tuple[list[str], MixtureShares]] = []
     for name, mixture in facts.mixtures.items():
         names = next((names for names, other in distinct if other == mixture), None)
         if names is None:
@@ -258,7 +255,7 @@ def _distinct(facts: StudyFacts) -> list[tuple[list[str], MixtureFacts]]:
     return distinct
 
 
-def _gamma(title: str, interaction: InteractionFacts) -> list[Table | Chart]:
+def _gamma(title: str, interaction: InteractionResult) -> list[Table | Chart]:
     names, gamma, errors = interaction.categories, interaction.gamma, interaction.error
     note = (
         "What one added row of the category on the left is worth for the category above, in rows of that category, "
@@ -273,7 +270,7 @@ def _gamma(title: str, interaction: InteractionFacts) -> list[Table | Chart]:
     return [chart, Table(["added", *names], rows, title="As a table", folded=True)]
 
 
-def _mixture(name: str, mixture: MixtureFacts) -> list[Table | Chart | Text]:
+def _mixture(name: str, mixture: MixtureShares) -> list[Table | Chart | Text]:
     shares = mixture.categories.values()
     series = {"before": [share.start for share in shares], "after": [share.weight for share in shares]}
     rows = [
@@ -295,51 +292,12 @@ def _mixture(name: str, mixture: MixtureFacts) -> list[Table | Chart | Text]:
     ]
 
 
-def _dependency(dependency: DependencyFacts) -> list[Chart | Text]:
-    """Draw categories in three columns by level, an arrow from each to those that need it."""
+def _dependency(dependency: DependencyResult) -> list[Chart | Text]:
     columns = by_level(dependency)
-    tallest = max(len(names) for names in columns.values())
-    points = {
-        name: (column, (tallest - len(names)) / 2 + row)
-        for column, names in enumerate(columns.values())
-        for row, name in enumerate(names)
-    }
-    arrows = [
-        {
-            **dict(zip(("x", "y"), points[pair.category], strict=True)),
-            **dict(zip(("ax", "ay"), points[pair.needs], strict=True)),
-            "xref": "x",
-            "yref": "y",
-            "axref": "x",
-            "ayref": "y",
-            "text": "",
-            "showarrow": True,
-            "arrowhead": 2,
-            "arrowcolor": "#888",
-            "standoff": 14,
-            "startstandoff": 14,
-        }
-        for pair in dependency.needs
-    ]
-    trace = {
-        "type": "scatter",
-        "mode": "markers+text",
-        "x": [x for x, _ in points.values()],
-        "y": [y for _, y in points.values()],
-        "text": [label(name) for name in points],
-        "textposition": "bottom center",
-        "hoverinfo": "text",
-        "marker": {"size": 12},
-    }
-    axis = {"tickvals": [0, 1, 2], "ticktext": list(columns), "range": [-0.5, 2.5], "side": "top", "showgrid": False}
-    layout = {
-        "xaxis": {**axis, "zeroline": False},
-        "yaxis": {"visible": False, "range": [tallest - 0.4, -0.6]},
-        "annotations": arrows,
-    }
-    levels = "; ".join(f"{level}: " + ", ".join(names) for level, names in columns.items() if names)
-    note = "An arrow goes from a category to a category that needs it."
+    arrows = [(pair.needs, pair.category) for pair in dependency.needs]
+    note = "An arrow goes from a category to those that need it."
+    levels = "; ".join(f"{level}: {', '.join(names)}" for level, names in columns.items() if names)
     return [
-        Chart("Which category needs which", [trace], layout, 130 + 2 * LINE * max(2, tallest), note),
+        graph("Which category needs which", columns, arrows, note=note),
         Text([f"Levels: {levels}.", *dependency_sentences(dependency, one_line)]),
     ]
