@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from instsel.selection.base import Selection
     from instsel.selection.registry import select
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 __all__ = [
     "CountSketch",
@@ -54,8 +54,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the names of the package, those that are not loaded yet included."""
-    return sorted({*globals(), *__all__})
+    """List the public names."""
+    return sorted({*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__"})
 
 
 def run(

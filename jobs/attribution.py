@@ -1,4 +1,4 @@
-"""Run a study through stage *attribution*, with its dependencies: python jobs/attribution.py --config STUDY.yaml."""
+"""Run a study through stage *attribution* and its dependencies: python jobs/attribution.py --config STUDY.yaml."""
 
 from instsel.cli.app import run_job
 

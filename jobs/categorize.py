@@ -1,4 +1,4 @@
-"""Run a study through stage *categorize*, with its dependencies: python jobs/categorize.py --config STUDY.yaml."""
+"""Run a study through stage *categorize* and its dependencies: python jobs/categorize.py --config STUDY.yaml."""
 
 from instsel.cli.app import run_job
 

@@ -1,4 +1,4 @@
-"""Run a study through stage *embed*, with its dependencies: python jobs/embed.py --config STUDY.yaml."""
+"""Run a study through stage *embed* and its dependencies: python jobs/embed.py --config STUDY.yaml."""
 
 from instsel.cli.app import run_job
 

@@ -1,4 +1,4 @@
-"""Run a study through stage *evaluate*, with its dependencies: python jobs/evaluate.py --config STUDY.yaml."""
+"""Run a study through stage *evaluate* and its dependencies: python jobs/evaluate.py --config STUDY.yaml."""
 
 from instsel.cli.app import run_job
 

@@ -1,4 +1,4 @@
-"""Run a study through stage *features*, with its dependencies: python jobs/features.py --config STUDY.yaml."""
+"""Run a study through stage *features* and its dependencies: python jobs/features.py --config STUDY.yaml."""
 
 from instsel.cli.app import run_job
 

@@ -1,4 +1,4 @@
-"""Run a study through stage *finetune*, with its dependencies: python jobs/finetune.py --config STUDY.yaml."""
+"""Run a study through stage *finetune* and its dependencies: python jobs/finetune.py --config STUDY.yaml."""
 
 from instsel.cli.app import run_job
 

@@ -1,4 +1,4 @@
-"""Run a study through stage *interaction*, with its dependencies: python jobs/interaction.py --config STUDY.yaml."""
+"""Run a study through stage *interaction* and its dependencies: python jobs/interaction.py --config STUDY.yaml."""
 
 from instsel.cli.app import run_job
 

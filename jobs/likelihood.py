@@ -1,4 +1,4 @@
-"""Run a study through stage *likelihood*, with its dependencies: python jobs/likelihood.py --config STUDY.yaml."""
+"""Run a study through stage *likelihood* and its dependencies: python jobs/likelihood.py --config STUDY.yaml."""
 
 from instsel.cli.app import run_job
 

@@ -1,4 +1,4 @@
-"""Run a study through stage *prepare*, with its dependencies: python jobs/prepare.py --config STUDY.yaml."""
+"""Run a study through stage *prepare* and its dependencies: python jobs/prepare.py --config STUDY.yaml."""
 
 from instsel.cli.app import run_job
 

@@ -1,4 +1,4 @@
-"""Run a study through stage *select*, with its dependencies: python jobs/select_rows.py --config STUDY.yaml."""
+"""Run a study through stage *select* and its dependencies: python jobs/select_rows.py --config STUDY.yaml."""
 
 from instsel.cli.app import run_job
 

@@ -1,4 +1,4 @@
-"""Run a study through stage *warmup*, with its dependencies: python jobs/warmup.py --config STUDY.yaml."""
+"""Run a study through stage *warmup* and its dependencies: python jobs/warmup.py --config STUDY.yaml."""
 
 from instsel.cli.app import run_job
 

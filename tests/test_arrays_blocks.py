@@ -27,7 +27,8 @@ def test_lists_of_a_file_are_rows_that_take_no_memory(dtype, tmp_path):
     before = pa.total_allocated_bytes()
     found = list_rows(folder.read_table("rows.arrow")["values"])
     assert pa.total_allocated_bytes() == before
-    assert not found.flags.owndata and not found.flags.writeable
+    assert not found.flags.owndata
+    assert not found.flags.writeable
     np.testing.assert_array_equal(found, rows)
 
 

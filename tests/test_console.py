@@ -145,6 +145,7 @@ def test_what_is_told_does_not_steer_the_terminal_or_the_log(
     told.raw(ATTACK)
     told.result(f"    {ATTACK}\n")
     assert shown.getvalue().count(SPELLED) == 4
-    assert "\x1b]0;" not in shown.getvalue() and "\x9b" not in shown.getvalue()
+    assert "\x1b]0;" not in shown.getvalue()
+    assert "\x9b" not in shown.getvalue()
     assert (tmp_path / "log").read_text().count(SPELLED) == 3
     assert "\x1b" not in (tmp_path / "log").read_text()

@@ -75,9 +75,10 @@ def _sample(rows: np.ndarray, seed: int) -> NDArray[np.float32]:
     if len(rows) > FIT_ROWS:
         chosen[:] = False
         chosen[np.random.default_rng(seed).choice(len(rows), FIT_ROWS, replace=False, shuffle=False)] = True
-    parts = []
-    for block in row_blocks(len(rows), 12 * rows.shape[1]):
-        parts.append(unit_rows(rows[block], "embeddings", first_row=block.start)[chosen[block]])
+    parts = [
+        unit_rows(rows[block], "embeddings", first_row=block.start)[chosen[block]]
+        for block in row_blocks(len(rows), 12 * rows.shape[1])
+    ]
     return np.concatenate(parts)
 
 

@@ -132,8 +132,8 @@ def test_a_selection_is_the_one_that_the_command_makes(copied):
     selection = study.selection(name)
     options = ["fill=similarity", "delta=0.9"]
     request = SelectionRequest("g2is", "3", "rows", ["sums"], options, "fisher", "twice")
-    again = reselect(str(copied), request, print)
-    assert selection.equals(again.folder.read_table("selected.parquet"))
+    folder = reselect(str(copied), request, print).folder
+    assert selection.equals(folder.read_table("selected.parquet"))
     explanation = study.explain(selection["id"][0].as_py())
     assert [standing.selection for standing in explanation.standings if standing.is_chosen][-2:] == [name, "twice"]
     assert set(study.served(name, "bids")["selection"].to_pylist()) == {name, "bids"}

@@ -28,7 +28,8 @@ def test_features_of_a_block_of_rows_are_those_of_all():
     factors = [whitening(second_moment(part) / 9, 0.1) for part in rows]
     whole = side_by_side(rows, [2.0, 1.0], factors)
     np.testing.assert_allclose(side_by_side([part[3:5] for part in rows], [2.0, 1.0], factors), whole[3:5], rtol=1e-6)
-    assert whole.dtype == np.float32 and whole.shape == (9, 12)
+    assert whole.dtype == np.float32
+    assert whole.shape == (9, 12)
 
 
 def test_mean_of_cosines_and_cosine_of_the_mean_differ_with_the_length_of_gradients():
@@ -44,7 +45,8 @@ def test_mean_of_cosines_and_cosine_of_the_mean_differ_with_the_length_of_gradie
 
 def test_means_come_in_the_order_of_their_labels():
     means, labels = subtask_means(np.array([[1.0], [2.0], [4.0]]), ["b", "a", "b"])
-    assert labels.tolist() == ["a", "b"] and means.tolist() == [[2.0], [2.5]]
+    assert labels.tolist() == ["a", "b"]
+    assert means.tolist() == [[2.0], [2.5]]
     with pytest.raises(ValueError, match="one label for each of 3 rows, got 1"):
         subtask_means(np.ones((3, 1)), ["a"])
 

@@ -67,7 +67,8 @@ def test_a_finished_study_exits_with_0_and_shows_its_report(invoke, tmp_path, fi
     result = invoke("run", str(path))
     assert result.exit_code == 0, result.output
     assert "nothing to do" in result.stdout
-    assert "Best: " in result.stdout and "held-out loss, nats" in result.stdout
+    assert "Best: " in result.stdout
+    assert "held-out loss, nats" in result.stdout
     assert result.stdout.splitlines()[-1].endswith("report/report.html")
 
 
@@ -89,7 +90,8 @@ def test_telling_that_nothing_is_to_do_loads_neither_ray_nor_torch(tmp_path, fin
 def test_a_report_is_built_again_and_its_results_shown(invoke, finished_study):
     result = invoke("report", finished_study["out"])
     assert result.exit_code == 0
-    assert "Best: " in result.output and result.output.splitlines()[-1].endswith("report/report.html")
+    assert "Best: " in result.output
+    assert result.output.splitlines()[-1].endswith("report/report.html")
     told = json.loads(invoke("report", finished_study["out"], "--json").output)
     assert told["studies"][0]["missing"] == [] and told["studies"][0]["warnings"] == []
     assert told["studies"][0]["losses"]["base"]
@@ -97,7 +99,8 @@ def test_a_report_is_built_again_and_its_results_shown(invoke, finished_study):
 
 def test_a_report_of_a_folder_that_is_no_study_exits_with_2(invoke, tmp_path):
     result = invoke("report", str(tmp_path))
-    assert result.exit_code == 2 and "no study folder" in result.output
+    assert result.exit_code == 2
+    assert "no study folder" in result.output
 
 
 def test_a_selection_is_made_anew_and_told(invoke, finished_study, tmp_path):
@@ -118,7 +121,8 @@ def test_a_row_is_explained(invoke, finished_study):
     row = Folder.at(finished_study["out"]).read_table("prepare/index.parquet", ["id"])["id"][0].as_py()
     result = invoke("explain", finished_study["out"], row)
     assert result.exit_code == 0, result.stderr
-    assert f"**{row}**" in result.stdout and "Helps most" in result.stdout
+    assert f"**{row}**" in result.stdout
+    assert "Helps most" in result.stdout
     result = invoke("explain", finished_study["out"], "nobody")
     assert result.exit_code == 2
     assert "no pool row 'nobody'" in result.stderr

@@ -1,5 +1,7 @@
 """Token-budget batches and padding."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -21,7 +23,7 @@ def test_every_row_once_within_the_budget_and_deterministic(lengths, budget):
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 120))
 def test_batches_hold_like_lengths_and_no_row_could_join_the_batch_before(lengths, budget):
     batches = token_budget_batches(lengths, budget)
-    for before, after in zip(batches, batches[1:], strict=False):
+    for before, after in itertools.pairwise(batches):
         assert min(lengths[row] for row in before) >= max(lengths[row] for row in after)
         assert max(lengths[row] for row in before) * (len(before) + 1) > budget
 

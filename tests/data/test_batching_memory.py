@@ -62,8 +62,10 @@ def test_a_refused_allocation_on_the_cpu_is_a_lack_of_memory():
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
-    assert is_out_of_memory(MemoryError()) and is_out_of_memory(torch.OutOfMemoryError())
-    assert not is_out_of_memory(RuntimeError("shapes do not fit")) and not is_out_of_memory(ValueError())
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError())
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+    assert not is_out_of_memory(ValueError())
 
 
 def test_a_budget_below_one_is_refused():

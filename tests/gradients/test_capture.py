@@ -74,7 +74,8 @@ def test_weights_biases_repeated_and_unheard_modules(ids):
     for name, gradient in wanted.items():
         assert got[name].dtype == torch.float32
         torch.testing.assert_close(got[name], gradient, rtol=1e-5, atol=1e-6)
-    assert not got["unheard.weight"].any() and got["shared.weight"].all()
+    assert not got["unheard.weight"].any()
+    assert got["shared.weight"].all()
 
 
 def test_one_weight_of_two_modules_is_one_parameter(ids):
@@ -96,11 +97,14 @@ def test_the_model_is_left_as_it_was_even_after_an_error(ids):
     before = [value.requires_grad for value in model.parameters()]
     capture(model, ids)
     with pytest.raises(RuntimeError, match="stop"), GradientCapture(model) as hooks:
-        assert not any(value.requires_grad for value in model.parameters()) and not model.training
+        assert not any(value.requires_grad for value in model.parameters())
+        assert not model.training
         with hooks.batch(3, 5, lambda name, gradient: None):
             raise RuntimeError("stop")
     assert [value.requires_grad for value in model.parameters()] == before
-    assert model.training and model.dropout.training and not model.conv.training
+    assert model.training
+    assert model.dropout.training
+    assert not model.conv.training
     assert not any(module._forward_hooks for module in model.modules())
     assert all(value.grad is None for value in model.parameters())
 

@@ -35,7 +35,8 @@ def test_gradients_are_those_of_autograd(family, lora_model, make_examples, orac
     wanted = oracle(model, rows)
     assert got.keys() == wanted.keys()
     for name, gradient in wanted.items():
-        assert got[name].shape == gradient.shape and got[name].dtype == torch.float32
+        assert got[name].shape == gradient.shape
+        assert got[name].dtype == torch.float32
         assert gradient.norm() > 0 and error(got[name], gradient) < 1e-5, name
 
 
@@ -49,7 +50,8 @@ def test_adam_features_equal_the_formula(family, lora_model, make_examples, orac
         for name, gradient in oracle(model, rows).items()
     }
     features = engine.features(rows)
-    assert features.dtype == np.float32 and features.shape == (6, 128)
+    assert features.dtype == np.float32
+    assert features.shape == (6, 128)
     assert error(torch.from_numpy(features), SKETCH.project(directions)) < 1e-5
 
 
@@ -100,7 +102,9 @@ def test_the_model_is_left_as_it_was(lora_model, make_examples):
         GradientEngine(model, sketch=SKETCH).features(make_examples(2))
     assert model.training
     for name, value in model.named_parameters():
-        assert torch.equal(value, before[name][0]) and value.requires_grad == before[name][1] and value.grad is None
+        assert torch.equal(value, before[name][0])
+        assert value.requires_grad == before[name][1]
+        assert value.grad is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -110,8 +114,10 @@ def test_bfloat16_models_come_near_their_float32_features(family, lora_model, ma
     model = lora_model(family, torch.bfloat16)
     rough = GradientEngine(model, sketch=SKETCH).features(rows)
     cosines = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
-    assert rough.dtype == np.float32 and cosines.min() > 0.99
-    assert not model.get_input_embeddings()._forward_hooks and not torch.is_autocast_enabled("cpu")
+    assert rough.dtype == np.float32
+    assert cosines.min() > 0.99
+    assert not model.get_input_embeddings()._forward_hooks
+    assert not torch.is_autocast_enabled("cpu")
     again = GradientEngine(model, sketch=SKETCH, recompute=True).features(rows)
     np.testing.assert_allclose(again, rough, rtol=1e-4, atol=1e-4 * np.abs(rough).max())
 
@@ -137,7 +143,8 @@ def test_a_gradient_that_is_not_finite_stays_in_its_row(lora_model):
     rows = [{"input_ids": ids, "labels": [-100, *ids[1:]]} for ids in (good, bad, good)]
     model.get_base_model().get_output_embeddings().weight = torch.nn.Parameter(torch.randn(97, 32), requires_grad=False)
     features = GradientEngine(model, sketch=SKETCH).features(rows)
-    assert np.isfinite(features[[0, 2]]).all() and not np.isfinite(features[1]).all()
+    assert np.isfinite(features[[0, 2]]).all()
+    assert not np.isfinite(features[1]).all()
 
 
 def test_no_examples_are_no_trouble(lora_model):
@@ -240,7 +247,8 @@ def test_trained_biases_below_lora_are_not_taken_for_unheard(lora_model, make_ex
     got = GradientEngine(model, sketch=SKETCH).gradients(rows)
     wanted = oracle(model, rows)
     biases = [name for name in wanted if name.endswith("c_proj.base_layer.bias")]
-    assert biases and got.keys() == wanted.keys()
+    assert biases
+    assert got.keys() == wanted.keys()
     for name, gradient in wanted.items():
         torch.testing.assert_close(got[name], gradient, rtol=1e-4, atol=1e-6)
     assert all(got[name].any() for name in biases)
@@ -274,7 +282,8 @@ def test_only_the_active_adapter_counts(lora_model, make_examples, oracle):
     model.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     got = GradientEngine(model, sketch=SKETCH).gradients(rows)
     wanted = oracle(model, rows)
-    assert got.keys() == wanted.keys() and not any(".other." in name for name in got)
+    assert got.keys() == wanted.keys()
+    assert not any(".other." in name for name in got)
     assert all(error(got[name], gradient) < 1e-5 for name, gradient in wanted.items())
 
 
@@ -342,7 +351,8 @@ def test_a_batch_that_runs_out_of_memory_is_halved_and_the_budget_remembered(lor
     engine = GradientEngine(model, sketch=SKETCH, moments=moments, token_budget=4096)
     got = engine.features(rows)
     assert np.max(np.linalg.norm(got - wanted, axis=1) / np.linalg.norm(wanted, axis=1)) < 1e-5
-    assert 20 <= engine.token_budget <= 45 and not engine.recompute
+    assert 20 <= engine.token_budget <= 45
+    assert not engine.recompute
     refused = sum(tokens > 45 for tokens in tried)
     assert refused >= 1
     engine.features(rows)

@@ -36,7 +36,9 @@ def test_rows_come_out_at_length_one_and_rows_without_direction_are_set_aside():
 
 def test_no_rows_are_no_trouble():
     unit, norms, good, reasons = normalise(np.zeros((0, 4), dtype=np.float32))
-    assert unit.shape == (0, 4) and norms.shape == good.shape == (0,) and reasons == []
+    assert unit.shape == (0, 4)
+    assert norms.shape == good.shape == (0,)
+    assert reasons == []
 
 
 @pytest.mark.parametrize("features", [np.zeros(3, dtype=np.float32), np.zeros((2, 3), dtype=np.int64)])
@@ -52,7 +54,9 @@ def test_a_shard_is_read_back_as_a_view_of_the_file(tmp_path):
     table = folder.read_table("0.arrow")
     ids, features = read_features(table)
     assert ids == list("abcde")
-    assert features.dtype == np.float16 and not features.flags.owndata and not features.flags.writeable
+    assert features.dtype == np.float16
+    assert not features.flags.owndata
+    assert not features.flags.writeable
     np.testing.assert_array_equal(features, unit.astype(np.float16))
     assert read_norms(table).tolist() == [0, 1, 2, 3, 4]
     assert read_provenance(table.schema) == provenance
@@ -66,10 +70,12 @@ def test_int8_rows_are_whole_multiples_of_their_scale_read_as_a_view_of_the_file
     table = folder.read_table("0.arrow")
     ids, features = read_features(table)
     assert ids == list("abcde")
-    assert features.dtype == np.int8 and not features.flags.owndata
+    assert features.dtype == np.int8
+    assert not features.flags.owndata
     assert np.abs(features).max(axis=1).tolist() == [127] * 5
     scale = table["scale"].to_numpy()
-    assert table.column_names == ["id", "norm", "scale", "feature"] and scale.dtype == np.float32
+    assert table.column_names == ["id", "norm", "scale", "feature"]
+    assert scale.dtype == np.float32
     # Half a step, and what float32 rounds.
     assert np.all(np.abs(features * scale[:, None] - unit) <= 0.5001 * scale[:, None])
     # Attribution needs no scale: it normalises rows itself.
@@ -140,7 +146,8 @@ def test_a_table_and_a_slice_of_it_can_be_read():
 @pytest.mark.parametrize("storage", ["float16", "int8"])
 def test_a_shard_may_be_empty(storage):
     ids, features = read_features(feature_table([], np.zeros((0, 6), dtype=np.float32), np.zeros(0), {}, storage))
-    assert ids == [] and features.shape == (0, 6)
+    assert ids == []
+    assert features.shape == (0, 6)
 
 
 @pytest.mark.parametrize(

@@ -42,4 +42,5 @@ def test_grouped_sums_have_the_lengths_back_and_only_rows_of_all_checkpoints(sto
 def test_rows_without_a_group_are_left_out(stored):
     shards, _ = stored
     sums, counts = shards.grouped_sums("s", {}, 2)
-    assert (sums == 0).all() and counts.tolist() == [0, 0]
+    assert (sums == 0).all()
+    assert counts.tolist() == [0, 0]

@@ -35,7 +35,8 @@ def naive(sketch, parts):
 def test_equals_a_naive_loop(dim, seed, rows):
     sketch, parts = CountSketch(dim, seed), gradients(rows)
     projected = sketch.project(parts)
-    assert projected.dtype == torch.float32 and projected.shape == (rows, dim)
+    assert projected.dtype == torch.float32
+    assert projected.shape == (rows, dim)
     np.testing.assert_allclose(projected.numpy(), naive(sketch, parts), rtol=1e-5, atol=1e-5)
 
 
@@ -71,7 +72,8 @@ def test_inner_products_are_right_on_average_with_the_variance_of_a_dense_projec
 def test_every_bucket_and_both_signs_are_hit_alike():
     buckets, signs = CountSketch(100, 0).hashes("w", (70_050,))
     counts = np.bincount(buckets, minlength=100)
-    assert counts.min() >= 700 and counts.max() <= 701
+    assert counts.min() >= 700
+    assert counts.max() <= 701
     assert abs(signs.mean()) < 4 / 70_050**0.5
     first = buckets[:70_000].reshape(700, 100)[:, 0]
     assert np.bincount(first, minlength=100).max() < 25

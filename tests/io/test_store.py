@@ -201,7 +201,8 @@ def test_a_folder_as_text_is_its_place(object_store: object, tmp_path: Path) -> 
     for place in ("s3://studies/one", "memory://shared/one", str(tmp_path)):
         folder = Folder.at(place)
         assert str(folder) == place == str(folder / "two").removesuffix("/two")
-        assert (folder / "two/three").parent == folder / "two" and (folder / "two").name == "two"
+        assert (folder / "two/three").parent == folder / "two"
+        assert (folder / "two").name == "two"
         (folder / "two").write("x", b"1")
         assert Folder.at(str(folder / "two")).read("x") == b"1"
     assert str(Folder.at("s3://studies/one/")) == "s3://studies/one"

@@ -88,7 +88,8 @@ def test_a_name_that_is_taken_gives_way_to_the_next_words_and_then_to_a_number()
     assert names[:2] == ["alpha-beta-delta", "alpha-beta-gamma"]
     twins = ["alpha beta gamma"] * 5
     names = name_clusters(rows(twins, twins, *[["dog"] * 5] * 8))
-    assert names[0] == "alpha-beta-gamma" and names[1] == "alpha-beta"
+    assert names[0] == "alpha-beta-gamma"
+    assert names[1] == "alpha-beta"
 
 
 def test_taken_short_names_have_numbers():
@@ -118,7 +119,8 @@ def test_names_are_unique_short_and_fit_for_files(given_rows):
     names = name_clusters(given_rows)
     assert len({name.lower() for name in names}) == len(names)
     for name in names:
-        assert 0 < len(name) <= 40 and name == name.lower()
+        assert 0 < len(name) <= 40
+        assert name == name.lower()
         assert re.fullmatch(rf"[^\W_](?:[^\W_]|[{naming._MARKS}]|-)*", name)
 
 
@@ -126,11 +128,13 @@ def test_naming_rows_are_a_uniform_share_of_every_cluster(monkeypatch):
     monkeypatch.setattr(naming, "CLUSTER_ROWS", 50)
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [1000, 200, 7]))
     chosen = naming_rows(labels)
-    assert chosen.dtype == np.int64 and (np.diff(chosen) > 0).all()
+    assert chosen.dtype == np.int64
+    assert (np.diff(chosen) > 0).all()
     assert np.bincount(labels[chosen]).tolist() == [50, 50, 7]
     assert chosen.tolist() == naming_rows(labels.copy()).tolist()
     of_first = np.searchsorted(np.flatnonzero(labels == 0), chosen[labels[chosen] == 0])
-    assert 300 < of_first.mean() < 700 and of_first.max() > 800
+    assert 300 < of_first.mean() < 700
+    assert of_first.max() > 800
 
 
 def test_naming_rows_of_many_clusters_are_bounded_together(monkeypatch):

@@ -44,7 +44,8 @@ def test_every_row_is_with_the_centroid_of_the_highest_cosine(blobs, count):
     assert labels.tolist() == cosines(rows, centroids).argmax(axis=1).tolist()
     assert labels.tolist() == nearest(rows, centroids).tolist()
     sizes = np.bincount(labels)
-    assert len(sizes) == count and sizes.tolist() == sorted(sizes, reverse=True)
+    assert len(sizes) == count
+    assert sizes.tolist() == sorted(sizes, reverse=True)
 
 
 def test_of_equal_clusters_that_with_the_lowest_row_comes_first():
@@ -65,7 +66,8 @@ def test_the_same_rows_get_the_same_labels_whatever_the_threads():
 def test_equal_rows_have_equal_labels():
     rows = np.random.default_rng(4).normal(size=(200, 33)).astype(np.float32)
     labels, _ = cluster(np.concatenate([rows, rows[::-1], rows[50:150]]), 20, seed=0)
-    assert (labels[:200] == labels[200:400][::-1]).all() and (labels[50:150] == labels[400:]).all()
+    assert (labels[:200] == labels[200:400][::-1]).all()
+    assert (labels[50:150] == labels[400:]).all()
 
 
 @pytest.mark.parametrize(("rows", "kinds"), [(12, 3), (3, 3), (40, 1)])
@@ -80,7 +82,8 @@ def test_fewer_different_embeddings_make_fewer_clusters_and_a_warning(rows, kind
 
 def test_rows_that_cancel_out_are_one_cluster_all_the_same():
     labels, centroids = cluster(np.array([[1.0, 0], [-1, 0]]), 1, seed=0)
-    assert labels.tolist() == [0, 0] and np.isfinite(centroids).all()
+    assert labels.tolist() == [0, 0]
+    assert np.isfinite(centroids).all()
 
 
 def test_a_large_pool_is_fitted_on_a_sample_and_mapped_from_disk(blobs, tmp_path, monkeypatch):
@@ -95,7 +98,8 @@ def test_a_large_pool_is_fitted_on_a_sample_and_mapped_from_disk(blobs, tmp_path
     with pytest.raises(StopIteration):
         cluster(mapped, 3, seed=0)
     assert seen[0].shape == (25, 8)
-    assert (cosines(seen[0], rows).max(axis=1) > 1 - 1e-5).all() and len(np.unique(seen[0], axis=0)) == 25
+    assert (cosines(seen[0], rows).max(axis=1) > 1 - 1e-5).all()
+    assert len(np.unique(seen[0], axis=0)) == 25
 
 
 def _stop():
@@ -116,7 +120,8 @@ def test_blocks_change_nothing(blobs, small_blocks):
     whole = cluster(rows, 5, seed=0)
     small_blocks()
     small = cluster(rows, 5, seed=0)
-    assert (small[0] == whole[0]).all() and (small[1] == whole[1]).all()
+    assert (small[0] == whole[0]).all()
+    assert (small[1] == whole[1]).all()
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])

@@ -56,7 +56,8 @@ def test_removals_have_the_scores_with_and_without():
     full, without, errors = effects_of_removals(RUNS, SCORES, 2)
     assert full[0].tolist() == [-3, -1]
     assert without[0, 1].tolist() == [-4, pytest.approx(-3.5 / 3)]
-    assert np.isnan(without[0, 0]).all() and np.isnan(without[1]).all()
+    assert np.isnan(without[0, 0]).all()
+    assert np.isnan(without[1]).all()
     assert errors[0, 1, 0] == pytest.approx(1.0)
 
 

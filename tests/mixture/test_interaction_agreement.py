@@ -13,7 +13,8 @@ def _gamma(seed=0, size=8):
 def test_any_rising_transform_agrees_wholly():
     found = agreement(_gamma(), np.exp(_gamma()))
     assert (found.correlation, found.within) == (pytest.approx(1), pytest.approx(1))
-    assert found.low == pytest.approx(1) and found.entries == 56
+    assert found.low == pytest.approx(1)
+    assert found.entries == 56
 
 
 def test_scale_of_columns_moves_the_whole_but_not_the_correlation_within():
@@ -28,7 +29,8 @@ def test_diagonal_and_unknown_entries_do_not_count():
     np.fill_diagonal(other, -100)
     other[2, 5] = np.nan
     found = agreement(one, other)
-    assert found.correlation == pytest.approx(1) and found.entries == 55
+    assert found.correlation == pytest.approx(1)
+    assert found.entries == 55
 
 
 def test_interval_of_unrelated_estimates_holds_zero_and_is_the_same_again():
@@ -39,7 +41,8 @@ def test_interval_of_unrelated_estimates_holds_zero_and_is_the_same_again():
 
 def test_too_few_entries_have_no_correlation():
     found = agreement(np.eye(2), np.eye(2))
-    assert np.isnan(found.correlation) and np.isnan(found.low)
+    assert np.isnan(found.correlation)
+    assert np.isnan(found.low)
 
 
 def test_other_shapes_are_refused():

@@ -33,7 +33,8 @@ def test_T1c_transposed_gamma_has_another_best_category():
     found = solve(ALPHA, GAMMA.T)
     assert found.worth == pytest.approx([0.46, 0.52, 0.38])
     assert found.start_objective == pytest.approx(0.462)
-    assert found.weights.argmax() == 0 and found.weights[1] > 0.3
+    assert found.weights.argmax() == 0
+    assert found.weights[1] > 0.3
 
 
 @st.composite
@@ -65,7 +66,8 @@ def test_objective_is_that_of_scipy(programme):
     )
     assert found.objective == pytest.approx(-oracle.fun, abs=1e-6)
     assert found.weights.sum() == pytest.approx(1)
-    assert (found.weights >= lower - 1e-7).all() and (found.weights <= upper + 1e-7).all()
+    assert (found.weights >= lower - 1e-7).all()
+    assert (found.weights <= upper + 1e-7).all()
     assert np.abs(found.weights - start).sum() / 2 <= shift + 1e-7
 
 
@@ -171,7 +173,9 @@ def test_counts_keep_capacity_and_sum(shares, total, data):
             counts(shares, total, capacity=capacity)
         return
     found = counts(shares, total, capacity=capacity)
-    assert found.sum() == total and (found >= 0).all() and (found <= capacity).all()
+    assert found.sum() == total
+    assert (found >= 0).all()
+    assert (found <= capacity).all()
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=8), st.integers(0, 300))

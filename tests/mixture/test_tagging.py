@@ -33,7 +33,9 @@ def test_tags_are_cleaned(text, expected):
 @given(st.text(max_size=80))
 def test_a_clean_tag_is_short_and_stays_as_it_is(text):
     clean = clean_tag(text)
-    assert clean_tag(clean) == clean and len(clean) <= 60 and clean == clean.strip().lower()
+    assert clean_tag(clean) == clean
+    assert len(clean) <= 60
+    assert clean == clean.strip().lower()
 
 
 def unit(*parts):
@@ -73,7 +75,8 @@ def test_near_duplicates_are_merged_under_the_most_frequent_name():
 
 def test_small_categories_join_the_one_most_like_them_until_few_are_left():
     four = merge_tags(COUNTS, embed, 4)
-    assert four["baking"] == four["recipes"] == "cooking" and four["algebra"] == "algebra"
+    assert four["baking"] == four["recipes"] == "cooking"
+    assert four["algebra"] == "algebra"
     three = merge_tags(COUNTS, embed, 3)
     assert three["algebra"] == "mathematics"
     assert set(three.values()) == {"mathematics", "cooking", "poetry"}
@@ -124,7 +127,8 @@ def test_merging_agrees_with_a_naive_one(seed):
 def test_the_order_of_the_tags_does_not_matter(order, most):
     shuffled = merge_tags({tag: COUNTS[tag] for tag in order}, embed, most)
     assert shuffled == merge_tags(COUNTS, embed, most)
-    assert len(set(shuffled.values())) <= most and set(shuffled) == set(COUNTS)
+    assert len(set(shuffled.values())) <= most
+    assert set(shuffled) == set(COUNTS)
     assert all(shuffled[name] == name for name in shuffled.values())
 
 

@@ -29,7 +29,8 @@ def test_the_base_is_frozen_and_lora_is_float32_even_on_a_bfloat16_base(tiny_mod
     assert not any(parameter.requires_grad for parameter in base.parameters())
     adapted = attach_lora(base, Lora(rank=2), seed=0)
     trainable = {name: p.dtype for name, p in adapted.named_parameters() if p.requires_grad}
-    assert trainable and all("lora_" in name and dtype == torch.float32 for name, dtype in trainable.items())
+    assert trainable
+    assert all("lora_" in name and dtype == torch.float32 for name, dtype in trainable.items())
 
 
 def test_the_same_seed_gives_the_same_matrices_and_leaves_torchs_own_alone(model):
@@ -39,7 +40,8 @@ def test_the_same_seed_gives_the_same_matrices_and_leaves_torchs_own_alone(model
     first, second, third = (attach_lora(load_base(model), Lora(rank=2), seed=seed) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(3), expected)
     weights = [next(p for n, p in m.named_parameters() if "lora_A" in n) for m in (first, second, third)]
-    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def test_an_adapter_comes_back_trainable(model, tmp_path):

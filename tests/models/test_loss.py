@@ -75,7 +75,8 @@ def test_each_example_has_hugging_faces_loss(family):
     model, rows = build(family), make_examples()
     losses = answer_losses(model, collate(rows))
     wanted = torch.stack([own_loss(model, row) for row in rows])
-    assert losses.shape == (4,) and losses.dtype == torch.float32
+    assert losses.shape == (4,)
+    assert losses.dtype == torch.float32
     torch.testing.assert_close(losses, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -109,7 +110,8 @@ def test_no_more_logits_than_a_chunk_at_a_time_and_none_for_prompts(monkeypatch)
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: seen.append(len(output)))
     answer_losses(model, collate(rows)).sum().backward()
     answers = sum(label != -100 for row in rows for label in row["labels"])
-    assert sum(seen) == answers and max(seen) == 4
+    assert sum(seen) == answers
+    assert max(seen) == 4
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "granite"])

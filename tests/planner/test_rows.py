@@ -18,12 +18,12 @@ def row_set(lengths: list[int], rows: int | None = None, shards: int = 1, answer
 
 @given(LENGTHS, st.integers(1, 5), st.integers(20, 200))
 def test_where_all_lengths_are_known_the_batches_are_those_of_the_shards(lengths, shards, budget):
-    found = row_set(lengths, shards=shards).batches(budget)
+    counted = row_set(lengths, shards=shards).batches(budget)
     count = padded = 0
     for part in np.array_split(lengths, shards):
         for batch in token_budget_batches(part.tolist(), budget):
             count, padded = count + 1, padded + len(batch) * max(part[row] for row in batch)
-    assert (found.count, found.padded) == (count, padded)
+    assert (counted.count, counted.padded) == (count, padded)
 
 
 def test_a_sample_stands_for_the_rows_that_were_not_looked_at():
@@ -49,12 +49,12 @@ def test_a_sample_with_short_and_long_rows_is_spread_over_a_shard_evenly():
 def test_warming_up_takes_the_longest_row_and_the_fullest_batch(sets, budget, count):
     rows = [row_set(lengths) for lengths in sets]
     warm_up, timed = pick_batches(rows, budget, count)
-    found = [[sets[number][place] for place in places] for number, places in warm_up]
-    every = [[own[row] for row in batch] for own in sets for batch in token_budget_batches(own, budget)]
-    assert max(max(batch) for batch in found) == max(max(own) for own in sets)
-    assert max(max(batch) * len(batch) for batch in found) == max(max(batch) * len(batch) for batch in every)
+    longest = [[sets[number][row] for row in rows] for number, rows in warm_up]
+    every = [[known[row] for row in batch] for known in sets for batch in token_budget_batches(known, budget)]
+    assert max(max(batch) for batch in longest) == max(max(known) for known in sets)
+    assert max(max(batch) * len(batch) for batch in longest) == max(max(batch) * len(batch) for batch in every)
     assert 1 <= len(timed) <= count
-    assert all([sets[number][place] for place in places] in every for number, places in timed)
+    assert all([sets[number][row] for row in rows] in every for number, rows in timed)
 
 
 def test_timed_batches_are_spread_over_the_tokens_and_weigh_a_sample_as_its_rows():
@@ -67,36 +67,36 @@ def test_timed_batches_are_spread_over_the_tokens_and_weigh_a_sample_as_its_rows
 def test_rows_to_train_on_start_with_the_longest():
     first, drawn = pick_rows([row_set([5, 9]), row_set([7, 8, 1])], 3, 4, seed=0)
     assert first == [(0, [1]), (1, [1]), (1, [0])]
-    assert len({(number, *places) for number, places in drawn}) == 4
+    assert len({(number, *rows) for number, rows in drawn}) == 4
 
 
 def test_rows_to_train_on_come_again_where_there_are_too_few():
     first, drawn = pick_rows([row_set([5, 9])], 5, 6, seed=0)
-    assert [places for _, places in first] == [[1], [0], [1], [0], [1]]
+    assert [rows for _, rows in first] == [[1], [0], [1], [0], [1]]
     assert len(drawn) == 6
 
 
 def test_a_set_is_drawn_from_as_often_as_it_has_rows():
     _, drawn = pick_rows([row_set([5] * 400), row_set([5] * 400, rows=3600)], 1, 400, seed=0)
     share = sum(number for number, _ in drawn) / 400
-    # 400 draws without replacement from 800 places, nine in ten of the weight on one half.
+    # 400 draws without replacement from 800 rows, nine in ten of the weight on one half.
     assert 0.78 < share < 0.92
 
 
 def test_lines_are_counted_and_the_sample_keeps_their_order():
     lines = [b"" if number % 5 == 0 else b"%03d" % number for number in range(100)]
     chunks = [(start + 1, lines[start : start + 30]) for start in range(0, 100, 30)]
-    found = sample_lines(chunks, 20, [0, 3])
-    assert (found.lines, found.rows, len(found.sample)) == (100, 80, 20)
-    assert found.sample == sorted(set(found.sample))
-    assert b"" not in found.sample
-    assert sample_lines(chunks, 20, [0, 3]) == found
-    assert sample_lines(chunks, 20, [0, 4]).sample != found.sample
+    sample = sample_lines(chunks, 20, [0, 3])
+    assert (sample.lines, sample.rows, len(sample.sample)) == (100, 80, 20)
+    assert sample.sample == sorted(set(sample.sample))
+    assert b"" not in sample.sample
+    assert sample_lines(chunks, 20, [0, 3]) == sample
+    assert sample_lines(chunks, 20, [0, 4]).sample != sample.sample
 
 
 def test_a_sample_as_large_as_the_file_is_the_file():
-    found = sample_lines([(1, [b"b", b"a"]), (3, [b"", b"c"])], 4, [0])
-    assert (found.lines, found.rows, found.sample) == (4, 3, [b"b", b"a", b"c"])
+    sample = sample_lines([(1, [b"b", b"a"]), (3, [b"", b"c"])], 4, [0])
+    assert (sample.lines, sample.rows, sample.sample) == (4, 3, [b"b", b"a", b"c"])
 
 
 def test_every_line_is_drawn_about_as_often():

