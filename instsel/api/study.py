@@ -46,7 +46,7 @@ def open_study(path: str | Path) -> "Study":
         warnings.warn(
             f"{uri}: {named} not of the other results that are there now; they were edited, or are of another study "
             "file: run the study again",
-            stacklevel=3,
+            stacklevel=2,
         )
     return study
 
