@@ -85,7 +85,7 @@ class Pool:
         return facets
 
     def _categories(self) -> Facet:
-        table = (self.record.folder / "categorize").read_table("tags.parquet", ["id", "category"])
+        table = (self.record.folder / "categorize").read_table("categories.parquet", ["id", "category"])
         facet = facet_of(table["category"])
         codes = np.full(self.rows, len(facet.names), dtype=np.int64)
         indices = self.indices(table["id"])

@@ -189,3 +189,12 @@ def test_category_that_is_not_there_is_named(mixed):
         wrong = parse_study({**raw, "mixture": {**MIXTURE, key: {"poems": 1.0}}}, "test").mixture
         with pytest.raises(InputError, match=message):
             mix(wrong, reader, labels, start, 8)
+
+
+def test_bug_the_report_looked_for_categories_under_a_former_name(mixed):
+    from instsel.report.pool import Pool
+    from instsel.report.record import StudyRecord
+
+    _, graph, _ = mixed
+    facet = Pool(StudyRecord(str(graph.folder))).facets["category"]
+    assert facet.names[: len(SOURCES)] == SOURCES
