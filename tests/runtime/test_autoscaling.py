@@ -86,7 +86,7 @@ def test_a_driver_that_gets_sigterm_releases_them() -> None:
     code = """
 import os, ray, signal, time
 from instsel.runtime import autoscaling
-from instsel.config import Resources
+from instsel.config.study import Resources
 from instsel.console import Terminal
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 autoscaling.request_resources = lambda bundles: print("asked", bundles, flush=True)
