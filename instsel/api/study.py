@@ -23,8 +23,8 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.study.attribution_specs import attribution_specs
 from instsel.study.folder import MANIFEST, STARTED, Manifest, read_manifest
+from instsel.study.graph import stale_settings
 from instsel.study.runs import BASE, Run, runs_of
-from instsel.study.staleness import stale_settings
 
 MOST_NAMED = 5
 EXAMPLE = ["id", "task", "messages", "tokens", "answer_tokens"]

@@ -7,21 +7,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from instsel.choice.levels import levels_of_rows
 from instsel.choice.output import TRAINING_SET
+from instsel.config.mixture import Curriculum
 from instsel.config.study import StudyConfig
 from instsel.errors import Diverged, InputError
+from instsel.mixture.categories import OTHER
 from instsel.mixture.curriculum import most_held_back, passes
+from instsel.mixture.dependency import INTERMEDIATE, LEVELS
 from instsel.pipeline.probes import training_probe
 from instsel.study import dependencies
 from instsel.study.estimates import training_estimate
 from instsel.study.folder import StageFolder
+from instsel.study.reader import StudyReader
 from instsel.study.results import SelectResult, TrainingResult
 from instsel.study.runs import Run, runs_of
 from instsel.study.stage import PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 if TYPE_CHECKING:
     from instsel.runtime.training_run import Trained, TrainingRun
+
 
 DIVERGED = "diverged.json"
 
@@ -156,3 +160,29 @@ def order_of_rows(context: RunContext, run: Run) -> tuple[list[str], NDArray[np.
         return ids, levels, passes(levels, run.method.order, config.finetune.epochs, seed=seed, held_back=held)
     except ValueError as error:
         raise InputError(f"{run.name}: {error}; {sizes}") from error
+
+
+def levels_of_rows(curriculum: Curriculum, reader: StudyReader, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return levels of rows by their categories, int64 (N,): 0 preliminary, 1 intermediate, 2 subsequent.
+
+    Args:
+        curriculum: whether levels are by dependencies, or which the user gave.
+        reader: the study, with its categories, and with interventions where levels are by dependencies.
+        ids: of the rows.
+
+    Raises:
+        InputError: levels are given to a category that is not there.
+    """
+    if curriculum.levels == "dependencies":
+        level_of = reader.interaction("interventions")["dependency"]["levels"]
+    else:
+        level_of = curriculum.levels
+        known = {*reader.category_of.values(), OTHER}
+        unknown = sorted(set(level_of) - known)
+        if unknown:
+            raise InputError(
+                f"curriculum.levels names {unknown[0]!r}, which is no category; they are {', '.join(sorted(known))}"
+            )
+    number = {name: LEVELS.index(level) for name, level in level_of.items()}
+    levels = [number.get(reader.category_of[row], INTERMEDIATE) for row in ids]
+    return np.array(levels, dtype=np.int64)

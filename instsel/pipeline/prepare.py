@@ -30,7 +30,7 @@ from instsel.study.results import PoolResult, PrepareResult
 from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 if TYPE_CHECKING:
-    from instsel.runtime.attempts import AttemptLimiter
+    from instsel.runtime.actors import AttemptLimiter
 
 CHUNK_BLOCK_BYTES = 4 << 20
 FLOAT16 = "the model's weights are stored in float16: bfloat16 keeps 8 of their 11 bits, --set model.dtype=float32 all"
@@ -92,8 +92,7 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
     """Write every shard of the pool; return their names in the order of the files."""
     import ray.data
 
-    from instsel.runtime.actors import READER_CPUS, bounded_dataset
-    from instsel.runtime.attempts import AttemptLimiter
+    from instsel.runtime.actors import READER_CPUS, AttemptLimiter, bounded_dataset
     from instsel.runtime.process_cache import new_key
 
     work = bounded_dataset(

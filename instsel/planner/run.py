@@ -13,11 +13,10 @@ from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph
 from instsel.planner.cluster import TargetCluster
-from instsel.planner.estimate import Capacity, estimate_stages, find_shortages, open_stages
+from instsel.planner.estimate import Capacity, estimate_stages, find_shortages, open_stages, plan_table
 from instsel.planner.profile import ClusterProfiler
 from instsel.planner.rates import NOTHING, save_rates
 from instsel.planner.sample import prepared_rows, sampled_rows
-from instsel.planner.table import plan_table
 from instsel.runtime.devices import settle_dtype
 from instsel.runtime.errors import clear_errors
 from instsel.runtime.session import plan_resources, ray_session

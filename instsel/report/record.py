@@ -1,18 +1,25 @@
-"""The record of a study: which stages its folder should have, which it has, and what they say of themselves."""
+"""The record of a study: which stages its folder should have, which it has, and whether they belong together."""
 
 import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
+from instsel.choice.output import TABLE
 from instsel.choice.reselect import open_study
 from instsel.config.file import dump_yaml
 from instsel.config.study import StudyConfig
 from instsel.io.store import Folder
 from instsel.study.attribution_specs import attribution_specs
-from instsel.study.folder import MANIFEST, Manifest, read_manifest
+from instsel.study.folder import MANIFEST, Manifest, read_manifest, stage_fingerprint
+from instsel.study.graph import stale_settings
 from instsel.study.reader import StudyReader
 from instsel.study.runs import BASE, Run, runs_of
+
+MOST_NAMED = 3
+_TOLERANCE = 1e-9
 
 
 class StudyRecord:
@@ -103,3 +110,59 @@ class StudyRecord:
         """Return whether a stage has this name: a manifest from elsewhere could name a path outside the folder."""
         stages = "|".join({re.escape(stage.partition("/")[0]) for stage in self.reader.stages()})
         return re.fullmatch(rf"({stages})(/(?!\.\.?$)[^/\\]+)?", name) is not None
+
+
+def warnings(record: StudyRecord) -> list[str]:
+    """Say what does not fit together in a study folder, a sentence each; empty where everything does.
+
+    The settings of each stage are compared with the study file. A manifest's fingerprint is computed again from what
+    it says the stage depended on, and compared with what later stages were made from; the losses and the counts of
+    rows are compared with the tables beside them.
+    """
+    sentences = _stale(record)
+    for name, manifest in record.manifests.items():
+        sentences += _chain(name, manifest, record.manifests)
+    for name, result in record.results("select").items():
+        rows = len((record.folder / "select" / name).read_table(TABLE, ["id"]))
+        if rows != result["rows"]:
+            sentences.append(f"select/{name}/{TABLE} has {rows:,} rows, but its manifest says {result['rows']:,}")
+    for name, result in record.results("evaluate").items():
+        sentences += _losses(record, name, result["losses"])
+    return sentences
+
+
+def _stale(record: StudyRecord) -> list[str]:
+    by_keys: dict[str, list[str]] = {}
+    for name, keys in stale_settings(record.reader.stages(), record.manifests).items():
+        by_keys.setdefault(", ".join(sorted(keys)), []).append(name)
+    return [f"{_first(names)}: made by another study file, with other {keys}" for keys, names in by_keys.items()]
+
+
+def _first(names: list[str]) -> str:
+    rest = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def _chain(name: str, manifest: Manifest, manifests: Mapping[str, Manifest]) -> list[str]:
+    content = (manifest["version"], manifest["settings"], manifest["inputs"], manifest["parents"])
+    sentences = []
+    if stage_fingerprint(manifest["stage"], *content) != manifest["fingerprint"]:
+        sentences.append(f"{name}/manifest.json was edited: its fingerprint does not match what it says")
+    for parent, expected in manifest["parents"].items():
+        if parent in manifests and manifests[parent]["fingerprint"] != expected:
+            sentences.append(f"{name} was made from another {parent} than the one that is there now")
+    return sentences
+
+
+def _losses(record: StudyRecord, run: str, losses: Mapping[str, float]) -> list[str]:
+    sentences = []
+    # Only the study's own targets: a name from elsewhere could lead out of the folder.
+    for target in (target for target in record.config.targets if target in losses):
+        folder, file = record.folder / "evaluate" / run, f"{target}.parquet"
+        if not folder.exists(file):
+            sentences.append(f"evaluate/{run}/{file} is gone, but the manifest has its mean loss")
+            continue
+        mean = folder.read_table(file, ["loss"])["loss"].to_numpy().mean()
+        if not np.isclose(mean, losses[target], rtol=_TOLERANCE, atol=_TOLERANCE):
+            sentences.append(f"evaluate/{run}/{file} was edited: its mean loss is not what the manifest says")
+    return sentences

@@ -1,7 +1,8 @@
-"""A pool of model actors that works through items, whose rows are read ahead by tasks."""
+"""A pool of model actors that work through items, rows read ahead by tasks, and a limit on attempts at each."""
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,13 +10,14 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 import ray.data
 
+from instsel.errors import StudyError
 from instsel.io.store import Folder
-from instsel.runtime.attempts import AttemptLimiter
 from instsel.runtime.observability import Meter
-from instsel.runtime.session import useful_processes
-from instsel.study.folder import path_in_study
+from instsel.runtime.session import on_this_node, useful_processes
+from instsel.study.folder import Attempts, count_attempt, path_in_study, read_attempts
 from instsel.study.resources import ResourcePlan
 
 EXAMPLE = ("input_ids", "labels")
@@ -28,12 +30,57 @@ AHEAD_BYTES = 128 << 20
 Item = dict[str, str]
 """A piece of work; `item["rows"]` names the table that it is about, and the other keys are the stage's."""
 
+# Ray restarts a worker that died, and its work with it, without end.
+MOST_ATTEMPTS = 4
+
 
 class ModelActor(Protocol):
     """Works on an item at a time; loads its model once, when it is constructed."""
 
     def __call__(self, item: Item, ids: list[str], examples: list[Any], /) -> dict[str, Any]:
         """Return plain values; `tokens` and `rejected`, where they are among them, are counted as metrics."""
+
+
+class AttemptLimiter:
+    """Counts attempts for the actors of a stage, which call `start` before each piece of work."""
+
+    def __init__(self) -> None:
+        # On the driver's machine: any other machine could go away, and the actor with it.
+        counter: Any = ray.remote(num_cpus=0)(_AttemptCounter).options(scheduling_strategy=on_this_node())
+        self._counter, self._limit = counter.remote(), MOST_ATTEMPTS
+
+    def start(self, stage: Folder, piece: str, rows: int, description: str) -> None:
+        """Count an attempt, also in the folder of the stage, see `instsel.study.folder`.
+
+        Args:
+            stage: folder of the stage that the work is for.
+            piece: name of the work, unlike all others of the stage.
+            rows: number of rows in it.
+            description: of the work, for an error's message.
+
+        Raises:
+            StudyError: this run has tried `MOST_ATTEMPTS` times already, and each time the worker died.
+        """
+        if ray.get(self._counter.count.remote(stage, piece, rows)) > self._limit:
+            raise StudyError(
+                f"{description}: {self._limit} workers died at these rows, one after the other; if memory is short, "
+                "lower token_budget or resources.actors, and run again"
+            )
+
+
+class _AttemptCounter:
+    """Counts for all actors of a stage, in a process of its own."""
+
+    def __init__(self) -> None:
+        self.attempts: dict[str, dict[str, Attempts]] = {}
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def count(self, stage: Folder, piece: str, rows: int) -> int:
+        if stage.path not in self.attempts:
+            self.attempts[stage.path] = read_attempts(stage)
+        count_attempt(stage, piece, rows, self.attempts[stage.path])
+        self.counts[stage.path, piece] += 1
+        return self.counts[stage.path, piece]
 
 
 @dataclass(frozen=True)

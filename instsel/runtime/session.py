@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from instsel.config.study import Resources
 from instsel.console import log
 from instsel.errors import InputError, StudyError
-from instsel.runtime.environment import default_variables
 from instsel.study.resources import ResourcePlan as ResourcePlan
 
 # A process takes 5 s of a CPU to start and to load torch and transformers; in that time a small model takes the
@@ -152,3 +151,15 @@ def machine_memory() -> int:
         if text.isdecimal():
             limits.append(int(text))
     return min(limits)
+
+
+@contextmanager
+def default_variables(defaults: Mapping[str, str]) -> Iterator[None]:
+    """Set variables while the block runs; those that the user has set keep their values."""
+    added = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]

@@ -11,8 +11,7 @@ from instsel.console import Terminal
 from instsel.errors import Diverged, InputError, StudyError
 from instsel.runtime.errors import last_line
 from instsel.runtime.session import on_this_node, useful_processes
-from instsel.runtime.training_follower import POLL_SECONDS
-from instsel.runtime.training_group import train_group, train_settings
+from instsel.runtime.training_group import POLL_SECONDS, train_group, train_settings
 from instsel.runtime.training_progress import progress_actor
 from instsel.runtime.training_run import OnEnd, Trained, TrainingRun, TrainingSession
 from instsel.study.resources import ResourcePlan

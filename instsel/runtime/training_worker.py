@@ -17,7 +17,7 @@ from instsel.config.study import Lora, Model
 from instsel.errors import Diverged, InputError, StudyError
 from instsel.io.store import Folder
 from instsel.runtime.session import peak_memory
-from instsel.runtime.step_checkpoints import StepCheckpointer
+from instsel.runtime.training_progress import StepCheckpointer
 from instsel.runtime.training_run import METRICS, RUN, checkpoint_names
 from instsel.training.checkpoint import STATE
 from instsel.training.deepspeed import AUTO

@@ -10,8 +10,7 @@ from ray import tune
 
 from instsel.console import Bar, Terminal, log
 from instsel.errors import StudyError
-from instsel.runtime.environment import default_variables
-from instsel.runtime.session import cluster_resources
+from instsel.runtime.session import cluster_resources, default_variables
 from instsel.study.resources import ResourcePlan
 
 # Of the process that drives a trial, whose workers ask for their own. Ray Tune rejects an empty request.

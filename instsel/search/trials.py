@@ -25,8 +25,7 @@ from instsel.runtime.errors import last_line
 from instsel.runtime.tune import DRIVER, TrialCounter, plan_trial_resources, quiet_tune
 from instsel.search.outcome import Outcome
 from instsel.search.space import study_of
-from instsel.search.store import TrialStore
-from instsel.search.trial import OUTCOME, OWNER, run_trial, trial_folder
+from instsel.search.trial import OUTCOME, OWNER, TrialStore, run_trial, trial_folder
 from instsel.study.folder import StageFolder
 from instsel.study.resources import ResourcePlan
 from instsel.study.stage import RunContext

@@ -1,4 +1,4 @@
-"""The folder of a study: one subfolder a stage, a manifest with a fingerprint, and what of it is still valid."""
+"""The folder of a study: a subfolder a stage, its manifest and fingerprint, attempts, and what is still valid."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, TypeVar
 
+import xxhash
 from pydantic import BaseModel, JsonValue
 
 from instsel import __version__
 from instsel.errors import InputError
 from instsel.io.fingerprint import fingerprint
 from instsel.io.store import Folder
-from instsel.study.attempts import ATTEMPTS, count_rows_reprocessed
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
@@ -24,6 +24,7 @@ FORMAT = 2
 
 Json = Mapping[str, JsonValue]
 ResultT = TypeVar("ResultT", bound=BaseModel)
+ATTEMPTS = "attempts"
 
 
 class ManifestCost(TypedDict):
@@ -273,3 +274,38 @@ def parse_result(kind: type[ResultT], manifest: Manifest, where: str) -> ResultT
             f"{where}/{MANIFEST} has no result of stage {manifest['stage']}: {str(error).splitlines()[0]}; delete that "
             "folder and run the study again"
         ) from error
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """How often a piece of work was started, and how many rows it has.
+
+    Work leaves an empty file KEY.TIMES.ROWS in the stage's folder before it starts, and nothing else: the names of the
+    files tell how often each piece was started, also by a driver that was killed.
+    """
+
+    times: int
+    rows: int
+
+
+def read_attempts(stage: Folder) -> dict[str, Attempts]:
+    """Return the attempts at each piece of work in a stage's folder, by the digest of its name."""
+    attempts: dict[str, Attempts] = {}
+    for name in (stage / ATTEMPTS).names():
+        key, times, rows = name.split(".")
+        earlier = attempts.get(key, Attempts(0, 0))
+        attempts[key] = max(earlier, Attempts(int(times), int(rows)), key=lambda each: each.times)
+    return attempts
+
+
+def count_attempt(stage: Folder, piece: str, rows: int, known: dict[str, Attempts]) -> None:
+    """Note one more attempt at a piece of work than `known` has, there and in the stage's folder."""
+    key = xxhash.xxh3_64_hexdigest(piece.encode())
+    times = known[key].times + 1 if key in known else 1
+    (stage / ATTEMPTS).write(f"{key}.{times}.{rows}", b"")
+    known[key] = Attempts(times, rows)
+
+
+def count_rows_reprocessed(stage: Folder) -> int:
+    """Count the rows whose work was started again; a row whose work was started three times counts twice."""
+    return sum((each.times - 1) * each.rows for each in read_attempts(stage).values())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from instsel.planner.table import format_bytes, format_seconds, plan_table
+from instsel.planner.estimate import format_bytes, format_seconds, plan_table
 from instsel.study.estimates import StageEstimate
 
 GB = 10**9

@@ -15,8 +15,7 @@ from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph
 from instsel.report.html import write_report
 from instsel.search.run import _stage, search_study
-from instsel.search.store import TrialStore
-from instsel.search.trial import OUTCOME, OWNER, trial_folder
+from instsel.search.trial import OUTCOME, OWNER, TrialStore, trial_folder
 from instsel.study.runs import BASE
 from tests.events import scalars
 

@@ -9,7 +9,7 @@ from instsel.config.search import Search
 from instsel.errors import StudyError
 from instsel.io.store import Folder
 from instsel.search.outcome import Outcome
-from instsel.search.store import TrialStore
+from instsel.search.trial import TrialStore
 from instsel.search.trials import Marking, TokenCap, _domain, _in_turn, _optuna, finished_outcomes
 
 
