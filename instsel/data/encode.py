@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from instsel.config.study import RowFormat
 from instsel.data.chat import encode
-from instsel.data.formats import BadRow, parse_row
+from instsel.data.formats import BadRow, Message, parse_row
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 EXAMPLES = pa.schema(
@@ -44,7 +44,7 @@ def encode_lines(  # noqa: PLR0913
     source: str | None = None,
     default_source: str = "",
     task_column: str = "task",
-    reject_if: Callable[[list[dict[str, str]]], str | None] | None = None,
+    reject_if: Callable[[list[Message]], str | None] | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """Parse, check and tokenise raw lines.
 

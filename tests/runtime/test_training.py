@@ -111,7 +111,7 @@ def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
     # Its checkpoints are PEFT adapters, and their moments fit the model that the next stage builds.
     PeftModel.from_pretrained(load_base(study.model), str(run / "epoch-3"))
     moments, state = read_checkpoint(run / "epoch-3", attach_lora(load_base(study.model), study.lora, 0))
-    assert (state["epoch"], state["step"]) == (3, 90)
+    assert (state.epoch, state.step) == (3, 90)
     assert len(moments) == 2 * 4 * 2
 
     # Without the files that make its checkpoints count it starts from the beginning; undisturbed, it leaves the same.
