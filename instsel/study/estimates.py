@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 import numpy as np
+from pydantic import JsonValue
 
 from instsel.config.study import StudyConfig
 from instsel.config.training import Training
@@ -257,7 +258,7 @@ class BatchProbe:
     """
 
     name: str
-    dependencies: Callable[[], Mapping[str, Any]]
+    dependencies: Callable[[], Mapping[str, JsonValue]]
     actors: Callable[[Folder], ActorSpec]
     item: Mapping[str, str]
     rows: Literal["pool", "heldout"] = "pool"
@@ -276,7 +277,7 @@ class TrainingProbe:
     """
 
     name: str
-    dependencies: Callable[[], Mapping[str, Any]]
+    dependencies: Callable[[], Mapping[str, JsonValue]]
     training: Training
 
 
