@@ -289,7 +289,7 @@ def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
     [
         (
             {},
-            "in a step of 4 rows: set finetune.micro_batch_size below 4, and the training goes on at its last",
+            "in a step of 4 rows: set finetune.micro_batch_size below 4, and the training resumes at its last",
         ),
         # Of 8 rows, each of 4 workers has 2.
         ({"batch_size": 8}, "in a step of 2 rows: set finetune.micro_batch_size below 2, and"),
