@@ -131,8 +131,6 @@ def thi(
 ) -> np.ndarray:
     """Compute the Task Frequency with Highest Influence (BIDS, arXiv 2501.12147, Section 3): the tasks that rows serve.
 
-    A row counts for the task of its highest influence.
-
     Args:
         attribution: (n, m), as for `aid`.
         indices: (k,) the rows chosen.
