@@ -109,6 +109,10 @@ def check_names(prose: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str]]:
             is_file = re.fullmatch(r"[\w./-]+", word) and slash and folder in NAMED_FOLDERS
             if is_file and not re.search(r"[A-Z]{2,}", word.replace("README", "")) and not (ROOT / word).exists():
                 yield number, f"`{span}`: no such file"
+            # `runtime/actors.py` is a module of the package, as the docs name it.
+            is_module = re.fullmatch(r"[a-z_/]+\.py", word) and slash and not is_file
+            if is_module and not (ROOT / "instsel" / word).exists():
+                yield number, f"`{span}`: no such module"
             if re.fullmatch(r"test_\w+", span) and span not in tests():
                 yield number, f"`{span}`: no such test"
 

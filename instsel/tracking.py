@@ -29,7 +29,7 @@ MLFLOW_REQUEST = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_
 
 @dataclass(frozen=True)
 class RunName:
-    """How a run is called: the study, the folder in it, and a key that stays the same when the run goes on."""
+    """How a run is called: the study, the folder in it, and a key that stays the same when the run is resumed."""
 
     study: str
     label: str
@@ -64,7 +64,7 @@ def tracked(study: StudyConfig, folder: Folder, dependencies: str, settings: Map
     Args:
         study: names the trackers.
         folder: of the run, in that of the study: gives the run its name.
-        dependencies: what the run depends on; with the same, it goes on under the same key.
+        dependencies: what the run depends on; with the same, it is resumed under the same key.
         settings: shown beside the run.
     """
     _, label = path_in_study(folder)
@@ -135,7 +135,7 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run of the experiment that is called as the study; a run that goes on is found by its tag."""
+    """A run of the experiment that is called as the study; a run that is resumed is found by its tag."""
 
     def __init__(self, where: str, name: RunName, settings: Mapping[str, Any]) -> None:
         from mlflow import MlflowClient
@@ -191,7 +191,7 @@ class WeightsAndBiases:
         )
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        # A step of its own: W&B's can only grow, and a run that goes on takes some steps again.
+        # A step of its own: W&B's can only grow, and a resumed run repeats some steps.
         self.run.log({**values, "step": step})
 
     def close(self) -> None:

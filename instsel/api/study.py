@@ -233,7 +233,7 @@ class Study(StudyArrays):
     def _finished(self, stage: str) -> Folder:
         if not self._reader.has(stage):
             raise InputError(
-                f"{self.path} has no finished stage {stage!r}; `instsel run` with its study file goes on from there"
+                f"{self.path} has no finished stage {stage!r}; `instsel run` with its study file resumes from there"
             )
         return self._reader.study / stage
 

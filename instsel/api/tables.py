@@ -59,7 +59,7 @@ class StudyArrays:
     @property
     def checkpoints(self) -> list[str]:
         """Checkpoints of the warmup that gradients were taken at, the earliest first."""
-        # Names sort as text in a manifest: epoch-10 stands before epoch-2.
+        # Names sort as text in a manifest: epoch-10 comes before epoch-2.
         return sorted(self._reader.gradients.provenance, key=lambda name: int(name.removeprefix("epoch-")))
 
     def features(self, checkpoint: str | None = None, kind: Literal["pool", "validation"] = "pool") -> Vectors:

@@ -25,7 +25,7 @@ class Budget:
     unit: str = "rows"
 
     def of(self, pool: RowCount) -> "Budget":
-        """Return the count that the budget stands for: as it is, or a share rounded down but at least one.
+        """Return the budget as a count: as given, or a share rounded down but at least one.
 
         Args:
             pool: How many `rows` and `tokens` the pool has, those counted that a method cannot choose.

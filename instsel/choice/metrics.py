@@ -1,4 +1,4 @@
-"""Whom a selection serves, and how much of it says the same: the metrics that stand beside every selection."""
+"""Which targets a selection serves and how redundant it is: the metrics of every selection."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -76,7 +76,7 @@ def _count_values(node: Node, counts: dict[int, int]) -> int:
 
     Raises:
         InputError: a key is written twice or is no plain text.
-        RecursionError: an alias stands within what it names.
+        RecursionError: an alias is part of what it names.
     """
     if isinstance(node, ScalarNode):
         return 1
@@ -197,7 +197,7 @@ def _message(item: ErrorDetails) -> str:
 
 
 def _written(loc: tuple[int | str, ...], raw: Any, *, missing: bool) -> tuple[int | str, ...]:
-    """The parts of an error's place that stand in the file, without pydantic's names for members of unions."""
+    """Return the parts of an error's location that are in the file, without pydantic's names for members of unions."""
     path: list[int | str] = []
     for number, part in enumerate(loc, start=1):
         if isinstance(raw, dict) and (part in raw or (missing and number == len(loc))):

@@ -21,7 +21,7 @@ FEW_ATTEMPTS, MANY_ATTEMPTS = 3, 13
 
 
 class S3(pafs.S3FileSystem):  # type: ignore[misc]
-    """An S3 file system that waits for a server that is away, and goes on reading where it was cut off.
+    """An S3 file system that waits for a server that is away, and resumes reading where it was cut off.
 
     Every call is repeated, see `retry.retrying`. What pyarrow does on its own, without coming back to Python
     in between (`copy_files`, output streams), is tried again by pyarrow, `attempts` times. pyarrow forgets that number

@@ -53,7 +53,7 @@ def retrying(uri: str, call: Callable[[], T]) -> T:
             raise
         raise StudyError(
             f"{uri}: the store has not answered for {RETRY_SECONDS / 60:.0f} minutes ({error}); "
-            "everything finished before stays valid: run the same command again when it does, and it goes on"
+            "everything finished before stays valid: run the same command again when it does, and it resumes"
         ) from error
 
 

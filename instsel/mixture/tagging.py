@@ -33,7 +33,7 @@ GIVEN = "the label that fits that prompt best, copied from this list: {labels}"
 STOPPED = {"length": "the answer was cut off", "content_filter": "the answer was stopped by a content filter"}
 
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
-# "<|im_end|>", "</s>", "[INST]": servers read the marks of a chat template wherever they stand.
+# "<|im_end|>", "</s>", "[INST]": servers read the marks of a chat template wherever they occur.
 _MARK = re.compile(r"<(?=[|/\uff5c\w])|\[(?=/?\w+\])")
 
 
@@ -108,7 +108,7 @@ def _label_type(labels: tuple[str, ...]) -> Any:
 
 
 def read_answer(choice: Choice, count: int) -> list[str]:
-    """Read the tags of an answer, whatever stands around its JSON object: thoughts, code fences, courtesies.
+    """Read the tags of an answer, whatever surrounds its JSON object: thoughts, code fences, courtesies.
 
     Args:
         choice: the answer.
@@ -170,7 +170,7 @@ def _objects(text: str) -> Iterator[dict[str, JsonValue]]:
 def _without_doubles(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return values
 
 
@@ -281,7 +281,7 @@ def _fold(
     """Let the smallest category join the one most like it until `most` are left.
 
     Args:
-        groups: int64 (n,), first tag of each tag's group; tags stand by falling rows.
+        groups: int64 (n,), first tag of each tag's group; tags are sorted by falling number of rows.
         units: (n, e) embeddings.
         weights: int64 (n,), rows of each tag.
         most: categories to be left.

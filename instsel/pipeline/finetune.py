@@ -63,7 +63,7 @@ class Finetune(Stage[TrainingResult]):
 
         Raises:
             Diverged: a run did.
-            InputError: a run's order or DeepSpeed's configuration cannot be; told before any run is trained.
+            InputError: a run's order or DeepSpeed's configuration is invalid; raised before any run is trained.
         """
         from instsel.runtime.training import run_trainings, train_side_by_side
         from instsel.runtime.training_run import TrainingSession
@@ -109,7 +109,7 @@ def _commit(index: int, outcome: "Trained | Diverged", folders: Sequence[StageFo
 
 
 def train_until(context: RunContext, run: Run, epoch: int) -> TrainingResult:
-    """Train a run through an epoch; the next call goes on from there."""
+    """Train a run through an epoch; the next call resumes from there."""
     from instsel.runtime.training import run_training
     from instsel.runtime.training_run import TrainingSession
 

@@ -1,7 +1,7 @@
 """Stage *prepare*: users' files become shards of tokenised examples, without a row on the driver.
 
 A chunk of `data.shard_rows` lines of one file is a shard: its name and content depend on the files alone, never on
-how many workers there are, and a killed run goes on with the shards that are missing.
+how many workers there are, and a killed run resumes with the shards that are missing.
 """
 
 import json
@@ -113,7 +113,7 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=0.5,
-        # Tasks and not actors: they go on in the processes that encoded the targets, which have loaded transformers.
+        # Tasks and not actors: they run in the processes that encoded the targets, which have loaded transformers.
         compute=ray.data.TaskPoolStrategy(encoders()),
         fn_args=(new_key(), AttemptLimiter(), study.model, study.data, folder),
     )

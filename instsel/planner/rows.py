@@ -14,7 +14,7 @@ Pick = tuple[int, list[int]]
 
 
 def pick_batches(sets: Sequence[RowSet], budget: int, count: int) -> tuple[list[Pick], list[Pick]]:
-    """Pick batches to warm up with, and batches whose time stands for that of all.
+    """Pick batches to warm up with, and batches whose time is representative of all.
 
     Args:
         sets: at least one with rows.
@@ -24,7 +24,7 @@ def pick_batches(sets: Sequence[RowSet], budget: int, count: int) -> tuple[list[
     Returns:
         The batch of the longest rows and the one of the most padded tokens, which show how much memory is needed; and
         at most `count` batches, evenly spread over the padded tokens of all rows ordered by length, and shuffled, as
-        whoever times them may stop early.
+        the timing may stop early.
     """
     picks: list[Pick] = []
     widths, padded, weights = [], [], []

@@ -172,7 +172,7 @@ def group_sizes(tables: Iterable[tuple[pa.Table, float]]) -> dict[str, list[floa
     """Count the rows of every source and every task of it.
 
     Args:
-        tables: columns source and task, and how many rows of the pool a row of theirs stands for.
+        tables: columns source and task, and how many rows of the pool a row of theirs represents.
     """
     sources: dict[str, float] = defaultdict(float)
     tasks: dict[tuple[str, str | None], float] = defaultdict(float)
@@ -233,7 +233,7 @@ class _FileSample:
 
     @property
     def weight(self) -> float:
-        """Rows of the file that a row of the sample stands for."""
+        """Rows of the file that a row of the sample represents."""
         return self.rows / max(1, self.looked_at)
 
     def part(self, shard_rows: int) -> Part:

@@ -187,7 +187,7 @@ def earlier_measurement(record: StudyRecord) -> Measured:
         return Measured(facts.provenance.versions)
     metrics = facts.metrics
     if metrics is not None:
-        # Keys of JSON files are sorted; selections stand in the order of the study file.
+        # Keys of JSON files are sorted; selections are in the order of the study file.
         by_selection = {
             name: metrics.by_selection[name] for name in record.results("select") if name in metrics.by_selection
         }

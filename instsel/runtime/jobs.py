@@ -93,11 +93,11 @@ def submit(study: StudyConfig, spec: JobSpec, terminal: Terminal, follow: bool =
     try:
         status = _follow(client, job, terminal)
     except KeyboardInterrupt:
-        terminal.say(f"left; job {job} goes on. The same command comes back to it; `ray job stop {job}` ends it")
+        terminal.say(f"job {job} continues to run. The same command follows it again; `ray job stop {job}` ends it")
         raise
     if status != "SUCCEEDED":
         message = client.get_job_info(job).message or ""
-        raise StudyError(f"job {job} ended as {status.lower()}: {message.strip()[-500:]}; submit it again to go on")
+        raise StudyError(f"job {job} ended as {status.lower()}: {message.strip()[-500:]}; submit it again to resume")
     return job
 
 

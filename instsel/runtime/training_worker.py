@@ -132,7 +132,7 @@ def _smaller_steps(run: WorkerRun) -> str:
     elif set_by_user:
         lower = f"lower {run.key} and what deepspeed.config says of it, or "
     else:
-        lower = f"set {run.key} below {rows}, and the training goes on at its last checkpoint; or "
+        lower = f"set {run.key} below {rows}, and the training resumes at its last checkpoint; or "
     step = "one row" if rows == 1 else f"{rows} rows"
     return f"in a step of {step}: {lower}train again with a lower data.max_length"
 

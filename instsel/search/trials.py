@@ -1,7 +1,8 @@
 """Stage *search*: trials of a study with other methods, budgets, mixtures, orders and settings, by Ray Tune.
 
 What is asked for and what comes out is kept as JSON, a file a point. Ray Tune could restore its searchers by itself,
-but from pickles; so a search that goes on tells a new searcher what is known, and asks again for what was under way.
+but from pickles; so a search that is resumed gives a new searcher all known outcomes, and asks again for the trials
+that were running.
 """
 
 from collections.abc import Mapping, Sequence

@@ -173,7 +173,7 @@ class EmbeddingData(MethodData):
 
 @dataclass(frozen=True)
 class ValidatedData(MethodData):
-    """Rows that stand beside validation rows.
+    """Vectors, and the validation rows that they are compared with.
 
     Attributes:
         values: (n, width); may be memory-mapped.

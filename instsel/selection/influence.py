@@ -129,7 +129,7 @@ def aid(attribution: np.ndarray, indices: np.ndarray) -> np.ndarray:
 def thi(
     attribution: np.ndarray, indices: np.ndarray, tasks: Sequence[Hashable] | np.ndarray, *, instance_wise: bool = False
 ) -> np.ndarray:
-    """Compute the Task Frequency with Highest Influence (BIDS, arXiv 2501.12147, Section 3): whom rows serve most.
+    """Compute the Task Frequency with Highest Influence (BIDS, arXiv 2501.12147, Section 3): the tasks that rows serve.
 
     Args:
         attribution: (n, m), as for `aid`.

@@ -15,7 +15,7 @@ def attribution_specs(study: StudyConfig) -> dict[str, AttributionSpec]:
 
 
 def metrics_spec(study: StudyConfig) -> AttributionSpec | None:
-    """Return the influence by which the report says whom selections serve; None where no method reads gradients.
+    """Return the influence that the report's metrics use; None where no method reads gradients.
 
     It is the study's own form if a method reads it, else another that is there, else the study's own, to be computed.
     """

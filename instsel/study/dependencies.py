@@ -71,7 +71,7 @@ def encoder_settings(config: StudyConfig) -> Settings:
 def training_settings(training: Training) -> Settings:
     """Return the keys of a training but `micro_batch_size`, which changes results as the number of workers does.
 
-    That is by rounding; so a training that ran out of memory goes on with smaller micro batches at its last checkpoint.
+    That is by rounding; so a training that ran out of memory resumes with smaller micro batches at its last checkpoint.
     """
     settings: Settings = training.model_dump(mode="json", exclude={"micro_batch_size"})
     return settings

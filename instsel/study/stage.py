@@ -95,7 +95,7 @@ class Stage(ABC, Generic[ResultT]):
     """A step of a study.
 
     A stage knows files alone: it reads the folders of its parents and writes its own. What it leaves is the same
-    whatever the number of workers, and a run that was killed goes on where it stopped. Ray, torch and transformers are
+    whatever the number of workers, and a run that was killed resumes where it stopped. Ray, torch and transformers are
     imported where they are used, since every command loads every stage.
 
     Attributes:

@@ -180,18 +180,18 @@ def test_an_unfinished_study_says_what_is_missing(copied):
     }  # fmt: skip
     assert study.selections == ["random"] and study.runs == [] and study.influences == []
     assert len(study.rows(study.selection("random")["id"].to_pylist())) == 6
-    goes_on = "has no finished stage '{}'; `instsel run` with its study file goes on from there"
+    resumes = "has no finished stage '{}'; `instsel run` with its study file resumes from there"
     for read, stage in (
         (study.losses, "evaluate"),
         (study.comparison, "report"),
         (lambda: study.heldout("bids", "sums"), "evaluate/bids"),
     ):
-        with pytest.raises(InputError, match=goes_on.format(stage)):
+        with pytest.raises(InputError, match=resumes.format(stage)):
             read()
     with pytest.raises(InputError, match="no finished stage 'attribution/cosine'; run the study with a method"):
         study.attribution()
     shutil.rmtree(copied / "select")
-    with pytest.raises(InputError, match=goes_on.format("select")):
+    with pytest.raises(InputError, match=resumes.format("select")):
         study.selection("random")
 
 

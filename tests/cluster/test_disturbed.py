@@ -21,7 +21,7 @@ from tests.object_store import ObjectStore
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 POOL_ROWS, SHARD_ROWS = 240, 8
-ACTOR, TRAINER = "ray::MapWorker(MapBatches(_Caller))", "ray::RayTrainWorker"
+ACTOR, TRAINER = "ray::MapWorker(", "ray::RayTrainWorker"
 DRIVER = "python jobs/run.py"
 
 

@@ -289,7 +289,7 @@ def timeless(metrics: Checkpoint) -> Checkpoint:
     [
         (
             {},
-            "in a step of 4 rows: set finetune.micro_batch_size below 4, and the training goes on at its last",
+            "in a step of 4 rows: set finetune.micro_batch_size below 4, and the training resumes at its last",
         ),
         # Of 8 rows, each of 4 workers has 2.
         ({"batch_size": 8}, "in a step of 2 rows: set finetune.micro_batch_size below 2, and"),
@@ -352,7 +352,7 @@ def group(settings: TrainSettings | None = None) -> GroupWork:
 def test_what_deepspeed_refuses_comes_back_as_the_users_error(ray_session, study: StudyConfig, tmp_path: Path):
     # Were it raised in the workers, Ray Train would try again and end with an error of its own.
     before = dict(os.environ)
-    with pytest.raises(InputError, match=r"deepspeed\.config: DeepSpeed refuses it: .*stagee"):
+    with pytest.raises(InputError, match=r"deepspeed\.config: DeepSpeed rejects it: .*stagee"):
         train(with_deepspeed(study, tmp_path, {"zero_optimization": {"stagee": 2}}), tmp_path)
     assert dict(os.environ) == before
 
