@@ -9,6 +9,7 @@ from instsel.io.store import Folder
 from instsel.study.folder import StageFolder
 from instsel.study.results import PrepareResult, WarmupResult
 from instsel.study.stage import RunContext, Settings
+from instsel.training.schedule import ADAPTER, MOMENTS, STATE
 
 PROVENANCE = "provenance.json"
 LOSS = "mean answer-token cross-entropy per example"
@@ -57,8 +58,6 @@ def settle_provenance(stage: StageFolder, provenance: Provenance, terminal: Term
 
 
 def _of_checkpoint(folder: Folder, shared: Settings) -> dict[str, Settings]:
-    from instsel.training.checkpoint import ADAPTER, MOMENTS, STATE
-
     state = folder.read_json(STATE)
     adam = {"kind": "Adam direction", "betas": state["betas"], "eps": state["eps"]}
     shared = {**shared, "adapter": digest_in(folder, ADAPTER)}

@@ -15,10 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from instsel.errors import Diverged, InputError
+from instsel.training.schedule import ADAPTER, MOMENTS, STATE
 
-ADAPTER = "adapter_model.safetensors"
-MOMENTS = "moments.safetensors"
-STATE = "checkpoint.json"
 FORMAT = 1
 SHOWN = 3
 

@@ -9,6 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+# Files of a checkpoint. Named here, since readers of steps need no torch.
+ADAPTER = "adapter_model.safetensors"
+MOMENTS = "moments.safetensors"
+STATE = "checkpoint.json"
+
 RowT = TypeVar("RowT")
 
 

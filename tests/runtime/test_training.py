@@ -31,6 +31,7 @@ from instsel.runtime.training_run import Trained, TrainingRun, TrainingSession
 from instsel.runtime.training_worker import GroupWork, WorkerRun, last_checkpoint
 from instsel.study.folder import StageFolder
 from instsel.study.resources import ResourcePlan
+from instsel.study.results import Checkpoint
 from instsel.training.checkpoint import read_checkpoint
 from instsel.training.dataset import SCHEMA
 from instsel.training.schedule import TrainSettings
