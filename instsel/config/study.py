@@ -83,6 +83,11 @@ class Features(StrictModel):
     token_budget: int = Field(4096, ge=16, description="padded tokens of one backward pass")
 
 
+class Answers(StrictModel):
+    others: int = Field(4, ge=1, description="most other answers to a prompt")
+    seed: int = Field(0, ge=0, description="seed of the draw, where there are more")
+
+
 class Embedding(StrictModel):
     encoder: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2", description="folder or hub id of the model that embeds prompts"
@@ -102,7 +107,8 @@ class SelectionPart(StrictModel):
     unit: Literal["rows", "tokens"] = Field("rows", description="what the budget counts")
     attribution: Form = Field(
         "cosine",
-        description="influence that methods read: plain cosines, or preconditioned by the pool's Fisher matrix",
+        description="influence that methods read: plain cosines, products preconditioned by the pool's Fisher matrix, "
+        "or cosines with gradients towards right answers against others",
     )
     damping: float = Field(0.1, gt=0, description="damping of fisher, in units of the matrix' mean eigenvalue")
     methods: list[AnyMethod] = Field(min_length=1, description="selections to make, all of the same budget")
@@ -213,6 +219,10 @@ class StudyConfig(StrictModel):
     lora: Lora = Field(Lora(), description="LoRA of warmup and finetune")
     warmup: Warmup = Field(Warmup(), description="training that makes the checkpoints for gradients")
     features: Features = Field(Features(), description="gradient sketches")
+    answers: Answers = Field(
+        Answers(),
+        description="other answers that right ones are compared with: attribution: contrast, form_and_content",
+    )
     embedding: Embedding = Field(Embedding(), description="prompt embeddings, for the methods that read them")
     selection: SelectionPart = Field(description="budget and methods")
     mixture: Mixture | None = Field(None, description="shares of categories, for methods that keep to them")

@@ -1,0 +1,89 @@
+"""Stage *answers*: the right answer of each validation or held-out row and others to the same prompt, tokenised."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow.compute as pc
+
+from instsel.config.study import Model, StudyConfig
+from instsel.data.encode_answers import ROW, Draw, encode_answers
+from instsel.io.store import Folder
+from instsel.study.results import AnswersResult, PrepareResult
+from instsel.study.stage import Finished, RunContext, Settings, Stage, StageKey
+
+VALIDATION, HELDOUT = "validation", "heldout"
+
+
+class Answers(Stage[AnswersResult]):
+    """Draw other answers and tokenise all of them, a table for each target; one folder a split."""
+
+    name = "answers"
+    position = 15
+
+    def keys(self, config: StudyConfig) -> list[str]:
+        return [VALIDATION, HELDOUT]
+
+    def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
+        return [StageKey("prepare")]
+
+    def settings(self, config: StudyConfig, key: str) -> Settings:
+        settings: Settings = config.answers.model_dump(mode="json")
+        return settings
+
+    def run_key(self, context: RunContext, key: str) -> Finished[AnswersResult]:
+        import ray
+
+        from instsel.runtime.session import useful_processes
+
+        config, prepare, folder = context.config, context.stage("prepare"), context.stage(self.name, key).folder
+        splits = {
+            name: of_target[key]
+            for name, of_target in prepare.result(PrepareResult).targets.items()
+            if key in of_target
+        }
+        answers = (1 + config.answers.others) * sum(split.rows for split in splits.values())
+        tasks = useful_processes(max(1, len(splits)), answers * ANSWER_TOKENS)
+        encoding: Any = ray.remote(_encode)
+        plans = {
+            name: Draw(config.answers.others, config.answers.seed, config.targets[name].subtask is not None)
+            for name in splits
+        }
+        parts = [
+            encoding.remote(prepare.folder / "targets", folder, key, (config.model, config.data.max_length), dict(part))
+            for part in (list(plans.items())[first::tasks] for first in range(tasks))
+        ]
+        by_target = {name: counts for part in ray.get(parts) for name, counts in part.items()}
+        items = {name: by_target[name][0] for name in splits}
+        rejected = {row: reason for name in splits for row, reason in by_target[name][1].items()}
+        context.console.say(_summary(key, items, rejected))
+        return Finished(AnswersResult(items=items, rejected=rejected))
+
+
+ANSWER_TOKENS = 200
+"""Of a prompt with an answer, about: what is worth another process is not counted before it is tokenised."""
+
+
+def _encode(
+    targets: Folder, out: Folder, split: str, encoding: tuple[Model, int], plans: Mapping[str, Draw]
+) -> dict[str, tuple[int, dict[str, str]]]:
+    """Write the answers of targets that are not there yet; items of each, and those that are left out with reasons."""
+    from instsel.models.loading import load_tokenizer
+
+    model, max_length = encoding
+    tokenizer: Any = None
+    counts = {}
+    for name, draw in plans.items():
+        if not out.exists(f"{name}.parquet"):
+            tokenizer = tokenizer or load_tokenizer(model)
+            rows = (targets / name).read_table(f"{split}.parquet", ROW)
+            answers, rejected = encode_answers(rows, tokenizer, max_length, draw)
+            out.write_json(f"{name}.rejected.json", rejected)
+            out.write_table(f"{name}.parquet", answers)
+        items = pc.count_distinct(out.read_table(f"{name}.parquet", ["item"])["item"]).as_py()
+        counts[name] = items, out.read_json(f"{name}.rejected.json")
+    return counts
+
+
+def _summary(split: str, items: Mapping[str, int], rejected: Mapping[str, str]) -> str:
+    text = f"{split} rows with other answers: {', '.join(f'{name} {count}' for name, count in items.items()) or 'none'}"
+    return f"{text}; {len(rejected)} without" if rejected else text
