@@ -1,6 +1,6 @@
 """Stage *answers*: the right answer of each validation or held-out row and others to the same prompt, tokenised."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -8,8 +8,9 @@ import pyarrow.compute as pc
 from instsel.config.study import Model, StudyConfig
 from instsel.data.encode_answers import ROW, Draw, encode_answers
 from instsel.io.store import Folder
+from instsel.study.estimates import ID_BYTES, TOKEN_BYTES
 from instsel.study.results import AnswersResult, PrepareResult
-from instsel.study.stage import Finished, RunContext, Settings, Stage, StageKey
+from instsel.study.stage import Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 VALIDATION, HELDOUT = "validation", "heldout"
 
@@ -57,6 +58,24 @@ class Answers(Stage[AnswersResult]):
         rejected = {row: reason for name in splits for row, reason in by_target[name][1].items()}
         context.console.say(_summary(key, items, rejected))
         return Finished(AnswersResult(items=items, rejected=rejected))
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        """Return what it takes by the speed of *prepare*; where that is done, the time is not known and small."""
+        counts, answers = context.counts, 1 + context.config.answers.others
+        known = {VALIDATION: counts.validation, HELDOUT: counts.heldout}
+        sets = [part for key in keys for part in known[key]]
+        tokens = answers * sum(part.tokens for part in sets)
+        prepared = sum(part.tokens for part in (*counts.pool, *counts.validation, *counts.heldout))
+        rows = answers * sum(part.rows for part in sets)
+        return StageEstimate(
+            self.name,
+            rows=rows,
+            tokens=tokens,
+            seconds=counts.prepare_seconds * tokens / max(1, prepared),
+            memory=counts.prepare_memory,
+            disk=rows * ID_BYTES + tokens * TOKEN_BYTES,
+            memory_advice="lower answers.others",
+        )
 
 
 ANSWER_TOKENS = 200

@@ -121,6 +121,11 @@ def test_one_method_twice_under_two_names_is_fine() -> None:
         ("random", "selection.methods", "not 'random'"),
         (({"method": "less", "lam": 0.4},), "selection.methods.0.lam", "unknown key"),
         (({"method": "longest", "attribution": "fisher"},), "selection.methods.0.attribution", "unknown key"),
+        (
+            ({"method": "bids", "attribution": "contrast", "damping": 1.0},),
+            "selection.methods",
+            "which only `attribution: fisher`",
+        ),
         (({"method": "g2is", "delta": 1.5},), "selection.methods.0.delta", "less than or equal to 1, not 1.5"),
         (({"method": "random", "seeds": []},), "selection.methods.0.seeds", "at least 1 item"),
         (({"method": "less", "name": "base"},), "selection.methods", "cannot be called 'base'"),
