@@ -138,6 +138,11 @@ class SelectionPart(StrictModel):
 
 class Evaluation(StrictModel):
     token_budget: int = Field(4096, ge=16, description="padded tokens of one forward pass")
+    form_and_content: bool = Field(
+        False,
+        description="split gains in held-out loss into what all answers to a prompt gain and what the right one gains "
+        "beyond; takes as many passes more as there are `answers.others`, and one",
+    )
     bootstrap_samples: int = Field(2000, ge=100, description="resamples behind each interval")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals")
     seed: int = Field(0, ge=0, description="seed of the resampling")
@@ -252,6 +257,11 @@ class StudyConfig(StrictModel):
 
     @model_validator(mode="after")
     def _check_methods_fit(self) -> "StudyConfig":
+        clash = sorted({"form", "content"} & self.targets.keys()) if self.evaluation.form_and_content else []
+        if clash:
+            raise ValueError(
+                f"targets: {clash[0]!r} is a column of the losses with evaluation.form_and_content; rename it"
+            )
         for method in self.selection.methods:
             method.check(self.targets, self.selection.attribution)
             self._check_categories(method)

@@ -13,7 +13,7 @@ from instsel.data.other_answers import AnsweredItem, other_answers
 ANSWERS = pa.schema(
     [
         ("id", pa.string()),
-        ("item", pa.string()),
+        ("row", pa.string()),
         ("answer", pa.string()),
         ("input_ids", pa.list_(pa.int32())),
         ("labels", pa.list_(pa.int32())),
@@ -54,7 +54,7 @@ def encode_answers(rows: pa.Table, tokenizer: Any, max_length: int, draw: Draw) 
         draw: of the other answers.
 
     Returns:
-        A table of schema ANSWERS, row after row, the right answer of each first: `item` is the row's id, `id` that
+        A table of schema ANSWERS, row after row, the right answer of each first: `row` is its id, `id` that
         with the number of the answer. And the rows that are left out, id -> reason: those without another answer, and
         those that cannot be tokenised so.
     """
@@ -72,7 +72,7 @@ def encode_answers(rows: pa.Table, tokenizer: Any, max_length: int, draw: Draw) 
                     rejected[row.item.id] = str(error)
                     break
                 continue
-            line = {"id": f"{row.item.id}-{number}", "item": row.item.id, "answer": text}
+            line = {"id": f"{row.item.id}-{number}", "row": row.item.id, "answer": text}
             tokens = {"input_ids": example.input_ids, "labels": example.labels, "tokens": len(example.input_ids)}
             encoded.append({**line, **tokens})
         if len(encoded) > 1:

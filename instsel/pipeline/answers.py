@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 
 from instsel.config.study import Model, StudyConfig
 from instsel.data.encode_answers import ROW, Draw, encode_answers
 from instsel.io.store import Folder
-from instsel.study.estimates import ID_BYTES, TOKEN_BYTES
+from instsel.study.estimates import ID_BYTES, TOKEN_BYTES, RowSet
 from instsel.study.results import AnswersResult, PrepareResult
 from instsel.study.stage import Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
@@ -82,6 +83,11 @@ ANSWER_TOKENS = 200
 """Of a prompt with an answer, about: what is worth another process is not counted before it is tokenised."""
 
 
+def answers_of(rows: RowSet, answers: int) -> RowSet:
+    """Return rows with so many answers each, all as long as the one that is known."""
+    return RowSet(answers * rows.rows, rows.shards, np.repeat(rows.lengths, answers), np.repeat(rows.answers, answers))
+
+
 def _encode(
     targets: Folder, out: Folder, split: str, encoding: tuple[Model, int], plans: Mapping[str, Draw]
 ) -> dict[str, tuple[int, dict[str, str]]]:
@@ -98,7 +104,7 @@ def _encode(
             answers, rejected = encode_answers(rows, tokenizer, max_length, draw)
             out.write_json(f"{name}.rejected.json", rejected)
             out.write_table(f"{name}.parquet", answers)
-        items = pc.count_distinct(out.read_table(f"{name}.parquet", ["item"])["item"]).as_py()
+        items = pc.count_distinct(out.read_table(f"{name}.parquet", ["row"])["row"]).as_py()
         counts[name] = items, out.read_json(f"{name}.rejected.json")
     return counts
 

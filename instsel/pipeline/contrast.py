@@ -8,7 +8,7 @@ import numpy as np
 
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
-from instsel.pipeline.answers import VALIDATION
+from instsel.pipeline.answers import VALIDATION, answers_of
 from instsel.pipeline.features import (
     GradientTaker,
     extract_features,
@@ -17,7 +17,7 @@ from instsel.pipeline.features import (
     missing_items,
     rejected_rows,
 )
-from instsel.study.estimates import EXAMPLE, FLOAT32, RowSet, batch_estimate
+from instsel.study.estimates import EXAMPLE, FLOAT32, batch_estimate
 from instsel.study.provenance import contrast_provenance, settle_provenance
 from instsel.study.results import AnswersResult, FeaturesResult, WarmupResult
 from instsel.study.stage import Finished, PlanContext, RunContext, Stage, StageEstimate, StageKey
@@ -90,15 +90,10 @@ class Contrast(Stage[FeaturesResult]):
         )
 
 
-def answers_of(rows: RowSet, answers: int) -> RowSet:
-    """Return rows with so many answers each, all as long as the one that is known."""
-    return RowSet(answers * rows.rows, rows.shards, np.repeat(rows.lengths, answers), np.repeat(rows.answers, answers))
-
-
 class ContrastTaker(GradientTaker):
     """Takes gradients and log-probabilities of the answers to validation rows, and writes a gradient for each row."""
 
-    columns: ClassVar[Sequence[str]] = (*EXAMPLE, "item")
+    columns: ClassVar[Sequence[str]] = (*EXAMPLE, "row")
 
     def features(
         self, engine: "GradientEngine", ids: list[str], examples: "list[Example]"
@@ -106,7 +101,7 @@ class ContrastTaker(GradientTaker):
         from instsel.attribution import contrast
         from instsel.gradients.features import NOT_FINITE
 
-        labels = np.array([example["item"] for example in examples])
+        labels = np.array([example["row"] for example in examples])
         items = np.unique(labels)
         parts, without = [np.empty((0, self.sketch.dim), np.float32)], set[str]()
         for first in range(0, len(items), ITEMS_AT_ONCE):

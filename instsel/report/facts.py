@@ -52,6 +52,20 @@ class Results(Facts):
     whole_pool: list[str] = []
 
 
+class Gain(Facts):
+    """What a method gained over the base model on the held-out rows that have other answers, nats a token.
+
+    Attributes:
+        items: rows.
+        form: mean gain of their other answers.
+        content: mean gain of their right answers beyond that.
+    """
+
+    items: int
+    form: Interval
+    content: Interval
+
+
 class SelectionFacts(Facts):
     """What a selection has: rows and tokens, and its rows by source and by task."""
 
@@ -249,6 +263,7 @@ class StudyFacts(Results):
     Attributes:
         warnings: what does not fit together in the folder, a sentence each.
         missing: stages that the study file asks for and that are not finished.
+        gains: method -> target, and "mean" -> form and content of its gain over the base model.
         composition: by source, task, category and length.
         lengths: of the pool and of each selection; `budgets` and `mixtures` are by selection too.
         interaction: by estimator; `agreement` by pair of estimators.
@@ -263,6 +278,7 @@ class StudyFacts(Results):
     unit: Literal["rows", "tokens"]
     warnings: list[str] = []
     missing: list[str] = []
+    gains: dict[str, dict[str, Gain]] = {}
     pool: PoolResult | None = None
     targets: dict[str, dict[str, SplitCount]] = {}
     selections: dict[str, SelectionFacts] = {}

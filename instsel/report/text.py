@@ -13,6 +13,7 @@ from instsel.report.facts import (
     StudyFacts,
     TrialFacts,
 )
+from instsel.report.gains import gains_report
 from instsel.report.markdown import (
     MOST_COLUMNS,
     NONE,
@@ -38,6 +39,7 @@ def study_report(facts: StudyFacts) -> str:
     sections = [
         [f"# Study {facts.study}\n", _overview(facts)],
         _losses(facts),
+        gains_report(facts),
         _selections(facts),
         _served(facts),
         _categories(facts),

@@ -34,7 +34,7 @@ def test_the_right_answer_comes_first_and_only_words_are_marked(tiny_tokenizer: 
     )
     assert (table.schema, rejected) == (ANSWERS, {})
     lines = table.to_pylist()
-    assert [(line["id"], line["item"]) for line in lines] == [
+    assert [(line["id"], line["row"]) for line in lines] == [
         ("r1-0", "r1"), ("r1-1", "r1"), ("r2-0", "r2"), ("r2-1", "r2"), ("r2-2", "r2"),
     ]  # fmt: skip
     assert [line["answer"] for line in lines[:3]] == ["Oslo", "Rome", "Rome"]
@@ -42,14 +42,14 @@ def test_the_right_answer_comes_first_and_only_words_are_marked(tiny_tokenizer: 
     for line in lines:
         assert words(tiny_tokenizer, line) == line["answer"]
         assert line["tokens"] == len(line["input_ids"]) == len(line["labels"])
-        assert f"Item {line['item']}?" in tiny_tokenizer.decode(line["input_ids"])
+        assert f"Item {line['row']}?" in tiny_tokenizer.decode(line["input_ids"])
 
 
 def test_tasks_keep_to_their_own_answers_only_if_they_divide_the_target(tiny_tokenizer: Any) -> None:
     lines = rows(("r1", "a", "Oslo", []), ("r2", "b", "Rome", []), ("r3", "b", "Bern", []))
     by_task, rejected = encode_answers(lines, tiny_tokenizer, LONG, Draw(4, 0, by_task=True))
     assert rejected == {"r1": NO_OTHER}
-    assert by_task["item"].to_pylist() == ["r2", "r2", "r3", "r3"]
+    assert by_task["row"].to_pylist() == ["r2", "r2", "r3", "r3"]
     together, rejected = encode_answers(lines, tiny_tokenizer, LONG, Draw(4, 0, by_task=False))
     assert (rejected, len(together)) == ({}, 9)
 

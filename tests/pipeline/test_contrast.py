@@ -68,10 +68,10 @@ def test_answers_of_both_splits_come_with_the_right_one_first(raw: dict[str, Any
                 row["id"]: row["messages"][-1]["content"] for row in rows.read_table(f"{split}.parquet").to_pylist()
             }
             lines = stage.folder.read_table(f"{target}.parquet").to_pylist()
-            assert [line["item"] for line in lines if line["id"].endswith("-0")] == list(answers)
+            assert [line["row"] for line in lines if line["id"].endswith("-0")] == list(answers)
             for line in lines:
-                is_right = line["id"] == f"{line['item']}-0"
-                assert (line["answer"] == answers[line["item"]]) is is_right
+                is_right = line["id"] == f"{line['row']}-0"
+                assert (line["answer"] == answers[line["row"]]) is is_right
                 assert line["answer"] in answers.values()
 
 
@@ -93,10 +93,10 @@ def test_each_row_has_the_gradient_of_the_share_of_its_right_answer(
             tokens += sum(line["tokens"] for line in lines)
             table = (stage.folder / checkpoint / "validation").read_table(f"{target}.arrow")
             ids, rows = read_features(table)
-            assert ids == sorted({line["item"] for line in lines})
+            assert ids == sorted({line["row"] for line in lines})
             for item, row, norm in zip(ids, rows, read_norms(table), strict=True):
                 logprobs = []
-                for line in (line for line in lines if line["item"] == item):
+                for line in (line for line in lines if line["row"] == item):
                     batch = {key: torch.tensor([line[key]]) for key in ("input_ids", "labels")}
                     logprobs.append(-answer_losses(model, {**batch, "attention_mask": batch["input_ids"] * 0 + 1})[0])
                 loss = -torch.log_softmax(torch.stack(logprobs), dim=0)[0]
