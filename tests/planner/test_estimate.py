@@ -337,6 +337,18 @@ def test_evaluate_takes_the_held_out_rows_once_a_run():
     assert estimate.disk == 40 * (20 + 8)
 
 
+def test_form_and_content_take_all_answers_to_the_held_out_rows_besides():
+    plain = stages({"evaluate": ["base"]})["evaluate"]
+    estimate = stages({"evaluate": ["base"]}, study(evaluation={"token_budget": 40, "form_and_content": True}))[
+        "evaluate"
+    ]
+    # Of 10 rows five answers each.
+    assert (plain.rows, plain.tokens) == (10, 100)
+    assert (estimate.rows, estimate.tokens) == (10 + 50, 100 + 500)
+    # Rows and answers are a set each, and two actors take them.
+    assert estimate.seconds == 8.0 + 600 / (2 * 400.0)
+
+
 def test_without_held_out_rows_there_is_nothing_to_evaluate():
     estimate = stages(heldout=[])["evaluate"]
     assert (estimate.rows, estimate.seconds, estimate.disk, estimate.done) == (0, 0.0, 0, False)
