@@ -28,13 +28,98 @@ class PoolSource(StrictModel):
     rows_per_file: int | None = Field(None, ge=1, description="read only the first N rows of each file")
 
 
+METRICS = ("choice", "exact_match", "f1", "rouge_l")
+
+
+class Scoring(StrictModel):
+    metric: str | None = Field(
+        None,
+        description="of test rows: choice (the most probable option), exact_match, f1 or rouge_l (of a generated "
+        "answer); of a task: one of its metrics, by default its first",
+    )
+    filter: str | None = Field(
+        None,
+        description="of test rows: regular expression whose first group, in its last match, is the answer; of a task: "
+        "one of its filters, by default its first",
+    )
+    max_tokens: int = Field(256, ge=1, description="most tokens of a generated answer")
+    until: list[str] = Field([], description="texts that end a generated answer, beside the model's end of turn")
+
+
+def _check_scoring(test: str | None, scoring: Scoring | None) -> None:
+    if test is None or scoring is None:
+        return
+    if scoring.metric not in METRICS:
+        raise ValueError(f"scoring.metric is {scoring.metric!r}; of test rows it is one of {', '.join(METRICS)}")
+    if scoring.filter is not None and scoring.metric == "choice":
+        raise ValueError("scoring.filter: choices are not generated, so nothing is to be found in them; remove it")
+
+
 class Target(StrictModel):
-    validation: Uri = Field(description="file of examples of the ability; gradients are taken of these")
-    heldout: Uri | None = Field(None, description="file of other examples, used only to measure the result")
+    task: str | None = Field(
+        None, description="task of lm-evaluation-harness by name, or the path of its YAML file, in place of files"
+    )
+    validation: Uri | None = Field(None, description="file of examples of the ability; gradients are taken of these")
+    heldout: Uri | None = Field(None, description="file of other examples, whose loss measures the result")
+    test: Uri | None = Field(None, description="file of prompts with `answer`, whose score measures the result")
+    scoring: Scoring | None = Field(None, description="how answers to `test` are scored; a name is short for a metric")
+    by: Literal["auto", "letter", "cloze"] = Field(
+        "auto",
+        description="choices by the letter of an option, or by its text with no option shown; auto is cloze for models "
+        "below 1B parameters, else letter",
+    )
+    shots: int | None = Field(None, ge=0, description="worked examples before each item of a task; default the task's")
+    max_test: int | None = Field(None, ge=1, description="score at most the first N test rows")
     format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
     subtask: str | None = Field(None, description="column that divides the target into subtasks")
     max_validation: int | None = Field(None, ge=1, description="use at most N validation rows, a fixed uniform sample")
     max_heldout: int | None = Field(None, ge=1, description="use at most N held-out rows, a fixed uniform sample")
+
+    @field_validator("scoring", mode="before")
+    @classmethod
+    def _name_of_metric(cls, value: object) -> object:
+        return {"metric": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> "Target":
+        if self.task is None and self.validation is None:
+            raise ValueError("validation is missing: give a file of examples, or `task`, a benchmark of lm-eval")
+        if self.task is not None and (self.test is not None or self.heldout is not None):
+            raise ValueError("a target with `task` is scored on that; remove `test` and `heldout`, or `task`")
+        if self.task is None and (self.test is None) != (self.scoring is None):
+            raise ValueError("`test` and `scoring` belong together; give both or neither")
+        _check_scoring(self.test, self.scoring)
+        return self
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether answers to test rows are scored."""
+        return self.task is not None or self.test is not None
+
+
+class Guard(StrictModel):
+    task: str | None = Field(None, description="task of lm-evaluation-harness by name, or the path of its YAML file")
+    test: Uri | None = Field(None, description="file of prompts with `answer`, in place of a task")
+    format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
+    scoring: Scoring | None = Field(None, description="how answers to `test` are scored; a name is short for a metric")
+    by: Literal["auto", "letter", "cloze"] = Field("auto", description="choices by letter or by text, as for a target")
+    shots: int | None = Field(None, ge=0, description="worked examples before each item of a task; default the task's")
+    max_test: int | None = Field(None, ge=1, description="score at most the first N test rows")
+    margin: float = Field(1.0, ge=0, description="points of 100 that the score may fall below the base model's")
+
+    @field_validator("scoring", mode="before")
+    @classmethod
+    def _name_of_metric(cls, value: object) -> object:
+        return {"metric": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> "Guard":
+        if (self.task is None) == (self.test is None):
+            raise ValueError("give either `task`, a benchmark of lm-eval, or `test`, a file of prompts with answers")
+        if self.test is not None and self.scoring is None:
+            raise ValueError("`test` needs `scoring`")
+        _check_scoring(self.test, self.scoring)
+        return self
 
 
 class Data(StrictModel):
@@ -209,6 +294,9 @@ class StudyConfig(StrictModel):
     model: Model = Field(description="model that selects and is trained")
     pool: list[PoolSource] = Field(min_length=1, description="files of the pool")
     targets: dict[str, Target] = Field(min_length=1, description="abilities the selection is for")
+    guards: dict[str, Guard] = Field(
+        {}, description="abilities that training must not harm: scored, and never selected for"
+    )
     data: Data = Field(Data(), description="conversion of rows to examples")
     lora: Lora = Field(Lora(), description="LoRA of warmup and finetune")
     warmup: Warmup = Field(Warmup(), description="training that makes the checkpoints for gradients")
@@ -240,8 +328,23 @@ class StudyConfig(StrictModel):
             raise ValueError("a target cannot be called 'mean': the report's mean over targets has that name")
         return targets
 
+    @field_validator("guards")
+    @classmethod
+    def _check_guards(cls, guards: dict[str, Guard]) -> dict[str, Guard]:
+        for name in guards:
+            usable_name(name)
+        return guards
+
+    @property
+    def scored(self) -> dict[str, Target | Guard]:
+        """Targets and guards whose answers are scored."""
+        return {**{name: target for name, target in self.targets.items() if target.is_scored}, **self.guards}
+
     @model_validator(mode="after")
     def _check_methods_fit(self) -> "StudyConfig":
+        twice = sorted(set(self.targets) & set(self.guards))
+        if twice:
+            raise ValueError(f"guards: {twice[0]!r} is also a target; a guard is never selected for")
         for method in self.selection.methods:
             method.check(self.targets, self.selection.attribution)
             self._check_categories(method)

@@ -11,6 +11,8 @@ from instsel.errors import InputError
 from instsel.io.fingerprint import file_identity
 from instsel.io.uri import resolve, under_root
 
+SPLITS = ("validation", "heldout")
+
 
 def pool_files(study: StudyConfig) -> list[SourceFile]:
     """List the files of the pool, in the order of the study file.
@@ -33,16 +35,35 @@ def pool_files(study: StudyConfig) -> list[SourceFile]:
 def target_files(study: StudyConfig, name: str) -> dict[str, list[SourceFile]]:
     """List the files of a target by split: validation, and heldout if it has one.
 
+    Those of a task of lm-eval are in the study's folder once stage *benchmarks* is done.
+
     Raises:
         InputError: a path does not exist; the message names its key.
     """
     target: Target = study.targets[name]
     uris = {"validation": target.validation, "heldout": target.heldout}
-    return {
+    files = {
         split: _source_files(f"targets.{name}.{split}", under_root(study.root, uri), {"row_format": target.format})
         for split, uri in uris.items()
         if uri is not None
     }
+    if target.task is None:
+        return files
+    rendered = {split: [SourceFile(f"{study.out}/benchmarks/{name}/{split}.jsonl", "messages")] for split in SPLITS}
+    return {**rendered, **files}
+
+
+def test_files(study: StudyConfig, name: str) -> list[SourceFile]:
+    """List the files of test rows of a target or guard; none where it is scored on a task of lm-eval.
+
+    Raises:
+        InputError: a path does not exist; the message names its key.
+    """
+    each = study.scored[name]
+    if each.test is None:
+        return []
+    part = "targets" if name in study.targets else "guards"
+    return _source_files(f"{part}.{name}.test", under_root(study.root, each.test), {"row_format": each.format})
 
 
 def files_identity(files: list[SourceFile]) -> list[dict[str, Any]]:
