@@ -3,7 +3,7 @@
 import os
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from instsel.config.mixture import Curriculum, Mixture
 from instsel.config.search import Search
@@ -59,7 +59,9 @@ class Target(StrictModel):
     task: str | None = Field(
         None, description="task of lm-evaluation-harness by name, or the path of its YAML file, in place of files"
     )
-    validation: Uri | None = Field(None, description="file of examples of the ability; gradients are taken of these")
+    validation: Uri | None = Field(
+        None, validate_default=True, description="file of examples of the ability; gradients are taken of these"
+    )
     heldout: Uri | None = Field(None, description="file of other examples, whose loss measures the result")
     test: Uri | None = Field(None, description="file of prompts with `answer`, whose score measures the result")
     scoring: Scoring | None = Field(None, description="how answers to `test` are scored; a name is short for a metric")
@@ -75,6 +77,13 @@ class Target(StrictModel):
     max_validation: int | None = Field(None, ge=1, description="use at most N validation rows, a fixed uniform sample")
     max_heldout: int | None = Field(None, ge=1, description="use at most N held-out rows, a fixed uniform sample")
 
+    @field_validator("validation")
+    @classmethod
+    def _check_validation(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("task") is None:
+            raise ValueError("is missing; give a file of examples, or `task`, a benchmark of lm-evaluation-harness")
+        return value
+
     @field_validator("scoring", mode="before")
     @classmethod
     def _name_of_metric(cls, value: object) -> object:
@@ -82,8 +91,6 @@ class Target(StrictModel):
 
     @model_validator(mode="after")
     def _check_sources(self) -> "Target":
-        if self.task is None and self.validation is None:
-            raise ValueError("validation is missing: give a file of examples, or `task`, a benchmark of lm-eval")
         if self.task is not None and (self.test is not None or self.heldout is not None):
             raise ValueError("a target with `task` is scored on that; remove `test` and `heldout`, or `task`")
         if self.task is None and (self.test is None) != (self.scoring is None):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instsel.config.study import Scoring
-from instsel.data.formats import BadRow
+from instsel.data.formats import BadRow, Message
 from instsel.data.test_items import TestItem
 from instsel.errors import InputError
 from instsel.evaluation.metrics import ANSWER
@@ -33,7 +33,7 @@ _LETTERED = re.compile(r"^\s*\(?([A-Z])[.):]\s+(\S.*?)\s*$", re.MULTILINE)
 _NUMBERED = re.compile(r"\b(answer\d+):\s*(.+?)(?=\s+answer\d+:|\n|$)", re.IGNORECASE)
 _FEWEST_OPTIONS = 2
 
-Messages = list[dict[str, str]]
+Messages = list[Message]
 
 
 @dataclass(frozen=True)
@@ -259,9 +259,8 @@ def _render(task: "ConfigurableTask", document: Mapping[str, Any]) -> Messages:
         prompt, answer = text, target[0] if isinstance(target, list) else target
     prefix = task.doc_to_prefix(document) or ""
     description = config.description if isinstance(config.description, str) else ""
-    system = [{"role": "system", "content": description.strip()}] if description.strip() else []
-    turns = [("user", str(prompt)), ("assistant", f"{prefix}{answer}".strip())]
-    return [*system, *({"role": role, "content": content} for role, content in turns)]
+    turns = [("system", description.strip()), ("user", str(prompt)), ("assistant", f"{prefix}{answer}".strip())]
+    return [Message(role=role, content=content) for role, content in turns if role != "system" or content]
 
 
 def _choice(choices: Sequence[str], target: Any) -> str:

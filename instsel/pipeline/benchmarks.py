@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from instsel.config.study import Guard, StudyConfig, Target
-from instsel.data.formats import BadRow, row_id
+from instsel.data.formats import BadRow, Message, row_id
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import files_identity, test_files
 from instsel.data.test_items import parse_item
@@ -54,9 +54,10 @@ class Benchmarks(Stage[BenchmarksResult]):
     def inputs(self, config: StudyConfig, key: str) -> Settings:
         tests: Settings = {}
         for name, each in config.scored.items():
-            # Any: JSON values, as `files_identity` has them.
-            of_files: Settings = {"files": files_identity(test_files(config, name))}  # type: ignore[dict-item]
-            tests[name] = of_files if each.task is None else {**task_identity(task_spec(config, name))}
+            if each.task is None:
+                tests[name] = {"files": files_identity(test_files(config, name))}
+            else:
+                tests[name] = {**task_identity(task_spec(config, name))}
         return {"tests": tests}
 
     def run_key(self, context: RunContext, key: str) -> Finished[BenchmarksResult]:
@@ -136,9 +137,8 @@ def _write_own(folder: Folder, name: str, each: Target | Guard, files: Sequence[
         except BadRow as error:
             rejected[str(error)] += 1
             continue
-        system = [{"role": "system", "content": item.system}] if item.system else []
-        turns = [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": item.answers[0]}]
-        rows.append([*system, *turns])
+        turns = [("system", item.system), ("user", item.prompt), ("assistant", item.answers[0])]
+        rows.append([Message(role=role, content=text) for role, text in turns if role != "system" or text])
         items.append(item.to_json())
         systems.add(item.system)
     if not rows:

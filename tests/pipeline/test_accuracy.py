@@ -73,7 +73,7 @@ def test_base_and_runs_are_scored_on_targets_and_guards(scored: StudyConfig) -> 
         manifest = json.loads(Path(scored.out, "accuracy", run, "manifest.json").read_text())
         scores = manifest["result"]["scores"]
         assert {name: score["items"] for name, score in scores.items()} == {"sums": 5, "cities": 6, "letters": 4}
-        assert scores["sums"]["probability"] is None and 0 < scores["cities"]["probability"] < 1
+        assert "probability" not in scores["sums"] and 0 < scores["cities"]["probability"] < 1
         assert manifest["result"]["settings"]["cities"]["version"] == "3"
     manifest = json.loads(Path(scored.out, "benchmarks", "manifest.json").read_text())
     assert manifest["result"]["tasks"]["sums"]["rejected"] == {"no `answer` and no assistant turn": 1}
