@@ -5,7 +5,8 @@ import math
 from pyarrow import fs as pafs
 from pydantic import JsonValue
 
-from instsel.config.study import StudyConfig, Target
+from instsel.config.rows import Target
+from instsel.config.study import StudyConfig
 from instsel.data.readers import HUB, SourceFile, SourceOptions, source_files
 from instsel.errors import InputError
 from instsel.io.fingerprint import file_identity

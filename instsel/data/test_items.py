@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from instsel.config.study import RowFormat
+from instsel.config.rows import RowFormat
 from instsel.data.formats import BadRow, parse_row
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from instsel.data.batching import BatchFitter, collate
 from instsel.errors import InputError
-from instsel.evaluation.tasks import INSTALL, TaskSpec, prompt_digest
+from instsel.evaluation.tasks import TaskSpec, prompt_digest
 from instsel.models.loss import logits_at
 
 if TYPE_CHECKING:
@@ -182,10 +182,7 @@ def _one_of(spec: TaskSpec, what: str, wanted: str | None, known: Sequence[str])
 
 
 def _language_model(model: nn.Module, tokenizer: Any, fitter: BatchFitter) -> "HFLM":
-    try:
-        from lm_eval.models.huggingface import HFLM
-    except ImportError as error:
-        raise InputError(INSTALL) from error
+    from lm_eval.models.huggingface import HFLM
 
     class Model(HFLM):  # type: ignore[misc]  # lm-eval has no types
         """lm-eval's wrapper, whose log-likelihoods take logits of continuations only and batches by tokens."""

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from instsel.config.study import Scoring
+from instsel.config.rows import Scoring
 from instsel.data.formats import BadRow, Message
 from instsel.data.test_items import TestItem
 from instsel.errors import InputError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 TASK_FILE = "task.yaml"
 ITEMS_FILE = "task.jsonl"
-INSTALL = "lm-evaluation-harness is not installed; pip install 'instsel[accuracy]'"
 # Options as people write them: "A. a map", "(B) a map" on lines of their own; "Answer1: ... Answer2: ...".
 _LETTERED = re.compile(r"^\s*\(?([A-Z])[.):]\s+(\S.*?)\s*$", re.MULTILINE)
 _NUMBERED = re.compile(r"\b(answer\d+):\s*(.+?)(?=\s+answer\d+:|\n|$)", re.IGNORECASE)
@@ -61,7 +60,7 @@ def load_task(spec: TaskSpec) -> "ConfigurableTask":
     """Load a task and its data set.
 
     Raises:
-        InputError: lm-eval is not installed, has no such task, or the task's data set cannot be loaded.
+        InputError: lm-eval has no such task, or the task's data set cannot be loaded.
     """
     manager = _manager(is_path=_is_path(spec.source))
     if not _is_path(spec.source):
@@ -170,12 +169,9 @@ def task_identity(spec: TaskSpec) -> dict[str, str]:
     """Return what identifies a task before it is loaded: lm-eval's version, and its name or its file's digest.
 
     Raises:
-        InputError: lm-eval is not installed, or the file does not exist.
+        InputError: the file cannot be read.
     """
-    try:
-        version = metadata.version("lm_eval")
-    except metadata.PackageNotFoundError as error:
-        raise InputError(INSTALL) from error
+    version = metadata.version("lm_eval")
     if not _is_path(spec.source):
         return {"lm_eval": version, "task": spec.source}
     try:
@@ -292,10 +288,8 @@ def _is_path(source: str) -> bool:
 @lru_cache(maxsize=2)
 def _manager(*, is_path: bool) -> "TaskManager":
     """Return lm-eval's tasks, whose list takes seconds to read, or a manager for files alone."""
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise InputError(INSTALL) from error
+    from lm_eval.tasks import TaskManager
+
     return TaskManager(include_defaults=not is_path)
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from instsel.config.study import Guard, StudyConfig, Target
+from instsel.config.rows import Guard, Target
+from instsel.config.study import StudyConfig
 from instsel.data.test_items import TestItem
 from instsel.errors import InputError, StudyError
 from instsel.evaluation.tasks import ITEMS_FILE, TASK_FILE, TaskSpec, load_task, task_config, written_item

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from instsel.config.study import Guard, StudyConfig, Target
+from instsel.config.rows import Guard, Target
+from instsel.config.study import StudyConfig
 from instsel.data.formats import BadRow, Message, row_id
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import files_identity, test_files

@@ -3,7 +3,8 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from instsel.config.study import Data, Model, StudyConfig, Target
+from instsel.config.rows import Target
+from instsel.config.study import Data, Model, StudyConfig
 from instsel.data.chat import check_tokenizer
 from instsel.data.contamination import LeakIndex
 from instsel.data.encode import (

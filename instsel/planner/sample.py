@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import ray
 
 from instsel.choice.budget import Budget
-from instsel.config.study import Data, Model, StudyConfig, Target
+from instsel.config.rows import Target
+from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
 from instsel.data.chat import check_tokenizer
 from instsel.data.contamination import LeakIndex
