@@ -28,7 +28,7 @@ ITEMS = pa.schema(
         ("item", pa.string()),
         ("document", pa.int64()),
         ("answer", pa.string()),
-        ("target", pa.string()),
+        ("right", pa.string()),
         ("correct", pa.float64()),
         ("probability", pa.float64()),
         ("found", pa.bool_()),
@@ -37,7 +37,7 @@ ITEMS = pa.schema(
 """Results of a task.
 
 - item: digest of the prompt; document: number in the test split.
-- answer: the response after the filter, of choices the option that was taken; target: the right answer.
+- answer: the response after the filter, of choices the option that was taken; right: the right answer.
 - correct: the task's metric, mostly 0 or 1.
 - probability: of the right option among all, by log-probability per character for cloze tasks; null where answers are
   generated.
@@ -137,7 +137,7 @@ def _item(task: "ConfigurableTask", spec: TaskSpec, sample: Mapping[str, Any]) -
         "item": prompt_digest(str(sample["arguments"][0][0])),
         "document": sample["doc_id"],
         "answer": answer,
-        "target": _target(task, sample),
+        "right": _right(task, sample),
         "correct": float(value),
         "probability": probability,
         "found": is_choice or answer != NOT_FOUND,
@@ -165,7 +165,7 @@ def _index(choices: Sequence[str], target: str) -> int | None:
     return choices.index(target) if target in choices else None
 
 
-def _target(task: "ConfigurableTask", sample: Mapping[str, Any]) -> str:
+def _right(task: "ConfigurableTask", sample: Mapping[str, Any]) -> str:
     target = sample["target"]
     if task.OUTPUT_TYPE == "multiple_choice" and isinstance(target, int):
         choices = task.doc_to_choice(sample["doc"])

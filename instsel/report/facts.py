@@ -3,10 +3,10 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue
+from pydantic import BeforeValidator, JsonValue
 
 from instsel.choice.metrics import SelectionMetrics
-from instsel.stats import Interval, Outcome, level_of, outcome
+from instsel.report.compared import AccuracyFacts, Facts, Results
 from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount, SplitCount
 
 
@@ -18,56 +18,6 @@ Number = Annotated[float | None, BeforeValidator(_finite)]
 """A number; None where it is unknown, since JSON has neither NaN nor infinity."""
 
 Matrix = list[list[Number]]
-
-
-class Facts(BaseModel):
-    """A part of the facts. What a stage of another version says beyond it is passed over."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Results(Facts):
-    """Held-out losses of the evaluated runs.
-
-    Attributes:
-        baseline: method that the others are compared with: random, or the base model.
-        confidence: of the intervals; 1 - confidence is the level of the tests.
-        losses: method -> target, and "mean" -> mean loss over held-out rows and over the runs of the method, nats.
-        losses_by_run: run -> the same.
-        differences: method -> target, and "mean" -> difference to the baseline with its interval, over training seeds
-            and held-out rows.
-        adjusted_p: the same -> two-sided p-value of the difference, adjusted by Holm over the methods of the target.
-        heldout_rows: target -> held-out rows.
-        runs: method -> its runs, one a seed.
-        best: trained method with the lowest mean loss.
-        not_told_apart: trained methods that are not significantly different from the best, itself the first.
-        whole_pool: methods that selected the whole pool.
-    """
-
-    baseline: str
-    confidence: float
-    losses: dict[str, dict[str, float]] = {}
-    losses_by_run: dict[str, dict[str, float]] = {}
-    differences: dict[str, dict[str, Interval]] = {}
-    adjusted_p: dict[str, dict[str, float]] = {}
-    heldout_rows: dict[str, int] = {}
-    runs: dict[str, list[str]] = {}
-    best: str | None = None
-    not_told_apart: list[str] = []
-    whole_pool: list[str] = []
-
-    @property
-    def level(self) -> float:
-        """The largest p-value that is significant."""
-        return level_of(self.confidence)
-
-    def outcome(self, method: str, target: str) -> Outcome:
-        """Say whether a method is better than the baseline on a target, or in the "mean", by its adjusted p-value."""
-        if method not in self.differences:
-            return "undecided"
-        # A summary of an earlier version has no p-values.
-        p_value = self.adjusted_p.get(method, {}).get(target, 1.0)
-        return outcome(self.differences[method][target].difference, p_value, self.level)
 
 
 class SelectionFacts(Facts):
@@ -265,6 +215,7 @@ class StudyFacts(Results):
     """All facts of a study; those of `Results` stand beside the others. Parts that a study lacks are empty.
 
     Attributes:
+        accuracy: scores on benchmarks; None where nothing is scored.
         warnings: what does not fit together in the folder, a sentence each.
         missing: stages that the study file asks for and that are not finished.
         composition: by source, task, category and length.
@@ -279,6 +230,7 @@ class StudyFacts(Results):
     dtype: str
     budget: int | float
     unit: Literal["rows", "tokens"]
+    accuracy: AccuracyFacts | None = None
     warnings: list[str] = []
     missing: list[str] = []
     pool: PoolResult | None = None

@@ -1,10 +1,10 @@
 """Held-out losses of the runs that are there, their differences to random, and which methods are best."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from instsel.report.facts import Results
+from instsel.report.compared import Results
 from instsel.report.markdown import BASE
 from instsel.report.record import StudyRecord
 from instsel.stats import (
@@ -32,12 +32,8 @@ def results(record: StudyRecord) -> tuple[Results, list[str]]:
     names = [name for name in (BASE, *record.runs) if name in evaluated]
     targets = _common_targets(record, names)
     losses, warnings = _comparable_losses(record, names, targets)
-    runs: dict[str, list[str]] = {BASE: [BASE]} if BASE in losses else {}
-    for name in losses:
-        if name != BASE:
-            runs.setdefault(record.runs[name].method.name, []).append(name)
-    methods = (record.runs[names[0]].method for method, names in runs.items() if method != BASE)
-    baseline = next((method.name for method in methods if method.is_baseline), BASE)
+    runs = runs_by_method(record, losses)
+    baseline = baseline_of(record, runs)
     evaluation = record.config.evaluation
     if not targets or not losses:
         return Results(baseline=baseline, confidence=evaluation.confidence, runs=runs), warnings
@@ -48,8 +44,8 @@ def results(record: StudyRecord) -> tuple[Results, list[str]]:
     return Results(
         baseline=baseline,
         confidence=evaluation.confidence,
-        losses=loss_table(pooled(losses, runs)),
-        losses_by_run=loss_table(losses),
+        losses=mean_table(pooled(losses, runs)),
+        losses_by_run=mean_table(losses),
         differences={name: comparison.intervals for name, comparison in comparisons.items()},
         adjusted_p=adjusted_p_values(comparisons),
         heldout_rows={target: len(values) for target, values in next(iter(losses.values())).items()},
@@ -58,6 +54,20 @@ def results(record: StudyRecord) -> tuple[Results, list[str]]:
         not_told_apart=best,
         whole_pool=_whole_pool(record, runs),
     ), [*warnings, *_too_few_resamples(bootstrap, len(comparisons))]
+
+
+def runs_by_method(record: StudyRecord, names: Iterable[str]) -> dict[str, list[str]]:
+    """Group runs by their method, the base model first."""
+    runs: dict[str, list[str]] = {}
+    for name in sorted(names, key=lambda name: name != BASE):
+        runs.setdefault(BASE if name == BASE else record.runs[name].method.name, []).append(name)
+    return runs
+
+
+def baseline_of(record: StudyRecord, runs: Mapping[str, Sequence[str]]) -> str:
+    """Name the method that others are compared with: the first baseline that has a run, else the base model."""
+    methods = (record.runs[names[0]].method for method, names in runs.items() if method != BASE)
+    return next((method.name for method in methods if method.is_baseline), BASE)
 
 
 def stacked(losses: Mapping[str, Losses], runs: Mapping[str, Sequence[str]]) -> dict[str, dict[str, np.ndarray]]:
@@ -92,11 +102,11 @@ def pooled(losses: Mapping[str, Losses], runs: Mapping[str, Sequence[str]]) -> d
     }
 
 
-def loss_table(losses: Mapping[str, Losses]) -> dict[str, dict[str, float]]:
-    """Average losses by method or run and target, with "mean" for the mean over targets; nats."""
+def mean_table(values: Mapping[str, Losses]) -> dict[str, dict[str, float]]:
+    """Average losses or scores by method or run and target, with "mean" for the mean over targets."""
     table = {}
-    for name, by_target in losses.items():
-        means = {target: float(np.mean(values)) for target, values in by_target.items()}
+    for name, by_target in values.items():
+        means = {target: float(np.mean(items)) for target, items in by_target.items()}
         table[name] = {**means, MEAN: float(np.mean(list(means.values())))} if means else {}
     return table
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from instsel.report.facts import Results
+from instsel.report.compared import Results
 from instsel.report.headline import headline, interval_note, p_text, seeds_note, significance_note
 
 LOSSES = {"base": 3.0, "random": 2.0, "less": 1.5, "bids": 1.6, "rds": 1.7}
@@ -40,12 +40,12 @@ def test_a_best_method_alone_is_named_with_its_difference():
 
 def test_methods_that_are_not_told_apart_are_all_named():
     assert headline(results_with(["less", "bids"], {})) == (
-        "Best: less and bids, not told apart, with mean held-out losses of 1.500 and 1.600; both clearly below random, "
+        "Best: less and bids, not told apart, with a mean held-out loss of 1.500 and 1.600; both clearly below random, "
         "by 0.500 and 0.400. less: clearly better on 1 of 1 targets, clearly worse on none; "
         "bids: clearly better on 1 of 1 targets, clearly worse on none."
     )
     assert headline(results_with(["less", "bids", "rds"], {})).startswith(
-        "Best: less, bids and rds, not told apart, with mean held-out losses of 1.500 to 1.700; all clearly below "
+        "Best: less, bids and rds, not told apart, with a mean held-out loss of 1.500 to 1.700; all clearly below "
         "random, by 0.300 to 0.500. less: "
     )
 
@@ -59,7 +59,7 @@ def test_what_is_not_clearly_below_the_baseline_is_not_said_to_be():
 
 def test_the_baseline_may_be_among_the_best():
     assert (
-        "Best: less and random, not told apart, with mean held-out losses of 1.500 and 2.000; less is not clearly "
+        "Best: less and random, not told apart, with a mean held-out loss of 1.500 and 2.000; less is not clearly "
         in (headline(results_with(["less", "random"], {"less": 0.2})))
     )
     assert headline(results_with(["random"], {})).endswith(": no method beat random.")
@@ -75,7 +75,7 @@ def test_of_many_methods_the_first_are_named():
         update={"losses": losses, "differences": differences, "adjusted_p": adjusted, "not_told_apart": many}
     )
     assert headline(facts) == (
-        "Best: less, bids, rds and 4 more, not told apart, with mean held-out losses of 1.500 to 1.700; all clearly "
+        "Best: less, bids, rds and 4 more, not told apart, with a mean held-out loss of 1.500 to 1.700; all clearly "
         "below random, by 0.300 to 0.500."
     )
 

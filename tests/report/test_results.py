@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from instsel.report.results import comparisons_to, loss_table, pooled, stacked
+from instsel.report.results import comparisons_to, mean_table, pooled, stacked
 from instsel.stats import Bootstrap
 
 RUNS = {
@@ -24,7 +24,7 @@ def test_a_method_of_several_seeds_is_their_mean_example_by_example():
 
 
 def test_the_mean_weighs_targets_alike_whatever_their_rows():
-    assert loss_table(pooled(RUNS, METHODS))["random"] == {"a": 2.5, "b": 0.5, "mean": 1.5}
+    assert mean_table(pooled(RUNS, METHODS))["random"] == {"a": 2.5, "b": 0.5, "mean": 1.5}
 
 
 def test_differences_are_to_the_baseline_and_leave_it_out():
@@ -47,4 +47,4 @@ def test_the_seeds_of_a_method_are_in_its_interval():
 def test_without_heldout_rows_there_is_nothing_to_compare():
     assert comparisons_to({"base": {}, "bids": {}}, "base", BOOTSTRAP) == {}
     assert comparisons_to({"bids": {"a": np.ones((1, 2))}}, "random", BOOTSTRAP) == {}
-    assert loss_table({"base": {}}) == {"base": {}}
+    assert mean_table({"base": {}}) == {"base": {}}
