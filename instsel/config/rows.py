@@ -22,14 +22,15 @@ class PoolSource(StrictModel):
     rows_per_file: int | None = Field(None, ge=1, description="read only the first N rows of each file")
 
 
-METRICS = ("choice", "exact_match", "f1", "rouge_l")
+METRICS = ("choice", "exact_match", "f1", "rouge_l", "code")
 
 
 class Scoring(StrictModel):
     metric: str | None = Field(
         None,
         description="of test rows: choice (the most probable option), exact_match, f1 or rouge_l (of a generated "
-        "answer); of a task: one of its metrics, by default its first",
+        "answer), code (a generated program that passes the row's `tests`); of a task: one of its metrics, by default "
+        "its first",
     )
     filter: str | None = Field(
         None,

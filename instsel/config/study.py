@@ -113,6 +113,9 @@ class Evaluation(StrictModel):
     bootstrap_samples: int = Field(2000, ge=100, description="resamples behind each interval")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals")
     seed: int = Field(0, ge=0, description="seed of the resampling")
+    run_code: bool = Field(
+        False, description="let `scoring: code` run what a model wrote, in a child process without network"
+    )
 
 
 class Resources(StrictModel):
@@ -232,6 +235,17 @@ class StudyConfig(StrictModel):
     def scored(self) -> dict[str, Target | Guard]:
         """Targets and guards whose answers are scored."""
         return {**{name: target for name, target in self.targets.items() if target.is_scored}, **self.guards}
+
+    @model_validator(mode="after")
+    def _check_code_may_run(self) -> "StudyConfig":
+        for name, each in self.scored.items():
+            if each.scoring is not None and each.scoring.metric == "code" and not self.evaluation.run_code:
+                part = "targets" if name in self.targets else "guards"
+                raise ValueError(
+                    f"{part}.{name}.scoring: code runs what a model wrote, in a child process without network; allow "
+                    "it by evaluation.run_code: true"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_methods_fit(self) -> "StudyConfig":

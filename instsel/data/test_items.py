@@ -17,6 +17,8 @@ class TestItem:
         system: text of a system turn before it; empty without one.
         answers: right answers, at least one; any of them counts.
         choices: options of a question with options, where the row lists them.
+        setup: Python source that a program starts with.
+        tests: Python sources that it has to pass.
     """
 
     # Pytest takes classes of this name for tests.
@@ -26,6 +28,8 @@ class TestItem:
     system: str
     answers: tuple[str, ...]
     choices: tuple[str, ...] | None
+    setup: str = ""
+    tests: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the item as a line of JSON."""
@@ -36,7 +40,7 @@ class TestItem:
         """Return the item that `to_json` wrote."""
         raw = json.loads(text)
         choices = None if raw["choices"] is None else tuple(raw["choices"])
-        return cls(raw["prompt"], raw["system"], tuple(raw["answers"]), choices)
+        return cls(raw["prompt"], raw["system"], tuple(raw["answers"]), choices, raw["setup"], tuple(raw["tests"]))
 
 
 def parse_item(line: bytes, row_format: RowFormat) -> TestItem:
@@ -61,7 +65,9 @@ def parse_item(line: bytes, row_format: RowFormat) -> TestItem:
     system = before.pop(0)["content"] if before and before[0]["role"] == "system" else ""
     if last["role"] != "assistant" or [message["role"] for message in before] != ["user"]:
         raise BadRow("more than one turn before the answer: a task asks in one user turn, after a system turn if any")
-    return TestItem(before[0]["content"], system, tuple(answers or [last["content"]]), _choices(raw.get("choices")))
+    setup, tests = _tests(raw)
+    right = tuple(answers or [last["content"]])
+    return TestItem(before[0]["content"], system, right, _texts(raw, "choices"), setup, tests)
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -89,9 +95,31 @@ def _answers(value: Any) -> list[str]:
     return answers
 
 
-def _choices(value: Any) -> tuple[str, ...] | None:
+def _texts(raw: dict[str, Any], key: str) -> tuple[str, ...] | None:
+    value = raw.get(key)
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(each, str) and each.strip() for each in value):
-        raise BadRow("`choices` is not a list of texts")
+        raise BadRow(f"`{key}` is not a list of texts")
     return tuple(value)
+
+
+def _tests(raw: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Return what a program starts with, and its tests: `setup` and `tests`, or `meta` as MBPP and HumanEval have it.
+
+    The prompt of HumanEval is the head of a function with its docstring: a whole function after it stands for itself, a
+    body alone continues it.
+    """
+    meta = raw.get("meta")
+    tests = _texts(raw, "tests")
+    if tests is not None:
+        return _text(raw.get("setup")), tests
+    if not isinstance(meta, dict):
+        return "", ()
+    if isinstance(meta.get("test"), str) and isinstance(meta.get("entry_point"), str):
+        return _text(meta.get("prompt")), (meta["test"], f"check({meta['entry_point']})")
+    return _text(meta.get("test_setup_code")), _texts(meta, "test_list") or ()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""Scores of generated answers: exact match, token F1 and ROUGE-L, each against the best of several right answers.
+"""Scores of generated answers: exact match, token F1 and ROUGE-L against the best of several right ones, and code.
 
 The functions whose names end in `_results` are what a written task of lm-evaluation-harness calls for each item, so
 that `lm_eval` run by hand on that task gives the same scores.
@@ -10,8 +10,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from instsel.evaluation.code import extract_code, passes, require_allowed
+
 ANSWER = "answers"
 """Key of a written item's right answers, a list of texts."""
+
+SETUP, TESTS = "setup", "tests"
+"""Keys of a written item's Python sources: what a program starts with, and the list of what it has to pass."""
 
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
 
@@ -56,6 +61,17 @@ def f1_results(item: Mapping[str, Any], responses: Sequence[str]) -> dict[str, f
 def rouge_l_results(item: Mapping[str, Any], responses: Sequence[str]) -> dict[str, float]:
     """Return `rouge_l` of a written item."""
     return {"rouge_l": rouge_l(responses[0], item[ANSWER])}
+
+
+def code_results(item: Mapping[str, Any], responses: Sequence[str]) -> dict[str, float]:
+    """Return `code` of a written item: 1.0 if the program in the response passes the item's tests, else 0.0.
+
+    Raises:
+        InputError: running code is not allowed, see `evaluation.code`.
+    """
+    require_allowed()
+    program = f"{item[SETUP]}\n{extract_code(responses[0])}"
+    return {"code": float(passes(program, item[TESTS]))}
 
 
 def _f1(words: Sequence[str], right: Sequence[str]) -> float:

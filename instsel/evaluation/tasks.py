@@ -19,7 +19,7 @@ from instsel.config.rows import Scoring
 from instsel.data.formats import BadRow, Message
 from instsel.data.test_items import TestItem
 from instsel.errors import InputError
-from instsel.evaluation.metrics import ANSWER
+from instsel.evaluation.metrics import ANSWER, SETUP, TESTS
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -60,7 +60,7 @@ def load_task(spec: TaskSpec) -> "ConfigurableTask":
     """Load a task and its data set.
 
     Raises:
-        InputError: lm-eval has no such task, or the task's data set cannot be loaded.
+        InputError: lm-eval has no such task, its data set cannot be loaded, or it runs code without limits.
     """
     manager = _manager(is_path=_is_path(spec.source))
     if not _is_path(spec.source):
@@ -73,6 +73,11 @@ def load_task(spec: TaskSpec) -> "ConfigurableTask":
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise InputError(f"{spec.key}: task {spec.source} cannot be loaded: {_why(error)}") from error
     (task,) = tasks.values()
+    if getattr(task, "UNSAFE_CODE", False):
+        raise InputError(
+            f"{spec.key}: task {spec.source} runs what a model wrote without limits; give the target test rows with "
+            "`tests` and `scoring: code`, which has them"
+        )
     if spec.shots is not None:
         task.set_config(key="num_fewshot", value=spec.shots)
     # The seed of lm-eval's command line.
@@ -141,8 +146,12 @@ def written_item(item: TestItem, scoring: Scoring, *, cloze: bool) -> dict[str, 
         cloze: of choices: the question is shown without its options, and each of these is scored as the answer.
 
     Raises:
-        BadRow: a choice without options, or whose answer is none of them.
+        BadRow: a choice without options, or whose answer is none of them; a program without tests.
     """
+    if scoring.metric == "code":
+        if not item.tests:
+            raise BadRow("no `tests`, a list of Python sources that the program has to pass")
+        return {"prompt": item.prompt, ANSWER: list(item.answers), SETUP: item.setup, TESTS: list(item.tests)}
     if scoring.metric != "choice":
         return {"prompt": item.prompt, ANSWER: list(item.answers)}
     parsed = parse_options(item.prompt)
@@ -155,10 +164,12 @@ def written_item(item: TestItem, scoring: Scoring, *, cloze: bool) -> dict[str, 
         labels, texts, question = parsed
     else:
         raise BadRow('no options: give `choices`, or options as lines "A. text" in the prompt')
+    # As "B. ample" in "B. ample".
+    lines = [f"{label}. {text}" for label, text in zip(labels, texts, strict=True)]
     if item.answers[0] not in labels and item.answers[0] in [label.lower() for label in labels]:
         # "Answer1: ..." in the prompt, and "answer1" as the answer.
         labels = [label.lower() for label in labels]
-    right = next((known.index(item.answers[0]) for known in (labels, texts) if item.answers[0] in known), None)
+    right = next((known.index(item.answers[0]) for known in (labels, texts, lines) if item.answers[0] in known), None)
     if right is None:
         raise BadRow("the answer is none of the options")
     shown = {"prompt": question, "choices": texts} if cloze else {"prompt": item.prompt, "choices": labels}

@@ -16,6 +16,7 @@ from instsel.config.rows import Guard, Target
 from instsel.config.study import StudyConfig
 from instsel.data.test_items import TestItem
 from instsel.errors import InputError, StudyError
+from instsel.evaluation.code import ALLOWED
 from instsel.evaluation.tasks import ITEMS_FILE, TASK_FILE, TaskSpec, load_task, task_config, written_item
 from instsel.io.store import Folder
 from instsel.pipeline.benchmarks import task_spec
@@ -125,6 +126,7 @@ class Scorer:
         from instsel.models.loading import load_on_devices, load_tokenizer
 
         torch.set_num_threads(threads)
+        os.environ[ALLOWED] = str(int(config.evaluation.run_code))
         self.config, self.adapters, self.outs = config, adapters, outs
         self.tokenizer, self.base = load_tokenizer(config.model), load_on_devices(config.model)
         self.adapted: Any = None

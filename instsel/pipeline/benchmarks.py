@@ -90,11 +90,13 @@ def _reading(each: Target | Guard) -> Settings:
     """Return the keys that say which rows are scored; not how."""
     settings: Settings = each.model_dump(mode="json", include={"task", "format", "max_test"})
     shown = each.max_validation if isinstance(each, Target) and each.task is not None else None
-    return {**settings, "choice": _is_choice(each), "max_validation": shown}
+    return {**settings, "needs": _needs(each), "max_validation": shown}
 
 
-def _is_choice(each: Target | Guard) -> bool:
-    return each.test is not None and each.scoring is not None and each.scoring.metric == "choice"
+def _needs(each: Target | Guard) -> str | None:
+    """Return the metric for which a row needs more than an answer: options or tests."""
+    metric = None if each.test is None or each.scoring is None else each.scoring.metric
+    return metric if metric in ("choice", "code") else None
 
 
 def _write_all(config: StudyConfig, folder: Folder, files: Mapping[str, list[SourceFile]]) -> BenchmarksResult:
@@ -133,7 +135,7 @@ def _write_own(folder: Folder, name: str, each: Target | Guard, files: Sequence[
             break
         try:
             item = parse_item(line, each.format)
-            if each.scoring is not None and _is_choice(each):
+            if each.scoring is not None and _needs(each):
                 written_item(item, each.scoring, cloze=False)
         except BadRow as error:
             rejected[str(error)] += 1

@@ -39,7 +39,7 @@ class Report(Stage[ReportResult]):
     def settings(self, config: StudyConfig, key: str) -> Settings:
         spec = metrics_spec(config)
         return {
-            "intervals": config.evaluation.model_dump(mode="json", exclude={"token_budget"}),
+            "intervals": config.evaluation.model_dump(mode="json", include={"bootstrap_samples", "confidence", "seed"}),
             "runs": {name: run.method.name for name, run in runs_of(config).items()},
             "metrics": spec.name if spec else None,
         }
