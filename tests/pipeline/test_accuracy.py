@@ -11,8 +11,10 @@ import pytest
 from instsel.config.file import parse_study
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
-from instsel.errors import InputError
+from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
+from instsel.models.loading import attach_lora, load_base
+from instsel.pipeline.accuracy import Scorer
 from instsel.pipeline.runner import run_study
 from tests.toy import CITIES, write_jsonl
 
@@ -160,3 +162,39 @@ def test_a_task_that_cannot_be_had_is_named(scored: StudyConfig, task: str, mess
     raw["targets"]["cities"]["task"], raw["out"] = task, str(tmp_path / "study")
     with pytest.raises(InputError, match=message):
         run_study(parse_study(raw, "test"), Terminal(), "benchmarks")
+
+
+def scorer(study: StudyConfig, adapter: Path, out: Path) -> Scorer:
+    return Scorer(1, study, {"random": Folder.at(adapter)}, {"random": Folder.at(out).create()})
+
+
+def rows_of(study: StudyConfig, target: str) -> tuple[list[str], list[dict[str, Any]]]:
+    table = (Folder.at(study.out) / "benchmarks" / target).read_table("test.parquet")
+    return table["id"].to_pylist(), table.to_pylist()
+
+
+def test_an_adapter_that_changes_nothing_is_an_error(scored: StudyConfig, tmp_path: Path) -> None:
+    # Of a new adapter the second factors are zero.
+    attach_lora(load_base(scored.model), scored.lora, 0).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(StudyError, match="the adapter of random changes no logit of the model"):
+        scorer(scored, tmp_path / "adapter", tmp_path / "out")(
+            {"run": "random", "target": "sums"}, *rows_of(scored, "sums")
+        )
+    assert not (tmp_path / "out" / "sums.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("scoring", "message"),
+    [
+        ({"metric": "accuracy"}, r"targets\.cities\.task: task .* has no metric 'accuracy'; its metrics are acc"),
+        ({"filter": "last"}, r"targets\.cities\.task: task .* has no filter 'last'; its filters are none"),
+    ],
+)
+def test_what_a_task_does_not_have_is_named(
+    scored: StudyConfig, scoring: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    raw = scored.model_dump(mode="json")
+    raw["targets"]["cities"]["scoring"] = scoring
+    base = Scorer(1, parse_study(raw, "test"), {"base": None}, {"base": Folder.at(tmp_path).create()})
+    with pytest.raises(InputError, match=message):
+        base({"run": "base", "target": "cities"}, *rows_of(scored, "cities"))
