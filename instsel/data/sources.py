@@ -33,10 +33,13 @@ def pool_files(study: StudyConfig) -> list[SourceFile]:
     return files
 
 
-def target_files(study: StudyConfig, name: str) -> dict[str, list[SourceFile]]:
+def target_files(study: StudyConfig, name: str, rendered: str | None = None) -> dict[str, list[SourceFile]]:
     """List the files of a target by split: validation, and heldout if it has one.
 
-    Those of a task of lm-eval are in the study's folder once stage *benchmarks* is done.
+    Args:
+        study: the study file.
+        name: of the target.
+        rendered: folder with the rows of a task of lm-eval; by default where stage *benchmarks* leaves them.
 
     Raises:
         InputError: a path does not exist; the message names its key.
@@ -50,8 +53,8 @@ def target_files(study: StudyConfig, name: str) -> dict[str, list[SourceFile]]:
     }
     if target.task is None:
         return files
-    rendered = {split: [SourceFile(f"{study.out}/benchmarks/{name}/{split}.jsonl", "messages")] for split in SPLITS}
-    return {**rendered, **files}
+    folder = rendered or f"{study.out}/benchmarks/{name}"
+    return {**{split: [SourceFile(f"{folder}/{split}.jsonl", "messages")] for split in SPLITS}, **files}
 
 
 def test_files(study: StudyConfig, name: str) -> list[SourceFile]:

@@ -6,26 +6,29 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from instsel.config.rows import Guard, Target
 from instsel.config.study import StudyConfig
+from instsel.data.sources import test_files
 from instsel.data.test_items import TestItem
 from instsel.errors import InputError, StudyError
 from instsel.evaluation.code import ALLOWED
 from instsel.evaluation.tasks import ITEMS_FILE, TASK_FILE, TaskSpec, load_task, task_config, written_item
 from instsel.io.store import Folder
-from instsel.pipeline.benchmarks import task_spec
-from instsel.pipeline.evaluate import last_adapter
+from instsel.pipeline.benchmarks import task_spec, write_benchmark
+from instsel.pipeline.evaluate import evaluation_probe, last_adapter
 from instsel.pipeline.extraction import Item
 from instsel.study import dependencies
+from instsel.study.estimates import RowSet, batch_estimate
 from instsel.study.results import AccuracyResult, Score
 from instsel.study.runs import BASE, runs_of
-from instsel.study.stage import Cost, RunContext, Settings, Stage, StageKey
+from instsel.study.stage import Cost, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -33,6 +36,11 @@ if TYPE_CHECKING:
 # Models below it do not tell letters apart, and answer with the text of an option far better.
 LETTER_PARAMETERS = 1_000_000_000
 TASKS = "tasks"
+DEFAULT_GENERATED = 256
+"""Most tokens of an answer where a task does not say: that of lm-eval's models."""
+GENERATED_COST = 10
+"""Tokens of a forward pass that take as long as one token that is generated."""
+ITEM_BYTES = 100
 
 
 class Accuracy(Stage[AccuracyResult]):
@@ -94,6 +102,59 @@ class Accuracy(Stage[AccuracyResult]):
             scores = {name: _score(stage.folder.read_table(f"{name}.parquet")) for name in config.scored}
             how = {name: stage.folder.read_json(f"{name}.json") for name in config.scored}
             stage.commit(AccuracyResult(scores=scores, settings=how), costs[key])
+
+    def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
+        import ray
+
+        config = context.config
+        scored: list[_Scored] = ray.get(ray.remote(_count_items).remote(config))
+        counted = StageEstimate(
+            self.name,
+            rows=len(keys) * sum(len(each.prompts) for each in scored),
+            tokens=len(keys) * sum(sum(each.prompts) + each.generated for each in scored),
+            disk=len(keys) * sum(len(each.prompts) for each in scored) * ITEM_BYTES,
+            memory_advice="lower evaluation.token_budget or resources.actors",
+        )
+        if not any(part.rows for part in context.counts.heldout):
+            # The rate is that of *evaluate*, which has nothing to be timed on.
+            return replace(counted, seconds=None)
+        rate, sets = context.profiler.batches(evaluation_probe(config)), []
+        for each in scored:
+            dear = GENERATED_COST * each.generated / len(each.prompts)
+            lengths = np.array(each.prompts) + round(dear)
+            sets.append(RowSet(len(lengths), 1, lengths, np.zeros_like(lengths)))
+        items = len(keys) * len(scored)
+        forward = batch_estimate(self.name, sets, config.evaluation.token_budget, rate, len(keys), items)
+        return replace(
+            counted, seconds=forward.seconds, memory=forward.memory, together=forward.together,
+            gpu_memory=forward.gpu_memory, gpu_total=forward.gpu_total,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What is scored of a target or guard: tokens of each prompt (about), and tokens that are generated at most."""
+
+    prompts: list[int]
+    generated: int
+
+
+def _count_items(config: StudyConfig) -> list[_Scored]:
+    scored = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, each in config.scored.items():
+            out = Folder.at(folder) / name
+            write_benchmark(config, name, out, test_files(config, name))
+            prompts = out.read_table("test.parquet", ["tokens"])["tokens"].to_pylist()
+            if each.task is not None:
+                task = load_task(task_spec(config, name))
+                generates = task.OUTPUT_TYPE == "generate_until"
+                longest = int((task.config.generation_kwargs or {}).get("max_gen_toks", DEFAULT_GENERATED))
+            else:
+                generates = each.scoring is not None and each.scoring.metric != "choice"
+                longest = each.scoring.max_tokens if each.scoring is not None else 0
+            scored.append(_Scored(prompts, len(prompts) * longest if generates else 0))
+    return scored
 
 
 def _score(table: pa.Table) -> Score:

@@ -99,14 +99,28 @@ def _needs(each: Target | Guard) -> str | None:
     return metric if metric in ("choice", "code") else None
 
 
+def write_benchmark(config: StudyConfig, name: str, folder: Folder, files: Sequence[SourceFile]) -> BenchmarkResult:
+    """Write the rows that a target or guard is scored on; of a task of lm-eval also those that it is selected by.
+
+    Args:
+        config: the study file.
+        name: of the target or guard.
+        folder: for test.parquet, and validation.jsonl and heldout.jsonl of a task.
+        files: of test rows of the user; none for a task.
+
+    Raises:
+        InputError: the task cannot be had, or no test row can be used.
+    """
+    each = config.scored[name]
+    if each.task is not None:
+        return _write_task(folder, task_spec(config, name), each)
+    return _write_own(folder, name, each, files)
+
+
 def _write_all(config: StudyConfig, folder: Folder, files: Mapping[str, list[SourceFile]]) -> BenchmarksResult:
-    tasks = {
-        name: _write_task(folder / name, task_spec(config, name), each)
-        if each.task is not None
-        else _write_own(folder / name, name, each, files[name])
-        for name, each in config.scored.items()
-    }
-    return BenchmarksResult(tasks=tasks)
+    return BenchmarksResult(
+        tasks={name: write_benchmark(config, name, folder / name, files.get(name, [])) for name in config.scored}
+    )
 
 
 def _write_task(folder: Folder, spec: TaskSpec, each: Target | Guard) -> BenchmarkResult:

@@ -16,6 +16,7 @@ from instsel.io.store import Folder
 from instsel.models.loading import attach_lora, load_base
 from instsel.pipeline.accuracy import Scorer
 from instsel.pipeline.runner import run_study
+from instsel.planner.run import plan_study
 from tests.toy import CITIES, write_jsonl
 
 YAML = """\
@@ -198,3 +199,13 @@ def test_what_a_task_does_not_have_is_named(
     base = Scorer(1, parse_study(raw, "test"), {"base": None}, {"base": Folder.at(tmp_path).create()})
     with pytest.raises(InputError, match=message):
         base({"run": "base", "target": "cities"}, *rows_of(scored, "cities"))
+
+
+def test_a_plan_counts_what_is_scored_before_any_stage_ran(scored: StudyConfig, tmp_path: Path) -> None:
+    raw = scored.model_dump(mode="json")
+    raw["out"] = str(tmp_path / "study")
+    planned = plan_study(parse_study(raw, "test"), Terminal())
+    stage = next(stage for stage in planned.stages if stage.name == "accuracy")
+    assert stage.rows == 2 * (5 + 6 + 4)
+    assert stage.seconds > 0
+    assert not Path(raw["out"]).exists()
