@@ -146,6 +146,19 @@ class Study(StudyArrays):
             raise InputError(f"{self.path} has no gains of answers; run it with evaluation.form_and_content: true")
         return tables.gain_table(self.summary)
 
+    def accuracy(self) -> pa.Table:
+        """Read the scores of every run on the test items of targets and guards, a line a run and item.
+
+        run, method, seed, target, item (digest of the prompt), answer, right (answer), correct (the metric, mostly 0 or
+        1), probability (of the right option; null where answers are generated), found (whether the filter found an
+        answer). Runs are in the order of the study file, the base model first.
+        """
+        names = [name for name in (BASE, *self._runs) if self._reader.has(f"accuracy/{name}")]
+        if not names:
+            self._finished("accuracy")
+        folders = {name: self._finished(f"accuracy/{name}") for name in names}
+        return tables.accuracy_table(folders, list(self.config.scored), self._runs)
+
     def heldout(self, run: str, target: str) -> pa.Table:
         """Read the loss of a run on each held-out example of a target: id, loss (mean over answer tokens, nats)."""
         require_known("target", target, self.targets)
@@ -156,7 +169,10 @@ class Study(StudyArrays):
         return folder.read_table(f"{target}.parquet")
 
     def comparison(self) -> pa.Table:
-        """Return a line a method and target, or `mean`: method, target, loss, difference to the baseline, low, high."""
+        """Return a line a method and target, or `mean`: method, target, loss, difference to the baseline, its p-value.
+
+        Columns `low` and `high` have the difference's interval; `adjusted_p` its p-value, adjusted over the methods.
+        """
         return tables.comparison_table(self.summary)
 
     @property

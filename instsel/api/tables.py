@@ -170,15 +170,38 @@ def gain_table(summary: Mapping[str, Any]) -> pa.Table:
     return pa.Table.from_pylist(lines, pa.schema({**head, **numbers}))
 
 
+def accuracy_table(folders: Mapping[str, Folder], names: Sequence[str], runs: Mapping[str, Run]) -> pa.Table:
+    """Return a line a run and test item, see `Study.accuracy`.
+
+    Args:
+        folders: run -> folder of its scores.
+        names: targets and guards.
+        runs: by name, without the base model.
+    """
+    parts = []
+    for name, folder in folders.items():
+        run = runs.get(name)
+        method, seed = (name, None) if run is None else (run.method.name, run.seed)
+        for target in (target for target in names if folder.exists(f"{target}.parquet")):
+            items = folder.read_table(f"{target}.parquet").drop_columns("document")
+            kinds = {"run": pa.string(), "method": pa.string(), "seed": pa.int64(), "target": pa.string()}
+            values = zip(kinds.items(), (name, method, seed, target), strict=True)
+            columns = {column: pa.repeat(pa.scalar(value, kind), len(items)) for (column, kind), value in values}
+            parts.append(pa.table({**columns, **{column: items[column] for column in items.column_names}}))
+    return pa.concat_tables(parts)
+
+
 def comparison_table(summary: Mapping[str, Any]) -> pa.Table:
-    """Return a line a method and target (and `mean`): loss, and the difference to the baseline with its interval."""
+    """Return a line a method and target (and `mean`): loss, difference to the baseline, its interval and p-value."""
     lines = []
     for method, losses in summary["losses"].items():
         for target, loss in losses.items():
             interval = summary["differences"].get(method, {}).get(target, {})
             difference = {key: interval.get(key) for key in ("difference", "low", "high")}
-            lines.append({"method": method, "target": target, "loss": loss, **difference})
-    columns = {"loss": pa.float64(), "difference": pa.float64(), "low": pa.float64(), "high": pa.float64()}
+            # A summary of 0.7.0 has no p-values.
+            p_value = summary.get("adjusted_p", {}).get(method, {}).get(target)
+            lines.append({"method": method, "target": target, "loss": loss, **difference, "adjusted_p": p_value})
+    columns = dict.fromkeys(["loss", "difference", "low", "high", "adjusted_p"], pa.float64())
     return pa.Table.from_pylist(lines, pa.schema({"method": pa.string(), "target": pa.string(), **columns}))
 
 

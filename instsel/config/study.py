@@ -1,40 +1,18 @@
 """The schema of study files: every key with its type, default and meaning."""
 
 import os
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from instsel.config.mixture import Curriculum, Mixture
+from instsel.config.rows import Guard, PoolSource, Target, Uri
 from instsel.config.search import Search
 from instsel.config.training import Training
-from instsel.io.uri import checked_uri
 from instsel.mixture.curriculum import PASSES
 from instsel.selection.base import Form, Method
 from instsel.selection.registry import AnyMethod
 from instsel.strict import StrictModel, usable_name
-
-RowFormat = Literal["auto", "messages", "alpaca", "sharegpt"]
-Uri = Annotated[str, AfterValidator(checked_uri)]
-
-
-class PoolSource(StrictModel):
-    path: Uri = Field(description="file, glob or URI of JSONL (.gz, .zst) or Parquet, dataset folder, or hf:OWNER/NAME")
-    format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
-    source: str | None = Field(
-        None, description="name shown for these rows; by default the row's `source`, else the file"
-    )
-    split: str = Field("train", description="split of a Hugging Face dataset")
-    rows_per_file: int | None = Field(None, ge=1, description="read only the first N rows of each file")
-
-
-class Target(StrictModel):
-    validation: Uri = Field(description="file of examples of the ability; gradients are taken of these")
-    heldout: Uri | None = Field(None, description="file of other examples, used only to measure the result")
-    format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
-    subtask: str | None = Field(None, description="column that divides the target into subtasks")
-    max_validation: int | None = Field(None, ge=1, description="use at most N validation rows, a fixed uniform sample")
-    max_heldout: int | None = Field(None, ge=1, description="use at most N held-out rows, a fixed uniform sample")
 
 
 class Data(StrictModel):
@@ -146,6 +124,9 @@ class Evaluation(StrictModel):
     bootstrap_samples: int = Field(2000, ge=100, description="resamples behind each interval")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals")
     seed: int = Field(0, ge=0, description="seed of the resampling")
+    run_code: bool = Field(
+        False, description="let `scoring: code` run what a model wrote, in a child process without network"
+    )
 
 
 class Resources(StrictModel):
@@ -220,6 +201,9 @@ class StudyConfig(StrictModel):
     model: Model = Field(description="model that selects and is trained")
     pool: list[PoolSource] = Field(min_length=1, description="files of the pool")
     targets: dict[str, Target] = Field(min_length=1, description="abilities the selection is for")
+    guards: dict[str, Guard] = Field(
+        {}, description="abilities that training must not harm: scored, and never selected for"
+    )
     data: Data = Field(Data(), description="conversion of rows to examples")
     lora: Lora = Field(Lora(), description="LoRA of warmup and finetune")
     warmup: Warmup = Field(Warmup(), description="training that makes the checkpoints for gradients")
@@ -255,6 +239,29 @@ class StudyConfig(StrictModel):
             raise ValueError("a target cannot be called 'mean': the report's mean over targets has that name")
         return targets
 
+    @field_validator("guards")
+    @classmethod
+    def _check_guards(cls, guards: dict[str, Guard]) -> dict[str, Guard]:
+        for name in guards:
+            usable_name(name)
+        return guards
+
+    @property
+    def scored(self) -> dict[str, Target | Guard]:
+        """Targets and guards whose answers are scored."""
+        return {**{name: target for name, target in self.targets.items() if target.is_scored}, **self.guards}
+
+    @model_validator(mode="after")
+    def _check_code_may_run(self) -> "StudyConfig":
+        for name, each in self.scored.items():
+            if each.scoring is not None and each.scoring.metric == "code" and not self.evaluation.run_code:
+                part = "targets" if name in self.targets else "guards"
+                raise ValueError(
+                    f"{part}.{name}.scoring: code runs what a model wrote, in a child process without network; allow "
+                    "it by evaluation.run_code: true"
+                )
+        return self
+
     @model_validator(mode="after")
     def _check_methods_fit(self) -> "StudyConfig":
         clash = sorted({"form", "content"} & self.targets.keys()) if self.evaluation.form_and_content else []
@@ -262,6 +269,9 @@ class StudyConfig(StrictModel):
             raise ValueError(
                 f"targets: {clash[0]!r} is a column of the losses with evaluation.form_and_content; rename it"
             )
+        twice = sorted(set(self.targets) & set(self.guards))
+        if twice:
+            raise ValueError(f"guards: {twice[0]!r} is also a target; a guard is never selected for")
         for method in self.selection.methods:
             method.check(self.targets, self.selection.attribution)
             self._check_categories(method)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from instsel.config.study import RowFormat
+from instsel.config.rows import RowFormat
 from instsel.data.chat import encode
 from instsel.data.formats import BadRow, Conversation, Message, parse_row
 

@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from pydantic import JsonValue
 
-from instsel.config.study import RowFormat
+from instsel.config.rows import RowFormat
 from instsel.console import one_line
 from instsel.data.other_answers import choices_of
 

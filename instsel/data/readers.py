@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from instsel.config.study import RowFormat
+from instsel.config.rows import RowFormat
 from instsel.data.formats import MOST_BYTES
 from instsel.errors import InputError
 from instsel.io.store import Folder

@@ -5,11 +5,14 @@ import math
 from pyarrow import fs as pafs
 from pydantic import JsonValue
 
-from instsel.config.study import StudyConfig, Target
+from instsel.config.rows import Target
+from instsel.config.study import StudyConfig
 from instsel.data.readers import HUB, SourceFile, SourceOptions, source_files
 from instsel.errors import InputError
 from instsel.io.fingerprint import file_identity
 from instsel.io.uri import resolve, under_root
+
+SPLITS = ("validation", "heldout")
 
 
 def pool_files(study: StudyConfig) -> list[SourceFile]:
@@ -30,19 +33,41 @@ def pool_files(study: StudyConfig) -> list[SourceFile]:
     return files
 
 
-def target_files(study: StudyConfig, name: str) -> dict[str, list[SourceFile]]:
+def target_files(study: StudyConfig, name: str, rendered: str | None = None) -> dict[str, list[SourceFile]]:
     """List the files of a target by split: validation, and heldout if it has one.
+
+    Args:
+        study: the study file.
+        name: of the target.
+        rendered: folder with the rows of a task of lm-eval; by default where stage *benchmarks* leaves them.
 
     Raises:
         InputError: a path does not exist; the message names its key.
     """
     target: Target = study.targets[name]
     uris = {"validation": target.validation, "heldout": target.heldout}
-    return {
+    files = {
         split: _source_files(f"targets.{name}.{split}", under_root(study.root, uri), {"row_format": target.format})
         for split, uri in uris.items()
         if uri is not None
     }
+    if target.task is None:
+        return files
+    folder = rendered or f"{study.out}/benchmarks/{name}"
+    return {**{split: [SourceFile(f"{folder}/{split}.jsonl", "messages")] for split in SPLITS}, **files}
+
+
+def test_files(study: StudyConfig, name: str) -> list[SourceFile]:
+    """List the files of test rows of a target or guard; none where it is scored on a task of lm-eval.
+
+    Raises:
+        InputError: a path does not exist; the message names its key.
+    """
+    each = study.scored[name]
+    if each.test is None:
+        return []
+    part = "targets" if name in study.targets else "guards"
+    return _source_files(f"{part}.{name}.test", under_root(study.root, each.test), {"row_format": each.format})
 
 
 def files_identity(files: list[SourceFile]) -> list[JsonValue]:

@@ -60,6 +60,24 @@ def stored_dtype(model: Model) -> str | None:
     return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
+def parameter_count(model: Model) -> int:
+    """Count the parameters of a model by its configuration, without its weights.
+
+    Raises:
+        InputError: the model does not exist.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(_local_or_hub(model.name), **options)
+        with torch.device("meta"):
+            empty: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model.name: {model.name} could not be loaded: {_first_line(error)}") from error
+    return sum(parameter.numel() for parameter in empty.parameters())
+
+
 def load_base(model: Model, device_map: str | dict[str, int] | None = None) -> Any:
     """Load the base model in the study's dtype, frozen, in evaluation mode.
 

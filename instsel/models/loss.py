@@ -67,6 +67,30 @@ def answer_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     return spread.view(rows, length).sum(dim=1)
 
 
+def logits_at(model: nn.Module, batch: Mapping[str, Tensor], positions: Tensor) -> Tensor:
+    """Compute the logits at some positions of a batch only.
+
+    Args:
+        model: A causal language model, with or without a PEFT wrapper around it.
+        batch: input_ids and attention_mask, int64 (B, T), padded on the right.
+        positions: int64 (k,), row * T + column.
+
+    Returns:
+        float32 (k, vocabulary), on the device of the output head.
+    """
+    wrapped: Any = model
+    causal_lm = wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+    if causal_lm.config.model_type not in _PLAIN_HEADS:
+        output = wrapped(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        logits: Tensor = output.logits.flatten(0, 1)
+        return logits.index_select(0, positions.to(logits.device)).float()
+    hidden = causal_lm.get_decoder()(input_ids=batch["input_ids"], use_cache=False)[0]
+    hidden = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device))
+    logits = causal_lm.get_output_embeddings()(hidden).float()
+    cap = getattr(causal_lm.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
 def _weighted_token_losses(
     model: nn.Module, batch: Mapping[str, Tensor], positions: Tensor, target_ids: Tensor, weight: Tensor
 ) -> Tensor:

@@ -44,12 +44,12 @@ class Prepare(Stage[PrepareResult]):
     version = 2
 
     def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
-        return []
+        return [StageKey("benchmarks")] if config.scored else []
 
     def settings(self, config: StudyConfig, key: str) -> Settings:
+        read = {"format", "subtask", "max_validation", "max_heldout"}
         targets: Settings = {
-            name: target.model_dump(mode="json", exclude={"validation", "heldout"})
-            for name, target in config.targets.items()
+            name: target.model_dump(mode="json", include=read) for name, target in config.targets.items()
         }
         return {"data": config.data.model_dump(mode="json"), "targets": targets}
 
@@ -60,7 +60,8 @@ class Prepare(Stage[PrepareResult]):
         import ray
 
         config, folder = context.config, context.stage(self.name).folder
-        targets = prepare_targets(config, folder)
+        scored = context.stage("benchmarks").folder if config.scored else None
+        targets = prepare_targets(config, folder, scored)
         identified = ray.remote(_identify_model).remote(config.model)
         shards = _encode_pool(config, folder, pool_files(config), context.console)
         if not shards:

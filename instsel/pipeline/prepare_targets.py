@@ -3,7 +3,8 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from instsel.config.study import Data, Model, StudyConfig, Target
+from instsel.config.rows import Target
+from instsel.config.study import Data, Model, StudyConfig
 from instsel.data.chat import check_tokenizer
 from instsel.data.contamination import LeakIndex
 from instsel.data.encode import (
@@ -27,8 +28,18 @@ from instsel.study.results import SplitCount
 BYTES_A_TOKEN = 5
 
 
-def prepare_targets(study: StudyConfig, folder: Folder) -> dict[str, dict[str, SplitCount]]:
-    """Write every target's rows and the index of their texts below the stage's folder; counts by target and split.
+def prepare_targets(
+    study: StudyConfig, folder: Folder, scored: Folder | None = None
+) -> dict[str, dict[str, SplitCount]]:
+    """Write every target's rows and the index of their texts below the stage's folder.
+
+    Args:
+        study: the study file.
+        folder: of the stage.
+        scored: folder of stage *benchmarks*, whose items are indexed too; None without one.
+
+    Returns:
+        Target -> split -> counts.
 
     Raises:
         InputError: a target has no usable row.
@@ -52,7 +63,7 @@ def prepare_targets(study: StudyConfig, folder: Folder) -> dict[str, dict[str, S
     ]
     by_target = {name: counts for of_task in ray.get(encoding) for name, counts in of_task.items()}
     counts = {name: by_target[name] for name in study.targets}
-    ray.get(ray.remote(_index_targets).remote(folder, list(study.targets), study.data.leak_words))
+    ray.get(ray.remote(_index_targets).remote(folder, study, scored))
     return counts
 
 
@@ -127,14 +138,17 @@ def target_tables(
     return tables
 
 
-def _index_targets(folder: Folder, targets: list[str], words: int) -> None:
-    """Write the index of the targets' texts, for the encoders to read."""
+def _index_targets(folder: Folder, study: StudyConfig, scored: Folder | None) -> None:
+    """Write the index of the texts of targets and of what is scored, for the encoders to read."""
     rows = []
-    for target in targets:
+    for target in study.targets:
         rows_folder = folder / "targets" / target
         splits = [name for name in ("validation.parquet", "heldout.parquet") if rows_folder.exists(name)]
         rows.append([messages for name in splits for messages in rows_folder.read_table(name)["messages"].to_pylist()])
-    index = LeakIndex.of(rows, words)
+    if scored is not None:
+        tests = [(scored / name).read_table("test.parquet", ["messages"]) for name in study.scored]
+        rows += [test["messages"].to_pylist() for test in tests]
+    index = LeakIndex.of(rows, study.data.leak_words)
     for name in ("template", "runs"):
         folder.write_table(f"leak_{name}.arrow", pa.table({"hash": getattr(index, name)}))
 

@@ -22,6 +22,7 @@ class Report(Stage[ReportResult]):
 
     name = "report"
     position = 130
+    version = 2
     per_trial = True
     is_goal = True
 
@@ -29,6 +30,7 @@ class Report(Stage[ReportResult]):
         estimators = config.mixture.estimators if config.mixture is not None and _shows_gamma(config) else []
         return [
             *(StageKey("evaluate", name) for name in (BASE, *runs_of(config))),
+            *(StageKey("accuracy", name) for name in (BASE, *runs_of(config)) if config.scored),
             *(StageKey("attribution", name) for name in attribution_specs(config)),
             *(StageKey("interaction", estimator) for estimator in estimators),
             *([StageKey("features")] if metrics_spec(config) else []),
@@ -38,7 +40,7 @@ class Report(Stage[ReportResult]):
     def settings(self, config: StudyConfig, key: str) -> Settings:
         spec = metrics_spec(config)
         return {
-            "intervals": config.evaluation.model_dump(mode="json", exclude={"token_budget"}),
+            "intervals": config.evaluation.model_dump(mode="json", include={"bootstrap_samples", "confidence", "seed"}),
             "runs": {name: run.method.name for name, run in runs_of(config).items()},
             "metrics": spec.name if spec else None,
         }

@@ -94,7 +94,7 @@ def _run_stages(context: RunContext, waiting: Mapping[str, Sequence[str]]) -> No
     budget = Budget(selection.budget, selection.unit)
     is_checked = False
     for name, keys in waiting.items():
-        if not is_checked and name != "prepare":
+        if not is_checked and context.stage("prepare").done():
             # A budget that cannot be met is said now, not after the hours that lie between.
             budget.of(context.stage("prepare").result(PrepareResult).pool)
             is_checked = True

@@ -1,6 +1,7 @@
 """The rows of a study that is planned: how many, how long, and how to read those that are timed."""
 
 import json
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,8 @@ import pyarrow.parquet as pq
 import ray
 
 from instsel.choice.budget import Budget
-from instsel.config.study import Data, Model, StudyConfig, Target
+from instsel.config.rows import Target
+from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
 from instsel.data.chat import check_tokenizer
 from instsel.data.contamination import LeakIndex
@@ -23,6 +25,7 @@ from instsel.data.sources import pool_files, target_files
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.models.loading import load_tokenizer
+from instsel.pipeline.benchmarks import write_benchmark
 from instsel.pipeline.prepare import encoders
 from instsel.pipeline.prepare_targets import target_tables, why_rejected
 from instsel.planner.rows import Pick, sample_lines
@@ -301,10 +304,20 @@ def _summary(samples: list[_FileSample], rows: int, looked_at: int) -> str:
 
 def _targets(study: StudyConfig) -> list[Tables]:
     pending = [
-        _encode_target.remote(name, target, target_files(study, name), study.model, study.data)
+        _encode_task.remote(study, name)
+        if target.task is not None
+        else _encode_target.remote(name, target, target_files(study, name), study.model, study.data)
         for name, target in study.targets.items()
     ]
     return ray.get(pending)
+
+
+@ray.remote
+def _encode_task(study: StudyConfig, name: str) -> Tables:
+    """Encode the rows of a task of lm-eval, which stage *benchmarks* has perhaps not written yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_benchmark(study, name, Folder.at(folder), [])
+        return target_tables(name, study.targets[name], target_files(study, name, folder), study.model, study.data)
 
 
 @ray.remote

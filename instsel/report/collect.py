@@ -16,6 +16,7 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.mixture.dependency import LEVELS
 from instsel.mixture.interaction import agreement
+from instsel.report.accuracy import accuracy
 from instsel.report.facts import (
     AgreementFacts,
     BudgetPart,
@@ -79,8 +80,9 @@ def collect(record: StudyRecord, measured: Measured | None = None) -> StudyFacts
         measured: by the stage *report*; by default what its last run wrote, as far as it still holds.
     """
     by_stage = earlier_measurement(record) if measured is None else measured
-    outcome, incomparable = results(record)
-    by_method, with_other_answers = gains(record, outcome.runs)
+    losses, incomparable = results(record)
+    scores, not_scored_alike = accuracy(record, losses)
+    by_method, with_other_answers = gains(record, losses.runs)
     return StudyFacts(
         study=record.config.name,
         path=record.path,
@@ -88,9 +90,10 @@ def collect(record: StudyRecord, measured: Measured | None = None) -> StudyFacts
         dtype=record.config.model.dtype,
         budget=record.config.selection.budget,
         unit=record.config.selection.unit,
-        warnings=[*warnings(record), *incomparable, *with_other_answers],
+        warnings=[*warnings(record), *incomparable, *not_scored_alike, *with_other_answers],
         missing=record.missing,
-        **dict(outcome),
+        **dict(losses),
+        accuracy=scores,
         gains=by_method,
         selections={name: SelectionFacts.model_validate(result) for name, result in record.results("select").items()},
         metrics=by_stage.metrics,

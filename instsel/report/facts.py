@@ -3,9 +3,10 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue
+from pydantic import BeforeValidator, JsonValue
 
 from instsel.choice.metrics import SelectionMetrics
+from instsel.report.compared import AccuracyFacts, Facts, Results
 from instsel.stats import Interval
 from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount, SplitCount
 
@@ -18,38 +19,6 @@ Number = Annotated[float | None, BeforeValidator(_finite)]
 """A number; None where it is unknown, since JSON has neither NaN nor infinity."""
 
 Matrix = list[list[Number]]
-
-
-class Facts(BaseModel):
-    """A part of the facts. What a stage of another version says beyond it is passed over."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class Results(Facts):
-    """Held-out losses of the evaluated runs.
-
-    Attributes:
-        baseline: method that the others are compared with: random, or the base model.
-        confidence: of the intervals.
-        losses: method -> target, and "mean" -> mean loss over held-out rows and over the runs of the method, nats.
-        losses_by_run: run -> the same.
-        differences: method -> target, and "mean" -> difference to the baseline with its interval.
-        heldout_rows: target -> held-out rows.
-        runs: method -> its runs, one a seed.
-        best: method with the lowest mean loss.
-        whole_pool: methods that selected the whole pool.
-    """
-
-    baseline: str
-    confidence: float
-    losses: dict[str, dict[str, float]] = {}
-    losses_by_run: dict[str, dict[str, float]] = {}
-    differences: dict[str, dict[str, Interval]] = {}
-    heldout_rows: dict[str, int] = {}
-    runs: dict[str, list[str]] = {}
-    best: str | None = None
-    whole_pool: list[str] = []
 
 
 class Gain(Facts):
@@ -261,6 +230,7 @@ class StudyFacts(Results):
     """All facts of a study; those of `Results` stand beside the others. Parts that a study lacks are empty.
 
     Attributes:
+        accuracy: scores on benchmarks; None where nothing is scored.
         warnings: what does not fit together in the folder, a sentence each.
         missing: stages that the study file asks for and that are not finished.
         gains: method -> target, and "mean" -> form and content of its gain over the base model.
@@ -276,6 +246,7 @@ class StudyFacts(Results):
     dtype: str
     budget: int | float
     unit: Literal["rows", "tokens"]
+    accuracy: AccuracyFacts | None = None
     warnings: list[str] = []
     missing: list[str] = []
     gains: dict[str, dict[str, Gain]] = {}

@@ -18,19 +18,20 @@ NONE = "\N{EN DASH}"
 
 def comparison_table(
     losses: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, Interval]], baseline: str,
-    *, digits: int = 2,
+    *, digits: int = 2, higher_is_better: bool = False,
 ) -> str:  # fmt: skip
-    """Lay out held-out losses: targets as rows and their mean below, runs as columns, the base model first.
+    """Lay out held-out losses or scores: targets as rows and their mean below, runs as columns, the base model first.
 
-    More runs than `MOST_COLUMNS` become rows, in order of their mean. The lowest loss of a target is bold.
+    More runs than `MOST_COLUMNS` become rows, in order of their mean. The best value of a target is bold.
     A run with intervals shows its difference to the baseline and the interval too:
     `**1.93** (−0.41 [−0.52, −0.30])`.
 
     Args:
-        losses: run to target to mean loss; "base" is the model before finetuning.
+        losses: run to target to mean loss or score; "base" is the model before finetuning.
         intervals: run to target, and "mean", to Interval against `baseline`; a run without any shows its losses alone.
         baseline: the run that the intervals compare with.
         digits: decimals shown.
+        higher_is_better: as for accuracies.
 
     Returns:
         A Markdown table that ends with a newline.
@@ -54,13 +55,14 @@ def comparison_table(
     table[MEAN] = [sum(losses[run].values()) / len(targets) for run in runs]
     cells: dict[str, list[str]] = {}
     for target, means in table.items():
-        cells[target] = [_number_or_best(mean, min(means), digits) for mean in means]
+        best = max(means) if higher_is_better else min(means)
+        cells[target] = [_number_or_best(mean, best, digits) for mean in means]
         for column, run in enumerate(runs):
             if run in intervals:
                 cells[target][column] += f" ({_difference(intervals[run][target], digits)})"
     if len(runs) <= MOST_COLUMNS:
         return markdown_table(["target", *runs], [[target, *row] for target, row in cells.items()])
-    order = sorted(range(len(runs)), key=lambda column: table[MEAN][column])
+    order = sorted(range(len(runs)), key=lambda column: table[MEAN][column], reverse=higher_is_better)
     return markdown_table(["run", *cells], [[runs[c], *(row[c] for row in cells.values())] for c in order])
 
 

@@ -7,16 +7,17 @@ from rich.table import Table
 
 from instsel.console import Terminal, one_line
 from instsel.report.collect import as_json
-from instsel.report.facts import Results, StudyFacts
-from instsel.report.markdown import decimal, percent
-from instsel.report.page.results import by_mean, headline, interval_text
-from instsel.report.text import NO_RESULTS
-from instsel.stats import MEAN, Interval
+from instsel.report.compared import Compared, Measure
+from instsel.report.comparison import NO_RESULTS
+from instsel.report.facts import StudyFacts
+from instsel.report.headline import guard_sentences, headline, interval_text, seeds_note, value_text
+from instsel.report.markdown import percent
+from instsel.stats import MEAN
 
 NAME_WIDTH = 12
 IN_JSON = (
-    "study", "path", "model", "baseline", "confidence", "best", "whole_pool", "losses", "differences", "heldout_rows",
-    "runs", "missing", "warnings",
+    "study", "path", "model", "accuracy", "baseline", "confidence", "best", "not_told_apart", "whole_pool", "losses",
+    "differences", "adjusted_p", "heldout_rows", "runs", "missing", "warnings",
 )  # fmt: skip
 
 
@@ -40,83 +41,88 @@ def show_results(studies: Sequence[StudyFacts], page: str, terminal: Terminal, *
         if facts.missing:
             first, *rest = facts.missing
             terminal.say(f"not finished: {first} is missing{f', and {len(rest)} stages more' if rest else ''}")
-        if facts.losses:
-            terminal.table(results_table(facts), short_table(facts), means_table(facts))
-            terminal.say(headline(facts))
-        else:
+        compared = [results for results in (facts.accuracy, facts) if results is not None and results.values]
+        for results in compared:
+            terminal.table(results_table(results), short_table(results), means_table(results))
+            terminal.say(headline(results))
+        if facts.accuracy is not None:
+            for sentence in guard_sentences(facts.accuracy):
+                terminal.say(sentence)
+        if not compared:
             terminal.say(NO_RESULTS)
+        elif note := seeds_note(compared[0]):
+            terminal.say(note)
     terminal.say(f"report: {page}")
 
 
-def results_table(results: Results) -> Table:
-    """Lay out methods by targets: loss and difference to the baseline; the lowest loss of each column is bold."""
-    targets = [MEAN, *results.heldout_rows]
-    lowest = {target: min(by_target[target] for by_target in results.losses.values()) for target in targets}
+def results_table(results: Compared) -> Table:
+    """Lay out methods by targets: value and difference to the baseline; the best value of each column is bold.
+
+    Differences that are clear have a star.
+    """
+    targets, measure, best = [MEAN, *results.counts], results.measure, results.best_values
     baseline, confidence = _safe(results.baseline), percent(results.confidence)
-    table = Table(caption=f"held-out loss, nats; difference to {baseline}, {confidence}")
+    star = f"; * where p is at most {percent(results.level)}, adjusted by Holm" if results.adjusted_p else ""
+    table = Table(caption=f"{measure.name}, {measure.unit}; difference to {baseline}, {confidence}{star}")
     table.add_column("method")
     for target in targets:
         table.add_column(_safe(target), justify="right")
-    for name in by_mean(results):
+    for name in results.by_mean:
         cells = []
         for target in targets:
-            loss = _loss(results.losses[name][target], lowest[target])
-            difference = interval_text(results.differences.get(name, {}).get(target))
-            cells.append(f"{loss}\n[dim]{escape(difference)}[/]" if difference else loss)
+            value = _value(results.values[name][target], best[target], measure)
+            difference = interval_text(results.differences.get(name, {}).get(target), measure)
+            difference += "*" if results.outcome(name, target) != "undecided" else ""
+            cells.append(f"{value}\n[dim]{escape(difference)}[/]" if difference else value)
         table.add_row(_method(name, results), *cells)
     return table
 
 
-def short_table(results: Results) -> Table:
-    """Lay out methods, their mean loss, and on how many targets they are better or worse than the baseline."""
-    losses, targets = results.losses, list(results.heldout_rows)
-    lowest = min(by_target[MEAN] for by_target in losses.values())
-    caption = f"held-out loss, nats; better and worse where the {percent(results.confidence)} interval says so"
+def short_table(results: Compared) -> Table:
+    """Lay out methods, their mean, and on how many targets they are clearly better or worse than the baseline."""
+    values, targets, measure = results.values, list(results.counts), results.measure
+    level = percent(results.level)
+    caption = f"{measure.name}, {measure.unit}; better and worse where p is at most {level}, adjusted by Holm"
     table = Table(caption=caption)
-    widest = max(len(_safe(name)) for name in losses)
+    widest = max(len(_safe(name)) for name in values)
     table.add_column("method", overflow="fold", min_width=min(NAME_WIDTH, widest))
     table.add_column(MEAN, justify="right", no_wrap=True)
     table.add_column(f"difference to {_safe(results.baseline)}", justify="right", no_wrap=True)
     table.add_column("better", justify="right", no_wrap=True)
     table.add_column("worse on", overflow="fold", min_width=len("worse on"))
-    for name in by_mean(results):
+    for name in results.by_mean:
         differences = results.differences.get(name, {})
         better, worse = (
-            [target for target in targets if differences and _is_clear(differences[target], sign)] for sign in (-1, 1)
+            [target for target in targets if results.outcome(name, target) == kind] for kind in ("better", "worse")
         )
         table.add_row(
             _method(name, results),
-            _loss(losses[name][MEAN], lowest),
-            escape(interval_text(differences.get(MEAN))),
+            _value(values[name][MEAN], results.best_values[MEAN], measure),
+            escape(interval_text(differences.get(MEAN), measure)),
             f"{len(better)} of {len(targets)}" if differences else "",
             _safe(", ".join(worse)),
         )
     return table
 
 
-def means_table(results: Results) -> Table:
-    """Lay out methods and their mean loss, where the terminal is too narrow for more."""
-    losses = results.losses
-    lowest = min(by_target[MEAN] for by_target in losses.values())
-    table = Table(caption="held-out loss, nats")
+def means_table(results: Compared) -> Table:
+    """Lay out methods and their mean, where the terminal is too narrow for more."""
+    measure, best = results.measure, results.best_values[MEAN]
+    table = Table(caption=f"{measure.name}, {measure.unit}")
     table.add_column("method", overflow="fold")
     table.add_column(MEAN, justify="right", no_wrap=True)
-    for name in by_mean(results):
-        table.add_row(_method(name, results), _loss(losses[name][MEAN], lowest))
+    for name in results.by_mean:
+        table.add_row(_method(name, results), _value(results.values[name][MEAN], best, measure))
     return table
 
 
-def _method(name: str, results: Results) -> str:
-    return f"[bold]{_safe(name)}[/]" if name == results.best else _safe(name)
+def _method(name: str, results: Compared) -> str:
+    return f"[bold]{_safe(name)}[/]" if name in results.not_told_apart else _safe(name)
 
 
-def _loss(value: float, lowest: float) -> str:
-    return f"[bold green]{decimal(value, 3)}[/]" if value == lowest else decimal(value, 3)
-
-
-def _is_clear(interval: Interval, sign: int) -> bool:
-    """Whether a difference has this sign within all of its interval."""
-    return min(sign * interval.low, sign * interval.high) > 0
+def _value(value: float, best: float, measure: Measure) -> str:
+    text = value_text(value, measure)
+    return f"[bold green]{text}[/]" if value == best else text
 
 
 def _safe(name: str) -> str:

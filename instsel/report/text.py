@@ -6,6 +6,7 @@ from typing import Any
 from instsel.console import inline
 from instsel.mixture.categories import OTHER
 from instsel.mixture.dependency import LEVELS
+from instsel.report.comparison import LOSS_NOTE, accuracy_text, comparison_text
 from instsel.report.facts import (
     AgreementFacts,
     SearchFacts,
@@ -17,19 +18,16 @@ from instsel.report.gains import gains_report
 from instsel.report.markdown import (
     MOST_COLUMNS,
     NONE,
-    comparison_table,
     composition_table,
     decimal,
     markdown_table,
     percent,
 )
-from instsel.stats import MEAN
 from instsel.study.results import DependencyResult, InteractionResult, MixtureShares
 
 MOST_TASKS = 12
 MOST_BOUNDS = 5
 MOST_TRIALS = 20
-NO_RESULTS = "Nothing is evaluated yet, or no target has held-out rows."
 # A constraint with a smaller dual limits nothing that anyone would notice.
 LEAST_DUAL = 1e-6
 
@@ -38,7 +36,8 @@ def study_report(facts: StudyFacts) -> str:
     """Write the report of a study."""
     sections = [
         [f"# Study {facts.study}\n", _overview(facts)],
-        _losses(facts),
+        accuracy_text(facts.accuracy) if facts.accuracy else [],
+        comparison_text(facts, "Held-out loss", LOSS_NOTE) if facts.losses or not facts.accuracy else [],
         gains_report(facts),
         _selections(facts),
         _served(facts),
@@ -69,29 +68,6 @@ def _overview(facts: StudyFacts) -> str:
         *(f"- rejected rows: {count:,} x {inline(reason)}" for reason, count in reasons),
     ]
     return "\n".join(lines)
-
-
-def _losses(facts: StudyFacts) -> list[str]:
-    if not facts.heldout_rows:
-        return ["## Held-out loss\n", NO_RESULTS]
-    losses = {
-        method: {target: loss for target, loss in by_target.items() if target != MEAN}
-        for method, by_target in facts.losses.items()
-    }
-    note = (
-        f"Mean cross-entropy of answer tokens, nats; lower is better. In brackets: difference to {facts.baseline} "
-        f"with its {percent(facts.confidence)} paired bootstrap interval over held-out rows ({heldout_text(facts)})."
-    )
-    seeds = [f"{method} is the mean of {len(runs)} runs" for method, runs in facts.runs.items() if len(runs) > 1]
-    notes = [note, *(f"{sentence[0].upper()}{sentence[1:]}." for sentence in seeds)]
-    # Without the baseline's run there is no difference, and any run can stand for it.
-    baseline = facts.baseline if facts.baseline in losses else next(iter(losses))
-    return ["## Held-out loss\n", comparison_table(losses, facts.differences, baseline), " ".join(notes)]
-
-
-def heldout_text(facts: StudyFacts) -> str:
-    """Name the targets with their held-out rows."""
-    return ", ".join(f"{target} {count}" for target, count in facts.heldout_rows.items())
 
 
 def _selections(facts: StudyFacts) -> list[str]:

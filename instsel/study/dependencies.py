@@ -36,7 +36,8 @@ def pool_identity(config: StudyConfig) -> Settings:
         pool = files_identity(pool_files(config))
         targets: Settings = {}
         for name in config.targets:
-            targets[name] = {split: files_identity(files) for split, files in target_files(config, name).items()}
+            if config.targets[name].task is None:
+                targets[name] = {split: files_identity(files) for split, files in target_files(config, name).items()}
         return {"pool": pool, "targets": targets}
 
     return _kept("pool", identify)

@@ -44,6 +44,43 @@ class PrepareResult(Result):
     tokenizer: dict[str, str]
 
 
+class BenchmarkResult(Result):
+    """The rows that a target or guard is scored on: how many, how many are rejected and why, version of the task."""
+
+    items: int
+    rejected: dict[str, int]
+    version: str
+
+
+class BenchmarksResult(Result):
+    """What *benchmarks* leaves, by name of a target or guard."""
+
+    tasks: dict[str, BenchmarkResult]
+
+
+class Score(Result):
+    """Mean scores of a model on the items of a target or guard.
+
+    Attributes:
+        items: that were scored.
+        correct: mean of the metric, mostly 0 to 1.
+        probability: mean probability of the right option; None where answers are generated.
+        not_found: items in whose response the filter found no answer.
+    """
+
+    items: int
+    correct: float
+    probability: float | None
+    not_found: int
+
+
+class AccuracyResult(Result):
+    """What *accuracy* leaves: scores by target or guard, and how each was scored."""
+
+    scores: dict[str, Score]
+    settings: dict[str, dict[str, JsonValue]]
+
+
 class RejectedRows(Result):
     """What *embed*, *hidden_states* and *likelihood* leave: rows without a usable result."""
 

@@ -14,6 +14,7 @@ from instsel.pipeline.registry import load_stages
 from instsel.study.folder import GRAPH, Cost, StageFolder, open_folder
 from instsel.study.reader import StudyReader
 from instsel.study.results import (
+    AccuracyResult,
     AttributionResult,
     EvaluateResult,
     FeaturesResult,
@@ -38,8 +39,16 @@ CONFIG: dict[str, Any] = {
     "pool": [{"path": "pool.jsonl"}],
     "targets": {name: {"validation": f"{name}.jsonl", "heldout": f"{name}-h.jsonl"} for name in TARGETS},
     "selection": {"budget": 4, "methods": ["random", "bids", "smart"]},
-    "evaluation": {"bootstrap_samples": 100},
+    "evaluation": {"bootstrap_samples": 200},
 }
+SCORED: dict[str, Any] = {
+    "targets": {
+        name: {**target, "test": "t.jsonl", "scoring": "exact_match" if name == "sums" else "choice"}
+        for name, target in CONFIG["targets"].items()
+    },
+    "guards": {"safe": {"test": "s.jsonl", "scoring": "choice", "margin": 10}},
+}
+ITEMS = 40
 INFLUENCE = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32)
 PICKS = {"random": [0, 1, 2, 3], "bids": [3, 4, 5, 6], "smart": [8, 9, 10, 11]}
 
@@ -56,10 +65,12 @@ def make_study_folder() -> Callable[..., Path]:
     return make_study
 
 
-def make_study(out: Path, *, name: str = "tiny", text: str = HOSTILE, until: str = "evaluate") -> Path:
-    """Write a study folder; `until` "select" leaves the trainings out."""
+def make_study(
+    out: Path, *, name: str = "tiny", text: str = HOSTILE, until: str = "evaluate", scored: bool = False
+) -> Path:
+    """Write a study folder; `until` "select" leaves the trainings out, `scored` adds accuracies and a guard."""
     folder = open_folder(str(out), name)
-    study = parse_study({**CONFIG, "name": name, "out": str(out)}, "test")
+    study = parse_study({**CONFIG, **(SCORED if scored else {}), "name": name, "out": str(out)}, "test")
     folder.write_json("config.json", study.model_dump(mode="json"))
     keys = [(stage, StageKey(stage.name, key)) for stage in load_stages() for key in stage.keys(study)]
     folder.write_json(GRAPH, [{"name": key.name, "settings": stage.settings(study, key.key)} for stage, key in keys])
@@ -74,9 +85,13 @@ def make_study(out: Path, *, name: str = "tiny", text: str = HOSTILE, until: str
     if until == "select":
         return out
     _evaluate(folder, "base", 3.0, prepare)
+    if scored:
+        _accuracy(folder, "base", 4, prepare)
     for index, (name, selection) in enumerate(chosen.items()):
         trained = _stage(folder, f"finetune/{name}", TrainingResult(run="runs/a", checkpoints={}), selection)
         _evaluate(folder, name, 2.0 - index * 0.5, trained)
+        if scored:
+            _accuracy(folder, name, 8 + 10 * index, trained)
     return out
 
 
@@ -160,6 +175,37 @@ def _select(folder: Folder, name: str, parent: StageFolder) -> StageFolder:
     }
     stage.folder.write_table("selected.parquet", pa.table(table))
     return stage
+
+
+def _accuracy(folder: Folder, name: str, right: int, parent: StageFolder) -> None:
+    """Write scores: so many of 40 items are right, in `safe` 2 fewer the more a run was trained."""
+    scores, tables = {}, {}
+    for target in (*TARGETS, "safe"):
+        count = 36 - right // 2 if target == "safe" else right
+        correct = np.arange(ITEMS) < count
+        probability = None if target == "sums" else np.where(correct, 0.75, 0.25)
+        scores[target] = {
+            "items": ITEMS,
+            "correct": float(correct.mean()),
+            "probability": None if probability is None else float(probability.mean()),
+            "not_found": 10 if target == "sums" else 0,
+        }
+        tables[target] = pa.table(
+            {
+                "item": [f"item{number}" for number in range(ITEMS)],
+                "document": list(range(ITEMS)),
+                "answer": ["a"] * ITEMS,
+                "right": ["b"] * ITEMS,
+                "correct": correct.astype(np.float64),
+                "probability": pa.array([None] * ITEMS if probability is None else probability, pa.float64()),
+                "found": [True] * ITEMS,
+            }
+        )
+    settings = {target: {"version": "1", "shots": 0} for target in tables}
+    result = AccuracyResult.model_validate({"scores": scores, "settings": settings})
+    stage = _stage(folder, f"accuracy/{name}", result, parent)
+    for target, table in tables.items():
+        stage.folder.write_table(f"{target}.parquet", table)
 
 
 def _evaluate(folder: Folder, name: str, level: float, parent: StageFolder) -> None:

@@ -1,24 +1,16 @@
 """Sections of the page on results: losses by method and target, a search, rows to read, rejected rows, cost."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from instsel.console import printable
 from instsel.data.formats import Message
-from instsel.report.facts import (
-    Reading,
-    ReadingRow,
-    RejectedRows,
-    Results,
-    SearchFacts,
-    StageCost,
-    StudyFacts,
-    TrialFacts,
+from instsel.report.comparison import LOSS_NOTE, NO_RESULTS
+from instsel.report.facts import Reading, ReadingRow, RejectedRows, SearchFacts, StageCost, StudyFacts, TrialFacts
+from instsel.report.headline import (
+    interval_text,
 )
-from instsel.report.markdown import BASE, decimal, percent
+from instsel.report.page.comparison import accuracy_parts, compared_parts
 from instsel.report.page.parts import (
-    CATEGORY,
-    LINE,
     Cell,
     Chart,
     File,
@@ -30,16 +22,12 @@ from instsel.report.page.parts import (
     bars,
     count,
     label,
-    labels,
     number,
     rounded,
 )
 from instsel.report.reading import Texts
-from instsel.report.text import NO_RESULTS, heldout_text, setting_text
-from instsel.stats import MEAN, Interval
-
-FARTHEST = 2.5
-"""The base model's line is drawn if it is at most so many times as far as the end of the widest interval."""
+from instsel.report.text import setting_text
+from instsel.stats import MEAN
 
 MOST_LETTERS = 2500
 """Letters of a turn that are shown; the whole text is in selected.jsonl."""
@@ -50,136 +38,16 @@ MOST_ROW_LETTERS = 4000
 MOST_PICKS = 6
 FIRST = 3
 MOST_STAGES = 12
-_DASHED = {"dash": "dash", "width": 1.5, "color": "#888"}
 
 
 def results_section(facts: StudyFacts) -> Section:
-    """Show losses and differences of methods, the first section of the page."""
-    if not facts.losses:
-        return Section("results", "Results", [Text([NO_RESULTS])])
-    parts: list[Table | Chart | Text] = [Text([headline(facts)]), results_table(facts)]
-    if facts.differences:
-        parts.append(_differences(facts))
-    return Section("results", "Results", parts)
-
-
-def headline(results: Results) -> str:
-    """Say which method is best and by how much, in one sentence."""
-    best, baseline = results.best, results.baseline
-    if best is None:
-        return "Only the base model is evaluated so far."
-    sentence = f"Best: {best}, with a mean held-out loss of {decimal(results.losses[best][MEAN], 3)}"
-    if best == baseline and len(results.losses) - (BASE in results.losses) == 1:
-        return f"{sentence}, the only method that is evaluated so far."
-    if best == baseline:
-        return f"{sentence}: no method beat {baseline}."
-    differences = results.differences.get(best)
-    if not differences:
-        return f"{sentence}."
-    mean = differences[MEAN]
-    better = [name for name, interval in differences.items() if name != MEAN and interval.high < 0]
-    worse = [name for name, interval in differences.items() if name != MEAN and interval.low > 0]
-    return (
-        f"{sentence}, {decimal(abs(mean.difference), 3)} {'below' if mean.difference < 0 else 'above'} {baseline} "
-        f"[{decimal(mean.low, 3)}, {decimal(mean.high, 3)}]. Clearly better on {len(better)} of "
-        f"{len(differences) - 1} targets, clearly worse on {', '.join(worse) or 'none'}."
-    )
-
-
-def by_mean(results: Results) -> list[str]:
-    """Order methods, and the base model, by their mean loss, the lowest first."""
-    return sorted(results.losses, key=lambda name: results.losses[name][MEAN])
-
-
-def results_table(facts: StudyFacts) -> Table:
-    """Lay out methods by targets: loss, and the difference to the baseline with its interval."""
-    targets = [MEAN, *facts.heldout_rows]
-    lowest = {target: min(by_target[target] for by_target in facts.losses.values()) for target in targets}
-    rows = []
-    for name in by_mean(facts):
-        cells = [Cell(name, name, name == facts.best, _role(name, facts))]
-        for target in targets:
-            loss, difference = facts.losses[name][target], facts.differences.get(name, {}).get(target)
-            cells.append(number(loss, 3, best=loss == lowest[target], small=interval_text(difference)))
-        rows.append(cells)
-    note = (
-        f"Mean cross-entropy of answer tokens, nats; lower is better. Below it the difference to {facts.baseline} with "
-        f"its {percent(facts.confidence)} paired bootstrap interval over held-out rows ({heldout_text(facts)})."
-    )
-    return Table(["method", *targets], rows, note=note)
-
-
-def interval_text(interval: Interval | None) -> str:
-    """Write a difference with its interval; nothing where there is none."""
-    if interval is None:
-        return ""
-    return f"{decimal(interval.difference)} [{decimal(interval.low)}, {decimal(interval.high)}]"
-
-
-def _role(name: str, results: Results) -> str:
-    if name == BASE:
-        return "untrained"
-    if name in results.whole_pool:
-        return "the whole pool"
-    runs = len(results.runs[name])
-    roles = ["baseline" if name == results.baseline else "", f"{runs} runs" if runs > 1 else ""]
-    return "; ".join(role for role in roles if role)
-
-
-def _differences(results: Results) -> Chart:
-    """Draw differences to the baseline: the mean, and each target hidden in the legend."""
-    names = [name for name in by_mean(results) if name in results.differences and name != BASE]
-    traces = []
-    for target in [MEAN, *results.heldout_rows]:
-        intervals = [results.differences[name][target] for name in names]
-        error = {
-            "type": "data",
-            "symmetric": False,
-            "array": rounded([interval.high - interval.difference for interval in intervals]),
-            "arrayminus": rounded([interval.difference - interval.low for interval in intervals]),
-            "thickness": 1.5,
-            "width": 3,
-        }
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": label(target),
-                "y": labels(names),
-                "x": rounded([interval.difference for interval in intervals]),
-                "error_x": error,
-                "marker": {"size": 8},
-                "visible": True if target == MEAN else "legendonly",
-            }
-        )
-    shapes, note = _reference_lines(results, names)
-    layout = {
-        "xaxis": {"title": {"text": f"difference to {label(results.baseline)}, nats"}, "zeroline": True},
-        "yaxis": {**CATEGORY, "autorange": "reversed"},
-        "showlegend": True,
-        "shapes": shapes,
-    }
-    note = f"Left of zero is better. Targets are drawn when their name is clicked. {note}".strip()
-    return Chart("Difference to the baseline", traces, layout, 150 + LINE * max(3, len(names)), note)
-
-
-def _reference_lines(results: Results, names: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
-    """Draw the base model and the whole pool as dashed lines if they are near enough; say where they are."""
-    differences = results.differences
-    means = [differences[name][MEAN] for name in names]
-    widest = max((abs(end) for interval in means for end in (interval.low, interval.high)), default=0)
-    shapes, sentences = [], []
-    for name in (BASE, *results.whole_pool):
-        if name not in differences:
-            continue
-        x = differences[name][MEAN].difference
-        subject = "The base model" if name == BASE else f"{name}, the whole pool,"
-        if abs(x) <= FARTHEST * widest:
-            shapes.append({"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": _DASHED})
-            sentences.append(f"{subject} is the dashed line at {decimal(x)}.")
-        else:
-            sentences.append(f"{subject} is at {decimal(x)}, off the chart.")
-    return shapes, " ".join(sentences)
+    """Show accuracies, losses and differences of methods, the first section of the page."""
+    parts: list[Table | Chart | Text] = []
+    if facts.accuracy is not None:
+        parts += accuracy_parts(facts.accuracy)
+    if facts.losses:
+        parts += compared_parts(facts, LOSS_NOTE)
+    return Section("results", "Results", parts or [Text([NO_RESULTS])])
 
 
 def comparison(studies: Sequence[StudyFacts]) -> Table:
@@ -187,9 +55,9 @@ def comparison(studies: Sequence[StudyFacts]) -> Table:
     targets = list(dict.fromkeys(target for facts in studies for target in facts.heldout_rows))
     rows = []
     for index, facts in enumerate(studies):
-        for name in by_mean(facts):
-            losses, is_best = facts.losses[name], name == facts.best
-            difference = interval_text(facts.differences.get(name, {}).get(MEAN))
+        for name in facts.by_mean:
+            losses, is_best = facts.losses[name], name in facts.not_told_apart
+            difference = interval_text(facts.differences.get(name, {}).get(MEAN), facts.measure)
             rows.append(
                 [
                     Cell(name, name, is_best),
@@ -200,7 +68,8 @@ def comparison(studies: Sequence[StudyFacts]) -> Table:
                 ]
             )
     note = (
-        "The best method of each study is marked. Losses compare across studies only where held-out rows are the same."
+        "The methods of each study that are not told apart from its best are marked. Losses compare across studies "
+        "only where held-out rows are the same."
     )
     return Table(["method", "study", "pool", MEAN, *targets], rows, note=note)
 

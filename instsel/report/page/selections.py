@@ -28,7 +28,6 @@ from instsel.report.page.parts import (
     share,
     stacked_bars,
 )
-from instsel.report.page.results import by_mean
 from instsel.report.text import agreement_sentence, by_level, dependency_sentences, dual_sentences
 from instsel.study.results import DependencyResult, InteractionResult, MixtureShares
 
@@ -110,7 +109,7 @@ def influence_section(facts: StudyFacts) -> Section | None:
 
 def _best_first(facts: StudyFacts, influence: InfluenceFacts) -> list[str]:
     """Order selections: of the best method first, then random's, then the others."""
-    methods = [name for name in (facts.best, facts.baseline, *by_mean(facts)) if name]
+    methods = [name for name in (facts.best, facts.baseline, *facts.by_mean) if name]
     ranked = [name for method in methods for name in (method, *facts.runs.get(method, [])[:1])]
     return list(dict.fromkeys([*(name for name in ranked if name in influence.selections), *influence.selections]))
 

@@ -1,0 +1,126 @@
+"""The schema of `pool`, `targets` and `guards`: files, benchmarks, and how answers are scored."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from instsel.io.uri import checked_uri
+from instsel.strict import StrictModel
+
+RowFormat = Literal["auto", "messages", "alpaca", "sharegpt"]
+Uri = Annotated[str, AfterValidator(checked_uri)]
+
+
+class PoolSource(StrictModel):
+    path: Uri = Field(description="file, glob or URI of JSONL (.gz, .zst) or Parquet, dataset folder, or hf:OWNER/NAME")
+    format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
+    source: str | None = Field(
+        None, description="name shown for these rows; by default the row's `source`, else the file"
+    )
+    split: str = Field("train", description="split of a Hugging Face dataset")
+    rows_per_file: int | None = Field(None, ge=1, description="read only the first N rows of each file")
+
+
+METRICS = ("choice", "exact_match", "f1", "rouge_l", "code")
+
+
+class Scoring(StrictModel):
+    metric: str | None = Field(
+        None,
+        description="of test rows: choice (the most probable option), exact_match, f1 or rouge_l (of a generated "
+        "answer), code (a generated program that passes the row's `tests`); of a task: one of its metrics, by default "
+        "its first",
+    )
+    filter: str | None = Field(
+        None,
+        description="of test rows: regular expression whose first group, in its last match, is the answer; of a task: "
+        "one of its filters, by default its first",
+    )
+    max_tokens: int = Field(256, ge=1, description="most tokens of a generated answer")
+    until: list[str] = Field([], description="texts that end a generated answer, beside the model's end of turn")
+
+
+def _check_scoring(test: str | None, scoring: Scoring | None) -> None:
+    if test is None or scoring is None:
+        return
+    if scoring.metric not in METRICS:
+        raise ValueError(f"scoring.metric is {scoring.metric!r}; of test rows it is one of {', '.join(METRICS)}")
+    if scoring.filter is not None and scoring.metric == "choice":
+        raise ValueError("scoring.filter: choices are not generated, so nothing is to be found in them; remove it")
+
+
+class Target(StrictModel):
+    task: str | None = Field(
+        None, description="task of lm-evaluation-harness by name, or the path of its YAML file, in place of files"
+    )
+    validation: Uri | None = Field(
+        None, validate_default=True, description="file of examples of the ability; gradients are taken of these"
+    )
+    heldout: Uri | None = Field(None, description="file of other examples, whose loss measures the result")
+    test: Uri | None = Field(None, description="file of prompts with `answer`, whose score measures the result")
+    scoring: Scoring | None = Field(None, description="how answers to `test` are scored; a name is short for a metric")
+    by: Literal["auto", "letter", "cloze"] = Field(
+        "auto",
+        description="choices by the letter of an option, or by its text with no option shown; auto is cloze for models "
+        "below 1B parameters, else letter",
+    )
+    shots: int | None = Field(None, ge=0, description="worked examples before each item of a task; default the task's")
+    max_test: int | None = Field(None, ge=1, description="score at most the first N test rows")
+    format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
+    subtask: str | None = Field(None, description="column that divides the target into subtasks")
+    max_validation: int | None = Field(None, ge=1, description="use at most N validation rows, a fixed uniform sample")
+    max_heldout: int | None = Field(None, ge=1, description="use at most N held-out rows, a fixed uniform sample")
+
+    @field_validator("validation")
+    @classmethod
+    def _check_validation(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("task") is None:
+            raise PydanticCustomError(
+                "missing", "is missing; give a file of examples, or `task`, a benchmark of lm-evaluation-harness"
+            )
+        return value
+
+    @field_validator("scoring", mode="before")
+    @classmethod
+    def _name_of_metric(cls, value: object) -> object:
+        return {"metric": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> "Target":
+        if self.task is not None and (self.test is not None or self.heldout is not None):
+            raise ValueError("a target with `task` is scored on that; remove `test` and `heldout`, or `task`")
+        if self.task is None and (self.test is None) != (self.scoring is None):
+            raise ValueError("`test` and `scoring` belong together; give both or neither")
+        _check_scoring(self.test, self.scoring)
+        return self
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether answers to test rows are scored."""
+        return self.task is not None or self.test is not None
+
+
+class Guard(StrictModel):
+    task: str | None = Field(None, description="task of lm-evaluation-harness by name, or the path of its YAML file")
+    test: Uri | None = Field(None, description="file of prompts with `answer`, in place of a task")
+    format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
+    scoring: Scoring | None = Field(None, description="how answers to `test` are scored; a name is short for a metric")
+    by: Literal["auto", "letter", "cloze"] = Field("auto", description="choices by letter or by text, as for a target")
+    shots: int | None = Field(None, ge=0, description="worked examples before each item of a task; default the task's")
+    max_test: int | None = Field(None, ge=1, description="score at most the first N test rows")
+    margin: float = Field(1.0, ge=0, description="points of 100 that the score may fall below the base model's")
+
+    @field_validator("scoring", mode="before")
+    @classmethod
+    def _name_of_metric(cls, value: object) -> object:
+        return {"metric": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> "Guard":
+        if (self.task is None) == (self.test is None):
+            raise ValueError("give either `task`, a benchmark of lm-eval, or `test`, a file of prompts with answers")
+        if self.test is not None and self.scoring is None:
+            raise ValueError("`test` needs `scoring`")
+        _check_scoring(self.test, self.scoring)
+        return self

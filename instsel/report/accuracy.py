@@ -1,0 +1,168 @@
+"""Scores of the runs that are there on benchmarks: differences, guards, and whether the held-out loss says the same."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from instsel.report.compared import AccuracyFacts, GuardFacts, ProbabilityFacts, Results
+from instsel.report.markdown import BASE
+from instsel.report.record import StudyRecord
+from instsel.report.results import baseline_of, comparisons_to, mean_table, pooled, runs_by_method, stacked
+from instsel.stats import MEAN, Bootstrap, RankCorrelation, adjusted_p_values, not_told_apart, rank_correlation
+from instsel.stats import non_inferiority as judge
+
+Values = dict[str, np.ndarray]
+"""Target or guard -> float64 (items,)."""
+
+POINTS = 100
+
+
+def accuracy(record: StudyRecord, losses: Results) -> tuple[AccuracyFacts | None, list[str]]:
+    """Compare the scored runs.
+
+    Args:
+        record: of the study.
+        losses: held-out losses of its runs.
+
+    Returns:
+        The facts; None where nothing is scored. And a sentence for each run that is passed over, because its items are
+        not those of the others.
+    """
+    scored = record.results("accuracy")
+    if not scored:
+        return None, []
+    correct, probability, warnings = _items_of(record, scored)
+    runs, config = runs_by_method(record, correct), record.config
+    bootstrap = Bootstrap(config.evaluation.bootstrap_samples, config.evaluation.confidence, config.evaluation.seed)
+    targets, guards = _common(config.targets, correct), _common(config.guards, correct)
+    options = _common(targets, probability)
+    by_target = _only(correct, targets)
+    return AccuracyFacts(
+        **_compared(record, by_target, runs, bootstrap),
+        metrics={name: how for result in scored.values() for name, how in result["settings"].items()},
+        margins={name: config.guards[name].margin / POINTS for name in guards},
+        guards=_guards(record, _only(correct, guards), runs, bootstrap) if guards else {},
+        base_guards={name: float(correct[BASE][name].mean()) for name in guards} if BASE in correct else {},
+        not_found=_not_found(scored, runs),
+        probability=ProbabilityFacts(**_compared(record, _only(probability, options), runs, bootstrap))
+        if options
+        else None,
+        loss_correlation=_correlation(mean_table(by_target), losses) if targets else {},
+    ), warnings
+
+
+def _compared(
+    record: StudyRecord, values: Mapping[str, Values], runs: Mapping[str, Sequence[str]], bootstrap: Bootstrap
+) -> dict[str, Any]:
+    """Return the fields of `Scores`."""
+    baseline = baseline_of(record, runs)
+    shared = {"baseline": baseline, "confidence": bootstrap.confidence, "runs": runs}
+    if not values or not next(iter(values.values())):
+        return shared
+    by_method = stacked(values, runs)
+    comparisons = comparisons_to(by_method, baseline, bootstrap)
+    trained = {name: by_run for name, by_run in by_method.items() if name != BASE}
+    best = not_told_apart(trained, bootstrap, higher_is_better=True)
+    return {
+        **shared,
+        "scores": mean_table(pooled(values, runs)),
+        "scores_by_run": mean_table(values),
+        "items": {target: len(items) for target, items in next(iter(values.values())).items()},
+        "differences": {name: comparison.intervals for name, comparison in comparisons.items()},
+        "adjusted_p": adjusted_p_values(comparisons),
+        "best": best[0] if best else None,
+        "not_told_apart": best,
+    }
+
+
+def _guards(
+    record: StudyRecord, values: Mapping[str, Values], runs: Mapping[str, Sequence[str]], bootstrap: Bootstrap
+) -> dict[str, dict[str, GuardFacts]]:
+    """Judge each method against the base model; nothing where that is not scored."""
+    by_method = stacked(values, runs)
+    verdicts: dict[str, dict[str, GuardFacts]] = {}
+    for name, comparison in comparisons_to(by_method, BASE, bootstrap).items():
+        verdicts[name] = {}
+        for guard, items in by_method[name].items():
+            interval = comparison.intervals[guard]
+            verdict = judge(
+                interval.difference,
+                interval.low,
+                interval.high,
+                record.config.guards[guard].margin / POINTS,
+                higher_is_better=True,
+            )
+            verdicts[name][guard] = GuardFacts(score=float(items.mean()), difference=interval, verdict=verdict)
+    return verdicts
+
+
+def _items_of(
+    record: StudyRecord, scored: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Values], dict[str, Values], list[str]]:
+    """Read the scores and the probabilities of each run, and name the runs whose items are not those of the first."""
+    correct: dict[str, Values] = {}
+    probability: dict[str, Values] = {}
+    known: dict[str, list[str]] = {}
+    warnings = []
+    for run in (name for name in (BASE, *record.runs) if name in scored):
+        folder = record.folder / "accuracy" / run
+        values: Values = {}
+        options: Values = {}
+        # Named by the study file, whose names are checked: they become names of files.
+        for name in (name for name in record.config.scored if name in scored[run]["scores"]):
+            if not folder.exists(f"{name}.parquet"):
+                warnings.append(f"accuracy/{run} is ignored: {name}.parquet is gone")
+                break
+            table = folder.read_table(f"{name}.parquet", ["item", "correct", "probability"])
+            if known.setdefault(name, table["item"].to_pylist()) != table["item"].to_pylist():
+                warnings.append(f"accuracy/{run} is ignored: its items of {name} are not those of the other runs")
+                break
+            values[name] = table["correct"].to_numpy()
+            if not table["probability"].null_count:
+                options[name] = table["probability"].to_numpy()
+        else:
+            correct[run], probability[run] = values, options
+    return correct, probability, warnings
+
+
+def _common(names: Iterable[str], values: Mapping[str, Values]) -> list[str]:
+    return [name for name in names if values and all(name in by_name for by_name in values.values())]
+
+
+def _only(values: Mapping[str, Values], names: Sequence[str]) -> dict[str, Values]:
+    return {run: {name: by_name[name] for name in names} for run, by_name in values.items()}
+
+
+def _not_found(
+    scored: Mapping[str, Mapping[str, Any]], runs: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, float]]:
+    shares: dict[str, dict[str, float]] = {}
+    for method, names in runs.items():
+        for name in scored[names[0]]["scores"]:
+            scores = [scored[run]["scores"][name] for run in names]
+            share = sum(score["not_found"] for score in scores) / sum(score["items"] for score in scores)
+            if share:
+                shares.setdefault(method, {})[name] = share
+    return shares
+
+
+def _correlation(scores: Mapping[str, Mapping[str, float]], losses: Results) -> dict[str, RankCorrelation]:
+    """Correlate losses and scores of trained runs by target, and their means over the targets that have both.
+
+    The base model is left out: it has the highest loss and mostly the lowest score, which says nothing about which of
+    two trainings to take.
+    """
+    by_run = losses.losses_by_run
+    runs = [run for run in scores if run != BASE and run in by_run]
+    targets = [target for target in losses.heldout_rows if runs and target in scores[runs[0]]]
+    correlations = {
+        target: rank_correlation([by_run[run][target] for run in runs], [scores[run][target] for run in runs])
+        for target in targets
+    }
+    if targets:
+        means = (
+            [float(np.mean([values[run][target] for target in targets])) for run in runs] for values in (by_run, scores)
+        )
+        correlations[MEAN] = rank_correlation(*means)
+    return correlations

@@ -1,0 +1,58 @@
+"""Test rows: what is asked, what is right, and what a program has to pass."""
+
+import json
+from typing import Any
+
+import pytest
+
+from instsel.data.formats import BadRow
+from instsel.data.test_items import TestItem, parse_item
+
+USER = {"role": "user", "content": "How many?"}
+
+
+def parsed(**row: Any) -> TestItem:
+    return parse_item(json.dumps({"messages": [USER], **row}).encode(), "auto")
+
+
+def test_an_answer_is_a_text_a_number_or_several_texts():
+    assert parsed(answer="9").answers == ("9",)
+    assert parsed(answer=9).answers == ("9",)
+    assert parsed(answer=["nine", "9"]).answers == ("nine", "9")
+
+
+def test_without_answer_the_last_turn_is_right():
+    item = parsed(messages=[{"role": "system", "content": "Count."}, USER, {"role": "assistant", "content": "9"}])
+    assert item == TestItem("How many?", "Count.", ("9",), None)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({}, "no `answer` and no assistant turn"),
+        ({"answer": " "}, "`answer` is not a text"),
+        ({"answer": True}, "`answer` is not a text"),
+        ({"answer": "9", "choices": ["a", 1]}, "`choices` is not a list of texts"),
+        ({"answer": "9", "tests": "assert True"}, "`tests` is not a list of texts"),
+        ({"answer": "9", "messages": [USER, {"role": "assistant", "content": "?"}, USER]}, "more than one turn"),
+    ],
+)
+def test_what_cannot_be_scored_is_rejected_with_its_reason(row: dict[str, Any], reason: str):
+    with pytest.raises(BadRow, match=reason):
+        parsed(**row)
+
+
+def test_tests_of_a_program_are_the_rows_own_or_those_of_mbpp_or_humaneval():
+    own = parsed(answer="x", tests=["assert x"], setup="import math")
+    assert (own.setup, own.tests) == ("import math", ("assert x",))
+    mbpp = parsed(answer="x", meta={"test_list": ["assert a", "assert b"], "test_setup_code": "b = 1"})
+    assert (mbpp.setup, mbpp.tests) == ("b = 1", ("assert a", "assert b"))
+    head = 'def f():\n    """One."""\n'
+    human = parsed(answer="x", meta={"prompt": head, "test": "def check(f): pass", "entry_point": "f"})
+    assert (human.setup, human.tests) == (head, ("def check(f): pass", "check(f)"))
+    assert parsed(answer="x", meta={"level": 1}).tests == ()
+
+
+def test_an_item_is_read_as_it_was_written():
+    item = parsed(answer=["9", "Ω"], choices=["9", "8"], tests=["assert 1"], setup="x = 1")
+    assert TestItem.from_json(item.to_json()) == item
