@@ -65,6 +65,12 @@ class Target(StrictModel):
         description="choices by the letter of an option, or by its text with no option shown; auto is cloze for models "
         "below 1B parameters, else letter",
     )
+    served_by: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="sources of the pool whose rows are known to serve the target, for evaluation.headroom; default "
+        "its own validation rows, by folds",
+    )
     shots: int | None = Field(None, ge=0, description="worked examples before each item of a task; default the task's")
     max_test: int | None = Field(None, ge=1, description="score at most the first N test rows")
     format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")

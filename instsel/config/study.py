@@ -121,6 +121,11 @@ class Evaluation(StrictModel):
         description="split gains in held-out loss into what all answers to a prompt gain and what the right one gains "
         "beyond; takes as many passes more as there are `answers.others`, and one",
     )
+    headroom: bool = Field(
+        False,
+        description="train on rows that serve each target and score its validation rows; targets that do not move are "
+        "marked, and left out of means and verdicts",
+    )
     bootstrap_samples: int = Field(2000, ge=100, description="resamples behind each interval")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals")
     seed: int = Field(0, ge=0, description="seed of the resampling")

@@ -76,7 +76,7 @@ class Finetune(Stage[TrainingResult]):
         context.console.head(f"finetune {', '.join(keys)}")
         trainings = [start_run(context, run) for run in runs]
         folders = [context.stage(self.name, key) for key in keys]
-        on_end = partial(_commit, folders=folders)
+        on_end = partial(commit_run, folders=folders)
         if config.resources.trial_workers is None:
             run_trainings(TrainingSession(config, context.resources, context.console), trainings, on_end)
         else:
@@ -100,7 +100,7 @@ def _levels(config: StudyConfig, run: Run) -> list[StageKey]:
     return [StageKey("categorize"), *([StageKey("interaction", "interventions")] if by_dependencies else [])]
 
 
-def _commit(index: int, outcome: "Trained | Diverged", folders: Sequence[StageFolder]) -> None:
+def commit_run(index: int, outcome: "Trained | Diverged", folders: Sequence[StageFolder]) -> None:
     """Make a stage done whose run has ended, or write down why it has not."""
     if isinstance(outcome, Diverged):
         folders[index].folder.write_json(DIVERGED, {"why": str(outcome)})

@@ -31,6 +31,7 @@ class Report(Stage[ReportResult]):
         return [
             *(StageKey("evaluate", name) for name in (BASE, *runs_of(config))),
             *(StageKey("accuracy", name) for name in (BASE, *runs_of(config)) if config.scored),
+            *([StageKey("headroom")] if config.evaluation.headroom else []),
             *(StageKey("attribution", name) for name in attribution_specs(config)),
             *(StageKey("interaction", estimator) for estimator in estimators),
             *([StageKey("features")] if metrics_spec(config) else []),

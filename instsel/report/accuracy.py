@@ -6,9 +6,18 @@ from typing import Any
 import numpy as np
 
 from instsel.report.compared import AccuracyFacts, GuardFacts, ProbabilityFacts, Results
+from instsel.report.headroom import cannot_move
 from instsel.report.markdown import BASE
 from instsel.report.record import StudyRecord
-from instsel.report.results import baseline_of, comparisons_to, mean_table, pooled, runs_by_method, stacked
+from instsel.report.results import (
+    baseline_of,
+    comparisons_to,
+    mean_table,
+    pooled,
+    runs_by_method,
+    stacked,
+    trained_on_counted,
+)
 from instsel.stats import MEAN, Bootstrap, RankCorrelation, adjusted_p_values, not_told_apart, rank_correlation
 from instsel.stats import non_inferiority as judge
 
@@ -61,18 +70,19 @@ def _compared(
     if not values or not next(iter(values.values())):
         return shared
     by_method = stacked(values, runs)
-    comparisons = comparisons_to(by_method, baseline, bootstrap)
-    trained = {name: by_run for name, by_run in by_method.items() if name != BASE}
-    best = not_told_apart(trained, bootstrap, higher_is_better=True)
+    left_out = [target for target in cannot_move(record) if target in next(iter(values.values()))]
+    comparisons = comparisons_to(by_method, baseline, bootstrap, left_out)
+    best = not_told_apart(trained_on_counted(by_method, left_out), bootstrap, higher_is_better=True)
     return {
         **shared,
-        "scores": mean_table(pooled(values, runs)),
-        "scores_by_run": mean_table(values),
+        "scores": mean_table(pooled(values, runs), left_out),
+        "scores_by_run": mean_table(values, left_out),
         "items": {target: len(items) for target, items in next(iter(values.values())).items()},
         "differences": {name: comparison.intervals for name, comparison in comparisons.items()},
         "adjusted_p": adjusted_p_values(comparisons),
         "best": best[0] if best else None,
         "not_told_apart": best,
+        "cannot_move": left_out,
     }
 
 

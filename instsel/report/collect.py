@@ -35,6 +35,7 @@ from instsel.report.facts import (
     StudyFacts,
 )
 from instsel.report.gains import gains
+from instsel.report.headroom import headroom
 from instsel.report.influence import influence, stored_attribution
 from instsel.report.pool import Pool, composition, lengths, overlap
 from instsel.report.reading import reading, rejected_rows
@@ -95,6 +96,7 @@ def collect(record: StudyRecord, measured: Measured | None = None) -> StudyFacts
         **dict(losses),
         accuracy=scores,
         gains=by_method,
+        headroom=headroom(record),
         selections={name: SelectionFacts.model_validate(result) for name, result in record.results("select").items()},
         metrics=by_stage.metrics,
         budgets=divided_budgets(record),

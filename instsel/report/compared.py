@@ -44,6 +44,7 @@ class Compared(Facts):
         best: trained method with the best mean.
         not_told_apart: trained methods that are not significantly different from the best, itself the first.
         whole_pool: methods that selected the whole pool.
+        cannot_move: targets that cannot tell methods apart, by their headroom; means and verdicts leave them out.
     """
 
     measure: ClassVar[Measure]
@@ -56,6 +57,16 @@ class Compared(Facts):
     best: str | None = None
     not_told_apart: list[str] = []
     whole_pool: list[str] = []
+    cannot_move: list[str] = []
+
+    @property
+    def judged(self) -> list[str]:
+        """Targets on which methods are called better or worse."""
+        return [target for target in self.counts if target not in self.cannot_move]
+
+    def label(self, target: str) -> str:
+        """Return the target's name as tables have it: marked if it cannot move."""
+        return f"{target} (cannot move)" if target in self.cannot_move else target
 
     @property
     def values(self) -> dict[str, dict[str, float]]:
@@ -84,7 +95,7 @@ class Compared(Facts):
 
     def outcome(self, method: str, target: str) -> Outcome:
         """Say whether a method is better than the baseline on a target, or in the "mean", by its adjusted p-value."""
-        if method not in self.differences:
+        if method not in self.differences or target in self.cannot_move or not self.judged:
             return "undecided"
         # A summary of an earlier version has no p-values.
         p_value = self.adjusted_p.get(method, {}).get(target, 1.0)

@@ -26,12 +26,12 @@ def comparison_text(results: Compared, title: str, note: str) -> list[str]:
         return [f"## {title}\n", NO_RESULTS]
     factor, digits = results.measure.factor, results.measure.difference_digits
     values = {
-        method: {target: factor * value for target, value in by_target.items() if target != MEAN}
+        method: {results.label(target): factor * value for target, value in by_target.items() if target != MEAN}
         for method, by_target in results.values.items()
     }
     differences = {
         method: {
-            target: Interval(factor * each.difference, factor * each.low, factor * each.high)
+            results.label(target): Interval(factor * each.difference, factor * each.low, factor * each.high)
             for target, each in by_target.items()
         }
         for method, by_target in results.differences.items()
@@ -42,7 +42,8 @@ def comparison_text(results: Compared, title: str, note: str) -> list[str]:
     # Without the baseline's run there is no difference, and any run can stand for it.
     baseline = results.baseline if results.baseline in values else next(iter(values))
     higher = results.measure.higher_is_better
-    table = comparison_table(values, differences, baseline, digits=digits, higher_is_better=higher)
+    left_out = [results.label(target) for target in results.cannot_move]
+    table = comparison_table(values, differences, baseline, digits=digits, higher_is_better=higher, left_out=left_out)
     parts = [f"## {title}\n", inline(headline(results)), table, " ".join(notes)]
     return [*parts, p_table(results), significance_note(results)] if results.adjusted_p else parts
 

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, JsonValue
 
 from instsel.choice.metrics import SelectionMetrics
 from instsel.report.compared import AccuracyFacts, Facts, Results
+from instsel.report.headroom import HeadroomFacts
 from instsel.stats import Interval
 from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount, SplitCount
 
@@ -234,6 +235,7 @@ class StudyFacts(Results):
         warnings: what does not fit together in the folder, a sentence each.
         missing: stages that the study file asks for and that are not finished.
         gains: method -> target, and "mean" -> form and content of its gain over the base model.
+        headroom: by target, what training on rows that serve it moves.
         composition: by source, task, category and length.
         lengths: of the pool and of each selection; `budgets` and `mixtures` are by selection too.
         interaction: by estimator; `agreement` by pair of estimators.
@@ -250,6 +252,7 @@ class StudyFacts(Results):
     warnings: list[str] = []
     missing: list[str] = []
     gains: dict[str, dict[str, Gain]] = {}
+    headroom: dict[str, HeadroomFacts] = {}
     pool: PoolResult | None = None
     targets: dict[str, dict[str, SplitCount]] = {}
     selections: dict[str, SelectionFacts] = {}

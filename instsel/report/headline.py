@@ -62,7 +62,7 @@ def _relation(results: Compared, members: Sequence[str], compared: Sequence[str]
 
 
 def _by_target(results: Compared, name: str) -> str:
-    targets = [target for target in results.differences[name] if target != MEAN]
+    targets = results.judged
     better, worse = (
         [target for target in targets if results.outcome(name, target) == kind] for kind in ("better", "worse")
     )
@@ -104,6 +104,8 @@ def interval_note(results: Compared) -> str:
         f"difference to {results.baseline} with its {percent(results.confidence)} paired bootstrap interval over "
         f"{results.measure.items} ({counts})."
     )
+    if results.cannot_move:
+        note += f" Left out of the mean and of verdicts, as nothing moves them: {', '.join(results.cannot_move)}."
     return f"{note} {seeds_note(results)}".strip()
 
 

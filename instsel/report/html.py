@@ -21,7 +21,7 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.report.collect import REPORT, SUMMARY, Measured, as_json, collect
 from instsel.report.facts import SearchFacts, StudyFacts
-from instsel.report.page.gains import gains_section
+from instsel.report.page.gains import gains_section, headroom_section
 from instsel.report.page.parts import Chart, Section, Table
 from instsel.report.page.results import (
     comparison,
@@ -202,6 +202,7 @@ def _study_page(key: str, facts: StudyFacts, texts: Texts) -> StudyPage:
     sections = [
         results_section(facts),
         gains_section(facts),
+        headroom_section(facts),
         composition_section(facts),
         influence_section(facts),
         budgets_section(facts),

@@ -55,6 +55,7 @@ class StudyRecord:
         selections = dict.fromkeys(run.selection for run in self.runs.values())
         return [
             "prepare",
+            *(["headroom"] if self.config.evaluation.headroom else []),
             *(f"attribution/{name}" for name in attribution_specs(self.config)),
             *(f"select/{name}" for name in selections),
             *(f"finetune/{name}" for name in self.runs),

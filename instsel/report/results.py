@@ -1,10 +1,11 @@
 """Held-out losses of the runs that are there, their differences to random, and which methods are best."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from instsel.report.compared import Results
+from instsel.report.headroom import cannot_move, counted_targets
 from instsel.report.markdown import BASE
 from instsel.report.record import StudyRecord
 from instsel.stats import (
@@ -39,13 +40,16 @@ def results(record: StudyRecord) -> tuple[Results, list[str]]:
         return Results(baseline=baseline, confidence=evaluation.confidence, runs=runs), warnings
     bootstrap = Bootstrap(evaluation.bootstrap_samples, evaluation.confidence, evaluation.seed)
     by_method = stacked(losses, runs)
-    comparisons = comparisons_to(by_method, baseline, bootstrap)
-    best = not_told_apart({name: by_run for name, by_run in by_method.items() if name != BASE}, bootstrap)
+    left_out = [target for target in cannot_move(record) if target in targets]
+    comparisons = comparisons_to(by_method, baseline, bootstrap, left_out)
+    best = not_told_apart(trained_on_counted(by_method, left_out), bootstrap)
+    if len(left_out) == len(targets):
+        warnings.append("no target can move at this model and budget (Headroom): means are over all, and say nothing")
     return Results(
         baseline=baseline,
         confidence=evaluation.confidence,
-        losses=mean_table(pooled(losses, runs)),
-        losses_by_run=mean_table(losses),
+        losses=mean_table(pooled(losses, runs), left_out),
+        losses_by_run=mean_table(losses, left_out),
         differences={name: comparison.intervals for name, comparison in comparisons.items()},
         adjusted_p=adjusted_p_values(comparisons),
         heldout_rows={target: len(values) for target, values in next(iter(losses.values())).items()},
@@ -53,6 +57,7 @@ def results(record: StudyRecord) -> tuple[Results, list[str]]:
         best=best[0] if best else None,
         not_told_apart=best,
         whole_pool=_whole_pool(record, runs),
+        cannot_move=left_out,
     ), [*warnings, *_too_few_resamples(bootstrap, len(comparisons))]
 
 
@@ -102,24 +107,52 @@ def pooled(losses: Mapping[str, Losses], runs: Mapping[str, Sequence[str]]) -> d
     }
 
 
-def mean_table(values: Mapping[str, Losses]) -> dict[str, dict[str, float]]:
-    """Average losses or scores by method or run and target, with "mean" for the mean over targets."""
+def mean_table(values: Mapping[str, Losses], left_out: Collection[str] = ()) -> dict[str, dict[str, float]]:
+    """Average losses or scores by method or run and target, with "mean" for the mean over targets not left out."""
     table = {}
     for name, by_target in values.items():
         means = {target: float(np.mean(items)) for target, items in by_target.items()}
-        table[name] = {**means, MEAN: float(np.mean(list(means.values())))} if means else {}
+        counted = [means[target] for target in counted_targets(means, left_out)]
+        table[name] = {**means, MEAN: float(np.mean(counted))} if means else {}
     return table
 
 
-def comparisons_to(losses: Mapping[str, Losses], baseline: str, bootstrap: Bootstrap) -> dict[str, Comparison]:
+def trained_on_counted(
+    by_method: Mapping[str, Mapping[str, np.ndarray]], left_out: Collection[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the trained methods with the targets that means are over."""
+    return {
+        name: {target: by_target[target] for target in counted_targets(by_target, left_out)}
+        for name, by_target in by_method.items()
+        if name != BASE
+    }
+
+
+def comparisons_to(
+    losses: Mapping[str, Losses], baseline: str, bootstrap: Bootstrap, left_out: Collection[str] = ()
+) -> dict[str, Comparison]:
     """Compare each method with the baseline, the base model too; nothing where the baseline is not evaluated.
 
     Args:
         losses: method -> target -> float64 (runs, q).
         baseline: name of the method.
         bootstrap: resamples, confidence and seed.
+        left_out: targets that the mean is not over.
     """
-    return compare(losses, baseline, bootstrap) if losses.get(baseline) else {}
+    if not losses.get(baseline):
+        return {}
+    comparisons = compare(losses, baseline, bootstrap)
+    counted = counted_targets(losses[baseline], left_out)
+    if len(counted) == len(losses[baseline]):
+        return comparisons
+    parts = {name: {target: by_target[target] for target in counted} for name, by_target in losses.items()}
+    means = compare(parts, baseline, bootstrap)
+    return {
+        name: Comparison(
+            {**each.intervals, MEAN: means[name].intervals[MEAN]}, {**each.p_values, MEAN: means[name].p_values[MEAN]}
+        )
+        for name, each in comparisons.items()
+    }
 
 
 def _too_few_resamples(bootstrap: Bootstrap, comparisons: int) -> list[str]:

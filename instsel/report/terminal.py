@@ -66,7 +66,7 @@ def results_table(results: Compared) -> Table:
     table = Table(caption=f"{measure.name}, {measure.unit}; difference to {baseline}, {confidence}{star}")
     table.add_column("method")
     for target in targets:
-        table.add_column(_safe(target), justify="right")
+        table.add_column(_safe(results.label(target)), justify="right")
     for name in results.by_mean:
         cells = []
         for target in targets:
@@ -80,7 +80,7 @@ def results_table(results: Compared) -> Table:
 
 def short_table(results: Compared) -> Table:
     """Lay out methods, their mean, and on how many targets they are clearly better or worse than the baseline."""
-    values, targets, measure = results.values, list(results.counts), results.measure
+    values, targets, measure = results.values, results.judged, results.measure
     level = percent(results.level)
     caption = f"{measure.name}, {measure.unit}; better and worse where p is at most {level}, adjusted by Holm"
     table = Table(caption=caption)

@@ -15,6 +15,7 @@ from instsel.report.facts import (
     TrialFacts,
 )
 from instsel.report.gains import gains_report
+from instsel.report.headroom import headroom_report
 from instsel.report.markdown import (
     MOST_COLUMNS,
     NONE,
@@ -39,6 +40,7 @@ def study_report(facts: StudyFacts) -> str:
         accuracy_text(facts.accuracy) if facts.accuracy else [],
         comparison_text(facts, "Held-out loss", LOSS_NOTE) if facts.losses or not facts.accuracy else [],
         gains_report(facts),
+        headroom_report(facts.headroom, facts.confidence),
         _selections(facts),
         _served(facts),
         _categories(facts),

@@ -94,6 +94,20 @@ class AnswersResult(Result):
     rejected: Rejected
 
 
+class HeadroomRows(Result):
+    """Rows that an adapter for a target was trained on (of the pool, or a fold's validation rows), and those scored."""
+
+    trained: int
+    by_sources: bool
+    scored: int
+
+
+class HeadroomResult(Result):
+    """What *headroom* leaves, by target; the scores are in its table."""
+
+    targets: dict[str, HeadroomRows]
+
+
 class CategoriesResult(Result):
     """What *categorize* leaves.
 

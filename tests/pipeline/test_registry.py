@@ -38,7 +38,8 @@ class Lengths(Stage[LengthsResult]):
 def test_stages_come_in_the_order_in_which_they_run():
     assert stage_names() == [
         "benchmarks", "prepare", "answers", "embed", "hidden_states", "likelihood", "categorize", "warmup", "features",
-        "contrast", "attribution", "interaction", "select", "finetune", "evaluate", "accuracy", "report",
+        "contrast", "attribution", "interaction", "select", "finetune", "headroom", "evaluate",
+        "accuracy", "report",
     ]  # fmt: skip
     positions = [stage.position for stage in load_stages()]
     assert positions == sorted(set(positions))

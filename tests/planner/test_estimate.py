@@ -54,6 +54,7 @@ EVERYTHING = {
     "attribution": ["cosine"],
     "select": ["random", "less", "bids"],
     "finetune": ["random", "less", "bids"],
+    "headroom": [""],
     "evaluate": ["base", "random", "less", "bids"],
 }
 RATES = {
@@ -197,6 +198,20 @@ def test_contrast_takes_all_answers_and_keeps_a_gradient_a_validation_row():
     assert estimate.memory == 2 * GB + 3 * 250 * 100 * 4
     twice = stages(config=study(answers={"others": 9}))["contrast"]
     assert (twice.rows, twice.disk) == (3 * 500, estimate.disk)
+
+
+def test_headroom_trains_for_each_target_and_scores_its_validation_rows():
+    folds = stages({"headroom": [""]})["headroom"]
+    # Three folds: 33 of 50 rows by two epochs each; base model and three adapters on 50 rows.
+    assert folds.rows == 3 * 2 * 33 + 4 * 50
+    assert folds.tokens == 3 * 2 * 33 * 20 + 4 * 50 * 20
+    assert folds.seconds == (6.0 + 3 * 2 * 33 * 20 / (2 * 50.0)) + (8.0 + 4 * 1000 / (4 * 400.0))
+    target = {"validation": "v.jsonl", "heldout": "h.jsonl", "served_by": ["web"]}
+    served = stages({"headroom": [""]}, study(targets={"t": target}))["headroom"]
+    # The rows of a selection by two epochs; base model and one adapter.
+    assert served.rows == 2 * 100 + 2 * 50
+    split = stages({"headroom": [""]}, study(evaluation={"token_budget": 40, "form_and_content": True}))["headroom"]
+    assert split.rows == folds.rows + 4 * 250
 
 
 def test_fewer_shards_than_actors_keep_fewer_actors_busy():
@@ -583,6 +598,7 @@ MEMORY_ADVICE = {
     "interaction": "lower mixture.training.micro_batch_size, resources.training_workers or features.token_budget",
     "select": "lower targets.NAME.max_validation, features.dim or selection.budget",
     "finetune": "lower finetune.micro_batch_size or resources.training_workers",
+    "headroom": "lower finetune.micro_batch_size, resources.training_workers or evaluation.token_budget",
     "evaluate": "lower evaluation.token_budget or resources.actors",
 }
 DISK_ADVICE = {
@@ -592,6 +608,7 @@ DISK_ADVICE = {
     "select": "lower features.dim or targets.NAME.max_validation",
     "warmup": "lower warmup.epochs or lora.rank",
     "finetune": "lower finetune.epochs or lora.rank",
+    "headroom": "lower finetune.epochs or lora.rank",
 }
 
 

@@ -63,7 +63,7 @@ def results_table(results: Compared, what: str) -> Table:
         f"{what} The best value of a column is marked, and every method that is not told apart from the best. Below a "
         f"value the {interval_note(results)} {significance_note(results)}"
     )
-    return Table(["method", *targets], rows, note=note)
+    return Table(["method", *(results.label(target) for target in targets)], rows, note=note)
 
 
 def guards_table(accuracy: AccuracyFacts) -> Table:

@@ -1,7 +1,8 @@
-"""The section of the page on form and content of gains."""
+"""The sections of the page on form and content of gains, and on the headroom of targets."""
 
 from instsel.report.facts import StudyFacts
 from instsel.report.gains import gain_note, gain_targets, gain_text
+from instsel.report.headroom import headroom_note, headroom_rows
 from instsel.report.page.parts import Cell, Section, Table
 
 
@@ -21,3 +22,12 @@ def gains_section(facts: StudyFacts) -> Section | None:
             rows.append([Cell(method, method, small=part), *cells])
     table = Table(["gain over base", *targets], rows, note=gain_note(facts))
     return Section("gains", "Form and content of the gains", [table])
+
+
+def headroom_section(facts: StudyFacts) -> Section | None:
+    """Show what training on rows that serve a target moves; None where the study did not try."""
+    if not facts.headroom:
+        return None
+    head, *rows = headroom_rows(facts.headroom)
+    cells = [[Cell(text, text) for text in row] for row in rows]
+    return Section("headroom", "Headroom", [Table(head, cells, note=headroom_note(facts.confidence))])
