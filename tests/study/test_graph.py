@@ -103,6 +103,8 @@ def test_a_new_study_has_all_stages_before_it_and_a_finished_one_none(graph: Mak
             {"answers/validation", "contrast", "attribution/contrast", "report", *INFLUENCE},
         ),
         ({"answers__seed": 1}, set()),
+        ({"evaluation__headroom": True}, {"headroom", "report"}),
+        ({"targets__sums__served_by": ["baskets"]}, set()),
         ({"resources__actors": 7, "resources__max_failures": 0, "model__trust_remote_code": True}, set()),
     ],
 )
