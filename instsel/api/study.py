@@ -240,7 +240,7 @@ class Study(StudyArrays):
             budget: 0.1 is a share of the pool, 500 a count.
             targets: to choose for, by default all.
             unit: what the budget counts.
-            attribution: cosine or fisher, by default as the study.
+            attribution: cosine, fisher or contrast, by default as the study.
             name: of the selection, by default made of the other arguments.
             options: of the method: delta=0.9.
 

@@ -75,7 +75,7 @@ def select(
     options: Annotated[
         list[str], typer.Option("--set", help="option of the method: delta=0.9", metavar="KEY=VALUE")
     ] = [],  # noqa: B006
-    attribution: Annotated[str | None, typer.Option(help="cosine or fisher, by default as the study")] = None,
+    attribution: Annotated[str | None, typer.Option(help="cosine, fisher or contrast, by default as the study")] = None,
     name: Annotated[str | None, typer.Option(help="name of the selection")] = None,
 ) -> None:
     """Make a new selection from a finished study's stored gradients and embeddings, without a GPU."""
