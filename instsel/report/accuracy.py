@@ -8,8 +8,8 @@ import numpy as np
 from instsel.report.compared import AccuracyFacts, GuardFacts, ProbabilityFacts, Results
 from instsel.report.markdown import BASE
 from instsel.report.record import StudyRecord
-from instsel.report.results import baseline_of, comparisons_to, mean_table, pooled, runs_by_method, stacked
-from instsel.stats import MEAN, Bootstrap, RankCorrelation, adjusted_p_values, not_told_apart, rank_correlation
+from instsel.report.results import baseline_of, compared, comparisons_to, mean_table, pooled, runs_by_method, stacked
+from instsel.stats import MEAN, Bootstrap, RankCorrelation, rank_correlation
 from instsel.stats import non_inferiority as judge
 
 Values = dict[str, np.ndarray]
@@ -34,45 +34,43 @@ def accuracy(record: StudyRecord, losses: Results) -> tuple[AccuracyFacts | None
         return None, []
     correct, probability, warnings = _items_of(record, scored)
     runs, config = runs_by_method(record, correct), record.config
+    baseline = baseline_of(record, runs)
     bootstrap = Bootstrap(config.evaluation.bootstrap_samples, config.evaluation.confidence, config.evaluation.seed)
     targets, guards = _common(config.targets, correct), _common(config.guards, correct)
     options = _common(targets, probability)
     by_target = _only(correct, targets)
     return AccuracyFacts(
-        **_compared(record, by_target, runs, bootstrap),
+        **compared_scores(by_target, runs, baseline, bootstrap),
         metrics={name: how for result in scored.values() for name, how in result["settings"].items()},
         margins={name: config.guards[name].margin / POINTS for name in guards},
         guards=_guards(record, _only(correct, guards), runs, bootstrap) if guards else {},
         base_guards={name: float(correct[BASE][name].mean()) for name in guards} if BASE in correct else {},
         not_found=_not_found(scored, runs),
-        probability=ProbabilityFacts(**_compared(record, _only(probability, options), runs, bootstrap))
+        probability=ProbabilityFacts(**compared_scores(_only(probability, options), runs, baseline, bootstrap))
         if options
         else None,
-        loss_correlation=_correlation(mean_table(by_target), losses) if targets else {},
+        loss_correlation=loss_correlation(mean_table(by_target), losses) if targets else {},
     ), warnings
 
 
-def _compared(
-    record: StudyRecord, values: Mapping[str, Values], runs: Mapping[str, Sequence[str]], bootstrap: Bootstrap
+def compared_scores(
+    values: Mapping[str, Values], runs: Mapping[str, Sequence[str]], baseline: str, bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    """Return the fields of `Scores`."""
-    baseline = baseline_of(record, runs)
-    shared = {"baseline": baseline, "confidence": bootstrap.confidence, "runs": runs}
+    """Return the fields of `Scores`: of the scores of each run on the items of each target.
+
+    Args:
+        values: run -> target -> float64 (items,).
+        runs: method -> its runs.
+        baseline: method that the others are compared with.
+        bootstrap: resamples, confidence and seed.
+    """
     if not values or not next(iter(values.values())):
-        return shared
-    by_method = stacked(values, runs)
-    comparisons = comparisons_to(by_method, baseline, bootstrap)
-    trained = {name: by_run for name, by_run in by_method.items() if name != BASE}
-    best = not_told_apart(trained, bootstrap, higher_is_better=True)
+        return {"baseline": baseline, "confidence": bootstrap.confidence, "runs": runs}
     return {
-        **shared,
+        **compared(values, runs, baseline, bootstrap, higher_is_better=True),
         "scores": mean_table(pooled(values, runs)),
         "scores_by_run": mean_table(values),
         "items": {target: len(items) for target, items in next(iter(values.values())).items()},
-        "differences": {name: comparison.intervals for name, comparison in comparisons.items()},
-        "adjusted_p": adjusted_p_values(comparisons),
-        "best": best[0] if best else None,
-        "not_told_apart": best,
     }
 
 
@@ -147,7 +145,7 @@ def _not_found(
     return shares
 
 
-def _correlation(scores: Mapping[str, Mapping[str, float]], losses: Results) -> dict[str, RankCorrelation]:
+def loss_correlation(scores: Mapping[str, Mapping[str, float]], losses: Results) -> dict[str, RankCorrelation]:
     """Correlate losses and scores of trained runs by target, and their means over the targets that have both.
 
     The base model is left out: it has the highest loss and mostly the lowest score, which says nothing about which of

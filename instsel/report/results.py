@@ -1,6 +1,7 @@
 """Held-out losses of the runs that are there, their differences to random, and which methods are best."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,22 +39,58 @@ def results(record: StudyRecord) -> tuple[Results, list[str]]:
     if not targets or not losses:
         return Results(baseline=baseline, confidence=evaluation.confidence, runs=runs), warnings
     bootstrap = Bootstrap(evaluation.bootstrap_samples, evaluation.confidence, evaluation.seed)
-    by_method = stacked(losses, runs)
-    comparisons = comparisons_to(by_method, baseline, bootstrap)
-    best = not_told_apart({name: by_run for name, by_run in by_method.items() if name != BASE}, bootstrap)
+    found = compared_losses(losses, runs, baseline, bootstrap, whole_pool=_whole_pool(record, runs))
+    return found, [*warnings, *_too_few_resamples(bootstrap, len(found.differences))]
+
+
+def compared_losses(
+    losses: Mapping[str, Losses], runs: Mapping[str, Sequence[str]], baseline: str, bootstrap: Bootstrap,
+    *, whole_pool: Sequence[str] = (),
+) -> Results:  # fmt: skip
+    """Compare the losses of methods.
+
+    Args:
+        losses: run -> its losses, of the same held-out rows.
+        runs: method -> names of its runs.
+        baseline: method that the others are compared with.
+        bootstrap: resamples, confidence and seed.
+        whole_pool: methods that selected the whole pool.
+    """
     return Results(
-        baseline=baseline,
-        confidence=evaluation.confidence,
+        **compared(losses, runs, baseline, bootstrap),
         losses=mean_table(pooled(losses, runs)),
         losses_by_run=mean_table(losses),
-        differences={name: comparison.intervals for name, comparison in comparisons.items()},
-        adjusted_p=adjusted_p_values(comparisons),
         heldout_rows={target: len(values) for target, values in next(iter(losses.values())).items()},
-        runs=runs,
-        best=best[0] if best else None,
-        not_told_apart=best,
-        whole_pool=_whole_pool(record, runs),
-    ), [*warnings, *_too_few_resamples(bootstrap, len(comparisons))]
+        whole_pool=list(whole_pool),
+    )
+
+
+def compared(
+    values: Mapping[str, Losses], runs: Mapping[str, Sequence[str]], baseline: str, bootstrap: Bootstrap,
+    *, higher_is_better: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the fields of `Compared`: differences to the baseline, their p-values, and the methods that are best.
+
+    Args:
+        values: run -> target -> float64 (items,).
+        runs: method -> names of its runs.
+        baseline: method that the others are compared with.
+        bootstrap: resamples, confidence and seed.
+        higher_is_better: as for accuracies.
+    """
+    by_method = stacked(values, runs)
+    comparisons = comparisons_to(by_method, baseline, bootstrap)
+    trained = {name: by_run for name, by_run in by_method.items() if name != BASE}
+    best = not_told_apart(trained, bootstrap, higher_is_better=higher_is_better)
+    return {
+        "baseline": baseline,
+        "confidence": bootstrap.confidence,
+        "runs": runs,
+        "differences": {name: comparison.intervals for name, comparison in comparisons.items()},
+        "adjusted_p": adjusted_p_values(comparisons),
+        "best": best[0] if best else None,
+        "not_told_apart": best,
+    }
 
 
 def runs_by_method(record: StudyRecord, names: Iterable[str]) -> dict[str, list[str]]:
