@@ -96,6 +96,11 @@ class Target(StrictModel):
         return self
 
     @property
+    def is_evaluated(self) -> bool:
+        """Whether it has held-out rows, whose loss is taken."""
+        return self.task is not None or self.heldout is not None
+
+    @property
     def is_scored(self) -> bool:
         """Whether answers to test rows are scored."""
         return self.task is not None or self.test is not None

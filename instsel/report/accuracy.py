@@ -9,8 +9,7 @@ from instsel.report.compared import AccuracyFacts, GuardFacts, ProbabilityFacts,
 from instsel.report.markdown import BASE
 from instsel.report.record import StudyRecord
 from instsel.report.results import baseline_of, compared, comparisons_to, mean_table, pooled, runs_by_method, stacked
-from instsel.stats import MEAN, Bootstrap, RankCorrelation, rank_correlation
-from instsel.stats import non_inferiority as judge
+from instsel.stats import MEAN, Bootstrap, RankCorrelation, non_inferiority, rank_correlation
 
 Values = dict[str, np.ndarray]
 """Target or guard -> float64 (items,)."""
@@ -39,11 +38,12 @@ def accuracy(record: StudyRecord, losses: Results) -> tuple[AccuracyFacts | None
     targets, guards = _common(config.targets, correct), _common(config.guards, correct)
     options = _common(targets, probability)
     by_target = _only(correct, targets)
+    margins = {name: config.guards[name].margin / POINTS for name in guards}
     return AccuracyFacts(
         **compared_scores(by_target, runs, baseline, bootstrap),
         metrics={name: how for result in scored.values() for name, how in result["settings"].items()},
-        margins={name: config.guards[name].margin / POINTS for name in guards},
-        guards=_guards(record, _only(correct, guards), runs, bootstrap) if guards else {},
+        margins=margins,
+        guards=judge_guards(_only(correct, guards), runs, margins, bootstrap) if guards else {},
         base_guards={name: float(correct[BASE][name].mean()) for name in guards} if BASE in correct else {},
         not_found=_not_found(scored, runs),
         probability=ProbabilityFacts(**compared_scores(_only(probability, options), runs, baseline, bootstrap))
@@ -74,24 +74,26 @@ def compared_scores(
     }
 
 
-def _guards(
-    record: StudyRecord, values: Mapping[str, Values], runs: Mapping[str, Sequence[str]], bootstrap: Bootstrap
+def judge_guards(
+    values: Mapping[str, Values], runs: Mapping[str, Sequence[str]], margins: Mapping[str, float], bootstrap: Bootstrap
 ) -> dict[str, dict[str, GuardFacts]]:
-    """Judge each method against the base model; nothing where that is not scored."""
+    """Judge each method against the base model; nothing where that is not scored.
+
+    Args:
+        values: run -> guard -> float64 (items,).
+        runs: method -> its runs.
+        margins: guard -> how much of the score may be lost, 0 to 1.
+        bootstrap: resamples, confidence and seed.
+    """
     by_method = stacked(values, runs)
     verdicts: dict[str, dict[str, GuardFacts]] = {}
     for name, comparison in comparisons_to(by_method, BASE, bootstrap).items():
         verdicts[name] = {}
         for guard, items in by_method[name].items():
-            interval = comparison.intervals[guard]
-            verdict = judge(
-                interval.difference,
-                interval.low,
-                interval.high,
-                record.config.guards[guard].margin / POINTS,
-                higher_is_better=True,
-            )
-            verdicts[name][guard] = GuardFacts(score=float(items.mean()), difference=interval, verdict=verdict)
+            each = comparison.intervals[guard]
+            ends = (each.difference, each.low, each.high, margins[guard])
+            verdict = non_inferiority(*ends, higher_is_better=True)
+            verdicts[name][guard] = GuardFacts(score=float(items.mean()), difference=each, verdict=verdict)
     return verdicts
 
 
