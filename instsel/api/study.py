@@ -124,11 +124,27 @@ class Study(StudyArrays):
         return [name for name in (BASE, *self._runs) if self._reader.has(f"evaluate/{name}")]
 
     def losses(self) -> pa.Table:
-        """Return a line a run: run, method, seed, mean held-out loss of each target (nats), and `mean` over targets."""
+        """Return a line a run: run, method, seed, mean held-out loss of each target (nats), and `mean` over targets.
+
+        With `evaluation.form_and_content` also `form` and `content`, what its gain over the base model consists of:
+        means over the targets that have other answers. `gains` has them by target.
+        """
         if not self.runs:
             self._finished("evaluate")
         results = {name: read_manifest(self._finished(f"evaluate/{name}"))["result"] for name in self.runs}
-        return tables.loss_table({name: result["losses"] for name, result in results.items()}, self._runs)
+        table = tables.loss_table({name: result["losses"] for name, result in results.items()}, self._runs)
+        if not self.config.evaluation.form_and_content:
+            return table
+        return tables.with_gains(table, self._reader.study / "evaluate", self.targets)
+
+    def gains(self) -> pa.Table:
+        """Return a line a method and target, or `mean`: items, form, content, and the bounds of both, as in the report.
+
+        Columns: method, target, items, form, form_low, form_high, content, content_low, content_high; nats a token.
+        """
+        if not self.config.evaluation.form_and_content:
+            raise InputError(f"{self.path} has no gains of answers; run it with evaluation.form_and_content: true")
+        return tables.gain_table(self.summary)
 
     def accuracy(self) -> pa.Table:
         """Read the scores of every run on the test items of targets and guards, a line a run and item.

@@ -15,8 +15,9 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.selection.base import AttributionSpec
 from instsel.study.attribution_specs import attribution_specs, metrics_spec
+from instsel.study.gains import read_gains
 from instsel.study.reader import StudyReader
-from instsel.study.runs import Run
+from instsel.study.runs import BASE, Run
 
 
 class StudyArrays:
@@ -139,6 +140,34 @@ def loss_table(losses: Mapping[str, Mapping[str, float]], runs: Mapping[str, Run
         line = {"run": name, "method": run.method.name if run else name, "seed": run.seed if run else None}
         lines.append({**line, **by_target, "mean": mean})
     return pa.Table.from_pylist(lines)
+
+
+def with_gains(losses: pa.Table, evaluate: Folder, targets: Sequence[str]) -> pa.Table:
+    """Add form and content of each run's gain to a table of losses, means over targets; null where there are none."""
+    columns: dict[str, list[float | None]] = {"form": [], "content": []}
+    for run in losses["run"].to_pylist():
+        known = [read_gains(evaluate, run, target) for target in targets] if run != BASE else []
+        for part, values in columns.items():
+            means = [float(getattr(gains, part).mean()) for gains in known if gains is not None]
+            values.append(float(np.mean(means)) if means else None)
+    for part, values in columns.items():
+        losses = losses.append_column(part, pa.array(values, pa.float64()))
+    return losses
+
+
+def gain_table(summary: Mapping[str, Any]) -> pa.Table:
+    """Return a line a method and target: items, and form and content of the gain with their intervals."""
+    lines = []
+    for method, by_target in summary.get("gains", {}).items():
+        for target, gain in by_target.items():
+            line = {"method": method, "target": target, "items": gain["items"]}
+            for part in ("form", "content"):
+                interval = gain[part]
+                line |= {part: interval["difference"], f"{part}_low": interval["low"], f"{part}_high": interval["high"]}
+            lines.append(line)
+    numbers = {f"{part}{bound}": pa.float64() for part in ("form", "content") for bound in ("", "_low", "_high")}
+    head = {"method": pa.string(), "target": pa.string(), "items": pa.int64()}
+    return pa.Table.from_pylist(lines, pa.schema({**head, **numbers}))
 
 
 def accuracy_table(folders: Mapping[str, Folder], names: Sequence[str], runs: Mapping[str, Run]) -> pa.Table:

@@ -23,8 +23,7 @@ def influence_matrix(reader: StudyReader, spec: AttributionSpec) -> Matrix:
 
 
 def _compute(reader: StudyReader, spec: AttributionSpec) -> Matrix:
-    columns = reader.columns()
-    gradients = reader.gradients.validation(columns)
+    gradients, columns = reader.validation_gradients(spec.form)
     if spec.average == "gradients":
         gradients, columns = mean_gradients(gradients, columns)
     directions = [unit_rows(rows) for rows in gradients]
@@ -49,8 +48,7 @@ def kernel_matrix(
     Raises:
         InputError: the study has no gradients.
     """
-    columns = reader.columns(targets)
-    validation = reader.gradients.validation(columns)
+    validation, columns = reader.validation_gradients(spec.form, targets)
     factors = None
     if spec.damping is not None:
         factors = [whitening(fisher, spec.damping) for fisher in _fisher_matrices(reader)]

@@ -61,6 +61,11 @@ class Features(StrictModel):
     token_budget: int = Field(4096, ge=16, description="padded tokens of one backward pass")
 
 
+class Answers(StrictModel):
+    others: int = Field(4, ge=1, description="most other answers to a prompt")
+    seed: int = Field(0, ge=0, description="seed of the draw, where there are more")
+
+
 class Embedding(StrictModel):
     encoder: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2", description="folder or hub id of the model that embeds prompts"
@@ -80,7 +85,8 @@ class SelectionPart(StrictModel):
     unit: Literal["rows", "tokens"] = Field("rows", description="what the budget counts")
     attribution: Form = Field(
         "cosine",
-        description="influence that methods read: plain cosines, or preconditioned by the pool's Fisher matrix",
+        description="influence that methods read: plain cosines, products preconditioned by the pool's Fisher matrix, "
+        "or cosines with gradients towards right answers against others",
     )
     damping: float = Field(0.1, gt=0, description="damping of fisher, in units of the matrix' mean eigenvalue")
     methods: list[AnyMethod] = Field(min_length=1, description="selections to make, all of the same budget")
@@ -110,6 +116,11 @@ class SelectionPart(StrictModel):
 
 class Evaluation(StrictModel):
     token_budget: int = Field(4096, ge=16, description="padded tokens of one forward pass")
+    form_and_content: bool = Field(
+        False,
+        description="split gains in held-out loss into what all answers to a prompt gain and what the right one gains "
+        "beyond; takes as many passes more as there are `answers.others`, and one",
+    )
     bootstrap_samples: int = Field(2000, ge=100, description="resamples behind each interval")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals")
     seed: int = Field(0, ge=0, description="seed of the resampling")
@@ -197,6 +208,10 @@ class StudyConfig(StrictModel):
     lora: Lora = Field(Lora(), description="LoRA of warmup and finetune")
     warmup: Warmup = Field(Warmup(), description="training that makes the checkpoints for gradients")
     features: Features = Field(Features(), description="gradient sketches")
+    answers: Answers = Field(
+        Answers(),
+        description="other answers that right ones are compared with: attribution: contrast, form_and_content",
+    )
     embedding: Embedding = Field(Embedding(), description="prompt embeddings, for the methods that read them")
     selection: SelectionPart = Field(description="budget and methods")
     mixture: Mixture | None = Field(None, description="shares of categories, for methods that keep to them")
@@ -249,6 +264,11 @@ class StudyConfig(StrictModel):
 
     @model_validator(mode="after")
     def _check_methods_fit(self) -> "StudyConfig":
+        clash = sorted({"form", "content"} & self.targets.keys()) if self.evaluation.form_and_content else []
+        if clash:
+            raise ValueError(
+                f"targets: {clash[0]!r} is a column of the losses with evaluation.form_and_content; rename it"
+            )
         twice = sorted(set(self.targets) & set(self.guards))
         if twice:
             raise ValueError(f"guards: {twice[0]!r} is also a target; a guard is never selected for")

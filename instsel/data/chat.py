@@ -1,5 +1,6 @@
 """Render conversations with a chat template, tokenise them, and mark the answer tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from os.path import commonprefix
@@ -53,6 +54,39 @@ def encode(tokenizer: Any, messages: list[Message], max_length: int) -> Example:
         BadRow: the template rejects or drops turns, the text of a turn contains a special token, which could end the
             turn and start another, or truncation leaves no answer token.
     """
+    text = _checked_text(tokenizer, messages)
+    spans = [
+        _answer_span(tokenizer, messages, turn, text) for turn, m in enumerate(messages) if m["role"] == "assistant"
+    ]
+    return _marked(tokenizer, text, spans, max_length)
+
+
+def encode_answer(tokenizer: Any, messages: list[Message], max_length: int) -> Example:
+    """Render and tokenise a conversation, and mark the words of its last turn alone, without its end-of-turn token.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer with a chat template.
+        messages: turns of the conversation; the last one is the assistant's.
+        max_length: maximum length in tokens; a longer text is truncated at its end.
+
+    Raises:
+        BadRow: as `encode`, or the last turn is not the assistant's.
+    """
+    if not messages or messages[-1]["role"] != "assistant":
+        raise BadRow("the last turn is not the assistant's")
+    text = _checked_text(tokenizer, messages)
+    first, end = _answer_span(tokenizer, messages, len(messages) - 1, text)
+    content = messages[-1]["content"].strip()
+    start = text.rfind(content, first, end)
+    if start < 0:
+        raise BadRow("the chat template rewrites the answer")
+    # A token may begin with the white space before the answer.
+    leading = len(text[first:start]) - len(text[first:start].rstrip())
+    return _marked(tokenizer, text, [(start - leading, start + len(content))], max_length)
+
+
+def _checked_text(tokenizer: Any, messages: list[Message]) -> str:
+    """Render a conversation, and check that the template neither drops turns nor takes text for its own tokens."""
     special = _special_tokens(tokenizer, tokenizer.get_chat_template())
     if any(token in message["content"] for token in special for message in messages):
         raise BadRow("the text contains a special token of the chat template")
@@ -60,9 +94,11 @@ def encode(tokenizer: Any, messages: list[Message], max_length: int) -> Example:
     for message in messages:
         if message["content"].strip() not in text:
             raise BadRow("the chat template drops or changes a turn")
-    spans = [
-        _answer_span(tokenizer, messages, turn, text) for turn, m in enumerate(messages) if m["role"] == "assistant"
-    ]
+    return text
+
+
+def _marked(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], max_length: int) -> Example:
+    """Tokenise a text and mark the tokens inside spans of characters."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"][:max_length], encoded["offset_mapping"][:max_length]
     labels = [

@@ -18,6 +18,7 @@ EXAMPLES = pa.schema(
         ("source", pa.string()),
         ("task", pa.string()),
         ("messages", MESSAGES),
+        ("choices", pa.list_(pa.string())),
         ("input_ids", pa.list_(pa.int32())),
         ("labels", pa.list_(pa.int32())),
         ("tokens", pa.int32()),
@@ -35,6 +36,7 @@ class StoredRow(Conversation):
     id: str
     source: str
     task: str | None
+    choices: list[str]
     input_ids: list[int]
     labels: list[int]
     tokens: int
@@ -101,6 +103,7 @@ def encode_lines(  # noqa: PLR0913
                 "source": source or row.source or default_source,
                 "task": row.task,
                 "messages": row.messages,
+                "choices": row.choices,
                 "input_ids": example.input_ids,
                 "labels": example.labels,
                 "tokens": len(example.input_ids),

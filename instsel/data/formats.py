@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypedDict
 
 from pydantic import JsonValue
 
 from instsel.config.rows import RowFormat
 from instsel.console import one_line
+from instsel.data.other_answers import choices_of
 
 # More than in any useful row; larger ones would take unbounded memory or time.
 MOST_BYTES = 16 << 20
@@ -47,12 +48,13 @@ class BadRow(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """A conversation: its messages, id (a digest of the messages), source and task."""
+    """A conversation: messages, id (a digest of these), source, task, and answers to choose from where it has them."""
 
     id: str
     messages: list[Message]
     source: str | None
     task: str | None
+    choices: list[str] = field(default_factory=list)
 
 
 def parse_row(line: bytes, row_format: RowFormat, task_column: str = "task") -> Row:
@@ -80,7 +82,8 @@ def parse_row(line: bytes, row_format: RowFormat, task_column: str = "task") -> 
         raise BadRow("not a JSON object")
     messages = _messages(raw, row_format)
     _check(messages)
-    return Row(row_id(messages), messages, _text(raw.get("source")), _text(raw.get(task_column)))
+    source, task = _text(raw.get("source")), _text(raw.get(task_column))
+    return Row(row_id(messages), messages, source, task, choices_of(raw.get("choices")))
 
 
 def row_id(messages: Sequence[Message]) -> str:

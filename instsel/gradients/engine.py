@@ -112,13 +112,28 @@ class GradientEngine:
             ValueError: An example, named by its index, that is malformed or has no answer token.
             MemoryError: A single example does not fit in memory even with recomputation.
         """
+        return self.features_and_losses(examples)[0]
+
+    def features_and_losses(self, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+        """Compute `features`, and the losses that they are gradients of, which the same passes give.
+
+        Args:
+            examples: As for `features`.
+
+        Returns:
+            Features, float32 (n, sketch dim), and mean cross-entropies of the answer tokens, float64 (n,), nats.
+
+        Raises:
+            ValueError, MemoryError: As `features`.
+        """
         features = np.zeros((len(examples), self._sketch.dim), dtype=np.float32)
+        losses = np.zeros(len(examples))
 
         def fill(rows: list[int], recompute: bool) -> None:
-            features[rows] = self._sketched([examples[row] for row in rows], recompute)
+            features[rows], losses[rows] = self._sketched([examples[row] for row in rows], recompute)
 
         self._run(examples, fill)
-        return features
+        return features, losses
 
     def gradients(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Compute exact per-example gradients of every trainable parameter; they take n times its memory.
@@ -149,7 +164,7 @@ class GradientEngine:
         with self._capture:
             self._fitter.run([len(example["input_ids"]) for example in examples], fill)
 
-    def _sketched(self, examples: Sequence[Example], recompute: bool) -> np.ndarray:
+    def _sketched(self, examples: Sequence[Example], recompute: bool) -> tuple[np.ndarray, np.ndarray]:
         totals: dict[torch.device, Tensor] = {}
 
         def add(name: str, gradient: Tensor) -> None:
@@ -159,16 +174,19 @@ class GradientEngine:
             direction = gradient if self._directions is None else self._directions[name](gradient)
             self._sketch.add_(totals[gradient.device], name, direction)
 
-        self._backward(examples, add, recompute)
-        return torch.stack([total.cpu() for total in totals.values()]).sum(dim=0).numpy()
+        losses = self._backward(examples, add, recompute)
+        return torch.stack([total.cpu() for total in totals.values()]).sum(dim=0).numpy(), losses
 
-    def _backward(self, examples: Sequence[Example], consume: Consumer, recompute: bool) -> None:
+    def _backward(self, examples: Sequence[Example], consume: Consumer, recompute: bool) -> np.ndarray:
+        """Hand each parameter's gradients of the batch to `consume`; the losses, float64 (rows,)."""
         batch = collate(examples, device=self._embedding.weight.device)
         rows, length = batch["input_ids"].shape
         with torch.enable_grad(), self._capture.batch(rows, length, consume, recompute):
             with float32_stream(self._model):
-                loss = answer_losses(self._model, batch).sum()
-            self._capture.backward(loss)
+                losses = answer_losses(self._model, batch)
+            self._capture.backward(losses.sum())
+        values: np.ndarray = losses.detach().double().cpu().numpy()
+        return values
 
 
 def _require_example(index: int, example: Example, vocabulary: int) -> None:

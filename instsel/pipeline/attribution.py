@@ -17,9 +17,9 @@ from instsel.console import Terminal
 from instsel.gradients.features import GradientShards, Storage, bytes_per_row, validation_columns
 from instsel.io.store import Folder
 from instsel.selection.base import AttributionSpec
-from instsel.study.attribution_specs import attribution_specs
+from instsel.study.attribution_specs import attribution_specs, contrast_stages
 from instsel.study.estimates import FLOAT32, ID_BYTES, MIB, Counts, FunctionRun
-from instsel.study.provenance import Provenance, feature_provenance, settle_provenance
+from instsel.study.provenance import Provenance, contrast_provenance, feature_provenance, settle_provenance
 from instsel.study.results import AttributionResult, FeaturesResult, PrepareResult, WarmupResult
 from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
@@ -44,7 +44,7 @@ class Attribution(Stage[AttributionResult]):
         return list(attribution_specs(config))
 
     def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
-        return [StageKey("features")]
+        return [StageKey("features"), *contrast_stages(attribution_specs(config)[key])]
 
     def settings(self, config: StudyConfig, key: str) -> Settings:
         return asdict(attribution_specs(config)[key])
@@ -159,8 +159,11 @@ def _write_directions(context: RunContext, spec: AttributionSpec, provenance: Pr
     """Write the columns, and what the pool is multiplied with: a vector a column and checkpoint."""
     config, features, prepare = context.config, context.stage("features"), context.stage("prepare")
     subtasks = {name: target.subtask for name, target in config.targets.items()}
-    columns = validation_columns(prepare.folder, subtasks, features.result(FeaturesResult).rejected)
-    gradients = GradientShards(features.folder, provenance).validation(columns)
+    is_contrast = spec.form == "contrast"
+    source = context.stage("contrast") if is_contrast else features
+    columns = validation_columns(prepare.folder, subtasks, source.result(FeaturesResult).rejected)
+    taken = contrast_provenance(context) if is_contrast else provenance
+    gradients = GradientShards(source.folder, taken).validation(columns)
     if spec.average == "gradients":
         gradients, columns = mean_gradients(gradients, columns)
     out.write_table(COLUMNS, columns)

@@ -1,4 +1,7 @@
-"""Stage *evaluate*: held-out loss of the base model and of every trained adapter on every target."""
+"""Stage *evaluate*: held-out loss of the base model and of every trained adapter on every target.
+
+With `evaluation.form_and_content` also the losses of each held-out row's answers, without end marks.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -11,11 +14,13 @@ import pyarrow as pa
 
 from instsel.config.study import Model, StudyConfig
 from instsel.io.store import Folder
+from instsel.pipeline.answers import HELDOUT, answers_of
 from instsel.pipeline.extraction import Item
 from instsel.pipeline.probes import actor_dependencies
 from instsel.study import dependencies
 from instsel.study.estimates import CHECKPOINT, ID_BYTES, ActorSpec, BatchProbe, ItemResult, batch_estimate
-from instsel.study.results import EvaluateResult, PrepareResult, TrainingResult
+from instsel.study.gains import ANSWERS
+from instsel.study.results import AnswersResult, EvaluateResult, PrepareResult, TrainingResult
 from instsel.study.runs import BASE, runs_of
 from instsel.study.stage import Cost, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
@@ -37,10 +42,12 @@ class Evaluate(Stage[EvaluateResult]):
         return [BASE, *runs_of(config)]
 
     def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
-        return [StageKey("prepare") if key == BASE else StageKey("finetune", key)]
+        trained = StageKey("prepare") if key == BASE else StageKey("finetune", key)
+        return [trained, *([StageKey("answers", HELDOUT)] if config.evaluation.form_and_content else [])]
 
     def settings(self, config: StudyConfig, key: str) -> Settings:
-        return {"token_budget": config.evaluation.token_budget}
+        answers: Settings = {"form_and_content": True} if config.evaluation.form_and_content else {}
+        return {"token_budget": config.evaluation.token_budget, **answers}
 
     def inputs(self, config: StudyConfig, key: str) -> Settings:
         return {"model": dependencies.trained_model(config)} if key == BASE else {}
@@ -51,20 +58,32 @@ class Evaluate(Stage[EvaluateResult]):
         for folder in folders.values():
             folder.start()
         tables = heldout_tables(prepare.result(PrepareResult))
+        parts = {"": {target: f"{prepare.folder.name}/{table}" for target, table in tables.items()}}
+        if context.config.evaluation.form_and_content:
+            counts = context.stage("answers", HELDOUT).result(AnswersResult)
+            parts[ANSWERS] = {
+                target: f"answers/{HELDOUT}/{target}.parquet" for target, items in counts.items.items() if items
+            }
         sets = []
         for key, stage in folders.items():
             adapter = None if key == BASE else last_adapter(context, key)
-            missing = [target for target in tables if not stage.folder.exists(f"{target}.parquet")]
-            sets += [EvaluationSet(key, target, tables[target], adapter, stage.folder) for target in missing]
-        costs = evaluate_sets(context, sets, prepare.folder)
+            sets += [
+                EvaluationSet(key, target, table, adapter, stage.folder, part=part)
+                for part, by_target in parts.items()
+                for target, table in by_target.items()
+                if not _below(stage.folder, part).exists(f"{target}.parquet")
+            ]
+        costs = evaluate_sets(context, sets, prepare.folder.parent)
         for key, stage in folders.items():
             losses = {target: mean_loss(stage.folder, target) for target in tables}
             stage.commit(EvaluateResult(losses=losses), costs.get(key, Cost(seconds=0.0)))
 
     def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
-        heldout, budget = context.counts.heldout, context.config.evaluation.token_budget
+        heldout, budget = list(context.counts.heldout), context.config.evaluation.token_budget
         if not any(part.rows for part in heldout):
             return StageEstimate(self.name, rows=0, tokens=0, batches=0)
+        if context.config.evaluation.form_and_content:
+            heldout += [answers_of(rows, 1 + context.config.answers.others) for rows in context.counts.heldout]
         rate = context.profiler.batches(evaluation_probe(context.config))
         estimate = batch_estimate(self.name, heldout, budget, rate, len(keys), len(keys) * len(heldout))
         return replace(
@@ -85,6 +104,7 @@ class EvaluationSet:
         adapter: checkpoint of the model; None for the base model.
         out: folder for TARGET.parquet (id, loss).
         stage: folder of the stage that it is for; by default `out`.
+        part: name of a folder below `out` that TARGET.parquet is written into instead.
     """
 
     run: str
@@ -93,6 +113,11 @@ class EvaluationSet:
     adapter: Folder | None
     out: Folder
     stage: Folder | None = None
+    part: str = ""
+
+
+def _below(folder: Folder, part: str) -> Folder:
+    return folder / part if part else folder
 
 
 def heldout_tables(prepared: PrepareResult) -> dict[str, str]:
@@ -128,7 +153,7 @@ def evaluate_sets(context: RunContext, sets: Sequence[EvaluationSet], rows: Fold
 
     actors, console = _actors(context.config, sets), context.console
     stages = {each.run: each.stage or each.out for each in sets}
-    items = [{"run": each.run, "target": each.target, "rows": each.rows} for each in sets]
+    items = [{"run": each.run, "target": each.target, "rows": each.rows, "part": each.part} for each in sets]
     pool: ActorPool[LossResult] = ActorPool(
         "evaluate", items, rows, actors.actor, actors.arguments, lambda item: stages[item["run"]]
     )
@@ -150,7 +175,7 @@ def evaluation_probe(config: StudyConfig) -> BatchProbe:
         Evaluate.name,
         partial(_rate_dependencies, config),
         partial(_probed, config),
-        {"run": CHECKPOINT, "target": "probe"},
+        {"run": CHECKPOINT, "target": "probe", "part": ""},
         rows="heldout",
         needs_checkpoint=True,
     )
@@ -208,7 +233,8 @@ class LossTaker:
 
         started = time.monotonic()
         losses = self._losses(item["run"], examples)
-        self.outs[item["run"]].write_table(f"{item['target']}.parquet", pa.table({"id": ids, "loss": losses}))
+        out = _below(self.outs[item["run"]], item["part"])
+        out.write_table(f"{item['target']}.parquet", pa.table({"id": ids, "loss": losses}))
         tokens = sum(len(example["input_ids"]) for example in examples)
         seconds = time.monotonic() - started
         return {

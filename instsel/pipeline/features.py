@@ -7,7 +7,9 @@ the table of features itself and returns counts, so no gradient travels through 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from instsel.config.study import Features as FeatureSettings
 from instsel.config.study import Model, StudyConfig
@@ -16,7 +18,7 @@ from instsel.io.store import Folder
 from instsel.pipeline.extraction import REJECTED_SUFFIX, Item, pool_items, validation_items
 from instsel.pipeline.probes import actor_dependencies
 from instsel.study import dependencies
-from instsel.study.estimates import CHECKPOINT, ID_BYTES, ActorSpec, BatchProbe, ItemResult, batch_estimate
+from instsel.study.estimates import CHECKPOINT, EXAMPLE, ID_BYTES, ActorSpec, BatchProbe, ItemResult, batch_estimate
 from instsel.study.provenance import Provenance, feature_provenance, settle_provenance
 from instsel.study.results import FeaturesResult, PrepareResult, WarmupResult
 from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
@@ -57,7 +59,7 @@ class Features(Stage[FeaturesResult]):
         cost = extract_features(context, stage.folder, provenance, prepare.folder, missing)
         # A worker that was killed may have left half a file.
         stage.folder.clean()
-        rejected = _rejected_rows(stage.folder)
+        rejected = rejected_rows(stage.folder)
         if rejected:
             context.console.say(f"rejected {len(rejected)} rows with a zero or non-finite gradient")
         checkpoints = context.stage("warmup").result(WarmupResult).checkpoints
@@ -102,10 +104,17 @@ def _probed(config: StudyConfig, out: Folder) -> ActorSpec:
     return _actors(config, {CHECKPOINT: out / CHECKPOINT}, out, {CHECKPOINT: {"pool": {}}})
 
 
-def _actors(config: StudyConfig, checkpoints: dict[str, Folder], out: Folder, provenance: Provenance) -> ActorSpec:
+def _actors(
+    config: StudyConfig,
+    checkpoints: dict[str, Folder],
+    out: Folder,
+    provenance: Provenance,
+    taker: "type[GradientTaker] | None" = None,
+) -> ActorSpec:
     """Return the actors that take gradients at checkpoints and write them below `out`."""
     arguments = (config.model, config.features, checkpoints, out, provenance)
-    return ActorSpec(GradientTaker, arguments, "features.token_budget", config.features.token_budget)
+    actor = taker or GradientTaker
+    return ActorSpec(actor, arguments, "features.token_budget", config.features.token_budget, actor.columns)
 
 
 def missing_items(items: list[Item], folder: Folder) -> list[Item]:
@@ -116,7 +125,12 @@ def missing_items(items: list[Item], folder: Folder) -> list[Item]:
 
 
 def extract_features(
-    context: RunContext, out: Folder, provenance: Provenance, rows: Folder, missing: list[Item]
+    context: RunContext,
+    out: Folder,
+    provenance: Provenance,
+    rows: Folder,
+    missing: list[Item],
+    taker: "type[GradientTaker] | None" = None,
 ) -> Cost:
     """Make shards of features.
 
@@ -126,6 +140,7 @@ def extract_features(
         provenance: what the shards depend on, by checkpoint.
         rows: folder of the tables that items name as `rows`.
         missing: what to make: checkpoint, kind (pool or validation), rows and name.
+        taker: class of the actors, by default `GradientTaker`.
 
     Returns:
         Tokens, and the highest memory of an actor.
@@ -136,9 +151,9 @@ def extract_features(
     config, warmup = context.config, context.stage("warmup")
     run = warmup.result(WarmupResult).run
     checkpoints = {name: warmup.folder / run / name for name in provenance}
-    actors = _actors(config, checkpoints, out, provenance)
+    actors = _actors(config, checkpoints, out, provenance, taker)
     pool: ActorPool[GradientResult] = ActorPool(
-        "features", missing, rows, actors.actor, actors.arguments, lambda item: out
+        "features", missing, rows, actors.actor, actors.arguments, lambda item: out, actors.columns
     )
     tokens = memory = 0
     shortage = Shortage(actors.budget_key, actors.budget, context.console)
@@ -159,7 +174,13 @@ class GradientResult(ItemResult):
 
 
 class GradientTaker:
-    """Holds the base model; adapter and Adam moments are exchanged when the checkpoint changes."""
+    """Holds the base model; adapter and Adam moments are exchanged when the checkpoint changes.
+
+    Attributes:
+        columns: of the rows that an example has, beside the id.
+    """
+
+    columns: ClassVar[Sequence[str]] = EXAMPLE
 
     def __init__(
         self,
@@ -186,30 +207,48 @@ class GradientTaker:
         self.state: CheckpointState | None = None
 
     def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> GradientResult:
-        from instsel.gradients.features import feature_table, normalise
         from instsel.runtime.session import peak_memory
 
         self._load(item["checkpoint"])
         engine = self._engine(item["kind"])
-        unit, norms, kept, reasons = normalise(engine.features(examples))
+        ids, features, reasons = self.features(engine, ids, examples)
         # Other than before if the engine ran out of memory: the next shards are spared that.
         self.token_budget, self.recompute = engine.token_budget, engine.recompute
-        folder = self.out / item["checkpoint"] / item["kind"]
-        rejected = [row for row, keep in zip(ids, kept, strict=True) if not keep]
-        if rejected:
-            lines = [{"id": row, "reason": reason} for row, reason in zip(rejected, reasons, strict=True)]
-            folder.write_json(f"{item['name']}{REJECTED_SUFFIX}", lines)
-        kept_ids = [row for row, keep in zip(ids, kept, strict=True) if keep]
-        provenance = self.provenance[item["checkpoint"]][item["kind"]]
-        folder.write_table(f"{item['name']}.arrow", feature_table(kept_ids, unit, norms, provenance, self.storage))
+        rejected = self._write(item, ids, features, reasons)
         tokens = sum(len(example["input_ids"]) for example in examples)
         return {
             "tokens": tokens,
             "peak_memory": peak_memory(),
             "token_budget": self.token_budget,
             "recompute": self.recompute,
-            "rejected": len(rejected),
+            "rejected": rejected,
         }
+
+    def features(
+        self, engine: "GradientEngine", ids: list[str], examples: "list[Example]"
+    ) -> tuple[list[str], np.ndarray, dict[str, str]]:
+        """Take the features of a table's rows.
+
+        Returns:
+            Ids and their features, float32 (n, d), not normalised; and rows that have none, id -> reason.
+        """
+        return ids, engine.features(examples), {}
+
+    def _write(self, item: Item, ids: list[str], features: np.ndarray, without: dict[str, str]) -> int:
+        """Commit a shard; the number of rows that are rejected."""
+        from instsel.gradients.features import feature_table, normalise
+
+        unit, norms, kept, reasons = normalise(features)
+        folder = self.out / item["checkpoint"] / item["kind"]
+        rows = [row for row, keep in zip(ids, kept, strict=True) if not keep]
+        rejected = {**without, **dict(zip(rows, reasons, strict=True))}
+        if rejected:
+            lines = [{"id": row, "reason": reason} for row, reason in rejected.items()]
+            folder.write_json(f"{item['name']}{REJECTED_SUFFIX}", lines)
+        kept_ids = [row for row, keep in zip(ids, kept, strict=True) if keep]
+        provenance = self.provenance[item["checkpoint"]][item["kind"]]
+        folder.write_table(f"{item['name']}.arrow", feature_table(kept_ids, unit, norms, provenance, self.storage))
+        return len(rejected)
 
     def _engine(self, kind: str) -> "GradientEngine":
         """Return an engine: Adam directions for pool rows, plain gradients for validation rows (LESS, 3.1)."""
@@ -242,7 +281,7 @@ class GradientTaker:
         self.checkpoint = checkpoint
 
 
-def _rejected_rows(folder: Folder) -> dict[str, str]:
+def rejected_rows(folder: Folder) -> dict[str, str]:
     """Return the rows that have no feature at some checkpoint: id -> reason."""
     rejected: dict[str, str] = {}
     for checkpoint in folder.names():

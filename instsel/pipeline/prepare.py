@@ -41,6 +41,7 @@ class Prepare(Stage[PrepareResult]):
 
     name = "prepare"
     position = 10
+    version = 2
 
     def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
         return [StageKey("benchmarks")] if config.scored else []

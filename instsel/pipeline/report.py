@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from instsel import __version__
 from instsel.config.study import StudyConfig
-from instsel.study.attribution_specs import attribution_specs, metrics_spec
+from instsel.study.attribution_specs import attribution_specs, contrast_stages, metrics_spec
 from instsel.study.results import ReportResult
 from instsel.study.runs import BASE, runs_of
 from instsel.study.stage import Finished, RunContext, Settings, Stage, StageKey
@@ -34,6 +34,7 @@ class Report(Stage[ReportResult]):
             *(StageKey("attribution", name) for name in attribution_specs(config)),
             *(StageKey("interaction", estimator) for estimator in estimators),
             *([StageKey("features")] if metrics_spec(config) else []),
+            *contrast_stages(metrics_spec(config)),
         ]
 
     def settings(self, config: StudyConfig, key: str) -> Settings:

@@ -10,6 +10,7 @@ from instsel.choice.picks import PickRequest, make_picks
 from instsel.config.mixture import Mixture
 from instsel.config.study import StudyConfig
 from instsel.pipeline.extraction import ForwardStage, vector_width
+from instsel.study.attribution_specs import contrast_stages
 from instsel.study.estimates import TOKEN_BYTES, Throughput
 from instsel.study.results import SelectResult
 from instsel.study.runs import Run, selections_of
@@ -39,7 +40,11 @@ class Select(Stage[SelectResult]):
 
     def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
         run = selections_of(config)[key]
-        return [_source(config, run), *_categories(run, config.mixture)]
+        part = config.selection
+        spec = run.method.attribution_spec(part.attribution, part.damping)
+        # A matrix of influence has it already.
+        contrast = contrast_stages(spec) if run.method.requires == "gradients" else []
+        return [_source(config, run), *contrast, *_categories(run, config.mixture)]
 
     def settings(self, config: StudyConfig, key: str) -> Settings:
         run, part = selections_of(config)[key], config.selection

@@ -34,6 +34,7 @@ from instsel.report.facts import (
     StageCost,
     StudyFacts,
 )
+from instsel.report.gains import gains
 from instsel.report.influence import influence, stored_attribution
 from instsel.report.pool import Pool, composition, lengths, overlap
 from instsel.report.reading import reading, rejected_rows
@@ -81,6 +82,7 @@ def collect(record: StudyRecord, measured: Measured | None = None) -> StudyFacts
     by_stage = earlier_measurement(record) if measured is None else measured
     losses, incomparable = results(record)
     scores, not_scored_alike = accuracy(record, losses)
+    by_method, with_other_answers = gains(record, losses.runs)
     return StudyFacts(
         study=record.config.name,
         path=record.path,
@@ -88,10 +90,11 @@ def collect(record: StudyRecord, measured: Measured | None = None) -> StudyFacts
         dtype=record.config.model.dtype,
         budget=record.config.selection.budget,
         unit=record.config.selection.unit,
-        warnings=[*warnings(record), *incomparable, *not_scored_alike],
+        warnings=[*warnings(record), *incomparable, *not_scored_alike, *with_other_answers],
         missing=record.missing,
         **dict(losses),
         accuracy=scores,
+        gains=by_method,
         selections={name: SelectionFacts.model_validate(result) for name, result in record.results("select").items()},
         metrics=by_stage.metrics,
         budgets=divided_budgets(record),

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, JsonValue
 
 from instsel.choice.metrics import SelectionMetrics
 from instsel.report.compared import AccuracyFacts, Facts, Results
+from instsel.stats import Interval
 from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount, SplitCount
 
 
@@ -18,6 +19,20 @@ Number = Annotated[float | None, BeforeValidator(_finite)]
 """A number; None where it is unknown, since JSON has neither NaN nor infinity."""
 
 Matrix = list[list[Number]]
+
+
+class Gain(Facts):
+    """What a method gained over the base model on the held-out rows that have other answers, nats a token.
+
+    Attributes:
+        items: rows.
+        form: mean gain of their other answers.
+        content: mean gain of their right answers beyond that.
+    """
+
+    items: int
+    form: Interval
+    content: Interval
 
 
 class SelectionFacts(Facts):
@@ -218,6 +233,7 @@ class StudyFacts(Results):
         accuracy: scores on benchmarks; None where nothing is scored.
         warnings: what does not fit together in the folder, a sentence each.
         missing: stages that the study file asks for and that are not finished.
+        gains: method -> target, and "mean" -> form and content of its gain over the base model.
         composition: by source, task, category and length.
         lengths: of the pool and of each selection; `budgets` and `mixtures` are by selection too.
         interaction: by estimator; `agreement` by pair of estimators.
@@ -233,6 +249,7 @@ class StudyFacts(Results):
     accuracy: AccuracyFacts | None = None
     warnings: list[str] = []
     missing: list[str] = []
+    gains: dict[str, dict[str, Gain]] = {}
     pool: PoolResult | None = None
     targets: dict[str, dict[str, SplitCount]] = {}
     selections: dict[str, SelectionFacts] = {}

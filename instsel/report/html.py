@@ -21,6 +21,7 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.report.collect import REPORT, SUMMARY, Measured, as_json, collect
 from instsel.report.facts import SearchFacts, StudyFacts
+from instsel.report.page.gains import gains_section
 from instsel.report.page.parts import Chart, Section, Table
 from instsel.report.page.results import (
     comparison,
@@ -200,6 +201,7 @@ def embedded(value: Any) -> str:
 def _study_page(key: str, facts: StudyFacts, texts: Texts) -> StudyPage:
     sections = [
         results_section(facts),
+        gains_section(facts),
         composition_section(facts),
         influence_section(facts),
         budgets_section(facts),

@@ -14,6 +14,7 @@ from instsel.report.facts import (
     StudyFacts,
     TrialFacts,
 )
+from instsel.report.gains import gains_report
 from instsel.report.markdown import (
     MOST_COLUMNS,
     NONE,
@@ -37,6 +38,7 @@ def study_report(facts: StudyFacts) -> str:
         [f"# Study {facts.study}\n", _overview(facts)],
         accuracy_text(facts.accuracy) if facts.accuracy else [],
         comparison_text(facts, "Held-out loss", LOSS_NOTE) if facts.losses or not facts.accuracy else [],
+        gains_report(facts),
         _selections(facts),
         _served(facts),
         _categories(facts),

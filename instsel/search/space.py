@@ -20,7 +20,11 @@ def study_of(study: StudyConfig, point: Point) -> StudyConfig:
     Raises:
         InputError: the study would not be a valid one.
     """
-    return parse_study(raw_study_of(study, point), "search.space")
+    raw = raw_study_of(study, point)
+    if study.evaluation.form_and_content:
+        # Nothing of a search reads it, and it costs more than the losses that one reads.
+        raw["evaluation"] = {**study.evaluation.model_dump(exclude_unset=True), "form_and_content": False}
+    return parse_study(raw, "search.space")
 
 
 def raw_study_of(study: StudyConfig, point: Point) -> dict[str, object]:

@@ -19,7 +19,7 @@ from instsel.selection.cost import FLOAT32, FLOAT64, INDEX_ROW_BYTES, MIB, Metho
 from instsel.strict import StrictModel
 
 Requires = Literal["index", "influence", "gradients", "embeddings", "hidden_states", "likelihood"]
-Form = Literal["cosine", "fisher"]
+Form = Literal["cosine", "fisher", "contrast"]
 Average = Literal["cosines", "gradients"]
 Groups = Literal["source", "task", "category"]
 Shares = Literal["pool", "choice"]
@@ -97,7 +97,8 @@ class AttributionSpec:
     """How the influence of a pool row on what is validated is computed.
 
     Attributes:
-        form: The cosine, or the product preconditioned by the damped Fisher matrix of the pool.
+        form: The cosine, the product preconditioned by the damped Fisher matrix of the pool, or the cosine with the
+            validation rows' contrast gradients.
         damping: Of fisher; None for the cosine.
         average: "cosines" has a column for each validation row, "gradients" one for each subtask: the influence on its
             mean gradient.
@@ -389,7 +390,7 @@ class TargetedMethod(Method):
 class AttributedMethod(TargetedMethod):
     """A method that chooses by the influence of pool rows on validation rows, or by gradients whose products it is."""
 
-    attribution: Form | None = Field(None, description="cosine or fisher; default selection.attribution")
+    attribution: Form | None = Field(None, description="cosine, fisher or contrast; default selection.attribution")
     damping: float | None = Field(None, gt=0, description="damping of fisher; default selection.damping")
 
     def check(self, targets: Collection[str], form: Form) -> None:

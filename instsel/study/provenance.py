@@ -13,6 +13,7 @@ from instsel.training.schedule import ADAPTER, MOMENTS, STATE
 
 PROVENANCE = "provenance.json"
 LOSS = "mean answer-token cross-entropy per example"
+CONTRAST_LOSS = "minus the log of the right answer's share among all answers to a row"
 
 Provenance = dict[str, dict[str, Settings]]
 """Checkpoint -> kind of rows (pool, validation) -> what the shards depend on."""
@@ -39,6 +40,15 @@ def feature_provenance(context: RunContext) -> Provenance:
         "storage": features.storage,
     }
     return {name: _of_checkpoint(warmup.folder / trained.run / name, shared) for name in trained.checkpoints}
+
+
+def contrast_provenance(context: RunContext) -> Provenance:
+    """Return what the tables of the *contrast* stage depend on: the plain gradients of certain answers."""
+    answers = context.stage("answers", "validation").fingerprint
+    return {
+        name: {"validation": {**kinds["validation"], "loss": CONTRAST_LOSS, "answers": answers}}
+        for name, kinds in feature_provenance(context).items()
+    }
 
 
 def settle_provenance(stage: StageFolder, provenance: Provenance, terminal: Terminal) -> None:

@@ -14,7 +14,7 @@ from instsel.errors import InputError
 from instsel.gradients.features import GradientShards, validation_columns
 from instsel.io.matrix import Matrix, stack
 from instsel.io.store import Folder
-from instsel.selection.base import AttributionSpec
+from instsel.selection.base import AttributionSpec, Form
 from instsel.study.folder import GRAPH, MANIFEST, Manifest, ResultT, parse_result, read_manifest
 from instsel.study.results import InteractionResult, PrepareResult
 
@@ -136,6 +136,13 @@ class StudyReader:
         return GradientShards(self.study / "features", provenance)
 
     @cached_property
+    def contrast_gradients(self) -> GradientShards:
+        """The gradients of validation rows towards the right answer against others."""
+        provenance = self.manifest("contrast")["result"]["provenance"]
+        self._check_names("checkpoint", CHECKPOINT, provenance)
+        return GradientShards(self.study / "contrast", provenance)
+
+    @cached_property
     def weights(self) -> list[float]:
         """Mean learning rate of each checkpoint."""
         checkpoints = self.manifest("features")["result"]["checkpoints"]
@@ -145,6 +152,21 @@ class StudyReader:
         """Return the validation rows that have a gradient: id, target, subtask."""
         rejected = self.manifest("features")["result"]["rejected"]
         return validation_columns(self.study / "prepare", self._subtasks, rejected, targets)
+
+    def validation_gradients(
+        self, form: Form, targets: Sequence[str] | None = None
+    ) -> tuple[list[np.ndarray], pa.Table]:
+        """Return what a form compares the pool with: gradients float32 (m, d) a checkpoint, as they are, and `columns`.
+
+        Raises:
+            InputError: the study has no such gradients.
+        """
+        if form != "contrast":
+            columns = self.columns(targets)
+            return self.gradients.validation(columns), columns
+        rejected = self.manifest("contrast")["result"]["rejected"]
+        columns = validation_columns(self.study / "prepare", self._subtasks, rejected, targets)
+        return self.contrast_gradients.validation(columns), columns
 
     def influence(self, influence: AttributionSpec) -> Matrix | None:
         """Return the attribution matrix as its stage stored it; None if that has not run."""

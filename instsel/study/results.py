@@ -87,6 +87,13 @@ class RejectedRows(Result):
     rejected: Rejected
 
 
+class AnswersResult(Result):
+    """What *answers* leaves: items of each target that have another answer, and why the others have none."""
+
+    items: dict[str, int]
+    rejected: Rejected
+
+
 class CategoriesResult(Result):
     """What *categorize* leaves.
 

@@ -31,12 +31,14 @@ REASONS = {
     "bids": "validation example ",
     "round_robin": "validation example ",
     "bids-fisher": "validation example ",
+    "bids-contrast": "validation example ",
     "bids-sums": "validation example sums:",
     "instance_max": "validation example ",
     "task_max": "target ",
     "sum": "sum of influences",
     "g2is": "principal component ",
     "g2is-fisher": "principal component ",
+    "g2is-contrast": "principal component ",
     "smart": "source ",
     "facility_location": "gain in coverage",
     "graph_cut": "gain in likeness",
@@ -124,6 +126,21 @@ def test_influence_that_no_stage_made_is_worked_out_from_the_gradients(influence
         validation = [subtask_means(rows, columns["subtask"].to_pylist())[0] for rows in validation]
     expected = attribute(pool, validation, reader.weights, damping=influence.damping)
     np.testing.assert_allclose(matrix.values, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_contrast_compares_the_pool_with_gradients_of_its_own(reader, monkeypatch):
+    _, pool, plain, columns = gradients(reader)
+    validation, contrast_columns = reader.validation_gradients("contrast")
+    assert contrast_columns.to_pylist() == columns.to_pylist()
+    expected = attribute(pool, validation, reader.weights)
+    assert np.abs(expected - attribute(pool, plain, reader.weights)).max() > 0.1
+    spec = AttributionSpec("contrast", None)
+    np.testing.assert_allclose(reader.influence(spec).values, expected, atol=1e-5)
+    monkeypatch.setattr(StudyReader, "influence", lambda self, influence: None)
+    np.testing.assert_allclose(influence_matrix(StudyReader(reader.study), spec).values, expected, atol=1e-5)
+    train, directions = kernel_matrix(reader, spec, ["cities"])
+    kept = [column for column, target in enumerate(columns["target"].to_pylist()) if target == "cities"]
+    np.testing.assert_allclose(train.values @ directions.T, expected[:, kept], atol=1e-5)
 
 
 @pytest.mark.parametrize("damping", [None, 0.1])

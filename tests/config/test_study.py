@@ -106,6 +106,13 @@ def test_two_methods_of_one_name_are_refused(methods: tuple[Any, ...]) -> None:
     assert "give one of them another `name`" in text
 
 
+def test_a_target_cannot_have_the_name_of_a_column_of_gains() -> None:
+    targets = {"form": {"validation": "v.jsonl"}}
+    text = refusal(targets=targets, evaluation={"form_and_content": True})
+    assert "'form' is a column of the losses with evaluation.form_and_content; rename it" in text
+    assert list(study(targets=targets).targets) == ["form"]
+
+
 def test_one_method_twice_under_two_names_is_fine() -> None:
     raw = {"method": "bids", "name": "bids-raw", "normalize": False}
     assert [m.name for m in study(selection=selection(methods=("bids", raw))).selection.methods] == ["bids", "bids-raw"]
@@ -121,6 +128,11 @@ def test_one_method_twice_under_two_names_is_fine() -> None:
         ("random", "selection.methods", "not 'random'"),
         (({"method": "less", "lam": 0.4},), "selection.methods.0.lam", "unknown key"),
         (({"method": "longest", "attribution": "fisher"},), "selection.methods.0.attribution", "unknown key"),
+        (
+            ({"method": "bids", "attribution": "contrast", "damping": 1.0},),
+            "selection.methods",
+            "which only `attribution: fisher`",
+        ),
         (({"method": "g2is", "delta": 1.5},), "selection.methods.0.delta", "less than or equal to 1, not 1.5"),
         (({"method": "random", "seeds": []},), "selection.methods.0.seeds", "at least 1 item"),
         (({"method": "less", "name": "base"},), "selection.methods", "cannot be called 'base'"),

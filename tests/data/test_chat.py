@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel.data.chat import IGNORED, Example, check_tokenizer, encode
+from instsel.data.chat import IGNORED, Example, check_tokenizer, encode, encode_answer
 from instsel.data.formats import BadRow
 from instsel.errors import InputError
 
@@ -262,3 +262,33 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
     with pytest.raises(InputError, match="no fast version, which answer marking needs; use a model that has one"):
         check_tokenizer(Slow())
+
+
+@pytest.mark.parametrize("template", [None, WITH_DEFAULT_SYSTEM, WITH_THINKING_PROMPT, TRIMMED])
+@pytest.mark.parametrize("name", [name for name, turns in CONVERSATIONS.items() if turns[-1]["role"] == "assistant"])
+def test_the_words_of_the_last_answer_alone_are_marked(
+    tokenizer: Callable[..., Any], template: str | None, name: str
+) -> None:
+    used, messages = tokenizer(template), CONVERSATIONS[name]
+    whole, example = encode(used, messages, LONG), encode_answer(used, messages, LONG)
+    assert example.input_ids == whole.input_ids
+    marked = [token for token, label in zip(example.input_ids, example.labels, strict=True) if label != IGNORED]
+    assert used.decode(marked).strip() == messages[-1]["content"].strip()
+    # What is marked is one run of tokens, within what `encode` marks.
+    first = example.labels.index(marked[0])
+    assert example.labels[first : first + len(marked)] == marked
+    assert whole.labels[first : first + len(marked)] == marked
+
+
+def test_an_answer_that_is_cut_off_keeps_its_beginning_or_is_rejected(tokenizer: Callable[..., Any]) -> None:
+    messages = CONVERSATIONS["one turn"]
+    whole = encode_answer(tokenizer(), messages, LONG)
+    first = next(index for index, label in enumerate(whole.labels) if label != IGNORED)
+    assert encode_answer(tokenizer(), messages, first + 1).answer_tokens == 1
+    with pytest.raises(BadRow, match="no answer token within max_length"):
+        encode_answer(tokenizer(), messages, first)
+
+
+def test_a_conversation_that_ends_with_a_question_has_no_last_answer(tokenizer: Callable[..., Any]) -> None:
+    with pytest.raises(BadRow, match="the last turn is not the assistant's"):
+        encode_answer(tokenizer(), [user("Why?"), answer("So."), user("And?")], LONG)

@@ -44,6 +44,7 @@ def test_a_line_becomes_an_example_with_all_that_is_known_of_it(tiny_tokenizer: 
             "source": "flan",
             "task": "law",
             "messages": messages(1),
+            "choices": [],
             "input_ids": expected.input_ids,
             "labels": expected.labels,
             "tokens": len(expected.input_ids),

@@ -37,8 +37,8 @@ class Lengths(Stage[LengthsResult]):
 
 def test_stages_come_in_the_order_in_which_they_run():
     assert stage_names() == [
-        "prepare", "embed", "hidden_states", "likelihood", "categorize", "warmup", "features", "attribution",
-        "interaction", "select", "finetune", "evaluate", "report",
+        "prepare", "answers", "embed", "hidden_states", "likelihood", "categorize", "warmup", "features", "contrast",
+        "attribution", "interaction", "select", "finetune", "evaluate", "report",
     ]  # fmt: skip
     positions = [stage.position for stage in load_stages()]
     assert positions == sorted(set(positions))

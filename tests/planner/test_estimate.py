@@ -44,11 +44,13 @@ KEYS = {
 }
 EVERYTHING = {
     "prepare": [""],
+    "answers": ["validation"],
     "embed": [""],
     "hidden_states": [""],
     "likelihood": [""],
     "warmup": [""],
     "features": [""],
+    "contrast": [""],
     "attribution": ["cosine"],
     "select": ["random", "less", "bids"],
     "finetune": ["random", "less", "bids"],
@@ -175,6 +177,26 @@ def test_features_take_pool_and_validation_rows_at_every_checkpoint():
     assert estimate.seconds == 7.0 + 3 * 21_000 / (4 * 200.0)
     assert estimate.disk == 3 * (1050 * (204 + 20) + 6 * 2400)
     assert estimate.memory == 2 * GB + 200 * 100 * 20
+
+
+def test_answers_take_as_long_as_their_tokens_took_to_prepare():
+    estimate = stages()["answers"]
+    # Five answers to 50 rows of 20 tokens; 12 s for 21,100 tokens.
+    assert (estimate.rows, estimate.tokens) == (250, 5000)
+    assert estimate.seconds == pytest.approx(12.0 * 5000 / 21_100)
+    both = stages({"answers": ["validation", "heldout"]})["answers"]
+    assert (both.rows, both.tokens) == (300, 5500)
+
+
+def test_contrast_takes_all_answers_and_keeps_a_gradient_a_validation_row():
+    estimate = stages()["contrast"]
+    assert (estimate.rows, estimate.tokens, estimate.batches) == (3 * 250, 3 * 5000, 3 * 50)
+    # One target at three checkpoints keeps three of four actors busy.
+    assert estimate.seconds == 7.0 + 3 * 5000 / (3 * 200.0)
+    assert estimate.disk == 3 * (50 * (204 + 20) + 2400)
+    assert estimate.memory == 2 * GB + 3 * 250 * 100 * 4
+    twice = stages(config=study(answers={"others": 9}))["contrast"]
+    assert (twice.rows, twice.disk) == (3 * 500, estimate.disk)
 
 
 def test_fewer_shards_than_actors_keep_fewer_actors_busy():
@@ -313,6 +335,18 @@ def test_evaluate_takes_the_held_out_rows_once_a_run():
     assert (estimate.rows, estimate.tokens, estimate.batches) == (40, 400, 4 * 3)
     assert estimate.seconds == 8.0 + 400 / (4 * 400.0)
     assert estimate.disk == 40 * (20 + 8)
+
+
+def test_form_and_content_take_all_answers_to_the_held_out_rows_besides():
+    plain = stages({"evaluate": ["base"]})["evaluate"]
+    estimate = stages({"evaluate": ["base"]}, study(evaluation={"token_budget": 40, "form_and_content": True}))[
+        "evaluate"
+    ]
+    # Of 10 rows five answers each.
+    assert (plain.rows, plain.tokens) == (10, 100)
+    assert (estimate.rows, estimate.tokens) == (10 + 50, 100 + 500)
+    # Rows and answers are a set each, and two actors take them.
+    assert estimate.seconds == 8.0 + 600 / (2 * 400.0)
 
 
 def test_without_held_out_rows_there_is_nothing_to_evaluate():
@@ -537,6 +571,8 @@ def test_of_machines_that_are_not_here_the_memory_is_not_known():
 
 MEMORY_ADVICE = {
     "prepare": "lower data.shard_rows",
+    "answers": "lower answers.others",
+    "contrast": "lower features.token_budget or resources.actors",
     "embed": "lower embedding.token_budget or resources.actors",
     "hidden_states": "lower features.token_budget or resources.actors",
     "likelihood": "lower evaluation.token_budget or resources.actors",
@@ -550,6 +586,7 @@ MEMORY_ADVICE = {
     "evaluate": "lower evaluation.token_budget or resources.actors",
 }
 DISK_ADVICE = {
+    "contrast": "lower features.dim or targets.NAME.max_validation",
     "features": "lower features.dim, or set features.storage: int8",
     "attribution": "lower targets.NAME.max_validation or, with fisher, features.dim",
     "select": "lower features.dim or targets.NAME.max_validation",
@@ -561,7 +598,8 @@ DISK_ADVICE = {
 def test_every_stage_of_a_plan_has_keys_that_lower_its_memory_and_some_have_for_the_disk():
     todo = {**EVERYTHING, "categorize": [""], "interaction": ["regression"]}
     estimates = stages(todo, study(mixture=MIXTURE)).values()
-    assert set(todo) == set(stage_names()) - {"report"}
+    # Only studies that score answers have those two.
+    assert set(todo) == set(stage_names()) - {"report", "benchmarks", "accuracy"}
     assert {estimate.name: estimate.memory_advice for estimate in estimates} == MEMORY_ADVICE
     assert {estimate.name: estimate.disk_advice for estimate in estimates if estimate.disk_advice} == DISK_ADVICE
 

@@ -31,6 +31,11 @@ def test_without_a_method_in_the_space_the_first_one_is_taken(study):
     assert study_of(study(), {"selection.budget": 4}).selection.methods[0].name == "random"
 
 
+def test_trials_do_not_split_their_gains_which_nothing_of_a_search_reads(study):
+    made = study_of(study(evaluation={"form_and_content": True, "token_budget": 64}), {"selection.budget": 4})
+    assert (made.evaluation.form_and_content, made.evaluation.token_budget) == (False, 64)
+
+
 def test_unknown_method_is_named(study):
     with pytest.raises(InputError, match="'best' is no method of the study; they are random, balanced"):
         study_of(study(), {"method": "best"})

@@ -94,6 +94,15 @@ def test_a_new_study_has_all_stages_before_it_and_a_finished_one_none(graph: Mak
         ({"finetune__seed": 1}, TRAINED | {"report"}),
         ({"evaluation__token_budget": 256}, {f"evaluate/{name}" for name in ["base", *METHODS]} | {"report"}),
         ({"evaluation__confidence": 0.9}, {"report"}),
+        (
+            {"evaluation__form_and_content": True},
+            {*(f"evaluate/{name}" for name in ["base", *METHODS]), "answers/heldout", "report"},
+        ),
+        (
+            {"selection__attribution": "contrast"},
+            {"answers/validation", "contrast", "attribution/contrast", "report", *INFLUENCE},
+        ),
+        ({"answers__seed": 1}, set()),
         ({"resources__actors": 7, "resources__max_failures": 0, "model__trust_remote_code": True}, set()),
     ],
 )
@@ -125,7 +134,29 @@ def test_only_what_the_methods_read_is_made(graph: Make, tiny_model: Path) -> No
     assert stages("less", "bids", "sum") == [*gradients, "attribution/cosine"]
     damped = {"method": "bids", "attribution": "fisher", "damping": 0.5}
     means = {"method": "less", "average": "gradients"}
+    assert stages({"method": "g2is", "attribution": "contrast"}) == [
+        "prepare",
+        "answers/validation",
+        *gradients[1:],
+        "contrast",
+    ]
     assert stages(damped, means) == [*gradients, "attribution/fisher-0.5", "attribution/cosine-subtasks"]
+
+
+def test_another_draw_of_answers_redoes_what_reads_them(graph: Make) -> None:
+    changed = {"selection__attribution": "contrast", "evaluation__form_and_content": True}
+    finish(graph(**changed))
+    evaluated = {f"evaluate/{name}" for name in ["base", *METHODS]}
+    answers = {"answers/validation", "answers/heldout", "contrast", "attribution/contrast", "report", *INFLUENCE}
+    assert stale(graph(**changed, answers={"seed": 1})) == answers | evaluated
+
+
+def test_metrics_go_by_gradients_that_are_there(graph: Make) -> None:
+    methods = [{"method": "g2is", "attribution": "cosine"}]
+    made = graph(selection__methods=methods, selection__attribution="contrast")
+    spec = metrics_spec(made.config)
+    assert spec is not None and spec.form == "cosine"
+    assert not any(stage.name == "contrast" for stage in made.until("report"))
 
 
 def test_another_encoder_redoes_what_reads_its_embeddings(graph: Make, tiny_model: Path, tmp_path: Path) -> None:
