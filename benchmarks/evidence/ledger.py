@@ -49,7 +49,7 @@ def add(folder: str, entry: Path) -> dict[str, int]:
     """
     study = instsel.open_study(folder)
     tables = {SELECTIONS: _selections(study), LOSSES: _losses(study), STAGES: study.stages.select(COSTS)}
-    if study.config.scored:
+    if study.config.measured:
         tables[ITEMS] = study.accuracy().drop_columns(["answer", "right"])
     entry.mkdir(parents=True, exist_ok=True)
     merged = {name: _merge(entry / name, table) for name, table in tables.items()}

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from instsel.config.evaluation import Evaluation
 from instsel.config.mixture import Curriculum, Mixture
 from instsel.config.rows import Guard, PoolSource, Target, Uri
 from instsel.config.search import Search
@@ -112,21 +113,6 @@ class SelectionPart(StrictModel):
             if name == "base":
                 raise ValueError("a method cannot be called 'base': the report's untrained model has that name")
         return methods
-
-
-class Evaluation(StrictModel):
-    token_budget: int = Field(4096, ge=16, description="padded tokens of one forward pass")
-    form_and_content: bool = Field(
-        False,
-        description="split gains in held-out loss into what all answers to a prompt gain and what the right one gains "
-        "beyond; takes as many passes more as there are `answers.others`, and one",
-    )
-    bootstrap_samples: int = Field(2000, ge=100, description="resamples behind each interval")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals")
-    seed: int = Field(0, ge=0, description="seed of the resampling")
-    run_code: bool = Field(
-        False, description="let `scoring: code` run what a model wrote, in a child process without network"
-    )
 
 
 class Resources(StrictModel):
@@ -248,8 +234,34 @@ class StudyConfig(StrictModel):
 
     @property
     def scored(self) -> dict[str, Target | Guard]:
-        """Targets and guards whose answers are scored."""
-        return {**{name: target for name, target in self.targets.items() if target.is_scored}, **self.guards}
+        """Targets and guards whose answers to test rows are scored."""
+        everything: dict[str, Target | Guard] = {**self.targets, **self.guards}
+        return {name: each for name, each in everything.items() if each.is_scored}
+
+    @property
+    def commanded(self) -> list[str]:
+        """Targets and guards that `evaluation.command` scores."""
+        return [] if self.evaluation.command is None else self.evaluation.command.scores
+
+    @property
+    def measured(self) -> list[str]:
+        """Targets and guards with scores, in the order of the study file."""
+        return [name for name in (*self.targets, *self.guards) if name in self.scored or name in self.commanded]
+
+    @model_validator(mode="after")
+    def _check_command(self) -> "StudyConfig":
+        for name in self.commanded:
+            if name not in self.targets and name not in self.guards:
+                raise ValueError(f"evaluation.command.scores: {name!r} is neither a target nor a guard")
+            if name in self.scored:
+                raise ValueError(f"evaluation.command.scores: {name!r} has test rows already; remove one of the two")
+        for name, guard in self.guards.items():
+            if not guard.is_scored and name not in self.commanded:
+                raise ValueError(
+                    f"guards.{name}: give `task`, a benchmark of lm-eval, or `test`, a file of prompts with answers, "
+                    "or name it in evaluation.command.scores"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_code_may_run(self) -> "StudyConfig":

@@ -110,7 +110,7 @@ def _items_of(
         values: Values = {}
         options: Values = {}
         # Named by the study file, whose names are checked: they become names of files.
-        for name in (name for name in record.config.scored if name in scored[run]["scores"]):
+        for name in (name for name in record.config.measured if name in scored[run]["scores"]):
             if not folder.exists(f"{name}.parquet"):
                 warnings.append(f"accuracy/{run} is ignored: {name}.parquet is gone")
                 break
