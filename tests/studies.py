@@ -19,6 +19,8 @@ METHODS: list[Any] = [
     {"method": "less", "name": "less-means", "average": "gradients"},
     "bids",
     "round_robin",
+    "bm25",
+    {"method": "bm25", "name": "bm25-sums", "targets": ["sums"]},
     {"method": "bids", "name": "bids-fisher", "attribution": "fisher"},
     {"method": "bids", "name": "bids-sums", "targets": ["sums"]},
     "instance_max",

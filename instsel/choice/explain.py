@@ -21,7 +21,7 @@ from instsel.study.reader import StudyReader
 SHOWN = 5
 RANKED_ROWS = 50_000
 """A ranking of a whole pool above this takes longer than a person wants to wait."""
-RANKED: set[Requires] = {"index", "influence", "likelihood", "hidden_states"}
+RANKED: set[Requires] = {"index", "influence", "likelihood", "hidden_states", "prompts"}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Render conversations with a chat template, tokenise them, and mark the answer tokens."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from os.path import commonprefix
@@ -23,6 +24,15 @@ class Example:
     def answer_tokens(self) -> int:
         """Number of tokens in the loss; the first token of a text is not predicted."""
         return sum(label != IGNORED for label in self.labels[1:])
+
+
+def prompt_text(messages: Sequence[Mapping[str, str]]) -> str:
+    """Return the contents of all messages before the last assistant turn, a line break between two, without roles.
+
+    Roles and template marks are the same in all rows, and no text that encoders were trained on has them.
+    """
+    turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
+    return "\n".join(message["content"] for message in messages[: turns[-1]])
 
 
 def check_tokenizer(tokenizer: Any) -> None:

@@ -23,15 +23,6 @@ _PACKAGE = "sentence_transformers."
 _MODES = ("mean", "cls", "lasttoken")
 
 
-def prompt_text(messages: Sequence[dict[str, str]]) -> str:
-    """The contents of all messages before the last assistant turn, a line break between two, without their roles.
-
-    Roles and template marks are the same in all rows, and no text that encoders were trained on has them.
-    """
-    turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-    return "\n".join(message["content"] for message in messages[: turns[-1]])
-
-
 class Encoder:
     """A text encoder of any family that sentence-transformers loads, on the GPU if there is one, in float32.
 

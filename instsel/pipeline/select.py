@@ -18,6 +18,7 @@ from instsel.study.stage import Finished, PlanContext, RunContext, Settings, Sta
 # What a method requires -> the stage that leaves it; influence has a stage for each spec.
 SOURCES = {
     "index": "prepare",
+    "prompts": "prepare",
     "gradients": "features",
     "embeddings": "embed",
     "hidden_states": "hidden_states",

@@ -5,7 +5,7 @@ this package are found by `instsel.selection.registry`, those of other packages 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,7 +18,7 @@ from instsel.mixture.curriculum import Order
 from instsel.selection.cost import FLOAT32, FLOAT64, INDEX_ROW_BYTES, MIB, MethodCost, Shape
 from instsel.strict import StrictModel
 
-Requires = Literal["index", "influence", "gradients", "embeddings", "hidden_states", "likelihood"]
+Requires = Literal["index", "influence", "gradients", "embeddings", "hidden_states", "likelihood", "prompts"]
 Form = Literal["cosine", "fisher"]
 Average = Literal["cosines", "gradients"]
 Groups = Literal["source", "task", "category"]
@@ -34,9 +34,9 @@ class Selection:
         scores: float64 (k,), the value each pick had when it was picked.
         driven_by: int64 (k,) or None: what drove each pick. bids, instance_max, round_robin: the validation example
             (column of the attribution as it was given, whether or not columns were dropped) whose need the pick met.
-            rds: the validation row whose turn it was. less, task_max, smart, proportional and equal: the position of
-            the subtask, task or group among the sorted unique labels. g2is: the component, 0 has the largest variance.
-            None where nothing in particular drives a pick.
+            rds, bm25: the validation row whose turn it was. less, task_max, smart, proportional and equal: the position
+            of the subtask, task or group among the sorted unique labels. g2is: the component, 0 has the largest
+            variance. None where nothing in particular drives a pick.
 
     Raises:
         ValueError: an array of the wrong rank, length or dtype, a negative or repeated index, a score that is not
@@ -171,16 +171,9 @@ class EmbeddingData(MethodData):
     values: np.ndarray
 
 
-@dataclass(frozen=True)
-class ValidatedData(MethodData):
-    """Vectors, and the validation rows that they are compared with.
+class _Columns:
+    """What data have that come with validation rows: `columns`, m rows of id, target and subtask."""
 
-    Attributes:
-        values: (n, width); may be memory-mapped.
-        columns: m rows of id, target and subtask: what rows are compared with.
-    """
-
-    values: np.ndarray
     columns: pa.Table
 
     def column_labels(self, key: Literal["target", "subtask"]) -> np.ndarray:
@@ -191,6 +184,42 @@ class ValidatedData(MethodData):
         """Name the validation example that drove each pick."""
         names = [f"validation example {row['subtask']}:{row['id']}" for row in self.columns.to_pylist()]
         return [names[driver] for driver in selection.drivers]
+
+
+@dataclass(frozen=True)
+class ValidatedData(MethodData, _Columns):
+    """Vectors, and the validation rows that they are compared with.
+
+    Attributes:
+        values: (n, width); may be memory-mapped.
+        columns: m rows of id, target and subtask: what rows are compared with.
+    """
+
+    values: np.ndarray
+    columns: pa.Table
+
+
+@dataclass(frozen=True)
+class PromptData(MethodData, _Columns):
+    """The texts of prompts, and those of the validation rows that they are compared with.
+
+    Attributes:
+        prompts: n texts. They are read anew by every loop over them, so that not all are in memory.
+        columns: m rows of id, target and subtask.
+        validation: m texts.
+    """
+
+    prompts: Iterable[str]
+    columns: pa.Table
+    validation: Sequence[str]
+    _kept: dict[Hashable, np.ndarray] = field(default_factory=dict, kw_only=True, repr=False, compare=False)
+
+    def keep(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return what was made of the prompts under this key, made once; only the last is kept."""
+        if key not in self._kept:
+            self._kept.clear()
+            self._kept[key] = make()
+        return self._kept[key]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ class Shape:
         dim: Entries of a gradient's sketch.
         embedding: Entries of a prompt's embedding.
         hidden: Entries of a hidden state.
+        tokens: Of a row of the pool, on average.
         groups: "source" and "task" -> how many rows each has.
         damping: Of the influence that the method reads; None for cosines.
     """
@@ -33,13 +34,15 @@ class Shape:
     dim: int = 0
     embedding: int = 0
     hidden: int = 0
+    tokens: float = 0.0
     groups: Mapping[str, Sequence[float]] = field(default_factory=dict)
     damping: float | None = None
 
     def width(self, requires: str) -> int:
-        """Return the entries that a method reads of a row; 0 for one that reads the index or losses alone."""
+        """Return the entries that a method reads of a row, or scores it by; 0 where the index or losses are all."""
         widths = {
             "influence": self.columns,
+            "prompts": self.columns,
             "gradients": self.checkpoints * self.dim,
             "embeddings": self.embedding,
             "hidden_states": self.hidden,

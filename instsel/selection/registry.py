@@ -129,7 +129,8 @@ def select(method: str, data: Any, budget: int, **options: Any) -> Selection:
         data: Influence (n, m) for bids, less (`subtasks=`), round_robin, instance_max, task_max (`tasks=`) and sum;
             embeddings (n, e) for smart (`tasks=`), facility_location, graph_cut and log_det; features (n, d) for g2is
             and rds (`validation=`); answer tokens (n,) for longest; losses (n,) for perplexity and ifd
-            (`loss_alone=`); n for random (`seed=`); a label of each row (n,) for proportional and equal (`seed=`).
+            (`loss_alone=`); n prompts, as texts, for bm25 (`validation=`); n for random (`seed=`); a label of each row
+            (n,) for proportional and equal (`seed=`).
         budget: Rows wanted; above n gives all n.
         options: Keyword arguments of the array function.
 

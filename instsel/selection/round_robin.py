@@ -42,13 +42,24 @@ def select(
     matrix = arrays.attribution_matrix(attribution)
     count, columns = arrays.budget(budget, len(matrix)), matrix.shape[1]
     groups = [np.arange(columns)] if targets is None else members("targets", targets, columns)
+    return take_turns(matrix, groups, count)
+
+
+def take_turns(matrix: np.ndarray, groups: Sequence[np.ndarray], count: int) -> Selection:
+    """Pick rows as `select` does, from a matrix (n, m) that is known to be finite.
+
+    Args:
+        matrix: (n, m).
+        groups: int64 columns of each target, in the order of their turns; a column that is in none has no turn.
+        count: rows wanted, at most n.
+    """
     indices, driven_by, scores = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count)
     if count == 0:
         return Selection(indices, scores, driven_by)
     # After t picks at most t of a column's best rows are taken.
-    ranking = rank_columns(matrix, columns, count, lambda block: matrix[:, block].astype(np.float64))
+    ranking = rank_columns(matrix, matrix.shape[1], count, lambda block: matrix[:, block].astype(np.float64))
     taken = np.zeros(len(matrix), dtype=bool)
-    depths = np.zeros(columns, dtype=np.int64)
+    depths = np.zeros(matrix.shape[1], dtype=np.int64)
     for turn in range(count):
         cycle, position = divmod(turn, len(groups))
         group = groups[position]

@@ -30,6 +30,8 @@ REASONS = {
     "less-means": "subtask ",
     "bids": "validation example ",
     "round_robin": "validation example ",
+    "bm25": "validation example ",
+    "bm25-sums": "validation example sums:",
     "bids-fisher": "validation example ",
     "bids-sums": "validation example sums:",
     "instance_max": "validation example ",

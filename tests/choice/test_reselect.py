@@ -18,6 +18,7 @@ SAME = {
     "less-means": SelectionRequest("less", "6", options=["average=gradients"]),
     "bids": SelectionRequest("bids", "6"),
     "round_robin": SelectionRequest("round_robin", "6"),
+    "bm25": SelectionRequest("bm25", "6"),
     "bids-fisher": SelectionRequest("bids", "6", attribution="fisher"),
     "bids-sums": SelectionRequest("bids", "6", targets=["sums"]),
     "g2is": SelectionRequest("g2is", "6", options=["fill=similarity"]),

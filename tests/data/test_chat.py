@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel.data.chat import IGNORED, Example, check_tokenizer, encode
+from instsel.data.chat import IGNORED, Example, check_tokenizer, encode, prompt_text
 from instsel.data.formats import BadRow
 from instsel.errors import InputError
 
@@ -262,3 +262,10 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
     with pytest.raises(InputError, match="no fast version, which answer marking needs; use a model that has one"):
         check_tokenizer(Slow())
+
+
+def test_the_prompt_is_all_that_comes_before_the_last_answer() -> None:
+    turns = [("system", "Be brief."), ("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")]
+    messages = [{"role": role, "content": content} for role, content in [*turns, ("user", "Thanks")]]
+    assert prompt_text(messages) == "Be brief.\nOne?\n1\nTwo?"
+    assert prompt_text(messages[2:3]) == ""

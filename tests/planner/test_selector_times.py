@@ -23,6 +23,7 @@ SHAPE = Shape(
     dim=8,
     embedding=4,
     hidden=5,
+    tokens=12.0,
     groups={"source": [30, 20], "task": [25, 25]},
 )
 
