@@ -114,7 +114,7 @@ def test_one_method_twice_under_two_names_is_fine() -> None:
 @pytest.mark.parametrize(
     ("methods", "key", "what"),
     [
-        (("g2s",), "selection.methods.0", "'bids', 'equal', 'facility_location'"),
+        (("g2s",), "selection.methods.0", "'bids', 'bm25', 'equal', 'facility_location'"),
         (("random", {"name": "x"}), "selection.methods.1", "'method'"),
         ((3,), "selection.methods.0", "not 3"),
         ((), "selection.methods", "at least 1 item"),
