@@ -9,6 +9,7 @@ import pytest
 
 METHODS: list[Any] = [
     {"method": "random", "seeds": [0, 1]},
+    {"method": "random", "name": "random-baskets", "sources": ["baskets"]},
     "proportional",
     {"method": "equal", "by": "task"},
     "longest",
@@ -55,6 +56,72 @@ def every_method(
     }
     run_study(parse_study(raw, "test"), Terminal(), "select")
     return raw
+
+
+@pytest.fixture
+def small_pool(tmp_path: Path) -> Callable[..., Any]:
+    """Write what stage *prepare* would leave of a few rows, and return a reader of the folder.
+
+    `small_pool(rows, targets)`: rows as (source, prompt, tokens), in shards of four; target -> its validation prompts.
+    """
+    import pyarrow as pa
+
+    from instsel.data.encode import EXAMPLES
+    from instsel.io.store import Folder
+    from instsel.study.reader import StudyReader
+
+    def examples(rows: list[tuple[str, str, int]], prefix: str) -> pa.Table:
+        lines = [
+            {
+                "id": f"{prefix}{number}",
+                "source": source,
+                "task": None,
+                "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": "Yes."}],
+                "input_ids": [1] * tokens,
+                "labels": [1] * tokens,
+                "tokens": tokens,
+                "answer_tokens": 1,
+                "truncated": False,
+                "file": "rows.jsonl",
+                "line": number,
+            }
+            for number, (source, prompt, tokens) in enumerate(rows)
+        ]
+        return pa.Table.from_pylist(lines, EXAMPLES)
+
+    def write(rows: list[tuple[str, str, int]], targets: dict[str, list[str]] | None = None) -> StudyReader:
+        folder, pool = Folder.at(tmp_path / "study") / "prepare", examples(rows, "row")
+        shards = {f"00000-{start // 4:06d}": pool.slice(start, 4) for start in range(0, len(pool), 4)}
+        index = []
+        for name, table in shards.items():
+            (folder / "pool").write_table(f"{name}.parquet", table)
+            lines = table.select(["id", "source", "task", "tokens", "answer_tokens"])
+            index.append(lines.append_column("shard", pa.array([name] * len(table))))
+        folder.write_table("index.parquet", pa.concat_tables(index))
+        for name, prompts in (targets or {}).items():
+            table = examples([(name, prompt, 2) for prompt in prompts], name)
+            (folder / "targets" / name).write_table("validation.parquet", table)
+        sources = {source: {"rows": 0, "tokens": 0} for source, _, _ in rows}
+        for source, _, tokens in rows:
+            sources[source]["rows"] += 1
+            sources[source]["tokens"] += tokens
+        counts = {"rows": len(rows), "tokens": sum(tokens for _, _, tokens in rows), "rejected": {}}
+        result = {"pool": {**counts, "shards": list(shards), "sources": sources}, "targets": {}, "tokenizer": {}}
+        manifest = {
+            "stage": "prepare",
+            "version": 1,
+            "fingerprint": "prepare",
+            "code_version": "0",
+            "settings": {"targets": {name: {"subtask": None} for name in targets or {}}},
+            "inputs": {},
+            "parents": {},
+            "cost": {"seconds": 0.0, "tokens": 0, "peak_memory_bytes": 0, "rows_reprocessed": 0},
+            "result": result,
+        }
+        folder.write_json("manifest.json", manifest)
+        return StudyReader(Folder.at(tmp_path / "study"))
+
+    return write
 
 
 @pytest.fixture

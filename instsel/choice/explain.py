@@ -147,8 +147,9 @@ def _rank(reader: StudyReader, origin: _Origin, row: str) -> int | None:
     chooser = MethodChooser.of(PickRequest(method, origin.seed, budget, part.attribution, part.damping), reader)
     if row not in chooser.ids:
         return None
-    order = chooser.pick(len(chooser.ids)).indices.tolist()
-    return int(order.index(chooser.ids.index(row))) + 1
+    ranks = np.flatnonzero(chooser.pick(len(chooser.ids)).indices == chooser.ids.index(row))
+    # A method that is held to some sources never chooses the others' rows.
+    return int(ranks[0]) + 1 if ranks.size else None
 
 
 def _effects(reader: StudyReader, spec: AttributionSpec, row: str) -> list[Effect] | None:

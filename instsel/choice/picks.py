@@ -15,6 +15,7 @@ from instsel.errors import InputError
 from instsel.selection.base import Form, Method, MethodData, Selection
 from instsel.study.reader import StudyReader
 from instsel.study.results import MixtureShares
+from instsel.study.runs import check_sources
 
 Log = Callable[[str], None]
 
@@ -102,6 +103,7 @@ def make_picks(request: PickRequest, reader: StudyReader, log: Log) -> Picks:
             so from what there is.
     """
     method = request.method
+    check_sources(method, reader.prepared.pool)
     constrained = _constrained(request, reader)
     chooser = MethodChooser.of(request, reader) if constrained is None else constrained
     budget = request.budget.of(reader.prepared.pool)

@@ -29,7 +29,7 @@ def results(record: StudyRecord) -> tuple[Results, list[str]]:
         if name != BASE:
             runs.setdefault(record.runs[name].method.name, []).append(name)
     methods = (record.runs[names[0]].method for method, names in runs.items() if method != BASE)
-    baseline = next((method.name for method in methods if method.is_baseline), BASE)
+    baseline = next((method.name for method in methods if method.is_baseline and method.is_comparable), BASE)
     evaluation = record.config.evaluation
     if not targets or not losses:
         return Results(baseline=baseline, confidence=evaluation.confidence, runs=runs), incomparable

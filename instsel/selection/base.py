@@ -323,6 +323,13 @@ class Method(StrictModel, ABC):
             ValueError: they contradict each other; the message says what to change.
         """
 
+    def check_sources(self, sources: Collection[str]) -> None:
+        """Check the entry against the sources of the pool, which are known once it is prepared.
+
+        Raises:
+            ValueError: the entry names one that is not there; the message names those that are.
+        """
+
     def settings(self) -> dict[str, Any]:
         """Return what the choice depends on, JSON values: part of the selection's fingerprint."""
         return {"version": self.version, **self.model_dump(mode="json", exclude={"name", "seeds", "order", "mixture"})}
@@ -335,6 +342,11 @@ class Method(StrictModel, ABC):
             damping: `selection.damping`, for an entry that names none.
         """
         return None
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether an entry of a method that is a baseline is one: nothing narrows what it draws from."""
+        return True
 
     @property
     def target_names(self) -> list[str] | None:

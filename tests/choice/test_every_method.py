@@ -19,6 +19,7 @@ from instsel.study.folder import Manifest
 from instsel.study.reader import StudyReader
 
 REASONS = {
+    "random-baskets": "uniform draw from baskets, seed 0",
     "random-1": "uniform draw, seed 1",
     "proportional": "uniform draw, seed 0, within source ",
     "equal": "uniform draw, seed 0, within task ",

@@ -123,6 +123,7 @@ def test_one_method_twice_under_two_names_is_fine() -> None:
         (({"method": "longest", "attribution": "fisher"},), "selection.methods.0.attribution", "unknown key"),
         (({"method": "g2is", "delta": 1.5},), "selection.methods.0.delta", "less than or equal to 1, not 1.5"),
         (({"method": "random", "seeds": []},), "selection.methods.0.seeds", "at least 1 item"),
+        (({"method": "random", "sources": []},), "selection.methods.0.sources", "at least 1 item"),
         (({"method": "less", "name": "base"},), "selection.methods", "cannot be called 'base'"),
         (({"method": "less", "name": "a/b"},), "selection.methods", "'a/b' is not usable"),
     ],

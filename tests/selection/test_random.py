@@ -39,3 +39,33 @@ def test_every_row_is_as_likely_in_every_place() -> None:
 def test_bad_arguments_name_what_is_wrong(n: int, budget: int, seed: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         random.select(n, budget, seed=seed)
+
+
+def test_some_rows_keep_the_order_of_the_draw_from_all() -> None:
+    among = np.arange(30) % 3 == 0
+    order = random.select(30, 30, seed=5).indices
+    for budget in (0, 4, 10, 30):
+        assert random.select(30, budget, seed=5, among=among).indices.tolist() == order[among[order]][:budget].tolist()
+
+
+@pytest.mark.parametrize("among", [np.ones(29, bool), np.ones(30), [True]])
+def test_which_rows_may_be_picked_is_one_bool_a_row(among: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"among must be bool \(30,\), got"):
+        random.select(30, 2, seed=0, among=among)
+
+
+def test_a_draw_without_sources_depends_on_what_it_did_before_there_were_any() -> None:
+    assert random.Random(method="random").settings() == {"version": 1, "method": "random"}
+    named = random.Random(method="random", sources=["b", "a"])
+    assert named.settings() == {"version": 1, "method": "random", "sources": ["b", "a"]}
+    assert random.Random(method="random").is_comparable and not named.is_comparable
+
+
+def test_sources_and_the_shares_of_a_mixture_contradict_each_other() -> None:
+    with pytest.raises(ValueError, match="'random' has sources and a mixture, whose shares are of all rows"):
+        random.Random(method="random", sources=["a"], mixture="pool").check(["t"], "cosine")
+
+
+def test_an_error_names_some_of_many_sources() -> None:
+    with pytest.raises(ValueError, match="it has source00, .*, source09 and 2 more"):
+        random.Random(method="random", sources=["x"]).check_sources([f"source{row:02d}" for row in range(12)])
