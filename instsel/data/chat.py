@@ -1,12 +1,12 @@
 """Render conversations with a chat template, tokenise them, and mark the answer tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from os.path import commonprefix
 from typing import Any
 
-from instsel.data.formats import BadRow
+from instsel.data.formats import BadRow, Message
 from instsel.errors import InputError
 
 IGNORED = -100
@@ -26,7 +26,7 @@ class Example:
         return sum(label != IGNORED for label in self.labels[1:])
 
 
-def prompt_text(messages: Sequence[Mapping[str, str]]) -> str:
+def prompt_text(messages: Sequence[Message]) -> str:
     """Return the contents of all messages before the last assistant turn, a line break between two, without roles.
 
     Roles and template marks are the same in all rows, and no text that encoders were trained on has them.
@@ -47,7 +47,7 @@ def check_tokenizer(tokenizer: Any) -> None:
         raise InputError("the tokenizer has no fast version, which answer marking needs; use a model that has one")
 
 
-def encode(tokenizer: Any, messages: list[dict[str, str]], max_length: int) -> Example:
+def encode(tokenizer: Any, messages: list[Message], max_length: int) -> Example:
     """Render and tokenise a conversation, and mark its answer tokens.
 
     Answer tokens are those of assistant turns: the template's output after the generation prompt, up to and including
@@ -56,7 +56,7 @@ def encode(tokenizer: Any, messages: list[dict[str, str]], max_length: int) -> E
 
     Args:
         tokenizer: a fast Hugging Face tokenizer with a chat template.
-        messages: turns of {"role", "content"}.
+        messages: turns of the conversation.
         max_length: maximum length in tokens.
 
     Raises:
@@ -99,7 +99,7 @@ def _inside(token: tuple[int, int], span: tuple[int, int]) -> bool:
     return low <= start and end <= high and (start < end or low < start)
 
 
-def _render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool = False) -> str:
+def _render(tokenizer: Any, messages: list[Message], *, prompt: bool = False) -> str:
     from jinja2 import TemplateError
 
     try:
@@ -109,7 +109,7 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool = Fa
     return text
 
 
-def _answer_span(tokenizer: Any, messages: list[dict[str, str]], turn: int, text: str) -> tuple[int, int]:
+def _answer_span(tokenizer: Any, messages: list[Message], turn: int, text: str) -> tuple[int, int]:
     """Return start and end of the answer `turn` in `text`, in characters."""
     through = _render(tokenizer, messages[: turn + 1])
     end = len(through.rstrip())

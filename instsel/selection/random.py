@@ -3,10 +3,10 @@
 import warnings
 from collections.abc import Collection
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from instsel import arrays
 from instsel.selection.base import Form, IndexData, Method, Selection
@@ -95,7 +95,7 @@ class Random(Method):
                     f"{_suggestion(name, sources)}"
                 )
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, JsonValue]:
         # A plain draw has the settings that it had before there were sources, so that nothing is done again for them.
         return {key: value for key, value in super().settings().items() if key != "sources" or value is not None}
 
