@@ -24,6 +24,8 @@ METHODS: list[Any] = [
     {"method": "bm25", "name": "bm25-sums", "targets": ["sums"]},
     {"method": "bids", "name": "bids-fisher", "attribution": "fisher"},
     {"method": "bids", "name": "bids-sums", "targets": ["sums"]},
+    {"method": "less", "name": "less-quotas", "quotas": "equal"},
+    {"method": "bids", "name": "bids-quotas", "quotas": {"sums": 0.7, "cities": 0.3}},
     "instance_max",
     {"method": "task_max", "normalize": True},
     "sum",
@@ -58,12 +60,30 @@ def every_method(
     return raw
 
 
+def small_manifest(stage: str, result: dict[str, Any], tokens: int = 0, **others: Any) -> dict[str, Any]:
+    """What a finished stage leaves beside its files; its fingerprint is its name."""
+    return {
+        "stage": stage,
+        "version": 1,
+        "fingerprint": stage,
+        "code_version": "0",
+        "settings": {},
+        "inputs": {},
+        "parents": {},
+        "cost": {"seconds": 0.0, "tokens": tokens, "peak_memory_bytes": 0, "rows_reprocessed": 0},
+        "result": result,
+        **others,
+    }
+
+
 @pytest.fixture
 def small_pool(tmp_path: Path) -> Callable[..., Any]:
     """Write what stage *prepare* would leave of a few rows, and return a reader of the folder.
 
-    `small_pool(rows, targets)`: rows as (source, prompt, tokens), in shards of four; target -> its validation prompts.
+    `small_pool(rows, targets, influence)`: rows as (source, prompt, tokens), in shards of four; target -> its
+    validation prompts; influence of all rows on these, (n, m), as stage *attribution* would leave it.
     """
+    import numpy as np
     import pyarrow as pa
 
     from instsel.data.encode import EXAMPLES
@@ -89,7 +109,9 @@ def small_pool(tmp_path: Path) -> Callable[..., Any]:
         ]
         return pa.Table.from_pylist(lines, EXAMPLES)
 
-    def write(rows: list[tuple[str, str, int]], targets: dict[str, list[str]] | None = None) -> StudyReader:
+    def write(
+        rows: list[tuple[str, str, int]], targets: dict[str, list[str]] | None = None, influence: Any = None
+    ) -> StudyReader:
         folder, pool = Folder.at(tmp_path / "study") / "prepare", examples(rows, "row")
         shards = {f"00000-{start // 4:06d}": pool.slice(start, 4) for start in range(0, len(pool), 4)}
         index = []
@@ -106,19 +128,25 @@ def small_pool(tmp_path: Path) -> Callable[..., Any]:
             sources[source]["rows"] += 1
             sources[source]["tokens"] += tokens
         counts = {"rows": len(rows), "tokens": sum(tokens for _, _, tokens in rows), "rejected": {}}
-        result = {"pool": {**counts, "shards": list(shards), "sources": sources}, "targets": {}, "tokenizer": {}}
-        manifest = {
-            "stage": "prepare",
-            "version": 1,
-            "fingerprint": "prepare",
-            "code_version": "0",
-            "settings": {"targets": {name: {"subtask": None} for name in targets or {}}},
-            "inputs": {},
-            "parents": {},
-            "cost": {"seconds": 0.0, "tokens": 0, "peak_memory_bytes": 0, "rows_reprocessed": 0},
-            "result": result,
-        }
-        folder.write_json("manifest.json", manifest)
+        splits = {name: {"validation": {"rows": len(of), "rejected": {}}} for name, of in (targets or {}).items()}
+        result = {"pool": {**counts, "shards": list(shards), "sources": sources}, "targets": splits, "tokenizer": {}}
+        settings = {"targets": {name: {"subtask": None} for name in targets or {}}}
+        folder.write_json("manifest.json", small_manifest("prepare", result, settings=settings))
+        if influence is not None:
+            scores, out = np.asarray(influence, np.float32), Folder.at(tmp_path / "study") / "attribution/cosine"
+            for number, (name, table) in enumerate(shards.items()):
+                values = scores[4 * number :][: len(table)]
+                blocks = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+                (out / "blocks").write_table(f"{name}.arrow", pa.table({"id": table["id"], "scores": blocks}))
+            columns = [
+                {"id": f"{name}{number}", "target": name, "subtask": name}
+                for name, prompts in (targets or {}).items()
+                for number in range(len(prompts))
+            ]
+            out.write_table("columns.parquet", pa.Table.from_pylist(columns))
+            attribution = {"rows": len(rows), "columns": len(columns), "weights": [1.0], "shards": list(shards)}
+            parents = {"prepare": "prepare"}
+            out.write_json("manifest.json", small_manifest("attribution/cosine", attribution, parents=parents))
         return StudyReader(Folder.at(tmp_path / "study"))
 
     return write

@@ -136,15 +136,12 @@ def _standing(reader: StudyReader, name: str, origin: _Origin, row: str) -> Stan
 def _rank(reader: StudyReader, origin: _Origin, row: str) -> int | None:
     """Return the row's rank if the budget were the whole pool; None where a larger budget would be another choice."""
     method, part = origin.method, origin.part
-    if (
-        not method.is_prefix_stable
-        or method.mixture
-        or method.requires not in RANKED
-        or len(reader.index) > RANKED_ROWS
-    ):
-        return None
+    shares = method.quota_shares(part.quotas, reader.prepared.targets)
     budget = Budget(len(reader.index))
-    chooser = MethodChooser.of(PickRequest(method, origin.seed, budget, part.attribution, part.damping), reader)
+    request = PickRequest(method, origin.seed, budget, part.attribution, part.damping, quotas=shares)
+    if not request.is_prefix_stable or method.requires not in RANKED or len(reader.index) > RANKED_ROWS:
+        return None
+    chooser = MethodChooser.of(request, reader)
     if row not in chooser.ids:
         return None
     ranks = np.flatnonzero(chooser.pick(len(chooser.ids)).indices == chooser.ids.index(row))

@@ -1,8 +1,10 @@
 """A method's choice as a table: which rows, in which order, with which score, and why."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +13,10 @@ from instsel.choice.budget import Budget, choose
 from instsel.choice.constrained import ConstrainedChooser
 from instsel.choice.data import method_data
 from instsel.config.mixture import Mixture
+from instsel.config.study import StudyConfig
 from instsel.errors import InputError
-from instsel.selection.base import Form, Method, MethodData, Selection
+from instsel.selection.base import ColumnData, ColumnMethod, Form, Method, MethodData, Selection
+from instsel.selection.quotas import select as by_quotas
 from instsel.study.reader import StudyReader
 from instsel.study.results import MixtureShares
 from instsel.study.runs import check_sources
@@ -31,6 +35,7 @@ class PickRequest:
         form: Of the influence, for a method that names none itself.
         damping: Of fisher, for a method that names none itself.
         mixture: Settings of the linear program, for a method that keeps to its shares.
+        quotas: Target -> its share of the picks, for a method that chooses target by target; None for all together.
     """
 
     method: Method
@@ -39,6 +44,30 @@ class PickRequest:
     form: Form
     damping: float
     mixture: Mixture | None = None
+    quotas: Mapping[str, float] | None = None
+
+    @classmethod
+    def of(cls, config: StudyConfig, method: Method, seed: int) -> "PickRequest":
+        """Return what a study asks of one of its methods."""
+        part = config.selection
+        return cls(
+            method,
+            seed,
+            Budget(part.budget, part.unit),
+            part.attribution,
+            part.damping,
+            config.mixture,
+            method.quota_shares(part.quotas, config.targets),
+        )
+
+    @property
+    def is_prefix_stable(self) -> bool:
+        """Whether the choice of a smaller budget is the beginning of a larger one's.
+
+        With unequal quotas a smaller budget ends the turns of the smaller ones earlier.
+        """
+        are_alike = self.quotas is None or len(set(self.quotas.values())) == 1
+        return self.method.is_prefix_stable and self.method.mixture is None and are_alike
 
 
 @dataclass(frozen=True)
@@ -48,7 +77,7 @@ class Picks:
     Attributes:
         table: One line for each pick, in order: id, rank (from 0), score, reason.
         mixture: The shares that the choice keeps to, if it keeps to some.
-        details: What else the choice goes by: `task_gains` of smart, `component_shares` of g2is.
+        details: What else the choice goes by: `task_gains` of smart, `component_shares` of g2is, `quotas`.
     """
 
     table: pa.Table
@@ -63,6 +92,8 @@ class MethodChooser:
     method: Method
     seed: int
     data: MethodData
+    quotas: Mapping[str, float] | None = None
+    _target_of: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, request: PickRequest, reader: StudyReader) -> "MethodChooser":
@@ -72,22 +103,42 @@ class MethodChooser:
             InputError: the study has no result of a stage that the method needs.
         """
         spec = request.method.attribution_spec(request.form, request.damping)
-        return cls(request.method, request.seed, method_data(request.method, spec, reader))
+        return cls(request.method, request.seed, method_data(request.method, spec, reader), request.quotas)
 
     @property
     def ids(self) -> Sequence[str]:
         return self.data.ids
 
     def pick(self, rows: int) -> Selection:
-        return self.method.select(self.data, rows, self.seed)
+        if self.quotas is None:
+            return self.method.select(self.data, rows, self.seed)
+        assert isinstance(self.method, ColumnMethod) and isinstance(self.data, ColumnData)
+        choice = by_quotas(
+            partial(self.method.pickers, self.data),
+            len(self.data),
+            rows,
+            quotas=self.quotas,
+            targets=self.data.column_labels("target"),
+        )
+        self._target_of.clear()
+        self._target_of.update(zip(choice.selection.indices.tolist(), map(str, choice.labels), strict=True))
+        return choice.selection
 
     def reasons(self, selection: Selection) -> list[str]:
-        """Say why each row of a selection was picked."""
-        return self.method.reasons(self.data, selection, self.seed)
+        """Say why each row of the last choice was picked; with quotas, of which target's."""
+        reasons = self.method.reasons(self.data, selection, self.seed)
+        if self.quotas is None:
+            return reasons
+        targets = (self._target_of[row] for row in selection.indices.tolist())
+        return [f"quota of {target}: {reason}" for target, reason in zip(targets, reasons, strict=True)]
 
-    def details(self) -> Mapping[str, Mapping[str, float]]:
-        """Return what else the choice goes by."""
-        return self.method.details(self.data)
+    def details(self, selection: Selection) -> Mapping[str, Mapping[str, float]]:
+        """Return what else the choice goes by, and with quotas how many rows each target chose."""
+        details = self.method.details(self.data)
+        if self.quotas is None:
+            return details
+        rows = Counter(self._target_of[row] for row in selection.indices.tolist())
+        return {**details, "quotas": {target: rows[target] for target in self.quotas}}
 
 
 def make_picks(request: PickRequest, reader: StudyReader, log: Log) -> Picks:
@@ -108,12 +159,11 @@ def make_picks(request: PickRequest, reader: StudyReader, log: Log) -> Picks:
     chooser = MethodChooser.of(request, reader) if constrained is None else constrained
     budget = request.budget.of(reader.prepared.pool)
     sizes = dict(zip(reader.index["id"].to_pylist(), reader.index["tokens"].to_pylist(), strict=True))
-    prefix_stable = method.is_prefix_stable and constrained is None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            selection = choose(chooser, budget, [sizes[row] for row in chooser.ids], prefix_stable)
-            details = chooser.details()
+            selection = choose(chooser, budget, [sizes[row] for row in chooser.ids], request.is_prefix_stable)
+            details = chooser.details(selection)
         except ValueError as error:
             raise InputError(f"{method.name}: {error}") from error
     for message in dict.fromkeys(str(warning.message) for warning in caught):

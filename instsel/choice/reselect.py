@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 
 from pydantic import JsonValue
 
-from instsel.choice.budget import Budget
 from instsel.choice.influence import influence_matrix
 from instsel.choice.metrics import SelectionMetrics, selection_metrics
 from instsel.choice.output import write_rows
@@ -86,11 +85,10 @@ def reselect(uri: str, request: SelectionRequest, log: Callable[[str], None]) ->
         InputError: there is no such study, the request is wrong, or the study lacks what the method needs.
     """
     study, reader = open_study(uri)
-    part = _with_request(study, request).selection
+    requested = _with_request(study, request)
+    part = requested.selection
     method = part.methods[0]
-    budget = Budget(part.budget, part.unit)
-    pick_request = PickRequest(method, method.seeds[0], budget, part.attribution, part.damping, study.mixture)
-    picks = make_picks(pick_request, reader, log)
+    picks = make_picks(PickRequest.of(requested, method, method.seeds[0]), reader, log)
     influence, metrics = None, None
     if reader.has("features"):
         spec = method_spec(method, part.attribution, part.damping)

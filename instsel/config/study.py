@@ -10,7 +10,7 @@ from instsel.config.search import Search
 from instsel.config.training import Training
 from instsel.io.uri import checked_uri
 from instsel.mixture.curriculum import PASSES
-from instsel.selection.base import Form, Method
+from instsel.selection.base import Form, Method, Quotas
 from instsel.selection.registry import AnyMethod
 from instsel.strict import StrictModel, usable_name
 
@@ -105,6 +105,11 @@ class SelectionPart(StrictModel):
         description="influence that methods read: plain cosines, or preconditioned by the pool's Fisher matrix",
     )
     damping: float = Field(0.1, gt=0, description="damping of fisher, in units of the matrix' mean eigenvalue")
+    quotas: Quotas | None = Field(
+        None,
+        description="share of the picks that each target chooses by itself, for methods that read influence and for "
+        "bm25: `equal`, or shares that sum to 1; default: all targets are chosen for together",
+    )
     methods: list[AnyMethod] = Field(min_length=1, description="selections to make, all of the same budget")
 
     @field_validator("budget")
@@ -244,6 +249,7 @@ class StudyConfig(StrictModel):
     def _check_methods_fit(self) -> "StudyConfig":
         for method in self.selection.methods:
             method.check(self.targets, self.selection.attribution)
+            method.quota_shares(self.selection.quotas, self.targets)
             self._check_categories(method)
         return self
 

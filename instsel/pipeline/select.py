@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from instsel.choice.budget import Budget
 from instsel.choice.constrained import MIXTURE, mixture_table
 from instsel.choice.output import write_rows
 from instsel.choice.picks import PickRequest, make_picks
@@ -53,6 +52,9 @@ class Select(Stage[SelectResult]):
         spec = run.method.attribution_spec(part.attribution, part.damping)
         if spec is not None:
             settings["influence"] = spec.name
+        quotas = run.method.quota_shares(part.quotas, config.targets)
+        if quotas is not None:
+            settings["quotas"] = {**quotas}
         if run.method.mixture is not None and config.mixture is not None:
             program = config.mixture.model_dump(mode="json", include=LINEAR_PROGRAM)
             settings["mixture"] = {"start": run.method.mixture, **program}
@@ -61,9 +63,8 @@ class Select(Stage[SelectResult]):
     def run_key(self, context: RunContext, key: str) -> Finished[SelectResult]:
         import ray
 
-        run, part = selections_of(context.config)[key], context.config.selection
-        folder, budget = context.stage(self.name, key).folder, Budget(part.budget, part.unit)
-        request = PickRequest(run.method, run.seed, budget, part.attribution, part.damping, context.config.mixture)
+        run, folder = selections_of(context.config)[key], context.stage(self.name, key).folder
+        request = PickRequest.of(context.config, run.method, run.seed)
         picks = make_picks(request, context.study, context.console.say)
         # Anywhere in the cluster, also where a trial of a search selects: its place has room for nothing.
         writing: Any = ray.remote(write_rows).options(scheduling_strategy="DEFAULT")

@@ -16,6 +16,7 @@ from pydantic import Field, JsonValue, model_validator
 from instsel.io.matrix import MAPPED_BYTES
 from instsel.mixture.curriculum import Order
 from instsel.selection.cost import FLOAT32, FLOAT64, INDEX_ROW_BYTES, MIB, MethodCost, Shape
+from instsel.selection.pickers import Picker, check_shares
 from instsel.strict import StrictModel
 
 Requires = Literal["index", "influence", "gradients", "embeddings", "hidden_states", "likelihood", "prompts"]
@@ -23,6 +24,8 @@ Form = Literal["cosine", "fisher"]
 Average = Literal["cosines", "gradients"]
 Groups = Literal["source", "task", "category"]
 Shares = Literal["pool", "choice"]
+Quotas = Literal["equal", "none"] | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+"""Of the study file: how a budget is split among targets; "none" chooses for all of them together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +174,7 @@ class EmbeddingData(MethodData):
     values: np.ndarray
 
 
-class _Columns:
+class ColumnData:
     """What data have that come with validation rows: `columns`, m rows of id, target and subtask."""
 
     columns: pa.Table
@@ -187,7 +190,7 @@ class _Columns:
 
 
 @dataclass(frozen=True)
-class ValidatedData(MethodData, _Columns):
+class ValidatedData(MethodData, ColumnData):
     """Vectors, and the validation rows that they are compared with.
 
     Attributes:
@@ -200,7 +203,7 @@ class ValidatedData(MethodData, _Columns):
 
 
 @dataclass(frozen=True)
-class PromptData(MethodData, _Columns):
+class PromptData(MethodData, ColumnData):
     """The texts of prompts, and those of the validation rows that they are compared with.
 
     Attributes:
@@ -260,6 +263,8 @@ class Method(StrictModel, ABC):
         scans_pool: Whether every pick looks at all rows, so that time grows with rows times picks.
         version: Raised when the same data and settings give other picks; part of a selection's fingerprint.
         array_function: What `instsel.select` calls with the data, `budget=` and options; None: not offered there.
+        array_pickers: The same for quotas: called with the data, the columns of each target, the number of picks and
+            options, returns a picker for each target (`instsel.selection.quotas`). None: there are no quotas.
     """
 
     requires: ClassVar[Requires] = "index"
@@ -269,6 +274,7 @@ class Method(StrictModel, ABC):
     scans_pool: ClassVar[bool] = False
     version: ClassVar[int] = 1
     array_function: ClassVar[Callable[..., Selection] | None] = None
+    array_pickers: ClassVar[Callable[..., list[Picker]] | None] = None
 
     method: str = Field(description="name of the method")
     name: str = Field("", description="name of this selection; default the method's")
@@ -340,6 +346,18 @@ class Method(StrictModel, ABC):
         Args:
             form: `selection.attribution`, for an entry that names none.
             damping: `selection.damping`, for an entry that names none.
+        """
+        return None
+
+    def quota_shares(self, default: Quotas | None, targets: Collection[str]) -> dict[str, float] | None:
+        """Return each target's share of the picks; None where the method chooses for all targets together.
+
+        Args:
+            default: `selection.quotas`, for an entry that has none.
+            targets: Names of the study's targets.
+
+        Raises:
+            ValueError: they do not fit the targets or the entry; the message says what to change.
         """
         return None
 
@@ -427,6 +445,51 @@ class TargetedMethod(Method):
                 raise ValueError(f"selection.methods: {self.name!r} chooses for {name!r}; targets are {known}")
 
 
+class ColumnMethod(TargetedMethod):
+    """A method that reads a score of every pool row for every validation row, and so can choose target by target."""
+
+    quotas: Quotas | None = Field(
+        None,
+        description="share of the picks that each target chooses by itself: `equal`, or shares that sum to 1; `none` "
+        "chooses for all targets together; default selection.quotas",
+    )
+
+    def quota_shares(self, default: Quotas | None, targets: Collection[str]) -> dict[str, float] | None:
+        quotas = self.quotas or default
+        if quotas is None or quotas == "none":
+            return None
+        where = f"selection.methods: {self.name!r}"
+        if self.mixture is not None:
+            raise ValueError(f"{where} has quotas and a mixture, which are two ways to split a budget; remove one")
+        if type(self).pickers is ColumnMethod.pickers:
+            raise ValueError(f"{where}: the method {self.method!r} cannot choose by quotas; write quotas: none for it")
+        chosen = sorted(self.targets or targets)
+        if isinstance(quotas, str):
+            return {name: 1 / len(chosen) for name in chosen}
+        try:
+            check_shares(quotas, chosen)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        return {name: quotas[name] for name in chosen}
+
+    def pickers(self, data: Any, groups: Sequence[np.ndarray], count: int) -> list[Picker]:
+        """Return one picker for each target, for a choice by quotas.
+
+        Args:
+            data: As for `select`.
+            groups: int64 columns of each target.
+            count: Picks of all targets together, from 1 to n.
+
+        Raises:
+            ValueError: a target cannot choose from these rows; the message says what to change.
+        """
+        raise NotImplementedError(f"{self.method} has no quotas")
+
+    def settings(self) -> dict[str, JsonValue]:
+        # What they come to is said where the default is known; a choice without quotas is what it was.
+        return {key: value for key, value in super().settings().items() if key != "quotas"}
+
+
 class AttributedMethod(TargetedMethod):
     """A method that chooses by the influence of pool rows on validation rows, or by gradients whose products it is."""
 
@@ -454,7 +517,7 @@ class AttributedMethod(TargetedMethod):
         return "cosines"
 
 
-class InfluenceMethod(AttributedMethod):
+class InfluenceMethod(AttributedMethod, ColumnMethod):
     """A method that reads the influence of pool rows on validation rows as a matrix."""
 
     requires: ClassVar[Requires] = "influence"

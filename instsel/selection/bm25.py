@@ -15,10 +15,11 @@ from pydantic import Field
 
 from instsel import arrays
 from instsel.io.matrix import stack
-from instsel.selection.base import PromptData, Requires, Selection, TargetedMethod
+from instsel.selection.base import ColumnMethod, PromptData, Requires, Selection
 from instsel.selection.cost import FLOAT64, MIB, Shape
 from instsel.selection.influence import ColumnRanking, members
-from instsel.selection.round_robin import take_turns
+from instsel.selection.pickers import Picker
+from instsel.selection.round_robin import pickers_of, take_turns
 
 # Texts that are split into words at a time.
 _TEXTS = 1024
@@ -141,6 +142,23 @@ def choose(scores: np.ndarray, budget: int, targets: Sequence[Hashable] | np.nda
     return take_turns(scores, [group for group in groups if group.size], count)
 
 
+def pickers(scores: np.ndarray, groups: Sequence[np.ndarray], count: int) -> list[Picker]:
+    """Return the turns of each target's prompts for a choice by quotas, by scores (n, m) of `score`.
+
+    Raises:
+        ValueError: no prompt of a target shares a word with the pool.
+    """
+    usable = matched(scores)
+    kept = [group[usable[group]] for group in groups]
+    for group, left in zip(groups, kept, strict=True):
+        if not left.size:
+            raise ValueError(
+                f"each target must have a validation prompt that shares a word with the pool, none of {group.tolist()} "
+                "does"
+            )
+    return pickers_of(scores, kept, count)
+
+
 def matched(scores: np.ndarray) -> np.ndarray:
     """Return which validation prompts share a word with the pool, bool (m,); a warning names those that do not.
 
@@ -156,7 +174,7 @@ def matched(scores: np.ndarray) -> np.ndarray:
     return usable
 
 
-class Bm25(TargetedMethod):
+class Bm25(ColumnMethod):
     """Round robin over the words of prompts."""
 
     requires: ClassVar[Requires] = "prompts"
@@ -174,6 +192,9 @@ class Bm25(TargetedMethod):
 
     def select(self, data: PromptData, budget: int, seed: int) -> Selection:
         return choose(self.scores(data), budget, data.column_labels("target"))
+
+    def pickers(self, data: PromptData, groups: Sequence[np.ndarray], count: int) -> list[Picker]:
+        return pickers(self.scores(data), groups, count)
 
     def reasons(self, data: PromptData, selection: Selection, seed: int) -> list[str]:
         return data.example_reasons(selection)

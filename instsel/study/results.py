@@ -232,6 +232,7 @@ class SelectResult(RowCount):
         mixture: The shares that the choice keeps to, if it keeps to some.
         task_gains: Of smart: task, in greedy order -> gain that its share of the budget is by.
         component_shares: Of g2is: component, from 1 -> its share of the variance.
+        quotas: Target -> rows that it chose, where targets choose by themselves.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -241,6 +242,7 @@ class SelectResult(RowCount):
     mixture: MixtureShares | None = None
     task_gains: dict[str, float] | None = None
     component_shares: dict[str, float] | None = None
+    quotas: dict[str, int] | None = None
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Return JSON values, without what this selection does not have."""

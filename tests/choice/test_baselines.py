@@ -1,11 +1,14 @@
 """Baselines on the files that stage *prepare* leaves: which rows, and what they are said to be chosen by."""
 
+import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
 from instsel.choice.budget import Budget
 from instsel.choice.picks import MethodChooser, PickRequest, make_picks
+from instsel.config.file import parse_study
 from instsel.errors import InputError
+from instsel.pipeline.select import Select
 from instsel.selection import bm25, random
 from instsel.selection.registry import AnyMethod
 
@@ -23,12 +26,19 @@ ROWS = [
 TARGETS = {"cities": ["the train to Oslo", "a train to Lima"], "sums": ["figs and apples in a basket"]}
 
 
+#                      cities          sums
+INFLUENCE = np.array([[0.9, 0.1, 0.2], [0.1, 0.2, 0.9], [0.8, 0.7, 0.8], [0.0, 0.1, 0.7], [0.2, 0.3, 0.0],
+                      [0.1, 0.0, 0.6], [0.5, 0.9, 0.1], [0.3, 0.2, 0.0], [0.0, 0.0, 0.5]])  # fmt: skip
+
+
 def entry(method, **options):
     return TypeAdapter(AnyMethod).validate_python({"method": method, **options})
 
 
 def request(method, budget, unit="rows", seed=0, **options):
-    return PickRequest(entry(method, **options), seed, Budget(budget, unit), "cosine", 0.1)
+    method = entry(method, **options)
+    quotas = method.quota_shares(None, TARGETS)
+    return PickRequest(method, seed, Budget(budget, unit), "cosine", 0.1, quotas=quotas)
 
 
 def indices(picks):
@@ -58,6 +68,56 @@ def test_bm25_of_a_part_of_the_pool_reads_that_part(small_pool):
     chooser = MethodChooser.of(request("bm25", 3), reader)
     assert list(chooser.ids) == ["row1", "row6", "row8"]
     assert list(chooser.data.prompts) == [ROWS[row][1] for row in (1, 6, 8)]
+
+
+@pytest.mark.parametrize("method", ["bids", "less", "round_robin", "instance_max", "task_max", "sum", "bm25"])
+def test_each_target_chooses_its_share_and_every_reason_says_whose_it_is(method, small_pool, say):
+    reader = small_pool(ROWS, TARGETS, INFLUENCE)
+    picks = make_picks(request(method, 4, quotas={"cities": 0.25, "sums": 0.75}), reader, say)
+    chosen_by = [reason.split(": ")[0] for reason in picks.table["reason"].to_pylist()]
+    assert chosen_by == ["quota of cities", "quota of sums", "quota of sums", "quota of sums"]
+    assert picks.details["quotas"] == {"cities": 1, "sums": 3}
+    assert len(set(indices(picks))) == 4
+
+
+def test_reasons_with_quotas_name_the_validation_example_too(small_pool, say):
+    reader = small_pool(ROWS, TARGETS, INFLUENCE)
+    picks = make_picks(request("round_robin", 4, quotas="equal"), reader, say)
+    assert indices(picks) == [0, 1, 6, 2]
+    examples = ["cities:cities0", "sums:sums0", "cities:cities1", "sums:sums0"]
+    expected = [f"quota of {name.split(':')[0]}: validation example {name}" for name in examples]
+    assert picks.table["reason"].to_pylist() == expected
+
+
+@pytest.mark.parametrize("quotas", ["equal", {"cities": 0.3, "sums": 0.7}])
+@pytest.mark.parametrize("tokens", [12, 20, 31, 45])
+def test_quotas_within_tokens_are_those_of_as_many_rows(quotas, tokens, small_pool, say):
+    reader = small_pool(ROWS, TARGETS, INFLUENCE)
+    picks = make_picks(request("bids", tokens, "tokens", quotas=quotas), reader, say)
+    rows = indices(picks)
+    assert sum(ROWS[row][2] for row in rows) <= tokens
+    assert sum(picks.details["quotas"].values()) == len(rows)
+    assert indices(make_picks(request("bids", len(rows), quotas=quotas), reader, say)) == rows
+
+
+def test_only_equal_quotas_have_the_choice_of_fewer_rows_at_their_beginning():
+    assert request("bids", 2, quotas="equal").is_prefix_stable and request("bids", 2).is_prefix_stable
+    assert not request("bids", 2, quotas={"cities": 0.3, "sums": 0.7}).is_prefix_stable
+
+
+def test_the_selection_of_a_study_depends_on_its_quotas():
+    methods = ["less", "random", {"method": "bids", "quotas": "none"}]
+    raw = {
+        "name": "study",
+        "out": "out",
+        "model": {"name": "model"},
+        "pool": [{"path": "pool.jsonl"}],
+        "targets": {name: {"validation": "v.jsonl"} for name in TARGETS},
+        "selection": {"budget": 2, "quotas": "equal", "methods": methods},
+    }
+    study = parse_study(raw, "study.yaml")
+    assert Select().settings(study, "less")["quotas"] == {"cities": 0.5, "sums": 0.5}
+    assert "quotas" not in Select().settings(study, "random") and "quotas" not in Select().settings(study, "bids")
 
 
 def test_a_draw_from_named_sources_has_the_order_of_the_plain_draw(small_pool, say):

@@ -21,6 +21,8 @@ SAME = {
     "bm25": SelectionRequest("bm25", "6"),
     "bids-fisher": SelectionRequest("bids", "6", attribution="fisher"),
     "bids-sums": SelectionRequest("bids", "6", targets=["sums"]),
+    "less-quotas": SelectionRequest("less", "6", options=["quotas=equal"]),
+    "bids-quotas": SelectionRequest("bids", "6", options=["quotas={sums: 0.7, cities: 0.3}"], name="by-quotas"),
     "g2is": SelectionRequest("g2is", "6", options=["fill=similarity"]),
     "smart": SelectionRequest("smart", "6"),
     "log_det": SelectionRequest("log_det", "6"),

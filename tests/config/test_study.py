@@ -201,6 +201,21 @@ def test_a_method_chooses_for_targets_of_the_study_only() -> None:
     assert "selection.methods: 'bids' chooses for 'u'; targets are t" in text
 
 
+@pytest.mark.parametrize(
+    ("quotas", "method", "what"),
+    [
+        ({"t": 0.5}, "less", "'less': quotas must be at least 0 and sum to 1, got {'t': 0.5}, in all 0.5"),
+        ({"t": 0.5, "u": 0.5}, "less", "'less': quotas have a share for 'u', which is no target; they are t"),
+        ("fair", "less", "selection.quotas"),
+        (None, {"method": "less", "quotas": {"t": -1}}, "selection.methods.0"),
+        ("equal", {"method": "less", "mixture": "pool"}, "has quotas and a mixture"),
+    ],
+)
+def test_quotas_that_mean_nothing_are_refused(quotas: Any, method: Any, what: str) -> None:
+    part = {**selection(methods=(method,)), "quotas": quotas}
+    assert what in refusal(targets={"t": {"validation": "v"}}, selection=part)
+
+
 def test_every_wrong_key_is_told_at_once() -> None:
     text = refusal(data={"max_length": "x", "shard_rows": 0}, modle=1)
     assert text.startswith("study.yaml has 3 wrong keys:")
