@@ -148,7 +148,9 @@ def _with_request(study: StudyConfig, request: SelectionRequest) -> StudyConfig:
     for option in request.options:
         override(method, option)
     raw = study.model_dump()
-    raw["selection"] |= {"budget": budget, "unit": request.unit, "methods": [method]}
+    named = {method.get(key) for key in ("lengths_of", "extra_for")}
+    others = [entry for entry in raw["selection"]["methods"] if entry["name"] in named]
+    raw["selection"] |= {"budget": budget, "unit": request.unit, "methods": [method, *others]}
     with_method = parse_study(raw, "this selection")
     if len(with_method.selection.methods[0].seeds) > 1:
         raise InputError("--set seeds: one selection is made, give one seed")

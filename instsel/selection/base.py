@@ -153,10 +153,14 @@ class MethodData:
 
 @dataclass(frozen=True)
 class IndexData(MethodData):
-    """The pool's index: `answer_tokens` and `tokens` (prompt and answer), int64 (n,)."""
+    """The pool's index: `answer_tokens` and `tokens` (prompt and answer), int64 (n,).
+
+    `reference` has the rows of the selection that `Method.refers_to` names, int64 (k,), where a method asks for them.
+    """
 
     answer_tokens: np.ndarray
     tokens: np.ndarray
+    reference: np.ndarray | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -261,6 +265,7 @@ class Method(StrictModel, ABC):
         is_prefix_stable: Whether the choice of a smaller budget is the beginning of a larger one's.
         is_baseline: Whether the report compares all others with it.
         scans_pool: Whether every pick looks at all rows, so that time grows with rows times picks.
+        picks: How many rows of the pool it picks: as many as the budget says, all, or none.
         version: Raised when the same data and settings give other picks; part of a selection's fingerprint.
         array_function: What `instsel.select` calls with the data, `budget=` and options; None: not offered there.
         array_pickers: The same for quotas: called with the data, the columns of each target, the number of picks and
@@ -272,6 +277,7 @@ class Method(StrictModel, ABC):
     is_prefix_stable: ClassVar[bool] = True
     is_baseline: ClassVar[bool] = False
     scans_pool: ClassVar[bool] = False
+    picks: ClassVar[Literal["budget", "all", "none"]] = "budget"
     version: ClassVar[int] = 1
     array_function: ClassVar[Callable[..., Selection] | None] = None
     array_pickers: ClassVar[Callable[..., list[Picker]] | None] = None
@@ -329,6 +335,13 @@ class Method(StrictModel, ABC):
             ValueError: they contradict each other; the message says what to change.
         """
 
+    def check_reference(self, other: "Method") -> None:
+        """Check the entry against the one that it refers to.
+
+        Raises:
+            ValueError: the other one cannot be referred to; the message says why.
+        """
+
     def check_sources(self, sources: Collection[str]) -> None:
         """Check the entry against the sources of the pool, which are known once it is prepared.
 
@@ -360,6 +373,16 @@ class Method(StrictModel, ABC):
             ValueError: they do not fit the targets or the entry; the message says what to change.
         """
         return None
+
+    @property
+    def refers_to(self) -> str | None:
+        """Name of the entry whose selection this one is measured by; None where it stands for itself."""
+        return None
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether it picks more rows than the budget has, for what the selection that it refers to cost."""
+        return False
 
     @property
     def is_comparable(self) -> bool:

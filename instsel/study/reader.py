@@ -212,6 +212,14 @@ class StudyReader:
             prompts |= dict(zip(table["id"].to_pylist(), texts, strict=True))
         return columns, [prompts[row] for row in columns["id"].to_pylist()]
 
+    def validation_sizes(self) -> list[tuple[str, int]]:
+        """Return the id and the tokens of every validation row, target by target."""
+        sizes: list[tuple[str, int]] = []
+        for target in self.prepared.targets:
+            table = (self.study / "prepare/targets" / target).read_table("validation.parquet", ["id", "tokens"])
+            sizes += zip(table["id"].to_pylist(), table["tokens"].to_pylist(), strict=True)
+        return sizes
+
     def _rows_of(self, table: pa.Table) -> pa.Table:
         """Return the lines of a table whose rows this reader covers."""
         if self._only is None:

@@ -57,6 +57,20 @@ def selections_of(config: StudyConfig) -> dict[str, Run]:
     return selections
 
 
+def reference_of(config: StudyConfig, method: Method, seed: int) -> Run | None:
+    """Return the run whose selection an entry refers to: that of the same seed if there is one, else the first.
+
+    Args:
+        config: the checked study file.
+        method: the entry.
+        seed: of its selection.
+    """
+    if method.refers_to is None:
+        return None
+    runs = [run for run in runs_of(config).values() if run.method.name == method.refers_to]
+    return next((run for run in runs if run.seed == seed), runs[0])
+
+
 def check_sources(method: Method, pool: PoolResult) -> None:
     """Check that the pool has the sources that a method names.
 

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from instsel.io.matrix import MAPPED_BYTES
 from instsel.selection import g2is
-from instsel.selection.cost import INDEX_ROW_BYTES, MIB, Shape
+from instsel.selection.cost import COSTED, INDEX_ROW_BYTES, MIB, PassTokens, Shape, selection_cost
 from instsel.selection.registry import AnyMethod
 from instsel.selection.submodular import KERNEL_BYTES, facility_location
 
@@ -113,3 +113,17 @@ def test_what_is_larger_than_the_bounds_is_on_disk_or_computed_again():
     assert method("less").cost(large).memory == ids + 96 * MIB
     # No kernel.
     assert method("facility_location").cost(large).memory == ids + 270_679 * 384 * (4 + 8)
+
+
+def test_what_a_selection_costs_in_tokens_of_training():
+    tokens = PassTokens(pool=1000, answers=400, validation=50, warmup=200, checkpoints=3)
+    # A gradient costs what a step costs, a forward pass half of it.
+    gradients = {"warmup": 200, "features": 3 * 1050}
+    assert selection_cost("influence", tokens) == selection_cost("gradients", tokens) == gradients
+    assert selection_cost("hidden_states", tokens) == {"hidden_states": 525}
+    assert selection_cost("likelihood", tokens) == {"likelihood": 700}
+    for name in ("index", "prompts", "embeddings"):
+        assert name not in COSTED
+        with pytest.raises(ValueError, match=f"a selection by {name} takes no pass of the model that is trained"):
+            selection_cost(name, tokens)
+    assert all(selection_cost(name, tokens) for name in COSTED)
