@@ -10,6 +10,10 @@ import pytest
 METHODS: list[Any] = [
     {"method": "random", "seeds": [0, 1]},
     {"method": "random", "name": "random-baskets", "sources": ["baskets"]},
+    {"method": "random", "name": "random-lengths", "lengths_of": "bids"},
+    {"method": "random", "name": "random-extra", "extra_for": "bids"},
+    "full_pool",
+    "validation_only",
     "proportional",
     {"method": "equal", "by": "task"},
     "longest",

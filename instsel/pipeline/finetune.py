@@ -90,7 +90,8 @@ class Finetune(Stage[TrainingResult]):
 
     def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
         probe = training_probe(self.name, context.config, context.config.finetune)
-        return training_estimate(context, probe, [planned_rows(context, context.graph.runs[key]) for key in keys])
+        runs = runs_of(context.config)
+        return training_estimate(context, probe, [planned_rows(context, runs[key]) for key in keys])
 
 
 def _levels(config: StudyConfig, run: Run) -> list[StageKey]:

@@ -184,6 +184,10 @@ class Random(Method):
         # A plain draw has the settings that it had before there were sources, so that nothing is done again for them.
         return {key: value for key, value in super().settings().items() if key not in _NARROWED or value is not None}
 
+    def timed_as(self) -> Method:
+        # Whatever narrows it, what takes time is to put all rows in order.
+        return Random(method="random")
+
     @property
     def refers_to(self) -> str | None:
         return self.lengths_of or self.extra_for

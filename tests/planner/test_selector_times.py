@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 from instsel.planner import selector_times
 from instsel.planner.selector_times import choices, random_data, selector_seconds
 from instsel.selection.cost import Shape
+from instsel.selection.random import Random
 from instsel.selection.registry import REGISTRY, AnyMethod
 
 
@@ -75,6 +76,11 @@ def test_whitening_takes_time_of_its_own(monkeypatch):
     assert selector_seconds(method("g2is"), replace(SHAPE, damping=0.1), "rows") == pytest.approx(
         2 * (3 * 50 + 7), rel=0.01
     )
+
+
+@pytest.mark.parametrize("keys", [{"sources": ["a"]}, {"lengths_of": "bids"}, {"extra_for": "bids"}])
+def test_a_narrowed_draw_is_timed_without_what_narrows_it(keys):
+    assert selector_seconds(Random(method="random", **keys), SHAPE, "rows") > 0
 
 
 def test_a_budget_of_tokens_is_chosen_once_or_searched():
