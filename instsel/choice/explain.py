@@ -1,5 +1,6 @@
 """Why a row was chosen or not: its rank in every selection, and the validation rows that it helps and hurts."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -144,7 +145,11 @@ def _rank(reader: StudyReader, origin: _Origin, row: str) -> int | None:
     chooser = MethodChooser.of(request, reader)
     if row not in chooser.ids:
         return None
-    ranks = np.flatnonzero(chooser.pick(len(chooser.ids)).indices == chooser.ids.index(row))
+    with warnings.catch_warnings():
+        # That there are not so many rows does not concern the selection.
+        warnings.simplefilter("ignore")
+        order = chooser.pick(len(chooser.ids)).indices
+    ranks = np.flatnonzero(order == chooser.ids.index(row))
     # A method that is held to some sources never chooses the others' rows.
     return int(ranks[0]) + 1 if ranks.size else None
 

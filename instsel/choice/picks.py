@@ -222,7 +222,10 @@ def _choose(request: PickRequest, chooser: ReasonedChooser, tokens: np.ndarray, 
     if not method.is_extended:
         # As many rows as the other selection has, whatever the budget.
         return _Choice(chooser.pick(len(tokens)))
-    whole = chooser.pick(len(tokens))
+    with warnings.catch_warnings():
+        # That there are not so many rows is no fault: it is what is asked.
+        warnings.simplefilter("ignore")
+        whole = chooser.pick(len(tokens))
     first = choose(chooser, budget, tokens, True)
     spent = spent_tokens(request.reference.method, reader)
     limit = int(tokens[first.indices].sum()) + int(sum(spent.values()) / request.epochs)

@@ -128,6 +128,11 @@ def test_where_the_pool_has_no_more_rows_they_come_again(study, say):
     assert result.trained == result.training and result.validation is None
 
 
+def test_rows_of_named_sources_come_again_where_there_are_no_more(study, say):
+    picks = make_picks(extended(2, sources=["a"]), study, say)
+    assert picks.lines == make_picks(extended(2), study, say).lines and not say.said
+
+
 def test_forward_passes_cost_half_a_step(study, say):
     assert make_picks(extended(1, method="rds"), study, say).details["spent"] == {"hidden_states": (55 + 6) / 2}
     # Answers of one token, with the token before each.

@@ -18,10 +18,12 @@ from instsel.selection.base import AttributionSpec
 from instsel.selection.g2is import component_budgets
 from instsel.study.folder import Manifest
 from instsel.study.reader import StudyReader
+from instsel.study.results import SelectResult
 
 REASONS = {
     "random-baskets": "uniform draw from baskets, seed 0",
     "random-1": "uniform draw, seed 1",
+    "random-lengths": "uniform draw of the lengths of bids, seed 0",
     "proportional": "uniform draw, seed 0, within source ",
     "equal": "uniform draw, seed 0, within task ",
     "longest": " answer tokens",
@@ -105,6 +107,23 @@ def test_quotas_are_kept_and_said(reader):
         chosen_by = [reason.split(": ")[0].removeprefix("quota of ") for reason in table["reason"].to_pylist()]
         assert dict(Counter(chosen_by)) == per_target
     assert "quotas" not in (reader.study / "select/bids").read_json("manifest.json")["settings"]
+
+
+def test_arms_have_the_rows_that_they_are_to_be_trained_on(reader):
+    def result(name):
+        return reader.result(f"select/{name}", SelectResult)
+
+    bids, lengths, pool = result("bids"), result("random-lengths"), reader.prepared.pool
+    assert (lengths.rows, result("full_pool").rows) == (bids.rows, pool.rows)
+    assert lengths.tokens == pytest.approx(bids.tokens, rel=0.05)
+    alone = result("validation_only")
+    assert (alone.rows, alone.training.rows) == (0, 6) and alone.validation == alone.training
+    # What the stages say they took, in a study that was never interrupted.
+    extra = result("random-extra")
+    assert extra.spent == {name: reader.manifest(name)["cost"]["tokens"] for name in ("warmup", "features")}
+    # Its training has one epoch.
+    limit = result("random-0").tokens + sum(extra.spent.values())
+    assert extra.rows == pool.rows and limit - max(reader.index["tokens"].to_pylist()) < extra.trained.tokens <= limit
 
 
 def test_runs_of_several_training_seeds_share_their_selection(every_method):
