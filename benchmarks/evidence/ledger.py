@@ -182,7 +182,9 @@ def _values(table: pa.Table, column: str, item: str) -> dict[str, Values]:
 
 
 def _baseline(entry: Path, runs: dict[str, list[str]]) -> str:
-    named = [method.name for method in read_config(entry).selection.methods if method.is_baseline]
+    named = [
+        method.name for method in read_config(entry).selection.methods if method.is_baseline and method.is_comparable
+    ]
     return next((name for name in named if name in runs), BASE)
 
 

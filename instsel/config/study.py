@@ -11,7 +11,7 @@ from instsel.config.rows import Guard, PoolSource, Target, Uri
 from instsel.config.search import Search
 from instsel.config.training import Training
 from instsel.mixture.curriculum import PASSES
-from instsel.selection.base import Form, Method
+from instsel.selection.base import Form, Method, Quotas
 from instsel.selection.registry import AnyMethod
 from instsel.strict import StrictModel, usable_name
 
@@ -90,6 +90,14 @@ class SelectionPart(StrictModel):
         "or cosines with gradients towards right answers against others",
     )
     damping: float = Field(0.1, gt=0, description="damping of fisher, in units of the matrix' mean eigenvalue")
+    quotas: Quotas | None = Field(
+        None,
+        description="share of the picks that each target chooses by itself, for methods that read influence and for "
+        "bm25: `equal`, or shares that sum to 1; default: all targets are chosen for together",
+    )
+    include_validation: bool = Field(
+        False, description="train on the validation rows of all targets too, beside the rows of every selection"
+    )
     methods: list[AnyMethod] = Field(min_length=1, description="selections to make, all of the same budget")
 
     @field_validator("budget")
@@ -286,8 +294,21 @@ class StudyConfig(StrictModel):
             raise ValueError(f"guards: {twice[0]!r} is also a target; a guard is never selected for")
         for method in self.selection.methods:
             method.check(self.targets, self.selection.attribution)
+            method.quota_shares(self.selection.quotas, self.targets)
+            self._check_reference(method)
             self._check_categories(method)
         return self
+
+    def _check_reference(self, method: Method) -> None:
+        name, where = method.refers_to, f"selection.methods: {method.name!r}"
+        if name is None:
+            return
+        others = {each.name: each for each in self.selection.methods if each.refers_to is None}
+        if name not in others:
+            raise ValueError(f"{where} refers to {name!r}; it can refer to {', '.join(others) or 'no entry here'}")
+        if others[name].picks != "budget":
+            raise ValueError(f"{where} refers to {name!r}, which picks {others[name].picks} of the pool's rows")
+        method.check_reference(others[name])
 
     def _check_categories(self, method: Method) -> None:
         what = method.needs_categories
@@ -297,6 +318,11 @@ class StudyConfig(StrictModel):
             raise ValueError(f"selection.methods: {method.name!r} has {what}, which needs the key `mixture`")
         if method.order == "shuffled":
             return
+        if self.selection.include_validation:
+            raise ValueError(
+                f"selection.methods: {method.name!r} has order: {method.order}, which is by categories of the pool's "
+                "rows; validation rows have none, set selection.include_validation to false"
+            )
         if method.order == "three_pass" and self.finetune.epochs != PASSES:
             raise ValueError(
                 f"selection.methods: {method.name!r} has order: three_pass, which takes {PASSES} epochs; "

@@ -104,7 +104,7 @@ def runs_by_method(record: StudyRecord, names: Iterable[str]) -> dict[str, list[
 def baseline_of(record: StudyRecord, runs: Mapping[str, Sequence[str]]) -> str:
     """Name the method that others are compared with: the first baseline that has a run, else the base model."""
     methods = (record.runs[names[0]].method for method, names in runs.items() if method != BASE)
-    return next((method.name for method in methods if method.is_baseline), BASE)
+    return next((method.name for method in methods if method.is_baseline and method.is_comparable), BASE)
 
 
 def stacked(losses: Mapping[str, Losses], runs: Mapping[str, Sequence[str]]) -> dict[str, dict[str, np.ndarray]]:
