@@ -264,7 +264,8 @@ def largest_remainder(weights: NDArray[np.float64], total: int, capacity: NDArra
         # Rounded, as 0.3 * 10 is slightly below 3 in floats.
         quotas = np.round(remaining * wanted / wanted.sum(), 9)
         granted = np.floor(quotas).astype(np.int64)
-        order = np.argsort(-(quotas - granted), kind="stable")
+        # Once more, as 4/3 - 1 is slightly below 1/3 in floats, and they are equal remainders.
+        order = np.argsort(-np.round(quotas - granted, 9), kind="stable")
         granted[order[: remaining - int(granted.sum())]] += 1
         counts += np.minimum(granted, capacity - counts)
         free = counts < capacity

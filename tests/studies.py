@@ -9,6 +9,11 @@ import pytest
 
 METHODS: list[Any] = [
     {"method": "random", "seeds": [0, 1]},
+    {"method": "random", "name": "random-baskets", "sources": ["baskets"]},
+    {"method": "random", "name": "random-lengths", "lengths_of": "bids"},
+    {"method": "random", "name": "random-extra", "extra_for": "bids"},
+    "full_pool",
+    "validation_only",
     "proportional",
     {"method": "equal", "by": "task"},
     "longest",
@@ -19,9 +24,13 @@ METHODS: list[Any] = [
     {"method": "less", "name": "less-means", "average": "gradients"},
     "bids",
     "round_robin",
+    "bm25",
+    {"method": "bm25", "name": "bm25-sums", "targets": ["sums"]},
     {"method": "bids", "name": "bids-fisher", "attribution": "fisher"},
     {"method": "bids", "name": "bids-contrast", "attribution": "contrast"},
     {"method": "bids", "name": "bids-sums", "targets": ["sums"]},
+    {"method": "less", "name": "less-quotas", "quotas": "equal"},
+    {"method": "bids", "name": "bids-quotas", "quotas": {"sums": 0.7, "cities": 0.3}},
     "instance_max",
     {"method": "task_max", "normalize": True},
     "sum",
@@ -55,6 +64,98 @@ def every_method(
     }
     run_study(parse_study(raw, "test"), Terminal(), "select")
     return raw
+
+
+def small_manifest(stage: str, result: dict[str, Any], tokens: int = 0, **others: Any) -> dict[str, Any]:
+    """What a finished stage leaves beside its files; its fingerprint is its name."""
+    return {
+        "stage": stage,
+        "version": 1,
+        "fingerprint": stage,
+        "code_version": "0",
+        "settings": {},
+        "inputs": {},
+        "parents": {},
+        "cost": {"seconds": 0.0, "tokens": tokens, "peak_memory_bytes": 0, "rows_reprocessed": 0},
+        "result": result,
+        **others,
+    }
+
+
+@pytest.fixture
+def small_pool(tmp_path: Path) -> Callable[..., Any]:
+    """Write what stage *prepare* would leave of a few rows, and return a reader of the folder.
+
+    `small_pool(rows, targets, influence)`: rows as (source, prompt, tokens), in shards of four; target -> its
+    validation prompts; influence of all rows on these, (n, m), as stage *attribution* would leave it.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    from instsel.data.encode import EXAMPLES
+    from instsel.io.store import Folder
+    from instsel.study.reader import StudyReader
+
+    def examples(rows: list[tuple[str, str, int]], prefix: str) -> pa.Table:
+        lines = [
+            {
+                "id": f"{prefix}{number}",
+                "source": source,
+                "task": None,
+                "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": "Yes."}],
+                "input_ids": [1] * tokens,
+                "labels": [1] * tokens,
+                "tokens": tokens,
+                "answer_tokens": 1,
+                "truncated": False,
+                "file": "rows.jsonl",
+                "line": number,
+            }
+            for number, (source, prompt, tokens) in enumerate(rows)
+        ]
+        return pa.Table.from_pylist(lines, EXAMPLES)
+
+    def write(
+        rows: list[tuple[str, str, int]], targets: dict[str, list[str]] | None = None, influence: Any = None
+    ) -> StudyReader:
+        folder, pool = Folder.at(tmp_path / "study") / "prepare", examples(rows, "row")
+        shards = {f"00000-{start // 4:06d}": pool.slice(start, 4) for start in range(0, len(pool), 4)}
+        index = []
+        for name, table in shards.items():
+            (folder / "pool").write_table(f"{name}.parquet", table)
+            lines = table.select(["id", "source", "task", "tokens", "answer_tokens"])
+            index.append(lines.append_column("shard", pa.array([name] * len(table))))
+        folder.write_table("index.parquet", pa.concat_tables(index))
+        for name, prompts in (targets or {}).items():
+            table = examples([(name, prompt, 2) for prompt in prompts], name)
+            (folder / "targets" / name).write_table("validation.parquet", table)
+        sources = {source: {"rows": 0, "tokens": 0} for source, _, _ in rows}
+        for source, _, tokens in rows:
+            sources[source]["rows"] += 1
+            sources[source]["tokens"] += tokens
+        counts = {"rows": len(rows), "tokens": sum(tokens for _, _, tokens in rows), "rejected": {}}
+        splits = {name: {"validation": {"rows": len(of), "rejected": {}}} for name, of in (targets or {}).items()}
+        result = {"pool": {**counts, "shards": list(shards), "sources": sources}, "targets": splits, "tokenizer": {}}
+        settings = {"targets": {name: {"subtask": None} for name in targets or {}}}
+        folder.write_json("manifest.json", small_manifest("prepare", result, settings=settings))
+        if influence is not None:
+            scores, out = np.asarray(influence, np.float32), Folder.at(tmp_path / "study") / "attribution/cosine"
+            for number, (name, table) in enumerate(shards.items()):
+                values = scores[4 * number :][: len(table)]
+                blocks = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+                (out / "blocks").write_table(f"{name}.arrow", pa.table({"id": table["id"], "scores": blocks}))
+            columns = [
+                {"id": f"{name}{number}", "target": name, "subtask": name}
+                for name, prompts in (targets or {}).items()
+                for number in range(len(prompts))
+            ]
+            out.write_table("columns.parquet", pa.Table.from_pylist(columns))
+            attribution = {"rows": len(rows), "columns": len(columns), "weights": [1.0], "shards": list(shards)}
+            parents = {"prepare": "prepare"}
+            out.write_json("manifest.json", small_manifest("attribution/cosine", attribution, parents=parents))
+        return StudyReader(Folder.at(tmp_path / "study"))
+
+    return write
 
 
 @pytest.fixture

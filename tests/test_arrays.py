@@ -75,3 +75,8 @@ def test_moments_are_those_of_the_columns_and_never_zero() -> None:
     np.testing.assert_allclose(mean, values.mean(axis=0, dtype=np.float64))
     assert deviation[4] == 1
     np.testing.assert_allclose(np.delete(deviation, 4), np.delete(values.std(axis=0, dtype=np.float64), 4))
+
+
+def test_equal_remainders_are_served_in_order_though_floats_tell_them_apart() -> None:
+    """4/3 - 1 is below 1/3 in floats: the last of three equal remainders was served first."""
+    assert arrays.largest_remainder(np.array([4.0, 4.0, 1.0]), 3, np.full(3, 3)).tolist() == [2, 1, 0]

@@ -157,7 +157,7 @@ class Study(StudyArrays):
         if not names:
             self._finished("accuracy")
         folders = {name: self._finished(f"accuracy/{name}") for name in names}
-        return tables.accuracy_table(folders, list(self.config.scored), self._runs)
+        return tables.accuracy_table(folders, self.config.measured, self._runs)
 
     def heldout(self, run: str, target: str) -> pa.Table:
         """Read the loss of a run on each held-out example of a target: id, loss (mean over answer tokens, nats)."""

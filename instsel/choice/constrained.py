@@ -192,7 +192,7 @@ class ConstrainedChooser:
         """Say why each row of the last choice was picked, its category first."""
         return [self._reasons[index] for index in selection.indices.tolist()]
 
-    def details(self) -> Mapping[str, Mapping[str, float]]:
+    def details(self, selection: Selection) -> Mapping[str, Mapping[str, float]]:
         """Return nothing: what the method goes by differs from category to category."""
         return {}
 

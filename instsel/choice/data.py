@@ -1,6 +1,7 @@
 """From a study folder to the data that a method chooses from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -18,6 +19,7 @@ from instsel.selection.base import (
     LikelihoodData,
     Method,
     MethodData,
+    PromptData,
     Requires,
 )
 from instsel.study.reader import StudyReader
@@ -101,6 +103,22 @@ def _hidden_states(reader: StudyReader, spec: AttributionSpec | None, targets: _
     return HiddenStateData(pool.ids, pool.values, pool.columns, validation, labels_of=_labels_of(reader, pool.ids))
 
 
+@dataclass(frozen=True)
+class _PoolPrompts:
+    """The prompts of the pool, read from their shards by every loop over them."""
+
+    reader: StudyReader
+
+    def __iter__(self) -> Iterator[str]:
+        return self.reader.prompts()
+
+
+def _prompts(reader: StudyReader, spec: AttributionSpec | None, targets: _Targets) -> PromptData:
+    ids = reader.index["id"].to_pylist()
+    columns, validation = reader.validation_prompts(targets)
+    return PromptData(ids, _PoolPrompts(reader), columns, validation, labels_of=_labels_of(reader, ids))
+
+
 def _influence(reader: StudyReader, spec: AttributionSpec | None, targets: _Targets) -> InfluenceData:
     matrix = columns_of_targets(influence_matrix(reader, _required(spec)), targets)
     return InfluenceData(matrix.ids, matrix.values, matrix.columns, labels_of=_labels_of(reader, matrix.ids))
@@ -124,4 +142,5 @@ _READERS: dict[Requires, Callable[[StudyReader, AttributionSpec | None, _Targets
     "embeddings": _embeddings,
     "hidden_states": _hidden_states,
     "likelihood": _likelihood,
+    "prompts": _prompts,
 }

@@ -1,5 +1,6 @@
 """Why a row was chosen or not: its rank in every selection, and the validation rows that it helps and hurts."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from instsel.study.reader import StudyReader
 SHOWN = 5
 RANKED_ROWS = 50_000
 """A ranking of a whole pool above this takes longer than a person wants to wait."""
-RANKED: set[Requires] = {"index", "influence", "likelihood", "hidden_states"}
+RANKED: set[Requires] = {"index", "influence", "likelihood", "hidden_states", "prompts"}
 
 
 @dataclass(frozen=True)
@@ -136,19 +137,21 @@ def _standing(reader: StudyReader, name: str, origin: _Origin, row: str) -> Stan
 def _rank(reader: StudyReader, origin: _Origin, row: str) -> int | None:
     """Return the row's rank if the budget were the whole pool; None where a larger budget would be another choice."""
     method, part = origin.method, origin.part
-    if (
-        not method.is_prefix_stable
-        or method.mixture
-        or method.requires not in RANKED
-        or len(reader.index) > RANKED_ROWS
-    ):
-        return None
+    shares = method.quota_shares(part.quotas, reader.prepared.targets)
     budget = Budget(len(reader.index))
-    chooser = MethodChooser.of(PickRequest(method, origin.seed, budget, part.attribution, part.damping), reader)
+    request = PickRequest(method, origin.seed, budget, part.attribution, part.damping, quotas=shares)
+    if not request.is_prefix_stable or method.requires not in RANKED or len(reader.index) > RANKED_ROWS:
+        return None
+    chooser = MethodChooser.of(request, reader)
     if row not in chooser.ids:
         return None
-    order = chooser.pick(len(chooser.ids)).indices.tolist()
-    return int(order.index(chooser.ids.index(row))) + 1
+    with warnings.catch_warnings():
+        # That there are not so many rows does not concern the selection.
+        warnings.simplefilter("ignore")
+        order = chooser.pick(len(chooser.ids)).indices
+    ranks = np.flatnonzero(order == chooser.ids.index(row))
+    # A method that is held to some sources never chooses the others' rows.
+    return int(ranks[0]) + 1 if ranks.size else None
 
 
 def _effects(reader: StudyReader, spec: AttributionSpec, row: str) -> list[Effect] | None:

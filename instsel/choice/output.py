@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from instsel.choice.picks import Picks
+from instsel.choice.picks import SELECTED, Picks
 from instsel.data.encode import StoredRow
 from instsel.io.store import Folder
-from instsel.study.results import SelectResult
+from instsel.study.results import RowCount, SelectResult
 from instsel.training.dataset import SCHEMA, TrainingExample
 
-TABLE = "selected.parquet"
+TABLE = SELECTED
 ROWS = "selected.jsonl"
 TRAINING_SET = "training.arrow"
 
@@ -45,7 +45,10 @@ def write_rows(prepared: Folder, out: Folder, picks: Picks) -> SelectResult:
                 **{key: item[key] for key in ("id", "source", "task", "score", "reason")},
             }
             stream.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
-    out.write_table(TRAINING_SET, _training_set(picked))
+    lines = len(picked) if picks.lines is None else picks.lines
+    validation = validation_examples(prepared, picks.validation)
+    training = [*(picked[line % len(picked)] for line in range(lines)), *validation]
+    out.write_table(TRAINING_SET, _training_set(training))
     out.write_table(TABLE, table)
     return SelectResult(
         rows=len(picked),
@@ -53,8 +56,26 @@ def write_rows(prepared: Folder, out: Folder, picks: Picks) -> SelectResult:
         sources=_counts(row["source"] for row in picked),
         tasks=_counts(f"{row['source']}/{row['task'] or '-'}" for row in picked),
         mixture=picks.mixture,
+        training=_size(training) if len(training) != len(picked) else None,
+        validation=_size(validation) if validation else None,
         **picks.details,
     )
+
+
+def validation_examples(prepared: Folder, lines: Sequence[str]) -> list[StoredRow]:
+    """Return validation rows, those of the targets that are selected for, one for each id."""
+    if not lines:
+        return []
+    targets, wanted = prepared / "targets", set(lines)
+    rows: dict[str, StoredRow] = {}
+    for target in targets.names():
+        stored: list[StoredRow] = (targets / target).read_table("validation.parquet").to_pylist()
+        rows |= {row["id"]: row for row in stored if row["id"] in wanted}
+    return [rows[line] for line in lines]
+
+
+def _size(rows: Sequence[StoredRow]) -> RowCount:
+    return RowCount(rows=len(rows), tokens=sum(row["tokens"] for row in rows))
 
 
 def write_training_sets(prepared: Folder, folders: Mapping[str, Folder], sets: Mapping[str, Sequence[str]]) -> None:

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 
 from pydantic import JsonValue
 
-from instsel.choice.budget import Budget
 from instsel.choice.influence import influence_matrix
 from instsel.choice.metrics import SelectionMetrics, selection_metrics
 from instsel.choice.output import write_rows
@@ -86,11 +85,10 @@ def reselect(uri: str, request: SelectionRequest, log: Callable[[str], None]) ->
         InputError: there is no such study, the request is wrong, or the study lacks what the method needs.
     """
     study, reader = open_study(uri)
-    part = _with_request(study, request).selection
+    requested = _with_request(study, request)
+    part = requested.selection
     method = part.methods[0]
-    budget = Budget(part.budget, part.unit)
-    pick_request = PickRequest(method, method.seeds[0], budget, part.attribution, part.damping, study.mixture)
-    picks = make_picks(pick_request, reader, log)
+    picks = make_picks(PickRequest.of(requested, method, method.seeds[0]), reader, log)
     influence, metrics = None, None
     if reader.has("features"):
         spec = method_spec(method, part.attribution, part.damping)
@@ -150,7 +148,9 @@ def _with_request(study: StudyConfig, request: SelectionRequest) -> StudyConfig:
     for option in request.options:
         override(method, option)
     raw = study.model_dump()
-    raw["selection"] |= {"budget": budget, "unit": request.unit, "methods": [method]}
+    named = {method.get(key) for key in ("lengths_of", "extra_for")}
+    others = [entry for entry in raw["selection"]["methods"] if entry["name"] in named]
+    raw["selection"] |= {"budget": budget, "unit": request.unit, "methods": [method, *others]}
     with_method = parse_study(raw, "this selection")
     if len(with_method.selection.methods[0].seeds) > 1:
         raise InputError("--set seeds: one selection is made, give one seed")

@@ -102,6 +102,11 @@ class Target(StrictModel):
         return self
 
     @property
+    def is_evaluated(self) -> bool:
+        """Whether it has held-out rows, whose loss is taken."""
+        return self.task is not None or self.heldout is not None
+
+    @property
     def is_scored(self) -> bool:
         """Whether answers to test rows are scored."""
         return self.task is not None or self.test is not None
@@ -122,9 +127,14 @@ class Guard(StrictModel):
     def _name_of_metric(cls, value: object) -> object:
         return {"metric": value} if isinstance(value, str) else value
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether answers to test rows are scored; otherwise `evaluation.command` scores it."""
+        return self.task is not None or self.test is not None
+
     @model_validator(mode="after")
     def _check_sources(self) -> "Guard":
-        if (self.task is None) == (self.test is None):
+        if self.task is not None and self.test is not None:
             raise ValueError("give either `task`, a benchmark of lm-eval, or `test`, a file of prompts with answers")
         if self.test is not None and self.scoring is None:
             raise ValueError("`test` needs `scoring`")

@@ -5,12 +5,13 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from instsel.config.evaluation import Evaluation
 from instsel.config.mixture import Curriculum, Mixture
 from instsel.config.rows import Guard, PoolSource, Target, Uri
 from instsel.config.search import Search
 from instsel.config.training import Training
 from instsel.mixture.curriculum import PASSES
-from instsel.selection.base import Form, Method
+from instsel.selection.base import Form, Method, Quotas
 from instsel.selection.registry import AnyMethod
 from instsel.strict import StrictModel, usable_name
 
@@ -89,6 +90,14 @@ class SelectionPart(StrictModel):
         "or cosines with gradients towards right answers against others",
     )
     damping: float = Field(0.1, gt=0, description="damping of fisher, in units of the matrix' mean eigenvalue")
+    quotas: Quotas | None = Field(
+        None,
+        description="share of the picks that each target chooses by itself, for methods that read influence and for "
+        "bm25: `equal`, or shares that sum to 1; default: all targets are chosen for together",
+    )
+    include_validation: bool = Field(
+        False, description="train on the validation rows of all targets too, beside the rows of every selection"
+    )
     methods: list[AnyMethod] = Field(min_length=1, description="selections to make, all of the same budget")
 
     @field_validator("budget")
@@ -112,26 +121,6 @@ class SelectionPart(StrictModel):
             if name == "base":
                 raise ValueError("a method cannot be called 'base': the report's untrained model has that name")
         return methods
-
-
-class Evaluation(StrictModel):
-    token_budget: int = Field(4096, ge=16, description="padded tokens of one forward pass")
-    form_and_content: bool = Field(
-        False,
-        description="split gains in held-out loss into what all answers to a prompt gain and what the right one gains "
-        "beyond; takes as many passes more as there are `answers.others`, and one",
-    )
-    headroom: bool = Field(
-        False,
-        description="train on rows that serve each target and score its validation rows; targets that do not move are "
-        "marked, and left out of means and verdicts",
-    )
-    bootstrap_samples: int = Field(2000, ge=100, description="resamples behind each interval")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals")
-    seed: int = Field(0, ge=0, description="seed of the resampling")
-    run_code: bool = Field(
-        False, description="let `scoring: code` run what a model wrote, in a child process without network"
-    )
 
 
 class Resources(StrictModel):
@@ -253,8 +242,34 @@ class StudyConfig(StrictModel):
 
     @property
     def scored(self) -> dict[str, Target | Guard]:
-        """Targets and guards whose answers are scored."""
-        return {**{name: target for name, target in self.targets.items() if target.is_scored}, **self.guards}
+        """Targets and guards whose answers to test rows are scored."""
+        everything: dict[str, Target | Guard] = {**self.targets, **self.guards}
+        return {name: each for name, each in everything.items() if each.is_scored}
+
+    @property
+    def commanded(self) -> list[str]:
+        """Targets and guards that `evaluation.command` scores."""
+        return [] if self.evaluation.command is None else self.evaluation.command.scores
+
+    @property
+    def measured(self) -> list[str]:
+        """Targets and guards with scores, in the order of the study file."""
+        return [name for name in (*self.targets, *self.guards) if name in self.scored or name in self.commanded]
+
+    @model_validator(mode="after")
+    def _check_command(self) -> "StudyConfig":
+        for name in self.commanded:
+            if name not in self.targets and name not in self.guards:
+                raise ValueError(f"evaluation.command.scores: {name!r} is neither a target nor a guard")
+            if name in self.scored:
+                raise ValueError(f"evaluation.command.scores: {name!r} has test rows already; remove one of the two")
+        for name, guard in self.guards.items():
+            if not guard.is_scored and name not in self.commanded:
+                raise ValueError(
+                    f"guards.{name}: give `task`, a benchmark of lm-eval, or `test`, a file of prompts with answers, "
+                    "or name it in evaluation.command.scores"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_code_may_run(self) -> "StudyConfig":
@@ -279,8 +294,21 @@ class StudyConfig(StrictModel):
             raise ValueError(f"guards: {twice[0]!r} is also a target; a guard is never selected for")
         for method in self.selection.methods:
             method.check(self.targets, self.selection.attribution)
+            method.quota_shares(self.selection.quotas, self.targets)
+            self._check_reference(method)
             self._check_categories(method)
         return self
+
+    def _check_reference(self, method: Method) -> None:
+        name, where = method.refers_to, f"selection.methods: {method.name!r}"
+        if name is None:
+            return
+        others = {each.name: each for each in self.selection.methods if each.refers_to is None}
+        if name not in others:
+            raise ValueError(f"{where} refers to {name!r}; it can refer to {', '.join(others) or 'no entry here'}")
+        if others[name].picks != "budget":
+            raise ValueError(f"{where} refers to {name!r}, which picks {others[name].picks} of the pool's rows")
+        method.check_reference(others[name])
 
     def _check_categories(self, method: Method) -> None:
         what = method.needs_categories
@@ -290,6 +318,11 @@ class StudyConfig(StrictModel):
             raise ValueError(f"selection.methods: {method.name!r} has {what}, which needs the key `mixture`")
         if method.order == "shuffled":
             return
+        if self.selection.include_validation:
+            raise ValueError(
+                f"selection.methods: {method.name!r} has order: {method.order}, which is by categories of the pool's "
+                "rows; validation rows have none, set selection.include_validation to false"
+            )
         if method.order == "three_pass" and self.finetune.epochs != PASSES:
             raise ValueError(
                 f"selection.methods: {method.name!r} has order: three_pass, which takes {PASSES} epochs; "

@@ -26,6 +26,15 @@ class Example:
         return sum(label != IGNORED for label in self.labels[1:])
 
 
+def prompt_text(messages: Sequence[Message]) -> str:
+    """Return the contents of all messages before the last assistant turn, a line break between two, without roles.
+
+    Roles and template marks are the same in all rows, and no text that encoders were trained on has them.
+    """
+    turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
+    return "\n".join(message["content"] for message in messages[: turns[-1]])
+
+
 def check_tokenizer(tokenizer: Any) -> None:
     """Check that answers can be marked with a tokenizer.
 

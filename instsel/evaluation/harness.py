@@ -16,33 +16,13 @@ from torch import nn
 
 from instsel.data.batching import BatchFitter, collate
 from instsel.errors import InputError
-from instsel.evaluation.tasks import TaskSpec, prompt_digest
+from instsel.evaluation.items import ITEMS, prompt_digest
+from instsel.evaluation.tasks import TaskSpec
 from instsel.models.loss import logits_at
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.models.huggingface import HFLM
-
-ITEMS = pa.schema(
-    [
-        ("item", pa.string()),
-        ("document", pa.int64()),
-        ("answer", pa.string()),
-        ("right", pa.string()),
-        ("correct", pa.float64()),
-        ("probability", pa.float64()),
-        ("found", pa.bool_()),
-    ]
-)
-"""Results of a task.
-
-- item: digest of the prompt; document: number in the test split.
-- answer: the response after the filter, of choices the option that was taken; right: the right answer.
-- correct: the task's metric, mostly 0 or 1.
-- probability: of the right option among all, by log-probability per character for cloze tasks; null where answers are
-  generated.
-- found: false where the filter found no answer in the response.
-"""
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 """Texts of a context and a continuation, and the token ids of both, as lm-eval hands them out."""

@@ -200,11 +200,6 @@ def task_config(name: str, scoring: Scoring, system: str, *, cloze: bool) -> str
     return _yaml(_config(name, scoring, system, cloze=cloze))
 
 
-def prompt_digest(prompt: str) -> str:
-    """Return 16 hex digits that stand for a prompt, the same for every run."""
-    return hashlib.sha256(prompt.encode()).hexdigest()[:16]
-
-
 def _config(name: str, scoring: Scoring, system: str, *, cloze: bool) -> dict[str, Any]:
     common: dict[str, Any] = {
         "task": name,

@@ -11,7 +11,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from instsel.config.study import Embedding
 from instsel.data.batching import BatchFitter
-from instsel.data.formats import Message
 from instsel.errors import InputError
 from instsel.models.loading import encoder_file, load_encoder
 
@@ -22,15 +21,6 @@ MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
 _PACKAGE = "sentence_transformers."
 _MODES = ("mean", "cls", "lasttoken")
-
-
-def prompt_text(messages: Sequence[Message]) -> str:
-    """The contents of all messages before the last assistant turn, a line break between two, without their roles.
-
-    Roles and template marks are the same in all rows, and no text that encoders were trained on has them.
-    """
-    turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-    return "\n".join(message["content"] for message in messages[: turns[-1]])
 
 
 class Encoder:

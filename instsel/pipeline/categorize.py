@@ -14,6 +14,7 @@ from instsel.arrays import row_blocks
 from instsel.choice.data import group_labels
 from instsel.config.mixture import ClusterCategories, ColumnCategories, EndpointCategories, Mixture
 from instsel.config.study import Embedding, StudyConfig
+from instsel.data.chat import prompt_text
 from instsel.data.formats import Conversation
 from instsel.errors import InputError
 from instsel.io.fingerprint import fingerprint
@@ -173,8 +174,6 @@ def _clusters(spec: ClusterCategories, reader: StudyReader, ids: Sequence[str]) 
 
 def _prompts(reader: StudyReader, wanted: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     """Yield the prompts of rows, and the cluster of each."""
-    from instsel.models.embeddings import prompt_text
-
     index = reader.index
     pairs = zip(index["id"].to_pylist(), index["shard"].to_pylist(), strict=True)
     for shard in sorted({shard for row, shard in pairs if row in wanted}):
@@ -240,8 +239,6 @@ class _Asker:
         )
 
     def __call__(self, item: Item, ids: list[str], examples: Sequence[Conversation]) -> _AskedRows:
-        from instsel.models.embeddings import prompt_text
-
         prompts = [prompt_text(example["messages"]) for example in examples]
         size = self.spec.rows_per_request
         requests = [prompts[start : start + size] for start in range(0, len(prompts), size)]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from instsel.config.study import Embedding, StudyConfig
+from instsel.data.chat import prompt_text
 from instsel.data.formats import Conversation
 from instsel.io.store import Folder
 from instsel.pipeline.extraction import ForwardStage, Item, write_vectors
@@ -53,7 +54,6 @@ class PromptEmbedder:
         self.encoder, self.out = Encoder(embedding), out
 
     def __call__(self, item: Item, ids: list[str], examples: Sequence[Conversation]) -> ItemResult:
-        from instsel.models.embeddings import prompt_text
         from instsel.runtime.session import peak_memory
 
         prompts = self.encoder.tokenise([prompt_text(example["messages"]) for example in examples])

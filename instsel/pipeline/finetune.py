@@ -14,6 +14,7 @@ from instsel.errors import Diverged, InputError
 from instsel.mixture.categories import OTHER
 from instsel.mixture.curriculum import most_held_back, passes
 from instsel.mixture.dependency import INTERMEDIATE, LEVELS
+from instsel.pipeline.planned import planned_rows
 from instsel.pipeline.probes import training_probe
 from instsel.study import dependencies
 from instsel.study.estimates import training_estimate
@@ -89,7 +90,8 @@ class Finetune(Stage[TrainingResult]):
 
     def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
         probe = training_probe(self.name, context.config, context.config.finetune)
-        return training_estimate(context, probe, context.counts.chosen, len(keys))
+        runs = runs_of(context.config)
+        return training_estimate(context, probe, [planned_rows(context, runs[key]) for key in keys])
 
 
 def _levels(config: StudyConfig, run: Run) -> list[StageKey]:
@@ -129,7 +131,7 @@ def start_run(context: RunContext, run: Run) -> "TrainingRun":
     if run.method.order != "shuffled":
         ids, levels, order = order_of_rows(context, run)
         write_order(folder.folder, order, ids, levels)
-    tokens = settings.epochs * selection.result(SelectResult).tokens
+    tokens = settings.epochs * selection.result(SelectResult).trained.tokens
     return TrainingRun(folder.name, folder, settings, (selection.folder, TRAINING_SET), tokens)
 
 

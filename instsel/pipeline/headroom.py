@@ -113,7 +113,7 @@ class Headroom(Stage[HeadroomResult]):
         for target, rows in zip(config.targets.values(), counts.validation, strict=True):
             runs = 1 if target.served_by else FOLDS
             size = counts.chosen if target.served_by else rows.rows * (FOLDS - 1) // FOLDS
-            trainings.append(training_estimate(context, probe, max(1, size), runs))
+            trainings.append(training_estimate(context, probe, [max(1, size)] * runs))
             passes = max(passes, 1 + runs)
         sets = list(counts.validation)
         if config.evaluation.form_and_content:

@@ -30,7 +30,7 @@ class Report(Stage[ReportResult]):
         estimators = config.mixture.estimators if config.mixture is not None and _shows_gamma(config) else []
         return [
             *(StageKey("evaluate", name) for name in (BASE, *runs_of(config))),
-            *(StageKey("accuracy", name) for name in (BASE, *runs_of(config)) if config.scored),
+            *(StageKey("accuracy", name) for name in (BASE, *runs_of(config)) if config.measured),
             *([StageKey("headroom")] if config.evaluation.headroom else []),
             *(StageKey("attribution", name) for name in attribution_specs(config)),
             *(StageKey("interaction", estimator) for estimator in estimators),

@@ -16,6 +16,7 @@ from instsel.study.dtype import with_recorded_dtype
 from instsel.study.folder import GRAPH, StageFolder, open_folder
 from instsel.study.graph import StageGraph
 from instsel.study.results import PrepareResult
+from instsel.study.runs import check_sources
 from instsel.study.stage import RunContext
 from instsel.tracking import check_tracking
 
@@ -95,8 +96,11 @@ def _run_stages(context: RunContext, waiting: Mapping[str, Sequence[str]]) -> No
     is_checked = False
     for name, keys in waiting.items():
         if not is_checked and context.stage("prepare").done():
-            # A budget that cannot be met is said now, not after the hours that lie between.
-            budget.of(context.stage("prepare").result(PrepareResult).pool)
+            # A budget that cannot be met and a source that is not there are said now, not after the hours between.
+            pool = context.stage("prepare").result(PrepareResult).pool
+            budget.of(pool)
+            for method in selection.methods:
+                check_sources(method, pool)
             is_checked = True
         context.graph.stage(name).run(context, keys)
 

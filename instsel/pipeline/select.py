@@ -3,22 +3,23 @@
 from collections.abc import Sequence
 from typing import Any
 
-from instsel.choice.budget import Budget
 from instsel.choice.constrained import MIXTURE, mixture_table
 from instsel.choice.output import write_rows
 from instsel.choice.picks import PickRequest, make_picks
 from instsel.config.mixture import Mixture
 from instsel.config.study import StudyConfig
 from instsel.pipeline.extraction import ForwardStage, vector_width
+from instsel.pipeline.planned import planned_rows
 from instsel.study.attribution_specs import contrast_stages
 from instsel.study.estimates import TOKEN_BYTES, Throughput
 from instsel.study.results import SelectResult
-from instsel.study.runs import Run, selections_of
+from instsel.study.runs import Run, reference_of, selections_of
 from instsel.study.stage import Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 # What a method requires -> the stage that leaves it; influence has a stage for each spec.
 SOURCES = {
     "index": "prepare",
+    "prompts": "prepare",
     "gradients": "features",
     "embeddings": "embed",
     "hidden_states": "hidden_states",
@@ -36,15 +37,17 @@ class Select(Stage[SelectResult]):
     per_trial = True
 
     def keys(self, config: StudyConfig) -> list[str]:
-        return list(selections_of(config))
+        # Those that others refer to come before them.
+        return sorted(selections_of(config), key=lambda key: selections_of(config)[key].method.refers_to is not None)
 
     def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
         run = selections_of(config)[key]
-        part = config.selection
+        part, reference = config.selection, reference_of(config, run.method, run.seed)
         spec = run.method.attribution_spec(part.attribution, part.damping)
         # A matrix of influence has it already.
         contrast = contrast_stages(spec) if run.method.requires == "gradients" else []
-        return [_source(config, run), *contrast, *_categories(run, config.mixture)]
+        referred = [] if reference is None else [StageKey(self.name, reference.selection)]
+        return [_source(config, run), *contrast, *_categories(run, config.mixture), *referred]
 
     def settings(self, config: StudyConfig, key: str) -> Settings:
         run, part = selections_of(config)[key], config.selection
@@ -57,6 +60,13 @@ class Select(Stage[SelectResult]):
         spec = run.method.attribution_spec(part.attribution, part.damping)
         if spec is not None:
             settings["influence"] = spec.name
+        quotas = run.method.quota_shares(part.quotas, config.targets)
+        if quotas is not None:
+            settings["quotas"] = {**quotas}
+        if run.method.is_extended:
+            settings["epochs"] = config.finetune.epochs
+        if part.include_validation:
+            settings["include_validation"] = True
         if run.method.mixture is not None and config.mixture is not None:
             program = config.mixture.model_dump(mode="json", include=LINEAR_PROGRAM)
             settings["mixture"] = {"start": run.method.mixture, **program}
@@ -65,22 +75,23 @@ class Select(Stage[SelectResult]):
     def run_key(self, context: RunContext, key: str) -> Finished[SelectResult]:
         import ray
 
-        run, part = selections_of(context.config)[key], context.config.selection
-        folder, budget = context.stage(self.name, key).folder, Budget(part.budget, part.unit)
-        request = PickRequest(run.method, run.seed, budget, part.attribution, part.damping, context.config.mixture)
+        run, folder = selections_of(context.config)[key], context.stage(self.name, key).folder
+        request = PickRequest.of(context.config, run.method, run.seed)
         picks = make_picks(request, context.study, context.console.say)
         # Anywhere in the cluster, also where a trial of a search selects: its place has room for nothing.
         writing: Any = ray.remote(write_rows).options(scheduling_strategy="DEFAULT")
         result: SelectResult = ray.get(writing.remote(context.stage("prepare").folder, folder, picks))
         if picks.mixture is not None:
             folder.write_table(MIXTURE, mixture_table(picks.mixture))
-        context.console.say(f"{key}: {result.rows} rows, {result.tokens} tokens")
+        added = "" if result.training is None else f"; an epoch has {result.training.rows} rows"
+        context.console.say(f"{key}: {result.rows} rows, {result.tokens} tokens{added}")
         return Finished(result)
 
     def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
         counts = context.counts
         rates = [_rate(context, selections_of(context.config)[key]) for key in keys]
-        written = len(keys) * counts.chosen * (counts.chosen_bytes + counts.mean_tokens * TOKEN_BYTES)
+        chosen = sum(planned_rows(context, selections_of(context.config)[key]) for key in keys)
+        written = chosen * (counts.chosen_bytes + counts.mean_tokens * TOKEN_BYTES)
         return StageEstimate(
             self.name,
             rows=len(keys) * counts.rows,

@@ -50,7 +50,7 @@ class Warmup(Stage[WarmupResult]):
     def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
         config, counts = context.config, context.counts
         rows = max(1, round(config.warmup.share * counts.rows))
-        estimate = training_estimate(context, training_probe(self.name, config, config.warmup), rows)
+        estimate = training_estimate(context, training_probe(self.name, config, config.warmup), [rows])
         training_set = rows * (ID_BYTES + counts.mean_tokens * TOKEN_BYTES)
         return replace(estimate, disk=estimate.disk + round(training_set))
 

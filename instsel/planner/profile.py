@@ -144,6 +144,7 @@ class ClusterProfiler:
             dim=self._config.features.dim,
             embedding=width,
             hidden=width,
+            tokens=self.counts.mean_tokens,
             groups=self.counts.groups,
             damping=damping,
         )

@@ -18,6 +18,7 @@ from instsel.selection.base import (
     LikelihoodData,
     Method,
     MethodData,
+    PromptData,
     Requires,
 )
 from instsel.selection.cost import Shape
@@ -28,6 +29,8 @@ TIMED_PICKS = 32
 """Of methods whose every pick looks at the whole pool."""
 
 TIMED_GROUPS = 8
+TIMED_WORDS = 20_000
+"""That texts are made of."""
 
 
 def selector_seconds(method: Method, shape: Shape, unit: str) -> float:
@@ -90,10 +93,19 @@ def random_data(requires: Requires, shape: Shape) -> MethodData:
     columns = pa.table({"id": names, "target": ["target"] * count, "subtask": ["subtask"] * count})
     if requires == "influence":
         return InfluenceData(ids, values, columns, labels_of=lambda by: groups)
+    if requires == "prompts":
+        prompts, validation_prompts = _random_texts(rows, shape.tokens, 0), _random_texts(count, shape.tokens, 1)
+        return PromptData(ids, prompts, columns, validation_prompts, labels_of=lambda by: groups)
     validation = np.random.default_rng(1).standard_normal((count, width), dtype=np.float32)
     if requires == "gradients":
         return GradientData(ids, values, columns, validation, labels_of=lambda by: groups)
     return HiddenStateData(ids, values, columns, validation, labels_of=lambda by: groups)
+
+
+def _random_texts(count: int, tokens: float, seed: int) -> list[str]:
+    """Make texts of words of which some are frequent and most are rare, as in a language, and one is in all texts."""
+    words = (TIMED_WORDS ** np.random.default_rng(seed).random((count, round(tokens)))).astype(int)
+    return [" ".join(["w0", *(f"w{word}" for word in text)]) for text in words.tolist()]
 
 
 def _whitening_seconds(method: Method, shape: Shape) -> float:

@@ -9,17 +9,8 @@ from instsel.report.compared import AccuracyFacts, GuardFacts, ProbabilityFacts,
 from instsel.report.headroom import cannot_move
 from instsel.report.markdown import BASE
 from instsel.report.record import StudyRecord
-from instsel.report.results import (
-    baseline_of,
-    comparisons_to,
-    mean_table,
-    pooled,
-    runs_by_method,
-    stacked,
-    trained_on_counted,
-)
-from instsel.stats import MEAN, Bootstrap, RankCorrelation, adjusted_p_values, not_told_apart, rank_correlation
-from instsel.stats import non_inferiority as judge
+from instsel.report.results import baseline_of, compared, comparisons_to, mean_table, pooled, runs_by_method, stacked
+from instsel.stats import MEAN, Bootstrap, RankCorrelation, non_inferiority, rank_correlation
 
 Values = dict[str, np.ndarray]
 """Target or guard -> float64 (items,)."""
@@ -43,67 +34,76 @@ def accuracy(record: StudyRecord, losses: Results) -> tuple[AccuracyFacts | None
         return None, []
     correct, probability, warnings = _items_of(record, scored)
     runs, config = runs_by_method(record, correct), record.config
+    baseline = baseline_of(record, runs)
     bootstrap = Bootstrap(config.evaluation.bootstrap_samples, config.evaluation.confidence, config.evaluation.seed)
     targets, guards = _common(config.targets, correct), _common(config.guards, correct)
     options = _common(targets, probability)
     by_target = _only(correct, targets)
+    left_out = [target for target in cannot_move(record) if target in targets]
+    margins = {name: config.guards[name].margin / POINTS for name in guards}
     return AccuracyFacts(
-        **_compared(record, by_target, runs, bootstrap),
+        **compared_scores(by_target, runs, baseline, bootstrap, left_out),
         metrics={name: how for result in scored.values() for name, how in result["settings"].items()},
-        margins={name: config.guards[name].margin / POINTS for name in guards},
-        guards=_guards(record, _only(correct, guards), runs, bootstrap) if guards else {},
+        margins=margins,
+        guards=judge_guards(_only(correct, guards), runs, margins, bootstrap) if guards else {},
         base_guards={name: float(correct[BASE][name].mean()) for name in guards} if BASE in correct else {},
         not_found=_not_found(scored, runs),
-        probability=ProbabilityFacts(**_compared(record, _only(probability, options), runs, bootstrap))
+        probability=ProbabilityFacts(
+            **compared_scores(_only(probability, options), runs, baseline, bootstrap, left_out)
+        )
         if options
         else None,
-        loss_correlation=_correlation(mean_table(by_target), losses) if targets else {},
+        loss_correlation=loss_correlation(mean_table(by_target), losses) if targets else {},
     ), warnings
 
 
-def _compared(
-    record: StudyRecord, values: Mapping[str, Values], runs: Mapping[str, Sequence[str]], bootstrap: Bootstrap
+def compared_scores(
+    values: Mapping[str, Values],
+    runs: Mapping[str, Sequence[str]],
+    baseline: str,
+    bootstrap: Bootstrap,
+    left_out: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the fields of `Scores`."""
-    baseline = baseline_of(record, runs)
-    shared = {"baseline": baseline, "confidence": bootstrap.confidence, "runs": runs}
+    """Return the fields of `Scores`: of the scores of each run on the items of each target.
+
+    Args:
+        values: run -> target -> float64 (items,).
+        runs: method -> its runs.
+        baseline: method that the others are compared with.
+        bootstrap: resamples, confidence and seed.
+        left_out: targets that means and verdicts leave out.
+    """
+    left_out = [target for target in left_out if target in next(iter(values.values()), {})]
     if not values or not next(iter(values.values())):
-        return shared
-    by_method = stacked(values, runs)
-    left_out = [target for target in cannot_move(record) if target in next(iter(values.values()))]
-    comparisons = comparisons_to(by_method, baseline, bootstrap, left_out)
-    best = not_told_apart(trained_on_counted(by_method, left_out), bootstrap, higher_is_better=True)
+        return {"baseline": baseline, "confidence": bootstrap.confidence, "runs": runs}
     return {
-        **shared,
+        **compared(values, runs, baseline, bootstrap, higher_is_better=True, left_out=left_out),
         "scores": mean_table(pooled(values, runs), left_out),
         "scores_by_run": mean_table(values, left_out),
         "items": {target: len(items) for target, items in next(iter(values.values())).items()},
-        "differences": {name: comparison.intervals for name, comparison in comparisons.items()},
-        "adjusted_p": adjusted_p_values(comparisons),
-        "best": best[0] if best else None,
-        "not_told_apart": best,
-        "cannot_move": left_out,
     }
 
 
-def _guards(
-    record: StudyRecord, values: Mapping[str, Values], runs: Mapping[str, Sequence[str]], bootstrap: Bootstrap
+def judge_guards(
+    values: Mapping[str, Values], runs: Mapping[str, Sequence[str]], margins: Mapping[str, float], bootstrap: Bootstrap
 ) -> dict[str, dict[str, GuardFacts]]:
-    """Judge each method against the base model; nothing where that is not scored."""
+    """Judge each method against the base model; nothing where that is not scored.
+
+    Args:
+        values: run -> guard -> float64 (items,).
+        runs: method -> its runs.
+        margins: guard -> how much of the score may be lost, 0 to 1.
+        bootstrap: resamples, confidence and seed.
+    """
     by_method = stacked(values, runs)
     verdicts: dict[str, dict[str, GuardFacts]] = {}
     for name, comparison in comparisons_to(by_method, BASE, bootstrap).items():
         verdicts[name] = {}
         for guard, items in by_method[name].items():
-            interval = comparison.intervals[guard]
-            verdict = judge(
-                interval.difference,
-                interval.low,
-                interval.high,
-                record.config.guards[guard].margin / POINTS,
-                higher_is_better=True,
-            )
-            verdicts[name][guard] = GuardFacts(score=float(items.mean()), difference=interval, verdict=verdict)
+            each = comparison.intervals[guard]
+            ends = (each.difference, each.low, each.high, margins[guard])
+            verdict = non_inferiority(*ends, higher_is_better=True)
+            verdicts[name][guard] = GuardFacts(score=float(items.mean()), difference=each, verdict=verdict)
     return verdicts
 
 
@@ -120,7 +120,7 @@ def _items_of(
         values: Values = {}
         options: Values = {}
         # Named by the study file, whose names are checked: they become names of files.
-        for name in (name for name in record.config.scored if name in scored[run]["scores"]):
+        for name in (name for name in record.config.measured if name in scored[run]["scores"]):
             if not folder.exists(f"{name}.parquet"):
                 warnings.append(f"accuracy/{run} is ignored: {name}.parquet is gone")
                 break
@@ -157,7 +157,7 @@ def _not_found(
     return shares
 
 
-def _correlation(scores: Mapping[str, Mapping[str, float]], losses: Results) -> dict[str, RankCorrelation]:
+def loss_correlation(scores: Mapping[str, Mapping[str, float]], losses: Results) -> dict[str, RankCorrelation]:
     """Correlate losses and scores of trained runs by target, and their means over the targets that have both.
 
     The base model is left out: it has the highest loss and mostly the lowest score, which says nothing about which of

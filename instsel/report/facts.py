@@ -37,12 +37,21 @@ class Gain(Facts):
 
 
 class SelectionFacts(Facts):
-    """What a selection has: rows and tokens, and its rows by source and by task."""
+    """What a selection has: rows and tokens, and its rows by source and by task.
+
+    Attributes:
+        quotas: target -> rows that it chose, where targets choose by themselves.
+        training: what an epoch trains on, where it is more than the rows selected, each once.
+        validation: of that, validation rows.
+    """
 
     rows: int
     tokens: int
     sources: dict[str, int] = {}
     tasks: dict[str, int] = {}
+    quotas: dict[str, int] | None = None
+    training: RowCount | None = None
+    validation: RowCount | None = None
 
 
 class Composition(Facts):

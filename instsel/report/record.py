@@ -60,7 +60,7 @@ class StudyRecord:
             *(f"select/{name}" for name in selections),
             *(f"finetune/{name}" for name in self.runs),
             *(f"evaluate/{name}" for name in (BASE, *self.runs)),
-            *(f"accuracy/{name}" for name in (BASE, *self.runs) if self.config.scored),
+            *(f"accuracy/{name}" for name in (BASE, *self.runs) if self.config.measured),
         ]
 
     @cached_property

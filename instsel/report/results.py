@@ -1,6 +1,7 @@
 """Held-out losses of the runs that are there, their differences to random, and which methods are best."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,26 +40,64 @@ def results(record: StudyRecord) -> tuple[Results, list[str]]:
     if not targets or not losses:
         return Results(baseline=baseline, confidence=evaluation.confidence, runs=runs), warnings
     bootstrap = Bootstrap(evaluation.bootstrap_samples, evaluation.confidence, evaluation.seed)
-    by_method = stacked(losses, runs)
     left_out = [target for target in cannot_move(record) if target in targets]
-    comparisons = comparisons_to(by_method, baseline, bootstrap, left_out)
-    best = not_told_apart(trained_on_counted(by_method, left_out), bootstrap)
     if len(left_out) == len(targets):
         warnings.append("no target can move at this model and budget (Headroom): means are over all, and say nothing")
+    found = compared_losses(losses, runs, baseline, bootstrap, whole_pool=_whole_pool(record, runs), left_out=left_out)
+    return found, [*warnings, *_too_few_resamples(bootstrap, len(found.differences))]
+
+
+def compared_losses(
+    losses: Mapping[str, Losses], runs: Mapping[str, Sequence[str]], baseline: str, bootstrap: Bootstrap,
+    *, whole_pool: Sequence[str] = (), left_out: Sequence[str] = (),
+) -> Results:  # fmt: skip
+    """Compare the losses of methods.
+
+    Args:
+        losses: run -> its losses, of the same held-out rows.
+        runs: method -> names of its runs.
+        baseline: method that the others are compared with.
+        bootstrap: resamples, confidence and seed.
+        whole_pool: methods that selected the whole pool.
+        left_out: targets that means and verdicts leave out.
+    """
     return Results(
-        baseline=baseline,
-        confidence=evaluation.confidence,
+        **compared(losses, runs, baseline, bootstrap, left_out=left_out),
         losses=mean_table(pooled(losses, runs), left_out),
         losses_by_run=mean_table(losses, left_out),
-        differences={name: comparison.intervals for name, comparison in comparisons.items()},
-        adjusted_p=adjusted_p_values(comparisons),
         heldout_rows={target: len(values) for target, values in next(iter(losses.values())).items()},
-        runs=runs,
-        best=best[0] if best else None,
-        not_told_apart=best,
-        whole_pool=_whole_pool(record, runs),
-        cannot_move=left_out,
-    ), [*warnings, *_too_few_resamples(bootstrap, len(comparisons))]
+        whole_pool=list(whole_pool),
+    )
+
+
+def compared(
+    values: Mapping[str, Losses], runs: Mapping[str, Sequence[str]], baseline: str, bootstrap: Bootstrap,
+    *, higher_is_better: bool = False, left_out: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Return the fields of `Compared`: differences to the baseline, their p-values, and the methods that are best.
+
+    Args:
+        values: run -> target -> float64 (items,).
+        runs: method -> names of its runs.
+        baseline: method that the others are compared with.
+        bootstrap: resamples, confidence and seed.
+        higher_is_better: as for accuracies.
+        left_out: targets that means and verdicts leave out.
+    """
+    by_method = stacked(values, runs)
+    comparisons = comparisons_to(by_method, baseline, bootstrap, left_out)
+    trained = trained_on_counted(by_method, left_out)
+    best = not_told_apart(trained, bootstrap, higher_is_better=higher_is_better)
+    return {
+        "baseline": baseline,
+        "confidence": bootstrap.confidence,
+        "runs": runs,
+        "differences": {name: comparison.intervals for name, comparison in comparisons.items()},
+        "adjusted_p": adjusted_p_values(comparisons),
+        "cannot_move": list(left_out),
+        "best": best[0] if best else None,
+        "not_told_apart": best,
+    }
 
 
 def runs_by_method(record: StudyRecord, names: Iterable[str]) -> dict[str, list[str]]:
@@ -72,7 +111,7 @@ def runs_by_method(record: StudyRecord, names: Iterable[str]) -> dict[str, list[
 def baseline_of(record: StudyRecord, runs: Mapping[str, Sequence[str]]) -> str:
     """Name the method that others are compared with: the first baseline that has a run, else the base model."""
     methods = (record.runs[names[0]].method for method, names in runs.items() if method != BASE)
-    return next((method.name for method in methods if method.is_baseline), BASE)
+    return next((method.name for method in methods if method.is_baseline and method.is_comparable), BASE)
 
 
 def stacked(losses: Mapping[str, Losses], runs: Mapping[str, Sequence[str]]) -> dict[str, dict[str, np.ndarray]]:

@@ -10,6 +10,7 @@ from instsel.report.comparison import LOSS_NOTE, accuracy_text, comparison_text
 from instsel.report.facts import (
     AgreementFacts,
     SearchFacts,
+    SelectionFacts,
     StageCost,
     StudyFacts,
     TrialFacts,
@@ -83,8 +84,24 @@ def _selections(facts: StudyFacts) -> list[str]:
     for name, selection in facts.selections.items():
         tasks = sorted(selection.tasks.items(), key=lambda item: (-item[1], item[0]))[:MOST_TASKS]
         shown = ", ".join(f"{inline(task)} {count}" for task, count in tasks)
-        parts.append(f"**{name}**: {selection.rows:,} rows, {selection.tokens:,} tokens; most from {shown}.")
+        most = f"; most from {shown}" if shown else ""
+        parts.append(
+            f"**{name}**: {selection.rows:,} rows, {selection.tokens:,} tokens{most}.{selection_notes(selection)}"
+        )
     return parts
+
+
+def selection_notes(selection: SelectionFacts) -> str:
+    """Say which target chose how many rows, and what is trained on beside the rows selected, each once."""
+    notes = []
+    if selection.quotas is not None:
+        by_target = ", ".join(f"{count:,} by {target}" for target, count in selection.quotas.items())
+        notes.append(f" Chosen {by_target}.")
+    if selection.training is not None:
+        rows, validation = selection.training.rows, selection.validation
+        which = f", {validation.rows:,} of them validation rows" if validation else ""
+        notes.append(f" An epoch trains on {rows:,} rows and {selection.training.tokens:,} tokens{which}.")
+    return "".join(notes)
 
 
 def _served(facts: StudyFacts) -> list[str]:

@@ -36,6 +36,10 @@ def raw_study_of(study: StudyConfig, point: Point) -> dict[str, object]:
     if name not in names:
         raise InputError(f"search.space.method: {name!r} is no method of the study; they are {', '.join(names)}")
     method = dict(raw["selection"]["methods"][names.index(name)])
+    if (other := study.selection.methods[names.index(name)].refers_to) is not None:
+        raise InputError(
+            f"search.space.method: {name!r} refers to {other!r}, and a trial has one selection; leave it out"
+        )
     # One training a trial: more seeds are for the study that follows.
     method |= {"name": name, "seeds": [method.get("seeds", [0])[0]]}
     if ORDER in point:

@@ -5,7 +5,7 @@ this package are found by `instsel.selection.registry`, those of other packages 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,13 +16,16 @@ from pydantic import Field, JsonValue, model_validator
 from instsel.io.matrix import MAPPED_BYTES
 from instsel.mixture.curriculum import Order
 from instsel.selection.cost import FLOAT32, FLOAT64, INDEX_ROW_BYTES, MIB, MethodCost, Shape
+from instsel.selection.pickers import Picker, check_shares
 from instsel.strict import StrictModel
 
-Requires = Literal["index", "influence", "gradients", "embeddings", "hidden_states", "likelihood"]
+Requires = Literal["index", "influence", "gradients", "embeddings", "hidden_states", "likelihood", "prompts"]
 Form = Literal["cosine", "fisher", "contrast"]
 Average = Literal["cosines", "gradients"]
 Groups = Literal["source", "task", "category"]
 Shares = Literal["pool", "choice"]
+Quotas = Literal["equal", "none"] | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+"""Of the study file: how a budget is split among targets; "none" chooses for all of them together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +37,9 @@ class Selection:
         scores: float64 (k,), the value each pick had when it was picked.
         driven_by: int64 (k,) or None: what drove each pick. bids, instance_max, round_robin: the validation example
             (column of the attribution as it was given, whether or not columns were dropped) whose need the pick met.
-            rds: the validation row whose turn it was. less, task_max, smart, proportional and equal: the position of
-            the subtask, task or group among the sorted unique labels. g2is: the component, 0 has the largest variance.
-            None where nothing in particular drives a pick.
+            rds, bm25: the validation row whose turn it was. less, task_max, smart, proportional and equal: the position
+            of the subtask, task or group among the sorted unique labels. g2is: the component, 0 has the largest
+            variance. None where nothing in particular drives a pick.
 
     Raises:
         ValueError: an array of the wrong rank, length or dtype, a negative or repeated index, a score that is not
@@ -151,10 +154,14 @@ class MethodData:
 
 @dataclass(frozen=True)
 class IndexData(MethodData):
-    """The pool's index: `answer_tokens` and `tokens` (prompt and answer), int64 (n,)."""
+    """The pool's index: `answer_tokens` and `tokens` (prompt and answer), int64 (n,).
+
+    `reference` has the rows of the selection that `Method.refers_to` names, int64 (k,), where a method asks for them.
+    """
 
     answer_tokens: np.ndarray
     tokens: np.ndarray
+    reference: np.ndarray | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -172,16 +179,9 @@ class EmbeddingData(MethodData):
     values: np.ndarray
 
 
-@dataclass(frozen=True)
-class ValidatedData(MethodData):
-    """Vectors, and the validation rows that they are compared with.
+class ColumnData:
+    """What data have that come with validation rows: `columns`, m rows of id, target and subtask."""
 
-    Attributes:
-        values: (n, width); may be memory-mapped.
-        columns: m rows of id, target and subtask: what rows are compared with.
-    """
-
-    values: np.ndarray
     columns: pa.Table
 
     def column_labels(self, key: Literal["target", "subtask"]) -> np.ndarray:
@@ -192,6 +192,42 @@ class ValidatedData(MethodData):
         """Name the validation example that drove each pick."""
         names = [f"validation example {row['subtask']}:{row['id']}" for row in self.columns.to_pylist()]
         return [names[driver] for driver in selection.drivers]
+
+
+@dataclass(frozen=True)
+class ValidatedData(MethodData, ColumnData):
+    """Vectors, and the validation rows that they are compared with.
+
+    Attributes:
+        values: (n, width); may be memory-mapped.
+        columns: m rows of id, target and subtask: what rows are compared with.
+    """
+
+    values: np.ndarray
+    columns: pa.Table
+
+
+@dataclass(frozen=True)
+class PromptData(MethodData, ColumnData):
+    """The texts of prompts, and those of the validation rows that they are compared with.
+
+    Attributes:
+        prompts: n texts. They are read anew by every loop over them, so that not all are in memory.
+        columns: m rows of id, target and subtask.
+        validation: m texts.
+    """
+
+    prompts: Iterable[str]
+    columns: pa.Table
+    validation: Sequence[str]
+    _kept: dict[Hashable, np.ndarray] = field(default_factory=dict, kw_only=True, repr=False, compare=False)
+
+    def keep(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return what was made of the prompts under this key, made once; only the last is kept."""
+        if key not in self._kept:
+            self._kept.clear()
+            self._kept[key] = make()
+        return self._kept[key]
 
 
 @dataclass(frozen=True)
@@ -230,8 +266,11 @@ class Method(StrictModel, ABC):
         is_prefix_stable: Whether the choice of a smaller budget is the beginning of a larger one's.
         is_baseline: Whether the report compares all others with it.
         scans_pool: Whether every pick looks at all rows, so that time grows with rows times picks.
+        picks: How many rows of the pool it picks: as many as the budget says, all, or none.
         version: Raised when the same data and settings give other picks; part of a selection's fingerprint.
         array_function: What `instsel.select` calls with the data, `budget=` and options; None: not offered there.
+        array_pickers: The same for quotas: called with the data, the columns of each target, the number of picks and
+            options, returns a picker for each target (`instsel.selection.quotas`). None: there are no quotas.
     """
 
     requires: ClassVar[Requires] = "index"
@@ -239,8 +278,10 @@ class Method(StrictModel, ABC):
     is_prefix_stable: ClassVar[bool] = True
     is_baseline: ClassVar[bool] = False
     scans_pool: ClassVar[bool] = False
+    picks: ClassVar[Literal["budget", "all", "none"]] = "budget"
     version: ClassVar[int] = 1
     array_function: ClassVar[Callable[..., Selection] | None] = None
+    array_pickers: ClassVar[Callable[..., list[Picker]] | None] = None
 
     method: str = Field(description="name of the method")
     name: str = Field("", description="name of this selection; default the method's")
@@ -295,6 +336,20 @@ class Method(StrictModel, ABC):
             ValueError: they contradict each other; the message says what to change.
         """
 
+    def check_reference(self, other: "Method") -> None:
+        """Check the entry against the one that it refers to.
+
+        Raises:
+            ValueError: the other one cannot be referred to; the message says why.
+        """
+
+    def check_sources(self, sources: Collection[str]) -> None:
+        """Check the entry against the sources of the pool, which are known once it is prepared.
+
+        Raises:
+            ValueError: the entry names one that is not there; the message names those that are.
+        """
+
     def settings(self) -> dict[str, JsonValue]:
         """Return what the choice depends on, JSON values: part of the selection's fingerprint."""
         return {"version": self.version, **self.model_dump(mode="json", exclude={"name", "seeds", "order", "mixture"})}
@@ -307,6 +362,33 @@ class Method(StrictModel, ABC):
             damping: `selection.damping`, for an entry that names none.
         """
         return None
+
+    def quota_shares(self, default: Quotas | None, targets: Collection[str]) -> dict[str, float] | None:
+        """Return each target's share of the picks; None where the method chooses for all targets together.
+
+        Args:
+            default: `selection.quotas`, for an entry that has none.
+            targets: Names of the study's targets.
+
+        Raises:
+            ValueError: they do not fit the targets or the entry; the message says what to change.
+        """
+        return None
+
+    @property
+    def refers_to(self) -> str | None:
+        """Name of the entry whose selection this one is measured by; None where it stands for itself."""
+        return None
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether it picks more rows than the budget has, for what the selection that it refers to cost."""
+        return False
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether an entry of a method that is a baseline is one: nothing narrows what it draws from."""
+        return True
 
     @property
     def target_names(self) -> list[str] | None:
@@ -387,6 +469,51 @@ class TargetedMethod(Method):
                 raise ValueError(f"selection.methods: {self.name!r} chooses for {name!r}; targets are {known}")
 
 
+class ColumnMethod(TargetedMethod):
+    """A method that reads a score of every pool row for every validation row, and so can choose target by target."""
+
+    quotas: Quotas | None = Field(
+        None,
+        description="share of the picks that each target chooses by itself: `equal`, or shares that sum to 1; `none` "
+        "chooses for all targets together; default selection.quotas",
+    )
+
+    def quota_shares(self, default: Quotas | None, targets: Collection[str]) -> dict[str, float] | None:
+        quotas = self.quotas or default
+        if quotas is None or quotas == "none":
+            return None
+        where = f"selection.methods: {self.name!r}"
+        if self.mixture is not None:
+            raise ValueError(f"{where} has quotas and a mixture, which are two ways to split a budget; remove one")
+        if type(self).pickers is ColumnMethod.pickers:
+            raise ValueError(f"{where}: the method {self.method!r} cannot choose by quotas; write quotas: none for it")
+        chosen = sorted(self.targets or targets)
+        if isinstance(quotas, str):
+            return {name: 1 / len(chosen) for name in chosen}
+        try:
+            check_shares(quotas, chosen)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        return {name: quotas[name] for name in chosen}
+
+    def pickers(self, data: Any, groups: Sequence[np.ndarray], count: int) -> list[Picker]:
+        """Return one picker for each target, for a choice by quotas.
+
+        Args:
+            data: As for `select`.
+            groups: int64 columns of each target.
+            count: Picks of all targets together, from 1 to n.
+
+        Raises:
+            ValueError: a target cannot choose from these rows; the message says what to change.
+        """
+        raise NotImplementedError(f"{self.method} has no quotas")
+
+    def settings(self) -> dict[str, JsonValue]:
+        # What they come to is said where the default is known; a choice without quotas is what it was.
+        return {key: value for key, value in super().settings().items() if key != "quotas"}
+
+
 class AttributedMethod(TargetedMethod):
     """A method that chooses by the influence of pool rows on validation rows, or by gradients whose products it is."""
 
@@ -414,7 +541,7 @@ class AttributedMethod(TargetedMethod):
         return "cosines"
 
 
-class InfluenceMethod(AttributedMethod):
+class InfluenceMethod(AttributedMethod, ColumnMethod):
     """A method that reads the influence of pool rows on validation rows as a matrix."""
 
     requires: ClassVar[Requires] = "influence"

@@ -6,7 +6,9 @@ column and c the mean of z over the rows taken. The two maxima can change places
 ranked once a step costs O(m) in place of O(n m), and nothing is approximated.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal
 
 import numpy as np
@@ -16,6 +18,8 @@ from instsel import arrays
 from instsel.selection.base import InfluenceData, InfluenceMethod, Selection
 from instsel.selection.cost import FLOAT64, MIB, Shape
 from instsel.selection.influence import ColumnRanking, column_moments, rank_columns
+from instsel.selection.pickers import Picker
+from instsel.selection.quotas import take
 
 
 def select(attribution: np.ndarray, budget: int, *, normalize: bool = True) -> Selection:
@@ -43,9 +47,28 @@ def select(attribution: np.ndarray, budget: int, *, normalize: bool = True) -> S
     if count == 0:
         return Selection(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
     standard = _Standard.of(matrix) if normalize and len(matrix) > 1 else _Standard.identity(matrix)
-    # After t picks at most t of a column's best rows are taken.
-    ranking = rank_columns(matrix, len(standard.columns), count, standard.part)
-    return _walk(standard, ranking, count)
+    return take([_Walk(standard, count)], repeat(0), len(matrix), count)
+
+
+def pickers(
+    attribution: np.ndarray, groups: Sequence[np.ndarray], count: int, *, normalize: bool = True
+) -> list[Picker]:
+    """Return the walk of each target for a choice by quotas (`instsel.selection.quotas`).
+
+    Columns are standardised over all rows, and the mean c of a target is that of the rows which it took itself.
+
+    Args:
+        attribution: (n, m), as for `select`.
+        groups: int64 columns of each target.
+        count: picks of all targets together, from 1 to n.
+        normalize: as for `select`.
+
+    Raises:
+        ValueError: as `select` does, or a target has no column with a deviation.
+    """
+    matrix = arrays.attribution_matrix(attribution)
+    standard = _Standard.of(matrix) if normalize and len(matrix) > 1 else _Standard.identity(matrix)
+    return [_Walk(standard.only(columns), count) for columns in groups]
 
 
 @dataclass(frozen=True)
@@ -66,6 +89,15 @@ class _Standard:
         columns = matrix.shape[1]
         return cls(matrix, np.arange(columns), np.zeros(columns), np.ones(columns))
 
+    def only(self, columns: np.ndarray) -> "_Standard":
+        """Return the same of some of the columns."""
+        kept = np.isin(self.columns, columns)
+        if not kept.any():
+            raise ValueError(
+                f"each target must have a column that varies over the rows, none of {columns.tolist()} does"
+            )
+        return _Standard(self.matrix, self.columns[kept], self.mean[kept], self.deviation[kept])
+
     def part(self, columns: slice) -> np.ndarray:
         """Return float64 (n, columns) of the kept columns."""
         values = self.matrix[:, self.columns[columns]].astype(np.float64)
@@ -79,32 +111,45 @@ class _Standard:
         return values
 
 
-def _walk(standard: _Standard, ranking: ColumnRanking, count: int) -> Selection:
-    """Pick `count` rows, keeping for every column its best row not yet taken (its head)."""
-    indices, driven_by = np.empty(count, np.int64), np.empty(count, np.int64)
-    scores = np.empty(count)
-    taken = np.zeros(len(standard.matrix), dtype=bool)
-    total = np.zeros(len(standard.columns))
-    depths = np.zeros(len(standard.columns), dtype=np.int64)
-    head_rows, heads = ranking.rows[:, 0].copy(), ranking.values[:, 0].copy()
-    for pick in range(count):
-        mean = total / max(pick, 1)
-        shortfalls = heads - mean
+class _Walk:
+    """The picks of one walk, with the best free row of every column (its head) at hand."""
+
+    def __init__(self, standard: _Standard, count: int) -> None:
+        """Rank the columns.
+
+        Args:
+            standard: the columns that the walk serves.
+            count: picks of all walks in the same pool, from 1 to n.
+        """
+        self._standard = standard
+        # After t picks at most t of a column's best rows are taken.
+        self._ranking = rank_columns(standard.matrix, len(standard.columns), count, standard.part)
+        self._picks, self._total = 0, np.zeros(len(standard.columns))
+        self._depths = np.zeros(len(standard.columns), dtype=np.int64)
+        self._head_rows, self._heads = self._ranking.rows[:, 0].copy(), self._ranking.values[:, 0].copy()
+
+    def pick(self, taken: np.ndarray) -> tuple[int, float, int | None]:
+        self._move_heads(taken)
+        mean = self._total / max(self._picks, 1)
+        shortfalls = self._heads - mean
         tied = np.flatnonzero(shortfalls == shortfalls.max())
-        row = min(_lowest_row(standard, ranking, column, depths, mean, taken) for column in tied.tolist())
-        values = standard.row(row)
+        row = min(
+            _lowest_row(self._standard, self._ranking, column, self._depths, mean, taken) for column in tied.tolist()
+        )
+        values = self._standard.row(row)
         driver = int((values - mean).argmax())
-        indices[pick], scores[pick], driven_by[pick] = row, shortfalls[tied[0]], standard.columns[driver]
-        total += values
-        taken[row] = True
-        if pick + 1 < count:
-            behind = moved = np.flatnonzero(head_rows == row)
-            while behind.size:
-                depths[behind] += 1
-                head_rows[behind] = ranking.rows[behind, depths[behind]]
-                behind = behind[taken[head_rows[behind]]]
-            heads[moved] = ranking.values[moved, depths[moved]]
-    return Selection(indices, scores, driven_by)
+        self._total += values
+        self._picks += 1
+        return row, float(shortfalls[tied[0]]), int(self._standard.columns[driver])
+
+    def _move_heads(self, taken: np.ndarray) -> None:
+        """Move the heads that are taken down their columns to the next free row."""
+        behind = moved = np.flatnonzero(taken[self._head_rows])
+        while behind.size:
+            self._depths[behind] += 1
+            self._head_rows[behind] = self._ranking.rows[behind, self._depths[behind]]
+            behind = behind[taken[self._head_rows[behind]]]
+        self._heads[moved] = self._ranking.values[moved, self._depths[moved]]
 
 
 def _lowest_row(
@@ -134,6 +179,7 @@ class Bids(InfluenceMethod):
     """The greedy that serves the worst served validation example."""
 
     array_function = staticmethod(select)
+    array_pickers = staticmethod(pickers)
 
     method: Literal["bids"] = Field(
         description="influence standardised per validation example, then a balancing greedy"
@@ -142,6 +188,9 @@ class Bids(InfluenceMethod):
 
     def select(self, data: InfluenceData, budget: int, seed: int) -> Selection:
         return select(data.values, budget, normalize=self.normalize)
+
+    def pickers(self, data: InfluenceData, groups: Sequence[np.ndarray], count: int) -> list[Picker]:
+        return pickers(data.values, groups, count, normalize=self.normalize)
 
     def reasons(self, data: InfluenceData, selection: Selection, seed: int) -> list[str]:
         return data.example_reasons(selection)

@@ -22,6 +22,7 @@ class Shape:
         dim: Entries of a gradient's sketch.
         embedding: Entries of a prompt's embedding.
         hidden: Entries of a hidden state.
+        tokens: Of a row of the pool, on average.
         groups: "source" and "task" -> how many rows each has.
         damping: Of the influence that the method reads; None for cosines.
     """
@@ -33,13 +34,15 @@ class Shape:
     dim: int = 0
     embedding: int = 0
     hidden: int = 0
+    tokens: float = 0.0
     groups: Mapping[str, Sequence[float]] = field(default_factory=dict)
     damping: float | None = None
 
     def width(self, requires: str) -> int:
-        """Return the entries that a method reads of a row; 0 for one that reads the index or losses alone."""
+        """Return the entries that a method reads of a row, or scores it by; 0 where the index or losses are all."""
         widths = {
             "influence": self.columns,
+            "prompts": self.columns,
             "gradients": self.checkpoints * self.dim,
             "embeddings": self.embedding,
             "hidden_states": self.hidden,
@@ -60,3 +63,52 @@ class MethodCost:
     work: float
     memory: int
     scratch: int
+
+
+COSTED = ("influence", "gradients", "hidden_states", "likelihood")
+"""What a method requires that takes passes of the model which is trained."""
+
+
+@dataclass(frozen=True)
+class PassTokens:
+    """What goes through the model for a selection.
+
+    Attributes:
+        pool: Tokens of the pool.
+        answers: Tokens of its answers alone, each with the token before it.
+        validation: Tokens of the validation rows.
+        warmup: Tokens that the warmup trained on, epochs counted.
+        checkpoints: That gradients are taken at.
+    """
+
+    pool: float
+    answers: float
+    validation: float
+    warmup: float
+    checkpoints: int
+
+
+def selection_cost(requires: str, tokens: PassTokens) -> dict[str, float]:
+    """Return what a selection costs by stage, in tokens of a LoRA training step.
+
+    With N parameters, a step of LoRA and a gradient of LoRA take 4 N FLOP a token, as frozen weights have no gradient;
+    a forward pass takes 2 N, half of it. N is the same on both sides and cancels. Products of gradients and the choice
+    itself are not counted: for a row they take 2 m d C FLOP, against 4 N for each of its tokens.
+
+    Args:
+        requires: What the method reads.
+        tokens: Of the study.
+
+    Raises:
+        ValueError: nothing of it goes through the model that is trained.
+    """
+    rows = tokens.pool + tokens.validation
+    costs = {
+        "influence": {"warmup": tokens.warmup, "features": tokens.checkpoints * rows},
+        "hidden_states": {"hidden_states": rows / 2},
+        "likelihood": {"likelihood": (tokens.pool + tokens.answers) / 2},
+    }
+    costs["gradients"] = costs["influence"]
+    if requires not in costs:
+        raise ValueError(f"a selection by {requires} takes no pass of the model that is trained")
+    return costs[requires]

@@ -10,6 +10,7 @@ from instsel import arrays
 from instsel.arrays import row_blocks
 from instsel.selection.base import Average, InfluenceData, InfluenceMethod, Selection, label_reasons
 from instsel.selection.influence import members
+from instsel.selection.pickers import Picker, RankedPicker
 
 
 def select(attribution: np.ndarray, budget: int, *, subtasks: Sequence[Hashable] | np.ndarray) -> Selection:
@@ -33,6 +34,40 @@ def select(attribution: np.ndarray, budget: int, *, subtasks: Sequence[Hashable]
     matrix = arrays.attribution_matrix(attribution)
     count = arrays.budget(budget, len(matrix))
     groups = members("subtasks", subtasks, matrix.shape[1])
+    return Selection(*_ranking(matrix, groups, count))
+
+
+def pickers(
+    attribution: np.ndarray,
+    groups: Sequence[np.ndarray],
+    count: int,
+    *,
+    subtasks: Sequence[Hashable] | np.ndarray,
+) -> list[Picker]:
+    """Return the ranking of each target for a choice by quotas (`instsel.selection.quotas`): LESS target by target.
+
+    Args:
+        attribution: (n, m), as for `select`.
+        groups: int64 columns of each target.
+        count: picks of all targets together, at most n.
+        subtasks: as for `select`.
+
+    Raises:
+        ValueError: as `select` does.
+    """
+    matrix = arrays.attribution_matrix(attribution)
+    by_subtask = members("subtasks", subtasks, matrix.shape[1])
+    rankings: list[Picker] = []
+    for columns in groups:
+        parts = [np.intersect1d(subtask, columns) for subtask in by_subtask]
+        served = np.flatnonzero([part.size for part in parts])
+        order, scores, winners = _ranking(matrix, [parts[position] for position in served], count)
+        rankings.append(RankedPicker(order, scores, served[winners]))
+    return rankings
+
+
+def _ranking(matrix: np.ndarray, groups: Sequence[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the `count` best rows by the largest mean over the columns of a group, that mean, and the group."""
     scores = np.empty(len(matrix))
     winners = np.empty(len(matrix), dtype=np.int64)
     for block in row_blocks(len(matrix), matrix.shape[1] * np.dtype(np.float64).itemsize):
@@ -41,13 +76,14 @@ def select(attribution: np.ndarray, budget: int, *, subtasks: Sequence[Hashable]
         winners[block] = means.argmax(axis=1)
         scores[block] = means.max(axis=1)
     order = np.argsort(-scores, kind="stable")[:count]
-    return Selection(order, scores[order], winners[order])
+    return order, scores[order], winners[order]
 
 
 class Less(InfluenceMethod):
     """The best subtask's mean influence."""
 
     array_function = staticmethod(select)
+    array_pickers = staticmethod(pickers)
 
     method: Literal["less"] = Field(description="mean influence within a subtask, best subtask counts, top rows")
     average: Average = Field(
@@ -61,6 +97,9 @@ class Less(InfluenceMethod):
 
     def select(self, data: InfluenceData, budget: int, seed: int) -> Selection:
         return select(data.values, budget, subtasks=data.column_labels("subtask"))
+
+    def pickers(self, data: InfluenceData, groups: Sequence[np.ndarray], count: int) -> list[Picker]:
+        return pickers(data.values, groups, count, subtasks=data.column_labels("subtask"))
 
     def reasons(self, data: InfluenceData, selection: Selection, seed: int) -> list[str]:
         return label_reasons("subtask", data.column_labels("subtask"), selection)

@@ -5,6 +5,7 @@ With `normalize`, instance_max is the paper's ablation "Normalised".
 
 import warnings
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -15,6 +16,7 @@ from instsel import arrays
 from instsel.arrays import row_blocks
 from instsel.selection.base import InfluenceData, InfluenceMethod, Selection, label_reasons
 from instsel.selection.influence import column_moments, members
+from instsel.selection.pickers import Picker, RankedPicker
 
 RULES = ("instance_max", "task_max", "sum")
 
@@ -49,54 +51,114 @@ def select(
             task_max without tasks or another rule with them; with normalize no column with a deviation, or for
             task_max a task without one.
     """
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
-    if task_function not in ("sum", "mean"):
-        raise ValueError(f"task_function must be 'sum' or 'mean', got {task_function!r}")
-    if (tasks is not None) != (rule == "task_max"):
-        raise ValueError(f"tasks must be given for task_max and for no other rule, got rule {rule!r} and {tasks!r}")
     matrix = arrays.attribution_matrix(attribution)
     count = arrays.budget(budget, len(matrix))
-    groups = [] if tasks is None else members("tasks", tasks, matrix.shape[1])
-    if task_function == "sum":
-        _warn_of_unequal([len(group) for group in groups])
-    columns, mean, deviation = np.arange(matrix.shape[1]), np.zeros(()), np.ones(())
-    if normalize and len(matrix) > 1:
-        columns, mean, deviation = column_moments(matrix, rule)
-        groups = _positions(groups, columns)
-    scores, drivers = np.empty(len(matrix)), np.empty(len(matrix), dtype=np.int64)
-    for block in row_blocks(len(matrix), matrix.shape[1] * np.dtype(np.float64).itemsize):
-        values = (matrix[block][:, columns].astype(np.float64) - mean) / deviation
-        candidates = _candidate_scores(values, rule, groups, task_function)
-        scores[block], drivers[block] = candidates.max(axis=1), candidates.argmax(axis=1)
-    order = np.argsort(-scores, kind="stable")[:count]
-    driven_by = {"instance_max": columns[drivers[order]], "task_max": drivers[order], "sum": None}
-    return Selection(order, scores[order], driven_by[rule])
+    scorer = _Scorer.of(matrix, rule, normalize, tasks, task_function)
+    return Selection(*scorer.ranking(matrix, np.arange(matrix.shape[1]), count))
 
 
-def _candidate_scores(values: np.ndarray, rule: str, groups: list[np.ndarray], task_function: str) -> np.ndarray:
-    """Return (rows, candidates), of which the largest is the score of a row."""
-    if rule == "instance_max":
-        return values
-    if rule == "sum":
-        return np.asarray(values.sum(axis=1, keepdims=True))
-    function = np.sum if task_function == "sum" else np.mean
-    return np.stack([function(values[:, group], axis=1) for group in groups], axis=1)
+def pickers(
+    attribution: np.ndarray, groups: Sequence[np.ndarray], count: int,
+    *, rule: str, normalize: bool = False, tasks: Sequence[Hashable] | np.ndarray | None = None,
+    task_function: Literal["sum", "mean"] = "sum",
+) -> list[Picker]:  # fmt: skip
+    """Return the ranking of each target for a choice by quotas (`instsel.selection.quotas`).
+
+    Args:
+        attribution: (n, m), as for `select`.
+        groups: int64 columns of each target.
+        count: picks of all targets together, at most n.
+        rule: as for `select`.
+        normalize: as for `select`; columns are standardised over all rows.
+        tasks: as for `select`; of a target only its columns of a task count.
+        task_function: as for `select`.
+
+    Raises:
+        ValueError: as `select` does, or with normalize a target has no column with a deviation.
+    """
+    matrix = arrays.attribution_matrix(attribution)
+    scorer = _Scorer.of(matrix, rule, normalize, tasks, task_function)
+    return [RankedPicker(*scorer.ranking(matrix, columns, count)) for columns in groups]
 
 
-def _positions(groups: list[np.ndarray], kept: np.ndarray) -> list[np.ndarray]:
-    """Return for each task the positions of its columns among those kept."""
-    positions = [np.flatnonzero(np.isin(kept, group)) for group in groups]
-    for group, members_kept in zip(groups, positions, strict=True):
-        if members_kept.size == 0:
-            raise ValueError(f"every task must have a column that varies over the rows, none of {group.tolist()} does")
-    return positions
+@dataclass(frozen=True)
+class _Scorer:
+    """A rule on the columns that it reads."""
+
+    rule: str
+    task_function: str
+    columns: np.ndarray  # int64, those read
+    mean: np.ndarray  # float64 (columns,) or ()
+    deviation: np.ndarray  # the same
+    tasks: list[np.ndarray]  # columns of each, of task_max
+
+    @classmethod
+    def of(
+        cls,
+        matrix: np.ndarray,
+        rule: str,
+        normalize: bool,
+        tasks: Sequence[Hashable] | np.ndarray | None,
+        task_function: str,
+    ) -> "_Scorer":
+        if rule not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+        if task_function not in ("sum", "mean"):
+            raise ValueError(f"task_function must be 'sum' or 'mean', got {task_function!r}")
+        if (tasks is not None) != (rule == "task_max"):
+            raise ValueError(f"tasks must be given for task_max and for no other rule, got rule {rule!r} and {tasks!r}")
+        groups = [] if tasks is None else members("tasks", tasks, matrix.shape[1])
+        if task_function == "sum":
+            _warn_of_unequal([len(group) for group in groups])
+        columns, mean, deviation = np.arange(matrix.shape[1]), np.zeros(()), np.ones(())
+        if normalize and len(matrix) > 1:
+            columns, mean, deviation = column_moments(matrix, rule)
+            _check_tasks(groups, columns)
+        return cls(rule, task_function, columns, mean, deviation, groups)
+
+    def ranking(
+        self, matrix: np.ndarray, columns: np.ndarray, count: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return the `count` best rows by some of the columns, their scores, and what drove each."""
+        kept = np.isin(self.columns, columns)
+        read = self.columns[kept]
+        if not read.size:
+            raise ValueError(
+                f"each target must have a column that varies over the rows, none of {columns.tolist()} does"
+            )
+        mean, deviation = (values[kept] if values.ndim else values for values in (self.mean, self.deviation))
+        positions = [np.flatnonzero(np.isin(read, task)) for task in self.tasks]
+        served = np.flatnonzero([task.size for task in positions])
+        scores, drivers = np.empty(len(matrix)), np.empty(len(matrix), dtype=np.int64)
+        for block in row_blocks(len(matrix), matrix.shape[1] * np.dtype(np.float64).itemsize):
+            values = (matrix[block][:, read].astype(np.float64) - mean) / deviation
+            candidates = self._candidate_scores(values, [positions[task] for task in served])
+            scores[block], drivers[block] = candidates.max(axis=1), candidates.argmax(axis=1)
+        order = np.argsort(-scores, kind="stable")[:count]
+        if self.rule == "sum":
+            return order, scores[order], None
+        return order, scores[order], (read if self.rule == "instance_max" else served)[drivers[order]]
+
+    def _candidate_scores(self, values: np.ndarray, tasks: list[np.ndarray]) -> np.ndarray:
+        """Return (rows, candidates), of which the largest is the score of a row."""
+        if self.rule == "instance_max":
+            return values
+        if self.rule == "sum":
+            return np.asarray(values.sum(axis=1, keepdims=True))
+        function = np.sum if self.task_function == "sum" else np.mean
+        return np.stack([function(values[:, task], axis=1) for task in tasks], axis=1)
+
+
+def _check_tasks(tasks: list[np.ndarray], kept: np.ndarray) -> None:
+    for task in tasks:
+        if not np.isin(kept, task).any():
+            raise ValueError(f"every task must have a column that varies over the rows, none of {task.tolist()} does")
 
 
 def _warn_of_unequal(sizes: list[int]) -> None:
     if len(set(sizes)) > 1:
         message = f"tasks have from {min(sizes)} to {max(sizes)} validation examples: sums favour the larger tasks"
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(message, stacklevel=4)
 
 
 class _Rule(InfluenceMethod):
@@ -107,6 +169,9 @@ class _Rule(InfluenceMethod):
     def select(self, data: InfluenceData, budget: int, seed: int) -> Selection:
         return select(data.values, budget, rule=self.method, normalize=self.normalize)
 
+    def pickers(self, data: InfluenceData, groups: Sequence[np.ndarray], count: int) -> list[Picker]:
+        return pickers(data.values, groups, count, rule=self.method, normalize=self.normalize)
+
     def reasons(self, data: InfluenceData, selection: Selection, seed: int) -> list[str]:
         return data.example_reasons(selection)
 
@@ -115,6 +180,7 @@ class InstanceMax(_Rule):
     """The largest influence on any validation example."""
 
     array_function = staticmethod(partial(select, rule="instance_max"))
+    array_pickers = staticmethod(partial(pickers, rule="instance_max"))
 
     method: Literal["instance_max"] = Field(description="rows with the highest influence on any one validation example")
 
@@ -123,12 +189,20 @@ class TaskMax(_Rule):
     """The largest influence on any target."""
 
     array_function = staticmethod(partial(select, rule="task_max"))
+    array_pickers = staticmethod(partial(pickers, rule="task_max"))
 
     method: Literal["task_max"] = Field(description="rows with the highest influence summed over any one target")
 
     def select(self, data: InfluenceData, budget: int, seed: int) -> Selection:
         tasks = data.column_labels("target")
         return select(data.values, budget, rule=self.method, normalize=self.normalize, tasks=tasks)
+
+    def pickers(self, data: InfluenceData, groups: Sequence[np.ndarray], count: int) -> list[Picker]:
+        tasks = data.column_labels("target")
+        with warnings.catch_warnings():
+            # A target's rows are ranked by its own sums alone.
+            warnings.filterwarnings("ignore", "tasks have from", UserWarning)
+            return pickers(data.values, groups, count, rule=self.method, normalize=self.normalize, tasks=tasks)
 
     def reasons(self, data: InfluenceData, selection: Selection, seed: int) -> list[str]:
         return label_reasons("target", data.column_labels("target"), selection)
@@ -138,6 +212,7 @@ class Sum(_Rule):
     """The largest influence on all validation examples together."""
 
     array_function = staticmethod(partial(select, rule="sum"))
+    array_pickers = staticmethod(partial(pickers, rule="sum"))
 
     method: Literal["sum"] = Field(description="rows with the highest influence summed over all validation examples")
 

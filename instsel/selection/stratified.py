@@ -43,7 +43,7 @@ def select(groups: Sequence[Hashable] | np.ndarray, budget: int, *, shares: Shar
     sizes = np.bincount(members, minlength=len(unique))
     quotas = _proportional(sizes, count) if shares == "proportional" else _equal(sizes, count)
     drawn = members[order]
-    picked = order[_rank_in_group(drawn, sizes) < quotas[drawn]]
+    picked = order[random.rank_in_group(drawn, sizes) < quotas[drawn]]
     return Selection(picked, np.zeros(count), members[picked])
 
 
@@ -67,14 +67,6 @@ def _equal(sizes: np.ndarray, count: int) -> np.ndarray:
         else:
             quotas[able] = np.minimum(sizes[able], quotas[able] + share)
     return quotas
-
-
-def _rank_in_group(drawn: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Count, for each drawn row, how many rows of its group were drawn before it."""
-    by_group = np.argsort(drawn, kind="stable")
-    ranks = np.empty(len(drawn), dtype=np.int64)
-    ranks[by_group] = np.arange(len(drawn)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return ranks
 
 
 class _Stratified(GroupedMethod):

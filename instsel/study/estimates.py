@@ -416,18 +416,18 @@ def batch_estimate(
     return estimate.with_processes(rate, items)
 
 
-def training_estimate(context: PlanContext, probe: TrainingProbe, rows: int, runs: int = 1) -> StageEstimate:
-    """Return what it takes to train `runs` times on so many rows of the pool's mean length."""
+def training_estimate(context: PlanContext, probe: TrainingProbe, rows: Sequence[int]) -> StageEstimate:
+    """Return what it takes to train, for each entry of `rows` on so many rows of the pool's mean length."""
     training, rate = probe.training, context.profiler.training(probe)
-    tokens = runs * round(rows * training.epochs * context.counts.mean_tokens)
+    tokens = sum(round(count * training.epochs * context.counts.mean_tokens) for count in rows)
     estimate = StageEstimate(
         probe.name,
-        rows=runs * rows * training.epochs,
+        rows=sum(rows) * training.epochs,
         tokens=tokens,
-        batches=runs * training.epochs * steps_per_epoch(rows, training.batch_size),
+        batches=training.epochs * sum(steps_per_epoch(count, training.batch_size) for count in rows),
         # Runs share their workers, which start once.
         seconds=rate.seconds(tokens),
-        disk=runs * training.epochs * rate.checkpoint_bytes,
+        disk=len(rows) * training.epochs * rate.checkpoint_bytes,
         memory_advice=f"lower {probe.name}.micro_batch_size or resources.training_workers",
         disk_advice=f"lower {probe.name}.epochs or lora.rank",
     )

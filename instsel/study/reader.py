@@ -1,7 +1,7 @@
 """Reading a study folder: what its stages left, each part read once and only when needed."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import JsonValue
 
 from instsel.arrays import list_rows
+from instsel.data.chat import prompt_text
 from instsel.errors import InputError
 from instsel.gradients.features import GradientShards, validation_columns
 from instsel.io.matrix import Matrix, stack
@@ -214,6 +215,32 @@ class StudyReader:
         self.manifest("likelihood")
         folder = self.study / "likelihood" / "pool"
         return self._rows_of(pa.concat_tables([folder.read_table(f"{shard}.parquet") for shard in self.shards]))
+
+    def prompts(self) -> Iterator[str]:
+        """Yield the prompts of the pool's rows in the order of `index`, with one shard in memory at a time."""
+        for shard in self.shards:
+            table = (self.study / "prepare" / "pool").read_table(f"{shard}.parquet", ["id", "messages"])
+            for messages in self._rows_of(table)["messages"].to_pylist():
+                yield prompt_text(messages)
+
+    def validation_prompts(self, targets: Sequence[str] | None = None) -> tuple[pa.Table, list[str]]:
+        """Return the validation rows, a table of id, target and subtask, and the prompt of each."""
+        folder = self.study / "prepare"
+        columns = validation_columns(folder, self._subtasks, {}, targets)
+        prompts: dict[str, str] = {}
+        for target in dict.fromkeys(columns["target"].to_pylist()):
+            table = (folder / "targets" / target).read_table("validation.parquet", ["id", "messages"])
+            texts = map(prompt_text, table["messages"].to_pylist())
+            prompts |= dict(zip(table["id"].to_pylist(), texts, strict=True))
+        return columns, [prompts[row] for row in columns["id"].to_pylist()]
+
+    def validation_sizes(self) -> list[tuple[str, int]]:
+        """Return the id and the tokens of every validation row, target by target."""
+        sizes: list[tuple[str, int]] = []
+        for target in self.prepared.targets:
+            table = (self.study / "prepare/targets" / target).read_table("validation.parquet", ["id", "tokens"])
+            sizes += zip(table["id"].to_pylist(), table["tokens"].to_pylist(), strict=True)
+        return sizes
 
     def _rows_of(self, table: pa.Table) -> pa.Table:
         """Return the lines of a table whose rows this reader covers."""

@@ -290,6 +290,10 @@ class SelectResult(RowCount):
         mixture: The shares that the choice keeps to, if it keeps to some.
         task_gains: Of smart: task, in greedy order -> gain that its share of the budget is by.
         component_shares: Of g2is: component, from 1 -> its share of the variance.
+        quotas: Target -> rows that it chose, where targets choose by themselves.
+        spent: Of random with `extra_for`: stage -> what the other selection took of it, in tokens of a training step.
+        training: What an epoch trains on, where it is more than the rows chosen, each once.
+        validation: Of that, validation rows.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -299,6 +303,15 @@ class SelectResult(RowCount):
     mixture: MixtureShares | None = None
     task_gains: dict[str, float] | None = None
     component_shares: dict[str, float] | None = None
+    quotas: dict[str, int] | None = None
+    spent: dict[str, float] | None = None
+    training: RowCount | None = None
+    validation: RowCount | None = None
+
+    @property
+    def trained(self) -> RowCount:
+        """What an epoch trains on."""
+        return self.training or RowCount(rows=self.rows, tokens=self.tokens)
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Return JSON values, without what this selection does not have."""

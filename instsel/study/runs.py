@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 from instsel.selection.base import Method
+from instsel.study.results import PoolResult
 
 # The untrained model, which is evaluated beside the runs.
 BASE = "base"
@@ -54,3 +55,29 @@ def selections_of(config: StudyConfig) -> dict[str, Run]:
     for run in runs_of(config).values():
         selections.setdefault(run.selection, run)
     return selections
+
+
+def reference_of(config: StudyConfig, method: Method, seed: int) -> Run | None:
+    """Return the run whose selection an entry refers to: that of the same seed if there is one, else the first.
+
+    Args:
+        config: the checked study file.
+        method: the entry.
+        seed: of its selection.
+    """
+    if method.refers_to is None:
+        return None
+    runs = [run for run in runs_of(config).values() if run.method.name == method.refers_to]
+    return next((run for run in runs if run.seed == seed), runs[0])
+
+
+def check_sources(method: Method, pool: PoolResult) -> None:
+    """Check that the pool has the sources that a method names.
+
+    Raises:
+        InputError: it does not; the message names near ones.
+    """
+    try:
+        method.check_sources(pool.sources)
+    except ValueError as error:
+        raise InputError(str(error)) from error

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+import instsel
 from instsel.attribution.kernel import subtask_means
 from instsel.attribution.scores import attribute
 from instsel.choice.influence import influence_matrix, kernel_matrix
@@ -17,9 +18,12 @@ from instsel.selection.base import AttributionSpec
 from instsel.selection.g2is import component_budgets
 from instsel.study.folder import Manifest
 from instsel.study.reader import StudyReader
+from instsel.study.results import SelectResult
 
 REASONS = {
+    "random-baskets": "uniform draw from baskets, seed 0",
     "random-1": "uniform draw, seed 1",
+    "random-lengths": "uniform draw of the lengths of bids, seed 0",
     "proportional": "uniform draw, seed 0, within source ",
     "equal": "uniform draw, seed 0, within task ",
     "longest": " answer tokens",
@@ -30,6 +34,10 @@ REASONS = {
     "less-means": "subtask ",
     "bids": "validation example ",
     "round_robin": "validation example ",
+    "bm25": "validation example ",
+    "bm25-sums": "validation example sums:",
+    "less-quotas": "quota of ",
+    "bids-quotas": "quota of ",
     "bids-fisher": "validation example ",
     "bids-contrast": "validation example ",
     "bids-sums": "validation example sums:",
@@ -80,6 +88,44 @@ def test_the_share_of_every_component_of_g2is_is_kept_and_gives_the_budget(reade
         f"principal component {number + 1}": rows for number, rows in enumerate(component_budgets(shares, 6)) if rows
     }
     assert Counter(reasons) == budgets
+
+
+def test_quotas_are_kept_and_said(reader):
+    for name, shares, per_target in [
+        ("less-quotas", "equal", {"cities": 3, "sums": 3}),
+        ("bids-quotas", {"sums": 0.7, "cities": 0.3}, {"cities": 2, "sums": 4}),
+    ]:
+        manifest = (reader.study / "select" / name).read_json("manifest.json")
+        assert manifest["result"]["quotas"] == per_target
+        assert manifest["settings"]["quotas"] == ({"cities": 0.5, "sums": 0.5} if shares == "equal" else shares)
+        table = (reader.study / "select" / name).read_table("selected.parquet")
+        matrix = reader.influence(AttributionSpec("cosine", None))
+        targets, subtasks = (matrix.columns[key].to_pylist() for key in ("target", "subtask"))
+        options = {"subtasks": subtasks} if name == "less-quotas" else {}
+        expected = instsel.select(
+            name.removesuffix("-quotas"), matrix.values, 6, quotas=shares, targets=targets, **options
+        )
+        assert table["id"].to_pylist() == [matrix.ids[row] for row in expected.indices]
+        chosen_by = [reason.split(": ")[0].removeprefix("quota of ") for reason in table["reason"].to_pylist()]
+        assert dict(Counter(chosen_by)) == per_target
+    assert "quotas" not in (reader.study / "select/bids").read_json("manifest.json")["settings"]
+
+
+def test_arms_have_the_rows_that_they_are_to_be_trained_on(reader):
+    def result(name):
+        return reader.result(f"select/{name}", SelectResult)
+
+    bids, lengths, pool = result("bids"), result("random-lengths"), reader.prepared.pool
+    assert (lengths.rows, result("full_pool").rows) == (bids.rows, pool.rows)
+    assert lengths.tokens == pytest.approx(bids.tokens, rel=0.05)
+    alone = result("validation_only")
+    assert (alone.rows, alone.training.rows) == (0, 6) and alone.validation == alone.training
+    # What the stages say they took, in a study that was never interrupted.
+    extra = result("random-extra")
+    assert extra.spent == {name: reader.manifest(name)["cost"]["tokens"] for name in ("warmup", "features")}
+    # Its training has one epoch.
+    limit = result("random-0").tokens + sum(extra.spent.values())
+    assert extra.rows == pool.rows and limit - max(reader.index["tokens"].to_pylist()) < extra.trained.tokens <= limit
 
 
 def test_runs_of_several_training_seeds_share_their_selection(every_method):

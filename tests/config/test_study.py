@@ -121,7 +121,7 @@ def test_one_method_twice_under_two_names_is_fine() -> None:
 @pytest.mark.parametrize(
     ("methods", "key", "what"),
     [
-        (("g2s",), "selection.methods.0", "'bids', 'equal', 'facility_location'"),
+        (("g2s",), "selection.methods.0", "'bids', 'bm25', 'equal', 'facility_location'"),
         (("random", {"name": "x"}), "selection.methods.1", "'method'"),
         ((3,), "selection.methods.0", "not 3"),
         ((), "selection.methods", "at least 1 item"),
@@ -135,6 +135,7 @@ def test_one_method_twice_under_two_names_is_fine() -> None:
         ),
         (({"method": "g2is", "delta": 1.5},), "selection.methods.0.delta", "less than or equal to 1, not 1.5"),
         (({"method": "random", "seeds": []},), "selection.methods.0.seeds", "at least 1 item"),
+        (({"method": "random", "sources": []},), "selection.methods.0.sources", "at least 1 item"),
         (({"method": "less", "name": "base"},), "selection.methods", "cannot be called 'base'"),
         (({"method": "less", "name": "a/b"},), "selection.methods", "'a/b' is not usable"),
     ],
@@ -210,6 +211,21 @@ def test_a_method_chooses_for_targets_of_the_study_only() -> None:
     method = {"method": "bids", "targets": ["t", "u"]}
     text = refusal(targets={"t": {"validation": "v"}}, selection=selection(methods=(method,)))
     assert "selection.methods: 'bids' chooses for 'u'; targets are t" in text
+
+
+@pytest.mark.parametrize(
+    ("quotas", "method", "what"),
+    [
+        ({"t": 0.5}, "less", "'less': quotas must be at least 0 and sum to 1, got {'t': 0.5}, in all 0.5"),
+        ({"t": 0.5, "u": 0.5}, "less", "'less': quotas have a share for 'u', which is no target; they are t"),
+        ("fair", "less", "selection.quotas"),
+        (None, {"method": "less", "quotas": {"t": -1}}, "selection.methods.0"),
+        ("equal", {"method": "less", "mixture": "pool"}, "has quotas and a mixture"),
+    ],
+)
+def test_quotas_that_mean_nothing_are_refused(quotas: Any, method: Any, what: str) -> None:
+    part = {**selection(methods=(method,)), "quotas": quotas}
+    assert what in refusal(targets={"t": {"validation": "v"}}, selection=part)
 
 
 def test_every_wrong_key_is_told_at_once() -> None:

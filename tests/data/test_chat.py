@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel.data.chat import IGNORED, Example, check_tokenizer, encode, encode_answer
+from instsel.data.chat import IGNORED, Example, check_tokenizer, encode, encode_answer, prompt_text
 from instsel.data.formats import BadRow
 from instsel.errors import InputError
 
@@ -292,3 +292,10 @@ def test_an_answer_that_is_cut_off_keeps_its_beginning_or_is_rejected(tokenizer:
 def test_a_conversation_that_ends_with_a_question_has_no_last_answer(tokenizer: Callable[..., Any]) -> None:
     with pytest.raises(BadRow, match="the last turn is not the assistant's"):
         encode_answer(tokenizer(), [user("Why?"), answer("So."), user("And?")], LONG)
+
+
+def test_the_prompt_is_all_that_comes_before_the_last_answer() -> None:
+    turns = [("system", "Be brief."), ("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")]
+    messages = [{"role": role, "content": content} for role, content in [*turns, ("user", "Thanks")]]
+    assert prompt_text(messages) == "Be brief.\nOne?\n1\nTwo?"
+    assert prompt_text(messages[2:3]) == ""

@@ -12,7 +12,7 @@ import torch
 
 from instsel.config.study import Embedding
 from instsel.errors import InputError
-from instsel.models.embeddings import Encoder, load_pooling, prompt_text
+from instsel.models.embeddings import Encoder, load_pooling
 
 TEXTS = ["A basket of pears", "", "a train to Oslo, " * 3, "figs", "a basket of limes and a train to Rome"]
 
@@ -113,13 +113,6 @@ def test_what_the_folder_says_to_sentence_transformers_is_not_done(tiny_encoder:
     settings = {"max_seq_length": 4, "do_lower_case": True, "model_args": arguments}
     (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
     np.testing.assert_array_equal(embed(folder, TEXTS), embed(tiny_encoder, TEXTS))
-
-
-def test_the_prompt_is_all_that_comes_before_the_last_answer() -> None:
-    turns = [("system", "Be brief."), ("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")]
-    messages = [{"role": role, "content": content} for role, content in [*turns, ("user", "Thanks")]]
-    assert prompt_text(messages) == "Be brief.\nOne?\n1\nTwo?"
-    assert prompt_text(messages[2:3]) == ""
 
 
 PLAIN = ["models.Transformer", "models.Pooling", "models.Normalize"]

@@ -2,20 +2,22 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import instsel
 from instsel.config.file import parse_study
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.models.loading import attach_lora, load_base
-from instsel.pipeline.accuracy import Scorer
 from instsel.pipeline.runner import run_study
+from instsel.pipeline.scorer import Scorer
 from instsel.planner.run import plan_study
 from tests.toy import CITIES, write_jsonl
 
@@ -32,6 +34,19 @@ doc_to_target: right
 target_delimiter: ""
 metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 metadata: {{version: 3}}
+"""
+
+
+# An evaluation of one's own: an item is right where an adapter is merged into the model.
+OWN = """\
+import json, pathlib, sys
+model, adapter, merged, out = sys.argv[1:]
+assert pathlib.Path(merged, "model.safetensors").exists() and pathlib.Path(merged, "tokenizer.json").exists()
+assert not adapter or pathlib.Path(adapter, "adapter_model.safetensors").exists()
+print("evaluated")
+with open(out, "w") as file:
+    for item in ("one", "two"):
+        file.write(json.dumps({"target": "own", "item": item, "correct": merged != model}) + "\\n")
 """
 
 
@@ -61,7 +76,10 @@ def scored(
     write_jsonl(folder / "letters-test.jsonl", letters)
     raw["targets"]["sums"] |= {"test": "sums-test.jsonl", "scoring": {"metric": "f1", "max_tokens": 4}}
     raw["targets"]["cities"] = {"task": str(write_task(folder)), "max_validation": 4}
-    raw["guards"] = {"letters": {"test": "letters-test.jsonl", "scoring": "choice", "by": "letter"}}
+    raw["guards"] = {"letters": {"test": "letters-test.jsonl", "scoring": "choice", "by": "letter"}, "own": {}}
+    (folder / "own.py").write_text(OWN)
+    command = f"{sys.executable} {folder}/own.py {{model}} {{adapter}} {{merged}} {{out}}"
+    raw["evaluation"] = {"command": {"run": command, "scores": ["own"]}}
     study = parse_study(raw, "test")
     run_study(study, Terminal())
     return study
@@ -75,7 +93,8 @@ def test_base_and_runs_are_scored_on_targets_and_guards(scored: StudyConfig) -> 
     for run in ("base", "random"):
         manifest = json.loads(Path(scored.out, "accuracy", run, "manifest.json").read_text())
         scores = manifest["result"]["scores"]
-        assert {name: score["items"] for name, score in scores.items()} == {"sums": 5, "cities": 6, "letters": 4}
+        counts = {name: score["items"] for name, score in scores.items()}
+        assert counts == {"sums": 5, "cities": 6, "letters": 4, "own": 2}
         assert "probability" not in scores["sums"] and 0 < scores["cities"]["probability"] < 1
         assert manifest["result"]["settings"]["cities"]["version"] == "3"
     manifest = json.loads(Path(scored.out, "benchmarks", "manifest.json").read_text())
@@ -124,6 +143,14 @@ def test_scores_are_those_of_lm_eval_by_hand(
     assert [row["correct"] for row in ours] == [sample[metric] for sample in samples]
     if target == "sums":
         assert [row["answer"] for row in ours] == [sample["filtered_resps"][0] for sample in samples]
+
+
+def test_a_command_of_ones_own_scores_adapters_and_merged_models(scored: StudyConfig) -> None:
+    assert [row["correct"] for row in items(scored, "base", "own")] == [0.0, 0.0]
+    assert [row["correct"] for row in items(scored, "random", "own")] == [1.0, 1.0]
+    assert Path(scored.out, "accuracy/random/command.log").read_text() == "evaluated\n"
+    guard = instsel.open_study(scored.out).summary["accuracy"]["guards"]["random"]["own"]
+    assert (guard["verdict"], guard["difference"]["difference"]) == ("non-inferior", 1.0)
 
 
 def test_what_is_scored_is_kept_and_only_the_rest_is_done_again(scored: StudyConfig) -> None:

@@ -10,9 +10,11 @@ from instsel.console import Terminal
 from instsel.errors import Diverged
 from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph
+from instsel.pipeline.runner import run_study
 from instsel.runtime import training
 from instsel.runtime.training_run import Trained
-from instsel.study.results import TrainingResult
+from instsel.study.reader import StudyReader
+from instsel.study.results import SelectResult, TrainingResult
 from instsel.study.stage import RunContext
 
 
@@ -38,6 +40,22 @@ def side_by_side(finished_study, resources, tmp_path, monkeypatch):
             graph.stage("finetune").run(RunContext(study, graph, resources, Terminal()), waiting)
 
     return train, graph, trained
+
+
+def test_validation_rows_alone_are_trained_on_for_as_many_steps_as_a_selection(finished_study, tmp_path):
+    out = tmp_path / "study"
+    shutil.copytree(finished_study["out"], out)
+    selection = {**finished_study["selection"], "methods": ["random", "bids", "validation_only"]}
+    run_study(parse_study({**finished_study, "out": str(out), "selection": selection}, "test"), Terminal())
+    reader = StudyReader(Folder.at(out))
+    runs = {name: reader.result(f"finetune/{name}", TrainingResult) for name in ("random", "validation_only")}
+    assert [each.step for each in runs["validation_only"].checkpoints.values()] == [
+        each.step for each in runs["random"].checkpoints.values()
+    ]
+    trained = reader.result("select/validation_only", SelectResult)
+    assert (trained.rows, trained.training.rows) == (0, 6)
+    assert runs["validation_only"].tokens == trained.training.tokens * len(runs["random"].checkpoints)
+    assert "An epoch trains on 6 rows" in (out / "report/report.md").read_text()
 
 
 def test_run_that_diverges_is_named_after_the_others_have_ended(side_by_side):

@@ -336,6 +336,26 @@ def test_likelihood_writes_two_losses_a_row():
     assert stages()["likelihood"].disk == 1000 * (20 + 16) + 5 * 1600
 
 
+def test_arms_are_planned_with_the_rows_that_they_are_trained_on():
+    methods = [
+        "bids",
+        "full_pool",
+        "validation_only",
+        {"method": "random", "name": "more", "extra_for": "bids"},
+        {"method": "random", "name": "as-long", "lengths_of": "bids"},
+    ]
+    names = ["bids", "full_pool", "validation_only", "more", "as-long"]
+    planned = {
+        name: stages({"finetune": [name]}, study(selection={"budget": 0.1, "methods": methods}))["finetune"].rows // 2
+        for name in names
+    }
+    # 6,000 tokens of the warmup and three checkpoints of 1,050 rows of 20 tokens, in two epochs of such rows.
+    more = 100 + (6000 + 3 * 21_000) // 2 // 20
+    assert planned == {"bids": 100, "full_pool": 1000, "validation_only": 100, "more": more, "as-long": 100}
+    beside = study(selection={"budget": 0.1, "methods": methods, "include_validation": True})
+    assert stages({"finetune": ["full_pool", "bids"]}, beside)["finetune"].rows == 2 * (1050 + 150)
+
+
 def test_finetune_trains_every_run_by_workers_that_start_once():
     estimate = stages()["finetune"]
     assert (estimate.rows, estimate.tokens) == (3 * 200, 3 * 4000)

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 from instsel.planner import selector_times
 from instsel.planner.selector_times import choices, random_data, selector_seconds
 from instsel.selection.cost import Shape
+from instsel.selection.random import Random
 from instsel.selection.registry import REGISTRY, AnyMethod
 
 
@@ -23,6 +24,7 @@ SHAPE = Shape(
     dim=8,
     embedding=4,
     hidden=5,
+    tokens=12.0,
     groups={"source": [30, 20], "task": [25, 25]},
 )
 
@@ -40,7 +42,8 @@ def test_every_method_is_timed_on_as_many_picks_as_it_will_make(name, monkeypatc
     monkeypatch.setattr(timed, "timed_select", remember)
     assert selector_seconds(method(name), SHAPE, "rows") > 0
     few = name in ("g2is", "graph_cut", "log_det")
-    assert [len(selection) for selection in selections] == [32 if few else 20]
+    wanted = {"budget": 20, "all": 20, "none": 0}[method(name).picks]
+    assert [len(selection) for selection in selections] == [32 if few else wanted]
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY.methods))
@@ -50,7 +53,12 @@ def test_every_method_chooses_from_random_data_and_says_why(name):
     data = random_data(entry.requires, SHAPE)
     selection = entry.select(data, 7, 0)
     reasons = entry.reasons(data, selection, 0)
-    assert 0 < len(selection) <= 7 and len(reasons) == len(selection) and all(reasons)
+    assert (
+        (0 < len(selection) or entry.picks == "none")
+        and len(selection) <= 7
+        and len(reasons) == len(selection)
+        and all(reasons)
+    )
     assert all(isinstance(number, float) for numbers in entry.details(data).values() for number in numbers.values())
 
 
@@ -68,6 +76,11 @@ def test_whitening_takes_time_of_its_own(monkeypatch):
     assert selector_seconds(method("g2is"), replace(SHAPE, damping=0.1), "rows") == pytest.approx(
         2 * (3 * 50 + 7), rel=0.01
     )
+
+
+@pytest.mark.parametrize("keys", [{"sources": ["a"]}, {"lengths_of": "bids"}, {"extra_for": "bids"}])
+def test_a_narrowed_draw_is_timed_without_what_narrows_it(keys):
+    assert selector_seconds(Random(method="random", **keys), SHAPE, "rows") > 0
 
 
 def test_a_budget_of_tokens_is_chosen_once_or_searched():

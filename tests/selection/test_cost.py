@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from instsel.io.matrix import MAPPED_BYTES
 from instsel.selection import g2is
-from instsel.selection.cost import INDEX_ROW_BYTES, MIB, Shape
+from instsel.selection.cost import COSTED, INDEX_ROW_BYTES, MIB, PassTokens, Shape, selection_cost
 from instsel.selection.registry import AnyMethod
 from instsel.selection.submodular import KERNEL_BYTES, facility_location
 
@@ -21,6 +21,7 @@ SHAPE = Shape(
     dim=1000,
     embedding=384,
     hidden=576,
+    tokens=100.0,
     groups={"source": [6000, 4000], "task": [2500] * 4},
 )
 IDS = 10_000 * INDEX_ROW_BYTES
@@ -44,6 +45,7 @@ def test_the_bounds_of_the_selectors_are_those_that_are_planned_with():
         ("bids", 10),
         ("round_robin", 10),
         ("rds", 10),
+        ("bm25", 10),
         ("g2is", 100),
         ("graph_cut", 100),
         ("log_det", 100),
@@ -72,6 +74,7 @@ def test_smart_works_as_its_function_within_each_group():
         ("less", 10_000 * 300 * 4 + 3 * 10_000 * 300 * 8),
         ("bids", 10_000 * 300 * 4 + 12 * 500 * 300 + 3 * 10_000 * 300 * 8),
         ("round_robin", 10_000 * 300 * 4 + 12 * 500 * 300 + 3 * 10_000 * 300 * 8),
+        ("bm25", 10_000 * 300 * 4 + 12 * 500 * 300 + 3 * 10_000 * 300 * 8),
         ("rds", 10_000 * 576 * 4 + 24 * 300 * 500 + 12 * 10_000 * 876),
         ("g2is", 2 * 10_000 * 4000 * 4),
         ("graph_cut", 10_000 * 384 * (4 + 8)),
@@ -83,6 +86,11 @@ def test_smart_works_as_its_function_within_each_group():
 def test_a_method_holds_ids_what_it_reads_and_working_memory(name, extra):
     cost = method(name).cost(SHAPE)
     assert (cost.memory, cost.scratch) == (IDS + extra, 0)
+
+
+def test_bm25_holds_the_words_of_the_pool_while_it_scores():
+    long = replace(SHAPE, tokens=1000.0)
+    assert method("bm25").working_memory(long) == 10_000 * (72 + 40 * 1000)
 
 
 def test_whitening_holds_the_factors():
@@ -105,3 +113,17 @@ def test_what_is_larger_than_the_bounds_is_on_disk_or_computed_again():
     assert method("less").cost(large).memory == ids + 96 * MIB
     # No kernel.
     assert method("facility_location").cost(large).memory == ids + 270_679 * 384 * (4 + 8)
+
+
+def test_what_a_selection_costs_in_tokens_of_training():
+    tokens = PassTokens(pool=1000, answers=400, validation=50, warmup=200, checkpoints=3)
+    # A gradient costs what a step costs, a forward pass half of it.
+    gradients = {"warmup": 200, "features": 3 * 1050}
+    assert selection_cost("influence", tokens) == selection_cost("gradients", tokens) == gradients
+    assert selection_cost("hidden_states", tokens) == {"hidden_states": 525}
+    assert selection_cost("likelihood", tokens) == {"likelihood": 700}
+    for name in ("index", "prompts", "embeddings"):
+        assert name not in COSTED
+        with pytest.raises(ValueError, match=f"a selection by {name} takes no pass of the model that is trained"):
+            selection_cost(name, tokens)
+    assert all(selection_cost(name, tokens) for name in COSTED)

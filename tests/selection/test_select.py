@@ -7,6 +7,7 @@ import instsel
 from instsel.selection import (
     Selection,
     bids,
+    bm25,
     g2is,
     ifd,
     less,
@@ -28,6 +29,7 @@ EMBEDDINGS = RNG.normal(size=(30, 8)).astype(np.float32)
 VALIDATION = RNG.normal(size=(4, 8)).astype(np.float32)
 LOSS, ALONE = RNG.random(30), RNG.random(30) + 0.5
 TOKENS = RNG.integers(1, 90, 30)
+PROMPTS = [f"a prompt about thing{row % 7} and kind{row % 4}" for row in range(30)]
 TASKS = [f"t{row % 3}" for row in range(30)]
 COLUMNS = list("aabbcc")
 
@@ -41,6 +43,11 @@ CASES = {
     "rds": (EMBEDDINGS, {"validation": VALIDATION}, lambda k: rds.select(EMBEDDINGS, VALIDATION, k)),
     "less": (INFLUENCE, {"subtasks": COLUMNS}, lambda k: less.select(INFLUENCE, k, subtasks=COLUMNS)),
     "bids": (INFLUENCE, {"normalize": False}, lambda k: bids.select(INFLUENCE, k, normalize=False)),
+    "bm25": (
+        PROMPTS,
+        {"validation": ["thing3", "kind2"], "k1": 1.2},
+        lambda k: bm25.select(PROMPTS, k, validation=["thing3", "kind2"], k1=1.2),
+    ),
     "round_robin": (INFLUENCE, {"targets": COLUMNS}, lambda k: round_robin.select(INFLUENCE, k, targets=COLUMNS)),
     "instance_max": (INFLUENCE, {}, lambda k: rules.select(INFLUENCE, k, rule="instance_max")),
     "task_max": (INFLUENCE, {"tasks": COLUMNS}, lambda k: rules.select(INFLUENCE, k, rule="task_max", tasks=COLUMNS)),
@@ -58,7 +65,7 @@ CASES = {
 
 
 @pytest.mark.filterwarnings("ignore:g2is found")
-@pytest.mark.parametrize("name", sorted(REGISTRY.methods))
+@pytest.mark.parametrize("name", sorted(name for name, entry in REGISTRY.methods.items() if entry.array_function))
 def test_it_is_the_array_function_of_every_method(name):
     data, options, function = CASES[name]
     expected, selection = function(7), instsel.select(name, data, 7, **options)
@@ -70,7 +77,7 @@ def test_it_is_the_array_function_of_every_method(name):
 @pytest.mark.parametrize(
     ("method", "data", "budget", "options", "message"),
     [
-        ("g2s", INFLUENCE, 1, {}, "method must be one of bids, equal, .*task_max, got 'g2s'"),
+        ("g2s", INFLUENCE, 1, {}, "method must be one of bids, bm25, equal, .*task_max, got 'g2s'"),
         ("less", INFLUENCE, 1, {}, "less needs subtasks=, got no options"),
         ("rds", EMBEDDINGS, 1, {}, "rds needs validation="),
         ("bids", INFLUENCE, 1, {"lam": 0.4}, "bids has no option lam=0.4; its options are normalize"),

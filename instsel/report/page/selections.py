@@ -28,7 +28,7 @@ from instsel.report.page.parts import (
     share,
     stacked_bars,
 )
-from instsel.report.text import agreement_sentence, by_level, dependency_sentences, dual_sentences
+from instsel.report.text import agreement_sentence, by_level, dependency_sentences, dual_sentences, selection_notes
 from instsel.study.results import DependencyResult, InteractionResult, MixtureShares
 
 POOL = "pool"
@@ -51,7 +51,10 @@ def composition_section(facts: StudyFacts) -> Section:
     """Show sources, tasks, categories and lengths of selections against the pool, and what selections share."""
     if not facts.composition:
         return Section("composition", "What was selected", [Text(["The pool is not prepared yet."])])
-    parts: list[Table | Chart] = [_lengths(facts)]
+    parts: list[Table | Chart | Text] = [_lengths(facts)]
+    notes = {name: selection_notes(selection).strip() for name, selection in facts.selections.items()}
+    if any(notes.values()):
+        parts.append(Text([f"{name}: {note}" for name, note in notes.items() if note]))
     for facet, composition in facts.composition.items():
         columns = {POOL: composition.pool, **composition.selections}
         totals = {column: sum(counts) for column, counts in columns.items()}

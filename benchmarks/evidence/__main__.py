@@ -1,0 +1,52 @@
+"""Add a finished study to the ledger, and make the tables of docs/results.md from it.
+
+    python -m benchmarks.evidence add STUDY_FOLDER NAME
+    python -m benchmarks.evidence tables
+
+`tables` writes between the lines `<!-- evidence: NAME -->` and `<!-- end of evidence -->` of docs/results.md.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+from benchmarks.evidence.ledger import accuracy_of, add, losses_of
+from instsel.report.comparison import LOSS_NOTE, accuracy_text, comparison_text
+
+LEDGER = Path(__file__).parent
+PAGE = LEDGER.parents[1] / "docs" / "results.md"
+MARK = re.compile(r"(<!-- evidence: ([\w.-]+) -->\n).*?(<!-- end of evidence -->)", re.DOTALL)
+
+
+def tables(entry: Path) -> str:
+    """Write the comparison of an entry as Markdown, below a heading of the second level."""
+    accuracy = accuracy_of(entry)
+    parts = accuracy_text(accuracy) if accuracy is not None else []
+    parts += comparison_text(losses_of(entry), "Held-out loss", LOSS_NOTE)
+    text = "\n".join(part.rstrip("\n") + "\n" for part in parts)
+    return re.sub(r"^## ", "### ", text, flags=re.MULTILINE)
+
+
+def filled(page: str, ledger: Path) -> str:
+    """Return a page whose marked parts are the tables of their entries."""
+    return MARK.sub(lambda mark: f"{mark[1]}\n{tables(ledger / mark[2])}\n{mark[3]}", page)
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    adding = commands.add_parser("add", help="add the runs of a finished study")
+    adding.add_argument("study", help="its folder")
+    adding.add_argument("name", help="of its entry")
+    commands.add_parser("tables", help="make the tables of docs/results.md")
+    options = parser.parse_args()
+    if options.command == "add":
+        for name, lines in add(options.study, LEDGER / options.name).items():
+            print(f"{name}: {lines:,} new lines")
+    else:
+        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), LEDGER), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
