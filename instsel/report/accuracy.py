@@ -39,17 +39,17 @@ def accuracy(record: StudyRecord, losses: Results) -> tuple[AccuracyFacts | None
     targets, guards = _common(config.targets, correct), _common(config.guards, correct)
     options = _common(targets, probability)
     by_target = _only(correct, targets)
-    left_out = [target for target in cannot_move(record) if target in targets]
+    excluded = [target for target in cannot_move(record) if target in targets]
     margins = {name: config.guards[name].margin / POINTS for name in guards}
     return AccuracyFacts(
-        **compared_scores(by_target, runs, baseline, bootstrap, left_out),
+        **compared_scores(by_target, runs, baseline, bootstrap, excluded),
         metrics={name: how for result in scored.values() for name, how in result["settings"].items()},
         margins=margins,
         guards=judge_guards(_only(correct, guards), runs, margins, bootstrap) if guards else {},
         base_guards={name: float(correct[BASE][name].mean()) for name in guards} if BASE in correct else {},
         not_found=_not_found(scored, runs),
         probability=ProbabilityFacts(
-            **compared_scores(_only(probability, options), runs, baseline, bootstrap, left_out)
+            **compared_scores(_only(probability, options), runs, baseline, bootstrap, excluded)
         )
         if options
         else None,
@@ -62,7 +62,7 @@ def compared_scores(
     runs: Mapping[str, Sequence[str]],
     baseline: str,
     bootstrap: Bootstrap,
-    left_out: Sequence[str] = (),
+    excluded: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the fields of `Scores`: of the scores of each run on the items of each target.
 
@@ -71,15 +71,15 @@ def compared_scores(
         runs: method -> its runs.
         baseline: method that the others are compared with.
         bootstrap: resamples, confidence and seed.
-        left_out: targets that means and verdicts leave out.
+        excluded: targets that means and verdicts leave out.
     """
-    left_out = [target for target in left_out if target in next(iter(values.values()), {})]
+    excluded = [target for target in excluded if target in next(iter(values.values()), {})]
     if not values or not next(iter(values.values())):
         return {"baseline": baseline, "confidence": bootstrap.confidence, "runs": runs}
     return {
-        **compared(values, runs, baseline, bootstrap, higher_is_better=True, left_out=left_out),
-        "scores": mean_table(pooled(values, runs), left_out),
-        "scores_by_run": mean_table(values, left_out),
+        **compared(values, runs, baseline, bootstrap, higher_is_better=True, excluded=excluded),
+        "scores": mean_table(pooled(values, runs), excluded),
+        "scores_by_run": mean_table(values, excluded),
         "items": {target: len(items) for target, items in next(iter(values.values())).items()},
     }
 

@@ -42,8 +42,8 @@ def comparison_text(results: Compared, title: str, note: str) -> list[str]:
     # Without the baseline's run there is no difference, and any run can stand for it.
     baseline = results.baseline if results.baseline in values else next(iter(values))
     higher = results.measure.higher_is_better
-    left_out = [results.label(target) for target in results.cannot_move]
-    table = comparison_table(values, differences, baseline, digits=digits, higher_is_better=higher, left_out=left_out)
+    excluded = [results.label(target) for target in results.cannot_move]
+    table = comparison_table(values, differences, baseline, digits=digits, higher_is_better=higher, excluded=excluded)
     parts = [f"## {title}\n", inline(headline(results)), table, " ".join(notes)]
     return [*parts, p_table(results), significance_note(results)] if results.adjusted_p else parts
 

@@ -77,10 +77,10 @@ def cannot_move(record: StudyRecord) -> list[str]:
     return [target for target, facts in headroom(record).items() if not facts.moves]
 
 
-def counted_targets(targets: Iterable[str], left_out: Collection[str]) -> list[str]:
+def counted_targets(targets: Iterable[str], excluded: Collection[str]) -> list[str]:
     """Return the targets that means are over: all but those left out, or all where none would be left."""
     names = list(targets)
-    return [target for target in names if target not in left_out] or names
+    return [target for target in names if target not in excluded] or names
 
 
 def headroom_rows(facts: Mapping[str, HeadroomFacts]) -> list[list[str]]:
@@ -90,8 +90,8 @@ def headroom_rows(facts: Mapping[str, HeadroomFacts]) -> list[list[str]]:
     for target, each in facts.items():
         gains = [_gain_text(each.gains[score]) if score in each.gains else "" for score in scores]
         source = "rows of the pool" if each.by_sources else "validation rows, by folds"
-        verdict = "moves" if each.moves else CANNOT_MOVE
-        rows.append([target, *gains, f"{each.trained} {source}", str(each.rows), verdict])
+        outcome = "moves" if each.moves else CANNOT_MOVE
+        rows.append([target, *gains, f"{each.trained} {source}", str(each.rows), outcome])
     return rows
 
 

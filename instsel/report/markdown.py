@@ -18,7 +18,7 @@ NONE = "\N{EN DASH}"
 
 def comparison_table(
     losses: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, Interval]], baseline: str,
-    *, digits: int = 2, higher_is_better: bool = False, left_out: Collection[str] = (),
+    *, digits: int = 2, higher_is_better: bool = False, excluded: Collection[str] = (),
 ) -> str:  # fmt: skip
     """Lay out held-out losses or scores: targets as rows and their mean below, runs as columns, the base model first.
 
@@ -32,7 +32,7 @@ def comparison_table(
         baseline: the run that the intervals compare with.
         digits: decimals shown.
         higher_is_better: as for accuracies.
-        left_out: targets that the mean is not over; it is over all where none would be left.
+        excluded: targets that the mean is not over; it is over all where none would be left.
 
     Returns:
         A Markdown table that ends with a newline.
@@ -53,7 +53,7 @@ def comparison_table(
             raise ValueError(f"intervals of {run!r}: expected a run of {sorted(losses)} and all targets, not {missing}")
     runs = sorted(losses, key=lambda run: run != BASE)
     table = {target: [losses[run][target] for run in runs] for target in targets}
-    counted = [target for target in targets if target not in left_out] or targets
+    counted = [target for target in targets if target not in excluded] or targets
     table[MEAN] = [sum(losses[run][target] for target in counted) / len(counted) for run in runs]
     cells: dict[str, list[str]] = {}
     for target, means in table.items():

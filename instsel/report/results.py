@@ -40,16 +40,16 @@ def results(record: StudyRecord) -> tuple[Results, list[str]]:
     if not targets or not losses:
         return Results(baseline=baseline, confidence=evaluation.confidence, runs=runs), warnings
     bootstrap = Bootstrap(evaluation.bootstrap_samples, evaluation.confidence, evaluation.seed)
-    left_out = [target for target in cannot_move(record) if target in targets]
-    if len(left_out) == len(targets):
+    excluded = [target for target in cannot_move(record) if target in targets]
+    if len(excluded) == len(targets):
         warnings.append("no target can move at this model and budget (Headroom): means are over all, and say nothing")
-    found = compared_losses(losses, runs, baseline, bootstrap, whole_pool=_whole_pool(record, runs), left_out=left_out)
+    found = compared_losses(losses, runs, baseline, bootstrap, whole_pool=_whole_pool(record, runs), excluded=excluded)
     return found, [*warnings, *_too_few_resamples(bootstrap, len(found.differences))]
 
 
 def compared_losses(
     losses: Mapping[str, Losses], runs: Mapping[str, Sequence[str]], baseline: str, bootstrap: Bootstrap,
-    *, whole_pool: Sequence[str] = (), left_out: Sequence[str] = (),
+    *, whole_pool: Sequence[str] = (), excluded: Sequence[str] = (),
 ) -> Results:  # fmt: skip
     """Compare the losses of methods.
 
@@ -59,12 +59,12 @@ def compared_losses(
         baseline: method that the others are compared with.
         bootstrap: resamples, confidence and seed.
         whole_pool: methods that selected the whole pool.
-        left_out: targets that means and verdicts leave out.
+        excluded: targets that means and verdicts leave out.
     """
     return Results(
-        **compared(losses, runs, baseline, bootstrap, left_out=left_out),
-        losses=mean_table(pooled(losses, runs), left_out),
-        losses_by_run=mean_table(losses, left_out),
+        **compared(losses, runs, baseline, bootstrap, excluded=excluded),
+        losses=mean_table(pooled(losses, runs), excluded),
+        losses_by_run=mean_table(losses, excluded),
         heldout_rows={target: len(values) for target, values in next(iter(losses.values())).items()},
         whole_pool=list(whole_pool),
     )
@@ -72,7 +72,7 @@ def compared_losses(
 
 def compared(
     values: Mapping[str, Losses], runs: Mapping[str, Sequence[str]], baseline: str, bootstrap: Bootstrap,
-    *, higher_is_better: bool = False, left_out: Sequence[str] = (),
+    *, higher_is_better: bool = False, excluded: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Return the fields of `Compared`: differences to the baseline, their p-values, and the methods that are best.
 
@@ -82,11 +82,11 @@ def compared(
         baseline: method that the others are compared with.
         bootstrap: resamples, confidence and seed.
         higher_is_better: as for accuracies.
-        left_out: targets that means and verdicts leave out.
+        excluded: targets that means and verdicts leave out.
     """
     by_method = stacked(values, runs)
-    comparisons = comparisons_to(by_method, baseline, bootstrap, left_out)
-    trained = trained_on_counted(by_method, left_out)
+    comparisons = comparisons_to(by_method, baseline, bootstrap, excluded)
+    trained = trained_on_counted(by_method, excluded)
     best = not_told_apart(trained, bootstrap, higher_is_better=higher_is_better)
     return {
         "baseline": baseline,
@@ -94,7 +94,7 @@ def compared(
         "runs": runs,
         "differences": {name: comparison.intervals for name, comparison in comparisons.items()},
         "adjusted_p": adjusted_p_values(comparisons),
-        "cannot_move": list(left_out),
+        "cannot_move": list(excluded),
         "best": best[0] if best else None,
         "not_told_apart": best,
     }
@@ -146,29 +146,29 @@ def pooled(losses: Mapping[str, Losses], runs: Mapping[str, Sequence[str]]) -> d
     }
 
 
-def mean_table(values: Mapping[str, Losses], left_out: Collection[str] = ()) -> dict[str, dict[str, float]]:
+def mean_table(values: Mapping[str, Losses], excluded: Collection[str] = ()) -> dict[str, dict[str, float]]:
     """Average losses or scores by method or run and target, with "mean" for the mean over targets not left out."""
     table = {}
     for name, by_target in values.items():
         means = {target: float(np.mean(items)) for target, items in by_target.items()}
-        counted = [means[target] for target in counted_targets(means, left_out)]
+        counted = [means[target] for target in counted_targets(means, excluded)]
         table[name] = {**means, MEAN: float(np.mean(counted))} if means else {}
     return table
 
 
 def trained_on_counted(
-    by_method: Mapping[str, Mapping[str, np.ndarray]], left_out: Collection[str]
+    by_method: Mapping[str, Mapping[str, np.ndarray]], excluded: Collection[str]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return the trained methods with the targets that means are over."""
     return {
-        name: {target: by_target[target] for target in counted_targets(by_target, left_out)}
+        name: {target: by_target[target] for target in counted_targets(by_target, excluded)}
         for name, by_target in by_method.items()
         if name != BASE
     }
 
 
 def comparisons_to(
-    losses: Mapping[str, Losses], baseline: str, bootstrap: Bootstrap, left_out: Collection[str] = ()
+    losses: Mapping[str, Losses], baseline: str, bootstrap: Bootstrap, excluded: Collection[str] = ()
 ) -> dict[str, Comparison]:
     """Compare each method with the baseline, the base model too; nothing where the baseline is not evaluated.
 
@@ -176,12 +176,12 @@ def comparisons_to(
         losses: method -> target -> float64 (runs, q).
         baseline: name of the method.
         bootstrap: resamples, confidence and seed.
-        left_out: targets that the mean is not over.
+        excluded: targets that the mean is not over.
     """
     if not losses.get(baseline):
         return {}
     comparisons = compare(losses, baseline, bootstrap)
-    counted = counted_targets(losses[baseline], left_out)
+    counted = counted_targets(losses[baseline], excluded)
     if len(counted) == len(losses[baseline]):
         return comparisons
     parts = {name: {target: by_target[target] for target in counted} for name, by_target in losses.items()}

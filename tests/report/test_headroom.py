@@ -130,5 +130,5 @@ def test_means_without_a_target_are_those_of_the_others_alone() -> None:
 
 
 def test_a_table_takes_its_mean_over_the_others() -> None:
-    text = comparison_table({"base": {"a": 1.0, "b": 3.0}}, {}, "base", left_out=["b"])
+    text = comparison_table({"base": {"a": 1.0, "b": 3.0}}, {}, "base", excluded=["b"])
     assert "| mean | **1.00** |" in text
