@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from instsel.data.batching import BatchFitter
+from instsel.evaluation.scoring import heldout_losses
 from instsel.gradients.adam import update_direction
 from instsel.gradients.engine import GradientEngine
 from instsel.gradients.sketch import CountSketch
@@ -59,6 +61,17 @@ def test_plain_features_are_sketched_gradients(lora_model, make_examples, oracle
     model, rows = lora_model(), make_examples(5)
     features = GradientEngine(model, sketch=SKETCH).features(rows)
     assert error(torch.from_numpy(features), SKETCH.project(oracle(model, rows))) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "granite"])
+def test_losses_come_with_the_gradients_that_are_theirs(family, lora_model, make_examples):
+    model, rows = lora_model(family), make_examples(6)
+    engine = GradientEngine(model, sketch=SKETCH, token_budget=40)
+    features, losses = engine.features_and_losses(rows)
+    np.testing.assert_array_equal(features, engine.features(rows))
+    expected = heldout_losses(model, rows, fitter=BatchFitter.forward(1))
+    assert losses.dtype == np.float64
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
 def test_full_fine_tuning_of_gpt2s_conv1d_with_biases(plain_model, make_examples, oracle):
