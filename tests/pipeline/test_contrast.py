@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from instsel.arrays import unit_rows
-from instsel.attribution import attribute
+from instsel.attribution import attribute, contrast
 from instsel.choice.influence import influence_matrix
 from instsel.config.file import parse_study
 from instsel.errors import InputError
@@ -19,7 +19,9 @@ from instsel.gradients.sketch import CountSketch
 from instsel.io.store import Folder
 from instsel.models.loading import attach_adapter, load_base
 from instsel.models.loss import answer_losses
+from instsel.pipeline import contrast as contrast_stage
 from instsel.pipeline.answers import HELDOUT, VALIDATION
+from instsel.pipeline.contrast import ContrastTaker
 from instsel.pipeline.registry import build_graph
 from instsel.selection.base import AttributionSpec
 from instsel.study.reader import StudyReader
@@ -152,3 +154,40 @@ def test_a_study_reads_them_as_any_other_influence(
     plain = influence_matrix(reader, AttributionSpec.of("cosine", 0.1))
     assert plain.columns["id"].to_pylist() == columns["id"].to_pylist()
     assert np.abs(plain.values - stored.values).max() > 0.1
+
+
+class GivenGradients:
+    """An engine whose gradients and losses are given by the example's number."""
+
+    def __init__(self, features: np.ndarray, losses: np.ndarray) -> None:
+        self.rows, self.losses = features, losses
+
+    def features_and_losses(self, examples: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+        numbers = [example["input_ids"][0] for example in examples]
+        return self.rows[numbers], self.losses[numbers]
+
+
+def taken(features: np.ndarray, losses: np.ndarray, rows: list[str]) -> Any:
+    taker = object.__new__(ContrastTaker)
+    taker.sketch = CountSketch(features.shape[1], 0)
+    examples = [{"input_ids": [number], "labels": [number], "row": row} for number, row in enumerate(rows)]
+    return taker.features(GivenGradients(features, losses), rows, examples)  # type: ignore[arg-type]
+
+
+def test_rows_are_combined_a_few_at_a_time_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    features, losses = random.normal(size=(30, 16)).astype(np.float32), random.random(30)
+    rows = [f"r{number % 7}" for number in range(30)]
+    monkeypatch.setattr(contrast_stage, "ITEMS_AT_ONCE", 2)
+    ids, combined, without = taken(features, losses, rows)
+    assert (ids, without) == (sorted(set(rows)), {})
+    np.testing.assert_array_equal(combined, contrast(features, -losses, rows))
+
+
+def test_a_row_with_an_answer_without_a_finite_gradient_is_rejected_alone() -> None:
+    features, losses = np.ones((6, 16), np.float32), np.arange(6.0)
+    features[1, 3], losses[4] = np.nan, np.inf
+    features[2] = 3.0
+    ids, combined, without = taken(features, losses, ["a", "a", "b", "b", "c", "c"])
+    assert (ids, combined.shape) == (["b"], (1, 16)) and (combined > 0).all()
+    assert without == {"a": "non-finite gradient", "c": "non-finite gradient"}
