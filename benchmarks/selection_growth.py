@@ -15,6 +15,7 @@ from instsel.report.markdown import markdown_table
 from instsel.selection import (
     Selection,
     bids,
+    bm25,
     g2is,
     ifd,
     less,
@@ -87,6 +88,10 @@ SELECTORS = (
     Selector("longest", "losses", "n log n", 1, lambda p, k: longest.select(p["tokens"], k)),
     Selector("perplexity", "losses", "n log n", 1, lambda p, k: perplexity.select(p["loss"], k)),
     Selector("ifd", "losses", "n log n", 1, lambda p, k: ifd.select(p["loss"], p["alone"], k)),
+    Selector(
+        "bm25", "prompts", "n m", 1,
+        lambda p, k: bm25.select(p["prompts"].tolist(), k, validation=p["wanted"].tolist()),
+    ),
     Selector("less", "attribution", "n m", 1, lambda p, k: less.select(p["attribution"], k, subtasks=p["tasks"])),
     Selector("bids", "attribution", "(n + k) m", 1, lambda p, k: bids.select(p["attribution"], k)),
     Selector(

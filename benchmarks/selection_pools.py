@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 CENTRES = 100
+WORDS, VOCABULARY = 40, 50_000
 _DIRECTIONS = 16
 
 Pool = Mapping[str, np.ndarray]
@@ -14,7 +15,7 @@ def make_pool(kind: str, rows: int, *, validation: int = 64, dim: int | None = N
     """What selectors that read this kind of input need.
 
     Args:
-        kind: "rows", "losses", "attribution", "gradients" or "embeddings".
+        kind: "rows", "losses", "prompts", "attribution", "gradients" or "embeddings".
         rows: of the pool.
         validation: validation rows, for attribution and gradients.
         dim: columns of gradients (512 where none is given) or embeddings (384).
@@ -25,6 +26,8 @@ def make_pool(kind: str, rows: int, *, validation: int = 64, dim: int | None = N
     if kind == "losses":
         alone = random.uniform(1, 3, rows)
         return {"tokens": random.integers(1, 500, rows), "loss": alone * random.uniform(0.2, 1.2, rows), "alone": alone}
+    if kind == "prompts":
+        return {"prompts": _texts(random, rows), "wanted": _texts(random, validation)}
     if kind == "attribution":
         attribution = random.standard_normal((rows, validation), dtype=np.float32)
         return {"attribution": attribution, "tasks": np.arange(validation) * 8 // validation}
@@ -44,6 +47,12 @@ def clusters(random: np.random.Generator, rows: int, dim: int) -> tuple[np.ndarr
     for first in range(0, rows, 10_000):
         points[first : first + 10_000] += centres[members[first : first + 10_000]]
     return points, members
+
+
+def _texts(random: np.random.Generator, rows: int) -> np.ndarray:
+    """Texts of 40 words of a vocabulary of 50,000, whose frequencies fall as those of a language do."""
+    numbers = np.minimum(random.zipf(1.2, size=(rows, WORDS)), VOCABULARY)
+    return np.array([" ".join(f"w{number}" for number in line) for line in numbers.tolist()], dtype=object)
 
 
 def _gradients(random: np.random.Generator, rows: int, dim: int) -> np.ndarray:

@@ -41,7 +41,7 @@ def test_a_study_file_is_loaded_with_overrides(tmp_path):
 def test_a_run_until_a_stage_that_is_not_there_is_rejected(tmp_path):
     from instsel.errors import InputError
 
-    with pytest.raises(InputError, match="until is 'selct'; the stages are prepare, "):
+    with pytest.raises(InputError, match="until is 'selct'; the stages are benchmarks, prepare, "):
         instsel.run(tmp_path / "study.yaml", until="selct")
 
 

@@ -37,7 +37,7 @@ def test_an_unknown_stage_exits_with_2(invoke, tmp_path, tiny_study):
     path.write_text(yaml.safe_dump(tiny_study()))
     result = invoke("run", str(path), "--until", "sekect")
     assert result.exit_code == 2
-    assert "one of prepare, embed, hidden_states, likelihood, categorize, warmup" in result.stderr
+    assert "one of benchmarks, prepare, answers, embed, hidden_states, likelihood, categorize, warmup" in result.stderr
 
 
 def test_a_missing_pool_file_is_told_before_ray_starts(invoke, tmp_path, tiny_study):
