@@ -17,6 +17,8 @@ def headline(results: Compared) -> str:
     best, baseline = results.best, results.baseline
     if best is None:
         return "Only the base model is evaluated so far."
+    if not results.judged:
+        return "No target can move at this model and budget (Headroom), so no method is called better or worse."
     if len(results.not_told_apart) > 1:
         return _several(results, results.not_told_apart)
     measure = results.measure
@@ -104,7 +106,7 @@ def interval_note(results: Compared) -> str:
         f"difference to {results.baseline} with its {percent(results.confidence)} paired bootstrap interval over "
         f"{results.measure.items} ({counts})."
     )
-    if results.cannot_move:
+    if results.cannot_move and results.judged:
         note += f" Left out of the mean and of verdicts, as nothing moves them: {', '.join(results.cannot_move)}."
     return f"{note} {seeds_note(results)}".strip()
 

@@ -99,7 +99,7 @@ def short_table(results: Compared) -> Table:
             _method(name, results),
             _value(values[name][MEAN], results.best_values[MEAN], measure),
             escape(interval_text(differences.get(MEAN), measure)),
-            f"{len(better)} of {len(targets)}" if differences else "",
+            f"{len(better)} of {len(targets)}" if differences and targets else "",
             _safe(", ".join(worse)),
         )
     return table

@@ -87,6 +87,8 @@ def test_where_nothing_can_move_means_are_over_all_and_no_verdict_is_given(study
     assert any("no target can move" in sentence for sentence in facts.warnings)
     assert facts.losses["smart"][MEAN] == pytest.approx(1.7)
     assert facts.outcome("smart", MEAN) == "undecided"
+    assert headline(facts).startswith("No target can move at this model and budget")
+    assert "Left out of the mean" not in study_report(facts)
 
 
 def test_all_reports_mark_the_target(study: Any) -> None:
