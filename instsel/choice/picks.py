@@ -17,7 +17,7 @@ from instsel.config.mixture import Mixture
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 from instsel.selection import random
-from instsel.selection.base import ColumnData, ColumnMethod, Form, IndexData, Method, MethodData, Selection
+from instsel.selection.base import ColumnData, Form, IndexData, Method, MethodData, Selection
 from instsel.selection.quotas import select as by_quotas
 from instsel.study.reader import StudyReader
 from instsel.study.results import MixtureShares
@@ -134,7 +134,7 @@ class MethodChooser:
     def pick(self, rows: int) -> Selection:
         if self.quotas is None:
             return self.method.select(self.data, rows, self.seed)
-        assert isinstance(self.method, ColumnMethod) and isinstance(self.data, ColumnData)
+        assert isinstance(self.data, ColumnData)
         choice = by_quotas(
             partial(self.method.pickers, self.data),
             len(self.data),
