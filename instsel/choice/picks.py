@@ -259,7 +259,8 @@ def _validation_lines(request: PickRequest, reader: StudyReader) -> list[str]:
     sizes = reader.validation_sizes()
     if not alone:
         return [row for row, _ in sizes]
-    order = random.select(len(sizes), len(sizes), seed=request.seed).indices
+    # One order for all seeds of training, which share the selection.
+    order = random.select(len(sizes), len(sizes), seed=0).indices
     ids, tokens = [sizes[row][0] for row in order], np.array([sizes[row][1] for row in order], dtype=np.int64)
     budget = request.budget.of(reader.prepared.pool)
     added = 0 if not request.include_validation else len(ids) if budget.unit == "rows" else int(tokens.sum())
