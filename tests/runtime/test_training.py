@@ -132,7 +132,7 @@ def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
     logged = scalars(board)
     assert [step for name, step, _ in logged if name == "loss"] == list(range(1, 91))
     epochs = [(step, loss) for name, step, loss in logged if name == "epoch_loss"]
-    assert epochs == [(30 * n, pytest.approx(metrics[f"epoch-{n}"]["loss"])) for n in (1, 2, 3)]
+    assert epochs == [(30 * n, pytest.approx(metrics[f"epoch-{n}"].loss)) for n in (1, 2, 3)]
 
 
 @pytest.fixture
