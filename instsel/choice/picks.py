@@ -17,7 +17,7 @@ from instsel.config.mixture import Mixture
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 from instsel.selection import random
-from instsel.selection.base import ColumnData, ColumnMethod, Form, IndexData, Method, MethodData, Selection
+from instsel.selection.base import ColumnData, Form, IndexData, Method, MethodData, Selection
 from instsel.selection.quotas import select as by_quotas
 from instsel.study.reader import StudyReader
 from instsel.study.results import MixtureShares
@@ -134,7 +134,7 @@ class MethodChooser:
     def pick(self, rows: int) -> Selection:
         if self.quotas is None:
             return self.method.select(self.data, rows, self.seed)
-        assert isinstance(self.method, ColumnMethod) and isinstance(self.data, ColumnData)
+        assert isinstance(self.data, ColumnData)
         choice = by_quotas(
             partial(self.method.pickers, self.data),
             len(self.data),
@@ -259,7 +259,8 @@ def _validation_lines(request: PickRequest, reader: StudyReader) -> list[str]:
     sizes = reader.validation_sizes()
     if not alone:
         return [row for row, _ in sizes]
-    order = random.select(len(sizes), len(sizes), seed=request.seed).indices
+    # One order for all seeds of training, which share the selection.
+    order = random.select(len(sizes), len(sizes), seed=0).indices
     ids, tokens = [sizes[row][0] for row in order], np.array([sizes[row][1] for row in order], dtype=np.int64)
     budget = request.budget.of(reader.prepared.pool)
     added = 0 if not request.include_validation else len(ids) if budget.unit == "rows" else int(tokens.sum())

@@ -22,6 +22,8 @@ from instsel.study.results import SelectResult
 CONFIG = "config.json"
 SELECTIONS = "selections"
 NAME_LENGTH = 120
+REFERENCES = ("lengths_of", "extra_for")
+"""Options of a method that name an entry of the study."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,13 @@ def _with_request(study: StudyConfig, request: SelectionRequest) -> StudyConfig:
     for option in request.options:
         override(method, option)
     raw = study.model_dump()
-    named = {method.get(key) for key in ("lengths_of", "extra_for")}
-    others = [entry for entry in raw["selection"]["methods"] if entry["name"] in named]
+    others = []
+    for key in REFERENCES:
+        if (name := method.get(key)) is not None:
+            others += [entry for entry in raw["selection"]["methods"] if entry["name"] == name]
+            if not others:
+                known = ", ".join(each.name for each in study.selection.methods)
+                raise InputError(f"--set {key}={name}: the study has no selection of that name; it has {known}")
     raw["selection"] |= {"budget": budget, "unit": request.unit, "methods": [method, *others]}
     with_method = parse_study(raw, "this selection")
     if len(with_method.selection.methods[0].seeds) > 1:

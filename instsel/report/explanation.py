@@ -6,7 +6,9 @@ from instsel.choice.explain import Effect, Explanation, Standing
 from instsel.choice.reselect import Reselection
 from instsel.console import inline
 from instsel.data.formats import Message
+from instsel.report.facts import SelectionFacts
 from instsel.report.markdown import NONE, decimal, markdown_table
+from instsel.report.text import selection_notes
 
 MOST_TEXT = 600
 MOST_PROMPT = 90
@@ -36,7 +38,10 @@ def selection_summary(selection: Reselection) -> str:
     """Write what a new selection is made of."""
     result, metrics = selection.result, selection.metrics
     lines = [f"**{selection.name}**: {result.rows:,} rows, {result.tokens:,} tokens", ""]
-    lines += [f"- sources: {_counts(result.sources)}", f"- tasks: {_counts(result.tasks)}"]
+    if result.rows:
+        lines += [f"- sources: {_counts(result.sources)}", f"- tasks: {_counts(result.tasks)}"]
+    if note := selection_notes(SelectionFacts.model_validate(result.to_dict())).strip():
+        lines.append(f"- {note}")
     if metrics is not None:
         lines.append(f"- rows by the target they help most ({selection.influence}): {_counts(metrics.served)}")
         influence = ", ".join(f"{target} {decimal(value)}" for target, value in metrics.influence.items())

@@ -317,6 +317,19 @@ class Method(StrictModel, ABC):
             ValueError: the method cannot choose so from these rows; the message says what to change.
         """
 
+    def pickers(self, data: Any, groups: Sequence[np.ndarray], count: int) -> list[Picker]:
+        """Return one picker for each target, for a choice by quotas.
+
+        Args:
+            data: As for `select`.
+            groups: int64 columns of each target.
+            count: Picks of all targets together, from 1 to n.
+
+        Raises:
+            ValueError: a target cannot choose from these rows; the message says what to change.
+        """
+        raise NotImplementedError(f"{self.method} has no quotas")
+
     @abstractmethod
     def reasons(self, data: Any, selection: Selection, seed: int) -> list[str]:
         """Say why each row of a selection was picked, in pick order."""
@@ -485,7 +498,7 @@ class ColumnMethod(TargetedMethod):
         where = f"selection.methods: {self.name!r}"
         if self.mixture is not None:
             raise ValueError(f"{where} has quotas and a mixture, which are two ways to split a budget; remove one")
-        if type(self).pickers is ColumnMethod.pickers:
+        if type(self).pickers is Method.pickers:
             raise ValueError(f"{where}: the method {self.method!r} cannot choose by quotas; write quotas: none for it")
         chosen = sorted(self.targets or targets)
         if isinstance(quotas, str):
@@ -495,19 +508,6 @@ class ColumnMethod(TargetedMethod):
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         return {name: quotas[name] for name in chosen}
-
-    def pickers(self, data: Any, groups: Sequence[np.ndarray], count: int) -> list[Picker]:
-        """Return one picker for each target, for a choice by quotas.
-
-        Args:
-            data: As for `select`.
-            groups: int64 columns of each target.
-            count: Picks of all targets together, from 1 to n.
-
-        Raises:
-            ValueError: a target cannot choose from these rows; the message says what to change.
-        """
-        raise NotImplementedError(f"{self.method} has no quotas")
 
     def settings(self) -> dict[str, JsonValue]:
         # What they come to is said where the default is known; a choice without quotas is what it was.

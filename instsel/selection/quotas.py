@@ -99,7 +99,7 @@ def select(
     # Of a target without picks nothing is computed, and nothing is asked.
     choosing = np.flatnonzero(counts)
     groups = members("targets", positions, len(positions))
-    made = pickers_of([groups[position] for position in choosing], wanted) if wanted else []
-    pickers = dict(zip(choosing.tolist(), made, strict=True))
+    groups_choosing = [groups[position] for position in choosing]
+    pickers = dict(zip(choosing.tolist(), pickers_of(groups_choosing, wanted) if wanted else [], strict=True))
     selection = take(pickers, turns(counts), rows, wanted)
     return QuotaChoice(selection, [labels[position] for position in turns(counts)])

@@ -60,7 +60,6 @@ def select(
 def pickers(
     attribution: np.ndarray, groups: Sequence[np.ndarray], count: int,
     *, rule: str, normalize: bool = False, tasks: Sequence[Hashable] | np.ndarray | None = None,
-    task_function: Literal["sum", "mean"] = "sum",
 ) -> list[Picker]:  # fmt: skip
     """Return the ranking of each target for a choice by quotas (`instsel.selection.quotas`).
 
@@ -71,13 +70,12 @@ def pickers(
         rule: as for `select`.
         normalize: as for `select`; columns are standardised over all rows.
         tasks: as for `select`; of a target only its columns of a task count.
-        task_function: as for `select`.
 
     Raises:
         ValueError: as `select` does, or with normalize a target has no column with a deviation.
     """
     matrix = arrays.attribution_matrix(attribution)
-    scorer = _Scorer.of(matrix, rule, normalize, tasks, task_function)
+    scorer = _Scorer.of(matrix, rule, normalize, tasks, "sum")
     return [RankedPicker(*scorer.ranking(matrix, columns, count)) for columns in groups]
 
 

@@ -150,6 +150,11 @@ def test_validation_only_trains_as_many_lines_as_a_selection_has(rows, times, st
     assert say.said == (few if rows == 2 else [])
 
 
+def test_seeds_of_training_share_the_validation_rows(study, say):
+    lines = {tuple(make_picks(request("validation_only", 2, seed=seed), study, say).validation) for seed in range(5)}
+    assert len(lines) == 1
+
+
 def test_validation_only_within_tokens(study, say):
     result, lines = write(study, make_picks(request("validation_only", 11, "tokens"), study, say))
     assert len(lines) == 5 and result.training.tokens == 10

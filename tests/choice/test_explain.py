@@ -2,6 +2,7 @@
 
 import pytest
 
+import instsel
 from instsel.choice.explain import explain
 from instsel.choice.reselect import SelectionRequest, reselect
 from instsel.errors import InputError
@@ -28,6 +29,22 @@ def test_a_chosen_row_has_its_rank_score_and_reason(every_method, matrix):
     assert (entry.rank, entry.chosen, entry.is_chosen) == (3, 6, True)
     assert entry.score == pytest.approx(order.scores[2])
     assert entry.reason.startswith("validation example ")
+
+
+def test_a_row_that_a_target_chose_by_its_quota_says_so(every_method, matrix):
+    targets, subtasks = (matrix.columns[key].to_pylist() for key in ("target", "subtask"))
+    options = {"quotas": "equal", "targets": targets, "subtasks": subtasks}
+    order = instsel.select("less", matrix.values, 24, **options).indices
+    entry = standing(explain(every_method["out"], matrix.ids[order[1]]), "less-quotas")
+    # Targets have their turns in sorted order.
+    assert entry.rank == 2 and entry.reason.startswith("quota of sums: subtask sums")
+    # With equal quotas a larger budget goes on; with others it ends the turns of the smaller ones later.
+    result = explain(every_method["out"], matrix.ids[order[15]])
+    assert standing(result, "less-quotas").rank == 16
+    missing = next(
+        row for row in matrix.ids if not standing(explain(every_method["out"], row), "bids-quotas").is_chosen
+    )
+    assert standing(explain(every_method["out"], missing), "bids-quotas").rank is None
 
 
 def test_a_row_that_was_not_chosen_has_the_rank_it_would_have(every_method, matrix):

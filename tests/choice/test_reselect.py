@@ -9,6 +9,7 @@ import pytest
 from instsel.choice.reselect import SelectionRequest, reselect
 from instsel.errors import InputError
 from instsel.io.store import Folder
+from instsel.report.explanation import selection_summary
 
 SAME = {
     "longest": SelectionRequest("longest", "6"),
@@ -22,6 +23,7 @@ SAME = {
     "bids-fisher": SelectionRequest("bids", "6", attribution="fisher"),
     "bids-sums": SelectionRequest("bids", "6", targets=["sums"]),
     "less-quotas": SelectionRequest("less", "6", options=["quotas=equal"]),
+    "random-lengths": SelectionRequest("random", "6", options=["lengths_of=bids"]),
     "bids-quotas": SelectionRequest("bids", "6", options=["quotas={sums: 0.7, cities: 0.3}"], name="by-quotas"),
     "g2is": SelectionRequest("g2is", "6", options=["fill=similarity"]),
     "smart": SelectionRequest("smart", "6"),
@@ -41,6 +43,24 @@ def test_the_same_request_gives_the_studys_own_selection(name, every_method, say
         and reselection.result.tokens == stored.read_json("manifest.json")["result"]["tokens"]
     )
     assert set(reselection.metrics.served) == {"sums", "cities"}
+
+
+@pytest.mark.parametrize("method", ["random-extra", "validation_only", "full_pool"])
+def test_arms_of_a_finished_study_are_trained_on_the_same_rows(method, every_method, say):
+    options = ["extra_for=bids"] if method == "random-extra" else []
+    request = SelectionRequest(method.removesuffix("-extra"), "6", options=options, name="arm")
+    reselection = reselect(every_method["out"], request, say)
+    stored = Folder.at(every_method["out"]) / "select" / method
+    assert reselection.result.to_dict() == stored.read_json("manifest.json")["result"]
+    assert reselection.folder.read_table("training.arrow").equals(stored.read_table("training.arrow"))
+    summary = selection_summary(reselection)
+    assert ("An epoch trains on" in summary) is (method != "full_pool")
+    assert ("- sources" in summary) is (method != "validation_only")
+
+
+def test_a_name_that_the_study_does_not_have_is_refused_with_those_that_it_has(every_method, say):
+    with pytest.raises(InputError, match="--set lengths_of=bidz: the study has no selection of that name; it has "):
+        reselect(every_method["out"], SelectionRequest("random", "6", options=["lengths_of=bidz"]), say)
 
 
 def test_it_needs_none_of_the_users_files(every_method, tmp_path, say):

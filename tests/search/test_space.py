@@ -41,6 +41,14 @@ def test_unknown_method_is_named(study):
         study_of(study(), {"method": "best"})
 
 
+def test_entry_that_refers_to_another_has_no_trials(study):
+    methods = ["bids", {"method": "random", "name": "as-long", "lengths_of": "bids"}]
+    with pytest.raises(InputError, match="'as-long' refers to 'bids', and a trial has one selection; leave it out"):
+        check_space(
+            study(selection={"budget": 0.25, "methods": methods}), Search(space={"method": ["bids", "as-long"]})
+        )
+
+
 def test_value_that_cannot_be_is_found_before_any_trial(study):
     search = Search(space={"selection.budget": [0.1, 1.5]})
     with pytest.raises(InputError, match="above 1"):
