@@ -3,8 +3,8 @@
     python -m benchmarks.evidence.pools DATA OUT
 
 `DATA/pool/SOURCE.jsonl.gz` has the rows of each source in random order, so that the first rows are a uniform sample.
-*near* takes most rows from P3 and Super-NaturalInstructions, where rows that serve the targets are. *far* takes as many,
-and none of a task from which a target's own questions come.
+*near* takes most rows from P3 and Super-NaturalInstructions, where rows that serve the targets are. *far* takes as
+many, and none of a task from which a target's own questions come.
 """
 
 import argparse

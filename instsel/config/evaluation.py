@@ -6,7 +6,7 @@ from pydantic import Field, field_validator
 
 from instsel.strict import StrictModel
 
-PLACES = ("model", "adapter", "merged", "out")
+PLACEHOLDERS = ("model", "adapter", "merged", "out")
 """What a command may name in braces; `out` it has to name."""
 
 
@@ -14,14 +14,14 @@ def split_command(command: str) -> list[str]:
     """Split a command into arguments, as a shell does; no shell runs it.
 
     Raises:
-        ValueError: its quotes do not match, it names a place that there is none, or lacks `{out}`.
+        ValueError: its quotes do not match, it names a placeholder that there is none, or lacks `{out}`.
     """
     arguments = shlex.split(command)
     joined = " ".join(arguments)
     try:
-        joined.format_map(dict.fromkeys(PLACES, ""))
+        joined.format_map(dict.fromkeys(PLACEHOLDERS, ""))
     except (KeyError, IndexError, ValueError) as error:
-        named = ", ".join(f"{{{place}}}" for place in PLACES)
+        named = ", ".join(f"{{{placeholder}}}" for placeholder in PLACEHOLDERS)
         raise ValueError(f"the command may name {named} in braces; {error} is none of them") from error
     if "{out}" not in joined:
         raise ValueError("the command has to name {out}, the file that it writes its items to")

@@ -16,18 +16,18 @@ from instsel.evaluation.items import ITEMS, prompt_digest
 MOST_SHOWN = 500
 
 
-def run_command(command: str, places: Mapping[str, str], log: Path) -> None:
+def run_command(command: str, values: Mapping[str, str], log: Path) -> None:
     """Run a command and wait for it.
 
     Args:
         command: as `split_command` takes it.
-        places: what stands for each of `PLACES`.
+        values: what stands for each of `PLACEHOLDERS`.
         log: file for what it prints.
 
     Raises:
         StudyError: it cannot be started, or fails; the message has the end of what it printed.
     """
-    arguments = [argument.format_map(places) for argument in split_command(command)]
+    arguments = [argument.format_map(values) for argument in split_command(command)]
     with log.open("wb") as file:
         try:
             done = subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, check=False)

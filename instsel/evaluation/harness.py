@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Request = tuple[tuple[str, str], list[int], list[int]]
 """Texts of a context and a continuation, and the token ids of both, as lm-eval hands them out."""
 
-NOT_FOUND = "[invalid]"
+NO_MATCH = "[invalid]"
 """What lm-eval's regular expressions give where nothing matches."""
 
 
@@ -57,7 +57,7 @@ class Harness:
         """
         samples = self._samples(task, documents)
         filters = list(dict.fromkeys(sample["filter"] for sample in samples))
-        chosen = _one_of(spec, "filter", spec.filter, filters)
+        chosen = _named(spec, "filter", spec.filter, filters)
         rows = [_item(task, spec, sample) for sample in samples if sample["filter"] == chosen]
         by_document = {row["document"]: row for row in rows}
         return pa.Table.from_pylist([by_document[document] for document in documents], schema=ITEMS)
@@ -104,7 +104,7 @@ class Harness:
 
 
 def _item(task: "ConfigurableTask", spec: TaskSpec, sample: Mapping[str, Any]) -> dict[str, Any]:
-    metric = _one_of(spec, "metric", spec.metric, sample["metrics"])
+    metric = _named(spec, "metric", spec.metric, sample["metrics"])
     value = sample[metric]
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
         raise InputError(
@@ -120,7 +120,7 @@ def _item(task: "ConfigurableTask", spec: TaskSpec, sample: Mapping[str, Any]) -
         "right": _right(task, sample),
         "correct": float(value),
         "probability": probability,
-        "found": is_choice or answer != NOT_FOUND,
+        "found": is_choice or answer != NO_MATCH,
     }
 
 
@@ -153,7 +153,7 @@ def _right(task: "ConfigurableTask", sample: Mapping[str, Any]) -> str:
     return str(target[0]) if isinstance(target, list) and len(target) == 1 else str(target)
 
 
-def _one_of(spec: TaskSpec, what: str, wanted: str | None, known: Sequence[str]) -> str:
+def _named(spec: TaskSpec, what: str, wanted: str | None, known: Sequence[str]) -> str:
     if wanted is None:
         return known[0]
     if wanted not in known:

@@ -129,11 +129,11 @@ def parse_options(prompt: str) -> tuple[list[str], list[str], str] | None:
         Labels ("A" or "answer1"), texts, and the text before the first option; None where there are fewer than two.
     """
     for pattern in (_LETTERED, _NUMBERED):
-        found = list(pattern.finditer(prompt))
-        if len(found) >= _FEWEST_OPTIONS:
-            labels = [match[1] for match in found]
+        matches = list(pattern.finditer(prompt))
+        if len(matches) >= _FEWEST_OPTIONS:
+            labels = [match[1] for match in matches]
             if len(set(labels)) == len(labels):
-                return labels, [match[2] for match in found], prompt[: found[0].start()].rstrip()
+                return labels, [match[2] for match in matches], prompt[: matches[0].start()].rstrip()
     return None
 
 

@@ -14,8 +14,8 @@ from instsel.data.sources import test_files
 from instsel.evaluation.tasks import load_task
 from instsel.io.store import Folder
 from instsel.pipeline.benchmarks import task_spec, write_benchmark
+from instsel.pipeline.commands import added_cost, run_commands
 from instsel.pipeline.evaluate import evaluation_probe, last_adapter
-from instsel.pipeline.own_evaluation import added_cost, run_commands
 from instsel.pipeline.scorer import Scorer
 from instsel.study import dependencies
 from instsel.study.estimates import RowSet, batch_estimate
@@ -53,8 +53,11 @@ class Accuracy(Stage[AccuracyResult]):
     def settings(self, config: StudyConfig, key: str) -> Settings:
         how = {"scoring", "by", "shots"}
         command = config.evaluation.command
-        own: Settings = {} if command is None else {"command": command.model_dump(mode="json")}
-        return {**{name: each.model_dump(mode="json", include=how) for name, each in config.scored.items()}, **own}
+        of_command: Settings = {} if command is None else {"command": command.model_dump(mode="json")}
+        return {
+            **{name: each.model_dump(mode="json", include=how) for name, each in config.scored.items()},
+            **of_command,
+        }
 
     def inputs(self, config: StudyConfig, key: str) -> Settings:
         return {"model": dependencies.trained_model(config)}
@@ -170,5 +173,5 @@ def _score(table: pa.Table) -> Score:
         items=len(table),
         correct=pc.mean(table["correct"]).as_py(),
         probability=probability,
-        not_found=pc.sum(pc.invert(table["found"])).as_py() or 0,
+        unanswered=pc.sum(pc.invert(table["found"])).as_py() or 0,
     )

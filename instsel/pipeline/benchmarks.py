@@ -114,7 +114,7 @@ def write_benchmark(config: StudyConfig, name: str, folder: Folder, files: Seque
     each = config.scored[name]
     if each.task is not None:
         return _write_task(folder, task_spec(config, name), each)
-    return _write_own(folder, name, each, files)
+    return _write_test_rows(folder, name, each, files)
 
 
 def _write_all(config: StudyConfig, folder: Folder, files: Mapping[str, list[SourceFile]]) -> BenchmarksResult:
@@ -136,7 +136,7 @@ def _write_task(folder: Folder, spec: TaskSpec, each: Target | Guard) -> Benchma
     return BenchmarkResult(items=len(rows), rejected={}, version=str(task.VERSION))
 
 
-def _write_own(folder: Folder, name: str, each: Target | Guard, files: Sequence[SourceFile]) -> BenchmarkResult:
+def _write_test_rows(folder: Folder, name: str, each: Target | Guard, files: Sequence[SourceFile]) -> BenchmarkResult:
     """Write test rows of the user.
 
     Raises:

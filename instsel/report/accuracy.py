@@ -47,7 +47,7 @@ def accuracy(record: StudyRecord, losses: Results) -> tuple[AccuracyFacts | None
         margins=margins,
         guards=judge_guards(_only(correct, guards), runs, margins, bootstrap) if guards else {},
         base_guards={name: float(correct[BASE][name].mean()) for name in guards} if BASE in correct else {},
-        not_found=_not_found(scored, runs),
+        unanswered=_unanswered(scored, runs),
         probability=ProbabilityFacts(
             **compared_scores(_only(probability, options), runs, baseline, bootstrap, excluded)
         )
@@ -71,7 +71,7 @@ def compared_scores(
         runs: method -> its runs.
         baseline: method that the others are compared with.
         bootstrap: resamples, confidence and seed.
-        excluded: targets that means and verdicts leave out.
+        excluded: targets that means and judged leave out.
     """
     excluded = [target for target in excluded if target in next(iter(values.values()), {})]
     if not values or not next(iter(values.values())):
@@ -96,15 +96,15 @@ def judge_guards(
         bootstrap: resamples, confidence and seed.
     """
     by_method = stacked(values, runs)
-    verdicts: dict[str, dict[str, GuardFacts]] = {}
+    judged: dict[str, dict[str, GuardFacts]] = {}
     for name, comparison in comparisons_to(by_method, BASE, bootstrap).items():
-        verdicts[name] = {}
+        judged[name] = {}
         for guard, items in by_method[name].items():
             each = comparison.intervals[guard]
             ends = (each.difference, each.low, each.high, margins[guard])
-            verdict = non_inferiority(*ends, higher_is_better=True)
-            verdicts[name][guard] = GuardFacts(score=float(items.mean()), difference=each, verdict=verdict)
-    return verdicts
+            judgement = non_inferiority(*ends, higher_is_better=True)
+            judged[name][guard] = GuardFacts(score=float(items.mean()), difference=each, judgement=judgement)
+    return judged
 
 
 def _items_of(
@@ -144,14 +144,14 @@ def _only(values: Mapping[str, Values], names: Sequence[str]) -> dict[str, Value
     return {run: {name: by_name[name] for name in names} for run, by_name in values.items()}
 
 
-def _not_found(
+def _unanswered(
     scored: Mapping[str, Mapping[str, Any]], runs: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, float]]:
     shares: dict[str, dict[str, float]] = {}
     for method, names in runs.items():
         for name in scored[names[0]]["scores"]:
             scores = [scored[run]["scores"][name] for run in names]
-            share = sum(score["not_found"] for score in scores) / sum(score["items"] for score in scores)
+            share = sum(score["unanswered"] for score in scores) / sum(score["items"] for score in scores)
             if share:
                 shares.setdefault(method, {})[name] = share
     return shares

@@ -167,12 +167,12 @@ class GuardFacts(Facts):
     Attributes:
         score: mean over items and runs, 0 to 1.
         difference: to the base model, with its interval.
-        verdict: non-inferior where the whole interval lies above minus the margin, worse where it lies below.
+        judgement: non-inferior where the whole interval lies above minus the margin, worse where it lies below.
     """
 
     score: float
     difference: Interval
-    verdict: NonInferiority
+    judgement: NonInferiority
 
 
 class AccuracyFacts(Scores):
@@ -183,7 +183,7 @@ class AccuracyFacts(Scores):
         margins: guard -> how much of the score may be lost, 0 to 1.
         guards: method -> guard -> what it does to it.
         base_guards: guard -> score of the base model.
-        not_found: method -> target or guard -> share of the items in whose response the filter found no answer, where
+        unanswered: method -> target or guard -> share of the items in whose response the filter found no answer, where
             there are any.
         probability: of the right option, over targets of choices; None without any.
         loss_correlation: target, and "mean" -> Spearman's rank correlation of held-out loss and accuracy over trained
@@ -196,6 +196,6 @@ class AccuracyFacts(Scores):
     margins: dict[str, float] = {}
     guards: dict[str, dict[str, GuardFacts]] = {}
     base_guards: dict[str, float] = {}
-    not_found: dict[str, dict[str, float]] = {}
+    unanswered: dict[str, dict[str, float]] = {}
     probability: ProbabilityFacts | None = None
     loss_correlation: dict[str, RankCorrelation] = {}

@@ -116,11 +116,11 @@ def guard_sentences(accuracy: AccuracyFacts) -> list[str]:
     sentences = []
     for method, by_guard in accuracy.guards.items():
         parts = []
-        for verdict, said in (("worse", "worse than the base model on"), ("undecided", "undecided on")):
+        for judgement, said in (("worse", "worse than the base model on"), ("undecided", "undecided on")):
             named = [
                 f"{guard} ({interval_text(facts.difference, accuracy.measure)})"
                 for guard, facts in by_guard.items()
-                if facts.verdict == verdict
+                if facts.judgement == judgement
             ]
             parts += [f"{said} {_names(named)}"] if named else []
         sentences.append(f"Guards, {method}: {'; '.join(parts) or 'non-inferior on all'}.")

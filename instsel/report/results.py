@@ -43,8 +43,9 @@ def results(record: StudyRecord) -> tuple[Results, list[str]]:
     excluded = [target for target in cannot_move(record) if target in targets]
     if len(excluded) == len(targets):
         warnings.append("no target can move at this model and budget (Headroom): means are over all, and say nothing")
-    found = compared_losses(losses, runs, baseline, bootstrap, whole_pool=_whole_pool(record, runs), excluded=excluded)
-    return found, [*warnings, *_too_few_resamples(bootstrap, len(found.differences))]
+    whole = _whole_pool(record, runs)
+    facts = compared_losses(losses, runs, baseline, bootstrap, whole_pool=whole, excluded=excluded)
+    return facts, [*warnings, *_too_few_resamples(bootstrap, len(facts.differences))]
 
 
 def compared_losses(

@@ -65,13 +65,13 @@ class Score(Result):
         items: that were scored.
         correct: mean of the metric, mostly 0 to 1.
         probability: mean probability of the right option; None where answers are generated.
-        not_found: items in whose response the filter found no answer.
+        unanswered: items in whose response the filter found no answer.
     """
 
     items: int
     correct: float
     probability: float | None
-    not_found: int
+    unanswered: int
 
 
 class AccuracyResult(Result):

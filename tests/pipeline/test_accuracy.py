@@ -150,7 +150,7 @@ def test_a_command_of_ones_own_scores_adapters_and_merged_models(scored: StudyCo
     assert [row["correct"] for row in items(scored, "random", "own")] == [1.0, 1.0]
     assert Path(scored.out, "accuracy/random/command.log").read_text() == "evaluated\n"
     guard = instsel.open_study(scored.out).summary["accuracy"]["guards"]["random"]["own"]
-    assert (guard["verdict"], guard["difference"]["difference"]) == ("non-inferior", 1.0)
+    assert (guard["judgement"], guard["difference"]["difference"]) == ("non-inferior", 1.0)
 
 
 def test_what_is_scored_is_kept_and_only_the_rest_is_done_again(scored: StudyConfig) -> None:

@@ -188,7 +188,7 @@ def _accuracy(folder: Folder, name: str, right: int, parent: StageFolder) -> Non
             "items": ITEMS,
             "correct": float(correct.mean()),
             "probability": None if probability is None else float(probability.mean()),
-            "not_found": 10 if target == "sums" else 0,
+            "unanswered": 10 if target == "sums" else 0,
         }
         tables[target] = pa.table(
             {

@@ -52,8 +52,8 @@ def test_guards_are_judged_against_the_base_model_by_their_margin(facts: StudyFa
     for guards in accuracy.guards.values():
         interval = guards["safe"].difference
         judged = non_inferiority(interval.difference, interval.low, interval.high, 0.1, higher_is_better=True)
-        assert guards["safe"].verdict == judged
-    assert accuracy.guards["random"]["safe"].verdict == "undecided"
+        assert guards["safe"].judgement == judged
+    assert accuracy.guards["random"]["safe"].judgement == "undecided"
     assert accuracy.guards["smart"]["safe"].score == 22 / 40
     assert guard_sentences(accuracy)[-1].startswith("Guards, smart: worse than the base model on safe (−30.0 [")
 
@@ -65,7 +65,7 @@ def test_losses_and_scores_of_trained_runs_are_correlated(facts: StudyFacts):
 
 
 def test_answers_that_no_filter_found_are_counted(facts: StudyFacts):
-    assert facts.accuracy.not_found["bids"] == {"sums": 0.25}
+    assert facts.accuracy.unanswered["bids"] == {"sums": 0.25}
 
 
 def test_accuracy_is_what_every_report_says_first(facts: StudyFacts, folder: Path):

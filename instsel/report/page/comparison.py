@@ -74,7 +74,7 @@ def guards_table(accuracy: AccuracyFacts) -> Table:
         cells = [Cell(name, name)]
         for guard in guards:
             facts = by_guard[guard]
-            small = f"{interval_text(facts.difference, measure)}, {facts.verdict}"
+            small = f"{interval_text(facts.difference, measure)}, {facts.judgement}"
             cells.append(number(measure.factor * facts.score, measure.digits, small=small))
         rows.append(cells)
     margins = ", ".join(f"{guard} {value_text(margin, measure)}" for guard, margin in accuracy.margins.items())

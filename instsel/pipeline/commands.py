@@ -24,12 +24,12 @@ def run_commands(
     import ray
 
     plan, names = context.resources, context.config.commanded
-    own: Any = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus)(_run_command)
+    scoring: Any = ray.remote(num_cpus=plan.cpus, num_gpus=plan.gpus)(_run_command)
     missing = [key for key, stage in folders.items() if not all(stage.folder.exists(f"{n}.parquet") for n in names)]
     with context.console.bar("evaluation.command", len(missing), "models") as bar:
         for key in missing:
             started = time.monotonic()
-            ray.get(own.remote(context.config, adapters[key], folders[key].folder))
+            ray.get(scoring.remote(context.config, adapters[key], folders[key].folder))
             costs[key] = added_cost(costs[key], time.monotonic() - started)
             bar.advance(1)
 
@@ -47,9 +47,9 @@ def _run_command(config: StudyConfig, adapter: Folder | None, out: Folder) -> No
         if folder and "{merged}" in command.run:
             merged = str(here / "merged")
             _merge(config, folder, merged)
-        places = {"model": model, "adapter": folder, "merged": merged, "out": str(here / "items.jsonl")}
+        values = {"model": model, "adapter": folder, "merged": merged, "out": str(here / "items.jsonl")}
         try:
-            run_command(command.run, places, log)
+            run_command(command.run, values, log)
         finally:
             if log.exists():
                 out.write("command.log", log.read_bytes())
