@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instsel.config.rows import Scoring
-from instsel.data.formats import BadRow, Message
+from instsel.data.formats import BadRow, Message, Row, row_id
 from instsel.data.test_items import TestItem
 from instsel.errors import InputError
 from instsel.evaluation.metrics import ANSWER, SETUP, TESTS
@@ -31,8 +31,6 @@ ITEMS_FILE = "task.jsonl"
 _LETTERED = re.compile(r"^\s*\(?([A-Z])[.):]\s+(\S.*?)\s*$", re.MULTILINE)
 _NUMBERED = re.compile(r"\b(answer\d+):\s*(.+?)(?=\s+answer\d+:|\n|$)", re.IGNORECASE)
 _FEWEST_OPTIONS = 2
-
-Messages = list[Message]
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def load_task(spec: TaskSpec) -> "ConfigurableTask":
     return task
 
 
-def validation_rows(task: "ConfigurableTask", spec: TaskSpec) -> list[Messages]:
+def validation_rows(task: "ConfigurableTask", spec: TaskSpec) -> list[Row]:
     """Render the rows that show what a task asks for: system (the task's description, if any), user and assistant turn.
 
     They are those of the training split; without one, of the few-shot examples, or of the validation split where
@@ -110,8 +108,8 @@ def validation_rows(task: "ConfigurableTask", spec: TaskSpec) -> list[Messages]:
     return render_rows(task, documents)
 
 
-def render_rows(task: "ConfigurableTask", documents: Iterable[Mapping[str, Any]]) -> list[Messages]:
-    """Render documents of a task with their answers, without worked examples before them."""
+def render_rows(task: "ConfigurableTask", documents: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Render documents of a task with their answers and options, without worked examples before them."""
     return [_render(task, document) for document in documents]
 
 
@@ -250,11 +248,11 @@ def _yaml(config: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _render(task: "ConfigurableTask", document: Mapping[str, Any]) -> Messages:
-    config = task.config
+def _render(task: "ConfigurableTask", document: Mapping[str, Any]) -> Row:
+    config, choices = task.config, list[str]()
     text, target = task.doc_to_text(document), task.doc_to_target(document)
     if config.doc_to_choice is not None:
-        choices = task.doc_to_choice(document)
+        choices = [str(choice) for choice in task.doc_to_choice(document)]
         # In tasks of several inputs the text is the number of the right one, and the target follows all of them.
         prompt, answer = (choices[text], target) if isinstance(text, int) else (text, _choice(choices, target))
     else:
@@ -262,7 +260,8 @@ def _render(task: "ConfigurableTask", document: Mapping[str, Any]) -> Messages:
     prefix = task.doc_to_prefix(document) or ""
     description = config.description if isinstance(config.description, str) else ""
     turns = [("system", description.strip()), ("user", str(prompt)), ("assistant", f"{prefix}{answer}".strip())]
-    return [Message(role=role, content=content) for role, content in turns if role != "system" or content]
+    messages = [Message(role=role, content=content) for role, content in turns if role != "system" or content]
+    return Row(row_id(messages), messages, None, None, [choice.strip() for choice in choices])
 
 
 def _choice(choices: Sequence[str], target: Any) -> str:

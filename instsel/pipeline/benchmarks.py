@@ -12,13 +12,12 @@ import pyarrow as pa
 
 from instsel.config.rows import Guard, Target
 from instsel.config.study import StudyConfig
-from instsel.data.formats import BadRow, Message, row_id
+from instsel.data.formats import BadRow, Message, Row
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import files_identity, test_files
 from instsel.data.test_items import parse_item
 from instsel.errors import InputError
 from instsel.evaluation.tasks import (
-    Messages,
     TaskSpec,
     load_task,
     render_rows,
@@ -129,10 +128,10 @@ def _write_task(folder: Folder, spec: TaskSpec, each: Target | Guard) -> Benchma
     rows = render_rows(task, scored_documents(task, spec))
     if isinstance(each, Target):
         if each.validation is None:
-            shown = sorted(validation_rows(task, spec), key=row_id)
+            shown = sorted(validation_rows(task, spec), key=lambda row: row.id)
             _write_rows(folder, "validation", shown[: each.max_validation or VALIDATION_ROWS])
         _write_rows(folder, "heldout", rows)
-    folder.write_table("test.parquet", _test_table(rows, [None] * len(rows)))
+    folder.write_table("test.parquet", _test_table([row.messages for row in rows], [None] * len(rows)))
     return BenchmarkResult(items=len(rows), rejected={}, version=str(task.VERSION))
 
 
@@ -142,7 +141,7 @@ def _write_test_rows(folder: Folder, name: str, each: Target | Guard, files: Seq
     Raises:
         InputError: no row can be used, or rows have different system turns.
     """
-    rows: list[Messages] = []
+    rows: list[list[Message]] = []
     items, systems, rejected = list[str](), set[str](), Counter[str]()
     for line in (line for file in files for _, lines in read_chunks(file, READ_ROWS) for line in lines if line):
         if len(rows) == each.max_test:
@@ -167,12 +166,13 @@ def _write_test_rows(folder: Folder, name: str, each: Target | Guard, files: Seq
     return BenchmarkResult(items=len(rows), rejected=dict(rejected.most_common()), version="1")
 
 
-def _write_rows(folder: Folder, split: str, rows: Sequence[Messages]) -> None:
-    lines = (json.dumps({"messages": row}, ensure_ascii=False) + "\n" for row in rows)
+def _write_rows(folder: Folder, split: str, rows: Sequence[Row]) -> None:
+    values = ({"messages": row.messages, **({"choices": row.choices} if row.choices else {})} for row in rows)
+    lines = (json.dumps(value, ensure_ascii=False) + "\n" for value in values)
     folder.write(f"{split}.jsonl", "".join(lines).encode())
 
 
-def _test_table(rows: Sequence[Messages], items: Sequence[str | None]) -> pa.Table:
+def _test_table(rows: Sequence[list[Message]], items: Sequence[str | None]) -> pa.Table:
     """Return what is scored: number, conversation with the right answer, tokens (about), a user's item as JSON."""
     tokens = [sum(len(turn["content"]) for turn in row) // CHARACTERS_A_TOKEN + 1 for row in rows]
     return pa.table(

@@ -110,6 +110,8 @@ def test_a_tasks_training_rows_select_and_its_test_rows_are_held_out(scored: Stu
     numbers = {split: {row[0]["content"] for row in of_split} for split, of_split in rows.items()}
     assert numbers["validation"] < {f"Where does train {n} go?" for n in range(6)}
     assert numbers["heldout"] == {f"Where does train {n} go?" for n in range(6, 12)}
+    written = Path(scored.out, "benchmarks/cities/validation.jsonl").read_text().splitlines()
+    assert all(set(json.loads(line)["choices"]) < set(CITIES) for line in written)
     first = next(row for row in rows["heldout"] if "train 6 " in row[0]["content"])
     assert first[1] == {"role": "assistant", "content": CITIES[1]}
 
