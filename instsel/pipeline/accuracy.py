@@ -117,7 +117,9 @@ class Accuracy(Stage[AccuracyResult]):
         config = context.config
         if not config.scored:
             return StageEstimate(self.name, seconds=None)
-        scored: list[_Scored] = ray.get(ray.remote(_count_items).remote(config))
+        # A process of its own, as lm-eval stays in memory.
+        counting: Any = ray.remote(max_calls=1)(_count_items)
+        scored: list[_Scored] = ray.get(counting.remote(config))
         counted = StageEstimate(
             self.name,
             rows=len(keys) * sum(len(each.prompts) for each in scored),

@@ -7,6 +7,7 @@ files. How answers are scored is the business of stage *accuracy*: another metri
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -65,7 +66,9 @@ class Benchmarks(Stage[BenchmarksResult]):
 
         config, folder = context.config, context.stage(self.name).folder
         files = {name: test_files(config, name) for name, each in config.scored.items() if each.task is None}
-        result: BenchmarksResult = ray.get(ray.remote(_write_all).remote(config, folder, files))
+        # A process of its own, as lm-eval stays in memory.
+        writing: Any = ray.remote(max_calls=1)(_write_all)
+        result: BenchmarksResult = ray.get(writing.remote(config, folder, files))
         for name, of_task in result.tasks.items():
             rejected = "".join(f"; rejected {count}: {reason}" for reason, count in of_task.rejected.items())
             context.console.say(f"{name}: {of_task.items} items to score{rejected}")

@@ -312,7 +312,8 @@ def _targets(study: StudyConfig) -> list[Tables]:
     return ray.get(pending)
 
 
-@ray.remote
+# A process of its own, as lm-eval stays in memory.
+@ray.remote(max_calls=1)
 def _encode_task(study: StudyConfig, name: str) -> Tables:
     """Encode the rows of a task of lm-eval, which stage *benchmarks* has perhaps not written yet."""
     with tempfile.TemporaryDirectory() as folder:
