@@ -198,6 +198,6 @@ class WeightsAndBiases:
         self.run.finish()
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(settings: Mapping[str, object]) -> dict[str, int | float | str]:
     """Settings as every tracker takes them."""
     return {key: value if isinstance(value, int | float | str) else str(value) for key, value in settings.items()}

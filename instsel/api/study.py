@@ -303,11 +303,11 @@ def stage_table(
 ) -> pa.Table:
     """Return a line a stage that has started, with what its last run took: see `Study.stages`, and `outdated`."""
     old = outdated(current, others, stale)
-    lines = []
+    lines: list[dict[str, object]] = []
     for name, manifest in current.items():
-        line: dict[str, Any] = {"stage": name, "done": manifest is not None, "current": False}
-        if manifest is not None:
-            line |= {"current": name not in old, "version": manifest["code_version"]}
-            line |= manifest["cost"]
-        lines.append(line)
+        if manifest is None:
+            lines.append({"stage": name, "done": False, "current": False})
+            continue
+        line = {"stage": name, "done": True, "current": name not in old, "version": manifest["code_version"]}
+        lines.append({**line, **manifest["cost"]})
     return pa.Table.from_pylist(lines, COLUMNS)

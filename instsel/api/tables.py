@@ -132,7 +132,7 @@ def row_table(reader: StudyReader, ids: Sequence[str]) -> pa.Table:
 
 def loss_table(losses: Mapping[str, Mapping[str, float]], runs: Mapping[str, Run]) -> pa.Table:
     """Return a line a run: run, method, seed, mean held-out loss of each target, and the mean over targets (nats)."""
-    lines: list[dict[str, Any]] = []
+    lines: list[dict[str, str | float | None]] = []
     for name, by_target in losses.items():
         run = runs.get(name)
         mean = float(np.mean(list(by_target.values()))) if by_target else None

@@ -84,16 +84,16 @@ def mix(
         InputError: a category is not there, the constraints contradict each other, or an effect is unknown.
     """
     interaction = reader.interaction(mixture.estimator)
-    names: list[str] = list(interaction["categories"])
+    names: list[str] = list(interaction.categories)
     sizes = Counter(labels)
     names += [OTHER] if sizes[OTHER] else []
     have = np.array([sizes[name] for name in names])
     start_shares = np.array([start.get(name, 0) for name in names], dtype=np.float64)
     start_shares /= start_shares.sum()
     importance = _importance(mixture, reader, names, have)
-    gamma, error = (_with_other(interaction[key], len(names)) for key in ("gamma", "error"))
+    gamma, error = (_with_other(matrix, len(names)) for matrix in (interaction.gamma, interaction.error))
     if mixture.effects_in == "nats":
-        scale = _effects_on_itself(interaction["self_effect"], importance)
+        scale = _effects_on_itself(interaction.self_effect, importance)
         gamma, error = gamma * scale, error * scale
     if mixture.unknown == "zero":
         gamma, error = np.nan_to_num(gamma), np.nan_to_num(error)
@@ -236,10 +236,10 @@ def _importance(mixture: Mixture, reader: StudyReader, names: Sequence[str], hav
     return importance
 
 
-def _effects_on_itself(effects: Sequence[float], importance: np.ndarray) -> np.ndarray:
+def _effects_on_itself(effects: Sequence[float | None], importance: np.ndarray) -> np.ndarray:
     """Return what rows of each category do for it, in units of their mean over what counts; "other" has none."""
     scale = np.zeros(len(importance))
-    scale[: len(effects)] = np.maximum(effects, 0)
+    scale[: len(effects)] = np.maximum(np.array(effects, dtype=np.float64), 0)
     mean = float(importance @ scale)
     if not mean > 0:
         raise InputError("mixture.effects_in: no category that importance counts is helped by its own rows; use rows")

@@ -3,15 +3,15 @@
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from instsel.choice.picks import Picks
+from instsel.data.encode import StoredRow
 from instsel.io.store import Folder
 from instsel.study.results import SelectResult
-from instsel.training.dataset import SCHEMA
+from instsel.training.dataset import SCHEMA, TrainingExample
 
 TABLE = "selected.parquet"
 ROWS = "selected.jsonl"
@@ -29,15 +29,15 @@ def write_rows(prepared: Folder, out: Folder, picks: Picks) -> SelectResult:
     Returns:
         What the choice is made of, and what it was made by.
     """
-    order = {row: rank for rank, row in enumerate(picks.table["id"].to_pylist())}
-    picked: list[dict[str, Any]] = [{}] * len(order)
+    order = dict.fromkeys(picks.table["id"].to_pylist())
+    rows: dict[str, StoredRow] = {}
     for shard in _shards(prepared, order):
-        for row in (prepared / "pool").read_table(f"{shard}.parquet").to_pylist():
-            if row["id"] in order:
-                picked[order[row["id"]]] = row
+        stored: list[StoredRow] = (prepared / "pool").read_table(f"{shard}.parquet").to_pylist()
+        rows |= {row["id"]: row for row in stored if row["id"] in order}
+    picked = [rows[row] for row in order]
     table = picks.table
     for name in ("source", "task", "tokens", "answer_tokens"):
-        table = table.append_column(name, pa.array([row[name] for row in picked]))
+        table = table.append_column(name, _column(picked, name))
     with out.writer(ROWS) as stream:
         for row, item in zip(picked, table.to_pylist(), strict=True):
             line = {
@@ -66,7 +66,7 @@ def write_training_sets(prepared: Folder, folders: Mapping[str, Folder], sets: M
         sets: Run -> ids of its rows, in order.
     """
     ids = {row for rows in sets.values() for row in rows}
-    examples: dict[str, dict[str, Any]] = {}
+    examples: dict[str, TrainingExample] = {}
     for shard in _shards(prepared, ids):
         table = (prepared / "pool").read_table(f"{shard}.parquet", ["id", "input_ids", "labels"])
         examples |= {row["id"]: row for row in table.to_pylist() if row["id"] in ids}
@@ -81,8 +81,12 @@ def _shards(prepared: Folder, rows: Collection[str]) -> list[str]:
     return sorted(kept["shard"].unique().to_pylist())
 
 
-def _training_set(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    return pa.table({name: pa.array([row[name] for row in rows], SCHEMA.field(name).type) for name in SCHEMA.names})
+def _training_set(rows: Sequence[StoredRow] | Sequence[TrainingExample]) -> pa.Table:
+    return pa.table({name: _column(rows, name, SCHEMA.field(name).type) for name in SCHEMA.names})
+
+
+def _column(rows: Sequence[Mapping[str, object]], name: str, kind: pa.DataType | None = None) -> pa.Array:
+    return pa.array([row[name] for row in rows], kind)
 
 
 def _counts(labels: Iterable[str]) -> dict[str, int]:

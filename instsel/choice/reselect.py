@@ -3,7 +3,8 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+
+from pydantic import JsonValue
 
 from instsel.choice.budget import Budget
 from instsel.choice.influence import influence_matrix
@@ -65,10 +66,12 @@ class Reselection:
     influence: str | None = None
     metrics: SelectionMetrics | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """Return JSON values: the result, and beside it `influence` and `metrics` where there are metrics."""
-        metrics = {} if self.metrics is None else {"influence": self.influence, "metrics": asdict(self.metrics)}
-        return {**self.result.to_dict(), **metrics}
+        values = self.result.to_dict()
+        if self.metrics is not None:
+            values |= {"influence": self.influence, "metrics": asdict(self.metrics)}
+        return values
 
 
 def reselect(uri: str, request: SelectionRequest, log: Callable[[str], None]) -> Reselection:
@@ -139,9 +142,11 @@ def _with_request(study: StudyConfig, request: SelectionRequest) -> StudyConfig:
         budget = plain_values(request.budget)
     except InputError as error:
         raise InputError(f"--budget {request.budget}: write a count (500) or a share (0.1)") from error
-    method: dict[str, Any] = {"method": request.method, "name": request.name or _default_name(request)}
-    method |= {"targets": list(request.targets)} if request.targets else {}
-    method |= {"attribution": request.attribution} if request.attribution else {}
+    method: dict[str, JsonValue] = {"method": request.method, "name": request.name or _default_name(request)}
+    if request.targets:
+        method["targets"] = [*request.targets]
+    if request.attribution:
+        method["attribution"] = request.attribution
     for option in request.options:
         override(method, option)
     raw = study.model_dump()

@@ -2,10 +2,12 @@
 
 import io
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import MaxDepthExceededError
 from ruamel.yaml.constructor import SafeConstructor
@@ -148,7 +150,7 @@ def read_study(path: str | Path) -> bytes:
     return path.read_bytes()
 
 
-def parse_study(raw: dict[str, Any], origin: str) -> StudyConfig:
+def parse_study(raw: Mapping[str, object], origin: str) -> StudyConfig:
     """Check a study given as a dict; `origin` names it in errors.
 
     Raises:
@@ -162,9 +164,9 @@ def parse_study(raw: dict[str, Any], origin: str) -> StudyConfig:
         raise InputError(f"{origin} has {count}:\n" + "\n".join(lines.values())) from error
 
 
-def _lines(error: ValidationError, raw: dict[str, Any]) -> dict[str, str]:
+def _lines(error: ValidationError, raw: Mapping[str, object]) -> dict[str, str]:
     """A line for each wrong key, with what every member of a union says about it."""
-    said: dict[tuple[int | str, ...], dict[str, Any]] = {}
+    said: dict[tuple[int | str, ...], dict[str, ErrorDetails]] = {}
     for item in error.errors():
         said.setdefault(_written(item["loc"], raw, missing=item["type"] == "missing"), {})[_message(item)] = item
     lines = {}
@@ -179,12 +181,12 @@ def _lines(error: ValidationError, raw: dict[str, Any]) -> dict[str, str]:
     return lines
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} ..."
 
 
-def _message(item: Any) -> str:
+def _message(item: ErrorDetails) -> str:
     if item["type"] == "extra_forbidden":
         return "unknown key; remove it or correct its spelling"
     if item["type"] == "missing":

@@ -1,9 +1,10 @@
 """The key `search` of a study file."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from instsel.strict import StrictModel
 
@@ -42,6 +43,10 @@ class Range(StrictModel):
 Choices = Annotated[list[Any], Field(min_length=1)]
 
 
+Point = Mapping[str, JsonValue]
+"""A point of the space that is searched: key -> value."""
+
+
 class Objective(StrictModel):
     worst: float = Field(0.0, ge=0, le=1, description="weight of the worst target; the mean over targets has the rest")
     cost: float = Field(0.0, ge=0, description="penalty in nats per million tokens trained on")
@@ -71,7 +76,7 @@ class Search(StrictModel):
 
     @field_validator("space")
     @classmethod
-    def _check_space(cls, space: dict[str, Any]) -> dict[str, Any]:
+    def _check_space(cls, space: dict[str, Choices | Range]) -> dict[str, Choices | Range]:
         for key, values in space.items():
             if key not in {METHOD, ORDER, *KEYS}:
                 known = ", ".join([METHOD, ORDER, *sorted(KEYS)])

@@ -5,7 +5,7 @@ from functools import lru_cache
 from os.path import commonprefix
 from typing import Any
 
-from instsel.data.formats import BadRow
+from instsel.data.formats import BadRow, Message
 from instsel.errors import InputError
 
 IGNORED = -100
@@ -37,7 +37,7 @@ def check_tokenizer(tokenizer: Any) -> None:
         raise InputError("the tokenizer has no fast version, which answer marking needs; use a model that has one")
 
 
-def encode(tokenizer: Any, messages: list[dict[str, str]], max_length: int) -> Example:
+def encode(tokenizer: Any, messages: list[Message], max_length: int) -> Example:
     """Render and tokenise a conversation, and mark its answer tokens.
 
     Answer tokens are those of assistant turns: the template's output after the generation prompt, up to and including
@@ -46,7 +46,7 @@ def encode(tokenizer: Any, messages: list[dict[str, str]], max_length: int) -> E
 
     Args:
         tokenizer: a fast Hugging Face tokenizer with a chat template.
-        messages: turns of {"role", "content"}.
+        messages: turns of the conversation.
         max_length: maximum length in tokens.
 
     Raises:
@@ -89,7 +89,7 @@ def _inside(token: tuple[int, int], span: tuple[int, int]) -> bool:
     return low <= start and end <= high and (start < end or low < start)
 
 
-def _render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool = False) -> str:
+def _render(tokenizer: Any, messages: list[Message], *, prompt: bool = False) -> str:
     from jinja2 import TemplateError
 
     try:
@@ -99,7 +99,7 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool = Fa
     return text
 
 
-def _answer_span(tokenizer: Any, messages: list[dict[str, str]], turn: int, text: str) -> tuple[int, int]:
+def _answer_span(tokenizer: Any, messages: list[Message], turn: int, text: str) -> tuple[int, int]:
     """Return start and end of the answer `turn` in `text`, in characters."""
     through = _render(tokenizer, messages[: turn + 1])
     end = len(through.rstrip())

@@ -8,6 +8,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from instsel.data.formats import Message
+
 # Combining vowel signs and accents are not letters to Python, and would split Hindi or Arabic words.
 MARKS = r"\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
 SPACED = re.compile(rf"(?:[^\W_]|[{MARKS}])+")
@@ -18,7 +20,7 @@ TEMPLATE_ROWS = 3
 TEMPLATE_FRACTION = 0.02
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
-Conversation = list[dict[str, str]]
+Messages = Sequence[Message]
 Hashes = NDArray[np.uint64]
 
 
@@ -38,7 +40,7 @@ class LeakIndex:
     runs: Hashes
 
     @classmethod
-    def of(cls, targets: Sequence[Sequence[Conversation]], words: int) -> "LeakIndex":
+    def of(cls, targets: Sequence[Sequence[Messages]], words: int) -> "LeakIndex":
         """Index the conversations of each target.
 
         A 5-gram in at least 3 rows and 2 % of the rows of a target ("answer with one letter ...") is a template n-gram.
@@ -50,7 +52,7 @@ class LeakIndex:
         ngrams = [bare.ngrams_of(conversation) for rows in targets for conversation in rows]
         return cls(words, template, np.unique(np.concatenate([_empty(), *ngrams])))
 
-    def ngrams_of(self, conversation: Conversation) -> Hashes:
+    def ngrams_of(self, conversation: Messages) -> Hashes:
         """Hash a conversation's n-grams without the targets' template n-grams, and the whole conversation: uint64.
 
         The hash of the whole detects copies of rows that are too short for an n-gram.
@@ -64,12 +66,12 @@ class LeakIndex:
             hashes.append(_ngrams(tokens[~covered], round(self.words * scale)))
         return np.concatenate(hashes)
 
-    def leaks(self, conversation: Conversation) -> bool:
+    def leaks(self, conversation: Messages) -> bool:
         """Return whether a conversation shares an n-gram with a target, or is one of its rows."""
         return bool(_among(self.ngrams_of(conversation), self.runs).any())
 
 
-def _template_ngrams(rows: Sequence[Conversation]) -> Hashes:
+def _template_ngrams(rows: Sequence[Messages]) -> Hashes:
     per_row = [
         np.unique(np.concatenate([_empty(), *(_ngrams(t, round(TEMPLATE_WORDS * scale)) for t, scale in _texts(row))]))
         for row in rows
@@ -78,7 +80,7 @@ def _template_ngrams(rows: Sequence[Conversation]) -> Hashes:
     return ngrams[frequency >= max(TEMPLATE_ROWS, TEMPLATE_FRACTION * len(rows))]
 
 
-def _texts(conversation: Conversation) -> Iterator[tuple[Hashes, float]]:
+def _texts(conversation: Messages) -> Iterator[tuple[Hashes, float]]:
     """Yield the word hashes of each turn, uint64, with the number of tokens that correspond to a word.
 
     Words are case-insensitive runs of letters and digits. Scripts without spaces between words (Chinese, Japanese,

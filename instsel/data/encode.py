@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from instsel.config.study import RowFormat
 from instsel.data.chat import encode
-from instsel.data.formats import BadRow, parse_row
+from instsel.data.formats import BadRow, Conversation, Message, parse_row
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 EXAMPLES = pa.schema(
@@ -27,6 +27,23 @@ EXAMPLES = pa.schema(
         ("line", pa.int64()),
     ]
 )
+
+
+class StoredRow(Conversation):
+    """A row of the pool or of a target with the columns `EXAMPLES`."""
+
+    id: str
+    source: str
+    task: str | None
+    input_ids: list[int]
+    labels: list[int]
+    tokens: int
+    answer_tokens: int
+    truncated: bool
+    file: str
+    line: int
+
+
 REJECTED = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 SHOWN = 200
 LEAK = "shares a run of words with a target"
@@ -44,7 +61,7 @@ def encode_lines(  # noqa: PLR0913
     source: str | None = None,
     default_source: str = "",
     task_column: str = "task",
-    reject_if: Callable[[list[dict[str, str]]], str | None] | None = None,
+    reject_if: Callable[[list[Message]], str | None] | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """Parse, check and tokenise raw lines.
 
@@ -63,7 +80,8 @@ def encode_lines(  # noqa: PLR0913
     Returns:
         Tables of schema EXAMPLES and REJECTED, in line order.
     """
-    kept, rejected = [], []
+    kept: list[StoredRow] = []
+    rejected = []
     for number, line in enumerate(lines, start=first):
         if not line:
             continue

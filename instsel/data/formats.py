@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
+
+from pydantic import JsonValue
 
 from instsel.config.study import RowFormat
 from instsel.console import one_line
@@ -25,16 +28,29 @@ SHAREGPT_ROLES = {
 }
 
 
+class Message(TypedDict):
+    """A turn of a conversation: who says what; the role is one of `ROLES`."""
+
+    role: str
+    content: str
+
+
+class Conversation(TypedDict):
+    """What of a stored row is text."""
+
+    messages: list[Message]
+
+
 class BadRow(ValueError):
     """A row that cannot be used; the message is the reason, and does not contain the row's text."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A conversation: messages {"role", "content"}, id (a digest of the messages), source and task."""
+    """A conversation: its messages, id (a digest of the messages), source and task."""
 
     id: str
-    messages: list[dict[str, str]]
+    messages: list[Message]
     source: str | None
     task: str | None
 
@@ -67,13 +83,13 @@ def parse_row(line: bytes, row_format: RowFormat, task_column: str = "task") -> 
     return Row(row_id(messages), messages, _text(raw.get("source")), _text(raw.get(task_column)))
 
 
-def row_id(messages: list[dict[str, str]]) -> str:
+def row_id(messages: Sequence[Message]) -> str:
     """Return 16 hex digits of a SHA-256 over roles and contents; file, position and other keys do not matter."""
     content = json.dumps([[message["role"], message["content"]] for message in messages], ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _messages(raw: dict[str, Any], row_format: RowFormat) -> list[dict[str, str]]:
+def _messages(raw: Mapping[str, JsonValue], row_format: RowFormat) -> list[Message]:
     if row_format == "auto":
         row_format = _detect_format(raw)
     if row_format == "messages":
@@ -85,7 +101,7 @@ def _messages(raw: dict[str, Any], row_format: RowFormat) -> list[dict[str, str]
     return _alpaca(raw)
 
 
-def _detect_format(raw: dict[str, Any]) -> RowFormat:
+def _detect_format(raw: Mapping[str, JsonValue]) -> RowFormat:
     # By value, not only by key: in Parquet every row has every column, null if it is of another format.
     if raw.get("messages") is not None:
         return "messages"
@@ -96,14 +112,14 @@ def _detect_format(raw: dict[str, Any]) -> RowFormat:
     raise BadRow("none of the formats: needs `messages`, `conversations`, or `instruction` and `output`")
 
 
-def _list(raw: dict[str, Any], key: str) -> list[Any]:
+def _list(raw: Mapping[str, JsonValue], key: str) -> list[JsonValue]:
     value = raw.get(key)
     if not isinstance(value, list) or not value:
         raise BadRow(f"`{key}` is not a list of turns")
     return value
 
 
-def _message(item: Any, role_key: str, content_key: str, roles: dict[str, str] | None) -> dict[str, str]:
+def _message(item: JsonValue, role_key: str, content_key: str, roles: Mapping[str, str] | None) -> Message:
     if not isinstance(item, dict) or role_key not in item or content_key not in item:
         raise BadRow(f"a turn without `{role_key}` and `{content_key}`")
     role, content = item[role_key], item[content_key]
@@ -115,17 +131,17 @@ def _message(item: Any, role_key: str, content_key: str, roles: dict[str, str] |
     return {"role": role, "content": content}
 
 
-def _alpaca(raw: dict[str, Any]) -> list[dict[str, str]]:
-    parts = [raw.get("instruction"), raw.get("input") or ""]
+def _alpaca(raw: Mapping[str, JsonValue]) -> list[Message]:
+    instruction, more = raw.get("instruction"), raw.get("input") or ""
     output, system = raw.get("output"), raw.get("system")
-    if not all(isinstance(part, str) for part in [*parts, output]):
+    if not (isinstance(instruction, str) and isinstance(more, str) and isinstance(output, str)):
         raise BadRow("content is not text")
-    prompt = "\n\n".join(part for part in parts if part)
-    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": str(output)}]
+    prompt = "\n\n".join(part for part in (instruction, more) if part)
+    turns: list[Message] = [{"role": "user", "content": prompt}, {"role": "assistant", "content": output}]
     return [{"role": "system", "content": system}, *turns] if isinstance(system, str) and system else turns
 
 
-def _check(messages: list[dict[str, str]]) -> None:
+def _check(messages: Sequence[Message]) -> None:
     if not any(message["role"] == "assistant" for message in messages):
         raise BadRow("no assistant turn")
     if len(messages) > MOST_TURNS:
@@ -136,7 +152,7 @@ def _check(messages: list[dict[str, str]]) -> None:
         raise BadRow("half a Unicode surrogate pair")
 
 
-def _text(value: Any) -> str | None:
+def _text(value: JsonValue) -> str | None:
     """Return a name for tables, logs and reports as one line of printable characters; None stays None."""
     if value is None:
         return None

@@ -4,11 +4,11 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,6 +41,15 @@ class SourceFile:
     @property
     def stem(self) -> str:
         return Path(self.uri.removeprefix(HUB)).name.split(".")[0]
+
+
+class SourceOptions(TypedDict, total=False):
+    """How files are read: fields of `SourceFile` that are the same of all files of an entry."""
+
+    row_format: RowFormat
+    source: str | None
+    split: str
+    limit: int | None
 
 
 def source_files(uri: str, **options: Any) -> list[SourceFile]:
@@ -159,5 +168,5 @@ def _rows_of(dataset: Any) -> Iterator[bytes]:
     yield from (_dump(row) for row in rows)
 
 
-def _dump(row: dict[str, Any]) -> bytes:
+def _dump(row: Mapping[str, object]) -> bytes:
     return json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")

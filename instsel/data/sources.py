@@ -1,12 +1,12 @@
 """The input files of a study, and fingerprints of their content."""
 
 import math
-from typing import Any
 
 from pyarrow import fs as pafs
+from pydantic import JsonValue
 
 from instsel.config.study import StudyConfig, Target
-from instsel.data.readers import HUB, SourceFile, source_files
+from instsel.data.readers import HUB, SourceFile, SourceOptions, source_files
 from instsel.errors import InputError
 from instsel.io.fingerprint import file_identity
 from instsel.io.uri import resolve, under_root
@@ -20,7 +20,7 @@ def pool_files(study: StudyConfig) -> list[SourceFile]:
     """
     files = []
     for index, entry in enumerate(study.pool):
-        options = {
+        options: SourceOptions = {
             "row_format": entry.format,
             "source": entry.source,
             "split": entry.split,
@@ -45,7 +45,7 @@ def target_files(study: StudyConfig, name: str) -> dict[str, list[SourceFile]]:
     }
 
 
-def files_identity(files: list[SourceFile]) -> list[dict[str, Any]]:
+def files_identity(files: list[SourceFile]) -> list[JsonValue]:
     """Describe input files for a fingerprint: their content and how they are read, but not their location."""
     return [{"name": file.stem, **_content(file), "as": [file.row_format, file.source, file.limit]} for file in files]
 
@@ -62,14 +62,14 @@ def size_of(uri: str) -> float:
     return float(sum(file.size for file in inside if file.is_file))
 
 
-def _source_files(key: str, uri: str, options: dict[str, Any]) -> list[SourceFile]:
+def _source_files(key: str, uri: str, options: SourceOptions) -> list[SourceFile]:
     try:
         return source_files(uri, **options)
     except (InputError, OSError) as error:
         raise InputError(f"{key}: {error}") from error
 
 
-def _content(file: SourceFile) -> dict[str, Any]:
+def _content(file: SourceFile) -> dict[str, JsonValue]:
     if file.uri.startswith(HUB):
         return {"hub": file.uri, "split": file.split}
     filesystem, path = resolve(file.uri)

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import JsonValue
 
 from instsel.arrays import list_rows
 from instsel.attribution.scores import second_moment
@@ -57,7 +58,11 @@ def normalise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray,
 
 
 def feature_table(
-    ids: Sequence[str], unit: np.ndarray, norms: np.ndarray, provenance: Mapping[str, Any], storage: Storage = "float16"
+    ids: Sequence[str],
+    unit: np.ndarray,
+    norms: np.ndarray,
+    provenance: Mapping[str, JsonValue],
+    storage: Storage = "float16",
 ) -> pa.Table:
     """Build the table of a shard.
 
@@ -117,7 +122,7 @@ def read_norms(table: pa.Table) -> np.ndarray:
     return norms
 
 
-def read_provenance(schema: pa.Schema) -> dict[str, Any]:
+def read_provenance(schema: pa.Schema) -> dict[str, JsonValue]:
     """Read from a shard's schema what its features depend on.
 
     Raises:
@@ -129,7 +134,7 @@ def read_provenance(schema: pa.Schema) -> dict[str, Any]:
     return dict(json.loads(metadata[_METADATA]))
 
 
-def require_provenance(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def require_provenance(actual: Mapping[str, object], expected: Mapping[str, object]) -> None:
     """Check that features depend on exactly what is expected.
 
     Args:
@@ -159,7 +164,7 @@ def _is_list_of(kind: pa.DataType, value: pa.DataType) -> bool:
     return bool(pa.types.is_fixed_size_list(kind) and kind.value_type == value)
 
 
-def _flat(provenance: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flat(provenance: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     """Flatten nested mappings to dotted keys with values as JSON text."""
     flat: dict[str, str] = {}
     for key, value in provenance.items():
@@ -170,7 +175,7 @@ def _flat(provenance: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-Provenance = Mapping[str, Mapping[str, Mapping[str, Any]]]
+Provenance = Mapping[str, Mapping[str, Mapping[str, JsonValue]]]
 """For each checkpoint and kind of rows (pool, validation), what their features depend on."""
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pyarrow import fs as pafs
+from pydantic import JsonValue
 
 from instsel.errors import InputError
 from instsel.io.store import Folder
@@ -22,7 +23,7 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def file_identity(uri: str) -> dict[str, Any]:
+def file_identity(uri: str) -> dict[str, JsonValue]:
     """Return size and digest of a file: of all content up to 16 MiB, else of the size and 16 evenly spaced MiB.
 
     Raises:
@@ -42,7 +43,7 @@ def digest_in(folder: Folder, name: str) -> str:
     return _digest(folder.filesystem, folder.filesystem.get_file_info(f"{folder.path}/{name}"))
 
 
-def model_identity(name: str, revision: str | None, key: str = "model.name") -> dict[str, Any]:
+def model_identity(name: str, revision: str | None, key: str = "model.name") -> dict[str, JsonValue]:
     """Identify a model: a local folder by the content of its files, a hub model by id and revision.
 
     Raises:
@@ -57,7 +58,7 @@ def model_identity(name: str, revision: str | None, key: str = "model.name") -> 
     return {path.name: file_identity(str(path))["sha256"] for path in files}
 
 
-def encoder_identity(name: str, revision: str | None) -> dict[str, Any]:
+def encoder_identity(name: str, revision: str | None) -> dict[str, JsonValue]:
     """Identify a text encoder: as `model_identity`, plus the configurations of the modules in its folder.
 
     Raises:

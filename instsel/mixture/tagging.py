@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictStr, ValidationError, create_model
 from sklearn.cluster import AgglomerativeClustering
 
 from instsel import arrays
@@ -83,7 +83,7 @@ def question(prompts: Sequence[str], labels: Sequence[str] | None) -> list[dict[
     ]
 
 
-def answer_format(count: int, labels: Sequence[str] | None) -> dict[str, Any]:
+def answer_format(count: int, labels: Sequence[str] | None) -> dict[str, JsonValue]:
     """Describe the answer about `count` prompts as a `response_format`, by which servers constrain what a model says.
 
     Args:
@@ -143,7 +143,7 @@ def _shortened(prompt: str) -> str:
     return text if len(text) <= HEAD + TAIL else f"{text[:HEAD]} [...] {text[-TAIL:]}"
 
 
-def _strings(candidate: dict[str, Any], count: int) -> list[str] | None:
+def _strings(candidate: Mapping[str, JsonValue], count: int) -> list[str] | None:
     """Values of the keys "1" to "count" if these are all keys and all values are strings."""
     try:
         return list(_answer_model(count).model_validate(candidate).model_dump().values())
@@ -151,7 +151,7 @@ def _strings(candidate: dict[str, Any], count: int) -> list[str] | None:
         return None
 
 
-def _objects(text: str) -> Iterator[dict[str, Any]]:
+def _objects(text: str) -> Iterator[dict[str, JsonValue]]:
     """JSON objects of a text that are part of no other; none with a key twice."""
     decoder = json.JSONDecoder(object_pairs_hook=_without_doubles)
     start = text.find("{")
@@ -167,7 +167,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
         start = text.find("{", end)
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_doubles(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     values = dict(pairs)
     if len(values) != len(pairs):
         raise ValueError("a key occurs twice")

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from instsel.config.study import Embedding
 from instsel.data.batching import BatchFitter
+from instsel.data.formats import Message
 from instsel.errors import InputError
 from instsel.models.loading import encoder_file, load_encoder
 
@@ -23,7 +24,7 @@ _PACKAGE = "sentence_transformers."
 _MODES = ("mean", "cls", "lasttoken")
 
 
-def prompt_text(messages: Sequence[dict[str, str]]) -> str:
+def prompt_text(messages: Sequence[Message]) -> str:
     """The contents of all messages before the last assistant turn, a line break between two, without their roles.
 
     Roles and template marks are the same in all rows, and no text that encoders were trained on has them.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -243,7 +243,7 @@ def fisher_matrices(
     """
     groups = [part.tolist() for part in np.array_split(np.array(shards), min(GROUPS, len(shards)))]
     for index, checkpoint in enumerate(provenance):
-        items = [
+        items: list[_ShardGroup] = [
             {"name": f"{number:05d}.safetensors", "checkpoint": index, "shards": group}
             for number, group in enumerate(groups)
         ]
@@ -261,8 +261,16 @@ def fisher_matrices(
         yield total
 
 
+class _ShardGroup(TypedDict):
+    """Shards that one task sums up at a checkpoint, by its index, and the file that it writes."""
+
+    name: str
+    checkpoint: int
+    shards: list[str]
+
+
 def _sum_groups(
-    missing: list[dict[str, Any]], features: Folder, provenance: Provenance, dim: int, out: Folder, terminal: Terminal
+    missing: Sequence[_ShardGroup], features: Folder, provenance: Provenance, dim: int, out: Folder, terminal: Terminal
 ) -> None:
     if not missing:
         return
@@ -271,7 +279,7 @@ def _sum_groups(
     summing: Any = _sum_group
     # A task holds its sum, a product on its way into it, and a copy to write.
     memory = 20 * dim * dim
-    summed = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
+    summed = ray.data.from_items(list(missing), override_num_blocks=len(missing)).map_batches(
         summing, batch_size=1, batch_format="pyarrow", num_cpus=1, memory=memory, fn_args=(features, provenance, out)
     )
     with terminal.bar(f"fisher of {out.name}", len(missing), "groups") as bar:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from instsel.arrays import row_blocks
 from instsel.choice.data import group_labels
 from instsel.config.mixture import ClusterCategories, ColumnCategories, EndpointCategories, Mixture
 from instsel.config.study import Embedding, StudyConfig
+from instsel.data.formats import Conversation
 from instsel.errors import InputError
 from instsel.io.fingerprint import fingerprint
 from instsel.io.store import Folder
@@ -214,6 +215,12 @@ def _ask(spec: EndpointCategories, out: Folder, context: RunContext) -> None:
     out.clean()
 
 
+class _AskedRows(TypedDict):
+    """What an actor says of a shard when it has written the endpoint's answers."""
+
+    rows: int
+
+
 class _Asker:
     """Holds the client of the endpoint."""
 
@@ -232,7 +239,7 @@ class _Asker:
             attempts=spec.attempts,
         )
 
-    def __call__(self, item: Item, ids: list[str], examples: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, item: Item, ids: list[str], examples: Sequence[Conversation]) -> _AskedRows:
         from instsel.models.embeddings import prompt_text
 
         prompts = [prompt_text(example["messages"]) for example in examples]

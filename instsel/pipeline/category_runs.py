@@ -2,11 +2,13 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from pydantic import JsonValue
 
 from instsel.choice.output import TRAINING_SET, write_training_sets
 from instsel.config.mixture import Mixture
@@ -27,7 +29,7 @@ from instsel.pipeline.interaction import Estimate
 from instsel.study.dependencies import training_of_runs
 from instsel.study.folder import StageFolder
 from instsel.study.results import CategoriesResult, CategoryRunResult, PrepareResult, TrainingResult
-from instsel.study.stage import Cost, RunContext
+from instsel.study.stage import Cost, RunContext, Settings
 
 if TYPE_CHECKING:
     from instsel.mixture.dependency import Dependency
@@ -104,7 +106,7 @@ def _run_folder(
         [ids[row] for row in np.flatnonzero(categories.held & (categories.labels == name)).tolist()]
         for name in categories.names
     ]
-    settings: dict[str, Any] = {
+    settings: Settings = {
         **{key: parent.settings[key] for key in TRAINING},
         "rows": [ids[row] for row in run.rows.tolist()],
         "evaluated": fingerprint(evaluated),
@@ -153,11 +155,9 @@ def _train(
 def _write_outcome(index: int, outcome: "Trained | Diverged", folders: Sequence[StageFolder]) -> None:
     """Write down what became of a run; one that diverged is done, and says so."""
     if isinstance(outcome, Diverged):
-        record: dict[str, Any] = {"failed": str(outcome)}
+        record: dict[str, JsonValue] = {"failed": str(outcome)}
     else:
-        cost = outcome.cost
-        record = {"result": outcome.result, "cost": {"tokens": cost.tokens, "peak_memory": cost.peak_memory}}
-        record["cost"] |= {"rows_reprocessed": cost.rows_reprocessed, "seconds": cost.seconds}
+        record = {"result": outcome.result.model_dump(mode="json"), "cost": asdict(outcome.cost)}
     folders[index].folder.write_json(TRAINED, record)
 
 

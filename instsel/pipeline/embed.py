@@ -1,13 +1,13 @@
 """Stage *embed*: a text encoder's embeddings of all prompts, pool and validation, by actors with one encoder each."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from instsel.config.study import Embedding, StudyConfig
+from instsel.data.formats import Conversation
 from instsel.io.store import Folder
 from instsel.pipeline.extraction import ForwardStage, Item, write_vectors
 from instsel.study import dependencies
-from instsel.study.estimates import ActorSpec, RowSet
+from instsel.study.estimates import ActorSpec, ItemResult, RowSet
 from instsel.study.stage import Settings
 
 
@@ -36,7 +36,7 @@ class Embed(ForwardStage):
         """
         return [rows.prompts(config.embedding.max_length)]
 
-    def rate_dependencies(self, config: StudyConfig) -> dict[str, Any]:
+    def rate_dependencies(self, config: StudyConfig) -> Settings:
         encoder = {**dependencies.encoder(config), **dependencies.encoder_settings(config)}
         return {"encoder": encoder, "gpus_per_actor": config.resources.gpus_per_actor}
 
@@ -52,7 +52,7 @@ class PromptEmbedder:
         torch.set_num_threads(threads)
         self.encoder, self.out = Encoder(embedding), out
 
-    def __call__(self, item: Item, ids: list[str], examples: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, item: Item, ids: list[str], examples: Sequence[Conversation]) -> ItemResult:
         from instsel.models.embeddings import prompt_text
         from instsel.runtime.session import peak_memory
 

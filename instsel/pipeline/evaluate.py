@@ -14,7 +14,7 @@ from instsel.io.store import Folder
 from instsel.pipeline.extraction import Item
 from instsel.pipeline.probes import actor_dependencies
 from instsel.study import dependencies
-from instsel.study.estimates import CHECKPOINT, ID_BYTES, ActorSpec, BatchProbe, batch_estimate
+from instsel.study.estimates import CHECKPOINT, ID_BYTES, ActorSpec, BatchProbe, ItemResult, batch_estimate
 from instsel.study.results import EvaluateResult, PrepareResult, TrainingResult
 from instsel.study.runs import BASE, runs_of
 from instsel.study.stage import Cost, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
@@ -129,7 +129,9 @@ def evaluate_sets(context: RunContext, sets: Sequence[EvaluationSet], rows: Fold
     actors, console = _actors(context.config, sets), context.console
     stages = {each.run: each.stage or each.out for each in sets}
     items = [{"run": each.run, "target": each.target, "rows": each.rows} for each in sets]
-    pool = ActorPool("evaluate", items, rows, actors.actor, actors.arguments, lambda item: stages[item["run"]])
+    pool: ActorPool[LossResult] = ActorPool(
+        "evaluate", items, rows, actors.actor, actors.arguments, lambda item: stages[item["run"]]
+    )
     costs: dict[str, Cost] = {}
     shortage = Shortage(actors.budget_key, actors.budget, console)
     started = time.monotonic()
@@ -154,7 +156,7 @@ def evaluation_probe(config: StudyConfig) -> BatchProbe:
     )
 
 
-def _rate_dependencies(config: StudyConfig) -> dict[str, Any]:
+def _rate_dependencies(config: StudyConfig) -> Settings:
     return {**actor_dependencies(config, config.evaluation.token_budget), **dependencies.adapter_settings(config)}
 
 
@@ -168,7 +170,14 @@ def _actors(config: StudyConfig, sets: Sequence[EvaluationSet]) -> ActorSpec:
     return ActorSpec(LossTaker, (config.model, sets, budget), "evaluation.token_budget", budget)
 
 
-def _add(cost: Cost, row: Mapping[str, Any]) -> Cost:
+class LossResult(ItemResult):
+    """What an actor says of a set of rows when it has written their losses: of which run, and its seconds."""
+
+    run: str
+    seconds: float
+
+
+def _add(cost: Cost, row: LossResult) -> Cost:
     """Return the cost with what an actor says of one more set."""
     return Cost(
         tokens=cost.tokens + row["tokens"],
@@ -194,7 +203,7 @@ class LossTaker:
         self.outs = {each.run: each.out for each in sets}
         self.fitter = BatchFitter.forward(token_budget)
 
-    def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> dict[str, Any]:
+    def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> LossResult:
         from instsel.runtime.session import peak_memory
 
         started = time.monotonic()
@@ -202,8 +211,13 @@ class LossTaker:
         self.outs[item["run"]].write_table(f"{item['target']}.parquet", pa.table({"id": ids, "loss": losses}))
         tokens = sum(len(example["input_ids"]) for example in examples)
         seconds = time.monotonic() - started
-        cost = {"run": item["run"], "seconds": seconds, "tokens": tokens, "peak_memory": peak_memory()}
-        return {**cost, "token_budget": self.fitter.token_budget}
+        return {
+            "run": item["run"],
+            "seconds": seconds,
+            "tokens": tokens,
+            "peak_memory": peak_memory(),
+            "token_budget": self.fitter.token_budget,
+        }
 
     def _losses(self, run: str, examples: "list[Example]") -> np.ndarray:
         from instsel.evaluation.scoring import heldout_losses

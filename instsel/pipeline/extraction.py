@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,9 @@ from instsel.config.study import StudyConfig
 from instsel.errors import StudyError
 from instsel.io.store import Folder
 from instsel.pipeline.probes import actor_dependencies
-from instsel.study.estimates import FLOAT32, ID_BYTES, ActorSpec, BatchProbe, RowSet, batch_estimate
+from instsel.study.estimates import FLOAT32, ID_BYTES, ActorSpec, BatchProbe, ItemResult, RowSet, batch_estimate
 from instsel.study.results import PrepareResult, RejectedRows
-from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Stage, StageEstimate, StageKey
+from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 REJECTED_SUFFIX = ".rejected.json"
 ZERO = "zero vector"
@@ -72,7 +72,7 @@ class ForwardStage(Stage[RejectedRows]):
         if len(missing) < len(items):
             context.console.say(f"{len(items) - len(missing)} of {len(items)} shards were there already")
         actors, tokens, memory = self.actors(context.config, out), 0, 0
-        pool = ActorPool(
+        pool: ActorPool[ItemResult] = ActorPool(
             self.name, missing, prepare.folder, actors.actor, actors.arguments, lambda item: out, actors.columns
         )
         shortage = Shortage(actors.budget_key, actors.budget, context.console)
@@ -119,7 +119,7 @@ class ForwardStage(Stage[RejectedRows]):
         """Return what of the rows goes through the model."""
         return [rows]
 
-    def rate_dependencies(self, config: StudyConfig) -> dict[str, Any]:
+    def rate_dependencies(self, config: StudyConfig) -> Settings:
         """Return what the rate of the actors depends on, beside the device and the rows."""
         return actor_dependencies(config, self.actors(config, Folder.at(config.out)).budget)
 

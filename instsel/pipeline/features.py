@@ -16,7 +16,7 @@ from instsel.io.store import Folder
 from instsel.pipeline.extraction import REJECTED_SUFFIX, Item, pool_items, validation_items
 from instsel.pipeline.probes import actor_dependencies
 from instsel.study import dependencies
-from instsel.study.estimates import CHECKPOINT, ID_BYTES, ActorSpec, BatchProbe, batch_estimate
+from instsel.study.estimates import CHECKPOINT, ID_BYTES, ActorSpec, BatchProbe, ItemResult, batch_estimate
 from instsel.study.provenance import Provenance, feature_provenance, settle_provenance
 from instsel.study.results import FeaturesResult, PrepareResult, WarmupResult
 from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
@@ -24,6 +24,7 @@ from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Setting
 if TYPE_CHECKING:
     from instsel.data.batching import Example
     from instsel.gradients.engine import GradientEngine
+    from instsel.training.checkpoint import CheckpointState
 
 NORMALISE_BYTES = 20  # of an entry while a shard is normalised: float32 three times, float64 once
 FEATURE_FILE_BYTES = 2400  # schema, provenance and footer of an Arrow file
@@ -92,7 +93,7 @@ def features_probe(config: StudyConfig) -> BatchProbe:
     )
 
 
-def _rate_dependencies(config: StudyConfig) -> dict[str, Any]:
+def _rate_dependencies(config: StudyConfig) -> Settings:
     model, lora = actor_dependencies(config, config.features.token_budget), dependencies.adapter_settings(config)
     return {**model, **lora, "dim": config.features.dim}
 
@@ -136,7 +137,9 @@ def extract_features(
     run = warmup.result(WarmupResult).run
     checkpoints = {name: warmup.folder / run / name for name in provenance}
     actors = _actors(config, checkpoints, out, provenance)
-    pool = ActorPool("features", missing, rows, actors.actor, actors.arguments, lambda item: out)
+    pool: ActorPool[GradientResult] = ActorPool(
+        "features", missing, rows, actors.actor, actors.arguments, lambda item: out
+    )
     tokens = memory = 0
     shortage = Shortage(actors.budget_key, actors.budget, context.console)
     with context.console.bar("features", len(missing), "shards") as bar:
@@ -146,6 +149,13 @@ def extract_features(
             shortage.look(row["token_budget"], row["recompute"])
             bar.advance(1, row["tokens"])
     return Cost(tokens=tokens, peak_memory=memory)
+
+
+class GradientResult(ItemResult):
+    """What an actor says of a shard: besides, how many rows are rejected, and whether it recomputes activations now."""
+
+    recompute: bool
+    rejected: int
 
 
 class GradientTaker:
@@ -173,9 +183,9 @@ class GradientTaker:
         self.sketch = CountSketch(features.dim, features.seed)
         self.checkpoint: str | None = None
         self.moments: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.state: dict[str, Any] = {}
+        self.state: CheckpointState | None = None
 
-    def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> dict[str, Any]:
+    def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> GradientResult:
         from instsel.gradients.features import feature_table, normalise
         from instsel.runtime.session import peak_memory
 
@@ -205,14 +215,17 @@ class GradientTaker:
         """Return an engine: Adam directions for pool rows, plain gradients for validation rows (LESS, 3.1)."""
         from instsel.gradients.engine import GradientEngine
 
-        adam = {"moments": self.moments, "betas": tuple(self.state["betas"]), "eps": self.state["eps"]}
-        return GradientEngine(
+        engine = partial(
+            GradientEngine,
             self.model,
             sketch=self.sketch,
             token_budget=self.token_budget,
             recompute=self.recompute,
-            **(adam if kind == "pool" else {}),
         )
+        if kind != "pool":
+            return engine()
+        assert self.state is not None
+        return engine(moments=self.moments, betas=self.state.betas, eps=self.state.eps)
 
     def _load(self, checkpoint: str) -> None:
         from instsel.models.loading import attach_adapter

@@ -1,6 +1,6 @@
 """Stage *finetune*: the base model trained on one selection; every run has the same settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -105,7 +105,7 @@ def _commit(index: int, outcome: "Trained | Diverged", folders: Sequence[StageFo
     if isinstance(outcome, Diverged):
         folders[index].folder.write_json(DIVERGED, {"why": str(outcome)})
         return
-    folders[index].commit(TrainingResult(**outcome.result), outcome.cost)
+    folders[index].commit(outcome.result, outcome.cost)
 
 
 def train_until(context: RunContext, run: Run, epoch: int) -> TrainingResult:
@@ -114,8 +114,7 @@ def train_until(context: RunContext, run: Run, epoch: int) -> TrainingResult:
     from instsel.runtime.training_run import TrainingSession
 
     session = TrainingSession(context.config, context.resources, context.console)
-    trained = run_training(session, start_run(context, run), epoch)
-    return TrainingResult(**trained.result)
+    return run_training(session, start_run(context, run), epoch).result
 
 
 def start_run(context: RunContext, run: Run) -> "TrainingRun":
@@ -174,7 +173,9 @@ def levels_of_rows(curriculum: Curriculum, reader: StudyReader, ids: Sequence[st
         InputError: levels are given to a category that is not there.
     """
     if curriculum.levels == "dependencies":
-        level_of = reader.interaction("interventions")["dependency"]["levels"]
+        dependency = reader.interaction("interventions").dependency
+        assert dependency is not None
+        level_of: Mapping[str, str] = dependency.levels
     else:
         level_of = curriculum.levels
         known = {*reader.category_of.values(), OTHER}

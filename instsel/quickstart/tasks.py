@@ -3,10 +3,15 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any, Literal
+from typing import Literal, TypedDict
+
+from instsel.data.formats import Message
+
+Record = Mapping[str, str | list[str]]
+"""A line of a task's file, parsed from JSON."""
 
 _CHOICE = "{question}\n{options}"
 
@@ -80,7 +85,15 @@ TASKS = (
 )
 
 
-def rows_of(task: Task, records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+class PoolRow(TypedDict):
+    """A row of the pool or of a target: a user turn and an assistant turn."""
+
+    source: str
+    task: str
+    messages: list[Message]
+
+
+def rows_of(task: Task, records: Iterable[Record]) -> list[PoolRow]:
     """Render a task's records as conversations: short ones, without duplicate questions, in a reproducible order.
 
     Args:
@@ -88,10 +101,10 @@ def rows_of(task: Task, records: Iterable[dict[str, Any]]) -> list[dict[str, Any
         records: Its records, parsed from JSON.
 
     Returns:
-        Rows {"source", "task", "messages": [user turn, assistant turn]}, sorted by the SHA-256 of their messages, so
+        Rows, sorted by the SHA-256 of their messages, so
         that the order is the same everywhere and unrelated to that of the file.
     """
-    rows = [
+    rows: list[PoolRow] = [
         {"source": task.source, "task": task.name, "messages": messages}
         for messages in _conversations(task, records)
         if sum(len(message["content"]) for message in messages) <= task.longest
@@ -99,7 +112,7 @@ def rows_of(task: Task, records: Iterable[dict[str, Any]]) -> list[dict[str, Any
     return sorted(rows, key=lambda row: hashlib.sha256(json.dumps(row["messages"]).encode()).digest())
 
 
-def _conversations(task: Task, records: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, str]]]:
+def _conversations(task: Task, records: Iterable[Record]) -> Iterator[list[Message]]:
     seen = set()
     for record in records:
         first = re.sub(r"\W+", " ", _text(record[task.keys[0]])).strip().lower()

@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import JsonValue
 
 from instsel.choice.influence import influence_matrix
 from instsel.choice.metrics import selection_metrics
@@ -18,10 +19,15 @@ from instsel.mixture.interaction import agreement
 from instsel.report.facts import (
     AgreementFacts,
     BudgetPart,
+    Composition,
     DividedBudget,
+    InfluenceFacts,
+    Lengths,
     Metrics,
     OrderFacts,
+    Overlap,
     Provenance,
+    Reading,
     SearchFacts,
     SelectionFacts,
     StageCost,
@@ -33,7 +39,7 @@ from instsel.report.reading import reading, rejected_rows
 from instsel.report.record import StudyRecord, warnings
 from instsel.report.results import results
 from instsel.study.attribution_specs import metrics_spec
-from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount
+from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount, SplitCount
 from instsel.training.dataset import ORDER
 
 REPORT = "report"
@@ -73,32 +79,62 @@ def collect(record: StudyRecord, measured: Measured | None = None) -> StudyFacts
     """
     by_stage = earlier_measurement(record) if measured is None else measured
     outcome, incomparable = results(record)
-    facts: dict[str, Any] = {
-        "study": record.config.name,
-        "path": record.path,
-        "model": record.config.model.name,
-        "dtype": record.config.model.dtype,
-        "budget": record.config.selection.budget,
-        "unit": record.config.selection.unit,
-        "warnings": [*warnings(record), *incomparable],
-        "missing": record.missing,
+    return StudyFacts(
+        study=record.config.name,
+        path=record.path,
+        model=record.config.model.name,
+        dtype=record.config.model.dtype,
+        budget=record.config.selection.budget,
+        unit=record.config.selection.unit,
+        warnings=[*warnings(record), *incomparable],
+        missing=record.missing,
         **dict(outcome),
-        "selections": {
-            name: SelectionFacts.model_validate(result) for name, result in record.results("select").items()
-        },
-        "metrics": by_stage.metrics,
-        "budgets": divided_budgets(record),
+        selections={name: SelectionFacts.model_validate(result) for name, result in record.results("select").items()},
+        metrics=by_stage.metrics,
+        budgets=divided_budgets(record),
         **_categories(record),
-        "orders": training_orders(record),
-        "search": _search(record),
-        "rejected": rejected_rows(record),
-        "cost": {name: StageCost.model_validate(manifest["cost"]) for name, manifest in record.manifests.items()},
-        "provenance": _provenance(record, by_stage),
-    }
-    return StudyFacts.model_validate({**facts, **_of_pool(record)})
+        orders=training_orders(record),
+        search=_search(record),
+        rejected=rejected_rows(record),
+        cost={name: StageCost.model_validate(manifest["cost"]) for name, manifest in record.manifests.items()},
+        provenance=_provenance(record, by_stage),
+        **_of_pool(record),
+    )
 
 
-def _of_pool(record: StudyRecord) -> dict[str, Any]:
+class PoolFacts(TypedDict, total=False):
+    """The fields of `StudyFacts` that a look at the pool's rows fills; none where there is no pool yet."""
+
+    pool: PoolResult
+    targets: dict[str, dict[str, SplitCount]]
+    composition: dict[str, Composition]
+    lengths: dict[str, Lengths]
+    overlap: Overlap
+    influence: InfluenceFacts | None
+    reading: Reading
+
+
+class CategoryFacts(TypedDict):
+    """The fields of `StudyFacts` that are about categories."""
+
+    categories: dict[str, RowCount]
+    interaction: dict[str, InteractionResult]
+    agreement: dict[str, AgreementFacts]
+    mixtures: dict[str, MixtureShares]
+
+
+class PartNumbers(TypedDict):
+    """What is counted of a part of a divided budget, see `BudgetPart`."""
+
+    name: str
+    rows: int
+    tokens: int
+    gain: float
+    first: float
+    last: float
+
+
+def _of_pool(record: StudyRecord) -> PoolFacts:
     """What takes a look at the pool's rows."""
     if record.prepared is None:
         return {}
@@ -175,7 +211,7 @@ def _provenance(record: StudyRecord, measured: Measured) -> Provenance:
     )
 
 
-def _categories(record: StudyRecord) -> dict[str, Any]:
+def _categories(record: StudyRecord) -> CategoryFacts:
     """How categories help each other, how far estimators agree, and the mixtures that follow."""
     interaction = {
         name: InteractionResult.model_validate(result) for name, result in record.results("interaction").items()
@@ -241,7 +277,7 @@ def _part_label(reason: str, method: str) -> str:
     return reason.rpartition(" ")[2] if method == "g2is" else reason.partition(" ")[2]
 
 
-def _by_reason(table: pa.Table) -> list[dict[str, Any]]:
+def _by_reason(table: pa.Table) -> list[PartNumbers]:
     numbered = table.append_column("pick", pa.array(range(len(table)), pa.int64()))
     aggregates = [("pick", "min"), ("pick", "count"), ("tokens", "sum")]
     aggregates += [("score", "sum"), ("score", "first"), ("score", "last")]
@@ -249,11 +285,11 @@ def _by_reason(table: pa.Table) -> list[dict[str, Any]]:
     names = {"reason": "name", "pick_count": "rows", "tokens_sum": "tokens", "score_sum": "gain"}
     names |= {"score_first": "first", "score_last": "last"}
     ordered = grouped.take(pc.sort_indices(grouped["pick_min"]))[:MOST_PARTS].select(list(names))
-    parts: list[dict[str, Any]] = ordered.rename_columns(list(names.values())).to_pylist()
+    parts: list[PartNumbers] = ordered.rename_columns(list(names.values())).to_pylist()
     return parts
 
 
-def as_json(facts: StudyFacts) -> dict[str, Any]:
+def as_json(facts: StudyFacts) -> dict[str, JsonValue]:
     """Return the facts as JSON has them, without NaN."""
-    values: dict[str, Any] = json.loads(facts.model_dump_json())
+    values: dict[str, JsonValue] = json.loads(facts.model_dump_json())
     return values

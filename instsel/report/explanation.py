@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from instsel.choice.explain import Effect, Explanation, Standing
 from instsel.choice.reselect import Reselection
 from instsel.console import inline
+from instsel.data.formats import Message
 from instsel.report.markdown import NONE, decimal, markdown_table
 
 MOST_TEXT = 600
@@ -44,7 +45,7 @@ def selection_summary(selection: Reselection) -> str:
     return "\n".join([*lines, f"- files: `{selection.folder}`", ""])
 
 
-def _turn(message: Mapping[str, str]) -> str:
+def _turn(message: Message) -> str:
     text = message["content"]
     cut = f"{text[:MOST_TEXT]} … ({len(text):,} characters)" if len(text) > MOST_TEXT else text
     return f"\n{message['role']}:\n\n" + "\n".join(f"    {line}" for line in cut.splitlines())

@@ -1,9 +1,9 @@
 """What a study found, as types: report.html, report.md, the terminal and summary.json all show these facts."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue
 
 from instsel.choice.metrics import SelectionMetrics
 from instsel.stats import Interval
@@ -158,7 +158,7 @@ class TrialFacts(Facts):
     """A trial of a search, see `search.outcome.Outcome`; `pareto`: no other has fewer tokens and a lower objective."""
 
     name: str
-    point: dict[str, Any]
+    point: dict[str, JsonValue]
     objective: Number
     tokens: int
     searched: dict[str, float] = {}

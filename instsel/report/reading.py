@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from instsel.choice.output import TABLE
+from instsel.data.formats import Message
 from instsel.report.facts import Pick, Reading, ReadingRow, RejectedRow, RejectedRows
 from instsel.report.influence import ChosenRows
 from instsel.report.pool import Pool
@@ -19,7 +20,7 @@ MOST_REJECTED = 5
 MOST_FILES = 200
 NO_GRADIENT = "no usable gradient"
 
-Texts = Mapping[str, list[dict[str, str]]]
+Texts = Mapping[str, list[Message]]
 """Id of a row -> its messages, each with role and content."""
 
 

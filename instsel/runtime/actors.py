@@ -3,10 +3,10 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,10 +34,14 @@ Item = dict[str, str]
 MOST_ATTEMPTS = 4
 
 
-class ModelActor(Protocol):
+ItemResultT = TypeVar("ItemResultT", bound=Mapping[str, object])
+ItemResultT_co = TypeVar("ItemResultT_co", bound=Mapping[str, object], covariant=True)
+
+
+class ModelActor(Protocol[ItemResultT_co]):
     """Works on an item at a time; loads its model once, when it is constructed."""
 
-    def __call__(self, item: Item, ids: list[str], examples: list[Any], /) -> dict[str, Any]:
+    def __call__(self, item: Item, ids: list[str], examples: list[Any], /) -> ItemResultT_co:
         """Return plain values; `tokens` and `rejected`, where they are among them, are counted as metrics."""
 
 
@@ -84,7 +88,7 @@ class _AttemptCounter:
 
 
 @dataclass(frozen=True)
-class ActorPool:
+class ActorPool(Generic[ItemResultT]):
     """Items of a stage, and the actors that work through them.
 
     An item whose worker died is retried by another worker, so actors must commit their work whole or not at all.
@@ -93,7 +97,7 @@ class ActorPool:
         stage: name of the stage in the metrics.
         items: the work; item["rows"] is the table below `rows` that it is about, with each example's id and tokens.
         rows: folder of the tables.
-        actor: class whose instances take (item, ids, examples) and return a dict of plain values.
+        actor: class whose instances take (item, ids, examples) and return plain values, a type of the stage's.
         arguments: arguments of the class, after the number of torch threads.
         folder_of: item -> folder of the stage that it is for, where the attempts at it are recorded.
         columns: columns of the tables that an example has, beside the id.
@@ -102,12 +106,12 @@ class ActorPool:
     stage: str
     items: Sequence[Item]
     rows: Folder
-    actor: Callable[..., ModelActor]
+    actor: Callable[..., ModelActor[ItemResultT]]
     arguments: tuple[Any, ...]
     folder_of: Callable[[Item], Folder]
     columns: Sequence[str] = EXAMPLE
 
-    def run(self, resources: ResourcePlan) -> Iterator[dict[str, Any]]:
+    def run(self, resources: ResourcePlan) -> Iterator[ItemResultT]:
         """Stream the items through actors, an item a call, and yield the results in the order in which they come.
 
         Args:
@@ -148,7 +152,8 @@ class ActorPool:
                 ),
             )
         )
-        yield from results.iter_rows()
+        rows: Iterable[Any] = results.iter_rows()
+        yield from rows
 
     def useful_actors(self, limit: int) -> int:
         """Count the actors, at most `limit`, that the work is worth; read no more tables than that takes."""
@@ -164,7 +169,7 @@ class ActorPool:
         return useful_processes(limit, tokens)
 
 
-def bounded_dataset(items: Sequence[dict[str, Any]], workers: int) -> ray.data.Dataset:
+def bounded_dataset(items: Sequence[Mapping[str, str | int]], workers: int) -> ray.data.Dataset:
     """Make a dataset of items, each a block, for `workers` actors or tasks, and bound what is read ahead of them.
 
     What is read ahead waits in the object store: at most `AHEAD_BYTES` a worker, and never more than the half of the
@@ -192,7 +197,7 @@ class _ActorAdapter:
 
     def __init__(
         self,
-        load: Callable[[], ModelActor],
+        load: Callable[[], ModelActor[Mapping[str, object]]],
         limiter: AttemptLimiter,
         folder_of: Callable[[Item], Folder],
         study: str,
@@ -200,21 +205,20 @@ class _ActorAdapter:
     ) -> None:
         self._load, self._limiter, self._folder_of = load, limiter, folder_of
         self._meter = Meter(study, stage)
-        self._actor: ModelActor | None = None
+        self._actor: ModelActor[Mapping[str, object]] | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([self._call(row) for row in batch.to_pylist()])
+        return pa.Table.from_pylist([self._call(row.pop("item"), row.pop("id"), row) for row in batch.to_pylist()])
 
-    def _call(self, row: dict[str, Any]) -> dict[str, Any]:
-        item: Item = json.loads(row["item"])
-        self._limiter.start(self._folder_of(item), row["item"], len(row["id"]), item["rows"])
+    def _call(self, text: str, ids: list[str], columns: Mapping[str, Sequence[object]]) -> Mapping[str, object]:
+        item: Item = json.loads(text)
+        self._limiter.start(self._folder_of(item), text, len(ids), item["rows"])
         if self._actor is None:
             # Not in the constructor: a worker that dies while it loads the model counts as an attempt at the item, too.
             self._actor = self._load()
-        columns = [name for name in row if name not in ("item", "id")]
-        values = zip(*(row[name] for name in columns), strict=True)
+        values = zip(*columns.values(), strict=True)
         examples = [dict(zip(columns, example, strict=True)) for example in values]
         start = time.monotonic()
-        result = self._actor(item, row["id"], examples)
-        self._meter.count_item(row["id"], result, time.monotonic() - start)
+        result = self._actor(item, ids, examples)
+        self._meter.count_item(ids, result, time.monotonic() - start)
         return result

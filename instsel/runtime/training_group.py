@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 import ray.train
+from pydantic import JsonValue
 from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -29,6 +30,7 @@ from instsel.runtime.training_run import (
 )
 from instsel.runtime.training_worker import GroupWork, WorkerRun, last_checkpoint, partitioned, work
 from instsel.study.folder import StageFolder
+from instsel.study.results import Checkpoint, TrainingResult
 from instsel.tracking import tracked
 from instsel.training.deepspeed import complete, read_json
 from instsel.training.schedule import TrainSettings
@@ -107,7 +109,7 @@ def train_settings(config: StudyConfig, training: Training, workers: int) -> Tra
     return settings
 
 
-def _deepspeed(config: StudyConfig) -> dict[str, Any]:
+def _deepspeed(config: StudyConfig) -> dict[str, JsonValue]:
     """Read the DeepSpeed configuration as the user wrote it."""
     if config.deepspeed.config is not None:
         return read_json(config.deepspeed.config)
@@ -263,11 +265,11 @@ class TrainingFollower:
 
     def _trained(self, run: TrainingRun, progress: RunProgress, seconds: float) -> Trained:
         names, folder = checkpoint_names(self._until or run.training.epochs), run.stage.folder
-        checkpoints = {name: (folder / RUN / name).read_json(METRICS) for name in names}
+        checkpoints = {name: Checkpoint.model_validate((folder / RUN / name).read_json(METRICS)) for name in names}
         self._logger.log_epochs(folder / RUN, names)
         StepCheckpointer(folder).remove()
         return Trained(
-            {"run": RUN, "checkpoints": checkpoints},
+            TrainingResult(run=RUN, checkpoints=checkpoints),
             progress.tokens,
             progress.peak_memory,
             progress.rows_reprocessed,

@@ -13,8 +13,7 @@ from instsel.runtime.observability import Meter
 from instsel.runtime.session import on_this_node
 from instsel.runtime.training_run import METRICS
 from instsel.tracking import Tracked
-from instsel.training.checkpoint import STATE
-from instsel.training.schedule import Step
+from instsel.training.schedule import STATE, Step
 
 PROGRESS = "progress.json"
 WRITE_SECONDS = 1.0

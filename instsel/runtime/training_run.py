@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from instsel.config.study import StudyConfig
 from instsel.config.training import Training
@@ -11,6 +10,7 @@ from instsel.errors import Diverged
 from instsel.io.store import Folder
 from instsel.study.folder import Cost, StageFolder
 from instsel.study.resources import ResourcePlan
+from instsel.study.results import TrainingResult
 
 # Folder of a run's checkpoints in that of its stage, and what is in each of them beside the weights.
 RUN = "run"
@@ -62,14 +62,14 @@ class Trained:
     """A training run that has ended.
 
     Attributes:
-        result: its part of the stage's result, see `study.results.TrainingResult`.
+        result: its checkpoints, which are the stage's result or a part of it.
         tokens: through the model in this call.
         peak_memory: highest memory of the first worker, bytes.
         rows_reprocessed: rows of steps that were repeated after a failure, in all calls.
         seconds: since the end of the run before it in its group.
     """
 
-    result: dict[str, Any]
+    result: TrainingResult
     tokens: int
     peak_memory: int
     rows_reprocessed: int = 0

@@ -19,9 +19,8 @@ from instsel.io.store import Folder
 from instsel.runtime.session import peak_memory
 from instsel.runtime.training_progress import StepCheckpointer
 from instsel.runtime.training_run import METRICS, RUN, checkpoint_names
-from instsel.training.checkpoint import STATE
-from instsel.training.deepspeed import AUTO
-from instsel.training.schedule import EpochMetrics, Step, TrainSettings, rows_at_once
+from instsel.training.deepspeed import AUTO, section
+from instsel.training.schedule import STATE, EpochMetrics, Step, TrainSettings, rows_at_once
 
 MODEL_TOO_LARGE = (
     "while it loaded the model, which each worker holds whole: take GPUs with more memory, model.dtype bfloat16, or a "
@@ -118,7 +117,7 @@ def work(group: GroupWork) -> str | None:
 
 def partitioned(settings: TrainSettings) -> bool:
     """Return whether training leaves a base model in parts: ZeRO 3 partitions its weights among workers for good."""
-    return bool(settings.deepspeed.get("zero_optimization", {}).get("stage") == 3)
+    return bool(section(settings.deepspeed, "zero_optimization").get("stage") == 3)
 
 
 def _smaller_steps(run: WorkerRun) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instsel.config.search import Objective, Range
+from instsel.config.search import Objective, Point, Range
 from instsel.report.facts import SearchFacts, TrialFacts
 
 
@@ -27,7 +27,7 @@ class Outcome:
     """
 
     name: str
-    point: Mapping[str, Any]
+    point: Point
     objective: float
     tokens: int
     searched: Mapping[str, float]

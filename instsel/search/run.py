@@ -81,7 +81,7 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
     return folder
 
 
-def _caps(search: Search) -> dict[str, Any]:
+def _caps(search: Search) -> dict[str, float | None]:
     """Return what ends a search; with higher ones it continues."""
     return {"trials": search.trials, "hours": search.hours, "tokens": search.tokens}
 
@@ -123,7 +123,7 @@ def _best_study(study: StudyConfig, best: Outcome) -> str:
 
 
 def _table(outcomes: list[Outcome]) -> pa.Table:
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, str | float | bool | None]] = []
     for outcome in outcomes:
         losses = {f"searched.{target}": loss for target, loss in outcome.searched.items()}
         losses |= {f"judged.{target}": loss for target, loss in outcome.judged.items()}

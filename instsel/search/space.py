@@ -1,17 +1,16 @@
 """From a point of the search space to the study of one trial."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from instsel.config.file import parse_study
-from instsel.config.search import METHOD, ORDER, Search
+from instsel.config.search import METHOD, ORDER, Point, Search
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 
 ESTIMATOR = "mixture.estimator"
 
 
-def study_of(study: StudyConfig, point: Mapping[str, Any]) -> StudyConfig:
+def study_of(study: StudyConfig, point: Point) -> StudyConfig:
     """Return the study of a trial: the method that the point names, with the point's values in place of the study's.
 
     Args:
@@ -24,7 +23,7 @@ def study_of(study: StudyConfig, point: Mapping[str, Any]) -> StudyConfig:
     return parse_study(raw_study_of(study, point), "search.space")
 
 
-def raw_study_of(study: StudyConfig, point: Mapping[str, Any]) -> dict[str, Any]:
+def raw_study_of(study: StudyConfig, point: Point) -> dict[str, object]:
     """Return the same as the keys of a study file, those that the user set and those of the point."""
     raw = study.model_dump(exclude_unset=True)
     raw.pop("search", None)

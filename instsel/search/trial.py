@@ -3,9 +3,9 @@
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
-from instsel.config.search import Search
+from instsel.config.search import Point, Search
 from instsel.config.study import StudyConfig
 from instsel.errors import Diverged, InputError
 from instsel.io.fingerprint import fingerprint
@@ -23,7 +23,36 @@ OWNER = "owner.json"
 WATCHED = "watched"
 DONE = "done.json"
 
-Report = Callable[[dict[str, Any]], None]
+
+class Progress(TypedDict, total=False):
+    """What a trial says after an epoch, and at its end.
+
+    Attributes:
+        failed: why it failed; None where it has not.
+        objective: of the losses so far; a trial that failed has none.
+        tokens: trained on.
+        epoch: that has ended.
+        last: whether nothing follows.
+        stopped: whether the search stopped it early.
+    """
+
+    failed: str | None
+    objective: float
+    tokens: int
+    epoch: int
+    last: bool
+    stopped: bool
+
+
+class PointEntry(TypedDict):
+    """What is written down of a point: which trial tries it, if one does, and what that said last."""
+
+    point: Point
+    trial: str | None
+    progress: Progress | None
+
+
+Report = Callable[[Progress], None]
 """Takes what a trial tells; does not return where the trial is stopped."""
 
 
@@ -109,7 +138,7 @@ def _watch(context: RunContext, search: Search, run: Run, report: Report) -> Non
         report(_progress(search, searched, tokens, epoch, last=False))
 
 
-def _progress(search: Search, losses: Mapping[str, float], tokens: int, epoch: int, *, last: bool) -> dict[str, Any]:
+def _progress(search: Search, losses: Mapping[str, float], tokens: int, epoch: int, *, last: bool) -> Progress:
     objective = objective_of(losses, tokens, search.objective)
     return {"failed": None, "objective": objective, "tokens": tokens, "epoch": epoch, "last": last, "stopped": False}
 
@@ -128,32 +157,33 @@ class TrialStore:
     trials: Folder
     search: Search
 
-    def asked(self, point: Mapping[str, Any]) -> dict[str, Any] | None:
+    def asked(self, point: Point) -> PointEntry | None:
         """Return the entry of a point; None if it was never tried."""
         name = f"{_name(point)}.json"
-        entry: dict[str, Any] | None = self.folder.read_json(name) if self.folder.exists(name) else None
+        entry: PointEntry | None = self.folder.read_json(name) if self.folder.exists(name) else None
         return entry
 
-    def note(self, point: Mapping[str, Any], trial: str | None, progress: Mapping[str, Any] | None) -> None:
+    def note(self, point: Point, trial: str | None, progress: Progress | None) -> None:
         """Write down that a point is tried, by which trial, and its last progress."""
-        self.folder.write_json(f"{_name(point)}.json", {"point": dict(point), "trial": trial, "progress": progress})
+        entry: PointEntry = {"point": dict(point), "trial": trial, "progress": progress}
+        self.folder.write_json(f"{_name(point)}.json", entry)
 
-    def end(self, point: Mapping[str, Any], *, failed: str | None) -> None:
+    def end(self, point: Point, *, failed: str | None) -> None:
         """Mark a point whose trial ended before its last report: as failed, or as stopped early."""
-        kept = self.asked(point) or {"trial": None, "progress": None}
-        progress = kept["progress"] or {}
+        kept = self.asked(point)
+        trial, progress = (kept["trial"], kept["progress"] or Progress()) if kept else (None, Progress())
         if progress.get("last"):
             return
         if failed is not None or not progress:
             progress = {"failed": failed or "stopped before its first epoch ended"}
-        self.note(point, kept["trial"], {**progress, "last": True, "stopped": "objective" in progress})
+        self.note(point, trial, {**progress, "last": True, "stopped": "objective" in progress})
 
-    def outcomes(self) -> list[tuple[dict[str, Any], Outcome | None]]:
+    def outcomes(self) -> list[tuple[Point, Outcome | None]]:
         """Return every point that was tried with its outcome; None for one that is unfinished."""
-        entries = [self.folder.read_json(name) for name in self.folder.names()]
+        entries: list[PointEntry] = [self.folder.read_json(name) for name in self.folder.names()]
         return [(entry["point"], self.outcome(entry)) for entry in entries]
 
-    def outcome(self, kept: Mapping[str, Any]) -> Outcome | None:
+    def outcome(self, kept: PointEntry) -> Outcome | None:
         """Return the outcome of an entry."""
         point, progress, trial = kept["point"], kept["progress"], kept["trial"]
         if trial is not None and (self.trials / trial).exists(OUTCOME):
@@ -170,5 +200,5 @@ class TrialStore:
         return Outcome(name, point, float("inf"), 0, {}, {}, failed=progress["failed"])
 
 
-def _name(point: Mapping[str, Any]) -> str:
+def _name(point: Point) -> str:
     return fingerprint(dict(point))

@@ -16,7 +16,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
-from instsel.config.search import Range, Search
+from instsel.config.search import Point, Range, Search
 from instsel.config.study import StudyConfig
 from instsel.console import Bar, Terminal
 from instsel.errors import InputError, StudyError
@@ -26,7 +26,7 @@ from instsel.runtime.errors import last_line
 from instsel.runtime.tune import DRIVER, TrialCounter, plan_trial_resources, quiet_tune
 from instsel.search.outcome import Outcome
 from instsel.search.space import study_of
-from instsel.search.trial import OUTCOME, OWNER, TrialStore, run_trial, trial_folder
+from instsel.search.trial import OUTCOME, OWNER, Progress, TrialStore, run_trial, trial_folder
 from instsel.study.folder import StageFolder
 from instsel.study.resources import ResourcePlan
 from instsel.study.stage import RunContext
@@ -96,9 +96,7 @@ def finished_outcomes(store: TrialStore) -> list[Outcome]:
     return sorted(outcomes, key=lambda outcome: (outcome.stopped, outcome.objective, outcome.name))
 
 
-def _trial(
-    point: Mapping[str, Any], config: StudyConfig, shared: Folder, store: TrialStore, resources: ResourcePlan
-) -> None:
+def _trial(point: Point, config: StudyConfig, shared: Folder, store: TrialStore, resources: ResourcePlan) -> None:
     """Run a trial, in its process. A point that has ended, which some searchers ask for again, answers at once."""
     point = dict(point)
     entry = store.asked(point)
@@ -115,7 +113,7 @@ def _trial(
     name = folder.name
     store.note(point, name, None)
 
-    def report(progress: dict[str, Any]) -> None:
+    def report(progress: Progress) -> None:
         store.note(point, name, progress)
         if progress["last"] and not progress["failed"]:
             # The losses of its steps are logged where it is trained.
@@ -143,7 +141,7 @@ class _TunePlan:
     trial: Any
     at_once: int
     left: int
-    known: Sequence[tuple[dict[str, Any], Outcome | None]]
+    known: Sequence[tuple[Point, Outcome | None]]
     spent: int
     counting: TrialCounter
 
@@ -196,11 +194,9 @@ def _domain(values: Any, search: Search) -> Any:
     return draw(values.low, values.high)
 
 
-def _optuna(
-    search: Search, space: Mapping[str, Any], asked: Sequence[tuple[dict[str, Any], Outcome | None]]
-) -> OptunaSearch:
+def _optuna(search: Search, space: Mapping[str, Any], asked: Sequence[tuple[Point, Outcome | None]]) -> OptunaSearch:
     """Return a searcher that knows all outcomes so far, and first tries the points that are unfinished."""
-    unfinished = [point for point, outcome in asked if outcome is None]
+    unfinished = [dict(point) for point, outcome in asked if outcome is None]
     searcher = OptunaSearch(
         OptunaSearch.convert_search_space(dict(space)),
         metric="objective",
@@ -211,7 +207,7 @@ def _optuna(
     )
     for point, outcome in asked:
         if outcome is not None and np.isfinite(outcome.objective):
-            searcher.add_evaluated_point(point, outcome.objective)
+            searcher.add_evaluated_point(dict(point), outcome.objective)
     return searcher
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from instsel.io.matrix import MAPPED_BYTES
 from instsel.mixture.curriculum import Order
@@ -294,7 +294,7 @@ class Method(StrictModel, ABC):
             ValueError: they contradict each other; the message says what to change.
         """
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, JsonValue]:
         """Return what the choice depends on, JSON values: part of the selection's fingerprint."""
         return {"version": self.version, **self.model_dump(mode="json", exclude={"name", "seeds", "order", "mixture"})}
 
@@ -400,7 +400,7 @@ class AttributedMethod(TargetedMethod):
                 "remove it or write that"
             )
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, JsonValue]:
         # Which influence it is, the selection's fingerprint has by the spec's name.
         return {key: value for key, value in super().settings().items() if key not in ("attribution", "damping")}
 

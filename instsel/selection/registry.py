@@ -9,7 +9,7 @@ A package brings a method by an entry point of the group `instsel.methods` whose
 import inspect
 import pkgutil
 import reprlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -153,7 +153,7 @@ def select(method: str, data: Any, budget: int, **options: Any) -> Selection:
         ) from error
 
 
-def _check_options(method: str, function: Callable[..., Selection], options: dict[str, Any]) -> None:
+def _check_options(method: str, function: Callable[..., Selection], options: Mapping[str, object]) -> None:
     """Check that the options are those of the function: what is after its first argument, the budget left out."""
     fixed = getattr(function, "keywords", {})
     parameters = list(inspect.signature(function).parameters.values())[1:]

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 from pydantic import JsonValue
 
@@ -17,11 +16,11 @@ from instsel.models.dtypes import dtype_of
 
 Settings = dict[str, JsonValue]
 
-_IDENTITIES: ContextVar[dict[str, Any] | None] = ContextVar("identities", default=None)
+_IDENTITIES: ContextVar[dict[str, Settings] | None] = ContextVar("identities", default=None)
 
 
 @contextmanager
-def identities_kept(identities: dict[str, Any]) -> Iterator[None]:
+def identities_kept(identities: dict[str, Settings]) -> Iterator[None]:
     """Look at each of the user's files and models once while the block runs, and keep what was seen in `identities`."""
     token = _IDENTITIES.set(identities)
     try:
@@ -34,8 +33,8 @@ def pool_identity(config: StudyConfig) -> Settings:
     """Return the identity of the files of pool and targets, and how they are read."""
 
     def identify() -> Settings:
-        pool: Any = files_identity(pool_files(config))
-        targets: dict[str, Any] = {}
+        pool = files_identity(pool_files(config))
+        targets: Settings = {}
         for name in config.targets:
             targets[name] = {split: files_identity(files) for split, files in target_files(config, name).items()}
         return {"pool": pool, "targets": targets}
@@ -117,8 +116,7 @@ def _kept(name: str, identify: Callable[[], Settings]) -> Settings:
         return identify()
     if name not in identities:
         identities[name] = identify()
-    kept: Settings = identities[name]
-    return kept
+    return identities[name]
 
 
 def _digest(key: str, path: str) -> str:

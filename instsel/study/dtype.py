@@ -3,18 +3,20 @@
 from instsel.config.study import StudyConfig
 from instsel.io.store import Folder
 from instsel.models.dtypes import DtypeDecision, with_dtype
-from instsel.study.folder import STUDY, read_study_entry
+from instsel.study.folder import STUDY, StudyEntry, read_study_entry
 
 
 def read_dtype(folder: Folder) -> DtypeDecision | None:
     """Read the decision recorded in a study folder; None if there is none yet."""
-    entry = read_study_entry(folder) if folder.exists(STUDY) else {}
-    return DtypeDecision(entry["dtype"], entry["dtype_reason"]) if "dtype" in entry else None
+    entry = read_study_entry(folder) if folder.exists(STUDY) else None
+    if entry is None or "dtype" not in entry:
+        return None
+    return DtypeDecision(entry["dtype"], entry["dtype_reason"])
 
 
 def write_dtype(folder: Folder, decision: DtypeDecision) -> None:
     """Record a decision in a study folder, beside the study's name."""
-    entry = {**read_study_entry(folder), "dtype": decision.dtype, "dtype_reason": decision.reason}
+    entry: StudyEntry = {**read_study_entry(folder), "dtype": decision.dtype, "dtype_reason": decision.reason}
     folder.write_json(STUDY, entry)
 
 

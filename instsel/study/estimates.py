@@ -6,9 +6,10 @@ and `Stage.estimate` makes numbers of them.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 import numpy as np
+from pydantic import JsonValue
 
 from instsel.config.study import StudyConfig
 from instsel.config.training import Training
@@ -202,13 +203,27 @@ class Throughput:
         return self.start + work / (self.speed * processes)
 
 
+class ItemResult(TypedDict):
+    """What an actor says of an item when it has written its results.
+
+    Attributes:
+        tokens: that went through the model.
+        peak_memory: largest resident memory of the actor, bytes.
+        token_budget: of its batches now.
+    """
+
+    tokens: int
+    peak_memory: int
+    token_budget: int
+
+
 @dataclass(frozen=True)
 class ActorSpec:
     """Actors that make the results of items.
 
     Attributes:
-        actor: class whose instances take (item, ids, examples), write the results of the item, and return how many
-            `tokens` that took, their `peak_memory`, bytes, and the `token_budget` of its batches now.
+        actor: class whose instances take (item, ids, examples), write the results of the item, and return an
+            `ItemResult`.
         arguments: of the class, after the number of torch threads.
         budget_key: key of the study file that says how many padded tokens a batch has.
         budget: its value.
@@ -243,7 +258,7 @@ class BatchProbe:
     """
 
     name: str
-    dependencies: Callable[[], Mapping[str, Any]]
+    dependencies: Callable[[], Mapping[str, JsonValue]]
     actors: Callable[[Folder], ActorSpec]
     item: Mapping[str, str]
     rows: Literal["pool", "heldout"] = "pool"
@@ -262,7 +277,7 @@ class TrainingProbe:
     """
 
     name: str
-    dependencies: Callable[[], Mapping[str, Any]]
+    dependencies: Callable[[], Mapping[str, JsonValue]]
     training: Training
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 import xxhash
 from pydantic import BaseModel, JsonValue
@@ -46,11 +46,23 @@ class Manifest(TypedDict):
     version: int
     fingerprint: str
     code_version: str
-    settings: dict[str, Any]
-    inputs: dict[str, Any]
+    settings: dict[str, JsonValue]
+    inputs: dict[str, JsonValue]
     parents: dict[str, str]
     cost: ManifestCost
     result: dict[str, Any]
+
+
+class _SettledDtype(TypedDict, total=False):
+    dtype: Literal["float32", "bfloat16"]
+    dtype_reason: str
+
+
+class StudyEntry(_SettledDtype):
+    """What `study.json` says of the whole study: its name and format, and the dtype that was settled, if one was."""
+
+    name: str
+    format: int
 
 
 @dataclass(frozen=True)
@@ -209,13 +221,13 @@ def find_folder(out: str, name: str) -> Folder:
     return folder
 
 
-def read_study_entry(folder: Folder) -> dict[str, Any]:
+def read_study_entry(folder: Folder) -> StudyEntry:
     """Read `study.json` of a study's folder: name, format, and what was settled for the whole study.
 
     Raises:
         InputError: the folder was written by a version of instsel with another format.
     """
-    entry: dict[str, Any] = folder.read_json(STUDY)
+    entry: StudyEntry = folder.read_json(STUDY)
     if entry.get("format") != FORMAT:
         raise InputError(
             f"{folder} was written by another version of instsel (format {entry.get('format')}, this one has format "

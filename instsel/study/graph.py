@@ -1,7 +1,9 @@
 """The stages of one study: their folders, fingerprints, which its methods need, and which of them are stale."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
+
+from pydantic import JsonValue
 
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
@@ -9,7 +11,14 @@ from instsel.io.store import Folder
 from instsel.study.dependencies import identities_kept
 from instsel.study.folder import Manifest, StageFolder
 from instsel.study.runs import runs_of
-from instsel.study.stage import Stage, StageKey
+from instsel.study.stage import Settings, Stage, StageKey
+
+
+class StageEntry(TypedDict):
+    """A stage in `graph.json`."""
+
+    name: str
+    settings: Settings
 
 
 class StageGraph:
@@ -42,7 +51,7 @@ class StageGraph:
         self._stages = {stage.name: stage for stage in stages}
         self._trial_folder = trial_folder or folder
         self._folders: dict[StageKey, StageFolder] = {}
-        self._identities: dict[str, Any] = {}
+        self._identities: dict[str, Settings] = {}
         # Looked at now: a file that is missing is an error before anything runs.
         for key in self._needed:
             self[key]
@@ -85,7 +94,7 @@ class StageGraph:
         """Return the stage of a name."""
         return self._stages[name]
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[StageEntry]:
         """Return the name and the settings of every stage that the study can have, for `graph.json`."""
         keys = (key for name in self._stages for key in self._keys(name))
         return [{"name": key.name, "settings": self._stages[key.stage].settings(self.config, key.key)} for key in keys]
@@ -117,7 +126,7 @@ class StageGraph:
 
 
 def stale_settings(
-    settings: Mapping[str, Mapping[str, Any]], manifests: Mapping[str, Manifest | None] | Mapping[str, Manifest]
+    settings: Mapping[str, Settings], manifests: Mapping[str, Manifest | None] | Mapping[str, Manifest]
 ) -> dict[str, list[str]]:
     """Find the finished stages that were made by other settings than the study file has now.
 
@@ -139,7 +148,7 @@ def stale_settings(
     return stale
 
 
-def _differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
+def _differences(before: JsonValue, now: JsonValue, key: str = "") -> Iterator[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         for name in now.keys() & before.keys():
             yield from _differences(before[name], now[name], f"{key}.{name}" if key else name)

@@ -8,12 +8,13 @@ from instsel.io.fingerprint import digest_in
 from instsel.io.store import Folder
 from instsel.study.folder import StageFolder
 from instsel.study.results import PrepareResult, WarmupResult
-from instsel.study.stage import RunContext
+from instsel.study.stage import RunContext, Settings
+from instsel.training.schedule import ADAPTER, MOMENTS, STATE
 
 PROVENANCE = "provenance.json"
 LOSS = "mean answer-token cross-entropy per example"
 
-Provenance = dict[str, dict[str, dict[str, Any]]]
+Provenance = dict[str, dict[str, Settings]]
 """Checkpoint -> kind of rows (pool, validation) -> what the shards depend on."""
 
 
@@ -27,7 +28,7 @@ def feature_provenance(context: RunContext) -> Provenance:
     warmup, features = context.stage("warmup"), context.config.features
     model: Any = warmup.inputs["model"]
     trained = warmup.result(WarmupResult)
-    shared = {
+    shared: Settings = {
         "stage": context.stage("features").fingerprint,
         "model": model["identity"],
         "dtype": model["dtype"],
@@ -56,9 +57,7 @@ def settle_provenance(stage: StageFolder, provenance: Provenance, terminal: Term
     stage.folder.write_json(PROVENANCE, provenance)
 
 
-def _of_checkpoint(folder: Folder, shared: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    from instsel.training.checkpoint import ADAPTER, MOMENTS, STATE
-
+def _of_checkpoint(folder: Folder, shared: Settings) -> dict[str, Settings]:
     state = folder.read_json(STATE)
     adam = {"kind": "Adam direction", "betas": state["betas"], "eps": state["eps"]}
     shared = {**shared, "adapter": digest_in(folder, ADAPTER)}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import JsonValue
 
 from instsel.arrays import list_rows
 from instsel.errors import InputError
@@ -15,7 +16,7 @@ from instsel.io.matrix import Matrix, stack
 from instsel.io.store import Folder
 from instsel.selection.base import AttributionSpec
 from instsel.study.folder import GRAPH, MANIFEST, Manifest, ResultT, parse_result, read_manifest
-from instsel.study.results import PrepareResult
+from instsel.study.results import InteractionResult, PrepareResult
 
 CHECKPOINT = re.compile(r"epoch-[0-9]+")
 SHARD = re.compile(r"[0-9]+-[0-9]+")
@@ -47,7 +48,7 @@ class StudyReader:
         """Return whether a stage is finished."""
         return (self.study / stage).exists(MANIFEST)
 
-    def stages(self) -> dict[str, dict[str, Any]]:
+    def stages(self) -> dict[str, dict[str, JsonValue]]:
         """Return the settings of every stage that the study can have by the study file as it was last run, in order.
 
         Raises:
@@ -103,14 +104,13 @@ class StudyReader:
         table = (self.study / "categorize").read_table("categories.parquet", ["id", "category"])
         return dict(zip(table["id"].to_pylist(), table["category"].to_pylist(), strict=True))
 
-    def interaction(self, estimator: str) -> dict[str, Any]:
+    def interaction(self, estimator: str) -> InteractionResult:
         """Return the result of stage *interaction* by an estimator.
 
         Raises:
             InputError: the study has no such result.
         """
-        result: dict[str, Any] = self.manifest(f"interaction/{estimator}")["result"]
-        return result
+        return self.result(f"interaction/{estimator}", InteractionResult)
 
     @property
     def shards(self) -> list[str]:
@@ -201,7 +201,7 @@ class StudyReader:
 
     @property
     def _subtasks(self) -> Mapping[str, str | None]:
-        targets = self.manifest("prepare")["settings"]["targets"]
+        targets: Any = self.manifest("prepare")["settings"]["targets"]
         return {name: targets[name]["subtask"] for name in targets}
 
     def _stacked(self, folder: Folder, shards: Sequence[str], column: str, columns: pa.Table | None = None) -> Matrix:

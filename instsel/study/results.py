@@ -1,6 +1,6 @@
 """What the stages of a study leave beside their files, each a type."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
@@ -242,7 +242,7 @@ class SelectResult(RowCount):
     task_gains: dict[str, float] | None = None
     component_shares: dict[str, float] | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """Return JSON values, without what this selection does not have."""
         return self.model_dump(exclude_none=True)
 

@@ -5,7 +5,7 @@ They can be read without DeepSpeed.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from instsel.errors import Diverged, InputError
+from instsel.training.schedule import ADAPTER, MOMENTS, STATE
 
-ADAPTER = "adapter_model.safetensors"
-MOMENTS = "moments.safetensors"
-STATE = "checkpoint.json"
 FORMAT = 1
 SHOWN = 3
 
@@ -88,7 +86,7 @@ def write_checkpoint(
     (folder / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
 
 
-def read_checkpoint(folder: Path, model: nn.Module) -> tuple[Moments, dict[str, Any]]:
+def read_checkpoint(folder: Path, model: nn.Module) -> tuple[Moments, CheckpointState]:
     """Read Adam's moments and the JSON of a checkpoint folder.
 
     Args:
@@ -96,8 +94,8 @@ def read_checkpoint(folder: Path, model: nn.Module) -> tuple[Moments, dict[str, 
         model: the model whose trainable parameters the moments must match by name and shape.
 
     Returns:
-        {parameter name: (exp_avg, exp_avg_sq)}, float32 on the CPU, in the order of the model's parameters; and the
-        JSON as a dict with the fields of `CheckpointState`.
+        {parameter name: (exp_avg, exp_avg_sq)}, float32 on the CPU, in the order of the model's parameters; and what
+        the JSON says.
 
     Raises:
         InputError: a file is missing or broken, or the moments belong to another model; the first few names are listed.
@@ -158,15 +156,17 @@ def _load(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is broken ({error}); remove the folder and train again") from error
 
 
-def _state(folder: Path) -> dict[str, Any]:
+def _state(folder: Path) -> CheckpointState:
     path = folder / STATE
     try:
         state = CheckpointState(**json.loads(path.read_text(encoding="utf-8")))
+        # JSON has lists in their place.
+        (first, second), (loss, learning_rate, tokens) = state.betas, state.partial_epoch
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path} is missing or broken ({error}); remove the folder and train again") from error
     if state.format != FORMAT:
         raise InputError(f"{path} has format {state.format}; this version reads format {FORMAT}")
-    return asdict(state)
+    return replace(state, betas=(first, second), partial_epoch=(loss, learning_rate, tokens))
 
 
 def _some(names: list[str]) -> str:

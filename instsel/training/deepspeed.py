@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from instsel.errors import InputError
@@ -64,7 +65,7 @@ def _errors_only(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
 
 
-def read_json(path: str) -> dict[str, Any]:
+def read_json(path: str) -> dict[str, JsonValue]:
     """Read a DeepSpeed configuration file.
 
     Raises:
@@ -81,7 +82,7 @@ def read_json(path: str) -> dict[str, Any]:
     return value
 
 
-def complete(settings: TrainSettings, world_size: int) -> dict[str, Any]:
+def complete(settings: TrainSettings, world_size: int) -> dict[str, JsonValue]:
     """Complete the configuration for `deepspeed.initialize`, with torch's AdamW as client optimizer.
 
     Values that the study file determines (batch sizes, clipping, optimizer) may be absent, "auto", or equal to it. Any
@@ -104,14 +105,14 @@ def complete(settings: TrainSettings, world_size: int) -> dict[str, Any]:
     _same(user, "train_micro_batch_size_per_gpu", micro, "micro_batch_size")
     _same(user, "gradient_accumulation_steps", accumulation, "batch_size, micro_batch_size and the number of workers")
     _same(user, "gradient_clipping", settings.max_grad_norm, "max_grad_norm")
-    _check_optimizer(_section(user, "optimizer"), settings)
-    _check_scheduler(_section(user, "scheduler"))
+    _check_optimizer(section(user, "optimizer"), settings)
+    _check_scheduler(section(user, "scheduler"))
     replaced = ("train_batch_size", "optimizer", "scheduler", "fp16")
     config = _without_auto({key: value for key, value in user.items() if key not in replaced})
     return {
         **config,
         **_precision(user, settings.dtype),
-        "zero_optimization": _zero(_section(user, "zero_optimization")),
+        "zero_optimization": _zero(section(user, "zero_optimization")),
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": settings.max_grad_norm,
@@ -120,15 +121,20 @@ def complete(settings: TrainSettings, world_size: int) -> dict[str, Any]:
     }
 
 
-def _section(user: dict[str, Any], key: str) -> dict[str, Any]:
-    section = user.get(key, {})
-    if not isinstance(section, dict):
-        raise InputError(f"deepspeed.config: {key} is {section!r}; expected an object")
-    return section
+def section(user: Mapping[str, JsonValue], key: str) -> dict[str, JsonValue]:
+    """Return a section of a DeepSpeed configuration; empty if it has none.
+
+    Raises:
+        InputError: the value is not an object.
+    """
+    part = user.get(key, {})
+    if not isinstance(part, dict):
+        raise InputError(f"deepspeed.config: {key} is {part!r}; expected an object")
+    return part
 
 
-def _same(section: dict[str, Any], key: str, expected: Any, source: str) -> None:
-    value = section.get(key, AUTO)
+def _same(part: Mapping[str, object], key: str, expected: object, source: str) -> None:
+    value = part.get(key, AUTO)
     if value not in (AUTO, expected):
         raise InputError(
             f"deepspeed.config: {key} is {value!r}, but the study file's {source} makes it {expected!r}; "
@@ -136,11 +142,11 @@ def _same(section: dict[str, Any], key: str, expected: Any, source: str) -> None
         )
 
 
-def _check_optimizer(optimizer: dict[str, Any], settings: TrainSettings) -> None:
+def _check_optimizer(optimizer: Mapping[str, JsonValue], settings: TrainSettings) -> None:
     name = optimizer.get("type", "AdamW")
     if str(name).lower() not in ("adam", "adamw"):
         raise InputError(f"deepspeed.config: optimizer.type is {name!r}; only AdamW has the moments that features need")
-    params = _section(optimizer, "params")
+    params = section(optimizer, "params")
     betas = params.get("betas", AUTO)
     _same({"betas": tuple(betas) if isinstance(betas, list) else betas}, "betas", settings.betas, "optimizer")
     _same(params, "lr", settings.learning_rate, "learning_rate")
@@ -149,8 +155,8 @@ def _check_optimizer(optimizer: dict[str, Any], settings: TrainSettings) -> None
     _same(params, "adam_w_mode", True, "optimizer")
 
 
-def _check_scheduler(scheduler: dict[str, Any]) -> None:
-    fixed = [key for key, value in _section(scheduler, "params").items() if value != AUTO]
+def _check_scheduler(scheduler: Mapping[str, JsonValue]) -> None:
+    fixed = [key for key, value in section(scheduler, "params").items() if value != AUTO]
     if fixed:
         raise InputError(
             f"deepspeed.config: scheduler.params.{fixed[0]} is fixed, but the study file's schedule and warmup_ratio "
@@ -158,19 +164,19 @@ def _check_scheduler(scheduler: dict[str, Any]) -> None:
         )
 
 
-def _precision(user: dict[str, Any], dtype: str) -> dict[str, Any]:
+def _precision(user: Mapping[str, JsonValue], dtype: str) -> dict[str, JsonValue]:
     """Configure bfloat16 as autocast: frozen weights in bfloat16, trained weights and gradients in float32."""
-    if _section(user, "fp16").get("enabled", AUTO) not in (AUTO, False):
+    if section(user, "fp16").get("enabled", AUTO) not in (AUTO, False):
         raise InputError("deepspeed.config: fp16.enabled is true; use bfloat16 or float32 (model.dtype) instead")
     low = dtype == "bfloat16"
     for key in ("bf16", "torch_autocast"):
-        value = _section(user, key).get("enabled", AUTO)
+        value = section(user, key).get("enabled", AUTO)
         if value not in (AUTO, False, low):
             raise InputError(
                 f"deepspeed.config: {key}.enabled is {value!r}, but model.dtype is {dtype}; make them agree"
             )
-    if _section(user, "bf16").get("enabled", AUTO) is True:
-        if not _section(user, "zero_optimization").get("stage", 0):
+    if section(user, "bf16").get("enabled", AUTO) is True:
+        if not section(user, "zero_optimization").get("stage", 0):
             raise InputError('deepspeed.config: bf16.enabled is true without ZeRO; write "auto", or set a ZeRO stage')
         return {}
     return {
@@ -180,11 +186,11 @@ def _precision(user: dict[str, Any], dtype: str) -> dict[str, Any]:
     }
 
 
-def _zero(section: dict[str, Any]) -> dict[str, Any]:
-    zero = {"reduce_bucket_size": BUCKET_ELEMENTS, "allgather_bucket_size": BUCKET_ELEMENTS, **_without_auto(section)}
+def _zero(user: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    zero = {"reduce_bucket_size": BUCKET_ELEMENTS, "allgather_bucket_size": BUCKET_ELEMENTS, **_without_auto(user)}
     if zero.setdefault("stage", 0) not in (0, 1, 2, 3):
         raise InputError(f"deepspeed.config: zero_optimization.stage is {zero['stage']!r}; expected 0, 1, 2 or 3")
-    if _section(zero, "offload_optimizer").get("device") == "nvme":
+    if section(zero, "offload_optimizer").get("device") == "nvme":
         raise InputError("deepspeed.config: offload_optimizer.device is 'nvme'; LoRA's moments are small, use 'cpu'")
     return zero
 

@@ -101,8 +101,8 @@ def train(  # noqa: PLR0913
     if resume is not None:
         moments, state = read_checkpoint(resume, model)
         load_adapter(resume, model)
-        last_epoch, step = state["epoch"], state["step"]
-        partial_epoch = PartialEpoch(*state["partial_epoch"])
+        last_epoch, step = state.epoch, state.step
+        partial_epoch = PartialEpoch(*state.partial_epoch)
     masters = {name: parameter.detach().float().clone() for name, parameter in trainable(model).items()}
     engine = _start(model, settings, loss_fn)
     try:

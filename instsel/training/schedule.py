@@ -1,11 +1,18 @@
 """Settings, steps, batches and learning rates of a training run, and the metrics of steps and epochs."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
+
+# Files of a checkpoint. Named here, since readers of steps need no torch.
+ADAPTER = "adapter_model.safetensors"
+MOMENTS = "moments.safetensors"
+STATE = "checkpoint.json"
 
 RowT = TypeVar("RowT")
 
@@ -42,7 +49,7 @@ class TrainSettings:
     dtype: Literal["float32", "bfloat16"] = "float32"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    deepspeed: dict[str, Any] = field(default_factory=lambda: {"zero_optimization": {"stage": 2}})
+    deepspeed: Mapping[str, JsonValue] = field(default_factory=lambda: {"zero_optimization": {"stage": 2}})
 
 
 @dataclass(frozen=True)

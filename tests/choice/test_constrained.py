@@ -5,6 +5,7 @@ import pytest
 from instsel.choice.constrained import mix, mixture_table
 from instsel.config.mixture import Mixture
 from instsel.errors import InputError
+from instsel.study.results import InteractionResult
 
 NAN = float("nan")
 
@@ -13,12 +14,14 @@ class Effects:
     """Stands for a study whose estimator gave these."""
 
     def __init__(self, gamma, on_itself):
-        self.result = {
-            "categories": ["few", "many"],
-            "gamma": gamma,
-            "error": [[0.1, 0.1], [0.1, 0.1]],
-            "self_effect": on_itself,
-        }
+        self.result = InteractionResult(
+            categories=["few", "many"],
+            gamma=gamma,
+            error=[[0.1, 0.1], [0.1, 0.1]],
+            self_effect=on_itself,
+            self_effect_error=[0.1, 0.1],
+            unknown=[],
+        )
 
     def interaction(self, estimator):
         return self.result

@@ -19,6 +19,7 @@ from instsel.runtime import training
 from instsel.runtime.training_run import Trained, TrainingRun
 from instsel.study.folder import Cost
 from instsel.study.graph import StageGraph
+from instsel.study.results import TrainingResult
 from instsel.study.stage import RunContext
 from tests.studies import run_stage, stage_context
 
@@ -53,7 +54,7 @@ class Cluster:
                 raise StudyError("stopped")
             self.trained.append(run.name)
             epoch = {"epoch": 1, "step": 1, "loss": 1.0, "learning_rate": 0.1, "tokens": 10, "seconds": 0.1}
-            good = Trained({"run": "run", "checkpoints": {"epoch-1": epoch}}, 10, 1)
+            good = Trained(TrainingResult(run="run", checkpoints={"epoch-1": epoch}), 10, 1)
             on_end(index, Diverged("nan") if run.name in self.diverge else good)
 
     def evaluate(self, context: Any, sets: list[EvaluationSet], rows: Folder) -> dict[str, Cost]:

@@ -12,6 +12,7 @@ from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph
 from instsel.runtime import training
 from instsel.runtime.training_run import Trained
+from instsel.study.results import TrainingResult
 from instsel.study.stage import RunContext
 
 
@@ -28,7 +29,7 @@ def side_by_side(finished_study, resources, tmp_path, monkeypatch):
             for index, run in enumerate(runs):
                 name = run.name.removeprefix("finetune/")
                 trained.append(name)
-                good = Trained({"run": "run", "checkpoints": {}}, 0, 0)
+                good = Trained(TrainingResult(run="run", checkpoints={}), 0, 0)
                 on_end(index, Diverged("the loss is nan") if name == diverge else good)
 
         monkeypatch.setattr(training, "train_side_by_side", every_run)

@@ -31,6 +31,7 @@ from instsel.runtime.training_run import Trained, TrainingRun, TrainingSession
 from instsel.runtime.training_worker import GroupWork, WorkerRun, last_checkpoint
 from instsel.study.folder import StageFolder
 from instsel.study.resources import ResourcePlan
+from instsel.study.results import Checkpoint
 from instsel.training.checkpoint import read_checkpoint
 from instsel.training.dataset import SCHEMA
 from instsel.training.schedule import TrainSettings
@@ -98,20 +99,20 @@ def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
     trained = train(often, tmp_path)
     killer.join(timeout=5)
     assert killed
-    metrics = trained.result["checkpoints"]
+    metrics = trained.result.checkpoints
     assert list(metrics) == EPOCHS
-    assert [metrics[name]["step"] for name in EPOCHS] == [30, 60, 90]
+    assert [metrics[name].step for name in EPOCHS] == [30, 60, 90]
     # Every row was learned from once an epoch; what was taken again came after the last checkpoint, and is counted.
-    assert sum(metrics[name]["tokens"] for name in EPOCHS) == 3 * ROWS * LENGTH
+    assert sum(metrics[name].tokens for name in EPOCHS) == 3 * ROWS * LENGTH
     assert trained.rows_reprocessed <= 8
     assert trained.tokens == (3 * ROWS + trained.rows_reprocessed) * LENGTH
-    assert metrics["epoch-3"]["loss"] < metrics["epoch-1"]["loss"]
+    assert metrics["epoch-3"].loss < metrics["epoch-1"].loss
     assert not (tmp_path / "step-checkpoints").exists()
 
     # Its checkpoints are PEFT adapters, and their moments fit the model that the next stage builds.
     PeftModel.from_pretrained(load_base(study.model), str(run / "epoch-3"))
     moments, state = read_checkpoint(run / "epoch-3", attach_lora(load_base(study.model), study.lora, 0))
-    assert (state["epoch"], state["step"]) == (3, 90)
+    assert (state.epoch, state.step) == (3, 90)
     assert len(moments) == 2 * 4 * 2
 
     # Without the files that make its checkpoints count it starts from the beginning; undisturbed, it leaves the same.
@@ -124,7 +125,7 @@ def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
     for name in EPOCHS:
         whole = weights(run / name)
         assert all(torch.equal(disturbed[name][key], whole[key]) for key in whole)
-        assert timeless(again.result["checkpoints"][name]) == timeless(metrics[name])
+        assert timeless(again.result.checkpoints[name]) == timeless(metrics[name])
 
     # Its tracker has every step and epoch.
     (board,) = {path.parent for path in (tmp_path / "boards").rglob("events.out.tfevents.*")}
@@ -192,7 +193,7 @@ def test_runs_of_a_group_leave_what_they_leave_alone_and_one_that_diverges_ends_
     assert not (tmp_path / "first" / "ray-train").exists()
     alone = StageFolder(Folder.at(tmp_path / "alone").create(), "warmup", {})
     trained = run_training(session(study), TrainingRun("alone", alone, good, written(alone, 2), 0))
-    assert timeless(trained.result["checkpoints"]["epoch-1"]) == timeless(ended[2].result["checkpoints"]["epoch-1"])
+    assert timeless(trained.result.checkpoints["epoch-1"]) == timeless(ended[2].result.checkpoints["epoch-1"])
     in_group, by_itself = (weights(tmp_path / name / "run" / "epoch-1") for name in ("last", "alone"))
     assert all(torch.equal(in_group[key], by_itself[key]) for key in in_group)
 
@@ -280,8 +281,8 @@ def note(index: int, outcome: Trained | Diverged, folder: Path) -> None:
     (folder / f"{index}.json").write_text(json.dumps(outcome.tokens))
 
 
-def timeless(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metrics.items() if key != "seconds"}
+def timeless(metrics: Checkpoint) -> Checkpoint:
+    return metrics.model_copy(update={"seconds": 0.0})
 
 
 @pytest.mark.parametrize(
@@ -352,7 +353,7 @@ def group(settings: TrainSettings | None = None) -> GroupWork:
 def test_what_deepspeed_refuses_comes_back_as_the_users_error(ray_session, study: StudyConfig, tmp_path: Path):
     # Were it raised in the workers, Ray Train would try again and end with an error of its own.
     before = dict(os.environ)
-    with pytest.raises(InputError, match=r"deepspeed\.config: DeepSpeed refuses it: .*stagee"):
+    with pytest.raises(InputError, match=r"deepspeed\.config: DeepSpeed rejects it: .*stagee"):
         train(with_deepspeed(study, tmp_path, {"zero_optimization": {"stagee": 2}}), tmp_path)
     assert dict(os.environ) == before
 

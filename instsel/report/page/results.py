@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from instsel.console import printable
+from instsel.data.formats import Message
 from instsel.report.facts import (
     Reading,
     ReadingRow,
@@ -307,7 +308,7 @@ def rejected_section(facts: StudyFacts) -> Section:
     return Section("rejected", "Rejected rows", [Table(["reason", "rows"], counts), ReadingList(groups)])
 
 
-def _row(name: str, row: ReadingRow, messages: Sequence[Mapping[str, str]]) -> Row:
+def _row(name: str, row: ReadingRow, messages: Sequence[Message]) -> Row:
     notes = []
     if row.helps:
         helps = sorted(row.helps.items(), key=lambda item: -(item[1] or 0.0))
@@ -323,7 +324,7 @@ def _row(name: str, row: ReadingRow, messages: Sequence[Mapping[str, str]]) -> R
     return Row(name, f"{row.source}{task}, {row.tokens:,} tokens", notes, _turns(messages))
 
 
-def _turns(messages: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+def _turns(messages: Sequence[Message]) -> list[tuple[str, str]]:
     turns: list[tuple[str, str]] = []
     for message in messages:
         if sum(len(text) for _, text in turns) > MOST_ROW_LETTERS:
