@@ -140,7 +140,10 @@ class Study(StudyArrays):
         return folder.read_table(f"{target}.parquet")
 
     def comparison(self) -> pa.Table:
-        """Return a line a method and target, or `mean`: method, target, loss, difference to the baseline, low, high."""
+        """Return a line a method and target, or `mean`: method, target, loss, difference to the baseline, its p-value.
+
+        Columns `low` and `high` have the difference's interval; `adjusted_p` its p-value, adjusted over the methods.
+        """
         return tables.comparison_table(self.summary)
 
     @property

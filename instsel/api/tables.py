@@ -142,14 +142,16 @@ def loss_table(losses: Mapping[str, Mapping[str, float]], runs: Mapping[str, Run
 
 
 def comparison_table(summary: Mapping[str, Any]) -> pa.Table:
-    """Return a line a method and target (and `mean`): loss, and the difference to the baseline with its interval."""
+    """Return a line a method and target (and `mean`): loss, difference to the baseline, its interval and p-value."""
     lines = []
     for method, losses in summary["losses"].items():
         for target, loss in losses.items():
             interval = summary["differences"].get(method, {}).get(target, {})
             difference = {key: interval.get(key) for key in ("difference", "low", "high")}
-            lines.append({"method": method, "target": target, "loss": loss, **difference})
-    columns = {"loss": pa.float64(), "difference": pa.float64(), "low": pa.float64(), "high": pa.float64()}
+            # A summary of 0.7.0 has no p-values.
+            p_value = summary.get("adjusted_p", {}).get(method, {}).get(target)
+            lines.append({"method": method, "target": target, "loss": loss, **difference, "adjusted_p": p_value})
+    columns = dict.fromkeys(["loss", "difference", "low", "high", "adjusted_p"], pa.float64())
     return pa.Table.from_pylist(lines, pa.schema({"method": pa.string(), "target": pa.string(), **columns}))
 
 

@@ -22,6 +22,7 @@ class Report(Stage[ReportResult]):
 
     name = "report"
     position = 130
+    version = 2
     per_trial = True
     is_goal = True
 

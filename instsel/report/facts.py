@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue
 
 from instsel.choice.metrics import SelectionMetrics
-from instsel.stats import Interval
+from instsel.stats import Interval, Outcome, level_of, outcome
 from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount, SplitCount
 
 
@@ -31,13 +31,16 @@ class Results(Facts):
 
     Attributes:
         baseline: method that the others are compared with: random, or the base model.
-        confidence: of the intervals.
+        confidence: of the intervals; 1 - confidence is the level of the tests.
         losses: method -> target, and "mean" -> mean loss over held-out rows and over the runs of the method, nats.
         losses_by_run: run -> the same.
-        differences: method -> target, and "mean" -> difference to the baseline with its interval.
+        differences: method -> target, and "mean" -> difference to the baseline with its interval, over training seeds
+            and held-out rows.
+        adjusted_p: the same -> two-sided p-value of the difference, adjusted by Holm over the methods of the target.
         heldout_rows: target -> held-out rows.
         runs: method -> its runs, one a seed.
-        best: method with the lowest mean loss.
+        best: trained method with the lowest mean loss.
+        not_told_apart: trained methods that are not significantly different from the best, itself the first.
         whole_pool: methods that selected the whole pool.
     """
 
@@ -46,10 +49,25 @@ class Results(Facts):
     losses: dict[str, dict[str, float]] = {}
     losses_by_run: dict[str, dict[str, float]] = {}
     differences: dict[str, dict[str, Interval]] = {}
+    adjusted_p: dict[str, dict[str, float]] = {}
     heldout_rows: dict[str, int] = {}
     runs: dict[str, list[str]] = {}
     best: str | None = None
+    not_told_apart: list[str] = []
     whole_pool: list[str] = []
+
+    @property
+    def level(self) -> float:
+        """The largest p-value that is significant."""
+        return level_of(self.confidence)
+
+    def outcome(self, method: str, target: str) -> Outcome:
+        """Say whether a method is better than the baseline on a target, or in the "mean", by its adjusted p-value."""
+        if method not in self.differences:
+            return "undecided"
+        # A summary of an earlier version has no p-values.
+        p_value = self.adjusted_p.get(method, {}).get(target, 1.0)
+        return outcome(self.differences[method][target].difference, p_value, self.level)
 
 
 class SelectionFacts(Facts):

@@ -8,15 +8,16 @@ from rich.table import Table
 from instsel.console import Terminal, one_line
 from instsel.report.collect import as_json
 from instsel.report.facts import Results, StudyFacts
+from instsel.report.headline import headline, interval_text, seeds_note
 from instsel.report.markdown import decimal, percent
-from instsel.report.page.results import by_mean, headline, interval_text
+from instsel.report.page.results import by_mean
 from instsel.report.text import NO_RESULTS
-from instsel.stats import MEAN, Interval
+from instsel.stats import MEAN
 
 NAME_WIDTH = 12
 IN_JSON = (
-    "study", "path", "model", "baseline", "confidence", "best", "whole_pool", "losses", "differences", "heldout_rows",
-    "runs", "missing", "warnings",
+    "study", "path", "model", "baseline", "confidence", "best", "not_told_apart", "whole_pool", "losses", "differences",
+    "adjusted_p", "heldout_rows", "runs", "missing", "warnings",
 )  # fmt: skip
 
 
@@ -43,17 +44,23 @@ def show_results(studies: Sequence[StudyFacts], page: str, terminal: Terminal, *
         if facts.losses:
             terminal.table(results_table(facts), short_table(facts), means_table(facts))
             terminal.say(headline(facts))
+            if note := seeds_note(facts):
+                terminal.say(note)
         else:
             terminal.say(NO_RESULTS)
     terminal.say(f"report: {page}")
 
 
 def results_table(results: Results) -> Table:
-    """Lay out methods by targets: loss and difference to the baseline; the lowest loss of each column is bold."""
+    """Lay out methods by targets: loss and difference to the baseline; the lowest loss of each column is bold.
+
+    Differences that are clear have a star.
+    """
     targets = [MEAN, *results.heldout_rows]
     lowest = {target: min(by_target[target] for by_target in results.losses.values()) for target in targets}
     baseline, confidence = _safe(results.baseline), percent(results.confidence)
-    table = Table(caption=f"held-out loss, nats; difference to {baseline}, {confidence}")
+    star = f"; * where p is at most {percent(results.level)}, adjusted by Holm" if results.adjusted_p else ""
+    table = Table(caption=f"held-out loss, nats; difference to {baseline}, {confidence}{star}")
     table.add_column("method")
     for target in targets:
         table.add_column(_safe(target), justify="right")
@@ -62,16 +69,17 @@ def results_table(results: Results) -> Table:
         for target in targets:
             loss = _loss(results.losses[name][target], lowest[target])
             difference = interval_text(results.differences.get(name, {}).get(target))
+            difference += "*" if results.outcome(name, target) != "undecided" else ""
             cells.append(f"{loss}\n[dim]{escape(difference)}[/]" if difference else loss)
         table.add_row(_method(name, results), *cells)
     return table
 
 
 def short_table(results: Results) -> Table:
-    """Lay out methods, their mean loss, and on how many targets they are better or worse than the baseline."""
+    """Lay out methods, their mean loss, and on how many targets they are clearly better or worse than the baseline."""
     losses, targets = results.losses, list(results.heldout_rows)
     lowest = min(by_target[MEAN] for by_target in losses.values())
-    caption = f"held-out loss, nats; better and worse where the {percent(results.confidence)} interval says so"
+    caption = f"held-out loss, nats; better and worse where p is at most {percent(results.level)}, adjusted by Holm"
     table = Table(caption=caption)
     widest = max(len(_safe(name)) for name in losses)
     table.add_column("method", overflow="fold", min_width=min(NAME_WIDTH, widest))
@@ -82,7 +90,7 @@ def short_table(results: Results) -> Table:
     for name in by_mean(results):
         differences = results.differences.get(name, {})
         better, worse = (
-            [target for target in targets if differences and _is_clear(differences[target], sign)] for sign in (-1, 1)
+            [target for target in targets if results.outcome(name, target) == kind] for kind in ("better", "worse")
         )
         table.add_row(
             _method(name, results),
@@ -107,16 +115,11 @@ def means_table(results: Results) -> Table:
 
 
 def _method(name: str, results: Results) -> str:
-    return f"[bold]{_safe(name)}[/]" if name == results.best else _safe(name)
+    return f"[bold]{_safe(name)}[/]" if name in results.not_told_apart else _safe(name)
 
 
 def _loss(value: float, lowest: float) -> str:
     return f"[bold green]{decimal(value, 3)}[/]" if value == lowest else decimal(value, 3)
-
-
-def _is_clear(interval: Interval, sign: int) -> bool:
-    """Whether a difference has this sign within all of its interval."""
-    return min(sign * interval.low, sign * interval.high) > 0
 
 
 def _safe(name: str) -> str:

@@ -13,6 +13,7 @@ from instsel.report.facts import (
     StudyFacts,
     TrialFacts,
 )
+from instsel.report.headline import headline, interval_note, p_table, significance_note
 from instsel.report.markdown import (
     MOST_COLUMNS,
     NONE,
@@ -76,20 +77,14 @@ def _losses(facts: StudyFacts) -> list[str]:
         method: {target: loss for target, loss in by_target.items() if target != MEAN}
         for method, by_target in facts.losses.items()
     }
-    note = (
-        f"Mean cross-entropy of answer tokens, nats; lower is better. In brackets: difference to {facts.baseline} "
-        f"with its {percent(facts.confidence)} paired bootstrap interval over held-out rows ({heldout_text(facts)})."
-    )
+    note = f"Mean cross-entropy of answer tokens, nats; lower is better. In brackets: {interval_note(facts)}"
     seeds = [f"{method} is the mean of {len(runs)} runs" for method, runs in facts.runs.items() if len(runs) > 1]
     notes = [note, *(f"{sentence[0].upper()}{sentence[1:]}." for sentence in seeds)]
     # Without the baseline's run there is no difference, and any run can stand for it.
     baseline = facts.baseline if facts.baseline in losses else next(iter(losses))
-    return ["## Held-out loss\n", comparison_table(losses, facts.differences, baseline), " ".join(notes)]
-
-
-def heldout_text(facts: StudyFacts) -> str:
-    """Name the targets with their held-out rows."""
-    return ", ".join(f"{target} {count}" for target, count in facts.heldout_rows.items())
+    parts = ["## Held-out loss\n", inline(headline(facts)), comparison_table(losses, facts.differences, baseline)]
+    parts.append(" ".join(notes))
+    return [*parts, p_table(facts), significance_note(facts)] if facts.adjusted_p else parts
 
 
 def _selections(facts: StudyFacts) -> list[str]:

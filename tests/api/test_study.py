@@ -70,6 +70,7 @@ def test_tables_say_what_the_report_says(study, finished_study):
         )
     comparison = study.comparison().to_pandas().set_index(["method", "target"])
     assert comparison.loc[("bids", "mean"), "low"] == summary["differences"]["bids"]["mean"]["low"]
+    assert comparison.loc[("bids", "mean"), "adjusted_p"] == summary["adjusted_p"]["bids"]["mean"]
     assert comparison.loc["random", ["difference", "low", "high"]].isna().all(axis=None)
     heldout = study.heldout("bids", "sums")
     assert np.mean(heldout["loss"].to_numpy()) == pytest.approx(summary["losses"]["bids"]["sums"])

@@ -38,7 +38,7 @@ CONFIG: dict[str, Any] = {
     "pool": [{"path": "pool.jsonl"}],
     "targets": {name: {"validation": f"{name}.jsonl", "heldout": f"{name}-h.jsonl"} for name in TARGETS},
     "selection": {"budget": 4, "methods": ["random", "bids", "smart"]},
-    "evaluation": {"bootstrap_samples": 100},
+    "evaluation": {"bootstrap_samples": 200},
 }
 INFLUENCE = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32)
 PICKS = {"random": [0, 1, 2, 3], "bids": [3, 4, 5, 6], "smart": [8, 9, 10, 11]}

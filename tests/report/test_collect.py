@@ -27,8 +27,32 @@ def test_a_finished_study_lacks_nothing_and_raises_no_warning(study_folder):
     facts = facts_of(study_folder)
     assert facts.missing == [] and facts.warnings == []
     assert facts.best == "smart" and facts.baseline == "random"
+    assert facts.not_told_apart == ["smart"]
     assert facts.losses["smart"]["sums"] == pytest.approx(1.2)
     assert facts.differences["smart"]["mean"].difference == pytest.approx(-1.0)
+    # Three differences without any variance and 200 resamples: Holm multiplies the smallest by 3.
+    assert facts.adjusted_p["smart"]["mean"] == pytest.approx(3 * 2 / 201)
+    assert facts.outcome("smart", "sums") == "better" and facts.outcome("base", "mean") == "worse"
+    assert facts.outcome("random", "mean") == "undecided"
+
+
+def test_too_few_resamples_for_any_difference_are_a_warning(study_folder):
+    config = json.loads((study_folder / "config.json").read_text())
+    config["evaluation"]["bootstrap_samples"] = 100
+    (study_folder / "config.json").write_text(json.dumps(config))
+    facts = facts_of(study_folder)
+    assert (
+        "bootstrap_samples is 100: with 3 methods to compare, no difference can be significant with fewer than 119"
+        in (" ".join(facts.warnings))
+    )
+    assert facts.outcome("smart", "mean") == "undecided" and facts.not_told_apart == ["smart"]
+
+
+def test_methods_of_equal_losses_are_not_told_apart(study_folder):
+    for target in ("sums", "towns"):
+        shutil.copy(study_folder / f"evaluate/bids/{target}.parquet", study_folder / f"evaluate/smart/{target}.parquet")
+    facts = facts_of(study_folder)
+    assert facts.best == "bids" and facts.not_told_apart == ["bids", "smart"]
 
 
 def test_the_composition_of_a_selection_counts_its_rows(study_folder):

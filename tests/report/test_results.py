@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from instsel.report.results import differences_to, loss_table, pooled
+from instsel.report.results import comparisons_to, loss_table, pooled, stacked
+from instsel.stats import Bootstrap
 
 RUNS = {
     "base": {"a": np.array([3.0, 5.0]), "b": np.array([1.0])},
@@ -11,6 +12,7 @@ RUNS = {
     "random-2": {"a": np.array([1.0, 3.0]), "b": np.array([0.0])},
     "bids": {"a": np.array([1.0, 1.0]), "b": np.array([0.5])},
 }
+BOOTSTRAP = Bootstrap(200, 0.9, 0)
 METHODS = {"base": ["base"], "random": ["random-1", "random-2"], "bids": ["bids"]}
 
 
@@ -26,13 +28,23 @@ def test_the_mean_weighs_targets_alike_whatever_their_rows():
 
 
 def test_differences_are_to_the_baseline_and_leave_it_out():
-    intervals = differences_to(pooled(RUNS, METHODS), "random", samples=200, confidence=0.9, seed=0)
-    assert set(intervals) == {"base", "bids"}
-    assert intervals["bids"]["a"].difference == pytest.approx(1.0 - 2.5)
-    assert intervals["bids"]["mean"].difference == pytest.approx((-1.5 + 0.0) / 2)
-    assert intervals["bids"]["a"].low <= intervals["bids"]["a"].difference <= intervals["bids"]["a"].high
+    comparisons = comparisons_to(stacked(RUNS, METHODS), "random", BOOTSTRAP)
+    assert set(comparisons) == {"base", "bids"}
+    intervals = comparisons["bids"].intervals
+    assert intervals["a"].difference == pytest.approx(1.0 - 2.5)
+    assert intervals["mean"].difference == pytest.approx((-1.5 + 0.0) / 2)
+    assert intervals["a"].low <= intervals["a"].difference <= intervals["a"].high
+
+
+def test_the_seeds_of_a_method_are_in_its_interval():
+    # Both rows of b are alike, so that only the seeds of random differ.
+    runs = {"random-1": {"b": np.array([1.0, 1.0])}, "random-2": {"b": np.zeros(2)}, "bids": {"b": np.full(2, 0.5)}}
+    methods = {"random": ["random-1", "random-2"], "bids": ["bids"]}
+    interval = comparisons_to(stacked(runs, methods), "random", BOOTSTRAP)["bids"].intervals["b"]
+    assert (interval.low, interval.difference, interval.high) == (-0.5, 0.0, 0.5)
 
 
 def test_without_heldout_rows_there_is_nothing_to_compare():
-    assert differences_to({"base": {}, "bids": {}}, "base", samples=100, confidence=0.9, seed=0) == {}
+    assert comparisons_to({"base": {}, "bids": {}}, "base", BOOTSTRAP) == {}
+    assert comparisons_to({"bids": {"a": np.ones((1, 2))}}, "random", BOOTSTRAP) == {}
     assert loss_table({"base": {}}) == {"base": {}}

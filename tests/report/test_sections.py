@@ -9,7 +9,7 @@ from instsel.io.store import Folder
 from instsel.report.collect import training_orders
 from instsel.report.facts import SearchFacts, StudyFacts
 from instsel.report.html import search_page
-from instsel.report.page.results import MOST_ROW_LETTERS, cost_section, headline, reading_section, search_section
+from instsel.report.page.results import MOST_ROW_LETTERS, cost_section, reading_section, search_section
 from instsel.report.page.selections import mixture_section, orders_section
 from instsel.report.record import StudyRecord
 
@@ -106,15 +106,6 @@ def test_the_cost_has_tokens_a_second_and_what_was_done_again():
     provenance = {**NOTHING["provenance"], "stages": {"warmup": "abc"}}
     row = kinds(cost_section(facts_with(cost=cost, provenance=provenance)), "table")[0].rows[0]
     assert [cell.text for cell in row] == ["warmup", "2.0", "500", "250", "1.00 GiB", "7", "abc"]
-
-
-@pytest.mark.parametrize(
-    ("high", "sentence"), [(-0.1, "Clearly better on 1 of 1 targets"), (0.1, "Clearly better on 0 of 1 targets")]
-)
-def test_a_target_is_won_where_the_whole_interval_is_below_zero(high, sentence):
-    difference = {"difference": -0.2, "low": -0.3, "high": high}
-    differences = {"bids": {"mean": difference, "sums": difference}}
-    assert sentence in headline(facts_with(best="bids", losses={"bids": {"mean": 1.0}}, differences=differences))
 
 
 def test_a_row_of_many_turns_is_cut():

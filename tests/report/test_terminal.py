@@ -20,6 +20,8 @@ def test_the_terminal_has_methods_in_order_of_their_mean_and_the_page(study_fold
     names = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
     assert [name for name in names if name] == ["smart", "bids", "random", "base"]
     assert any("1.700" in line for line in lines) and any("−1.00 [−1.00, −1.00]" in line for line in lines)
+    assert any("−1.00 [−1.00, −1.00]*" in line for line in lines)
+    assert any("does not contain the variance between training seeds" in line for line in lines)
     assert lines[-1].strip() == f"report: {study_folder}/report/report.html"
 
 
@@ -40,7 +42,9 @@ def test_bug_names_of_methods_had_no_room_on_a_very_narrow_terminal(study_folder
 def test_json_is_all_that_is_printed(study_folder):
     values = json.loads(output_for(study_folder, as_json=True))
     assert values["page"] == f"{study_folder}/report/report.html"
-    assert values["studies"][0]["best"] == "smart"
+    study = values["studies"][0]
+    assert study["best"] == "smart" and study["not_told_apart"] == ["smart"]
+    assert study["adjusted_p"]["smart"]["mean"] < 0.05
 
 
 def test_missing_stages_and_edits_are_shown(make_study_folder, tmp_path):

@@ -22,6 +22,9 @@ def values():
         "heldout_rows": {"a": 40},
         "losses": {name: {"a": loss, "mean": loss} for name, loss in [("base", 3.0), ("random", 2.0), ("bids", 1.5)]},
         "differences": {"bids": {"a": INTERVAL, "mean": INTERVAL}},
+        "adjusted_p": {"bids": {"a": 0.012, "mean": 0.0005}},
+        "best": "bids",
+        "not_told_apart": ["bids"],
         "confidence": 0.95,
         "pool": {
             "rows": 10,
@@ -49,6 +52,16 @@ def test_the_best_loss_is_bold_and_differences_have_intervals(values):
     assert "**1.50** (−0.50 [−0.75, −0.25])" in report
     assert "95% paired bootstrap interval over held-out rows (a 40)" in report
     assert "Random is the mean of 2 runs." in report
+
+
+def test_p_values_and_what_intervals_contain_stand_below_the_losses(values):
+    report = report_of(values)
+    assert "Best: bids, with a mean held-out loss of 1.500, 0.500 below random [−0.750, −0.250]." in report
+    assert "| adjusted p-value | mean | a |" in report and "| bids | < 0.001 | 0.012 |" in report
+    assert "at most 5%, adjusted by Holm over the methods of a column" in report
+    assert "of bids, with a single seed, it does not contain the variance between training seeds" in report
+    values["differences"], values["adjusted_p"] = {}, {}
+    assert "Holm" not in report_of(values) and "training seeds" not in report_of(values)
 
 
 def test_rejected_rows_are_counted_with_their_reason(values):

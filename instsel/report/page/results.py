@@ -15,7 +15,8 @@ from instsel.report.facts import (
     StudyFacts,
     TrialFacts,
 )
-from instsel.report.markdown import BASE, decimal, percent
+from instsel.report.headline import headline, interval_note, interval_text, p_text, significance_note
+from instsel.report.markdown import BASE, decimal
 from instsel.report.page.parts import (
     CATEGORY,
     LINE,
@@ -35,8 +36,8 @@ from instsel.report.page.parts import (
     rounded,
 )
 from instsel.report.reading import Texts
-from instsel.report.text import NO_RESULTS, heldout_text, setting_text
-from instsel.stats import MEAN, Interval
+from instsel.report.text import NO_RESULTS, setting_text
+from instsel.stats import MEAN
 
 FARTHEST = 2.5
 """The base model's line is drawn if it is at most so many times as far as the end of the widest interval."""
@@ -63,57 +64,34 @@ def results_section(facts: StudyFacts) -> Section:
     return Section("results", "Results", parts)
 
 
-def headline(results: Results) -> str:
-    """Say which method is best and by how much, in one sentence."""
-    best, baseline = results.best, results.baseline
-    if best is None:
-        return "Only the base model is evaluated so far."
-    sentence = f"Best: {best}, with a mean held-out loss of {decimal(results.losses[best][MEAN], 3)}"
-    if best == baseline and len(results.losses) - (BASE in results.losses) == 1:
-        return f"{sentence}, the only method that is evaluated so far."
-    if best == baseline:
-        return f"{sentence}: no method beat {baseline}."
-    differences = results.differences.get(best)
-    if not differences:
-        return f"{sentence}."
-    mean = differences[MEAN]
-    better = [name for name, interval in differences.items() if name != MEAN and interval.high < 0]
-    worse = [name for name, interval in differences.items() if name != MEAN and interval.low > 0]
-    return (
-        f"{sentence}, {decimal(abs(mean.difference), 3)} {'below' if mean.difference < 0 else 'above'} {baseline} "
-        f"[{decimal(mean.low, 3)}, {decimal(mean.high, 3)}]. Clearly better on {len(better)} of "
-        f"{len(differences) - 1} targets, clearly worse on {', '.join(worse) or 'none'}."
-    )
-
-
 def by_mean(results: Results) -> list[str]:
     """Order methods, and the base model, by their mean loss, the lowest first."""
     return sorted(results.losses, key=lambda name: results.losses[name][MEAN])
 
 
 def results_table(facts: StudyFacts) -> Table:
-    """Lay out methods by targets: loss, and the difference to the baseline with its interval."""
+    """Lay out methods by targets: loss, and the difference to the baseline with its interval and adjusted p-value."""
     targets = [MEAN, *facts.heldout_rows]
     lowest = {target: min(by_target[target] for by_target in facts.losses.values()) for target in targets}
     rows = []
     for name in by_mean(facts):
-        cells = [Cell(name, name, name == facts.best, _role(name, facts))]
+        cells = [Cell(name, name, name in facts.not_told_apart, _role(name, facts))]
         for target in targets:
-            loss, difference = facts.losses[name][target], facts.differences.get(name, {}).get(target)
-            cells.append(number(loss, 3, best=loss == lowest[target], small=interval_text(difference)))
+            loss = facts.losses[name][target]
+            cells.append(number(loss, 3, best=loss == lowest[target], small=_difference_text(name, target, facts)))
         rows.append(cells)
     note = (
-        f"Mean cross-entropy of answer tokens, nats; lower is better. Below it the difference to {facts.baseline} with "
-        f"its {percent(facts.confidence)} paired bootstrap interval over held-out rows ({heldout_text(facts)})."
+        "The lowest loss of a column is marked, and every method that is not told apart from the best. Mean "
+        "cross-entropy of answer tokens, nats; lower is better. Below it the "
+        f"{interval_note(facts)} {significance_note(facts)}"
     )
     return Table(["method", *targets], rows, note=note)
 
 
-def interval_text(interval: Interval | None) -> str:
-    """Write a difference with its interval; nothing where there is none."""
-    if interval is None:
-        return ""
-    return f"{decimal(interval.difference)} [{decimal(interval.low)}, {decimal(interval.high)}]"
+def _difference_text(name: str, target: str, results: Results) -> str:
+    text = interval_text(results.differences.get(name, {}).get(target))
+    p_value = results.adjusted_p.get(name, {}).get(target)
+    return text if p_value is None else f"{text}, {p_text(p_value)}"
 
 
 def _role(name: str, results: Results) -> str:
@@ -188,7 +166,7 @@ def comparison(studies: Sequence[StudyFacts]) -> Table:
     rows = []
     for index, facts in enumerate(studies):
         for name in by_mean(facts):
-            losses, is_best = facts.losses[name], name == facts.best
+            losses, is_best = facts.losses[name], name in facts.not_told_apart
             difference = interval_text(facts.differences.get(name, {}).get(MEAN))
             rows.append(
                 [
@@ -200,7 +178,8 @@ def comparison(studies: Sequence[StudyFacts]) -> Table:
                 ]
             )
     note = (
-        "The best method of each study is marked. Losses compare across studies only where held-out rows are the same."
+        "The methods of each study that are not told apart from its best are marked. Losses compare across studies "
+        "only where held-out rows are the same."
     )
     return Table(["method", "study", "pool", MEAN, *targets], rows, note=note)
 
