@@ -8,8 +8,8 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-from benchmarks.skills.arms import SignalSettings
 from benchmarks.skills.model import BaseSettings, TuneSettings
+from benchmarks.skills.signals import SignalSettings
 from benchmarks.skills.world import SKILLS, WorldSettings
 
 

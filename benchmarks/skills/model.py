@@ -75,7 +75,7 @@ class TuneSettings:
     """How LoRA is trained on the rows of an arm.
 
     Attributes:
-        rank: of LoRA, on all linear modules of the blocks.
+        rank: of LoRA, on the modules that the product has by default: those of attention.
         epochs: passes over the rows.
         batch_size: rows of a step.
         learning_rate: its peak; it falls linearly, after 3 % of the steps in which it rises.
@@ -108,6 +108,12 @@ def encode(row: Row) -> Example:
     prompt = [VOCABULARY[token] for token in (f"{row.skill}: ", *row.text, ASK)]
     answer = [*(VOCABULARY[symbol] for symbol in row.answer), VOCABULARY[END]]
     return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
+
+
+def prompt_of(example: Example) -> Example:
+    """Return an encoded row without its answer."""
+    end = sum(label == IGNORED for label in example["labels"])
+    return {"input_ids": example["input_ids"][:end], "labels": example["labels"][:end]}
 
 
 def load_base(settings: BaseSettings, skills: Sequence[str], cache: Path) -> nn.Module:
@@ -190,7 +196,7 @@ def tune(base: nn.Module, examples: Sequence[Example], settings: TuneSettings, s
     Returns:
         The PEFT model in evaluation mode, and AdamW's moments by parameter name.
     """
-    lora = Lora(rank=settings.rank, alpha=2.0 * settings.rank, target_modules="all-linear")
+    lora = Lora(rank=settings.rank, alpha=2.0 * settings.rank)
     model = attach_lora(copy.deepcopy(base), lora, seed)
     trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
     optimizer = torch.optim.AdamW(trainable.values(), lr=settings.learning_rate, weight_decay=0.0)

@@ -1,78 +1,34 @@
 """Run arms over seeds and worlds; what is done already is left as it is.
 
-python -m benchmarks.skills --cache FOLDER --out FILE.parquet                      all arms, 20 seeds, near and far
-python -m benchmarks.skills --cache FOLDER --out FILE.parquet --arms random ideal --seeds 3 --world near
-python -m benchmarks.skills --cache FOLDER --out FILE.parquet --table benchmarks/results/skills.md
+python -m benchmarks.skills run --work FOLDER                                    all arms, 20 seeds, near and far
+python -m benchmarks.skills run --work FOLDER --evidence OTHER --arms random ideal --seeds 3 --worlds near
+python -m benchmarks.skills table                                                writes the tables of the README
 """
 
 import argparse
-import os
 import time
-from collections.abc import Collection, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from benchmarks.skills.arms import ARMS, Signals
+from benchmarks.skills.arms import ARMS, BASE, NAMES, VALIDATION_ONLY
 from benchmarks.skills.frozen import FROZEN, Settings
+from benchmarks.skills.ledger import Key, Ledger
 from benchmarks.skills.model import encode, exact_match, load_base, tune
+from benchmarks.skills.signals import Signals
 from benchmarks.skills.table import write_table
 from benchmarks.skills.world import DISTANCES, KINDS, Distance, World, make_world
-from instsel.errors import InputError
+from instsel.data.batching import Example
 
-SCHEMA = pa.schema(
-    [
-        ("world", pa.string()),
-        ("arm", pa.string()),
-        ("seed", pa.int64()),
-        ("settings", pa.string()),
-        ("accuracy", pa.float64()),  # mean over targets, exact match
-        ("accuracy_by_target", pa.map_(pa.string(), pa.float64())),
-        ("rows", pa.int64()),  # that the arm took
-        ("recall", pa.float64()),  # of the helpful rows that fit into the budget
-        *((kind, pa.float64()) for kind in KINDS),  # shares of the rows taken
-        ("choice_seconds", pa.float64()),  # of the method, once it has what it reads
-        ("tuning_seconds", pa.float64()),  # training and test
-        ("signal_seconds", pa.map_(pa.string(), pa.float64())),  # of what arms of this seed have read so far
-    ]
-)
-"""One row for each world, arm and seed."""
-BASE_ARM = "base"
-"""The base model without fine-tuning, whose lines have no rows taken."""
-
-
-class Results:
-    """A Parquet file of results, written whole after every arm so that a killed run loses one."""
-
-    def __init__(self, path: Path, settings: Settings) -> None:
-        """Read the results that are there.
-
-        Raises:
-            InputError: they are of other settings.
-        """
-        self.path, self.digest = path, settings.digest
-        self.lines: list[dict[str, Any]] = pq.read_table(path, schema=SCHEMA).to_pylist() if path.exists() else []
-        others = {line["settings"] for line in self.lines} - {self.digest}
-        if others:
-            raise InputError(f"--out: {path} has results of other settings ({others.pop()}); name another file")
-
-    def done(self, distance: Distance, seed: int) -> set[str]:
-        """Return the arms that have a line."""
-        return {line["arm"] for line in self.lines if (line["world"], line["seed"]) == (distance, seed)}
-
-    def add(self, line: dict[str, Any]) -> None:
-        """Append a line."""
-        self.lines.append({**line, "settings": self.digest})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        written = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        pq.write_table(pa.Table.from_pylist(self.lines, schema=SCHEMA), written)
-        written.replace(self.path)
+HERE = Path(__file__).parent
+EVIDENCE = HERE.parent / "evidence" / "skills"
 
 
 class Trial:
@@ -91,75 +47,95 @@ class Trial:
         """What methods read of them."""
         return Signals(self.world, self.base, self.settings.signals, self.settings.rows, self.seed)
 
-    def run(self, arm: str) -> dict[str, Any]:
-        """Run an arm; return its line of the results."""
-        if arm == BASE_ARM:
-            return self._line(arm, self._accuracy(self.base), np.empty(0, np.int64))
-        signals, waited, began = self.signals, sum(self.signals.seconds.values()), time.perf_counter()
-        rows = ARMS[arm](signals)
-        choice = time.perf_counter() - began - (sum(signals.seconds.values()) - waited)
-        began = time.perf_counter()
-        model, _ = tune(self.base, [signals.pool[row] for row in rows.tolist()], self.settings.tune, self.seed)
-        accuracy = self._accuracy(model)
-        seconds = {"choice_seconds": choice, "tuning_seconds": time.perf_counter() - began}
-        return {**self._line(arm, accuracy, rows), **seconds, "signal_seconds": dict(signals.seconds)}
+    @cached_property
+    def test(self) -> list[Example]:
+        """The test rows, encoded."""
+        return [encode(row) for row in self.world.test]
 
-    def _accuracy(self, model: nn.Module) -> dict[str, float]:
-        skills = np.array([row.skill for row in self.world.test])
-        right = exact_match(model, [encode(row) for row in self.world.test])
-        return {target: float(right[skills == target].mean()) for target in self.settings.world.targets}
-
-    def _line(self, arm: str, accuracy: dict[str, float], rows: np.ndarray) -> dict[str, Any]:
-        helpful = self.world.helpful
-        shares: dict[str, float | None] = {
-            kind: float(self.world.of_kind(kind)[rows].mean()) if len(rows) else None for kind in KINDS
+    def run(self, arm: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Run an arm; return its line of the results, and what it took."""
+        counted = set(self.signals.seconds)
+        waited, began = sum(self.signals.seconds.values()), time.process_time()
+        # In rising order, so that the same rows are the same training whatever method chose them.
+        rows = np.sort(ARMS[arm](self.signals)) if arm in ARMS else np.empty(0, np.int64)
+        chosen = time.process_time()
+        correct = exact_match(self._trained(arm, rows), self.test)
+        took = {
+            ("choice", arm): chosen - began - (sum(self.signals.seconds.values()) - waited),
+            ("training", arm): time.process_time() - chosen,
         }
-        return {
-            "world": self.distance,
-            "arm": arm,
-            "seed": self.seed,
-            "accuracy": float(np.mean(list(accuracy.values()))),
-            "accuracy_by_target": accuracy,
-            "rows": len(rows),
-            "recall": float(helpful[rows].sum() / min(helpful.sum(), self.settings.rows)),
-            **shares,
-        }
+        took |= {("signal", name): value for name, value in self.signals.seconds.items() if name not in counted}
+        seconds = [
+            {"world": self.distance, "seed": self.seed, "part": part, "name": name, "cpu_seconds": round(value, 3)}
+            for (part, name), value in took.items()
+        ]
+        return self._line(rows, correct), seconds
+
+    def _trained(self, arm: str, rows: np.ndarray) -> nn.Module:
+        if arm == BASE:
+            return self.base
+        examples = [self.signals.pool[row] for row in rows.tolist()]
+        if arm == VALIDATION_ONLY:
+            # Again and again, so that it takes as many steps as the others.
+            known = self.signals.validation
+            examples = [known[index % len(known)] for index in range(self.settings.rows)]
+        return tune(self.base, examples, self.settings.tune, self.seed)[0]
+
+    def _line(self, rows: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
+        world = self.world
+        shares: dict[str, float | None] = dict.fromkeys(("recall", "of_good_skill", *KINDS))
+        if len(rows):
+            helpful = world.helpful
+            shares["recall"] = float(helpful[rows].sum() / min(helpful.sum(), self.settings.rows))
+            shares["of_good_skill"] = float(world.of_good_skill[rows].mean())
+            shares |= {kind: float(world.of_kind(kind)[rows].mean()) for kind in KINDS}
+        # All targets have the same number of test rows, so that this is the mean over targets.
+        return {"accuracy": float(correct.mean()), **shares, "rows": rows.tolist(), "correct": correct.tolist()}
 
 
-def run_arms(
-    results: Results,
-    base: nn.Module,
-    settings: Settings,
-    distances: Sequence[Distance],
-    seeds: Sequence[int],
-    arms: Collection[str],
-) -> None:
-    """Run the arms that the results lack, seed by seed, so that few seeds of all arms are there early."""
-    for seed in seeds:
-        for distance in distances:
-            done = results.done(distance, seed)
-            trial = Trial(base, settings, distance, seed)
-            for arm in [BASE_ARM, *arms]:
-                if arm not in done:
-                    results.add(trial.run(arm))
+def run_trial(ledger: Ledger, settings: Settings, work: Path, keys: Sequence[Key]) -> None:
+    """Run arms of one world and seed and keep the result of each."""
+    # One thread, and bits do not depend on the number of cores.
+    torch.set_num_threads(1)
+    trial = Trial(load_base(settings.base, settings.world.skills, work), settings, keys[0].world, keys[0].seed)
+    for key in keys:
+        ledger.add(key, *trial.run(key.arm))
+
+
+def run_arms(ledger: Ledger, settings: Settings, work: Path, keys: Sequence[Key], processes: int) -> None:
+    """Run the arms that the ledger lacks, seed by seed, so that few seeds of all arms are there early."""
+    trials: dict[tuple[int, str], list[Key]] = {}
+    for key in sorted(ledger.missing(list(keys)), key=lambda key: (key.seed, key.position)):
+        trials.setdefault((key.seed, key.world), []).append(key)
+    if processes == 1:
+        for of_trial in trials.values():
+            run_trial(ledger, settings, work, of_trial)
+    else:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            list(pool.map(partial(run_trial, ledger, settings, work), trials.values()))
+    ledger.gather()
 
 
 def main(arguments: Sequence[str] | None = None, settings: Settings = FROZEN) -> None:
-    """Run what is missing, and write the table if it is asked for."""
+    """Run what is missing, or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=20, help="worlds drawn anew, from seed 0")
-    parser.add_argument(
-        "--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="ARM", help=", ".join(ARMS)
-    )
-    parser.add_argument("--world", choices=DISTANCES, nargs="+", default=list(DISTANCES))
-    parser.add_argument("--cache", type=Path, required=True, help="folder that keeps the base model")
-    parser.add_argument("--out", type=Path, required=True, help="results, Parquet")
-    parser.add_argument("--table", type=Path, help="also write what the results come to, Markdown")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run the arms that are missing")
+    run.add_argument("--work", type=Path, required=True, help="folder of the base model and of finished arms")
+    run.add_argument("--seeds", type=int, default=20, help="worlds drawn anew, from seed 0")
+    run.add_argument("--arms", nargs="+", choices=NAMES, default=NAMES, metavar="ARM", help=", ".join(NAMES))
+    run.add_argument("--worlds", choices=DISTANCES, nargs="+", default=DISTANCES)
+    run.add_argument("--processes", type=int, default=2, help="worlds worked on at a time, a thread each")
+    table = commands.add_parser("table", help="write what the results come to")
+    table.add_argument("--readme", type=Path, default=HERE / "README.md", help="file with the marks of the tables")
+    for command in (run, table):
+        command.add_argument("--evidence", type=Path, default=EVIDENCE, help="folder of results")
     given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    results = Results(given.out, settings)
-    base = load_base(settings.base, settings.world.skills, given.cache)
-    run_arms(results, base, settings, given.world, range(given.seeds), given.arms)
-    if given.table:
-        write_table(given.out, given.table)
+    if given.command == "table":
+        write_table(given.evidence, given.readme)
+        return
+    torch.set_num_threads(1)
+    base = load_base(settings.base, settings.world.skills, given.work)
+    ledger = Ledger(given.evidence, given.work, settings, base)
+    keys = [Key(world, arm, seed) for world in given.worlds for arm in given.arms for seed in range(given.seeds)]
+    run_arms(ledger, settings, given.work, keys, given.processes)

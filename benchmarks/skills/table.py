@@ -1,149 +1,132 @@
-"""What results come to: a Markdown table of means over seeds, and of differences to random on the same seeds.
+"""What results come to: Markdown tables of means over seeds, and of differences to random on the same seeds."""
 
-python -m benchmarks.skills.table --results FILE.parquet --out benchmarks/results/skills.md
-"""
-
-import argparse
-from collections.abc import Sequence
-from dataclasses import asdict
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
-from scipy.stats import t
 
-from benchmarks.report import facts_list, machine
-from benchmarks.skills.frozen import FROZEN, Settings
+from benchmarks.skills.arms import RANDOM, is_method
+from benchmarks.skills.ledger import read_results, read_seconds, read_settings
+from benchmarks.skills.world import DISTANCES
+from instsel.errors import InputError
 from instsel.report.markdown import markdown_table
+from instsel.stats import Bootstrap, Comparison, compare, holm, not_told_apart
 
-BASELINE, IDEAL, UNTRAINED = "random", "ideal", "base"
-COMMAND = "python -m benchmarks.skills --cache FOLDER --out FILE.parquet --table benchmarks/results/skills.md"
-CONFIDENCE = 0.95
+BOOTSTRAP = Bootstrap(samples=10_000, confidence=0.95, seed=0)
 _NONE = "\N{EN DASH}"
+_SHARES = {
+    "recall": "recall",
+    "of_good_skill": "right skill",
+    "wrong": "wrong",
+    "near_copy": "near-copies",
+    "useless": "useless",
+}
 
-Lines = dict[str, dict[int, dict[str, Any]]]
-"""The lines of a world: arm, then seed."""
+Lines = Mapping[str, Sequence[dict[str, Any]]]
+"""The lines of a world by arm, in order of the seed."""
 
 
-def paired_interval(arm: np.ndarray, baseline: np.ndarray) -> tuple[float, float, float]:
-    """Return the mean of the differences and its interval by Student's t.
+def world_table(lines: Lines, targets: Sequence[str]) -> str:
+    """Write the table of one world, arms by falling exact match, and which methods are not told apart from the best.
 
     Args:
-        arm: (seeds,), of one arm.
-        baseline: (seeds,), of the other on the same worlds.
-
-    Returns:
-        Mean, low and high; of one seed the interval is NaN.
+        lines: every arm has the same seeds.
+        targets: in the order of the test items.
     """
-    differences = arm - baseline
-    mean, seeds = float(differences.mean()), len(differences)
-    if seeds < 2:
-        return mean, float("nan"), float("nan")
-    half = float(t.ppf((1 + CONFIDENCE) / 2, seeds - 1) * differences.std(ddof=1) / np.sqrt(seeds))
-    return mean, mean - half, mean + half
-
-
-def world_table(lines: Lines) -> str:
-    """Write the table of one world, arms by falling difference to random."""
-    targets = [name for name, _ in next(iter(lines[BASELINE].values()))["accuracy_by_target"]]
-    header = ["arm", "seeds", "exact match", "- random", *targets, "recall", "wrong", "near-copies", "useless", "s"]
-    rows = [_row(arm, lines, targets) for arm in lines]
-    return markdown_table(header, [cells for _, cells in sorted(rows, key=lambda row: (-row[0], row[1][0]))])
-
-
-def _row(arm: str, lines: Lines, targets: Sequence[str]) -> tuple[float, list[str]]:
-    """Return the mean difference to random, and the cells of an arm."""
-    of_arm, baseline = lines[arm], lines[BASELINE]
-    seeds = sorted(of_arm.keys() & baseline.keys())
-    values = [of_arm[seed] for seed in seeds]
-    pairs = np.array([(of_arm[seed]["accuracy"], baseline[seed]["accuracy"]) for seed in seeds]).reshape(-1, 2)
-    mean, low, high = paired_interval(pairs[:, 0], pairs[:, 1])
-    difference = _NONE if arm == BASELINE else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-    by_target = [
-        f"{np.mean([dict(value['accuracy_by_target'])[target] for value in values]):.3f}" for target in targets
+    accuracies = {arm: np.array([[line["accuracy"] for line in of_arm]]) for arm, of_arm in lines.items()}
+    # A seed is the item: worlds, matrices and order of training are drawn anew with each, for all arms alike.
+    comparisons = compare({arm: {"all": values} for arm, values in accuracies.items()}, RANDOM, BOOTSTRAP)
+    methods = [arm for arm in comparisons if is_method(arm)]
+    adjusted = dict(zip(methods, holm([comparisons[arm].p_values["all"] for arm in methods]), strict=True))
+    rows = [
+        [arm, f"{accuracies[arm].mean():.3f}", _difference(comparisons.get(arm)), _p_value(adjusted.get(arm))]
+        + _by_target(lines[arm], len(targets))
+        + [_mean([line[share] for line in lines[arm]]) for share in _SHARES]
+        for arm in sorted(lines, key=lambda arm: (-accuracies[arm].mean(), arm))
     ]
-    shares = [_mean(values, key) for key in ("recall", "wrong", "near_copy", "useless")]
-    if arm == UNTRAINED:
-        shares = [_NONE] * len(shares)
-    seconds = _mean(
-        [{"s": (value["choice_seconds"] or 0) + (value["tuning_seconds"] or 0)} for value in values], "s", 1
-    )
-    return mean, [
-        arm,
-        str(len(seeds)),
-        f"{pairs[:, 0].mean():.3f}",
-        difference,
-        *by_target,
-        *shares,
-        f"{np.mean(seconds):.1f}",
-    ]
+    header = ["arm", "exact match", "− random", "p", *targets, *_SHARES.values()]
+    table = markdown_table(header, rows)
+    if len(methods) < 2:
+        return table
+    best = not_told_apart({arm: {"all": accuracies[arm]} for arm in methods}, BOOTSTRAP, higher_is_better=True)
+    return f"{table}\nMethods not told apart from the best of them: {', '.join(best)}.\n"
 
 
-def _mean(values: Sequence[dict[str, Any]], key: str) -> str:
-    numbers = [value[key] for value in values]
-    return _NONE if None in numbers else f"{np.mean(numbers):.2f}"
+def _difference(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return _NONE
+    interval = comparison.intervals["all"]
+    return f"{interval.difference:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
-def signal_table(lines: Lines) -> str:
-    """Write what each signal took, mean over seeds."""
-    last: dict[str, list[float]] = {}
-    for seed in lines[BASELINE]:
-        seconds: dict[str, float] = {}
-        for of_arm in lines.values():
-            if seed in of_arm:
-                seconds |= dict(of_arm[seed]["signal_seconds"] or [])
-        for name, value in seconds.items():
-            last.setdefault(name, []).append(value)
-    return markdown_table(["signal", "s"], [[name, f"{np.mean(values):.1f}"] for name, values in sorted(last.items())])
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return _NONE
+    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
-def write_table(results: Path, out: Path, settings: Settings = FROZEN) -> None:
-    """Write the Markdown page of a file of results."""
-    worlds: dict[str, Lines] = {}
-    for line in pq.read_table(results).to_pylist():
-        worlds.setdefault(line["world"], {}).setdefault(line["arm"], {})[line["seed"]] = line
-    facts = machine("cpu") | {
-        "command": f"`{COMMAND}`",
-        "settings": f"`{settings.digest}`, frozen before any selector was run: "
-        + "; ".join(f"{name} {value}" for name, value in asdict(settings).items()),
-    }
-    parts = [f"# Skills\n\n{facts_list(facts)}", EXPLANATION]
-    for world, lines in worlds.items():
-        parts.append(f"## {world.capitalize()}\n\n{world_table(lines)}")
-        parts.append(f"What methods read, computed once for all arms of a seed:\n\n{signal_table(lines)}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n".join(part.rstrip("\n") + "\n" for part in parts), encoding="utf-8")
+def _by_target(lines: Sequence[dict[str, Any]], targets: int) -> list[str]:
+    correct = np.array([line["correct"] for line in lines]).reshape(len(lines), targets, -1)
+    return [f"{value:.2f}" for value in correct.mean(axis=(0, 2))]
 
 
-EXPLANATION = f"""Each arm takes the same number of rows of a pool in which the helpful rows are known, trains LoRA on
-them, and is tested by exact match on rows of the target skills that neither the pool nor the validation rows have. In
-*near* the pool has rows of the target skills, in *far* only rows of skills that share an operation with them. A seed
-draws all rows anew, the LoRA matrices and the order of training; the base model is the same in all.
-
-- exact match: mean over targets, then over seeds; beside it each target.
-- - random: difference to random on the same seeds, mean and {CONFIDENCE:.0%} interval of Student's t. Nothing corrects
-  it for the number of arms.
-- recall: helpful rows taken, of those that fit into the budget. wrong, near-copies, useless: shares of the rows taken.
-- s: seconds of choosing, of training and of the test; what a method reads is not in it.
-- base is the model before any training, ideal takes helpful rows only. A method that reads influence has its form after
-  a colon: cosine (Adam directions of pool rows, gradients of validation rows, as LESS has it), fisher (the same,
-  preconditioned), plain (gradients of both) and plain_fisher. Gradients are taken at one checkpoint, after a short
-  training on random rows. facility_location, graph_cut, log_det and smart read hidden states here, not embeddings of
-  prompts.
-
-What is said here is claimed for this world alone: a model of under a million parameters, short texts, exact rules.
-"""
+def _mean(values: Sequence[float | None]) -> str:
+    numbers = [value for value in values if value is not None]
+    return f"{np.mean(numbers):.2f}" if numbers else _NONE
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args(arguments)
-    write_table(given.results, given.out)
+def seconds_table(seconds: Sequence[dict[str, Any]]) -> str:
+    """Write what each signal took, mean over worlds and seeds, and the sum of all arms and signals."""
+    by_name: dict[str, list[float]] = {}
+    for line in seconds:
+        name = line["name"] if line["part"] == "signal" else f"an arm: {line['part']}"
+        by_name.setdefault(name, []).append(line["cpu_seconds"])
+    rows = [[name, f"{np.mean(values):.2f}", str(len(values))] for name, values in sorted(by_name.items())]
+    minutes = sum(line["cpu_seconds"] for line in seconds) / 60
+    return f"{markdown_table(['', 'CPU seconds', 'times'], rows)}\nIn all {minutes:.0f} CPU minutes.\n"
 
 
-if __name__ == "__main__":
-    main()
+def complete(lines: Sequence[dict[str, Any]], world: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the lines of a world by arm.
+
+    Raises:
+        InputError: an arm lacks seeds that another one has, or there is no random.
+    """
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    for line in sorted(lines, key=lambda line: line["seed"]):
+        if line["world"] == world:
+            by_arm.setdefault(line["arm"], []).append(line)
+    seeds = {arm: [line["seed"] for line in of_arm] for arm, of_arm in by_arm.items()}
+    if RANDOM not in seeds:
+        raise InputError(f"the world {world} has no results of {RANDOM}, which all arms are compared with; run it")
+    for arm, own in seeds.items():
+        if own != seeds[RANDOM]:
+            raise InputError(f"{world}, {arm}: has seeds {own}, {RANDOM} has {seeds[RANDOM]}; run the missing ones")
+    return by_arm
+
+
+def tables(evidence: Path) -> dict[str, str]:
+    """Return the tables of a folder of evidence by the name of their mark."""
+    lines = read_results(evidence)
+    targets = sorted(read_settings(evidence)["settings"]["world"]["related"])
+    worlds = [world for world in DISTANCES if any(line["world"] == world for line in lines)]
+    found = {world: world_table(complete(lines, world), targets) for world in worlds}
+    return {**found, "seconds": seconds_table(read_seconds(evidence))}
+
+
+def write_table(evidence: Path, readme: Path) -> None:
+    """Put the tables between their marks, `<!-- near -->` and `<!-- end -->`.
+
+    Raises:
+        InputError: a mark is missing.
+    """
+    text = readme.read_text(encoding="utf-8")
+    for name, table in tables(evidence).items():
+        pattern = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+        if len(pattern.findall(text)) != 1:
+            raise InputError(f"{readme} must have the marks <!-- {name} --> and <!-- end --> once")
+        # A function, since a backslash in a template would be an escape.
+        text = pattern.sub(lambda _, table=table: f"\n{table}\n", text)
+    readme.write_text(text, encoding="utf-8")

@@ -161,14 +161,23 @@ class World:
         pool: n rows; a selector knows neither their kind nor which are helpful.
         validation: rows of the targets, target after target.
         test: the same, others.
-        helpful: bool (n,), the rows that an ideal chooser takes: right rows of the target skills, or of the skills
-            related to them where the pool has none of the targets.
+        good: skills that help: the targets, or the skills related to them where the pool has none of the targets.
     """
 
     pool: list[Row]
     validation: list[Row]
     test: list[Row]
-    helpful: np.ndarray
+    good: frozenset[str]
+
+    @property
+    def of_good_skill(self) -> np.ndarray:
+        """The rows that name a skill that helps, wrong ones too, bool (n,)."""
+        return np.array([row.skill in self.good for row in self.pool])
+
+    @property
+    def helpful(self) -> np.ndarray:
+        """The rows that the ideal chooser takes, bool (n,): right rows of the skills that help."""
+        return self.of_good_skill & self.of_kind("right")
 
     def of_kind(self, kind: Kind) -> np.ndarray:
         """Return which rows of the pool are of a kind, bool (n,)."""
@@ -191,9 +200,8 @@ def make_world(settings: WorldSettings, distance: Distance, seed: int) -> World:
     ]
     skills = [skill for skill in settings.skills if distance == "near" or skill not in targets]
     pool = rows.pool(skills, settings)
-    good = set(targets) if distance == "near" else {name for names in settings.related.values() for name in names}
-    helpful = np.array([row.kind == "right" and row.skill in good for row in pool])
-    return World(pool, validation, test, helpful)
+    related = {name for names in settings.related.values() for name in names}
+    return World(pool, validation, test, frozenset(targets if distance == "near" else related))
 
 
 class _Rows:

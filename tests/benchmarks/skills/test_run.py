@@ -1,5 +1,6 @@
-"""A small cut of the skills benchmark, from the training of its base model to its table."""
+"""A small cut of the skills benchmark, from the training of its base model to its tables."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,13 +9,17 @@ import pytest
 import torch
 
 from benchmarks.skills import run
-from benchmarks.skills.arms import ARMS, FORMS, Signals, SignalSettings
+from benchmarks.skills.arms import ARMS, NAMES, is_method, method_of
 from benchmarks.skills.frozen import FROZEN
+from benchmarks.skills.ledger import Ledger, read_results, read_settings
 from benchmarks.skills.model import BaseSettings, TuneSettings, encode, exact_match, load_base
-from benchmarks.skills.run import Results, main
-from benchmarks.skills.table import paired_interval
+from benchmarks.skills.run import EVIDENCE, Trial, main
+from benchmarks.skills.signals import FORMS, Signals, SignalSettings
+from benchmarks.skills.table import complete, world_table, write_table
 from benchmarks.skills.world import WorldSettings, make_world
+from instsel import select
 from instsel.errors import InputError
+from instsel.selection.registry import REGISTRY
 
 CUT = replace(
     FROZEN,
@@ -43,73 +48,157 @@ CUT = replace(
     tune=TuneSettings(rank=2, epochs=1, batch_size=4, learning_rate=1e-3),
     budget=0.2,
 )
+SOME = ["base", "validation_only", "random", "ideal", "named", "round_robin:cosine", "bids:plain", "longest"]
+MARKS = "# Cut\n\n<!-- near -->\nformer table\n<!-- end -->\n\n<!-- seconds -->\n<!-- end -->\n"
+
+
+def arguments(folder, *arms):
+    """Arguments of a run of some arms in one process; the base model is where the others have it."""
+    given = ["run", "--work", str(folder / "work"), "--evidence", str(folder / "evidence"), "--seeds", "2"]
+    return [*given, "--processes", "1", "--worlds", "near", "--arms", *(arms or SOME)]
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """The folder of a run of some arms, and the arguments that made it."""
     folder = tmp_path_factory.mktemp("skills")
-    arms = ["random", "ideal", "round_robin:cosine", "bids:plain", "longest"]
-    arguments = ["--cache", str(folder), "--out", str(folder / "results.parquet"), "--seeds", "1", "--threads", "1"]
-    arguments += ["--table", str(folder / "skills.md"), "--world", "near", "--arms", *arms]
-    main(arguments, CUT)
-    return folder, arguments, arms
+    main(arguments(folder), CUT)
+    return folder
+
+
+@pytest.fixture
+def fresh(ran, tmp_path):
+    """A folder with the base model and nothing else."""
+    (tmp_path / "work").mkdir()
+    for model in (ran / "work").glob("base-*"):
+        (tmp_path / "work" / model.name).symlink_to(model)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
 def signals(ran):
-    folder, _, _ = ran
-    base = load_base(CUT.base, CUT.world.skills, folder)
+    base = load_base(CUT.base, CUT.world.skills, ran / "work")
     return Signals(make_world(CUT.world, "near", 0), base, CUT.signals, CUT.rows, 0)
 
 
-def test_ideal_takes_helpful_rows_only_and_random_as_many_wrong_ones_as_it_drew(ran):
-    folder, _, arms = ran
-    lines = {line["arm"]: line for line in pq.read_table(folder / "results.parquet").to_pylist()}
-    assert set(lines) == {"base", *arms}
-    assert lines["ideal"]["recall"] == 1
-    assert (lines["ideal"]["right"], lines["ideal"]["wrong"], lines["ideal"]["rows"]) == (1, 0, 12)
-    world = make_world(CUT.world, "near", 0)
-    from instsel import select
+def test_shares_are_those_of_the_rows_taken(ran):
+    lines = {(line["arm"], line["seed"]): line for line in read_results(ran / "evidence")}
+    assert set(lines) == {(arm, seed) for arm in SOME for seed in (0, 1)}
+    ideal, random = lines["ideal", 1], lines["random", 1]
+    assert (ideal["recall"], ideal["of_good_skill"], ideal["correct"].count(True) / 20) == (1, 1, ideal["accuracy"])
+    assert (ideal["wrong"], ideal["near_copy"], ideal["useless"], len(ideal["rows"])) == (0, 0, 0, 12)
+    world = make_world(CUT.world, "near", 1)
+    drawn = sorted(select("random", 60, 12, seed=1).indices.tolist())
+    assert random["rows"] == drawn
+    assert random["wrong"] == sum(world.pool[row].kind == "wrong" for row in drawn) / 12
+    assert random["of_good_skill"] == sum(world.pool[row].skill == "upper" for row in drawn) / 12
+    helpful = [row for row, each in enumerate(world.pool) if each.skill == "upper" and each.kind == "right"]
+    assert random["recall"] == len(set(drawn) & set(helpful)) / 12
+    assert all(world.pool[row].skill == "upper" for row in lines["named", 1]["rows"])
+    assert {lines["named", seed]["wrong"] > 0 for seed in (0, 1)} == {True}
+    for arm in ("base", "validation_only"):
+        assert (lines[arm, 0]["rows"], lines[arm, 0]["recall"], lines[arm, 0]["wrong"]) == ([], None, None)
 
-    drawn = select("random", 60, 12, seed=0).indices.tolist()
-    assert lines["random"]["wrong"] == sum(world.pool[row].kind == "wrong" for row in drawn) / 12
-    assert lines["random"]["recall"] == sum(bool(world.helpful[row]) for row in drawn) / 12
 
-
-def test_a_second_run_computes_nothing(ran, monkeypatch):
-    folder, arguments, _ = ran
-    before = (folder / "results.parquet").stat().st_mtime_ns
+def test_a_second_run_computes_nothing_and_writes_the_same_bytes(ran, monkeypatch):
+    before = {path.name: path.read_bytes() for path in (ran / "evidence").iterdir()}
     monkeypatch.setattr(run, "tune", lambda *_: pytest.fail("an arm was trained again"))
     monkeypatch.setattr("benchmarks.skills.model.train_base", lambda *_: pytest.fail("the base was trained again"))
-    main(arguments, CUT)
-    assert (folder / "results.parquet").stat().st_mtime_ns == before
+    main(arguments(ran), CUT)
+    assert {path.name: path.read_bytes() for path in (ran / "evidence").iterdir()} == before
 
 
-def test_a_run_goes_on_where_it_was_killed(ran, tmp_path):
-    folder, _, _ = ran
-    whole = pq.read_table(folder / "results.parquet")
-    pq.write_table(whole.slice(0, 3), tmp_path / "results.parquet")
-    base = load_base(CUT.base, CUT.world.skills, folder)
-    results = Results(tmp_path / "results.parquet", CUT)
-    run.run_arms(results, base, CUT, ["near"], [0], ["random", "ideal", "longest"])
-    lines = pq.read_table(tmp_path / "results.parquet").to_pylist()
-    assert [line["arm"] for line in lines] == ["base", "random", "ideal", "longest"]
-    expected = {line["arm"]: line["accuracy"] for line in whole.to_pylist()}
-    assert lines[-1]["accuracy"] == expected["longest"]
+def test_a_killed_run_goes_on_and_leaves_the_same_bytes(ran, fresh, monkeypatch):
+    whole, calls = run.tune, []
+
+    def killed(*given):
+        calls.append(given)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return whole(*given)
+
+    monkeypatch.setattr(run, "tune", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments(fresh), CUT)
+    # What a process leaves that is killed as it writes.
+    parts = next((fresh / "work").glob("arms-*/near-1"))
+    (parts / ".longest.json.1").write_text('{"line": {')
+    main(arguments(fresh), CUT)
+    # Seven arms of each seed are trained, base is not; the one that was killed a second time.
+    assert len(calls) == 2 * 7 + 1
+    for name in ("settings.json", "results.parquet"):
+        assert (fresh / "evidence" / name).read_bytes() == (ran / "evidence" / name).read_bytes()
 
 
-def test_results_of_other_settings_are_refused(ran):
-    folder, _, _ = ran
-    with pytest.raises(InputError, match="other settings"):
-        Results(folder / "results.parquet", replace(CUT, budget=0.3))
+def test_arms_that_are_added_later_join_the_evidence_without_training_the_others_again(ran, fresh, monkeypatch):
+    main(arguments(fresh, "longest", "random"), CUT)
+    for path in (fresh / "work").glob("arms-*"):
+        path.rename(fresh / "elsewhere")
+    whole, calls = run.tune, []
+    monkeypatch.setattr(run, "tune", lambda *given: calls.append(1) or whole(*given))
+    main(arguments(fresh), CUT)
+    assert len(calls) == 2 * 5
+    assert (fresh / "evidence" / "results.parquet").read_bytes() == (ran / "evidence" / "results.parquet").read_bytes()
 
 
-def test_the_table_has_a_line_an_arm(ran):
-    folder, _, arms = ran
-    page = (folder / "skills.md").read_text()
-    for arm in ["base", *arms]:
-        assert f"| {arm} | 1 |" in page
+def test_the_order_in_which_arms_are_run_changes_nothing(ran, fresh):
+    base = load_base(CUT.base, CUT.world.skills, fresh / "work")
+    alone, _ = Trial(base, CUT, "near", 1).run("bids:plain")
+    line = next(line for line in read_results(ran / "evidence") if (line["arm"], line["seed"]) == ("bids:plain", 1))
+    assert (alone["rows"], alone["correct"]) == (line["rows"], line["correct"])
+
+
+@pytest.mark.parametrize("key", ["digest", "base"])
+def test_evidence_of_other_settings_or_another_base_is_refused(ran, fresh, key):
+    evidence = fresh / "evidence"
+    evidence.mkdir()
+    (evidence / "settings.json").write_text(json.dumps(read_settings(ran / "evidence") | {key: "0" * 16}))
+    base = load_base(CUT.base, CUT.world.skills, fresh / "work")
+    with pytest.raises(InputError, match="another (settings|base model).*0000.*name another folder"):
+        Ledger(evidence, fresh / "work", CUT, base)
+
+
+def test_the_tables_are_put_between_their_marks(ran, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(MARKS)
+    write_table(ran / "evidence", readme)
+    page = readme.read_text()
+    assert "former table" not in page
+    assert page.startswith("# Cut\n\n<!-- near -->\n\n| arm |")
+    for arm in SOME:
+        assert f"| {arm} |" in page
+    assert "CPU minutes" in page
+    write_table(ran / "evidence", readme)
+    assert readme.read_text() == page
+    readme.write_text("no marks")
+    with pytest.raises(InputError, match="marks <!-- near -->"):
+        write_table(ran / "evidence", readme)
+
+
+def test_the_table_compares_an_arm_with_random_on_the_same_seeds():
+    def lines(accuracies):
+        shares = dict.fromkeys(("recall", "of_good_skill", "wrong", "near_copy", "useless"), 0.25)
+        return [{"accuracy": value, "correct": [value == 1] * 4, **shares} for value in accuracies]
+
+    varied = [0.0, 1.0] * 10
+    table = world_table(
+        {"random": lines(varied), "longest": lines(varied), "bids:cosine": lines([1.0] * 20)}, ["a", "b"]
+    )
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:5]]
+    assert [row[:2] for row in rows] == [["bids:cosine", "1.000"], ["longest", "0.500"], ["random", "0.500"]]
+    assert rows[0][2].startswith("+0.500 [+0.")
+    assert rows[1][2:4] == ["+0.000 [+0.000, +0.000]", "1.000"]
+    assert rows[2][2:4] == ["–", "–"]
+    assert rows[0][4:] == ["1.00", "1.00", *["0.25"] * 5]
+    assert "not told apart from the best of them: bids:cosine.\n" in table
+
+
+def test_an_arm_that_lacks_a_seed_is_named():
+    lines = [{"world": "near", "arm": arm, "seed": seed} for arm in ("random", "ideal") for seed in (0, 1)]
+    assert list(complete(lines, "near")) == ["random", "ideal"]
+    with pytest.raises(InputError, match=r"near, ideal: has seeds \[0\]"):
+        complete(lines[:-1], "near")
+    with pytest.raises(InputError, match="no results of random"):
+        complete(lines[2:], "near")
 
 
 @pytest.mark.filterwarnings("ignore:g2is")
@@ -119,10 +208,21 @@ def test_every_arm_takes_the_budget(signals, arm):
     assert len(set(rows.tolist())) == len(rows) == CUT.rows
 
 
+def test_every_method_of_the_product_is_an_arm():
+    builtin = {name for name, method in REGISTRY.methods.items() if method.__module__.startswith("instsel.")}
+    assert {method_of(arm) for arm in NAMES if is_method(arm) or arm == "random"} == builtin
+
+
 def test_forms_of_influence_differ(signals):
     values = {form: signals.influence(form) for form in FORMS}
     assert all(value.shape == (60, 4) and np.isfinite(value).all() for value in values.values())
     assert not any(np.allclose(values["cosine"], values[form]) for form in FORMS if form != "cosine")
+
+
+def test_the_kernels_products_are_the_influence(signals):
+    for form in ("cosine", "fisher"):
+        pool, validation = signals.kernel(form == "fisher")
+        np.testing.assert_allclose(pool @ validation.T, signals.influence(form), rtol=1e-3, atol=1e-4)
 
 
 def test_exact_match_is_that_of_greedy_decoding(signals):
@@ -147,8 +247,10 @@ def test_exact_match_is_that_of_greedy_decoding(signals):
     ]
 
 
-def test_the_interval_is_that_of_students_t():
-    mean, low, high = paired_interval(np.array([0.3, 0.5, 0.4]), np.array([0.1, 0.2, 0.0]))
-    # Differences .2, .3, .4: deviation .1, and t of 2 degrees of freedom at 97.5 % is 4.3027.
-    assert mean == pytest.approx(0.3)
-    assert (low, high) == (pytest.approx(0.3 - 0.24841, abs=1e-4), pytest.approx(0.3 + 0.24841, abs=1e-4))
+def test_the_evidence_is_of_the_frozen_settings_and_has_every_arm_and_seed():
+    assert read_settings(EVIDENCE)["digest"] == FROZEN.digest
+    lines = read_results(EVIDENCE)
+    for world in ("near", "far"):
+        seeds = {arm: len(of_arm) for arm, of_arm in complete(lines, world).items()}
+        assert seeds == dict.fromkeys(NAMES, 20)
+    assert all(pq.ParquetFile(path).metadata.num_rows for path in EVIDENCE.glob("*.parquet"))
