@@ -1,6 +1,7 @@
 """The arms: random, the ideal chooser and other baselines, and every selection method of the product.
 
-A method that reads influence is an arm for each form of it, `METHOD:FORM`. A new method is an entry of `_methods`.
+A method that reads influence is an arm for each form of it, `METHOD:FORM`. A new method is a function here and an entry
+of `_methods`.
 """
 
 from collections.abc import Callable
@@ -30,6 +31,8 @@ _LABELS = {
     "sum": None,
     "task_max": "tasks",
 }
+# Forms that every method reads; the others are run with bids alone.
+_CROSSED = ("cosine", "fisher", "plain", "contrast")
 
 
 def _random(signals: Signals) -> np.ndarray:
@@ -102,7 +105,10 @@ def _ifd(signals: Signals) -> np.ndarray:
 
 def _methods() -> dict[str, Arm]:
     arms: dict[str, Arm] = {
-        f"{method}:{form}": partial(_by_influence, method=method, form=form) for method in _LABELS for form in FORMS
+        f"{method}:{form}": partial(_by_influence, method=method, form=form)
+        for method in _LABELS
+        for form in FORMS
+        if method == "bids" or form in _CROSSED
     }
     # Options of these methods that docs/results.md compares on a real pool.
     arms["bids-plain:cosine"] = partial(_by_influence, method="bids", form="cosine", normalize=False)

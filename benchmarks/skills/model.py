@@ -116,6 +116,11 @@ def prompt_of(example: Example) -> Example:
     return {"input_ids": example["input_ids"][:end], "labels": example["labels"][:end]}
 
 
+def without_end(example: Example) -> Example:
+    """Return an encoded row without the mark at the end of its answer."""
+    return {"input_ids": example["input_ids"][:-1], "labels": example["labels"][:-1]}
+
+
 def load_base(settings: BaseSettings, skills: Sequence[str], cache: Path) -> nn.Module:
     """Return the base model, frozen; it is trained where the cache has none of these settings.
 

@@ -5,25 +5,30 @@ All of it comes from the functions that the stages of a study call. A new form o
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
 
-from benchmarks.skills.model import TOKEN_BUDGET, Moments, TuneSettings, encode, prompt_of, tune
+from benchmarks.skills.model import TOKEN_BUDGET, Moments, TuneSettings, encode, prompt_of, tune, without_end
 from benchmarks.skills.world import World
 from instsel import CountSketch, GradientEngine, attribute, select
+from instsel.attribution import contrast
 from instsel.attribution.kernel import side_by_side, whitening
 from instsel.attribution.scores import second_moment
 from instsel.data.batching import BatchFitter, Example
-from instsel.evaluation.scoring import answer_likelihoods
+from instsel.evaluation.scoring import answer_likelihoods, heldout_losses
 from instsel.models.hidden_states import pooled_hidden_states
 
 ValueT = TypeVar("ValueT")
 
 # The warmup draws other rows and matrices than the arm "random" of the same seed.
 _WARMUP_SEED = 100_000
+_ANSWERS_STREAM = 3
+
+OTHER_ANSWERS = 4
+"""That a validation row's own answer is contrasted with."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,32 @@ class Signals:
         model, _ = self.warm()
         return self._once("gradients of validation rows", lambda: self._engine(model, None).features(self.validation))
 
+    def contrast_features(self) -> np.ndarray:
+        """Return sketched contrast gradients of the validation rows at the warm model, float32 (m, dim).
+
+        Other answers are those of `OTHER_ANSWERS` other validation rows of the same target, drawn by the seed.
+        """
+        model, _ = self.warm()
+
+        def compute() -> np.ndarray:
+            answers, items = self._answers()
+            losses = heldout_losses(model, answers, fitter=BatchFitter.forward(TOKEN_BUDGET))
+            return contrast(self._engine(model, None).features(answers), -losses, items)
+
+        return self._once("contrast gradients of validation rows", compute)
+
+    def _answers(self) -> tuple[list[Example], list[int]]:
+        """Return each validation row with its own answer first and then with others, and the row of each."""
+        draw = np.random.default_rng([_ANSWERS_STREAM, self.seed])
+        examples, items = [], []
+        for index, row in enumerate(self.world.validation):
+            others = sorted({each.answer for each in self.world.validation if each.skill == row.skill} - {row.answer})
+            drawn = draw.permutation(others)[:OTHER_ANSWERS].tolist()
+            # The end mark follows any answer, so it says nothing about which is right.
+            examples += [without_end(encode(replace(row, answer=answer))) for answer in (row.answer, *drawn)]
+            items += [index] * (1 + len(drawn))
+        return examples, items
+
     def influence(self, form: str) -> np.ndarray:
         """Return the influence of pool rows on validation rows in one of `FORMS`, float32 (n, m)."""
         compute = FORMS[form]
@@ -174,20 +205,22 @@ class Form:
         return self.compute(signals)
 
 
-def _product(reads: str, damped: bool) -> Form:
+def _form(pool: str, validation: str = "validation_features", *, damped: bool = False) -> Form:
     def compute(signals: Signals) -> np.ndarray:
-        pool: np.ndarray = getattr(signals, reads)()
-        damping = signals.damping if damped else None
-        return attribute([pool], [signals.validation_features()], [1.0], damping=damping)
+        features: list[np.ndarray] = [getattr(signals, name)() for name in (pool, validation)]
+        return attribute(features[:1], features[1:], [1.0], damping=signals.damping if damped else None)
 
-    return Form((reads, "validation_features"), compute)
+    return Form((pool, validation), compute)
 
 
 FORMS: dict[str, Form] = {
-    "cosine": _product("adam_features", damped=False),
-    "fisher": _product("adam_features", damped=True),
-    "plain": _product("plain_features", damped=False),
-    "plain-fisher": _product("plain_features", damped=True),
+    "cosine": _form("adam_features"),
+    "fisher": _form("adam_features", damped=True),
+    "plain": _form("plain_features"),
+    "plain-fisher": _form("plain_features", damped=True),
+    "contrast": _form("adam_features", "contrast_features"),
+    "contrast-fisher": _form("adam_features", "contrast_features", damped=True),
 }
 """By the name that arms have after a colon. Cosine is LESS's: Adam directions of pool rows, gradients of validation
-rows; plain takes gradients of both."""
+rows. Fisher preconditions them; plain takes gradients of both; contrast takes what raises the right answer of a
+validation row against others."""

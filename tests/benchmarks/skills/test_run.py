@@ -219,6 +219,17 @@ def test_forms_of_influence_differ(signals):
     assert not any(np.allclose(values["cosine"], values[form]) for form in FORMS if form != "cosine")
 
 
+def test_answers_to_contrast_start_with_the_right_one_and_others_differ_from_it(signals):
+    examples, items = signals._answers()
+    for index, row in enumerate(signals.world.validation):
+        own = [example for example, item in zip(examples, items, strict=True) if item == index]
+        answers = ["".join(map(str, example["input_ids"][len(row.text) + 2 :])) for example in own]
+        right = encode(row)["input_ids"][len(row.text) + 2 : -1]
+        assert answers[0] == "".join(map(str, right))
+        # Four validation rows, and so three other answers.
+        assert len(set(answers)) == len(answers) == 4
+
+
 def test_the_kernels_products_are_the_influence(signals):
     for form in ("cosine", "fisher"):
         pool, validation = signals.kernel(form == "fisher")
