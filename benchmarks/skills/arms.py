@@ -32,7 +32,7 @@ _LABELS = {
     "task_max": "tasks",
 }
 # Forms that every method reads; the others are run with bids alone.
-_CROSSED = ("cosine", "fisher", "plain", "contrast")
+_CROSSED = ("cosine", "fisher", "contrast")
 
 
 def _random(signals: Signals) -> np.ndarray:
@@ -111,7 +111,7 @@ def _methods() -> dict[str, Arm]:
         if method == "bids" or form in _CROSSED
     }
     # Options of these methods that docs/results.md compares on a real pool.
-    arms["bids-plain:cosine"] = partial(_by_influence, method="bids", form="cosine", normalize=False)
+    arms["bids-unnormalised:cosine"] = partial(_by_influence, method="bids", form="cosine", normalize=False)
     arms["instance_max-normalised:cosine"] = partial(
         _by_influence, method="instance_max", form="cosine", normalize=True
     )
@@ -138,5 +138,5 @@ def is_method(arm: str) -> bool:
 
 
 def method_of(arm: str) -> str:
-    """Return the method of the product that an arm is: `bids` of `bids-plain:cosine`."""
+    """Return the method of the product that an arm is: `bids` of `bids-unnormalised:cosine`."""
     return arm.partition(":")[0].partition("-")[0]

@@ -37,7 +37,7 @@ TEMPLATE = (
     "{% for message in messages %}{{ message.content }}"
     "{% if message.role == 'user' %}" + ASK + "{% else %}" + END + "{% endif %}{% endfor %}"
 )
-TOKEN_BUDGET = 8192
+TOKEN_BUDGET = 2048
 _BASE_STREAM = 1
 
 
