@@ -10,7 +10,7 @@ A folder of evidence has
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -112,9 +112,10 @@ class Ledger:
         written.write_text(json.dumps({"line": asdict(key) | line, "seconds": seconds}), encoding="utf-8")
         written.replace(path)
 
-    def gather(self) -> None:
-        """Write the evidence from what it had and the arms that were computed since."""
-        parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self._parts.glob("*/[!.]*.json"))]
+    def gather(self, keys: Sequence[Key]) -> None:
+        """Write the evidence from what it had and the results of these keys; arms of other keys stay where they are."""
+        paths = [path for path in map(self._part, keys) if path.exists()]
+        parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
         lines = {_key(line): line for line in _lines(self.evidence / "results.parquet")}
         lines |= {_key(part["line"]): part["line"] for part in parts}
         seconds = [*_lines(self.evidence / "seconds.parquet"), *chain(*(part["seconds"] for part in parts))]

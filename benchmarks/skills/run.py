@@ -113,7 +113,7 @@ def run_arms(ledger: Ledger, settings: Settings, work: Path, keys: Sequence[Key]
     else:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
             list(pool.map(partial(run_trial, ledger, settings, work), trials.values()))
-    ledger.gather()
+    ledger.gather(keys)
 
 
 def main(arguments: Sequence[str] | None = None, settings: Settings = FROZEN) -> None:

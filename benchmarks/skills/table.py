@@ -112,8 +112,8 @@ def tables(evidence: Path) -> dict[str, str]:
     lines = read_results(evidence)
     targets = sorted(read_settings(evidence)["settings"]["world"]["related"])
     worlds = [world for world in DISTANCES if any(line["world"] == world for line in lines)]
-    found = {world: world_table(complete(lines, world), targets) for world in worlds}
-    return {**found, "seconds": seconds_table(read_seconds(evidence))}
+    found: dict[str, str] = {world: world_table(complete(lines, world), targets) for world in worlds}
+    return found | {"seconds": seconds_table(read_seconds(evidence))}
 
 
 def write_table(evidence: Path, readme: Path) -> None:
@@ -127,6 +127,6 @@ def write_table(evidence: Path, readme: Path) -> None:
         pattern = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
         if len(pattern.findall(text)) != 1:
             raise InputError(f"{readme} must have the marks <!-- {name} --> and <!-- end --> once")
-        # A function, since a backslash in a template would be an escape.
-        text = pattern.sub(lambda _, table=table: f"\n{table}\n", text)
+        start, end = next(pattern.finditer(text)).span()
+        text = f"{text[:start]}\n{table}\n{text[end:]}"
     readme.write_text(text, encoding="utf-8")

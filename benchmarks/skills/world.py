@@ -177,7 +177,8 @@ class World:
     @property
     def helpful(self) -> np.ndarray:
         """The rows that the ideal chooser takes, bool (n,): right rows of the skills that help."""
-        return self.of_good_skill & self.of_kind("right")
+        helpful: np.ndarray = self.of_good_skill & self.of_kind("right")
+        return helpful
 
     def of_kind(self, kind: Kind) -> np.ndarray:
         """Return which rows of the pool are of a kind, bool (n,)."""

@@ -140,6 +140,15 @@ def test_arms_that_are_added_later_join_the_evidence_without_training_the_others
     assert (fresh / "evidence" / "results.parquet").read_bytes() == (ran / "evidence" / "results.parquet").read_bytes()
 
 
+def test_arms_of_seeds_that_are_not_asked_for_are_left_out_of_the_evidence(ran, fresh):
+    parts = next((ran / "work").glob("arms-*"))
+    (fresh / "work" / parts.name).symlink_to(parts)
+    given = arguments(fresh)
+    given[given.index("--seeds") + 1] = "1"
+    main(given, CUT)
+    assert {line["seed"] for line in read_results(fresh / "evidence")} == {0}
+
+
 def test_the_order_in_which_arms_are_run_changes_nothing(ran, fresh):
     base = load_base(CUT.base, CUT.world.skills, fresh / "work")
     alone, _ = Trial(base, CUT, "near", 1).run("bids:plain")
