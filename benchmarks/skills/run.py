@@ -2,6 +2,7 @@
 
 python -m benchmarks.skills run --work FOLDER                                    all arms, 20 seeds, near and far
 python -m benchmarks.skills run --work FOLDER --evidence OTHER --arms random ideal --seeds 3 --worlds near
+python -m benchmarks.skills separation --work FOLDER --seeds 4                   what forms of influence tell apart
 python -m benchmarks.skills table                                                writes the tables of the README
 """
 
@@ -22,6 +23,7 @@ from benchmarks.skills.arms import ARMS, BASE, NAMES, VALIDATION_ONLY
 from benchmarks.skills.frozen import FROZEN, Settings
 from benchmarks.skills.ledger import Key, Ledger
 from benchmarks.skills.model import encode, exact_match, load_base, tune
+from benchmarks.skills.separation import write_separations
 from benchmarks.skills.signals import Signals
 from benchmarks.skills.table import write_table
 from benchmarks.skills.world import DISTANCES, KINDS, Distance, World, make_world
@@ -121,18 +123,23 @@ def main(arguments: Sequence[str] | None = None, settings: Settings = FROZEN) ->
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run the arms that are missing")
-    run.add_argument("--work", type=Path, required=True, help="folder of the base model and of finished arms")
-    run.add_argument("--seeds", type=int, default=20, help="worlds drawn anew, from seed 0")
-    run.add_argument("--arms", nargs="+", choices=NAMES, default=NAMES, metavar="ARM", help=", ".join(NAMES))
-    run.add_argument("--worlds", choices=DISTANCES, nargs="+", default=DISTANCES)
-    run.add_argument("--processes", type=int, default=2, help="worlds worked on at a time, a thread each")
+    separation = commands.add_parser("separation", help="measure what forms of influence tell apart")
     table = commands.add_parser("table", help="write what the results come to")
+    for command in (run, separation):
+        command.add_argument("--work", type=Path, required=True, help="folder of the base model and of finished arms")
+        command.add_argument("--seeds", type=int, default=20, help="worlds drawn anew, from seed 0")
+        command.add_argument("--worlds", choices=DISTANCES, nargs="+", default=DISTANCES)
+    run.add_argument("--arms", nargs="+", choices=NAMES, default=NAMES, metavar="ARM", help=", ".join(NAMES))
+    run.add_argument("--processes", type=int, default=2, help="worlds worked on at a time, a thread each")
     table.add_argument("--readme", type=Path, default=HERE / "README.md", help="file with the marks of the tables")
-    for command in (run, table):
+    for command in (run, separation, table):
         command.add_argument("--evidence", type=Path, default=EVIDENCE, help="folder of results")
     given = parser.parse_args(arguments)
     if given.command == "table":
         write_table(given.evidence, given.readme)
+        return
+    if given.command == "separation":
+        write_separations(given.evidence, given.work, settings, given.worlds, range(given.seeds))
         return
     torch.set_num_threads(1)
     base = load_base(settings.base, settings.world.skills, given.work)

@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.skills.arms import RANDOM, is_method
 from benchmarks.skills.ledger import read_results, read_seconds, read_settings
+from benchmarks.skills.separation import FILE, separation_table
 from benchmarks.skills.world import DISTANCES
 from instsel.errors import InputError
 from instsel.report.markdown import markdown_table
@@ -113,6 +114,8 @@ def tables(evidence: Path) -> dict[str, str]:
     targets = sorted(read_settings(evidence)["settings"]["world"]["related"])
     worlds = [world for world in DISTANCES if any(line["world"] == world for line in lines)]
     found: dict[str, str] = {world: world_table(complete(lines, world), targets) for world in worlds}
+    if (evidence / FILE).exists():
+        found["separation"] = separation_table(evidence)
     return found | {"seconds": seconds_table(read_seconds(evidence))}
 
 

@@ -14,6 +14,7 @@ from benchmarks.skills.frozen import FROZEN
 from benchmarks.skills.ledger import Ledger, read_results, read_settings
 from benchmarks.skills.model import BaseSettings, TuneSettings, encode, exact_match, load_base
 from benchmarks.skills.run import EVIDENCE, Trial, main
+from benchmarks.skills.separation import FILE, separation_table
 from benchmarks.skills.signals import FORMS, Signals, SignalSettings
 from benchmarks.skills.table import complete, world_table, write_table
 from benchmarks.skills.world import WorldSettings, make_world
@@ -199,6 +200,18 @@ def test_the_table_compares_an_arm_with_random_on_the_same_seeds():
     assert rows[2][2:4] == ["–", "–"]
     assert rows[0][4:] == ["1.00", "1.00", *["0.25"] * 5]
     assert "not told apart from the best of them: bids:cosine.\n" in table
+
+
+def test_separations_are_shares_of_pairs_in_order(ran, fresh, signals):
+    (fresh / "evidence").mkdir()
+    main(["separation", *arguments(fresh)[1:5], "--seeds", "1", "--worlds", "near"], CUT)
+    found = {line["form"]: line for line in pq.read_table(fresh / "evidence" / FILE).to_pylist()}
+    assert set(found) == set(FORMS)
+    world, score = signals.world, signals.influence("cosine").mean(axis=1)
+    right, wrong = score[world.of_kind("right")], score[world.of_kind("wrong")]
+    pairs = [(a > b) + (a == b) / 2 for a in right for b in wrong]
+    assert found["cosine"]["all_answers"] == pytest.approx(np.mean(pairs))
+    assert "| near | cosine |" in separation_table(fresh / "evidence").replace("  ", " ")
 
 
 def test_an_arm_that_lacks_a_seed_is_named():
