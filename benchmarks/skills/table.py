@@ -1,6 +1,5 @@
 """What results come to: Markdown tables of means over seeds, and of differences to random on the same seeds."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,10 +48,11 @@ def world_table(lines: Lines, targets: Sequence[str]) -> str:
     ]
     header = ["arm", "exact match", "− random", "p", *targets, *_SHARES.values()]
     table = markdown_table(header, rows)
+    table = f"{table}\n{accuracies[RANDOM].size} seeds."
     if len(methods) < 2:
-        return table
+        return f"{table}\n"
     best = not_told_apart({arm: {"all": accuracies[arm]} for arm in methods}, BOOTSTRAP, higher_is_better=True)
-    return f"{table}\nMethods not told apart from the best of them: {', '.join(best)}.\n"
+    return f"{table} Methods not told apart from the best of them: {', '.join(best)}.\n"
 
 
 def _difference(comparison: Comparison | None) -> str:
@@ -127,9 +127,9 @@ def write_table(evidence: Path, readme: Path) -> None:
     """
     text = readme.read_text(encoding="utf-8")
     for name, table in tables(evidence).items():
-        pattern = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
-        if len(pattern.findall(text)) != 1:
-            raise InputError(f"{readme} must have the marks <!-- {name} --> and <!-- end --> once")
-        start, end = next(pattern.finditer(text)).span()
-        text = f"{text[:start]}\n{table}\n{text[end:]}"
+        before, mark, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not (mark and end):
+            raise InputError(f"{readme} must have the marks <!-- {name} --> and <!-- end -->, each on a line; add them")
+        text = f"{before}{mark}\n{table}\n{end}{after}"
     readme.write_text(text, encoding="utf-8")
