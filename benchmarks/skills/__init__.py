@@ -1,0 +1,1 @@
+"""A world with known answers: a small model, symbol skills, and a pool in which the helpful rows are known."""

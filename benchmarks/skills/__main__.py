@@ -1,0 +1,5 @@
+"""`python -m benchmarks.skills`."""
+
+from benchmarks.skills.run import main
+
+main()
