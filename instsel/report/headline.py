@@ -30,7 +30,9 @@ def headline(results: Compared) -> str:
     if best not in results.differences:
         return f"{sentence}."
     interval = results.differences[best][MEAN]
-    unclear = ", which is no clear difference" if results.outcome(best, MEAN) == "undecided" else ""
+    p_value = results.adjusted_p.get(best, {}).get(MEAN)
+    doubt = "" if p_value is None else f" ({p_text(p_value)})"
+    unclear = f", which is no clear difference{doubt}" if results.outcome(best, MEAN) == "undecided" else ""
     by_target = _by_target(results, best)
     return (
         f"{sentence}, {value_text(abs(interval.difference), measure)} {'below' if interval.difference < 0 else 'above'}"

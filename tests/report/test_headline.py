@@ -95,7 +95,7 @@ def test_a_study_of_at_most_one_trained_method(methods, sentence):
 
 def test_a_difference_that_is_not_clear_is_said_so():
     text = headline(results_with(["bids"], {"bids": 0.3}, "base bids"))
-    assert "base [−1.500, −1.300], which is no clear difference. Clearly better on 0 of 1" in text
+    assert "base [−1.500, −1.300], which is no clear difference (p 0.300). Clearly better on 0 of 1" in text
 
 
 def test_a_summary_without_p_values_calls_nothing_clear():

@@ -232,7 +232,9 @@ def test_every_arm_takes_the_budget(signals, arm):
 
 def test_every_method_of_the_product_is_an_arm():
     builtin = {name for name, method in REGISTRY.methods.items() if method.__module__.startswith("instsel.")}
-    assert {method_of(arm) for arm in NAMES if is_method(arm) or arm == "random"} == builtin
+    # The only word that prompts share here is the name of a skill: far, bm25 has nothing to go by and says so.
+    without_arm = {"bm25", "full_pool", "validation_only"}
+    assert {method_of(arm) for arm in NAMES if is_method(arm) or arm == "random"} == builtin - without_arm
 
 
 def test_forms_of_influence_differ(signals):
