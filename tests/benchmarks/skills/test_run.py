@@ -292,5 +292,5 @@ def test_the_evidence_is_of_the_frozen_settings_and_every_arm_has_the_same_seeds
     }
     assert set(seeds) == {(world, arm) for world in ("near", "far") for arm in NAMES}
     count = len(seeds["near", "random"])
-    assert count >= 12
+    assert count == 20
     assert all(own == list(range(count)) for own in seeds.values())
