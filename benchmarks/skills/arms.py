@@ -56,7 +56,7 @@ def _drawn(signals: Signals, rows: np.ndarray) -> np.ndarray:
 
 def _by_influence(signals: Signals, *, method: str, form: str, **options: Any) -> np.ndarray:
     label = _LABELS[method]
-    labels = {} if label is None else {label: signals.targets}
+    labels: dict[str, Any] = {} if label is None else {label: signals.targets}
     return select(method, signals.influence(form), signals.budget, **labels, **options).indices
 
 
