@@ -62,18 +62,20 @@ class Prepare(Stage[PrepareResult]):
         config, folder = context.config, context.stage(self.name).folder
         scored = context.stage("benchmarks").folder if config.scored else None
         targets = prepare_targets(config, folder, scored)
-        identified = ray.remote(_identify_model).remote(config.model)
+        # A process of its own, as it loads the model's code.
+        identifying: Any = ray.remote(max_calls=1)(_identify_model)
+        identified = identifying.remote(config.model)
         shards = _encode_pool(config, folder, pool_files(config), context.console)
         if not shards:
             raise InputError(f"pool: no usable row; {why_rejected({})}")
         pool, memory = ray.get(ray.remote(finish_pool).remote(folder, shards))
         if not pool.rows:
             raise InputError(f"pool: no usable row; {why_rejected(pool.rejected)}")
-        tokenizer, weights = ray.get(identified)
+        tokenizer, weights, parameters = ray.get(identified)
         if weights == "float16" and dtype_of(config.model) == "bfloat16":
             context.console.say(FLOAT16)
         context.console.say(_summary(pool))
-        result = PrepareResult(pool=pool, targets=targets, tokenizer=tokenizer)
+        result = PrepareResult(pool=pool, targets=targets, tokenizer=tokenizer, parameters=parameters)
         return Finished(result, Cost(tokens=pool.tokens, peak_memory=memory))
 
     def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
@@ -143,11 +145,11 @@ def _read(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:
             yield pa.table({**columns, "lines": pa.array([lines], pa.list_(pa.large_binary()))})
 
 
-def _identify_model(model: Model) -> tuple[dict[str, str], str | None]:
-    """Return digests of the tokenizer, and the type of the stored weights."""
-    from instsel.models.loading import load_tokenizer, stored_dtype
+def _identify_model(model: Model) -> tuple[dict[str, str], str | None, int]:
+    """Return digests of the tokenizer, the type of the stored weights, and the number of parameters."""
+    from instsel.models.loading import load_tokenizer, parameter_count, stored_dtype
 
-    return tokenizer_identity(load_tokenizer(model)), stored_dtype(model)
+    return tokenizer_identity(load_tokenizer(model)), stored_dtype(model), parameter_count(model)
 
 
 def _encode(

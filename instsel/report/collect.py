@@ -41,6 +41,7 @@ from instsel.report.pool import Pool, composition, lengths, overlap
 from instsel.report.reading import reading, rejected_rows
 from instsel.report.record import StudyRecord, warnings
 from instsel.report.results import results
+from instsel.report.spending import spending
 from instsel.study.attribution_specs import metrics_spec
 from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount, SplitCount
 from instsel.training.dataset import ORDER
@@ -105,6 +106,7 @@ def collect(record: StudyRecord, measured: Measured | None = None) -> StudyFacts
         search=_search(record),
         rejected=rejected_rows(record),
         cost={name: StageCost.model_validate(manifest["cost"]) for name, manifest in record.manifests.items()},
+        spending=spending(record, scores if scores is not None and scores.scores else losses),
         provenance=_provenance(record, by_stage),
         **_of_pool(record),
     )

@@ -227,6 +227,33 @@ class StageCost(Facts):
     rows_reprocessed: int = 0
 
 
+class SpendingFacts(Facts):
+    """What a method cost, on average over its runs, and what it reached.
+
+    Attributes:
+        selection: what its selection put through the model, in tokens of a training step; 0 where it reads nothing that
+            the model says. What several selections share counts for each.
+        training: tokens that were trained on, epochs counted.
+        flops: of both; None where the size of the model is not known.
+        selection_seconds, training_seconds: of the stages, which other processes may have shared.
+        value: mean accuracy or, without one, mean held-out loss.
+        pareto: no other method is better for less.
+    """
+
+    selection: float
+    training: float
+    flops: Number = None
+    selection_seconds: float
+    training_seconds: float
+    value: float = 0.0
+    pareto: bool = False
+
+    @property
+    def tokens(self) -> float:
+        """Selection and training, in tokens of a training step."""
+        return self.selection + self.training
+
+
 class Provenance(Facts):
     """Versions of packages, fingerprints of the stage *report* and of all stages before it, the study file as YAML."""
 
@@ -248,6 +275,7 @@ class StudyFacts(Results):
         composition: by source, task, category and length.
         lengths: of the pool and of each selection; `budgets` and `mixtures` are by selection too.
         interaction: by estimator; `agreement` by pair of estimators.
+        spending: by method, what it cost beside what it reached.
         orders: by run, of trainings with an order of their own.
     """
 
@@ -280,4 +308,5 @@ class StudyFacts(Results):
     reading: Reading = Reading()
     rejected: RejectedRows = RejectedRows()
     cost: dict[str, StageCost] = {}
+    spending: dict[str, SpendingFacts] = {}
     provenance: Provenance

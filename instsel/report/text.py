@@ -25,6 +25,7 @@ from instsel.report.markdown import (
     markdown_table,
     percent,
 )
+from instsel.report.spending_text import spending_text
 from instsel.study.results import DependencyResult, InteractionResult, MixtureShares
 
 MOST_TASKS = 12
@@ -42,6 +43,7 @@ def study_report(facts: StudyFacts) -> str:
         comparison_text(facts, "Held-out loss", LOSS_NOTE) if facts.losses or not facts.accuracy else [],
         gains_report(facts),
         headroom_report(facts.headroom, facts.confidence),
+        spending_text(facts),
         _selections(facts),
         _served(facts),
         _categories(facts),

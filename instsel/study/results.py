@@ -37,11 +37,12 @@ class PoolResult(RowCount):
 
 
 class PrepareResult(Result):
-    """What *prepare* leaves: the pool, splits by target, and digests of the tokenizer and its template."""
+    """What *prepare* leaves: the pool, splits by target, digests of tokenizer and template, the model's size."""
 
     pool: PoolResult
     targets: dict[str, dict[str, SplitCount]]
     tokenizer: dict[str, str]
+    parameters: int | None = None
 
 
 class BenchmarkResult(Result):

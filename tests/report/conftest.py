@@ -16,6 +16,7 @@ from instsel.study.reader import StudyReader
 from instsel.study.results import (
     AccuracyResult,
     AttributionResult,
+    Checkpoint,
     EvaluateResult,
     FeaturesResult,
     PrepareResult,
@@ -49,6 +50,7 @@ SCORED: dict[str, Any] = {
     "guards": {"safe": {"test": "s.jsonl", "scoring": "choice", "margin": 10}},
 }
 ITEMS = 40
+CHECKPOINTS = {"epoch-1": Checkpoint(epoch=1, step=2, loss=1.0, learning_rate=0.1, tokens=500, seconds=1.0)}
 INFLUENCE = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32)
 PICKS = {"random": [0, 1, 2, 3], "bids": [3, 4, 5, 6], "smart": [8, 9, 10, 11]}
 
@@ -76,8 +78,8 @@ def make_study(
     folder.write_json(GRAPH, [{"name": key.name, "settings": stage.settings(study, key.key)} for stage, key in keys])
     prepare = _prepare(folder, text)
     embed = _stage(folder, "embed", RejectedRows(rejected={}), prepare)
-    warmup = _stage(folder, "warmup", WarmupResult(run="runs/a", checkpoints={}, rows=1), prepare)
-    features = _stage(folder, "features", FeaturesResult(checkpoints={}, provenance={}, rejected={}), warmup)
+    warmup = _stage(folder, "warmup", WarmupResult(run="runs/a", checkpoints=CHECKPOINTS, rows=1), prepare)
+    features = _stage(folder, "features", FeaturesResult(checkpoints=CHECKPOINTS, provenance={}, rejected={}), warmup)
     attribution = _attribution(folder, features)
     chosen = {
         name: _select(folder, name, {"random": prepare, "bids": attribution, "smart": embed}[name]) for name in PICKS
@@ -88,7 +90,7 @@ def make_study(
     if scored:
         _accuracy(folder, "base", 4, prepare)
     for index, (name, selection) in enumerate(chosen.items()):
-        trained = _stage(folder, f"finetune/{name}", TrainingResult(run="runs/a", checkpoints={}), selection)
+        trained = _stage(folder, f"finetune/{name}", TrainingResult(run="runs/a", checkpoints=CHECKPOINTS), selection)
         _evaluate(folder, name, 2.0 - index * 0.5, trained)
         if scored:
             _accuracy(folder, name, 8 + 10 * index, trained)
@@ -121,6 +123,7 @@ def _prepare(folder: Folder, text: str) -> StageFolder:
             for name in TARGETS
         },
         "tokenizer": {},
+        "parameters": 1000,
     }
     stage = _stage(folder, "prepare", PrepareResult.model_validate(result))
     table = pa.table(
@@ -134,6 +137,9 @@ def _prepare(folder: Folder, text: str) -> StageFolder:
         }
     )
     stage.folder.write_table("index.parquet", table)
+    for target in TARGETS:
+        rows = pa.table({"id": [f"{target}-0", f"{target}-1"], "tokens": pa.array([30, 30], pa.int32())})
+        (stage.folder / "targets" / target).write_table("validation.parquet", rows)
     messages = [
         [{"role": "user", "content": f"needle{row} {text}"}, {"role": "assistant", "content": "yes"}] for row in _ids()
     ]

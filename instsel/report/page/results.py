@@ -25,6 +25,7 @@ from instsel.report.page.parts import (
     number,
     rounded,
 )
+from instsel.report.page.spending import spending_parts
 from instsel.report.reading import Texts
 from instsel.report.text import setting_text
 from instsel.stats import MEAN
@@ -47,6 +48,7 @@ def results_section(facts: StudyFacts) -> Section:
         parts += accuracy_parts(facts.accuracy)
     if facts.losses:
         parts += compared_parts(facts, LOSS_NOTE)
+    parts += spending_parts(facts)
     return Section("results", "Results", parts or [Text([NO_RESULTS])])
 
 

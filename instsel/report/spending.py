@@ -1,0 +1,88 @@
+"""What each method cost, selection and training on one axis, beside what it reached."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from instsel.choice.spending import spent_tokens
+from instsel.errors import InputError
+from instsel.report.compared import Compared
+from instsel.report.facts import SpendingFacts
+from instsel.report.markdown import BASE
+from instsel.report.record import StudyRecord
+from instsel.stats import MEAN
+from instsel.study.attribution_specs import contrast_stages
+from instsel.study.results import TrainingResult
+from instsel.study.runs import Run
+
+FLOP_A_STEP = 4
+"""FLOP of a LoRA training step for each parameter and token: forward 2, gradients of activations 2."""
+
+
+def spending(record: StudyRecord, results: Compared) -> dict[str, SpendingFacts]:
+    """Return what every trained method of a comparison cost, a run of it on average.
+
+    Args:
+        record: of the study.
+        results: accuracies where there are some, else losses.
+    """
+    trained = {name: runs for name, runs in results.runs.items() if name != BASE and name in results.values}
+    by_method = {name: _of_method(record, [record.runs[run] for run in runs]) for name, runs in trained.items()}
+    known = {name: facts for name, facts in by_method.items() if facts is not None}
+    values = {name: results.values[name][MEAN] for name in known}
+    best = pareto({name: (facts.tokens, values[name]) for name, facts in known.items()}, results)
+    return {
+        name: facts.model_copy(update={"value": values[name], "pareto": name in best}) for name, facts in known.items()
+    }
+
+
+def pareto(points: Mapping[str, tuple[float, float]], results: Compared) -> list[str]:
+    """Name the points, (cost, value), that no other one beats in one of the two and equals in the other."""
+    sign = -1 if results.measure.higher_is_better else 1
+    costs = {name: (cost, sign * value) for name, (cost, value) in points.items()}
+    return [
+        name
+        for name, point in costs.items()
+        if not any(other[0] <= point[0] and other[1] <= point[1] and other != point for other in costs.values())
+    ]
+
+
+def _of_method(record: StudyRecord, runs: list[Run]) -> SpendingFacts | None:
+    """Return a method's costs, its value still open; None where a stage of it is not finished."""
+    method, stages = runs[0].method, record.manifests
+    trainings = [stages.get(f"finetune/{run.name}") for run in runs]
+    if record.prepared is None or not all(trainings):
+        return None
+    part = record.config.selection
+    spec = method.attribution_spec(part.attribution, part.damping)
+    extra = [str(stage) for stage in contrast_stages(spec)]
+    try:
+        passes = sum(spent_tokens(method, record.reader).values())
+    except ValueError:
+        # It reads nothing that the model says.
+        passes = 0.0
+    except InputError:
+        return None
+    passes += sum(stages[name]["cost"]["tokens"] for name in extra if name in stages)
+    results = [TrainingResult.model_validate(manifest["result"]) for manifest in trainings if manifest is not None]
+    seconds = [manifest["cost"]["seconds"] for manifest in trainings if manifest is not None]
+    tokens = float(np.mean([result.tokens for result in results]))
+    parameters = record.prepared.get("parameters")
+    return SpendingFacts(
+        selection=passes,
+        training=tokens,
+        flops=None if parameters is None else FLOP_A_STEP * parameters * (passes + tokens),
+        selection_seconds=_selection_seconds(record, runs[0], extra),
+        training_seconds=float(np.mean(seconds)),
+    )
+
+
+def _selection_seconds(record: StudyRecord, run: Run, extra: list[str]) -> float:
+    """Return the seconds of a selection and of all stages before it but *prepare*."""
+    waiting, seen = [f"select/{run.selection}", *extra], set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name not in seen and name != "prepare" and name in record.manifests:
+            seen.add(name)
+            waiting += record.manifests[name]["parents"]
+    return sum(record.manifests[name]["cost"]["seconds"] for name in seen if name != "benchmarks")
