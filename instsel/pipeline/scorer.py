@@ -46,11 +46,13 @@ class Scorer:
         import torch
 
         from instsel.models.loading import load_on_devices, load_tokenizer
+        from instsel.models.loss import keep_head_input_contiguous
 
         torch.set_num_threads(threads)
         os.environ[ALLOWED] = str(int(config.evaluation.run_code))
         self.config, self.adapters, self.outs = config, adapters, outs
         self.tokenizer, self.base = load_tokenizer(config.model), load_on_devices(config.model)
+        keep_head_input_contiguous(self.base)
         self.adapted: Any = None
         self.loaded: str | None = None
         self.task: _Loaded | None = None

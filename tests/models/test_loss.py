@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import instsel.models.loss
 from instsel.data.batching import collate
-from instsel.models.loss import answer_losses
+from instsel.models.loss import answer_losses, keep_head_input_contiguous
 
 SIZES = {
     "vocab_size": 97,
@@ -138,3 +138,16 @@ def test_an_example_without_an_answer_is_named(labels):
     rows = [*make_examples(), {"input_ids": [5, 6, 7], "labels": labels}]
     with pytest.raises(ValueError, match=r"rows \[4\] have no answer token"):
         answer_losses(build("llama"), collate(rows))
+
+
+def test_bug_a_strided_input_copied_the_heads_weights_for_every_row():
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **OWN["llama"]))
+    keep_head_input_contiguous(model)
+    strides = []
+    model.lm_head.register_forward_hook(lambda _, inputs, __: strides.append(inputs[0].is_contiguous()))
+    ids = torch.arange(12).reshape(3, 4)
+    with torch.no_grad():
+        last = model(ids, logits_to_keep=1).logits
+        assert torch.allclose(last[:, 0], model(ids).logits[:, -1], atol=1e-6)
+    # Without the copy the first of them, the last position of each row, is a strided view.
+    assert strides == [True, True]
