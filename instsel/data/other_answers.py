@@ -8,16 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import JsonValue
 
+from instsel.data.options import option_lists
+
 _PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}]")
-# "A. text", "(b) text", "3) text" on a line of its own.
-_LETTERED = re.compile(r"^[ \t]*\(?([A-Za-z]|\d{1,2})[.):]\)?[ \t]+(\S.*?)[ \t]*$", re.MULTILINE)
 _BULLET = re.compile(r"^[ \t]*[-*\u2022][ \t]+(\S.*?)[ \t]*$", re.MULTILINE)
-# "Answer1: west Answer2: east", on one line or on several, as the sets of LLM-Adapters have it.
-_NAMED = re.compile(
-    r"\b((?:answer|option|choice|solution|ending) ?(?:\d|[A-E]))[ \t]*:[ \t]*(.*?)[ \t]*"
-    r"(?=\b(?:answer|option|choice|solution|ending) ?(?:\d|[A-E])[ \t]*:|$)",
-    re.IGNORECASE | re.MULTILINE,
-)
 
 
 @dataclass(frozen=True)
@@ -107,35 +101,14 @@ def choices_of(value: JsonValue) -> list[str]:
 
 def _lists(item: AnsweredItem) -> list[tuple[list[str], list[str]]]:
     """Return lists that may be the options, the likeliest first: labels, or none, and texts."""
-    lettered, named = _runs(_LETTERED.findall(item.prompt)), _runs(_NAMED.findall(item.prompt))
+    labelled = [(each.labels, each.texts) for each in option_lists(item.prompt)]
     bullets: tuple[list[str], list[str]] = ([], _BULLET.findall(item.prompt))
     if not item.choices:
-        return [*lettered, *named, bullets]
-    labels = next((labels for labels, texts in (*lettered, *named) if len(texts) == len(item.choices)), [])
+        return [*labelled, bullets]
+    labels = next((labels for labels, texts in labelled if len(texts) == len(item.choices)), [])
     letters = list(string.ascii_uppercase[: len(item.choices)])
     choices = [choice.strip() for choice in item.choices]
     return [(labels or (letters if len(letters) == len(choices) else []), choices)]
-
-
-def _runs(pairs: Sequence[tuple[str, str]]) -> list[tuple[list[str], list[str]]]:
-    """Split labels and texts where labels start again at A, a or 1; the last such list of a prompt comes first."""
-    runs: list[tuple[list[str], list[str]]] = []
-    for label, text in pairs:
-        if label[-1] in "Aa1" and (len(label) == 1 or not label.isdigit()):
-            runs.append(([], []))
-        if runs and _follows(runs[-1][0], label):
-            runs[-1][0].append(label)
-            runs[-1][1].append(text)
-    return runs[::-1]
-
-
-def _follows(labels: Sequence[str], label: str) -> bool:
-    if not labels:
-        return True
-    before = labels[-1]
-    if before.isdigit() or label.isdigit():
-        return before.isdigit() and label.isdigit() and int(label) == int(before) + 1
-    return label[:-1].lower() == before[:-1].lower() and ord(label[-1]) == ord(before[-1]) + 1
 
 
 def _of_labels(answer: str, labels: Sequence[str], texts: Sequence[str]) -> list[str]:

@@ -7,7 +7,6 @@ its test rows are only scored.
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from instsel.config.rows import Scoring
 from instsel.data.formats import BadRow, Message, Row, row_id
+from instsel.data.options import option_lists
 from instsel.data.test_items import TestItem
 from instsel.errors import InputError
 from instsel.evaluation.metrics import ANSWER, SETUP, TESTS
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 TASK_FILE = "task.yaml"
 ITEMS_FILE = "task.jsonl"
-# Options as people write them: "A. a map", "(B) a map" on lines of their own; "Answer1: ... Answer2: ...".
-_LETTERED = re.compile(r"^\s*\(?([A-Z])[.):]\s+(\S.*?)\s*$", re.MULTILINE)
-_NUMBERED = re.compile(r"\b(answer\d+):\s*(.+?)(?=\s+answer\d+:|\n|$)", re.IGNORECASE)
 _FEWEST_OPTIONS = 2
 
 
@@ -120,21 +117,6 @@ def scored_documents(task: "ConfigurableTask", spec: TaskSpec) -> list[Mapping[s
     return [documents[number] for number in range(count)]
 
 
-def parse_options(prompt: str) -> tuple[list[str], list[str], str] | None:
-    """Find the options of a question in its text.
-
-    Returns:
-        Labels ("A" or "answer1"), texts, and the text before the first option; None where there are fewer than two.
-    """
-    for pattern in (_LETTERED, _NUMBERED):
-        matches = list(pattern.finditer(prompt))
-        if len(matches) >= _FEWEST_OPTIONS:
-            labels = [match[1] for match in matches]
-            if len(set(labels)) == len(labels):
-                return labels, [match[2] for match in matches], prompt[: matches[0].start()].rstrip()
-    return None
-
-
 def written_item(item: TestItem, scoring: Scoring, *, cloze: bool) -> dict[str, Any]:
     """Return an item as a written task has it.
 
@@ -152,16 +134,15 @@ def written_item(item: TestItem, scoring: Scoring, *, cloze: bool) -> dict[str, 
         return {"prompt": item.prompt, ANSWER: list(item.answers), SETUP: item.setup, TESTS: list(item.tests)}
     if scoring.metric != "choice":
         return {"prompt": item.prompt, ANSWER: list(item.answers)}
-    parsed = parse_options(item.prompt)
-    if item.choices is not None:
-        labels, question = list(item.choices), item.prompt
-        if parsed is not None and len(parsed[0]) == len(item.choices):
-            labels, _, question = parsed
-        texts = list(item.choices)
-    elif parsed is not None:
-        labels, texts, question = parsed
-    else:
+    shown = next((each for each in option_lists(item.prompt) if len(each.texts) >= _FEWEST_OPTIONS), None)
+    if shown is None and item.choices is None:
         raise BadRow('no options: give `choices`, or options as lines "A. text" in the prompt')
+    if item.choices is not None:
+        texts = list(item.choices)
+        shown = shown if shown is not None and len(shown.texts) == len(texts) else None
+    else:
+        texts = [] if shown is None else shown.texts
+    labels, question = (texts, item.prompt) if shown is None else (shown.labels, item.prompt[: shown.start].rstrip())
     # As "B. ample" in "B. ample".
     lines = [f"{label}. {text}" for label, text in zip(labels, texts, strict=True)]
     if item.answers[0] not in labels and item.answers[0] in [label.lower() for label in labels]:
@@ -170,8 +151,9 @@ def written_item(item: TestItem, scoring: Scoring, *, cloze: bool) -> dict[str, 
     right = next((known.index(item.answers[0]) for known in (labels, texts, lines) if item.answers[0] in known), None)
     if right is None:
         raise BadRow("the answer is none of the options")
-    shown = {"prompt": question, "choices": texts} if cloze else {"prompt": item.prompt, "choices": labels}
-    return {**shown, "label": right}
+    if cloze:
+        return {"prompt": question, "choices": texts, "label": right}
+    return {"prompt": item.prompt, "choices": labels, "label": right}
 
 
 def task_identity(spec: TaskSpec) -> dict[str, str]:

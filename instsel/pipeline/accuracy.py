@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 DEFAULT_GENERATED = 256
 """Most tokens of an answer where a task does not say: that of lm-eval's models."""
 GENERATED_COST = 10
-"""Tokens of a forward pass that take as long as one token that is generated."""
+"""Tokens of a forward pass that take as long as one token that is generated, about: on a CPU 2 to 15 with SmolLM2-135M,
+fewer in float32 and in large batches."""
 ITEM_BYTES = 100
 
 

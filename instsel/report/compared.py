@@ -1,5 +1,6 @@
 """Methods that are compared by a measure: held-out losses, accuracy, the probability of the right option, guards."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import ClassVar, NamedTuple
 
@@ -31,7 +32,7 @@ class Measure(NamedTuple):
         return max if self.higher_is_better else min
 
 
-class Compared(Facts):
+class Compared(Facts, ABC):
     """Methods that are compared by a measure, target by target.
 
     Attributes:
@@ -69,14 +70,14 @@ class Compared(Facts):
         return f"{target} (cannot move)" if target in self.cannot_move else target
 
     @property
+    @abstractmethod
     def values(self) -> dict[str, dict[str, float]]:
         """The measure by method and target, and "mean"."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def counts(self) -> dict[str, int]:
         """Items by target."""
-        raise NotImplementedError
 
     @property
     def by_mean(self) -> list[str]:

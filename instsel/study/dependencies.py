@@ -94,13 +94,6 @@ def adapter_settings(config: StudyConfig) -> Settings:
     return {"lora": config.lora.model_dump(mode="json")}
 
 
-def needs_embeddings(config: StudyConfig) -> bool:
-    """Return whether a method or the categories go by prompt embeddings."""
-    if any(method.requires == "embeddings" for method in config.selection.methods):
-        return True
-    return config.mixture is not None and categories_by_embeddings(config.mixture)
-
-
 def categories_by_embeddings(mixture: Mixture) -> bool:
     """Return whether the pool is divided, or its categories are weighed, by prompt embeddings."""
     return isinstance(mixture.categories, ClusterCategories) or mixture.importance == "targets"

@@ -7,7 +7,7 @@ from instsel.data.formats import BadRow
 from instsel.data.test_items import TestItem
 from instsel.evaluation import metrics
 from instsel.evaluation.code import ALLOWED
-from instsel.evaluation.tasks import parse_options, written_item
+from instsel.evaluation.tasks import written_item
 
 CHOICE = Scoring(metric="choice")
 QUESTION = "What is it?\nA. full\nB. ample"
@@ -15,25 +15,6 @@ QUESTION = "What is it?\nA. full\nB. ample"
 
 def item(prompt: str, *answers: str, choices: tuple[str, ...] | None = None, **code: object) -> TestItem:
     return TestItem(prompt, "", answers, choices, **code)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("prompt", "labels", "texts"),
-    [
-        (QUESTION, ["A", "B"], ["full", "ample"]),
-        ("It?\n(A) full\n(B) ample\nAnswer:", ["A", "B"], ["full", "ample"]),
-        ("It?\nA) full\nB) ample", ["A", "B"], ["full", "ample"]),
-        ("It? answer1: full answer2: ample", ["answer1", "answer2"], ["full", "ample"]),
-    ],
-)
-def test_options_are_found_as_people_write_them(prompt: str, labels: list[str], texts: list[str]):
-    found = parse_options(prompt)
-    assert found is not None and (found[0], found[1]) == (labels, texts)
-
-
-def test_a_text_without_options_has_none():
-    assert parse_options("Which of A. or B. is it?") is None
-    assert parse_options("A. only one") is None
 
 
 @pytest.mark.parametrize("answer", ["B", "ample", "B. ample"])
