@@ -10,8 +10,9 @@ import argparse
 import re
 from pathlib import Path
 
-from benchmarks.evidence.ledger import accuracy_of, add, losses_of
+from benchmarks.evidence.ledger import accuracy_of, add, headroom_of, losses_of
 from instsel.report.comparison import LOSS_NOTE, accuracy_text, comparison_text
+from instsel.report.headroom import headroom_report
 
 LEDGER = Path(__file__).parent
 PAGE = LEDGER.parents[1] / "docs" / "results.md"
@@ -20,9 +21,10 @@ MARK = re.compile(r"(<!-- evidence: ([\w.-]+) -->\n).*?(<!-- end of evidence -->
 
 def tables(entry: Path) -> str:
     """Write the comparison of an entry as Markdown, below a heading of the second level."""
-    accuracy = accuracy_of(entry)
-    parts = accuracy_text(accuracy) if accuracy is not None else []
-    parts += comparison_text(losses_of(entry), "Held-out loss", LOSS_NOTE)
+    accuracy, losses = accuracy_of(entry), losses_of(entry)
+    parts = headroom_report(headroom_of(entry), losses.confidence)
+    parts += accuracy_text(accuracy) if accuracy is not None else []
+    parts += comparison_text(losses, "Held-out loss", LOSS_NOTE)
     text = "\n".join(part.rstrip("\n") + "\n" for part in parts)
     return re.sub(r"^## ", "### ", text, flags=re.MULTILINE)
 

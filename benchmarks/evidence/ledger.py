@@ -1,11 +1,12 @@
 """Keep the results of a finished study as small Parquet files, and compare its arms from these alone.
 
 A study's folder in the ledger has study.yaml, stages.parquet (seconds and tokens), selections.parquet (ids in pick
-order), losses.parquet (a line a run and held-out row) and, where answers are scored, items.parquet (a line a run and
-test item). Runs are added; what is there is never changed.
+order), losses.parquet (a line a run and held-out row), where answers are scored items.parquet (a line a run and test
+item), and headroom.json where the study has asked for it. Runs are added; what is there is never changed.
 """
 
 import io
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 from instsel.report.accuracy import Values, compared_scores, judge_guards, loss_correlation
 from instsel.report.compared import AccuracyFacts, ProbabilityFacts, Results
+from instsel.report.headroom import HeadroomFacts, headroom, unmoved
 from instsel.report.markdown import BASE
+from instsel.report.record import StudyRecord
 from instsel.report.results import compared_losses, mean_table
 from instsel.stats import Bootstrap
 
 SELECTIONS, LOSSES, ITEMS, STAGES = "selections.parquet", "losses.parquet", "items.parquet", "stages.parquet"
-STUDY = "study.yaml"
+HEADROOM, STUDY = "headroom.json", "study.yaml"
 POINTS = 100
 # What identifies a line of each file: lines that are there already are not added again.
 KEYS = {
@@ -55,6 +58,8 @@ def add(folder: str, entry: Path) -> dict[str, int]:
     merged = {name: _merge(entry / name, table) for name, table in tables.items()}
     for name, (table, _) in merged.items():
         _write(entry / name, table)
+    if headroom := _headroom(study.path):
+        _write_once(entry / HEADROOM, json.dumps(headroom, indent=2) + "\n")
     # The last, so that an entry with it is whole.
     (entry / STUDY).write_text(dump_yaml(without_paths(study.config.model_dump(mode="json"))), encoding="utf-8")
     return {name: new for name, (_, new) in merged.items()}
@@ -68,8 +73,17 @@ def read_config(entry: Path) -> StudyConfig:
 def losses_of(entry: Path) -> Results:
     """Compare the held-out losses of the arms of an entry."""
     table, bootstrap = pq.read_table(entry / LOSSES), _bootstrap(entry)
-    runs = _runs(table)
-    return compared_losses(_values(table, "loss", "id"), runs, _baseline(entry, runs), bootstrap)
+    runs, cannot_move = _runs(table), unmoved(headroom_of(entry))
+    values = _values(table, "loss", "id")
+    return compared_losses(values, runs, _baseline(entry, runs), bootstrap, excluded=cannot_move)
+
+
+def headroom_of(entry: Path) -> dict[str, HeadroomFacts]:
+    """Return what the targets of an entry can move; empty where its study has not asked for it."""
+    path = entry / HEADROOM
+    if not path.exists():
+        return {}
+    return {name: HeadroomFacts.model_validate(facts) for name, facts in json.loads(path.read_text()).items()}
 
 
 def accuracy_of(entry: Path) -> AccuracyFacts | None:
@@ -86,12 +100,13 @@ def accuracy_of(entry: Path) -> AccuracyFacts | None:
     of_targets = table.filter(pc.is_in(table["target"], pa.array(list(config.targets))))
     probability = _values(of_targets.filter(pc.is_valid(of_targets["probability"])), "probability", "item")
     margins = {name: config.guards[name].margin / POINTS for name in guards[BASE]}
+    cannot_move = unmoved(headroom_of(entry))
     return AccuracyFacts(
-        **compared_scores(targets, runs, baseline, bootstrap),
+        **compared_scores(targets, runs, baseline, bootstrap, cannot_move),
         margins=margins,
         guards=judge_guards(guards, runs, margins, bootstrap) if margins else {},
         base_guards={name: float(values.mean()) for name, values in guards[BASE].items()},
-        probability=ProbabilityFacts(**compared_scores(probability, runs, baseline, bootstrap))
+        probability=ProbabilityFacts(**compared_scores(probability, runs, baseline, bootstrap, cannot_move))
         if probability
         else None,
         loss_correlation=loss_correlation(mean_table(targets), losses_of(entry)),
@@ -107,6 +122,16 @@ def without_paths(value: Any, key: str = "") -> Any:
     if key in ("out", "root"):
         return "OUT" if key == "out" else "DATA"
     return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
+def _headroom(folder: str) -> dict[str, Any]:
+    return {name: facts.model_dump(mode="json") for name, facts in headroom(StudyRecord(folder)).items()}
+
+
+def _write_once(path: Path, text: str) -> None:
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise InputError(f"{path} is not what the study has; a study made again is a new entry")
+    path.write_text(text, encoding="utf-8")
 
 
 def _selections(study: Any) -> pa.Table:

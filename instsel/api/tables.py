@@ -137,7 +137,7 @@ def loss_table(losses: Mapping[str, Mapping[str, float]], runs: Mapping[str, Run
     for name, by_target in losses.items():
         run = runs.get(name)
         mean = float(np.mean(list(by_target.values()))) if by_target else None
-        line = {"run": name, "method": run.method.name if run else name, "seed": run.seed if run else None}
+        line = {"run": name, "method": run.arm if run else name, "seed": run.seed if run else None}
         lines.append({**line, **by_target, "mean": mean})
     return pa.Table.from_pylist(lines)
 
@@ -181,7 +181,7 @@ def accuracy_table(folders: Mapping[str, Folder], names: Sequence[str], runs: Ma
     parts = []
     for name, folder in folders.items():
         run = runs.get(name)
-        method, seed = (name, None) if run is None else (run.method.name, run.seed)
+        method, seed = (name, None) if run is None else (run.arm, run.seed)
         for target in (target for target in names if folder.exists(f"{target}.parquet")):
             items = folder.read_table(f"{target}.parquet").drop_columns("document")
             kinds = {"run": pa.string(), "method": pa.string(), "seed": pa.int64(), "target": pa.string()}

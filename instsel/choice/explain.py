@@ -18,6 +18,7 @@ from instsel.errors import InputError
 from instsel.selection.base import AttributionSpec, Method, Requires
 from instsel.study.attribution_specs import metrics_spec
 from instsel.study.reader import StudyReader
+from instsel.study.runs import selections_of
 
 SHOWN = 5
 RANKED_ROWS = 50_000
@@ -115,11 +116,9 @@ def explain(uri: str, row: str) -> Explanation:
 def _selections(study: StudyConfig, reader: StudyReader) -> dict[str, _Origin]:
     """Return how every finished selection came about, by its folder, those of the study file first."""
     origins: dict[str, _Origin] = {}
-    for method in study.selection.methods:
-        for seed in method.seeds if method.is_stochastic else [0]:
-            name = f"{method.name}-{seed}" if method.is_stochastic and len(method.seeds) > 1 else method.name
-            if reader.has(f"select/{name}"):
-                origins[f"select/{name}"] = _Origin(method, seed, study.selection)
+    for name, run in selections_of(study).items():
+        if reader.has(f"select/{name}"):
+            origins[f"select/{name}"] = _Origin(run.method, run.seed, study.selection)
     for name, part in reselections(reader).items():
         origins[f"{SELECTIONS}/{name}"] = _Origin(part.methods[0], part.methods[0].seeds[0], part)
     return origins

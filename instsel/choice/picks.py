@@ -57,18 +57,18 @@ class PickRequest:
     include_validation: bool = False
 
     @classmethod
-    def of(cls, config: StudyConfig, method: Method, seed: int) -> "PickRequest":
-        """Return what a study asks of one of its methods."""
-        part = config.selection
+    def of(cls, config: StudyConfig, run: Run) -> "PickRequest":
+        """Return what a study asks of the selection of one of its runs."""
+        part, method = config.selection, run.method
         return cls(
             method,
-            seed,
-            Budget(part.budget, part.unit),
+            run.seed,
+            Budget(run.budget, part.unit),
             part.attribution,
             part.damping,
             config.mixture,
             method.quota_shares(part.quotas, config.targets),
-            reference_of(config, method, seed),
+            reference_of(config, run),
             config.finetune.epochs,
             part.include_validation,
         )

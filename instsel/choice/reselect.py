@@ -1,7 +1,7 @@
 """A new selection from a finished study: its stored gradients and embeddings, another method, budget or targets."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from pydantic import JsonValue
@@ -18,6 +18,7 @@ from instsel.study.attribution_specs import method_spec
 from instsel.study.folder import MANIFEST, STUDY, read_study_entry
 from instsel.study.reader import StudyReader
 from instsel.study.results import SelectResult
+from instsel.study.runs import runs_of
 
 CONFIG = "config.json"
 SELECTIONS = "selections"
@@ -89,8 +90,9 @@ def reselect(uri: str, request: SelectionRequest, log: Callable[[str], None]) ->
     study, reader = open_study(uri)
     requested = _with_request(study, request)
     part = requested.selection
-    method = part.methods[0]
-    picks = make_picks(PickRequest.of(requested, method, method.seeds[0]), reader, log)
+    run = next(iter(runs_of(requested).values()))
+    method = run.method
+    picks = make_picks(PickRequest.of(requested, run), reader, log)
     influence, metrics = None, None
     if reader.has("features"):
         spec = method_spec(method, part.attribution, part.damping)
@@ -142,6 +144,8 @@ def _with_request(study: StudyConfig, request: SelectionRequest) -> StudyConfig:
         budget = plain_values(request.budget)
     except InputError as error:
         raise InputError(f"--budget {request.budget}: write a count (500) or a share (0.1)") from error
+    if isinstance(budget, list):
+        raise InputError(f"--budget {request.budget}: one selection is made, give one budget")
     method: dict[str, JsonValue] = {"method": request.method, "name": request.name or _default_name(request)}
     if request.targets:
         method["targets"] = [*request.targets]
@@ -150,18 +154,30 @@ def _with_request(study: StudyConfig, request: SelectionRequest) -> StudyConfig:
     for option in request.options:
         override(method, option)
     raw = study.model_dump()
-    others = []
-    for key in REFERENCES:
-        if (name := method.get(key)) is not None:
-            others += [entry for entry in raw["selection"]["methods"] if entry["name"] == name]
-            if not others:
-                known = ", ".join(each.name for each in study.selection.methods)
-                raise InputError(f"--set {key}={name}: the study has no selection of that name; it has {known}")
-    raw["selection"] |= {"budget": budget, "unit": request.unit, "methods": [method, *others]}
+    methods = [method, *_referred(study, method)]
+    raw["selection"] |= {"budget": budget, "unit": request.unit, "methods": methods}
     with_method = parse_study(raw, "this selection")
     if len(with_method.selection.methods[0].seeds) > 1:
         raise InputError("--set seeds: one selection is made, give one seed")
     return with_method
+
+
+def _referred(study: StudyConfig, method: Mapping[str, JsonValue]) -> list[dict[str, JsonValue]]:
+    """Return the entries of the study that a method of a request refers to.
+
+    Raises:
+        InputError: there is none of that name, or there are several selections of it.
+    """
+    entries: list[dict[str, JsonValue]] = []
+    for key, name in ((key, method[key]) for key in REFERENCES if method.get(key) is not None):
+        named = [entry.model_dump() for entry in study.selection.methods if entry.name == name]
+        if not named:
+            known = ", ".join(each.name for each in study.selection.methods)
+            raise InputError(f"--set {key}={name}: the study has no selection of that name; it has {known}")
+        if len(study.selection.budgets) > 1:
+            raise InputError(f"--set {key}={name}: the study selects for several budgets; leave it out")
+        entries += named
+    return entries
 
 
 def _default_name(request: SelectionRequest) -> str:

@@ -1,9 +1,9 @@
 """The schema of study files: every key with its type, default and meaning."""
 
 import os
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from instsel.config.evaluation import Evaluation
 from instsel.config.mixture import Curriculum, Mixture
@@ -79,9 +79,20 @@ class Embedding(StrictModel):
     token_budget: int = Field(8192, ge=16, description="padded tokens of one forward pass")
 
 
+def _number_or_list(value: Any) -> str:
+    return "list" if isinstance(value, list) else "number"
+
+
+# Told apart before they are checked, so that an error is of what was written.
+Budgets = Annotated[
+    Annotated[int | float, Tag("number")] | Annotated[list[int | float], Tag("list")], Discriminator(_number_or_list)
+]
+
+
 class SelectionPart(StrictModel):
-    budget: int | float = Field(
-        description="rows to choose (or tokens, see unit): a whole number is a count, a number with a point a share"
+    budget: Budgets = Field(
+        description="rows to choose (or tokens, see unit): a whole number is a count, a number with a point a share; "
+        "with a list every method selects and is trained for each of them"
     )
     unit: Literal["rows", "tokens"] = Field("rows", description="what the budget counts")
     attribution: Form = Field(
@@ -98,16 +109,36 @@ class SelectionPart(StrictModel):
     include_validation: bool = Field(
         False, description="train on the validation rows of all targets too, beside the rows of every selection"
     )
-    methods: list[AnyMethod] = Field(min_length=1, description="selections to make, all of the same budget")
+    methods: list[AnyMethod] = Field(min_length=1, description="selections to make, all of the same budgets")
 
     @field_validator("budget")
     @classmethod
-    def _check_budget(cls, budget: int | float) -> int | float:
-        if budget <= 0:
-            raise ValueError(f"budget is {budget}; write a share above 0 (0.1) or a count of at least 1 (500)")
-        if isinstance(budget, float) and budget > 1:
-            raise ValueError(f"budget is the share {budget}, above 1; write a whole number to choose that many rows")
+    def _check_budget(cls, budget: Budgets) -> Budgets:
+        amounts = budget if isinstance(budget, list) else [budget]
+        for amount in amounts:
+            if amount <= 0:
+                raise ValueError(f"budget is {amount}; write a share above 0 (0.1) or a count of at least 1 (500)")
+            if isinstance(amount, float) and amount > 1:
+                raise ValueError(
+                    f"budget is the share {amount}, above 1; write a whole number to choose that many rows"
+                )
+        if not amounts:
+            raise ValueError("budget is an empty list; write one budget or more")
+        if len({type(amount) for amount in amounts}) > 1:
+            raise ValueError(f"budget has shares and counts, {amounts}; write all as shares or all as counts")
+        if len(set(amounts)) < len(amounts):
+            raise ValueError(f"budget has an amount twice, {amounts}; keep one of them")
         return budget
+
+    @property
+    def budgets(self) -> list[int | float]:
+        """The budgets, smallest first."""
+        return sorted(self.budget) if isinstance(self.budget, list) else [self.budget]
+
+    @property
+    def largest_budget(self) -> int | float:
+        """The budget, or the largest of several, at which methods are judged."""
+        return self.budgets[-1]
 
     @field_validator("methods")
     @classmethod

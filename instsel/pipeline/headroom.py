@@ -68,7 +68,7 @@ class Headroom(Stage[HeadroomResult]):
         served: Settings = {name: list(target.served_by or ()) for name, target in config.targets.items()}
         training = {
             "finetune": dependencies.training_settings(config.finetune),
-            "budget": part.budget,
+            "budget": part.largest_budget,
             "unit": part.unit,
         }
         scoring = {"token_budget": config.evaluation.token_budget, "content": config.evaluation.form_and_content}
@@ -174,7 +174,7 @@ def _serving(
             raise InputError(f"targets.{name}.served_by: the pool has no source {source!r}; its sources are {known}")
     serving = index.filter(pc.is_in(index["source"], pa.array(sources, pa.string())))
     drawn = serving.take(pa.array(generator.permutation(len(serving))))
-    limit = int(Budget(part.budget, part.unit).of(pool).amount)
+    limit = int(Budget(part.largest_budget, part.unit).of(pool).amount)
     if part.unit == "tokens":
         fitting = int(np.searchsorted(np.cumsum(drawn["tokens"].to_numpy()), limit, side="right"))
         limit = max(1, fitting)

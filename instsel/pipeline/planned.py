@@ -16,8 +16,10 @@ def planned_rows(context: PlanContext, run: Run) -> int:
 def planned_picks(context: PlanContext, run: Run) -> int:
     """Return the rows of a selection and how often they come in an epoch, about."""
     config, counts = context.config, context.counts
-    rows = counts.rows if run.method.picks == "all" else counts.chosen
-    reference = reference_of(config, run.method, run.seed)
+    # Budgets are all shares or all counts, so that rows are in proportion to them.
+    chosen = max(1, round(counts.chosen * run.budget / config.selection.largest_budget))
+    rows = counts.rows if run.method.picks == "all" else chosen
+    reference = reference_of(config, run)
     if run.method.is_extended and reference is not None:
         rows += round(_planned_cost(context, reference.method) / config.finetune.epochs / max(1, counts.mean_tokens))
     return rows

@@ -42,7 +42,7 @@ class Report(Stage[ReportResult]):
         spec = metrics_spec(config)
         return {
             "intervals": config.evaluation.model_dump(mode="json", include={"bootstrap_samples", "confidence", "seed"}),
-            "runs": {name: run.method.name for name, run in runs_of(config).items()},
+            "runs": {name: run.arm for name, run in runs_of(config).items()},
             "metrics": spec.name if spec else None,
         }
 

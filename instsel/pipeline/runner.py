@@ -92,7 +92,7 @@ def run_study(
 def _run_stages(context: RunContext, waiting: Mapping[str, Sequence[str]]) -> None:
     """Run the stages that have something to do, each with its keys that are not done."""
     selection = context.config.selection
-    budget = Budget(selection.budget, selection.unit)
+    budget = Budget(selection.largest_budget, selection.unit)
     is_checked = False
     for name, keys in waiting.items():
         if not is_checked and context.stage("prepare").done():

@@ -42,7 +42,7 @@ class Select(Stage[SelectResult]):
 
     def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
         run = selections_of(config)[key]
-        part, reference = config.selection, reference_of(config, run.method, run.seed)
+        part, reference = config.selection, reference_of(config, run)
         spec = run.method.attribution_spec(part.attribution, part.damping)
         # A matrix of influence has it already.
         contrast = contrast_stages(spec) if run.method.requires == "gradients" else []
@@ -52,7 +52,7 @@ class Select(Stage[SelectResult]):
     def settings(self, config: StudyConfig, key: str) -> Settings:
         run, part = selections_of(config)[key], config.selection
         settings: Settings = {
-            "budget": part.budget,
+            "budget": run.budget,
             "unit": part.unit,
             "seed": run.seed if run.method.is_stochastic else 0,
             **run.method.settings(),
@@ -76,7 +76,7 @@ class Select(Stage[SelectResult]):
         import ray
 
         run, folder = selections_of(context.config)[key], context.stage(self.name, key).folder
-        request = PickRequest.of(context.config, run.method, run.seed)
+        request = PickRequest.of(context.config, run)
         picks = make_picks(request, context.study, context.console.say)
         # Anywhere in the cluster, also where a trial of a search selects: its place has room for nothing.
         writing: Any = ray.remote(write_rows).options(scheduling_strategy="DEFAULT")

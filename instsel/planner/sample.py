@@ -146,9 +146,9 @@ def _subtasks(part: Part) -> int:
 
 
 def _chosen(config: StudyConfig, pool: Sequence[RowSet]) -> int:
-    """Return the rows of a selection; of a budget of tokens as many as it holds of mean length."""
+    """Return the rows of the largest selection; of a budget of tokens as many as it holds of mean length."""
     whole = RowCount(rows=sum(part.rows for part in pool), tokens=sum(part.tokens for part in pool))
-    budget = Budget(config.selection.budget, config.selection.unit).of(whole)
+    budget = Budget(config.selection.largest_budget, config.selection.unit).of(whole)
     return max(1, int(budget.amount * whole.rows / (whole.rows if budget.unit == "rows" else whole.tokens)))
 
 

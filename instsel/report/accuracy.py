@@ -18,18 +18,22 @@ Values = dict[str, np.ndarray]
 POINTS = 100
 
 
-def accuracy(record: StudyRecord, losses: Results) -> tuple[AccuracyFacts | None, list[str]]:
-    """Compare the scored runs.
+def accuracy(
+    record: StudyRecord, losses: Results, budget: int | float | None = None
+) -> tuple[AccuracyFacts | None, list[str]]:
+    """Compare the scored runs of a budget.
 
     Args:
         record: of the study.
-        losses: held-out losses of its runs.
+        losses: held-out losses of these runs.
+        budget: one of the study's; None is the largest.
 
     Returns:
         The facts; None where nothing is scored. And a sentence for each run that is passed over, because its items are
         not those of the others.
     """
-    scored = record.results("accuracy")
+    everything = record.results("accuracy")
+    scored = {name: everything[name] for name in record.names_at(budget) if name in everything}
     if not scored:
         return None, []
     correct, probability, warnings = _items_of(record, scored)

@@ -17,6 +17,8 @@ from instsel.io.store import Folder
 from instsel.mixture.dependency import LEVELS
 from instsel.mixture.interaction import agreement
 from instsel.report.accuracy import accuracy
+from instsel.report.compared import AccuracyFacts, Compared, Results
+from instsel.report.curve import curve
 from instsel.report.facts import (
     AgreementFacts,
     BudgetPart,
@@ -82,9 +84,10 @@ def collect(record: StudyRecord, measured: Measured | None = None) -> StudyFacts
         measured: by the stage *report*; by default what its last run wrote, as far as it still holds.
     """
     by_stage = earlier_measurement(record) if measured is None else measured
-    losses, incomparable = results(record)
-    scores, not_scored_alike = accuracy(record, losses)
-    by_method, with_other_answers = gains(record, losses.runs)
+    by_budget = {budget: _compared(record, budget) for budget in record.config.selection.budgets}
+    at_largest = by_budget[record.config.selection.largest_budget]
+    by_method, with_other_answers = gains(record, at_largest.losses.runs)
+    said = [sentence for each in by_budget.values() for sentence in each.warnings]
     return StudyFacts(
         study=record.config.name,
         path=record.path,
@@ -92,10 +95,11 @@ def collect(record: StudyRecord, measured: Measured | None = None) -> StudyFacts
         dtype=record.config.model.dtype,
         budget=record.config.selection.budget,
         unit=record.config.selection.unit,
-        warnings=[*warnings(record), *incomparable, *not_scored_alike, *with_other_answers],
+        warnings=[*warnings(record), *dict.fromkeys(said), *with_other_answers],
         missing=record.missing,
-        **dict(losses),
-        accuracy=scores,
+        **dict(at_largest.losses),
+        accuracy=at_largest.scores,
+        curve=curve(record, {budget: each.primary for budget, each in by_budget.items()}),
         gains=by_method,
         headroom=headroom(record),
         selections={name: SelectionFacts.model_validate(result) for name, result in record.results("select").items()},
@@ -106,10 +110,30 @@ def collect(record: StudyRecord, measured: Measured | None = None) -> StudyFacts
         search=_search(record),
         rejected=rejected_rows(record),
         cost={name: StageCost.model_validate(manifest["cost"]) for name, manifest in record.manifests.items()},
-        spending=spending(record, scores if scores is not None and scores.scores else losses),
+        spending=spending(record, [each.primary for each in by_budget.values()]),
         provenance=_provenance(record, by_stage),
         **_of_pool(record),
     )
+
+
+@dataclass(frozen=True)
+class _AtBudget:
+    """The runs of a budget compared: by held-out losses, and by scores where there are some."""
+
+    losses: Results
+    scores: AccuracyFacts | None
+    warnings: list[str]
+
+    @property
+    def primary(self) -> Compared:
+        """Scores of targets where there are some, else losses."""
+        return self.scores if self.scores is not None and self.scores.scores else self.losses
+
+
+def _compared(record: StudyRecord, budget: int | float) -> _AtBudget:
+    losses, incomparable = results(record, budget)
+    scores, not_scored_alike = accuracy(record, losses, budget)
+    return _AtBudget(losses, scores, [*incomparable, *not_scored_alike])
 
 
 class PoolFacts(TypedDict, total=False):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, JsonValue
 
 from instsel.choice.metrics import SelectionMetrics
-from instsel.report.compared import AccuracyFacts, Facts, Results
+from instsel.report.compared import AccuracyFacts, Compared, Facts, Results
 from instsel.report.headroom import HeadroomFacts
 from instsel.stats import Interval
 from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount, SplitCount
@@ -254,6 +254,24 @@ class SpendingFacts(Facts):
         return self.selection + self.training
 
 
+class CurvePoint(Facts):
+    """What a method reached at a budget.
+
+    Attributes:
+        arm: name that its runs are averaged under.
+        amount: rows or tokens selected, as the budget counts; the mean over its selections.
+        value: mean accuracy or, without one, mean held-out loss.
+        difference: to the baseline of the same budget, with its interval; None for the baseline itself.
+        adjusted_p: p-value of the difference, adjusted by Holm over the methods of the budget.
+    """
+
+    arm: str
+    amount: float
+    value: float
+    difference: Interval | None = None
+    adjusted_p: float | None = None
+
+
 class Provenance(Facts):
     """Versions of packages, fingerprints of the stage *report* and of all stages before it, the study file as YAML."""
 
@@ -275,6 +293,8 @@ class StudyFacts(Results):
         composition: by source, task, category and length.
         lengths: of the pool and of each selection; `budgets` and `mixtures` are by selection too.
         interaction: by estimator; `agreement` by pair of estimators.
+        curve: method -> what it reached at each budget, smallest first; empty where the study has one. What methods are
+            compared by elsewhere is their training at the largest.
         spending: by method, what it cost beside what it reached.
         orders: by run, of trainings with an order of their own.
     """
@@ -283,11 +303,12 @@ class StudyFacts(Results):
     path: str
     model: str
     dtype: str
-    budget: int | float
+    budget: int | float | list[int | float]
     unit: Literal["rows", "tokens"]
     accuracy: AccuracyFacts | None = None
     warnings: list[str] = []
     missing: list[str] = []
+    curve: dict[str, list[CurvePoint]] = {}
     gains: dict[str, dict[str, Gain]] = {}
     headroom: dict[str, HeadroomFacts] = {}
     pool: PoolResult | None = None
@@ -310,3 +331,8 @@ class StudyFacts(Results):
     cost: dict[str, StageCost] = {}
     spending: dict[str, SpendingFacts] = {}
     provenance: Provenance
+
+    @property
+    def primary(self) -> Compared:
+        """Methods compared by accuracy where targets are scored, else by held-out loss."""
+        return self.accuracy if self.accuracy is not None and self.accuracy.scores else self

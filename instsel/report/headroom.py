@@ -73,8 +73,13 @@ def headroom(record: StudyRecord) -> dict[str, HeadroomFacts]:
 
 
 def cannot_move(record: StudyRecord) -> list[str]:
+    """Name the targets of a study on which nothing moved."""
+    return unmoved(headroom(record))
+
+
+def unmoved(facts: Mapping[str, HeadroomFacts]) -> list[str]:
     """Name the targets on which nothing moved."""
-    return [target for target, facts in headroom(record).items() if not facts.moves]
+    return [target for target, each in facts.items() if not each.moves]
 
 
 def counted_targets(targets: Iterable[str], excluded: Collection[str]) -> list[str]:

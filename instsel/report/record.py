@@ -49,6 +49,11 @@ class StudyRecord:
         """Every training that the study file asks for, by name."""
         return runs_of(self.config)
 
+    def names_at(self, budget: int | float | None) -> list[str]:
+        """Return the names of the base model and of the runs of a budget; None is the largest of the study."""
+        amount = self.config.selection.largest_budget if budget is None else budget
+        return [BASE, *(name for name, run in self.runs.items() if run.budget == amount)]
+
     @cached_property
     def expected(self) -> list[str]:
         """Stages that the study file asks for, except those that only stages before *select* read."""

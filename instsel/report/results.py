@@ -22,8 +22,12 @@ Losses = Mapping[str, np.ndarray]
 """Target -> float64 (q,) losses of its held-out examples."""
 
 
-def results(record: StudyRecord) -> tuple[Results, list[str]]:
-    """Compare the evaluated runs.
+def results(record: StudyRecord, budget: int | float | None = None) -> tuple[Results, list[str]]:
+    """Compare the evaluated runs of a budget.
+
+    Args:
+        record: of the study.
+        budget: one of the study's; None is the largest.
 
     Returns:
         The results; without an evaluated run they have the baseline alone. And warnings: a sentence for each run that
@@ -31,7 +35,7 @@ def results(record: StudyRecord) -> tuple[Results, list[str]]:
         resamples for any difference to be significant.
     """
     evaluated = record.results("evaluate")
-    names = [name for name in (BASE, *record.runs) if name in evaluated]
+    names = [name for name in record.names_at(budget) if name in evaluated]
     targets = _common_targets(record, names)
     losses, warnings = _comparable_losses(record, names, targets)
     runs = runs_by_method(record, losses)
@@ -102,17 +106,17 @@ def compared(
 
 
 def runs_by_method(record: StudyRecord, names: Iterable[str]) -> dict[str, list[str]]:
-    """Group runs by their method, the base model first."""
+    """Group runs by their method, with its budget where the study has several; the base model first."""
     runs: dict[str, list[str]] = {}
     for name in sorted(names, key=lambda name: name != BASE):
-        runs.setdefault(BASE if name == BASE else record.runs[name].method.name, []).append(name)
+        runs.setdefault(BASE if name == BASE else record.runs[name].arm, []).append(name)
     return runs
 
 
 def baseline_of(record: StudyRecord, runs: Mapping[str, Sequence[str]]) -> str:
     """Name the method that others are compared with: the first baseline that has a run, else the base model."""
-    methods = (record.runs[names[0]].method for method, names in runs.items() if method != BASE)
-    return next((method.name for method in methods if method.is_baseline and method.is_comparable), BASE)
+    firsts = (record.runs[names[0]] for method, names in runs.items() if method != BASE)
+    return next((run.arm for run in firsts if run.method.is_baseline and run.method.is_comparable), BASE)
 
 
 def stacked(losses: Mapping[str, Losses], runs: Mapping[str, Sequence[str]]) -> dict[str, dict[str, np.ndarray]]:

@@ -1,6 +1,6 @@
 """What each method cost, selection and training on one axis, beside what it reached."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,18 +19,19 @@ FLOP_A_STEP = 4
 """FLOP of a LoRA training step for each parameter and token: forward 2, gradients of activations 2."""
 
 
-def spending(record: StudyRecord, results: Compared) -> dict[str, SpendingFacts]:
-    """Return what every trained method of a comparison cost, a run of it on average.
+def spending(record: StudyRecord, comparisons: Sequence[Compared]) -> dict[str, SpendingFacts]:
+    """Return what every trained method cost, a run of it on average.
 
     Args:
         record: of the study.
-        results: accuracies where there are some, else losses.
+        comparisons: by the same measure, one a budget: accuracies where there are some, else losses.
     """
-    trained = {name: runs for name, runs in results.runs.items() if name != BASE and name in results.values}
-    by_method = {name: _of_method(record, [record.runs[run] for run in runs]) for name, runs in trained.items()}
+    runs = {name: names for results in comparisons for name, names in results.runs.items() if name != BASE}
+    means = {name: row[MEAN] for results in comparisons for name, row in results.values.items() if name in runs}
+    by_method = {name: _of_method(record, [record.runs[run] for run in runs[name]]) for name in means}
     known = {name: facts for name, facts in by_method.items() if facts is not None}
-    values = {name: results.values[name][MEAN] for name in known}
-    best = pareto({name: (facts.tokens, values[name]) for name, facts in known.items()}, results)
+    values = {name: means[name] for name in known}
+    best = pareto({name: (facts.tokens, values[name]) for name, facts in known.items()}, comparisons[0])
     return {
         name: facts.model_copy(update={"value": values[name], "pareto": name in best}) for name, facts in known.items()
     }

@@ -1,6 +1,5 @@
 """The part of report.md that shows what methods reached for what they cost."""
 
-from instsel.report.compared import Compared
 from instsel.report.facts import StudyFacts
 from instsel.report.headline import value_text
 from instsel.report.markdown import NONE, markdown_table
@@ -16,7 +15,7 @@ def spending_text(facts: StudyFacts) -> list[str]:
     """Write what methods cost beside what they reached; nothing where no method is trained."""
     if not facts.spending:
         return []
-    results: Compared = facts.accuracy if facts.accuracy is not None and facts.accuracy.scores else facts
+    results = facts.primary
     rows = [
         [
             f"**{name}**" if each.pareto else name,

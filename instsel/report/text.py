@@ -7,6 +7,7 @@ from instsel.console import inline
 from instsel.mixture.categories import OTHER
 from instsel.mixture.dependency import LEVELS
 from instsel.report.comparison import LOSS_NOTE, accuracy_text, comparison_text
+from instsel.report.curve import curve_text
 from instsel.report.facts import (
     AgreementFacts,
     SearchFacts,
@@ -41,6 +42,7 @@ def study_report(facts: StudyFacts) -> str:
         [f"# Study {facts.study}\n", _overview(facts)],
         accuracy_text(facts.accuracy) if facts.accuracy else [],
         comparison_text(facts, "Held-out loss", LOSS_NOTE) if facts.losses or not facts.accuracy else [],
+        curve_text(facts),
         gains_report(facts),
         headroom_report(facts.headroom, facts.confidence),
         spending_text(facts),
@@ -58,9 +60,9 @@ def _joined(parts: Iterable[str]) -> str:
 
 def budget_text(facts: StudyFacts) -> str:
     """Say how much of the pool a selection may have."""
-    if isinstance(facts.budget, float):
-        return f"{percent(facts.budget)} of the pool's {facts.unit}"
-    return f"{facts.budget:,} {facts.unit}"
+    budgets = sorted(facts.budget) if isinstance(facts.budget, list) else [facts.budget]
+    shares = ", ".join(percent(budget) if isinstance(budget, float) else f"{budget:,}" for budget in budgets)
+    return f"{shares} of the pool's {facts.unit}" if isinstance(budgets[0], float) else f"{shares} {facts.unit}"
 
 
 def _overview(facts: StudyFacts) -> str:

@@ -7,6 +7,7 @@ from instsel.config.search import METHOD, ORDER, Point, Search
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 
+BUDGET = "selection.budget"
 ESTIMATOR = "mixture.estimator"
 
 
@@ -20,6 +21,8 @@ def study_of(study: StudyConfig, point: Point) -> StudyConfig:
     Raises:
         InputError: the study would not be a valid one.
     """
+    if len(study.selection.budgets) > 1 and BUDGET not in point:
+        raise InputError(f"search: a trial has one budget; write one as {BUDGET}, or a list in search.space")
     raw = raw_study_of(study, point)
     if study.evaluation.form_and_content:
         # Nothing of a search reads it, and it costs more than the losses that one reads.

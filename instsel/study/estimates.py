@@ -115,7 +115,7 @@ class Counts:
     Attributes:
         pool: the pool's rows.
         validation, heldout: the targets' rows, one set a target; targets without held-out rows have none.
-        chosen: rows that a selection has.
+        chosen: rows that a selection has, of several budgets the largest.
         subtasks: of all targets.
         groups: "source" and "task" -> rows of the pool that each has; a task is one of its source.
         chosen_bytes: a chosen row in the files of *select*, its tokens left out.

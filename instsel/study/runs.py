@@ -1,4 +1,4 @@
-"""The runs of a study: one training a method and seed."""
+"""The runs of a study: one training a method, budget and seed."""
 
 from dataclasses import dataclass
 
@@ -20,32 +20,41 @@ class Run:
         method: that selects.
         seed: added to that of training; a stochastic method selects by it.
         selection: name of the selection, which runs of a method that is not stochastic share.
+        arm: name of the runs that differ in the seed alone, which reports average: the method's, with its budget where
+            the study has several ("bids@0.05").
+        budget: that is selected for, as the study file has it.
     """
 
     name: str
     method: Method
     seed: int
     selection: str
+    arm: str
+    budget: int | float
 
 
 def runs_of(config: StudyConfig) -> dict[str, Run]:
-    """Return the runs by name: one a method, or one a seed for a method with several.
+    """Return the runs by name: one a method, budget and seed. What takes the whole pool has one for all budgets.
 
     Raises:
         InputError: two of them would have one name.
     """
     runs: dict[str, Run] = {}
     owners: dict[str, Method] = {}
+    part = config.selection
     for method in config.selection.methods:
-        for seed in method.seeds:
-            name = f"{method.name}-{seed}" if len(method.seeds) > 1 else method.name
-            selection = name if method.is_stochastic else method.name
-            if name in runs or name == BASE or owners.setdefault(selection, method) is not method:
-                raise InputError(
-                    f"selection.methods: two runs would be called {name!r}, or two selections {selection!r}; "
-                    "rename a method or drop a seed"
-                )
-            runs[name] = Run(name, method, seed, selection)
+        for budget in [part.largest_budget] if method.picks == "all" else part.budgets:
+            has_several = method.picks != "all" and len(part.budgets) > 1
+            arm = f"{method.name}@{budget:g}" if has_several else method.name
+            for seed in method.seeds:
+                name = f"{arm}-{seed}" if len(method.seeds) > 1 else arm
+                selection = name if method.is_stochastic else arm
+                if name in runs or name == BASE or owners.setdefault(selection, method) is not method:
+                    raise InputError(
+                        f"selection.methods: two runs would be called {name!r}, or two selections {selection!r}; "
+                        "rename a method or drop a seed"
+                    )
+                runs[name] = Run(name, method, seed, selection, arm, budget)
     return runs
 
 
@@ -57,18 +66,17 @@ def selections_of(config: StudyConfig) -> dict[str, Run]:
     return selections
 
 
-def reference_of(config: StudyConfig, method: Method, seed: int) -> Run | None:
-    """Return the run whose selection an entry refers to: that of the same seed if there is one, else the first.
+def reference_of(config: StudyConfig, run: Run) -> Run | None:
+    """Return the run whose selection another one's refers to, None if to none.
 
-    Args:
-        config: the checked study file.
-        method: the entry.
-        seed: of its selection.
+    It is that of the same budget, and of the same seed if there is one, else the first.
     """
-    if method.refers_to is None:
+    if run.method.refers_to is None:
         return None
-    runs = [run for run in runs_of(config).values() if run.method.name == method.refers_to]
-    return next((run for run in runs if run.seed == seed), runs[0])
+    named = [other for other in runs_of(config).values() if other.method.name == run.method.refers_to]
+    # What takes the whole pool has one budget for all.
+    runs = [other for other in named if other.budget == run.budget] or named
+    return next((other for other in runs if other.seed == run.seed), runs[0])
 
 
 def check_sources(method: Method, pool: PoolResult) -> None:

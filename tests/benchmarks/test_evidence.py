@@ -11,7 +11,7 @@ from benchmarks.evidence.ledger import accuracy_of, add, losses_of, without_path
 from instsel.errors import InputError
 from instsel.report.collect import collect
 from instsel.report.record import StudyRecord
-from tests.report.conftest import make_study
+from tests.report.conftest import add_headroom, make_study
 
 
 @pytest.fixture
@@ -63,6 +63,21 @@ def test_the_page_is_filled_between_its_marks_and_stays_as_it_is_elsewhere(entry
     assert once.startswith("# Results\n\n<!-- evidence: near -->\n\n### Accuracy\n") and "### Held-out loss" in once
     assert "old" not in once and once.endswith("<!-- end of evidence -->\n\nWhat it means.\n")
     assert filled(once, entry.parent) == once
+
+
+def test_targets_that_cannot_move_are_left_out_as_in_the_report(study: Path, tmp_path: Path):
+    add_headroom(study, {"sums": {"loss": [1.0, 1.2, 0.9]}, "towns": {"loss": [1.0, -1.2, 0.9]}})
+    entry = tmp_path / "ledger" / "near"
+    add(str(study), entry)
+    facts, losses, accuracy = collect(StudyRecord(str(study))), losses_of(entry), accuracy_of(entry)
+    assert losses.cannot_move == accuracy.cannot_move == ["towns"]
+    assert losses.losses == facts.losses and accuracy.scores == facts.accuracy.scores
+    assert accuracy.probability == facts.accuracy.probability
+    assert "towns (cannot move)" in filled("<!-- evidence: near -->\n<!-- end of evidence -->\n", entry.parent)
+    # It is kept as it was when the arms were compared.
+    add_headroom(study, {"sums": {"loss": [1.0, -1.2, 0.9]}, "towns": {"loss": [1.0, -1.2, 0.9]}})
+    with pytest.raises(InputError, match="headroom.json is not what the study has"):
+        add(str(study), entry)
 
 
 def test_ids_are_kept_in_pick_order(study: Path, entry: Path):

@@ -72,7 +72,7 @@ def test_the_full_pool_is_all_rows_whatever_the_budget(budget, study, say):
 def test_rows_as_long_as_those_of_another_selection(study, say):
     write(study, make_picks(request("bids", 4), study, say), "bids")
     chosen = (study.study / "select/bids").read_table("selected.parquet")
-    reference = Run("bids", entry("bids"), 0, "bids")
+    reference = Run("bids", entry("bids"), 0, "bids", "bids", 1)
     for seed in range(3):
         asked = replace(request("random", 7, seed=seed, lengths_of="bids"), reference=reference)
         picks = make_picks(asked, study, say)
@@ -83,13 +83,13 @@ def test_rows_as_long_as_those_of_another_selection(study, say):
 
 
 def test_lengths_of_a_selection_that_is_not_made_yet_are_an_error(study, say):
-    asked = replace(request("random", 7, lengths_of="bids"), reference=Run("bids", entry("bids"), 0, "bids"))
+    asked = replace(request("random", 7, lengths_of="bids"), reference=Run("bids", entry("bids"), 0, "bids", "bids", 1))
     with pytest.raises(InputError, match="no finished stage 'select/bids'"):
         make_picks(asked, study, say)
 
 
 def extended(budget, unit="rows", epochs=1, method="bids", **options):
-    reference = Run("other", entry(method), 0, "other")
+    reference = Run("other", entry(method), 0, "other", "other", 1)
     asked = request("random", budget, unit, extra_for="other", **options)
     return replace(asked, reference=reference, epochs=epochs)
 
@@ -222,7 +222,17 @@ def test_an_arm_is_made_after_the_selection_that_it_refers_to():
     assert StageKey("select", "even-0") in stage.parents(study, "as-long-7")
     assert [len(stage.parents(study, key)) for key in ("bids", "full_pool", "validation_only")] == [1, 1, 1]
     assert stage.settings(study, "more")["epochs"] == study.finetune.epochs
-    assert reference_of(study, runs_of(study)["bids"].method, 0) is None
+    assert reference_of(study, runs_of(study)["bids"]) is None
+
+
+def test_of_several_budgets_an_arm_refers_to_the_selection_of_its_own():
+    study, stage = config(budget=[3, 2]), Select()
+    assert StageKey("select", "bids@2") in stage.parents(study, "more@2")
+    assert StageKey("select", "bids@3") in stage.parents(study, "more@3")
+    assert stage.settings(study, "more@2")["budget"] == 2
+    # The whole pool is the same at every budget.
+    assert [key for key in stage.keys(study) if key.startswith("full_pool")] == ["full_pool"]
+    assert runs_of(study)["validation_only@2"].budget == 2
 
 
 def test_what_a_selection_depends_on_is_what_it_was_without_these_arms():

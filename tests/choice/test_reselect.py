@@ -138,6 +138,7 @@ def test_what_a_method_warns_of_is_logged(every_method, say):
         (SelectionRequest("g2", "3"), "selection.methods.0: .*'g2is'"),
         (SelectionRequest("bids", "0"), "selection.budget: budget is 0"),
         (SelectionRequest("bids", "many"), "selection.budget: .*not 'many'"),
+        (SelectionRequest("bids", "[2, 3]"), r"--budget \[2, 3\]: one selection is made, give one budget"),
         (SelectionRequest("bids", "25"), "selection.budget is 25 rows, but the pool has 24 usable ones; lower it"),
         (SelectionRequest("bids", "3", unit="words"), "selection.unit"),
         (SelectionRequest("bids", "3", targets=["law"]), "chooses for 'law'; targets are cities, sums"),

@@ -70,6 +70,16 @@ def test_a_budget_stays_a_count_or_a_share(budget: int | float) -> None:
     assert (chosen, type(chosen)) == (budget, type(budget))
 
 
+def test_the_budget_of_a_list_that_is_none_is_named() -> None:
+    text = refusal(selection=selection([5, "many"]))
+    assert text.startswith("study.yaml has a wrong key:\n  selection.budget.1: ") and "not 'many'" in text
+
+
+def test_budgets_are_ordered() -> None:
+    part = study(selection=selection([0.1, 0.01, 0.05])).selection
+    assert (part.budgets, part.largest_budget) == ([0.01, 0.05, 0.1], 0.1)
+
+
 @pytest.mark.parametrize(
     ("budget", "what"),
     [
@@ -83,6 +93,10 @@ def test_a_budget_stays_a_count_or_a_share(budget: int | float) -> None:
         (True, "not True"),
         ("many", "not 'many'"),
         (None, "not None"),
+        ([], "budget is an empty list; write one budget or more"),
+        ([0.1, 1.5], "share 1.5, above 1; write a whole number"),
+        ([0.1, 500], "budget has shares and counts, [0.1, 500]; write all as shares or all as counts"),
+        ([5, 5], "budget has an amount twice, [5, 5]; keep one of them"),
     ],
 )
 def test_a_budget_that_means_nothing_is_refused(budget: Any, what: str) -> None:

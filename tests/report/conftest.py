@@ -1,6 +1,6 @@
 """A study folder of a few rows, written by hand: what the stages would have left, without training anything."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from instsel.study.results import (
     Checkpoint,
     EvaluateResult,
     FeaturesResult,
+    HeadroomResult,
+    HeadroomRows,
     PrepareResult,
     RejectedRows,
     Result,
@@ -26,6 +28,7 @@ from instsel.study.results import (
     TrainingResult,
     WarmupResult,
 )
+from instsel.study.runs import Run, runs_of
 from instsel.study.stage import StageKey
 
 HOSTILE = (
@@ -68,11 +71,17 @@ def make_study_folder() -> Callable[..., Path]:
 
 
 def make_study(
-    out: Path, *, name: str = "tiny", text: str = HOSTILE, until: str = "evaluate", scored: bool = False
-) -> Path:
-    """Write a study folder; `until` "select" leaves the trainings out, `scored` adds accuracies and a guard."""
+    out: Path, *, name: str = "tiny", text: str = HOSTILE, until: str = "evaluate", scored: bool = False,
+    budget: int | list[int] = 4,
+) -> Path:  # fmt: skip
+    """Write a study folder; `until` "select" leaves the trainings out, `scored` adds accuracies and a guard.
+
+    At half the budget a run loses a quarter of a nat more, and has 4 items less right.
+    """
     folder = open_folder(str(out), name)
-    study = parse_study({**CONFIG, **(SCORED if scored else {}), "name": name, "out": str(out)}, "test")
+    selection = {**CONFIG["selection"], "budget": budget}
+    parts = {**CONFIG, **(SCORED if scored else {}), "selection": selection}
+    study = parse_study({**parts, "name": name, "out": str(out)}, "test")
     folder.write_json("config.json", study.model_dump(mode="json"))
     keys = [(stage, StageKey(stage.name, key)) for stage in load_stages() for key in stage.keys(study)]
     folder.write_json(GRAPH, [{"name": key.name, "settings": stage.settings(study, key.key)} for stage, key in keys])
@@ -81,20 +90,40 @@ def make_study(
     warmup = _stage(folder, "warmup", WarmupResult(run="runs/a", checkpoints=CHECKPOINTS, rows=1), prepare)
     features = _stage(folder, "features", FeaturesResult(checkpoints=CHECKPOINTS, provenance={}, rejected={}), warmup)
     attribution = _attribution(folder, features)
-    chosen = {
-        name: _select(folder, name, {"random": prepare, "bids": attribution, "smart": embed}[name]) for name in PICKS
-    }
+    parents = {"random": prepare, "bids": attribution, "smart": embed}
+    runs = runs_of(study).values()
+    chosen = {run.name: _select(folder, run, parents[run.method.name]) for run in runs}
     if until == "select":
         return out
     _evaluate(folder, "base", 3.0, prepare)
     if scored:
         _accuracy(folder, "base", 4, prepare)
-    for index, (name, selection) in enumerate(chosen.items()):
-        trained = _stage(folder, f"finetune/{name}", TrainingResult(run="runs/a", checkpoints=CHECKPOINTS), selection)
-        _evaluate(folder, name, 2.0 - index * 0.5, trained)
+    for run in runs:
+        name, index, halves = run.name, list(PICKS).index(run.method.name), round(np.log2(4 / run.budget))
+        result = TrainingResult(run="runs/a", checkpoints=CHECKPOINTS)
+        trained = _stage(folder, f"finetune/{name}", result, chosen[name])
+        _evaluate(folder, name, 2.0 - index * 0.5 + halves * 0.25, trained)
         if scored:
-            _accuracy(folder, name, 8 + 10 * index, trained)
+            _accuracy(folder, name, 8 + 10 * index - 4 * halves, trained)
     return out
+
+
+def add_headroom(out: Path, gains: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Add the stage *headroom* to a study folder: target -> score -> gains of its validation rows."""
+    folder = Folder.at(out)
+    config = folder.read_json("config.json")
+    config["evaluation"]["headroom"] = True
+    folder.write_json("config.json", config)
+    rows = HeadroomRows(trained=20, by_sources=True, scored=4)
+    prepare = StageFolder(folder / "prepare", "prepare", StudyReader(folder).stages()["prepare"])
+    stage = _stage(folder, "headroom", HeadroomResult(targets=dict.fromkeys(gains, rows)), prepare)
+    lines = [
+        {"target": target, "id": str(number), "score": score, "gain": gain}
+        for target, by_score in gains.items()
+        for score, values in by_score.items()
+        for number, gain in enumerate(values)
+    ]
+    stage.folder.write_table("scores.parquet", pa.Table.from_pylist(lines))
 
 
 def _stage(folder: Folder, name: str, result: Result, *parents: StageFolder) -> StageFolder:
@@ -165,18 +194,19 @@ def _attribution(folder: Folder, features: StageFolder) -> StageFolder:
     return stage
 
 
-def _select(folder: Folder, name: str, parent: StageFolder) -> StageFolder:
-    picks = PICKS[name]
-    result = {"rows": 4, "tokens": 240, "sources": {"left": 4}, "tasks": {"left/-": 4}}
+def _select(folder: Folder, run: Run, parent: StageFolder) -> StageFolder:
+    name, count = run.method.name, int(run.budget)
+    picks = PICKS[name][:count]
+    result = {"rows": count, "tokens": 60 * count, "sources": {"left": count}, "tasks": {"left/-": count}}
     if name == "smart":
         result |= {"task_gains": {"left": 2.5, "<right>": 1.25}}
-    stage = _stage(folder, f"select/{name}", SelectResult.model_validate(result), parent)
+    stage = _stage(folder, f"select/{run.selection}", SelectResult.model_validate(result), parent)
     reasons = ["task left", "task left", "task <right>", "task <right>"] if name == "smart" else ["why"] * 4
     table = {
         "id": [_ids()[row] for row in picks],
-        "rank": list(range(4)),
-        "score": [4.0, 3.0, 2.0, 1.0],
-        "reason": reasons,
+        "rank": list(range(count)),
+        "score": [4.0, 3.0, 2.0, 1.0][:count],
+        "reason": reasons[:count],
         "tokens": pa.array([20 * row for row in picks], pa.int32()),
     }
     stage.folder.write_table("selected.parquet", pa.table(table))

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from instsel.config.file import parse_study
@@ -18,9 +17,7 @@ from instsel.report.record import StudyRecord
 from instsel.report.results import comparisons_to, mean_table
 from instsel.report.text import study_report
 from instsel.stats import MEAN, Bootstrap, compare
-from instsel.study.folder import StageFolder
-from instsel.study.results import HeadroomResult, HeadroomRows
-from tests.report.conftest import CONFIG
+from tests.report.conftest import CONFIG, add_headroom
 
 MOVES = {"loss": [1.0, 1.2, 0.9, 1.1]}
 STILL = {"loss": [1.0, -1.2, 0.9, -1.1]}
@@ -31,29 +28,10 @@ def study(study_folder: Path) -> Any:
     """Writes what training moved into the finished study: target -> score -> gains of its rows."""
 
     def make(**gains: dict[str, list[float]]) -> Path:
-        config = {**CONFIG, "out": str(study_folder), "evaluation": {**CONFIG["evaluation"], "headroom": True}}
-        folder = Folder.at(study_folder)
-        folder.write_json("config.json", parse_study(config, "test").model_dump(mode="json"))
-        settings = next(each["settings"] for each in folder.read_json("graph.json") if each["name"] == "headroom")
-        prepare = StageFolder(folder / "prepare", "prepare", folder_settings(folder))
-        stage = StageFolder(folder / "headroom", "headroom", settings, [prepare])
-        stage.start()
-        rows = HeadroomRows(trained=20, by_sources=True, scored=4)
-        stage.commit(HeadroomResult(targets=dict.fromkeys(gains, rows)))
-        lines = [
-            {"target": target, "id": str(number), "score": score, "gain": gain}
-            for target, by_score in gains.items()
-            for score, values in by_score.items()
-            for number, gain in enumerate(values)
-        ]
-        stage.folder.write_table("scores.parquet", pa.Table.from_pylist(lines))
+        add_headroom(study_folder, gains)
         return study_folder
 
     return make
-
-
-def folder_settings(folder: Folder) -> Any:
-    return next(each["settings"] for each in folder.read_json("graph.json") if each["name"] == "prepare")
 
 
 def facts_of(folder: Path) -> Any:

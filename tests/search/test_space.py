@@ -36,6 +36,13 @@ def test_trials_do_not_split_their_gains_which_nothing_of_a_search_reads(study):
     assert (made.evaluation.form_and_content, made.evaluation.token_budget) == (False, 64)
 
 
+def test_a_trial_has_one_of_several_budgets(study):
+    several = study(selection={"budget": [0.25, 0.5], "methods": ["random"]})
+    with pytest.raises(InputError, match="a trial has one budget; write one as selection.budget, or a list in"):
+        study_of(several, {"finetune.epochs": 3})
+    assert study_of(several, {"selection.budget": 0.5}).selection.budgets == [0.5]
+
+
 def test_unknown_method_is_named(study):
     with pytest.raises(InputError, match="'best' is no method of the study; they are random, balanced"):
         study_of(study(), {"method": "best"})

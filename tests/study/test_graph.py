@@ -250,6 +250,23 @@ def test_a_run_is_a_method_or_a_seed_of_it(tiny_study: Callable[..., dict[str, A
     ]
 
 
+def test_every_method_has_runs_at_each_budget(tiny_study: Callable[..., dict[str, Any]]) -> None:
+    methods = [{"method": "random", "seeds": [0, 1]}, {"method": "bids", "seeds": [0, 1]}, "full_pool"]
+    study = tiny_study(selection={"budget": [0.25, 0.05], "methods": methods})
+    runs = runs_of(parse_study(study, "study.yaml"))
+    assert [(run.name, run.selection, run.arm, run.budget) for run in runs.values()] == [
+        ("random@0.05-0", "random@0.05-0", "random@0.05", 0.05),
+        ("random@0.05-1", "random@0.05-1", "random@0.05", 0.05),
+        ("random@0.25-0", "random@0.25-0", "random@0.25", 0.25),
+        ("random@0.25-1", "random@0.25-1", "random@0.25", 0.25),
+        ("bids@0.05-0", "bids@0.05", "bids@0.05", 0.05),
+        ("bids@0.05-1", "bids@0.05", "bids@0.05", 0.05),
+        ("bids@0.25-0", "bids@0.25", "bids@0.25", 0.25),
+        ("bids@0.25-1", "bids@0.25", "bids@0.25", 0.25),
+        ("full_pool", "full_pool", "full_pool", 0.25),
+    ]
+
+
 @pytest.mark.parametrize(
     ("methods", "name"),
     [

@@ -10,6 +10,7 @@ from instsel.report.headline import (
     interval_text,
 )
 from instsel.report.page.comparison import accuracy_parts, compared_parts
+from instsel.report.page.curve import curve_parts
 from instsel.report.page.parts import (
     Cell,
     Chart,
@@ -48,6 +49,7 @@ def results_section(facts: StudyFacts) -> Section:
         parts += accuracy_parts(facts.accuracy)
     if facts.losses:
         parts += compared_parts(facts, LOSS_NOTE)
+    parts += curve_parts(facts)
     parts += spending_parts(facts)
     return Section("results", "Results", parts or [Text([NO_RESULTS])])
 

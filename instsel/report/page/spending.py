@@ -1,6 +1,5 @@
 """The part of the page that shows what methods reached for what they cost."""
 
-from instsel.report.compared import Compared
 from instsel.report.facts import StudyFacts
 from instsel.report.page.parts import Cell, Chart, Table, count, label, number, rounded
 from instsel.report.spending_text import NOTE
@@ -12,7 +11,7 @@ def spending_parts(facts: StudyFacts) -> list[Table | Chart]:
     """Show each method's cost and value as points, and as a table; nothing where no method is trained."""
     if not facts.spending:
         return []
-    results: Compared = facts.accuracy if facts.accuracy is not None and facts.accuracy.scores else facts
+    results = facts.primary
     measure = results.measure
     traces = [
         {

@@ -1,0 +1,63 @@
+"""Curves over budgets: what each method reached at each of them, and their table in report.md."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from instsel.report.compared import Compared
+from instsel.report.facts import CurvePoint, StudyFacts
+from instsel.report.headline import interval_text, p_text, value_text
+from instsel.report.markdown import BASE, NONE, markdown_table
+from instsel.report.record import StudyRecord
+from instsel.stats import MEAN
+
+NOTE = (
+    "Each method is compared with the baseline of the same budget; p-values are adjusted by Holm over the methods of a "
+    "budget. The other tables compare methods at the largest one."
+)
+
+
+def curve(record: StudyRecord, by_budget: Mapping[int | float, Compared]) -> dict[str, list[CurvePoint]]:
+    """Return what each method reached at each budget; nothing where the study has a single one.
+
+    Args:
+        record: of the study.
+        by_budget: budget -> methods compared at it, smallest budget first.
+    """
+    if len(by_budget) < 2:
+        return {}
+    points: dict[str, list[CurvePoint]] = {}
+    for results in by_budget.values():
+        for arm in (name for name in results.values if name != BASE):
+            runs = [record.runs[run] for run in results.runs[arm]]
+            difference = results.differences.get(arm)
+            point = CurvePoint(
+                arm=arm,
+                amount=_amount(record, {run.selection for run in runs}),
+                value=results.values[arm][MEAN],
+                difference=None if difference is None else difference[MEAN],
+                adjusted_p=results.adjusted_p.get(arm, {}).get(MEAN),
+            )
+            points.setdefault(runs[0].method.name, []).append(point)
+    return points
+
+
+def curve_text(facts: StudyFacts) -> list[str]:
+    """Write what methods reached at each budget; nothing where the study has a single one."""
+    if not facts.curve:
+        return []
+    measure = facts.primary.measure
+    rows = []
+    for name, points in facts.curve.items():
+        for point in points:
+            doubt = NONE if point.adjusted_p is None else p_text(point.adjusted_p).removeprefix("p ")
+            difference = interval_text(point.difference, measure) or NONE
+            rows.append([name, f"{point.amount:,.0f}", value_text(point.value, measure), difference, doubt])
+    header = ["method", facts.unit, measure.name, "difference to the baseline", "adjusted p-value"]
+    return ["## Curves over budgets\n", markdown_table(header, rows), NOTE]
+
+
+def _amount(record: StudyRecord, selections: set[str]) -> float:
+    """Return the rows or tokens of some selections, their mean."""
+    unit, results = record.config.selection.unit, record.results("select")
+    return float(np.mean([results[name][unit] for name in sorted(selections) if name in results] or [0]))
