@@ -57,6 +57,18 @@ def curve_text(facts: StudyFacts) -> list[str]:
     return ["## Curves over budgets\n", markdown_table(header, rows), NOTE]
 
 
+def curve_sentences(facts: StudyFacts) -> list[str]:
+    """Say what each method reached at each budget, a sentence a method; nothing where the study has a single one."""
+    measure = facts.primary.measure
+    sentences = []
+    for name, points in facts.curve.items():
+        values = ", ".join(
+            f"{value_text(point.value, measure)} with {point.amount:,.0f} {facts.unit}" for point in points
+        )
+        sentences.append(f"{measure.name} of {name}: {values}")
+    return sentences
+
+
 def _amount(record: StudyRecord, selections: set[str]) -> float:
     """Return the rows or tokens of some selections, their mean."""
     unit, results = record.config.selection.unit, record.results("select")

@@ -9,6 +9,7 @@ from instsel.console import Terminal, one_line
 from instsel.report.collect import as_json
 from instsel.report.compared import Compared, Measure
 from instsel.report.comparison import NO_RESULTS
+from instsel.report.curve import curve_sentences
 from instsel.report.facts import StudyFacts
 from instsel.report.headline import guard_sentences, headline, interval_text, seeds_note, value_text
 from instsel.report.markdown import percent
@@ -45,9 +46,9 @@ def show_results(studies: Sequence[StudyFacts], page: str, terminal: Terminal, *
         for results in compared:
             terminal.table(results_table(results), short_table(results), means_table(results))
             terminal.say(headline(results))
-        if facts.accuracy is not None:
-            for sentence in guard_sentences(facts.accuracy):
-                terminal.say(sentence)
+        guards = guard_sentences(facts.accuracy) if facts.accuracy is not None else []
+        for sentence in [*curve_sentences(facts), *guards]:
+            terminal.say(sentence)
         if not compared:
             terminal.say(NO_RESULTS)
         elif note := seeds_note(compared[0]):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from instsel.report.collect import collect
-from instsel.report.curve import curve_text
+from instsel.report.curve import curve_sentences, curve_text
 from instsel.report.html import write_report
 from instsel.report.page.curve import curve_parts
 from instsel.report.record import StudyRecord
@@ -46,6 +46,7 @@ def test_it_stands_in_the_reports(studies):
     facts = collect(StudyRecord(str(studies[False])))
     text = "\n".join(curve_text(facts))
     assert "| smart | 2 | 1.950 | -1.00 [-1.00, -1.00] | 0.0" in text.replace("\N{MINUS SIGN}", "-"), text
+    assert curve_sentences(facts)[2] == "held-out loss of smart: 1.950 with 2 rows, 1.700 with 4 rows"
     chart, table = curve_parts(facts)
     assert [trace["x"] for trace in chart.traces] == [[2, 4]] * 3 and len(table.rows) == 6
     assert len(chart.layout["shapes"]) == 1
