@@ -21,6 +21,13 @@ from instsel.pipeline.answers import VALIDATION, answers_of
 from instsel.pipeline.evaluate import EvaluationSet, evaluate_sets, evaluation_probe
 from instsel.pipeline.finetune import DIVERGED, commit_run
 from instsel.pipeline.probes import training_probe
+from instsel.pipeline.validation_scores import (
+    ScoredFold,
+    score_folds,
+    score_gains,
+    scored_lengths,
+    scoring_settings,
+)
 from instsel.study import dependencies
 from instsel.study.estimates import batch_estimate, training_estimate
 from instsel.study.folder import StageFolder
@@ -58,6 +65,7 @@ class Headroom(Stage[HeadroomResult]):
 
     name = "headroom"
     position = 115
+    version = 2
 
     def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
         answers = [StageKey("answers", VALIDATION)] if config.evaluation.form_and_content else []
@@ -72,7 +80,10 @@ class Headroom(Stage[HeadroomResult]):
             "unit": part.unit,
         }
         scoring = {"token_budget": config.evaluation.token_budget, "content": config.evaluation.form_and_content}
-        return {**dependencies.adapter_settings(config), **training, **scoring, "served_by": served}
+        by_answers = scoring_settings(config)
+        return {
+            **dependencies.adapter_settings(config), **training, **scoring, "served_by": served, "scoring": by_answers,
+        }  # fmt: skip
 
     def inputs(self, config: StudyConfig, key: str) -> Settings:
         return dependencies.training_inputs(config)
@@ -89,13 +100,17 @@ class Headroom(Stage[HeadroomResult]):
         folders = {run.name: _run_folder(stage, run, context.stage("prepare")) for run in planned}
         _train(context, planned, folders)
         cost = _evaluate(context, planned, folders)
-        stage.folder.write_table(SCORES, _scores(stage.folder, planned))
+        folds = [ScoredFold(run.name, run.target, run.scored, _adapter(folders[run.name])) for run in planned]
+        of_answers = score_folds(context, stage.folder, folds)
+        stage.folder.write_table(SCORES, _scores(stage.folder, planned, folds))
         manifests = [folder.manifest()["cost"] for folder in folders.values()]
         for folder in folders.values():
             (folder.folder / folder.result(TrainingResult).run).remove()
         trained = Cost(
             tokens=cost.tokens + sum(manifest["tokens"] for manifest in manifests),
-            peak_memory=max(cost.peak_memory, *(manifest["peak_memory_bytes"] for manifest in manifests)),
+            peak_memory=max(
+                cost.peak_memory, of_answers.peak_memory, *(manifest["peak_memory_bytes"] for manifest in manifests)
+            ),
         )
         targets = {
             run.target: HeadroomRows(
@@ -120,7 +135,12 @@ class Headroom(Stage[HeadroomResult]):
             sets += [answers_of(rows, 1 + config.answers.others) for rows in counts.validation]
         rate = context.profiler.batches(evaluation_probe(config))
         scored = batch_estimate(self.name, sets, config.evaluation.token_budget, rate, passes)
-        parts = [*trainings, scored]
+        by_name = dict(zip(config.targets, counts.validation, strict=True))
+        # Base model and adapters answer each row once.
+        answered = batch_estimate(
+            self.name, scored_lengths(config, by_name), config.evaluation.token_budget, rate, passes=2
+        )
+        parts = [*trainings, scored, answered]
         seconds = [part.seconds for part in parts]
         return replace(
             scored,
@@ -239,10 +259,7 @@ def _evaluate(context: RunContext, planned: Sequence[HeadroomRun], folders: Mapp
         items = context.stage("answers", VALIDATION).result(AnswersResult).items
         parts[ANSWERS] = {name: f"answers/{VALIDATION}/{name}.parquet" for name, count in items.items() if count}
     models: list[tuple[str, str, Folder | None]] = [(BASE, target, None) for target in context.config.targets]
-    models += [
-        (run.name, run.target, folders[run.name].folder / folders[run.name].result(TrainingResult).last)
-        for run in planned
-    ]
+    models += [(run.name, run.target, _adapter(folders[run.name])) for run in planned]
     sets = [
         EvaluationSet(name, target, tables[target], adapter, stage.folder / name, stage.folder, part)
         for part, tables in parts.items()
@@ -253,16 +270,22 @@ def _evaluate(context: RunContext, planned: Sequence[HeadroomRun], folders: Mapp
     return Cost(tokens=sum(cost.tokens for cost in costs), peak_memory=max((c.peak_memory for c in costs), default=0))
 
 
-def _scores(folder: Folder, planned: Sequence[HeadroomRun]) -> pa.Table:
+def _adapter(run: StageFolder) -> Folder:
+    return run.folder / run.result(TrainingResult).last
+
+
+def _scores(folder: Folder, planned: Sequence[HeadroomRun], folds: Sequence[ScoredFold]) -> pa.Table:
     """Return a line a validation row and score: target, id, score, gain (of training, higher is better)."""
     lines: list[dict[str, object]] = []
-    for run in planned:
+    for run, fold in zip(planned, folds, strict=True):
         scored = set(run.scored)
         before, after = (_losses(folder / name, run.target) for name in (BASE, run.name))
         gains = {"loss": {row: before[row] - after[row] for row in run.scored}}
         answers = read_gains(folder, run.name, run.target)
         if answers is not None:
             gains["content"] = dict(zip(answers.items, answers.content.tolist(), strict=True))
+        if by_answers := score_gains(folder, fold):
+            gains["accuracy"] = by_answers
         for score, by_row in gains.items():
             lines += [
                 {"target": run.target, "id": row, "score": score, "gain": gain}

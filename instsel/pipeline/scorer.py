@@ -30,9 +30,9 @@ TASKS = "tasks"
 
 @dataclass
 class _Loaded:
-    """The task that an actor worked on last."""
+    """The task that an actor worked on last, by the table that its items are from."""
 
-    name: str
+    rows: str
     task: "ConfigurableTask"
     spec: TaskSpec
 
@@ -61,7 +61,7 @@ class Scorer:
         from instsel.runtime.session import peak_memory
 
         started, name, out = time.monotonic(), item["target"], self.outs[item["run"]]
-        loaded = self._task(name, [example["test"] for example in examples])
+        loaded = self._task(item, [example["test"] for example in examples])
         with self._model(item["run"], examples[0]["messages"]) as model:
             table = self._harness(model).score(loaded.task, loaded.spec, [int(each) for each in ids])
         how = {"version": str(loaded.task.VERSION), "shots": loaded.task.config.num_fewshot or 0}
@@ -74,17 +74,18 @@ class Scorer:
 
         return Harness(model, self.tokenizer, self.config.evaluation.token_budget)
 
-    def _task(self, name: str, items: Sequence[str | None]) -> _Loaded:
+    def _task(self, item: Item, items: Sequence[str | None]) -> _Loaded:
         """Load the task of a target; one of the user's own rows is written first."""
-        if self.task is None or self.task.name != name:
+        name, rows = item["target"], item["rows"]
+        if self.task is None or self.task.rows != rows:
             each = self.config.scored[name]
             if each.task is not None:
                 spec = task_spec(self.config, name)
-                self.task = _Loaded(name, load_task(spec), spec)
+                self.task = _Loaded(rows, load_task(spec), spec)
             else:
                 with tempfile.TemporaryDirectory() as folder, _working_directory(folder):
                     spec = self._write_task(Folder.at(folder), name, each, items)
-                    self.task = _Loaded(name, load_task(spec), spec)
+                    self.task = _Loaded(rows, load_task(spec), spec)
         return self.task
 
     def _write_task(self, folder: Folder, name: str, each: Target | Guard, items: Sequence[str | None]) -> TaskSpec:

@@ -105,8 +105,8 @@ def headroom_note(confidence: float) -> str:
     return (
         "What an adapter gains over the base model on a target's validation rows, trained as all others are on rows "
         f"that are known to serve it, with {percent(confidence)} bootstrap intervals; higher is better. A target whose "
-        "interval is not above zero, by content where it is known and else by loss, cannot tell methods apart at this "
-        "model and budget: it stays in the tables, marked, and out of means and verdicts."
+        "interval is not above zero cannot tell methods apart at this model and budget: it stays in the tables, "
+        "marked, and out of means and verdicts. Accuracy decides where the rows can be scored, else content, else loss."
     )
 
 
