@@ -208,7 +208,7 @@ def test_an_adapter_that_changes_nothing_is_an_error(scored: StudyConfig, tmp_pa
     attach_lora(load_base(scored.model), scored.lora, 0).save_pretrained(tmp_path / "adapter")
     with pytest.raises(StudyError, match="the adapter of random changes no logit of the model"):
         scorer(scored, tmp_path / "adapter", tmp_path / "out")(
-            {"run": "random", "target": "sums"}, *rows_of(scored, "sums")
+            {"run": "random", "target": "sums", "rows": "sums/test.parquet"}, *rows_of(scored, "sums")
         )
     assert not (tmp_path / "out" / "sums.parquet").exists()
 
@@ -227,7 +227,7 @@ def test_what_a_task_does_not_have_is_named(
     raw["targets"]["cities"]["scoring"] = scoring
     base = Scorer(1, parse_study(raw, "test"), {"base": None}, {"base": Folder.at(tmp_path).create()})
     with pytest.raises(InputError, match=message):
-        base({"run": "base", "target": "cities"}, *rows_of(scored, "cities"))
+        base({"run": "base", "target": "cities", "rows": "cities/test.parquet"}, *rows_of(scored, "cities"))
 
 
 def test_a_plan_counts_what_is_scored_before_any_stage_ran(scored: StudyConfig, tmp_path: Path) -> None:
