@@ -66,6 +66,9 @@ class Search(StrictModel):
     hours: float | None = Field(None, gt=0, description="maximum hours of a call; running trials are then stopped")
     tokens: int | None = Field(None, ge=1, description="maximum tokens trained on; running trials are then stopped")
     objective: Objective = Field(Objective(), description="objective to minimise, from held-out losses")
+    guards: bool = Field(
+        False, description="score the study's guards in every trial; one that harms a guard beyond its margin is out"
+    )
     share: float = Field(
         0.5,
         gt=0,

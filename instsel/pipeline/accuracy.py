@@ -19,7 +19,6 @@ from instsel.pipeline.evaluate import evaluation_probe, last_adapter
 from instsel.pipeline.scorer import Scorer
 from instsel.study import dependencies
 from instsel.study.estimates import RowSet, batch_estimate
-from instsel.study.folder import StageFolder
 from instsel.study.results import AccuracyResult, Score
 from instsel.study.runs import BASE, runs_of
 from instsel.study.stage import Cost, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
@@ -77,7 +76,8 @@ class Accuracy(Stage[AccuracyResult]):
         adapters = {key: None if key == BASE else last_adapter(context, key) for key in keys}
         costs = {key: Cost(seconds=0.0) for key in keys}
         if context.config.scored:
-            self._score_items(context, folders, adapters, costs)
+            outs = {key: stage.folder for key, stage in folders.items()}
+            costs = score_items(context, list(context.config.scored), outs, adapters)
         if context.config.commanded:
             run_commands(context, folders, adapters, costs)
         for key, stage in folders.items():
@@ -85,31 +85,6 @@ class Accuracy(Stage[AccuracyResult]):
             scores = {name: _score(stage.folder.read_table(f"{name}.parquet")) for name in names}
             how = {name: stage.folder.read_json(f"{name}.json") for name in names}
             stage.commit(AccuracyResult(scores=scores, settings=how), costs[key])
-
-    def _score_items(
-        self,
-        context: RunContext,
-        folders: Mapping[str, StageFolder],
-        adapters: Mapping[str, Folder | None],
-        costs: dict[str, Cost],
-    ) -> None:
-        from instsel.runtime.actors import ActorPool
-
-        config, rows = context.config, context.stage("benchmarks").folder
-        items = [
-            {"run": key, "target": name, "rows": f"{name}/test.parquet"}
-            for name in config.scored
-            for key, stage in folders.items()
-            if not stage.folder.exists(f"{name}.parquet")
-        ]
-        arguments = (config, adapters, {key: stage.folder for key, stage in folders.items()})
-        pool = ActorPool(
-            self.name, items, rows, Scorer, arguments, lambda item: folders[item["run"]].folder, ["messages", "test"]
-        )
-        with context.console.bar("accuracy", len(items), "tasks") as bar:
-            for row in pool.run(context.resources):
-                costs[row["run"]] = added_cost(costs[row["run"]], row["seconds"], row["peak_memory"])
-                bar.advance(1)
 
     def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
         """Return what scoring of test rows takes; what the user's command takes is not known."""
@@ -142,6 +117,40 @@ class Accuracy(Stage[AccuracyResult]):
             counted, seconds=forward.seconds, memory=forward.memory, together=forward.together,
             gpu_memory=forward.gpu_memory, gpu_total=forward.gpu_total,
         )  # fmt: skip
+
+
+def score_items(
+    context: RunContext, names: Sequence[str], outs: Mapping[str, Folder], adapters: Mapping[str, Folder | None]
+) -> dict[str, Cost]:
+    """Score test rows of targets and guards: what is not there yet, an item of work a run and target.
+
+    Args:
+        context: of the run.
+        names: of targets and guards.
+        outs: run -> folder for its scores.
+        adapters: run -> its adapter; None for the base model.
+
+    Returns:
+        What each run cost.
+    """
+    from instsel.runtime.actors import ActorPool
+
+    items = [
+        {"run": run, "target": name, "rows": f"{name}/test.parquet"}
+        for name in names
+        for run, out in outs.items()
+        if not out.exists(f"{name}.parquet")
+    ]
+    rows, arguments = context.stage("benchmarks").folder, (context.config, adapters, outs)
+    pool = ActorPool(
+        Accuracy.name, items, rows, Scorer, arguments, lambda item: outs[item["run"]], ["messages", "test"]
+    )
+    costs = {run: Cost(seconds=0.0) for run in outs}
+    with context.console.bar("accuracy", len(items), "tasks") as bar:
+        for row in pool.run(context.resources):
+            costs[row["run"]] = added_cost(costs[row["run"]], row["seconds"], row["peak_memory"])
+            bar.advance(1)
+    return costs
 
 
 @dataclass(frozen=True)

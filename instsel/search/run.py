@@ -20,6 +20,7 @@ from instsel.runtime.autoscaling import requested_capacity
 from instsel.runtime.devices import settle_dtype
 from instsel.runtime.session import ray_session
 from instsel.search import trials
+from instsel.search.guards import score_base, scored_guards
 from instsel.search.outcome import Outcome, importances, search_facts
 from instsel.search.space import check_space, raw_study_of
 from instsel.study.dtype import with_recorded_dtype
@@ -56,6 +57,8 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
     if search is None:
         raise InputError("the study file has no key `search`; write what is searched under search.space")
     check_space(study, search)
+    if search.guards:
+        scored_guards(study)
     opened = open_folder(study.out, study.name)
     study = with_recorded_dtype(study, opened)
     if study.model.dtype == "auto":
@@ -70,6 +73,8 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
 
     def then(context: RunContext) -> None:
         _check_heldout(context)
+        if search.guards:
+            score_base(context)
         stage.start()
         terminal.head("search")
         outcomes = trials.run(context, stage)

@@ -13,6 +13,7 @@ from instsel.io.store import Folder
 from instsel.pipeline.evaluate import EvaluationSet, evaluate_sets, heldout_tables
 from instsel.pipeline.finetune import train_until
 from instsel.pipeline.registry import build_graph
+from instsel.search.guards import harmed_guards
 from instsel.search.outcome import Outcome, objective_of, searched_rows
 from instsel.study.results import PrepareResult, TrainingResult
 from instsel.study.runs import Run
@@ -94,6 +95,7 @@ def run_trial(context: RunContext, search: Search, folder: Folder, report: Repor
             _watch(context, search, run, report)
         _run_open(context, "finetune", run.name)
         _run_open(context, "evaluate", run.name)
+        harmed = harmed_guards(context, run, folder) if search.guards else []
     except (InputError, Diverged) as error:
         report({"failed": str(error), "tokens": 0, "epoch": epochs, "last": True, "stopped": False})
         return
@@ -101,6 +103,9 @@ def run_trial(context: RunContext, search: Search, folder: Folder, report: Repor
     targets = list(heldout_tables(context.stage("prepare").result(PrepareResult)))
     searched, _ = split_losses(evaluation.folder, targets, search.share)
     folder.write_json(OUTCOME, {"tokens": tokens, "evaluated": evaluation.name, "targets": targets})
+    if harmed:
+        report({"failed": "; ".join(harmed), "tokens": tokens, "epoch": epochs, "last": True, "stopped": False})
+        return
     report(_progress(search, searched, tokens, epochs, last=True))
 
 
@@ -188,6 +193,12 @@ class TrialStore:
         point, progress, trial = kept["point"], kept["progress"], kept["trial"]
         if trial is not None and (self.trials / trial).exists(OUTCOME):
             done = (self.trials / trial).read_json(OUTCOME)
+            if self.search.guards:
+                # Trials are shared by searches, and whether a guard is harmed is this one's question.
+                if progress is None or not progress.get("last"):
+                    return None
+                if progress["failed"]:
+                    return Outcome(trial, point, float("inf"), done["tokens"], {}, {}, failed=progress["failed"])
             folder = self.trials / trial / done["evaluated"]
             searched, judged = split_losses(folder, done["targets"], self.search.share)
             objective = objective_of(searched, done["tokens"], self.search.objective)
