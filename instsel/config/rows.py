@@ -41,23 +41,12 @@ class Scoring(StrictModel):
     until: list[str] = Field([], description="texts that end a generated answer, beside the model's end of turn")
 
 
-def _check_scoring(test: str | None, scoring: Scoring | None) -> None:
-    if test is None or scoring is None:
-        return
-    if scoring.metric not in METRICS:
-        raise ValueError(f"scoring.metric is {scoring.metric!r}; of test rows it is one of {', '.join(METRICS)}")
-    if scoring.filter is not None and scoring.metric == "choice":
-        raise ValueError("scoring.filter: choices are not generated, so nothing is to be found in them; remove it")
+class Benchmark(StrictModel):
+    """What targets and guards have in common: what is scored, and how."""
 
-
-class Target(StrictModel):
     task: str | None = Field(
         None, description="task of lm-evaluation-harness by name, or the path of its YAML file, in place of files"
     )
-    validation: Uri | None = Field(
-        None, validate_default=True, description="file of examples of the ability; gradients are taken of these"
-    )
-    heldout: Uri | None = Field(None, description="file of other examples, whose loss measures the result")
     test: Uri | None = Field(None, description="file of prompts with `answer`, whose score measures the result")
     scoring: Scoring | None = Field(None, description="how answers to `test` are scored; a name is short for a metric")
     by: Literal["auto", "letter", "cloze"] = Field(
@@ -65,15 +54,44 @@ class Target(StrictModel):
         description="choices by the letter of an option, or by its text with no option shown; auto is cloze for models "
         "below 1B parameters, else letter",
     )
+    shots: int | None = Field(None, ge=0, description="worked examples before each item of a task; default the task's")
+    max_test: int | None = Field(None, ge=1, description="score at most the first N test rows")
+    format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
+
+    @field_validator("scoring", mode="before")
+    @classmethod
+    def _name_of_metric(cls, value: object) -> object:
+        return {"metric": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_scoring(self) -> "Benchmark":
+        if self.test is None or self.scoring is None:
+            return self
+        if self.scoring.metric not in METRICS:
+            raise ValueError(
+                f"scoring.metric is {self.scoring.metric!r}; of test rows it is one of {', '.join(METRICS)}"
+            )
+        if self.scoring.filter is not None and self.scoring.metric == "choice":
+            raise ValueError("scoring.filter: choices are not generated, so nothing is to be found in them; remove it")
+        return self
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether answers to test rows are scored."""
+        return self.task is not None or self.test is not None
+
+
+class Target(Benchmark):
+    validation: Uri | None = Field(
+        None, validate_default=True, description="file of examples of the ability; gradients are taken of these"
+    )
+    heldout: Uri | None = Field(None, description="file of other examples, whose loss measures the result")
     served_by: list[str] | None = Field(
         None,
         min_length=1,
         description="sources of the pool whose rows are known to serve the target, for evaluation.headroom; default "
         "its own validation rows, by folds",
     )
-    shots: int | None = Field(None, ge=0, description="worked examples before each item of a task; default the task's")
-    max_test: int | None = Field(None, ge=1, description="score at most the first N test rows")
-    format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
     subtask: str | None = Field(None, description="column that divides the target into subtasks")
     max_validation: int | None = Field(None, ge=1, description="use at most N validation rows, a fixed uniform sample")
     max_heldout: int | None = Field(None, ge=1, description="use at most N held-out rows, a fixed uniform sample")
@@ -87,18 +105,12 @@ class Target(StrictModel):
             )
         return value
 
-    @field_validator("scoring", mode="before")
-    @classmethod
-    def _name_of_metric(cls, value: object) -> object:
-        return {"metric": value} if isinstance(value, str) else value
-
     @model_validator(mode="after")
     def _check_sources(self) -> "Target":
         if self.task is not None and (self.test is not None or self.heldout is not None):
             raise ValueError("a target with `task` is scored on that; remove `test` and `heldout`, or `task`")
         if self.task is None and (self.test is None) != (self.scoring is None):
             raise ValueError("`test` and `scoring` belong together; give both or neither")
-        _check_scoring(self.test, self.scoring)
         return self
 
     @property
@@ -106,31 +118,9 @@ class Target(StrictModel):
         """Whether it has held-out rows, whose loss is taken."""
         return self.task is not None or self.heldout is not None
 
-    @property
-    def is_scored(self) -> bool:
-        """Whether answers to test rows are scored."""
-        return self.task is not None or self.test is not None
 
-
-class Guard(StrictModel):
-    task: str | None = Field(None, description="task of lm-evaluation-harness by name, or the path of its YAML file")
-    test: Uri | None = Field(None, description="file of prompts with `answer`, in place of a task")
-    format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
-    scoring: Scoring | None = Field(None, description="how answers to `test` are scored; a name is short for a metric")
-    by: Literal["auto", "letter", "cloze"] = Field("auto", description="choices by letter or by text, as for a target")
-    shots: int | None = Field(None, ge=0, description="worked examples before each item of a task; default the task's")
-    max_test: int | None = Field(None, ge=1, description="score at most the first N test rows")
+class Guard(Benchmark):
     margin: float = Field(1.0, ge=0, description="points of 100 that the score may fall below the base model's")
-
-    @field_validator("scoring", mode="before")
-    @classmethod
-    def _name_of_metric(cls, value: object) -> object:
-        return {"metric": value} if isinstance(value, str) else value
-
-    @property
-    def is_scored(self) -> bool:
-        """Whether answers to test rows are scored; otherwise `evaluation.command` scores it."""
-        return self.task is not None or self.test is not None
 
     @model_validator(mode="after")
     def _check_sources(self) -> "Guard":
@@ -138,5 +128,4 @@ class Guard(StrictModel):
             raise ValueError("give either `task`, a benchmark of lm-eval, or `test`, a file of prompts with answers")
         if self.test is not None and self.scoring is None:
             raise ValueError("`test` needs `scoring`")
-        _check_scoring(self.test, self.scoring)
         return self

@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from instsel.config.evaluation import Evaluation
 from instsel.config.mixture import Curriculum, Mixture
-from instsel.config.rows import Guard, PoolSource, Target, Uri
+from instsel.config.rows import Benchmark, Guard, PoolSource, Target, Uri
 from instsel.config.search import Search
 from instsel.config.training import Training
 from instsel.mixture.curriculum import PASSES
@@ -272,9 +272,9 @@ class StudyConfig(StrictModel):
         return guards
 
     @property
-    def scored(self) -> dict[str, Target | Guard]:
+    def scored(self) -> dict[str, Benchmark]:
         """Targets and guards whose answers to test rows are scored."""
-        everything: dict[str, Target | Guard] = {**self.targets, **self.guards}
+        everything: dict[str, Benchmark] = {**self.targets, **self.guards}
         return {name: each for name, each in everything.items() if each.is_scored}
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from instsel.config.rows import Guard, Target
+from instsel.config.rows import Benchmark, Target
 from instsel.config.study import StudyConfig
 from instsel.data.formats import BadRow, Message, Row
 from instsel.data.readers import SourceFile, read_chunks
@@ -88,14 +88,14 @@ def task_spec(config: StudyConfig, name: str) -> TaskSpec:
     return TaskSpec(f"{part}.{name}.task", each.task, each.shots, each.max_test, metric, answers)
 
 
-def _reading(each: Target | Guard) -> Settings:
+def _reading(each: Benchmark) -> Settings:
     """Return the keys that say which rows are scored; not how."""
     settings: Settings = each.model_dump(mode="json", include={"task", "format", "max_test"})
     shown = each.max_validation if isinstance(each, Target) and each.task is not None else None
     return {**settings, "needs": _needs(each), "max_validation": shown}
 
 
-def _needs(each: Target | Guard) -> str | None:
+def _needs(each: Benchmark) -> str | None:
     """Return the metric for which a row needs more than an answer: options or tests."""
     metric = None if each.test is None or each.scoring is None else each.scoring.metric
     return metric if metric in ("choice", "code") else None
@@ -125,7 +125,7 @@ def _write_all(config: StudyConfig, folder: Folder, files: Mapping[str, list[Sou
     )
 
 
-def _write_task(folder: Folder, spec: TaskSpec, each: Target | Guard) -> BenchmarkResult:
+def _write_task(folder: Folder, spec: TaskSpec, each: Benchmark) -> BenchmarkResult:
     """Write the rows of a task of lm-eval."""
     task = load_task(spec)
     rows = render_rows(task, scored_documents(task, spec))
@@ -138,7 +138,7 @@ def _write_task(folder: Folder, spec: TaskSpec, each: Target | Guard) -> Benchma
     return BenchmarkResult(items=len(rows), rejected={}, version=str(task.VERSION))
 
 
-def _write_test_rows(folder: Folder, name: str, each: Target | Guard, files: Sequence[SourceFile]) -> BenchmarkResult:
+def _write_test_rows(folder: Folder, name: str, each: Benchmark, files: Sequence[SourceFile]) -> BenchmarkResult:
     """Write test rows of the user.
 
     Raises:

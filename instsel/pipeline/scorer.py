@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from instsel.config.rows import Guard, Target
+from instsel.config.rows import Benchmark
 from instsel.config.study import StudyConfig
 from instsel.data.test_items import TestItem
 from instsel.errors import InputError, StudyError
@@ -88,7 +88,7 @@ class Scorer:
                     self.task = _Loaded(rows, load_task(spec), spec)
         return self.task
 
-    def _write_task(self, folder: Folder, name: str, each: Target | Guard, items: Sequence[str | None]) -> TaskSpec:
+    def _write_task(self, folder: Folder, name: str, each: Benchmark, items: Sequence[str | None]) -> TaskSpec:
         from instsel.models.loading import parameter_count
 
         if each.scoring is None:
