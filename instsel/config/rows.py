@@ -49,10 +49,10 @@ class Benchmark(StrictModel):
     )
     test: Uri | None = Field(None, description="file of prompts with `answer`, whose score measures the result")
     scoring: Scoring | None = Field(None, description="how answers to `test` are scored; a name is short for a metric")
-    by: Literal["auto", "letter", "cloze"] = Field(
+    by: Literal["auto", "letter", "cloze", "pmi"] = Field(
         "auto",
-        description="choices by the letter of an option, or by its text with no option shown; auto is cloze for models "
-        "below 1B parameters, else letter",
+        description="choices by the letter of an option, or by its text with no option shown: cloze by log-probability "
+        "per character, pmi by what the question adds to it; auto is cloze for models below 1B parameters, else letter",
     )
     shots: int | None = Field(None, ge=0, description="worked examples before each item of a task; default the task's")
     max_test: int | None = Field(None, ge=1, description="score at most the first N test rows")

@@ -172,15 +172,18 @@ def task_identity(spec: TaskSpec) -> dict[str, str]:
     return {"lm_eval": version, "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def task_config(name: str, scoring: Scoring, system: str, *, cloze: bool) -> str:
+def task_config(name: str, scoring: Scoring, system: str, *, metric: str) -> str:
     """Return the YAML file of a task whose items, of `written_item`, are in task.jsonl beside it.
+
+    Of choices the metric is "acc" by letter, "acc_norm" by text, or "acc_mutual_info" by text against its
+    log-probability after no question, which takes as many passes more.
 
     `lm_eval --tasks task.yaml --apply_chat_template` runs it in that folder.
     """
-    return _yaml(_config(name, scoring, system, cloze=cloze))
+    return _yaml(_config(name, scoring, system, metric))
 
 
-def _config(name: str, scoring: Scoring, system: str, *, cloze: bool) -> dict[str, Any]:
+def _config(name: str, scoring: Scoring, system: str, metric: str) -> dict[str, Any]:
     common: dict[str, Any] = {
         "task": name,
         "dataset_path": "json",
@@ -194,13 +197,13 @@ def _config(name: str, scoring: Scoring, system: str, *, cloze: bool) -> dict[st
     if system:
         common["description"] = system
     if scoring.metric == "choice":
-        metrics = ["acc_norm", "acc", "acc_mutual_info"] if cloze else ["acc"]
+        metrics = list(dict.fromkeys([metric, "acc"]))
         return {
             **common,
             "output_type": "multiple_choice",
             "doc_to_choice": "choices",
             "doc_to_target": "label",
-            "metric_list": [_metric(metric) for metric in metrics],
+            "metric_list": [_metric(each) for each in metrics],
         }
     functions: list[dict[str, Any]] = [{"function": "take_first"}]
     if scoring.filter is not None:

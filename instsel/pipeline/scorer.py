@@ -95,14 +95,15 @@ class Scorer:
             raise InputError(f"{name}: `test` needs `scoring`")
         is_choice = each.scoring.metric == "choice"
         small = each.by == "auto" and parameter_count(self.config.model) < LETTER_PARAMETERS
-        cloze = is_choice and (each.by == "cloze" or small)
+        cloze = is_choice and (each.by in ("cloze", "pmi") or small)
+        of_choice = ("acc_mutual_info" if each.by == "pmi" else "acc_norm") if cloze else "acc"
+        metric = of_choice if is_choice else str(each.scoring.metric)
         tests = [TestItem.from_json(item) for item in items if item is not None]
         written = [written_item(test, each.scoring, cloze=cloze) for test in tests]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written)
         for out in (folder, self.outs.get(BASE, folder) / TASKS / name):
             out.write(ITEMS_FILE, lines.encode())
-            out.write(TASK_FILE, task_config(name, each.scoring, tests[0].system, cloze=cloze).encode())
-        metric = ("acc_norm" if cloze else "acc") if is_choice else each.scoring.metric
+            out.write(TASK_FILE, task_config(name, each.scoring, tests[0].system, metric=metric).encode())
         return TaskSpec(f"targets.{name}.test", TASK_FILE, metric=metric)
 
     @contextmanager

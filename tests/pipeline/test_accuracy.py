@@ -37,6 +37,7 @@ metadata: {{version: 3}}
 """
 
 
+BY = {"letters": "letter", "texts": "cloze", "pmi": "pmi"}
 # An evaluation of one's own: an item is right where an adapter is merged into the model.
 OWN = """\
 import json, pathlib, sys
@@ -76,7 +77,8 @@ def scored(
     write_jsonl(folder / "letters-test.jsonl", letters)
     raw["targets"]["sums"] |= {"test": "sums-test.jsonl", "scoring": {"metric": "f1", "max_tokens": 4}}
     raw["targets"]["cities"] = {"task": str(write_task(folder)), "max_validation": 4}
-    raw["guards"] = {"letters": {"test": "letters-test.jsonl", "scoring": "choice", "by": "letter"}, "own": {}}
+    choices = {"test": "letters-test.jsonl", "scoring": "choice"}
+    raw["guards"] = {name: {**choices, "by": by} for name, by in BY.items()} | {"own": {}}
     (folder / "own.py").write_text(OWN)
     command = f"{sys.executable} {folder}/own.py {{model}} {{adapter}} {{merged}} {{out}}"
     raw["evaluation"] = {"command": {"run": command, "scores": ["own"]}}
@@ -94,7 +96,7 @@ def test_base_and_runs_are_scored_on_targets_and_guards(scored: StudyConfig) -> 
         manifest = json.loads(Path(scored.out, "accuracy", run, "manifest.json").read_text())
         scores = manifest["result"]["scores"]
         counts = {name: score["items"] for name, score in scores.items()}
-        assert counts == {"sums": 5, "cities": 6, "letters": 4, "own": 2}
+        assert counts == {"sums": 5, "cities": 6, "letters": 4, "texts": 4, "pmi": 4, "own": 2}
         assert "probability" not in scores["sums"] and 0 < scores["cities"]["probability"] < 1
         assert manifest["result"]["settings"]["cities"]["version"] == "3"
     manifest = json.loads(Path(scored.out, "benchmarks", "manifest.json").read_text())
@@ -116,7 +118,7 @@ def test_a_tasks_training_rows_select_and_its_test_rows_are_held_out(scored: Stu
     assert first[1] == {"role": "assistant", "content": CITIES[1]}
 
 
-@pytest.mark.parametrize("target", ["sums", "cities", "letters"])
+@pytest.mark.parametrize("target", ["sums", "cities", "letters", "texts", "pmi"])
 def test_scores_are_those_of_lm_eval_by_hand(
     scored: StudyConfig, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +142,7 @@ def test_scores_are_those_of_lm_eval_by_hand(
         apply_chat_template=True,
     )
     (samples,) = done["samples"].values()
-    metric = "f1" if target == "sums" else "acc"
+    metric = {"sums": "f1", "texts": "acc_norm", "pmi": "acc_mutual_info"}.get(target, "acc")
     ours = items(scored, "base", target)
     assert [row["correct"] for row in ours] == [sample[metric] for sample in samples]
     if target == "sums":
@@ -235,6 +237,6 @@ def test_a_plan_counts_what_is_scored_before_any_stage_ran(scored: StudyConfig, 
     raw["out"] = str(tmp_path / "study")
     planned = plan_study(parse_study(raw, "test"), Terminal())
     stage = next(stage for stage in planned.stages if stage.name == "accuracy")
-    assert stage.rows == 2 * (5 + 6 + 4)
+    assert stage.rows == 2 * (5 + 6 + 4 + 4 + 4)
     assert stage.seconds > 0
     assert not Path(raw["out"]).exists()
