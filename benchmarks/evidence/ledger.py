@@ -48,9 +48,14 @@ def add(folder: str, entry: Path) -> dict[str, int]:
         Lines that are new, by file.
 
     Raises:
-        InputError: the study lacks results, or a line of the entry is not what the study has.
+        InputError: the study lacks results or has several budgets, or a line of the entry is not what the study has.
     """
     study = instsel.open_study(folder)
+    if len(study.config.selection.budgets) > 1:
+        raise InputError(f"{folder} has several budgets; the ledger compares arms of one, add a study of each")
+    headroom = _headroom(study.path)
+    if headroom and (entry / HEADROOM).exists() and json.loads((entry / HEADROOM).read_text()) != headroom:
+        raise InputError(f"{entry / HEADROOM} is not what the study has; a study made again is a new entry")
     tables = {SELECTIONS: _selections(study), LOSSES: _losses(study), STAGES: study.stages.select(COSTS)}
     if study.config.measured:
         tables[ITEMS] = study.accuracy().drop_columns(["answer", "right"])
@@ -58,8 +63,8 @@ def add(folder: str, entry: Path) -> dict[str, int]:
     merged = {name: _merge(entry / name, table) for name, table in tables.items()}
     for name, (table, _) in merged.items():
         _write(entry / name, table)
-    if headroom := _headroom(study.path):
-        _write_once(entry / HEADROOM, json.dumps(headroom, indent=2) + "\n")
+    if headroom:
+        _replace(entry / HEADROOM, (json.dumps(headroom, indent=2) + "\n").encode())
     # The last, so that an entry with it is whole.
     (entry / STUDY).write_text(dump_yaml(without_paths(study.config.model_dump(mode="json"))), encoding="utf-8")
     return {name: new for name, (_, new) in merged.items()}
@@ -128,12 +133,6 @@ def _headroom(folder: str) -> dict[str, Any]:
     return {name: facts.model_dump(mode="json") for name, facts in headroom(StudyRecord(folder)).items()}
 
 
-def _write_once(path: Path, text: str) -> None:
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise InputError(f"{path} is not what the study has; a study made again is a new entry")
-    path.write_text(text, encoding="utf-8")
-
-
 def _selections(study: Any) -> pa.Table:
     parts = []
     for name in study.selections:
@@ -179,8 +178,12 @@ def _lines(table: pa.Table, keys: Sequence[str]) -> Iterable[tuple[Any, ...]]:
 def _write(path: Path, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
+    _replace(path, buffer.getvalue())
+
+
+def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_suffix(".new")
-    temporary.write_bytes(buffer.getvalue())
+    temporary.write_bytes(content)
     temporary.replace(path)
 
 

@@ -126,6 +126,8 @@ class Study(StudyArrays):
     def losses(self) -> pa.Table:
         """Return a line a run: run, method, seed, mean held-out loss of each target (nats), and `mean` over targets.
 
+        Of several budgets the method has its own: `bids@0.05`.
+
         With `evaluation.form_and_content` also `form` and `content`, what its gain over the base model consists of:
         means over the targets that have other answers. `gains` has them by target.
         """
@@ -139,6 +141,8 @@ class Study(StudyArrays):
 
     def gains(self) -> pa.Table:
         """Return a line a method and target, or `mean`: items, form, content, and the bounds of both, as in the report.
+
+        Of several budgets it is the largest.
 
         Columns: method, target, items, form, form_low, form_high, content, content_low, content_high; nats a token.
         """

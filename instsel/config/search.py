@@ -67,7 +67,9 @@ class Search(StrictModel):
     tokens: int | None = Field(None, ge=1, description="maximum tokens trained on; running trials are then stopped")
     objective: Objective = Field(Objective(), description="objective to minimise, from held-out losses")
     guards: bool = Field(
-        False, description="score the study's guards in every trial; one that harms a guard beyond its margin is out"
+        False,
+        description="score the study's guards in every trial; one that is worse by more than a margin, with its whole "
+        "interval, is out",
     )
     share: float = Field(
         0.5,

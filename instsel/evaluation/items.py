@@ -20,8 +20,8 @@ ITEMS = pa.schema(
 - item: digest of the prompt; document: number in the test split.
 - answer: the response after the filter, of choices the option that was taken; right: the right answer.
 - correct: the task's metric, mostly 0 or 1.
-- probability: of the right option among all, by log-probability per character for cloze tasks; null where answers are
-  generated.
+- probability: of the right option among all, by log-probability, for cloze per character, for pmi less that of the
+  option alone; null where answers are generated.
 - found: false where the filter found no answer in the response.
 """
 

@@ -135,12 +135,10 @@ class Headroom(Stage[HeadroomResult]):
             sets += [answers_of(rows, 1 + config.answers.others) for rows in counts.validation]
         rate = context.profiler.batches(evaluation_probe(config))
         scored = batch_estimate(self.name, sets, config.evaluation.token_budget, rate, passes)
-        by_name = dict(zip(config.targets, counts.validation, strict=True))
-        # Base model and adapters answer each row once.
-        answered = batch_estimate(
-            self.name, scored_lengths(config, by_name), config.evaluation.token_budget, rate, passes=2
-        )
-        parts = [*trainings, scored, answered]
+        parts = [*trainings, scored]
+        if answers := scored_lengths(config, dict(zip(config.targets, counts.validation, strict=True))):
+            # Base model and adapters answer each row once.
+            parts.append(batch_estimate(self.name, answers, config.evaluation.token_budget, rate, passes=2))
         seconds = [part.seconds for part in parts]
         return replace(
             scored,

@@ -1,5 +1,6 @@
 """Scores of answers to validation rows, by which *headroom* judges targets that have test rows of their own."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -90,7 +91,7 @@ def score_folds(context: RunContext, folder: Folder, folds: Sequence[ScoredFold]
                 items.append({"run": run, "target": fold.target, "rows": f"{ITEMS}/{fold.name}.parquet"})
     outs = {run: folder / SCORED / run for run in adapters}
     arguments = (config, adapters, outs)
-    pool = ActorPool("headroom", items, folder, Scorer, arguments, lambda item: outs[item["run"]], ["messages", "test"])
+    pool = ActorPool("headroom", items, folder, Scorer, arguments, lambda _: folder, ["messages", "test"])
     cost = Cost(seconds=0.0)
     with context.console.bar("headroom", len(items), "sets") as bar:
         for row in pool.run(context.resources):
@@ -123,28 +124,35 @@ def _items(prepare: Folder, fold: ScoredFold, scoring: Scoring) -> pa.Table:
     """Return the rows of a fold as items of a task: number, conversation, tokens, item as JSON, and id of the row."""
     columns = ["id", "messages", "choices", "tokens"]
     table = (prepare / "targets" / fold.target).read_table("validation.parquet", columns)
+    asked = {row["id"]: (_item(row["messages"], row["choices"], scoring), row) for row in table.to_pylist()}
+    # A task has one system turn for all its items.
+    system = next((item.system for item, _ in asked.values() if item is not None), "")
     wanted, lines = set(fold.rows), list[dict[str, object]]()
-    system: str | None = None
-    for row in (row for row in table.to_pylist() if row["id"] in wanted):
-        item = _item(row["messages"], row["choices"])
-        # A task has one system turn for all its items.
-        if item is None or item.system != (system if system is not None else item.system):
-            continue
-        try:
-            written_item(item, scoring, cloze=False)
-        except BadRow:
-            continue
-        system = item.system
-        lines.append({**row, "row": row["id"], "id": str(len(lines)), "test": item.to_json()})
+    for name, (item, row) in asked.items():
+        if name in wanted and item is not None and item.system == system:
+            lines.append({**row, "row": name, "id": str(len(lines)), "test": item.to_json()})
     kinds = {"id": pa.string(), "row": pa.string(), "tokens": pa.int32(), "test": pa.string()}
     schema = pa.schema({**kinds, "messages": table.schema.field("messages").type})
     return pa.Table.from_pylist(lines, schema)
 
 
-def _item(messages: Sequence[Message], choices: Sequence[str] | None) -> TestItem | None:
-    """Return a conversation of one question as an item; None for another one."""
+def _item(messages: Sequence[Message], choices: Sequence[str] | None, scoring: Scoring) -> TestItem | None:
+    """Return a conversation of one question as an item; None for one that a task cannot ask.
+
+    What is right is what the filter finds in the answer, as it does in a response.
+    """
     turns = {turn["role"]: turn["content"] for turn in messages}
     if [turn["role"] for turn in messages] not in (["user", "assistant"], ["system", "user", "assistant"]):
         return None
     answer = turns["assistant"]
-    return TestItem(turns["user"], turns.get("system", ""), (answer,), tuple(choices) if choices else None)
+    if scoring.filter is not None:
+        found = re.findall(scoring.filter, answer)
+        if not found:
+            return None
+        answer = found[-1] if isinstance(found[-1], str) else next((group for group in found[-1] if group), "")
+    item = TestItem(turns["user"], turns.get("system", ""), (answer,), tuple(choices) if choices else None)
+    try:
+        written_item(item, scoring, cloze=False)
+    except BadRow:
+        return None
+    return item

@@ -42,7 +42,7 @@ from instsel.report.influence import influence, stored_attribution
 from instsel.report.pool import Pool, composition, lengths, overlap
 from instsel.report.reading import reading, rejected_rows
 from instsel.report.record import StudyRecord, warnings
-from instsel.report.results import results
+from instsel.report.results import results, runs_by_method
 from instsel.report.spending import spending
 from instsel.study.attribution_specs import metrics_spec
 from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount, SplitCount
@@ -100,6 +100,7 @@ def collect(record: StudyRecord, measured: Measured | None = None) -> StudyFacts
         **dict(at_largest.losses),
         accuracy=at_largest.scores,
         curve=curve(record, {budget: each.primary for budget, each in by_budget.items()}),
+        arms=runs_by_method(record, record.runs),
         gains=by_method,
         headroom=headroom(record),
         selections={name: SelectionFacts.model_validate(result) for name, result in record.results("select").items()},

@@ -4,16 +4,17 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from instsel.report.compared import Compared
+from instsel.report.compared import AccuracyFacts, Compared
 from instsel.report.facts import CurvePoint, StudyFacts
 from instsel.report.headline import interval_text, p_text, value_text
 from instsel.report.markdown import BASE, NONE, markdown_table
 from instsel.report.record import StudyRecord
 from instsel.stats import MEAN
+from instsel.study.results import SelectResult
 
 NOTE = (
     "Each method is compared with the baseline of the same budget; p-values are adjusted by Holm over the methods of a "
-    "budget. The other tables compare methods at the largest one."
+    "budget. Other comparisons are at the largest one. Rows or tokens are those of an epoch."
 )
 
 
@@ -37,6 +38,7 @@ def curve(record: StudyRecord, by_budget: Mapping[int | float, Compared]) -> dic
                 value=results.values[arm][MEAN],
                 difference=None if difference is None else difference[MEAN],
                 adjusted_p=results.adjusted_p.get(arm, {}).get(MEAN),
+                harmed=_harmed(results, arm),
             )
             points.setdefault(runs[0].method.name, []).append(point)
     return points
@@ -52,8 +54,9 @@ def curve_text(facts: StudyFacts) -> list[str]:
         for point in points:
             doubt = NONE if point.adjusted_p is None else p_text(point.adjusted_p).removeprefix("p ")
             difference = interval_text(point.difference, measure) or NONE
-            rows.append([name, f"{point.amount:,.0f}", value_text(point.value, measure), difference, doubt])
-    header = ["method", facts.unit, measure.name, "difference to the baseline", "adjusted p-value"]
+            harmed = ", ".join(point.harmed) or NONE
+            rows.append([name, f"{point.amount:,.0f}", value_text(point.value, measure), difference, doubt, harmed])
+    header = ["method", facts.unit, measure.name, "difference to the baseline", "adjusted p-value", "guards harmed"]
     return ["## Curves over budgets\n", markdown_table(header, rows), NOTE]
 
 
@@ -70,6 +73,12 @@ def curve_sentences(facts: StudyFacts) -> list[str]:
 
 
 def _amount(record: StudyRecord, selections: set[str]) -> float:
-    """Return the rows or tokens of some selections, their mean."""
+    """Return the rows or tokens that an epoch on some selections trains on, their mean."""
     unit, results = record.config.selection.unit, record.results("select")
-    return float(np.mean([results[name][unit] for name in sorted(selections) if name in results] or [0]))
+    trained = [SelectResult.model_validate(results[name]).trained for name in sorted(selections) if name in results]
+    return float(np.mean([getattr(count, unit) for count in trained] or [0]))
+
+
+def _harmed(results: Compared, arm: str) -> list[str]:
+    guards = results.guards.get(arm, {}) if isinstance(results, AccuracyFacts) else {}
+    return [name for name, facts in guards.items() if facts.judgement == "worse"]

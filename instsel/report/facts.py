@@ -259,10 +259,11 @@ class CurvePoint(Facts):
 
     Attributes:
         arm: name that its runs are averaged under.
-        amount: rows or tokens selected, as the budget counts; the mean over its selections.
+        amount: rows or tokens of an epoch, as the budget counts; the mean over its selections.
         value: mean accuracy or, without one, mean held-out loss.
         difference: to the baseline of the same budget, with its interval; None for the baseline itself.
         adjusted_p: p-value of the difference, adjusted by Holm over the methods of the budget.
+        harmed: guards that are worse than the base model's by more than their margin.
     """
 
     arm: str
@@ -270,6 +271,7 @@ class CurvePoint(Facts):
     value: float
     difference: Interval | None = None
     adjusted_p: float | None = None
+    harmed: list[str] = []
 
 
 class Provenance(Facts):
@@ -293,8 +295,9 @@ class StudyFacts(Results):
         composition: by source, task, category and length.
         lengths: of the pool and of each selection; `budgets` and `mixtures` are by selection too.
         interaction: by estimator; `agreement` by pair of estimators.
-        curve: method -> what it reached at each budget, smallest first; empty where the study has one. What methods are
-            compared by elsewhere is their training at the largest.
+        curve: method -> what it reached at each budget, smallest first; empty where the study has one. Comparisons of
+            losses and scores, gains and guards are at the largest; costs and selections are of all.
+        arms: method, with its budget where there are several -> its runs, one a seed, trained or not.
         spending: by method, what it cost beside what it reached.
         orders: by run, of trainings with an order of their own.
     """
@@ -309,6 +312,7 @@ class StudyFacts(Results):
     warnings: list[str] = []
     missing: list[str] = []
     curve: dict[str, list[CurvePoint]] = {}
+    arms: dict[str, list[str]] = {}
     gains: dict[str, dict[str, Gain]] = {}
     headroom: dict[str, HeadroomFacts] = {}
     pool: PoolResult | None = None

@@ -13,6 +13,9 @@ SCORES = "scores.parquet"
 DECIDING = ("accuracy", "content", "loss")
 """Scores, the one that counts first."""
 
+LEAST_SCORED = 0.8
+"""Share of the validation rows whose answers have to be scored for accuracy to count."""
+
 CANNOT_MOVE = "cannot move"
 
 
@@ -48,8 +51,10 @@ def headroom(record: StudyRecord) -> dict[str, HeadroomFacts]:
     evaluation = record.config.evaluation
     facts = {}
     for target in (name for name in record.config.targets if name in by_target and name in trained):
-        gains = {}
+        gains, how = {}, trained[target]
         for score, values in by_target[target].items():
+            if score == "accuracy" and len(values) < LEAST_SCORED * how["scored"]:
+                continue
             gained = np.array(values)
             intervals = paired_bootstrap(
                 {target: gained},
@@ -60,7 +65,6 @@ def headroom(record: StudyRecord) -> dict[str, HeadroomFacts]:
             )
             gains[score] = intervals[target]
         decided_by = next(score for score in DECIDING if score in gains)
-        how = trained[target]
         facts[target] = HeadroomFacts(
             gains=gains,
             decided_by=decided_by,
@@ -104,9 +108,10 @@ def headroom_note(confidence: float) -> str:
     """Say what headroom is."""
     return (
         "What an adapter gains over the base model on a target's validation rows, trained as all others are on rows "
-        f"that are known to serve it, with {percent(confidence)} bootstrap intervals; higher is better. A target whose "
-        "interval is not above zero cannot tell methods apart at this model and budget: it stays in the tables, "
-        "marked, and out of means and verdicts. Accuracy decides where the rows can be scored, else content, else loss."
+        f"that are known to serve it, with {percent(confidence)} bootstrap intervals; higher is better. Accuracy "
+        "decides where most rows can be scored, else content, else loss. A target whose interval is not above zero "
+        "cannot tell methods apart at this model and budget: it stays in the tables, marked, and out of means and "
+        "verdicts."
     )
 
 

@@ -18,7 +18,7 @@ from instsel.stats import MEAN
 NAME_WIDTH = 12
 IN_JSON = (
     "study", "path", "model", "accuracy", "baseline", "confidence", "best", "not_told_apart", "whole_pool", "losses",
-    "differences", "adjusted_p", "heldout_rows", "runs", "missing", "warnings",
+    "differences", "adjusted_p", "heldout_rows", "runs", "curve", "missing", "warnings",
 )  # fmt: skip
 
 

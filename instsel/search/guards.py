@@ -29,8 +29,13 @@ def scored_guards(config: StudyConfig) -> list[str]:
 
 
 def score_base(context: RunContext) -> None:
-    """Score the base model on the guards, before any trial."""
-    score_items(context, scored_guards(context.config), {BASE: _base(context)}, {BASE: None})
+    """Score the base model on the guards, before any trial; say which guards are no constraint."""
+    names = scored_guards(context.config)
+    if others := [name for name in context.config.guards if name not in names]:
+        context.console.say(
+            f"search.guards: no trial is scored on {', '.join(others)}, which evaluation.command scores"
+        )
+    score_items(context, names, {BASE: _base(context)}, {BASE: None})
 
 
 def harmed_guards(context: RunContext, run: Run, folder: Folder) -> list[str]:

@@ -21,13 +21,14 @@ def study_of(study: StudyConfig, point: Point) -> StudyConfig:
     Raises:
         InputError: the study would not be a valid one.
     """
-    if len(study.selection.budgets) > 1 and BUDGET not in point:
-        raise InputError(f"search: a trial has one budget; write one as {BUDGET}, or a list in search.space")
     raw = raw_study_of(study, point)
     if study.evaluation.form_and_content:
         # Nothing of a search reads it, and it costs more than the losses that one reads.
         raw["evaluation"] = {**study.evaluation.model_dump(exclude_unset=True), "form_and_content": False}
-    return parse_study(raw, "search.space")
+    trial = parse_study(raw, "search.space")
+    if len(trial.selection.budgets) > 1:
+        raise InputError(f"search: a trial has one budget; write one as {BUDGET}, or several under search.space")
+    return trial
 
 
 def raw_study_of(study: StudyConfig, point: Point) -> dict[str, object]:

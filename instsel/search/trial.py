@@ -197,6 +197,9 @@ class TrialStore:
                 # Trials are shared by searches, and whether a guard is harmed is this one's question.
                 if progress is None or not progress.get("last"):
                     return None
+                if progress["stopped"]:
+                    # By this search, before its guards were scored.
+                    return Outcome(trial, point, progress["objective"], progress["tokens"], {}, {}, stopped=True)
                 if progress["failed"]:
                     return Outcome(trial, point, float("inf"), done["tokens"], {}, {}, failed=progress["failed"])
             folder = self.trials / trial / done["evaluated"]

@@ -45,7 +45,7 @@ def runs_of(config: StudyConfig) -> dict[str, Run]:
     for method in config.selection.methods:
         for budget in [part.largest_budget] if method.picks == "all" else part.budgets:
             has_several = method.picks != "all" and len(part.budgets) > 1
-            arm = f"{method.name}@{budget:g}" if has_several else method.name
+            arm = f"{method.name}@{budget}" if has_several else method.name
             for seed in method.seeds:
                 name = f"{arm}-{seed}" if len(method.seeds) > 1 else arm
                 selection = name if method.is_stochastic else arm
@@ -74,8 +74,7 @@ def reference_of(config: StudyConfig, run: Run) -> Run | None:
     if run.method.refers_to is None:
         return None
     named = [other for other in runs_of(config).values() if other.method.name == run.method.refers_to]
-    # What takes the whole pool has one budget for all.
-    runs = [other for other in named if other.budget == run.budget] or named
+    runs = [other for other in named if other.budget == run.budget]
     return next((other for other in runs if other.seed == run.seed), runs[0])
 
 

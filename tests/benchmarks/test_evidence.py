@@ -74,10 +74,23 @@ def test_targets_that_cannot_move_are_left_out_as_in_the_report(study: Path, tmp
     assert losses.losses == facts.losses and accuracy.scores == facts.accuracy.scores
     assert accuracy.probability == facts.accuracy.probability
     assert "towns (cannot move)" in filled("<!-- evidence: near -->\n<!-- end of evidence -->\n", entry.parent)
-    # It is kept as it was when the arms were compared.
+    # It is kept as it was when the arms were compared, and with it all else.
+    before = {path.name: path.read_bytes() for path in entry.iterdir()}
+    for run in ("bids", "smart"):
+        path = study / "evaluate" / run / "sums.parquet"
+        table = pq.read_table(path)
+        pq.write_table(table.set_column(0, "id", [[f"{name}2" for name in table["id"].to_pylist()]]), path)
     add_headroom(study, {"sums": {"loss": [1.0, -1.2, 0.9]}, "towns": {"loss": [1.0, -1.2, 0.9]}})
     with pytest.raises(InputError, match="headroom.json is not what the study has"):
         add(str(study), entry)
+    assert {path.name: path.read_bytes() for path in entry.iterdir()} == before
+
+
+def test_a_study_of_several_budgets_is_refused(tmp_path: Path):
+    study = make_study(tmp_path / "tiny", budget=[4, 2])
+    with pytest.raises(InputError, match="several budgets; the ledger compares arms of one, add a study of each"):
+        add(str(study), tmp_path / "ledger")
+    assert not (tmp_path / "ledger").exists()
 
 
 def test_ids_are_kept_in_pick_order(study: Path, entry: Path):

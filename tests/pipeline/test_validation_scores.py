@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from instsel.config.file import parse_study
+from instsel.data.test_items import TestItem
 from instsel.io.store import Folder
 from instsel.pipeline.evaluate import last_adapter
 from instsel.pipeline.validation_scores import ScoredFold, score_folds, score_gains, scored_targets, scoring_settings
@@ -77,7 +78,6 @@ def test_only_rows_of_ones_own_with_a_metric_are_scored(raw: dict[str, Any]) -> 
 
 
 def test_rows_that_no_task_can_ask_are_left_out(raw: dict[str, Any], resources: Any, tmp_path: Path) -> None:
-    prepared, context = tmp_path / "out" / "prepare", stage_context({**raw, "out": str(tmp_path / "out")}, resources)
     user, answer = {"role": "user", "content": "Which?\nA. x\nB. y"}, {"role": "assistant", "content": "A"}
     conversations = {
         "good": [user, answer],
@@ -86,16 +86,38 @@ def test_rows_that_no_task_can_ask_are_left_out(raw: dict[str, Any], resources: 
         "another system turn": [{"role": "system", "content": "Be brief."}, user, answer],
         "no option": [user, {"role": "assistant", "content": "z"}],
     }
+    choices = {"listed": ["A", "C"]}
+    raw["targets"]["cities"]["scoring"] = "choice"
+    asked = asked_items(raw, conversations, choices, resources, tmp_path)
+    assert asked["row"].to_pylist() == ["good", "listed"]
+
+
+def test_bug_a_filter_was_not_applied_to_the_right_answer(raw: dict[str, Any], resources: Any, tmp_path: Path) -> None:
+    user = {"role": "user", "content": "2 + 40?"}
+    answers = {"worked": "First 2, then 40. #### 40 #### 42", "bare": "42"}
+    conversations = {name: [user, {"role": "assistant", "content": text}] for name, text in answers.items()}
+    raw["targets"]["cities"]["scoring"] = {"metric": "exact_match", "filter": r"#### (-?\d+)"}
+    asked = asked_items(raw, conversations, {}, resources, tmp_path)
+    assert asked["row"].to_pylist() == ["worked"]
+    assert [TestItem.from_json(text).answers for text in asked["test"].to_pylist()] == [("42",)]
+
+
+def asked_items(
+    raw: dict[str, Any], conversations: dict[str, Any], choices: dict[str, list[str]], resources: Any, folder: Path
+) -> pa.Table:
+    """Return the items that are made of some validation rows; none is scored."""
     rows = [
-        {"id": name, "messages": turns, "choices": ["A", "C"] if name == "listed" else [], "tokens": 3}
+        {"id": name, "messages": turns, "choices": choices.get(name, []), "tokens": 3}
         for name, turns in conversations.items()
     ]
-    (Folder.at(prepared) / "targets" / "cities").write_table("validation.parquet", pa.Table.from_pylist(rows))
-    raw["targets"]["cities"]["scoring"] = "choice"
-    context = stage_context({**raw, "out": str(tmp_path / "out")}, resources)
-    folder = Folder.at(tmp_path / "headroom")
-    fold = ScoredFold("run", "cities", list(conversations), Folder.at(tmp_path))
+    table = pa.Table.from_pylist(rows)
+    if not choices:
+        table = table.set_column(2, "choices", pa.array([[]] * len(rows), pa.list_(pa.string())))
+    (Folder.at(folder / "out" / "prepare") / "targets" / "cities").write_table("validation.parquet", table)
+    context = stage_context({**raw, "out": str(folder / "out")}, resources)
+    headroom = Folder.at(folder / "headroom")
+    fold = ScoredFold("run", "cities", list(conversations), Folder.at(folder))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("instsel.runtime.actors.ActorPool.run", lambda pool, resources: iter(()))
-        score_folds(context, folder, [fold])
-    assert (folder / "items").read_table("run.parquet")["row"].to_pylist() == ["good", "listed"]
+        score_folds(context, headroom, [fold])
+    return (headroom / "items").read_table("run.parquet")

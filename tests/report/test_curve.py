@@ -1,7 +1,9 @@
 """Curves over budgets: each method at each budget, compared with the baseline of the same one."""
 
+import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from instsel.report.collect import collect
@@ -40,6 +42,27 @@ def test_methods_are_judged_at_the_largest_budget(studies):
     assert facts.best == facts.accuracy.best == "smart@4"
     # What was reached for what it cost is over all budgets.
     assert list(facts.spending) == ["random@2", "bids@2", "smart@2", "random@4", "bids@4", "smart@4"]
+
+
+def test_an_arm_that_picks_nothing_has_the_rows_that_it_trains_on(studies):
+    for name, rows in (("bids@2", 3), ("bids@4", 6)):
+        path = studies[False] / "select" / name / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["result"] |= {"rows": 0, "tokens": 0, "training": {"rows": rows, "tokens": 9}}
+        path.write_text(json.dumps(manifest))
+    facts = collect(StudyRecord(str(studies[False])))
+    assert [point.amount for point in facts.curve["bids"]] == [3, 6]
+
+
+def test_a_guard_that_is_harmed_at_a_smaller_budget_is_told(studies):
+    for target, column in (("base", 1.0), ("random@2", 0.0)):
+        path = studies[True] / "accuracy" / target / "safe.parquet"
+        table = pq.read_table(path)
+        position = table.column_names.index("correct")
+        pq.write_table(table.set_column(position, "correct", [[column] * len(table)]), path)
+    facts = collect(StudyRecord(str(studies[True])))
+    assert [point.harmed for point in facts.curve["random"]][0] == ["safe"]
+    assert "| random | 2 |" in "\n".join(curve_text(facts)) and "harms safe" in str(curve_parts(facts)[1].rows)
 
 
 def test_it_stands_in_the_reports(studies):

@@ -53,6 +53,13 @@ def test_a_target_whose_interval_has_zero_is_left_out_of_means_and_verdicts(stud
     assert "of 1 targets" in headline(facts)
 
 
+@pytest.mark.parametrize(("scored", "decided_by"), [(4, "accuracy"), (3, "loss")])
+def test_accuracy_decides_where_most_rows_are_scored(study: Any, scored: int, decided_by: str) -> None:
+    facts = facts_of(study(sums={**MOVES, "accuracy": [0.0, 1.0, -1.0, 0.0][:scored]}, towns=MOVES)).headroom
+    assert (facts["sums"].decided_by, facts["sums"].moves) == (decided_by, decided_by == "loss")
+    assert ("accuracy" in facts["sums"].gains) == (decided_by == "accuracy")
+
+
 def test_content_decides_where_it_is_known(study: Any) -> None:
     facts = facts_of(study(sums={**MOVES, "content": STILL["loss"]}, towns=MOVES))
     assert facts.headroom["sums"].decided_by == "content"

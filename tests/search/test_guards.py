@@ -71,6 +71,9 @@ def test_a_trial_of_a_search_without_guards_is_not_finished_for_one_with_them(tm
     (folders[1] / "x" / "evaluate" / "a").write_table("sums.parquet", losses)
     store.note({"method": "a"}, "x", None)
     assert store.outcomes()[0][1].objective == 1.0 and guarded.outcomes() == [({"method": "a"}, None)]
+    # Stopped by this search before its guards were scored: it cannot be the best.
+    guarded.note({"method": "a"}, "x", {"failed": None, "objective": 0.5, "tokens": 3, "last": True, "stopped": True})
+    assert (guarded.outcomes()[0][1].stopped, guarded.outcomes()[0][1].judged) == (True, {})
     harm = "guard letters: -50.0 points, worse than its margin of 10"
     guarded.note({"method": "a"}, "x", {"failed": harm, "tokens": 7, "epoch": 1, "last": True, "stopped": False})
     outcome = guarded.outcomes()[0][1]

@@ -38,9 +38,11 @@ def test_trials_do_not_split_their_gains_which_nothing_of_a_search_reads(study):
 
 def test_a_trial_has_one_of_several_budgets(study):
     several = study(selection={"budget": [0.25, 0.5], "methods": ["random"]})
-    with pytest.raises(InputError, match="a trial has one budget; write one as selection.budget, or a list in"):
+    with pytest.raises(InputError, match="a trial has one budget; write one as selection.budget, or several under"):
         study_of(several, {"finetune.epochs": 3})
     assert study_of(several, {"selection.budget": 0.5}).selection.budgets == [0.5]
+    with pytest.raises(InputError, match="a trial has one budget"):
+        check_space(study(), Search(space={"selection.budget": [0.5, [0.1, 0.2]]}))
 
 
 def test_unknown_method_is_named(study):

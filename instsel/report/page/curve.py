@@ -24,7 +24,7 @@ def curve_parts(facts: StudyFacts) -> list[Table | Chart]:
         y = measure.factor * results.values[BASE][MEAN]
         lines.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": {"dash": "dash"}})
     layout = {
-        "xaxis": {"title": {"text": f"{facts.unit} selected"}, "type": "log"},
+        "xaxis": {"title": {"text": f"{facts.unit} of an epoch"}, "type": "log"},
         "yaxis": {"title": {"text": f"{measure.name}, {measure.unit}"}},
         "showlegend": True,
         "shapes": lines,
@@ -47,6 +47,7 @@ def curve_parts(facts: StudyFacts) -> list[Table | Chart]:
 
 def _row(name: str, point: CurvePoint, measure: Measure) -> list[Cell]:
     doubt = "" if point.adjusted_p is None else f", {p_text(point.adjusted_p)}"
-    small = f"{interval_text(point.difference, measure)}{doubt}"
+    harm = f"; harms {', '.join(point.harmed)}" if point.harmed else ""
+    small = f"{interval_text(point.difference, measure)}{doubt}{harm}"
     value = number(measure.factor * point.value, measure.digits, small=small)
     return [Cell(name, name), count(round(point.amount)), value]

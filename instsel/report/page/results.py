@@ -144,7 +144,7 @@ def reading_section(facts: StudyFacts, texts: Texts) -> Section:
     if not facts.reading.rows:
         return Section("rows", "Rows to read", [Text(["No selection is made yet."])])
     # Those of a method's further seeds are left to the selections' own files.
-    further = {name for names in facts.runs.values() for name in names[1:]}
+    further = {name for names in facts.arms.values() for name in names[1:]}
     groups = _reading_groups(facts.reading, [name for name in facts.selections if name not in further], texts)
     lead = (
         "Help is the mean influence on a target's validation rows, in deviations of the pool above the pool's mean."
