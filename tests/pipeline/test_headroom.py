@@ -23,6 +23,9 @@ def raw(finished_study: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
     shutil.copytree(finished_study["out"], out)
     targets = {**finished_study["targets"]}
     targets["sums"] = {**targets["sums"], "served_by": ["baskets"]}
+    test = out.parent / "cities-test.jsonl"
+    test.write_text('{"messages": [{"role": "user", "content": "Where to?"}], "answer": "Oslo"}\n')
+    targets["cities"] = {**targets["cities"], "test": str(test), "scoring": {"metric": "f1", "max_tokens": 3}}
     evaluation = {**finished_study["evaluation"], "headroom": True, "form_and_content": True}
     study = {**finished_study, "out": str(out), "targets": targets, "evaluation": evaluation}
     run_stage(stage_context(study), "answers", VALIDATION)
@@ -93,7 +96,10 @@ def test_gains_are_those_of_rows_that_were_not_trained_on_and_nothing_is_done_tw
     folder = Path(stage.folder.path)
     assert not list(folder.rglob("*.safetensors"))  # adapters are removed
     scores = stage.folder.read_table("scores.parquet").to_pandas()
-    assert scores.groupby(["target", "score"]).size().tolist() == [4, 4, 4, 4]
+    assert scores.groupby(["target", "score"]).size().to_dict() == {
+        ("cities", "accuracy"): 4, ("cities", "content"): 4, ("cities", "loss"): 4,
+        ("sums", "content"): 4, ("sums", "loss"): 4,
+    }  # fmt: skip
     losses = scores[scores["score"] == "loss"].set_index("id")["gain"]
     for run in planned_runs(context):
         before, after = (
@@ -110,3 +116,10 @@ def test_gains_are_those_of_rows_that_were_not_trained_on_and_nothing_is_done_tw
     again = run_stage(stage_context(raw, resources), "headroom")
     assert in_this_process == [] and (folder / "scores.parquet").read_bytes() == made
     assert again.result(HeadroomResult).targets == result
+
+
+def test_another_metric_is_another_headroom(raw: dict[str, Any]) -> None:
+    before = stage_context(raw).stage("headroom").fingerprint
+    assert (
+        stage_context(with_target(raw, "cities", scoring={"metric": "rouge_l"})).stage("headroom").fingerprint != before
+    )
