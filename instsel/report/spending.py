@@ -56,7 +56,7 @@ def _of_method(record: StudyRecord, runs: list[Run]) -> SpendingFacts | None:
         return None
     part = record.config.selection
     spec = method.attribution_spec(part.attribution, part.damping)
-    extra = [str(stage) for stage in contrast_stages(spec)]
+    extra = [stage.name for stage in contrast_stages(spec)]
     try:
         passes = sum(spent_tokens(method, record.reader).values())
     except ValueError:

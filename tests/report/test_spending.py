@@ -1,5 +1,6 @@
 """What methods cost, selection and training on one axis, and which of them none beats for less."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from instsel.report.collect import collect
 from instsel.report.compared import AccuracyFacts, Results
 from instsel.report.page.spending import spending_parts
 from instsel.report.record import StudyRecord
-from instsel.report.spending import pareto
+from instsel.report.results import results
+from instsel.report.spending import pareto, spending
 from instsel.report.spending_text import spending_text
 
 POOL, VALIDATION, WARMUP, TRAINED, PARAMETERS = 720, 120, 500, 500, 1000
@@ -56,3 +58,18 @@ def test_it_stands_in_the_reports(study_folder: Path):
 def test_a_study_that_has_trained_nothing_has_no_costs(tmp_path: Path, make_study_folder):
     facts = collect(StudyRecord(str(make_study_folder(tmp_path / "one", until="select"))))
     assert facts.spending == {} and spending_text(facts) == [] and spending_parts(facts) == []
+
+
+def test_bug_contrast_gradients_cost_nothing(study_folder: Path):
+    config = json.loads((study_folder / "config.json").read_text())
+    config["selection"]["methods"][1]["attribution"] = "contrast"
+    (study_folder / "config.json").write_text(json.dumps(config))
+    for name, parents in (("contrast", {"features": "x"}), ("attribution/contrast", {"contrast": "x"})):
+        folder = study_folder / name
+        folder.mkdir(parents=True)
+        manifest = json.loads((study_folder / "features" / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "stage": name, "parents": parents}))
+    record = StudyRecord(str(study_folder))
+    contrast = spending(record, [results(record)[0]])["bids"]
+    # As much again as the gradients of the fixture, 100 tokens a stage.
+    assert contrast.selection == WARMUP + POOL + VALIDATION + 100
