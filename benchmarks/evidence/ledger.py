@@ -137,7 +137,8 @@ def _selections(study: Any) -> pa.Table:
     parts = []
     for name in study.selections:
         table = study.selection(name)
-        parts.append(pa.table({"selection": [name] * len(table), "rank": table["rank"], "id": table["id"]}))
+        names = pa.array([name] * len(table), pa.string())
+        parts.append(pa.table({"selection": names, "rank": table["rank"], "id": table["id"]}))
     return pa.concat_tables(parts)
 
 

@@ -93,6 +93,16 @@ def test_a_study_of_several_budgets_is_refused(tmp_path: Path):
     assert not (tmp_path / "ledger").exists()
 
 
+def test_bug_a_selection_without_rows_could_not_be_added(study: Path, tmp_path: Path):
+    path = study / "select" / "bids" / "selected.parquet"
+    pq.write_table(pq.read_table(path)[:0], path)
+    add(str(study), tmp_path / "ledger")
+    assert set(pq.read_table(tmp_path / "ledger" / "selections.parquet")["selection"].to_pylist()) == {
+        "random",
+        "smart",
+    }
+
+
 def test_ids_are_kept_in_pick_order(study: Path, entry: Path):
     table = pq.read_table(entry / "selections.parquet").to_pylist()
     assert [row["id"] for row in table if row["selection"] == "bids"] == ["row03", "row04", "row05", "row06"]
