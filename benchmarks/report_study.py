@@ -29,7 +29,7 @@ SHARE = 0.05
 SOURCES = [f"source-{number:02d}" for number in range(18)]
 TARGETS = ["sums", "towns"]
 METHODS = ["random", "bids", "less", "longest"]
-HELD_OUT = 60
+VALIDATION, HELD_OUT = 10, 60
 
 
 def write_study(out: Path, rows: int, columns: int) -> int:
@@ -80,10 +80,16 @@ def _pool(folder: Folder, rows: int, shards: list[str], random: np.random.Genera
     }
     tokens = int(index["tokens"].sum())
     pool = PoolResult(rows=rows, tokens=tokens, shards=shards, sources=sources, rejected={})
-    splits = {"validation": SplitCount(rows=10, rejected={}), "heldout": SplitCount(rows=HELD_OUT, rejected={})}
+    splits = {"validation": SplitCount(rows=VALIDATION, rejected={}), "heldout": SplitCount(rows=HELD_OUT, rejected={})}
     targets = dict.fromkeys(TARGETS, splits)
     stage = _stage(folder, "prepare", PrepareResult(pool=pool, targets=targets, tokenizer={}))
     stage.folder.write_table("index.parquet", pa.table(index))
+    shown = {
+        "id": [f"shown-{number}" for number in range(VALIDATION)],
+        "tokens": pa.array([100] * VALIDATION, pa.int32()),
+    }
+    for target in TARGETS:
+        (stage.folder / "targets" / target).write_table("validation.parquet", pa.table(shown))
     turns = [{"role": "user", "content": "How many apples? " * 20}, {"role": "assistant", "content": "Twelve."}]
     for number, shard in enumerate(shards):
         part = ids.slice(number * SHARD_ROWS, SHARD_ROWS)

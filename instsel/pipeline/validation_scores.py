@@ -50,11 +50,10 @@ def scored_targets(config: StudyConfig) -> dict[str, tuple[Target, Scoring]]:
 
     The validation rows of a task of lm-eval are not its documents, and those of programs come without tests.
     """
-    own = {name: target for name, target in config.targets.items() if target.test is not None}
     return {
         name: (target, target.scoring)
-        for name, target in own.items()
-        if target.scoring is not None and target.scoring.metric != "code"
+        for name, target in config.targets.items()
+        if target.test is not None and target.scoring is not None and target.scoring.metric != "code"
     }
 
 
@@ -146,10 +145,10 @@ def _item(messages: Sequence[Message], choices: Sequence[str] | None, scoring: S
         return None
     answer = turns["assistant"]
     if scoring.filter is not None:
-        found = re.findall(scoring.filter, answer)
-        if not found:
+        matches = re.findall(scoring.filter, answer)
+        if not matches:
             return None
-        answer = found[-1] if isinstance(found[-1], str) else next((group for group in found[-1] if group), "")
+        answer = matches[-1] if isinstance(matches[-1], str) else next((group for group in matches[-1] if group), "")
     item = TestItem(turns["user"], turns.get("system", ""), (answer,), tuple(choices) if choices else None)
     try:
         written_item(item, scoring, cloze=False)
