@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +22,6 @@ from instsel.study.estimates import RowSet, batch_estimate
 from instsel.study.results import AccuracyResult, Score
 from instsel.study.runs import BASE, runs_of
 from instsel.study.stage import Cost, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
-
-if TYPE_CHECKING:
-    pass
 
 DEFAULT_GENERATED = 256
 """Most tokens of an answer where a task does not say: that of lm-eval's models."""

@@ -102,7 +102,7 @@ class Headroom(Stage[HeadroomResult]):
         cost = _evaluate(context, planned, folders)
         folds = [ScoredFold(run.name, run.target, run.scored, _adapter(folders[run.name])) for run in planned]
         of_answers = score_folds(context, stage.folder, folds)
-        stage.folder.write_table(SCORES, _scores(stage.folder, planned, folds))
+        stage.folder.write_table(SCORES, _scores(stage.folder, folds))
         manifests = [folder.manifest()["cost"] for folder in folders.values()]
         for folder in folders.values():
             (folder.folder / folder.result(TrainingResult).run).remove()
@@ -272,21 +272,21 @@ def _adapter(run: StageFolder) -> Folder:
     return run.folder / run.result(TrainingResult).last
 
 
-def _scores(folder: Folder, planned: Sequence[HeadroomRun], folds: Sequence[ScoredFold]) -> pa.Table:
+def _scores(folder: Folder, folds: Sequence[ScoredFold]) -> pa.Table:
     """Return a line a validation row and score: target, id, score, gain (of training, higher is better)."""
     lines: list[dict[str, object]] = []
-    for run, fold in zip(planned, folds, strict=True):
-        scored = set(run.scored)
-        before, after = (_losses(folder / name, run.target) for name in (BASE, run.name))
-        gains = {"loss": {row: before[row] - after[row] for row in run.scored}}
-        answers = read_gains(folder, run.name, run.target)
+    for fold in folds:
+        scored = set(fold.rows)
+        before, after = (_losses(folder / name, fold.target) for name in (BASE, fold.name))
+        gains = {"loss": {row: before[row] - after[row] for row in fold.rows}}
+        answers = read_gains(folder, fold.name, fold.target)
         if answers is not None:
             gains["content"] = dict(zip(answers.items, answers.content.tolist(), strict=True))
         if by_answers := score_gains(folder, fold):
             gains["accuracy"] = by_answers
         for score, by_row in gains.items():
             lines += [
-                {"target": run.target, "id": row, "score": score, "gain": gain}
+                {"target": fold.target, "id": row, "score": score, "gain": gain}
                 for row, gain in by_row.items()
                 if row in scored
             ]

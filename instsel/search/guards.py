@@ -9,6 +9,7 @@ from instsel.pipeline.accuracy import score_items
 from instsel.pipeline.evaluate import last_adapter
 from instsel.report.accuracy import POINTS, judge_guards
 from instsel.stats import Bootstrap
+from instsel.study.folder import ATTEMPTS
 from instsel.study.runs import BASE, Run
 from instsel.study.stage import RunContext
 
@@ -36,6 +37,7 @@ def score_base(context: RunContext) -> None:
             f"search.guards: no trial is scored on {', '.join(others)}, which evaluation.command scores"
         )
     score_items(context, names, {BASE: _base(context)}, {BASE: None})
+    (_base(context) / ATTEMPTS).remove()
 
 
 def harmed_guards(context: RunContext, run: Run, folder: Folder) -> list[str]:
@@ -49,6 +51,7 @@ def harmed_guards(context: RunContext, run: Run, folder: Folder) -> list[str]:
     names, config = scored_guards(context.config), context.config
     out = folder / _name(context) / run.name
     score_items(context, names, {run.name: out}, {run.name: last_adapter(context, run.name)})
+    (out / ATTEMPTS).remove()
     values = {
         model: {name: _correct(scores, name) for name in names}
         for model, scores in ((BASE, _base(context)), (run.name, out))

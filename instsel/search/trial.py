@@ -191,17 +191,10 @@ class TrialStore:
     def outcome(self, kept: PointEntry) -> Outcome | None:
         """Return the outcome of an entry."""
         point, progress, trial = kept["point"], kept["progress"], kept["trial"]
-        if trial is not None and (self.trials / trial).exists(OUTCOME):
+        # Trials are shared by searches; whether one is out for a guard, only this search's own entry says.
+        counts = not self.search.guards or _has_passed(progress)
+        if counts and trial is not None and (self.trials / trial).exists(OUTCOME):
             done = (self.trials / trial).read_json(OUTCOME)
-            if self.search.guards:
-                # Trials are shared by searches, and whether a guard is harmed is this one's question.
-                if progress is None or not progress.get("last"):
-                    return None
-                if progress["stopped"]:
-                    # By this search, before its guards were scored.
-                    return Outcome(trial, point, progress["objective"], progress["tokens"], {}, {}, stopped=True)
-                if progress["failed"]:
-                    return Outcome(trial, point, float("inf"), done["tokens"], {}, {}, failed=progress["failed"])
             folder = self.trials / trial / done["evaluated"]
             searched, judged = split_losses(folder, done["targets"], self.search.share)
             objective = objective_of(searched, done["tokens"], self.search.objective)
@@ -211,7 +204,12 @@ class TrialStore:
         name = trial or _name(point)
         if progress["stopped"]:
             return Outcome(name, point, progress["objective"], progress["tokens"], {}, {}, stopped=True)
-        return Outcome(name, point, float("inf"), 0, {}, {}, failed=progress["failed"])
+        return Outcome(name, point, float("inf"), progress.get("tokens", 0), {}, {}, failed=progress["failed"])
+
+
+def _has_passed(progress: Progress | None) -> bool:
+    """Return whether a trial has told its end, and neither failed nor was stopped before it."""
+    return progress is not None and progress["last"] and not progress["failed"] and not progress["stopped"]
 
 
 def _name(point: Point) -> str:

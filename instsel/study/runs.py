@@ -73,8 +73,8 @@ def reference_of(config: StudyConfig, run: Run) -> Run | None:
     """
     if run.method.refers_to is None:
         return None
-    named = [other for other in runs_of(config).values() if other.method.name == run.method.refers_to]
-    runs = [other for other in named if other.budget == run.budget]
+    of_budget = (other for other in runs_of(config).values() if other.budget == run.budget)
+    runs = [other for other in of_budget if other.method.name == run.method.refers_to]
     return next((other for other in runs if other.seed == run.seed), runs[0])
 
 
