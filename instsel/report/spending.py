@@ -1,4 +1,4 @@
-"""What each method cost, selection and training on one axis, beside what it reached."""
+"""What each method cost, selection and training on one axis, beside what it reached, and the table in report.md."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,8 +7,9 @@ import numpy as np
 from instsel.choice.spending import spent_tokens
 from instsel.errors import InputError
 from instsel.report.compared import Compared
-from instsel.report.facts import SpendingFacts
-from instsel.report.markdown import BASE
+from instsel.report.facts import SpendingFacts, StudyFacts
+from instsel.report.headline import value_text
+from instsel.report.markdown import BASE, NONE, markdown_table
 from instsel.report.record import StudyRecord
 from instsel.stats import MEAN
 from instsel.study.attribution_specs import contrast_stages
@@ -17,6 +18,12 @@ from instsel.study.runs import Run
 
 FLOP_A_STEP = 4
 """FLOP of a LoRA training step for each parameter and token: forward 2, gradients of activations 2."""
+
+NOTE = (
+    "Costs in tokens of a training step, which takes 4 FLOP a parameter with LoRA; a forward pass takes half of it. "
+    "Products of gradients and the choice itself are not counted, nor is the encoder of prompts. What several "
+    "selections share counts for each. Methods that no other beats for less are marked."
+)
 
 
 def spending(record: StudyRecord, comparisons: Sequence[Compared]) -> dict[str, SpendingFacts]:
@@ -35,6 +42,27 @@ def spending(record: StudyRecord, comparisons: Sequence[Compared]) -> dict[str, 
     return {
         name: facts.model_copy(update={"value": values[name], "pareto": name in best}) for name, facts in known.items()
     }
+
+
+def spending_text(facts: StudyFacts) -> list[str]:
+    """Write what methods cost beside what they reached; nothing where no method is trained."""
+    if not facts.spending:
+        return []
+    results = facts.primary
+    rows = [
+        [
+            f"**{name}**" if each.pareto else name,
+            value_text(each.value, results.measure),
+            f"{each.selection:,.0f}",
+            f"{each.training:,.0f}",
+            NONE if each.flops is None else f"{each.flops / 1e12:,.1f}",
+            f"{each.selection_seconds:,.1f}",
+            f"{each.training_seconds:,.1f}",
+        ]
+        for name, each in facts.spending.items()
+    ]
+    header = ["method", results.measure.name, "selection", "training", "TFLOP", "seconds to select", "to train"]
+    return ["## What methods reached for what they cost\n", markdown_table(header, rows), NOTE]
 
 
 def pareto(points: Mapping[str, tuple[float, float]], results: Compared) -> list[str]:

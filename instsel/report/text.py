@@ -26,7 +26,7 @@ from instsel.report.markdown import (
     markdown_table,
     percent,
 )
-from instsel.report.spending_text import spending_text
+from instsel.report.spending import spending_text
 from instsel.study.results import DependencyResult, InteractionResult, MixtureShares
 
 MOST_TASKS = 12

@@ -10,8 +10,7 @@ from instsel.report.compared import AccuracyFacts, Results
 from instsel.report.page.spending import spending_parts
 from instsel.report.record import StudyRecord
 from instsel.report.results import results
-from instsel.report.spending import pareto, spending
-from instsel.report.spending_text import spending_text
+from instsel.report.spending import pareto, spending, spending_text
 
 POOL, VALIDATION, WARMUP, TRAINED, PARAMETERS = 720, 120, 500, 500, 1000
 

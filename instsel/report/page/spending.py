@@ -2,7 +2,7 @@
 
 from instsel.report.facts import StudyFacts
 from instsel.report.page.parts import Cell, Chart, Table, count, label, number, rounded
-from instsel.report.spending_text import NOTE
+from instsel.report.spending import NOTE
 
 HEIGHT = 320
 
