@@ -53,8 +53,8 @@ def add(folder: str, entry: Path) -> dict[str, int]:
     study = instsel.open_study(folder)
     if len(study.config.selection.budgets) > 1:
         raise InputError(f"{folder} has several budgets; the ledger compares arms of one, add a study of each")
-    headroom = _headroom(study.path)
-    if headroom and (entry / HEADROOM).exists() and json.loads((entry / HEADROOM).read_text()) != headroom:
+    moved = _headroom(study.path)
+    if moved and (entry / HEADROOM).exists() and json.loads((entry / HEADROOM).read_text()) != moved:
         raise InputError(f"{entry / HEADROOM} is not what the study has; a study made again is a new entry")
     tables = {SELECTIONS: _selections(study), LOSSES: _losses(study), STAGES: study.stages.select(COSTS)}
     if study.config.measured:
@@ -63,8 +63,8 @@ def add(folder: str, entry: Path) -> dict[str, int]:
     merged = {name: _merge(entry / name, table) for name, table in tables.items()}
     for name, (table, _) in merged.items():
         _write(entry / name, table)
-    if headroom:
-        _replace(entry / HEADROOM, (json.dumps(headroom, indent=2) + "\n").encode())
+    if moved:
+        _replace(entry / HEADROOM, (json.dumps(moved, indent=2) + "\n").encode())
     # The last, so that an entry with it is whole.
     (entry / STUDY).write_text(dump_yaml(without_paths(study.config.model_dump(mode="json"))), encoding="utf-8")
     return {name: new for name, (_, new) in merged.items()}
@@ -75,12 +75,17 @@ def read_config(entry: Path) -> StudyConfig:
     return parse_study(plain_values((entry / STUDY).read_text(encoding="utf-8")), str(entry / STUDY))
 
 
-def losses_of(entry: Path) -> Results:
-    """Compare the held-out losses of the arms of an entry."""
+def losses_of(entry: Path, excluded: Sequence[str] | None = None) -> Results:
+    """Compare the held-out losses of the arms of an entry.
+
+    Args:
+        entry: its folder.
+        excluded: targets that means and verdicts leave out; None for those that its headroom says cannot move.
+    """
     table, bootstrap = pq.read_table(entry / LOSSES), _bootstrap(entry)
-    runs, cannot_move = _runs(table), unmoved(headroom_of(entry))
+    runs, left_out = _runs(table), _left_out(entry, excluded)
     values = _values(table, "loss", "id")
-    return compared_losses(values, runs, _baseline(entry, runs), bootstrap, excluded=cannot_move)
+    return compared_losses(values, runs, _baseline(entry, runs), bootstrap, excluded=left_out)
 
 
 def headroom_of(entry: Path) -> dict[str, HeadroomFacts]:
@@ -91,8 +96,13 @@ def headroom_of(entry: Path) -> dict[str, HeadroomFacts]:
     return {name: HeadroomFacts.model_validate(facts) for name, facts in json.loads(path.read_text()).items()}
 
 
-def accuracy_of(entry: Path) -> AccuracyFacts | None:
-    """Compare the scores of the arms of an entry; None where nothing is scored."""
+def accuracy_of(entry: Path, excluded: Sequence[str] | None = None) -> AccuracyFacts | None:
+    """Compare the scores of the arms of an entry; None where nothing is scored.
+
+    Args:
+        entry: its folder.
+        excluded: as for `losses_of`.
+    """
     if not (entry / ITEMS).exists():
         return None
     table, bootstrap, config = pq.read_table(entry / ITEMS), _bootstrap(entry), read_config(entry)
@@ -105,16 +115,16 @@ def accuracy_of(entry: Path) -> AccuracyFacts | None:
     of_targets = table.filter(pc.is_in(table["target"], pa.array(list(config.targets))))
     probability = _values(of_targets.filter(pc.is_valid(of_targets["probability"])), "probability", "item")
     margins = {name: config.guards[name].margin / POINTS for name in guards[BASE]}
-    cannot_move = unmoved(headroom_of(entry))
+    left_out = _left_out(entry, excluded)
     return AccuracyFacts(
-        **compared_scores(targets, runs, baseline, bootstrap, cannot_move),
+        **compared_scores(targets, runs, baseline, bootstrap, left_out),
         margins=margins,
         guards=judge_guards(guards, runs, margins, bootstrap) if margins else {},
         base_guards={name: float(values.mean()) for name, values in guards[BASE].items()},
-        probability=ProbabilityFacts(**compared_scores(probability, runs, baseline, bootstrap, cannot_move))
+        probability=ProbabilityFacts(**compared_scores(probability, runs, baseline, bootstrap, left_out))
         if probability
         else None,
-        loss_correlation=loss_correlation(mean_table(targets), losses_of(entry)),
+        loss_correlation=loss_correlation(mean_table(targets), losses_of(entry, excluded)),
     )
 
 
@@ -127,6 +137,10 @@ def without_paths(value: Any, key: str = "") -> Any:
     if key in ("out", "root"):
         return "OUT" if key == "out" else "DATA"
     return Path(value).name if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
+def _left_out(entry: Path, excluded: Sequence[str] | None) -> list[str]:
+    return unmoved(headroom_of(entry)) if excluded is None else list(excluded)
 
 
 def _headroom(folder: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.evidence.__main__ import filled
+from benchmarks.evidence.__main__ import filled, tables
 from benchmarks.evidence.ledger import accuracy_of, add, losses_of, without_paths
 from instsel.errors import InputError
 from instsel.report.collect import collect
@@ -84,6 +84,13 @@ def test_targets_that_cannot_move_are_left_out_as_in_the_report(study: Path, tmp
     with pytest.raises(InputError, match="headroom.json is not what the study has"):
         add(str(study), entry)
     assert {path.name: path.read_bytes() for path in entry.iterdir()} == before
+
+
+def test_other_targets_can_be_left_out(entry: Path):
+    whole, part = accuracy_of(entry), accuracy_of(entry, ["towns"])
+    assert (whole.cannot_move, part.cannot_move, losses_of(entry, ["towns"]).cannot_move) == ([], ["towns"], ["towns"])
+    assert part.scores["bids"]["mean"] == part.scores["bids"]["sums"]
+    assert "towns (cannot move)" in tables(entry, ["towns"]) and "cannot move" not in tables(entry)
 
 
 def test_a_study_of_several_budgets_is_refused(tmp_path: Path):
