@@ -10,11 +10,51 @@ from instsel.strict import StrictModel
 
 RowFormat = Literal["auto", "messages", "alpaca", "sharegpt"]
 Uri = Annotated[str, AfterValidator(checked_uri)]
+Column = Literal[
+    "messages",
+    "prompt",
+    "input",
+    "answer",
+    "system",
+    "history",
+    "reasoning",
+    "tools",
+    "choices",
+    "task",
+    "source",
+    "id",
+]
+Role = Literal["system", "user", "assistant", "tool"]
 
 
-class PoolSource(StrictModel):
-    path: Uri = Field(description="file, glob or URI of JSONL (.gz, .zst) or Parquet, dataset folder, or hf:OWNER/NAME")
+class Layout(StrictModel):
+    """Where rows have what; parts of pool entries, targets and guards."""
+
     format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
+    columns: dict[Column, str | list[str]] = Field(
+        {},
+        description="names of columns that are not known by themselves, such as {prompt: ask, answer: reply}; several "
+        "for choices",
+    )
+    roles: dict[str, Role] = Field(
+        {}, description="names of roles that are not known by themselves, such as {narrator: system}"
+    )
+
+    @field_validator("columns")
+    @classmethod
+    def _check_columns(cls, columns: dict[Column, str | list[str]]) -> dict[Column, str | list[str]]:
+        if ("prompt" in columns) != ("answer" in columns):
+            raise ValueError("`prompt` and `answer` belong together; name the columns of both")
+        if "messages" in columns and "prompt" in columns:
+            raise ValueError("give `messages`, or `prompt` and `answer`")
+        several = sorted(name for name, column in columns.items() if isinstance(column, list) and name != "choices")
+        if several:
+            raise ValueError(f"`{several[0]}` is one column; only choices stand in several")
+        return columns
+
+
+class PoolSource(Layout):
+    path: Uri = Field(description="file, glob or URI of JSONL (.gz, .zst) or Parquet, dataset folder, or hf:OWNER/NAME")
     source: str | None = Field(
         None, description="name shown for these rows; by default the row's `source`, else the file"
     )
@@ -41,7 +81,7 @@ class Scoring(StrictModel):
     until: list[str] = Field([], description="texts that end a generated answer, beside the model's end of turn")
 
 
-class Benchmark(StrictModel):
+class Benchmark(Layout):
     """What targets and guards have in common: what is scored, and how."""
 
     task: str | None = Field(
@@ -56,7 +96,6 @@ class Benchmark(StrictModel):
     )
     shots: int | None = Field(None, ge=0, description="worked examples before each item of a task; default the task's")
     max_test: int | None = Field(None, ge=1, description="score at most the first N test rows")
-    format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
 
     @field_validator("scoring", mode="before")
     @classmethod

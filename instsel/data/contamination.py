@@ -8,7 +8,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from instsel.data.formats import Message
+from instsel.data.messages import Message
 
 # Combining vowel signs and accents are not letters to Python, and would split Hindi or Arabic words.
 MARKS = r"\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"

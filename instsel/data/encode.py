@@ -1,5 +1,6 @@
 """Turn chunks of raw lines into a table of tokenised examples and one of rejected rows with their reasons."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,17 +8,30 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from instsel.config.rows import RowFormat
 from instsel.data.chat import encode
-from instsel.data.formats import BadRow, Conversation, Message, parse_row
+from instsel.data.formats import parse_row
+from instsel.data.messages import (
+    STORED_MESSAGES,
+    BadRow,
+    Conversation,
+    Message,
+    other_keys,
+    template_tools,
+    template_turns,
+    texts,
+)
+from instsel.data.row_shapes import RowLayout
 
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 EXAMPLES = pa.schema(
     [
         ("id", pa.string()),
         ("source", pa.string()),
         ("task", pa.string()),
-        ("messages", MESSAGES),
+        ("messages", STORED_MESSAGES),
+        # JSON: a turn's keys that `messages` leaves out, the tools of a row, and its other keys.
+        ("turn_keys", pa.list_(pa.string())),
+        ("tools", pa.string()),
+        ("extra", pa.string()),
         ("choices", pa.list_(pa.string())),
         ("input_ids", pa.list_(pa.int32())),
         ("labels", pa.list_(pa.int32())),
@@ -36,6 +50,9 @@ class StoredRow(Conversation):
     id: str
     source: str
     task: str | None
+    turn_keys: list[str | None] | None
+    tools: str | None
+    extra: str | None
     choices: list[str]
     input_ids: list[int]
     labels: list[int]
@@ -59,7 +76,7 @@ def encode_lines(  # noqa: PLR0913
     *,
     tokenizer: Any,
     max_length: int,
-    row_format: RowFormat = "auto",
+    layout: RowLayout | None = None,
     source: str | None = None,
     default_source: str = "",
     task_column: str = "task",
@@ -73,7 +90,7 @@ def encode_lines(  # noqa: PLR0913
         file: the file's name for the tables.
         tokenizer: fast Hugging Face tokenizer with a chat template.
         max_length: maximum length of an example in tokens.
-        row_format: see `parse_row`.
+        layout: where rows have what.
         source: overrides the source of the rows.
         default_source: source of rows without one.
         task_column: column with the task.
@@ -88,11 +105,12 @@ def encode_lines(  # noqa: PLR0913
         if not line:
             continue
         try:
-            row = parse_row(line, row_format, task_column)
-            reason = reject_if(row.messages) if reject_if else None
+            row = parse_row(line, layout=layout, task_column=task_column)
+            messages = texts(row.messages)
+            reason = reject_if(messages) if reject_if else None
             if reason:
                 raise BadRow(reason)
-            example = encode(tokenizer, row.messages, max_length)
+            example = encode(tokenizer, template_turns(row.messages), max_length, tools=template_tools(row.tools))
         except BadRow as error:
             text = line.decode("utf-8", "replace")[:SHOWN]
             rejected.append({"file": file, "line": number, "reason": str(error), "text": text})
@@ -102,7 +120,10 @@ def encode_lines(  # noqa: PLR0913
                 "id": row.id,
                 "source": source or row.source or default_source,
                 "task": row.task,
-                "messages": row.messages,
+                "messages": messages,
+                "turn_keys": other_keys(row.messages),
+                "tools": _json(row.tools),
+                "extra": _json(row.extra),
                 "choices": row.choices,
                 "input_ids": example.input_ids,
                 "labels": example.labels,
@@ -114,6 +135,10 @@ def encode_lines(  # noqa: PLR0913
             }
         )
     return pa.Table.from_pylist(kept, schema=EXAMPLES), pa.Table.from_pylist(rejected, schema=REJECTED)
+
+
+def _json(value: object) -> str | None:
+    return json.dumps(value, ensure_ascii=False) if value else None
 
 
 def smallest_ids(examples: pa.Table, count: int | None) -> pa.Table:

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import pyarrow as pa
 
 from instsel.data.chat import encode_answer
-from instsel.data.formats import BadRow, Message
+from instsel.data.messages import BadRow, Message
 from instsel.data.other_answers import AnsweredItem, other_answers
 
 ANSWERS = pa.schema(

@@ -1,72 +1,86 @@
-"""Parse rows of user files in three formats to a list of messages, or give the reason why that fails."""
+"""Parse rows of people's files to the turns of a conversation, or give the reason why that fails."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any
 
 from pydantic import JsonValue
 
 from instsel.config.rows import RowFormat
 from instsel.console import one_line
+from instsel.data import keys
+from instsel.data.messages import BadRow, Turn, is_trained
 from instsel.data.other_answers import choices_of
+from instsel.data.row_shapes import RowLayout, RowParts
+from instsel.data.turns import tools_of
 
 # More than in any useful row; larger ones would take unbounded memory or time.
 MOST_BYTES = 16 << 20
 MOST_TURNS = 1_000
 LONGEST_NAME = 1_000
-ROLES = {"system", "user", "assistant", "tool"}
-SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-}
-
-
-class Message(TypedDict):
-    """A turn of a conversation: who says what; the role is one of `ROLES`."""
-
-    role: str
-    content: str
-
-
-class Conversation(TypedDict):
-    """What of a stored row is text."""
-
-    messages: list[Message]
-
-
-class BadRow(ValueError):
-    """A row that cannot be used; the message is the reason, and does not contain the row's text."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A conversation: messages, id (a digest of these), source, task, and answers to choose from where it has them."""
+    """A conversation.
+
+    Attributes:
+        id: digest of what a model is shown of it.
+        messages: its turns, with every key that they have.
+        tools: what the assistant may call, as the row has it; None without any.
+        source: name of where it is from, if it has one.
+        task: name of its task, if it has one.
+        extra: the row's other keys.
+        choices: answers to choose from, where it has them.
+    """
 
     id: str
-    messages: list[Message]
-    source: str | None
-    task: str | None
+    messages: list[Turn]
+    tools: list[Any] | None = None
+    source: str | None = None
+    task: str | None = None
+    extra: dict[str, JsonValue] = field(default_factory=dict)
     choices: list[str] = field(default_factory=list)
 
 
-def parse_row(line: bytes, row_format: RowFormat, task_column: str = "task") -> Row:
-    """Parse one line of JSON into a row.
+def parse_row(
+    value: bytes | Mapping[str, JsonValue],
+    row_format: RowFormat = "auto",
+    *,
+    task_column: str = "task",
+    layout: RowLayout | None = None,
+) -> Row:
+    """Parse a row.
 
     Args:
-        line: JSON object in UTF-8.
-        row_format: "messages", "alpaca", "sharegpt", or "auto" to detect it from the row's keys.
+        value: JSON object in UTF-8, or what it holds.
+        row_format: see `RowLayout`; used where no layout is given.
         task_column: column with the row's task.
+        layout: where the row has what.
 
     Raises:
         BadRow: the row cannot be used; the message is the reason.
+    """
+    raw = dict(value) if isinstance(value, Mapping) else read_object(value)
+    layout = layout or RowLayout(row_format)
+    parts = RowParts(raw, layout)
+    turns = parts.turns()
+    tools_key = parts.key_of("tools", keys.TOOLS)
+    tools = tools_of(tools_key, parts.take(tools_key)) if tools_key else None
+    _check(turns)
+    _reject_unseen(raw)
+    source, task = _name(parts.named("source", "source")), _name(parts.named("task", task_column))
+    choices = choices_of(parts.options())
+    return Row(row_id(turns, tools), turns, tools, source, task, parts.rest(), choices)
+
+
+def read_object(line: bytes) -> dict[str, JsonValue]:
+    """Read a line of JSON that is an object.
+
+    Raises:
+        BadRow: it is too long, not UTF-8, or no such object.
     """
     if len(line) > MOST_BYTES:
         raise BadRow(f"longer than {MOST_BYTES >> 20} MiB")
@@ -75,87 +89,60 @@ def parse_row(line: bytes, row_format: RowFormat, task_column: str = "task") -> 
     except UnicodeDecodeError:
         raise BadRow("not UTF-8") from None
     except json.JSONDecodeError as error:
+        if line.lstrip().startswith(b"{'"):
+            raise BadRow("an object of Python, with single quotes, and not JSON") from None
         raise BadRow(f"broken JSON at column {error.colno}") from None
     except (RecursionError, ValueError):
         raise BadRow("JSON that is nested too deep or has too long a number") from None
     if not isinstance(raw, dict):
         raise BadRow("not a JSON object")
-    messages = _messages(raw, row_format)
-    _check(messages)
-    source, task = _text(raw.get("source")), _text(raw.get(task_column))
-    return Row(row_id(messages), messages, source, task, choices_of(raw.get("choices")))
+    return raw
 
 
-def row_id(messages: Sequence[Message]) -> str:
-    """Return 16 hex digits of a SHA-256 over roles and contents; file, position and other keys do not matter."""
-    content = json.dumps([[message["role"], message["content"]] for message in messages], ensure_ascii=False)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+def row_id(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> str:
+    """Return 16 hex digits of a SHA-256 over what a model is shown.
+
+    That is role and content of each turn, calls, thoughts and the tools; a loss mark counts where it keeps a turn from
+    being trained on. File, position and other keys do not matter.
+    """
+    turns = [[message["role"], message["content"], *_special(message)] for message in messages]
+    shown = turns if not tools else {"turns": turns, "tools": tools}
+    return hashlib.sha256(json.dumps(shown, ensure_ascii=False, default=str).encode()).hexdigest()[:16]
 
 
-def _messages(raw: Mapping[str, JsonValue], row_format: RowFormat) -> list[Message]:
-    if row_format == "auto":
-        row_format = _detect_format(raw)
-    if row_format == "messages":
-        return [_message(item, "role", "content", None) for item in _list(raw, "messages")]
-    if row_format == "sharegpt":
-        turns = [_message(item, "from", "value", SHAREGPT_ROLES) for item in _list(raw, "conversations")]
-        system = raw.get("system")
-        return [{"role": "system", "content": system}, *turns] if isinstance(system, str) and system else turns
-    return _alpaca(raw)
+def _special(message: Mapping[str, Any]) -> list[Any]:
+    special = {key: message[key] for key in sorted(keys.SEEN) if message.get(key) is not None}
+    if message["role"] == "assistant" and is_trained(message) is False:
+        special["trained"] = False
+    return [special] if special else []
 
 
-def _detect_format(raw: Mapping[str, JsonValue]) -> RowFormat:
-    # By value, not only by key: in Parquet every row has every column, null if it is of another format.
-    if raw.get("messages") is not None:
-        return "messages"
-    if raw.get("conversations") is not None:
-        return "sharegpt"
-    if raw.get("instruction") is not None and raw.get("output") is not None:
-        return "alpaca"
-    raise BadRow("none of the formats: needs `messages`, `conversations`, or `instruction` and `output`")
-
-
-def _list(raw: Mapping[str, JsonValue], key: str) -> list[JsonValue]:
-    value = raw.get(key)
-    if not isinstance(value, list) or not value:
-        raise BadRow(f"`{key}` is not a list of turns")
-    return value
-
-
-def _message(item: JsonValue, role_key: str, content_key: str, roles: Mapping[str, str] | None) -> Message:
-    if not isinstance(item, dict) or role_key not in item or content_key not in item:
-        raise BadRow(f"a turn without `{role_key}` and `{content_key}`")
-    role, content = item[role_key], item[content_key]
-    role = roles.get(str(role)) if roles else role
-    if not isinstance(role, str) or role not in ROLES:
-        raise BadRow("unknown role")
-    if not isinstance(content, str):
-        raise BadRow("content is not text")
-    return {"role": role, "content": content}
-
-
-def _alpaca(raw: Mapping[str, JsonValue]) -> list[Message]:
-    instruction, more = raw.get("instruction"), raw.get("input") or ""
-    output, system = raw.get("output"), raw.get("system")
-    if not (isinstance(instruction, str) and isinstance(more, str) and isinstance(output, str)):
-        raise BadRow("content is not text")
-    prompt = "\n\n".join(part for part in (instruction, more) if part)
-    turns: list[Message] = [{"role": "user", "content": prompt}, {"role": "assistant", "content": output}]
-    return [{"role": "system", "content": system}, *turns] if isinstance(system, str) and system else turns
-
-
-def _check(messages: Sequence[Message]) -> None:
-    if not any(message["role"] == "assistant" for message in messages):
+def _check(turns: Sequence[Turn]) -> None:
+    if not any(turn["role"] == "assistant" for turn in turns):
         raise BadRow("no assistant turn")
-    if len(messages) > MOST_TURNS:
+    if len(turns) > MOST_TURNS:
         raise BadRow(f"more than {MOST_TURNS:,} turns")
-    if any(not message["content"].strip() for message in messages if message["role"] != "system"):
-        raise BadRow("empty content")
-    if any("\ud800" <= char <= "\udfff" for message in messages for char in message["content"]):
+    for number, turn in enumerate(turns, start=1):
+        content = turn["content"]
+        if turn["role"] != "system" and not turn.get("tool_calls") and isinstance(content, str) and not content.strip():
+            raise BadRow(f"empty content in turn {number} ({turn['role']})")
+    if "\\ud" in json.dumps(turns) and _has_surrogate(turns):
         raise BadRow("half a Unicode surrogate pair")
+    if all(is_trained(turn) is False for turn in turns if turn["role"] == "assistant"):
+        raise BadRow("loss marks keep every answer from being trained on")
 
 
-def _text(value: JsonValue) -> str | None:
+def _has_surrogate(turns: Sequence[Turn]) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in json.dumps(turns, ensure_ascii=False))
+
+
+def _reject_unseen(raw: Mapping[str, JsonValue]) -> None:
+    for key in keys.MEDIA:
+        if raw.get(key) not in (None, [], ""):
+            raise BadRow(f"`{key}`: what it shows, a model of text cannot see")
+
+
+def _name(value: JsonValue) -> str | None:
     """Return a name for tables, logs and reports as one line of printable characters; None stays None."""
     if value is None:
         return None

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from instsel.config.rows import RowFormat
-from instsel.data.formats import BadRow, parse_row
+from instsel.data.formats import parse_row
+from instsel.data.messages import BadRow
 
 
 @dataclass(frozen=True)

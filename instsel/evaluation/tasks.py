@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instsel.config.rows import Scoring
-from instsel.data.formats import BadRow, Message, Row, row_id
+from instsel.data.formats import Row, row_id
+from instsel.data.messages import BadRow, Message
 from instsel.data.options import option_lists
 from instsel.data.test_items import TestItem
 from instsel.errors import InputError

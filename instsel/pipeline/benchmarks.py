@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from instsel.config.rows import Benchmark, Target
 from instsel.config.study import StudyConfig
-from instsel.data.formats import BadRow, Message, Row
+from instsel.data.formats import Row
+from instsel.data.messages import BadRow, Message
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import files_identity, test_files
 from instsel.data.test_items import parse_item

@@ -15,7 +15,7 @@ from instsel.choice.data import group_labels
 from instsel.config.mixture import ClusterCategories, ColumnCategories, EndpointCategories, Mixture
 from instsel.config.study import Embedding, StudyConfig
 from instsel.data.chat import prompt_text
-from instsel.data.formats import Conversation
+from instsel.data.messages import Conversation
 from instsel.errors import InputError
 from instsel.io.fingerprint import fingerprint
 from instsel.io.store import Folder

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from instsel.config.study import Embedding, StudyConfig
 from instsel.data.chat import prompt_text
-from instsel.data.formats import Conversation
+from instsel.data.messages import Conversation
 from instsel.io.store import Folder
 from instsel.pipeline.extraction import ForwardStage, Item, write_vectors
 from instsel.study import dependencies

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from instsel.config.rows import Scoring, Target
 from instsel.config.study import StudyConfig
-from instsel.data.formats import BadRow, Message
+from instsel.data.messages import BadRow, Message
 from instsel.data.test_items import TestItem
 from instsel.evaluation.tasks import written_item
 from instsel.io.store import Folder

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Literal, TypedDict
 
-from instsel.data.formats import Message
+from instsel.data.messages import Message
 
 Record = Mapping[str, str | list[str]]
 """A line of a task's file, parsed from JSON."""

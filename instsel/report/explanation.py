@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from instsel.choice.explain import Effect, Explanation, Standing
 from instsel.choice.reselect import Reselection
 from instsel.console import inline
-from instsel.data.formats import Message
+from instsel.data.messages import Message
 from instsel.report.facts import SelectionFacts
 from instsel.report.markdown import NONE, decimal, markdown_table
 from instsel.report.text import selection_notes

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from instsel.choice.output import TABLE
-from instsel.data.formats import Message
+from instsel.data.messages import Message
 from instsel.report.facts import Pick, Reading, ReadingRow, RejectedRow, RejectedRows
 from instsel.report.influence import ChosenRows
 from instsel.report.pool import Pool

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instsel.data.chat import IGNORED, Example, check_tokenizer, encode, encode_answer, prompt_text
-from instsel.data.formats import BadRow
+from instsel.data.messages import BadRow
 from instsel.errors import InputError
 
 LONG = 100_000

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instsel.data import formats as rows
-from instsel.data.formats import BadRow, Row, parse_row, row_id
+from instsel.data.formats import Row, parse_row, row_id
+from instsel.data.messages import BadRow, is_trained
+from instsel.data.row_shapes import RowLayout
 
 USER, ANSWER = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because 😀."}
 TURNS = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because 😀."}]
@@ -120,34 +122,47 @@ def test_a_byte_order_mark_is_no_part_of_the_row() -> None:
         (json.dumps({"messages": [USER, ANSWER]}).encode("utf-16"), "not UTF-8"),
         ([USER, ANSWER], "not a JSON object"),
         (None, "not a JSON object"),
-        ({}, "none of the formats: needs `messages`, `conversations`, or `instruction` and `output`"),
-        (
-            {"prompt": "a", "completion": "b"},
-            "none of the formats: needs `messages`, `conversations`, or `instruction`",
-        ),
-        ({"instruction": "a"}, "none of the formats"),
-        ({"messages": None}, "none of the formats"),
+        (b"{'instruction': 'x', 'output': 'y'}", "an object of Python, with single quotes, and not JSON"),
+        ({}, "no turns and no prompt with an answer among its keys (none); name them under `columns`"),
+        ({"ask": "a", "reply": None}, "no turns and no prompt with an answer among its keys (ask); name them"),
+        ({"instruction": "a"}, "no turns and no prompt with an answer among its keys (instruction)"),
+        ({"messages": None}, "no turns and no prompt with an answer among its keys (none)"),
+        ({"text": "A novel."}, "`text` is text without turns"),
         ({"messages": []}, "`messages` is not a list of turns"),
-        ({"messages": "Why?"}, "`messages` is not a list of turns"),
+        ({"messages": "Why?"}, "`messages` is text that is not JSON"),
         ({"conversations": {}}, "`conversations` is not a list of turns"),
+        ({"messages": {"role": ["user", "assistant"], "content": ["a"]}}, "`messages` is not a list of turns"),
         ({"messages": [USER]}, "no assistant turn"),
         ({"conversations": TURNS[:1]}, "no assistant turn"),
-        ({"messages": [USER, "Because."]}, "a turn without `role` and `content`"),
-        ({"messages": [{"role": "user"}, ANSWER]}, "a turn without `role` and `content`"),
-        ({"messages": TURNS}, "a turn without `role` and `content`"),
-        ({"conversations": [USER, ANSWER]}, "a turn without `from` and `value`"),
-        ({"messages": [{"role": "human", "content": "x"}, ANSWER]}, "unknown role"),
-        ({"messages": [{"role": ["user"], "content": "x"}, ANSWER]}, "unknown role"),
-        ({"messages": [{"role": None, "content": "x"}, ANSWER]}, "unknown role"),
-        ({"conversations": [{"from": "narrator", "value": "x"}, *TURNS]}, "unknown role"),
-        ({"messages": [{"role": "user", "content": ["x"]}, ANSWER]}, "content is not text"),
-        ({"messages": [{"role": "user", "content": None}, ANSWER]}, "content is not text"),
-        ({"instruction": "a", "output": 3}, "content is not text"),
-        ({"instruction": "a", "input": 3, "output": "b"}, "content is not text"),
-        ({"messages": [USER, {"role": "assistant", "content": " \n"}]}, "empty content"),
-        ({"messages": [{"role": "user", "content": ""}, ANSWER]}, "empty content"),
-        ({"instruction": "a", "output": ""}, "empty content"),
-        ({"instruction": "", "input": "", "output": "b"}, "empty content"),
+        ({"messages": [USER, "Because."]}, "turn 2 is not an object with role and content"),
+        ({"messages": [{"role": "user"}, ANSWER]}, "`content` is missing in turn 1 (user)"),
+        ({"messages": [USER, {"content": "x"}]}, "no `role` or `from` in turn 2"),
+        ({"messages": [{"role": ["user"], "content": "x"}, ANSWER]}, "no `role` or `from` in turn 1"),
+        ({"messages": [{"role": None, "content": "x"}, ANSWER]}, "no `role` or `from` in turn 1"),
+        ({"conversations": [*TURNS, {"from": "narrator", "value": "x"}]}, "unknown role 'narrator' in turn 3; name it"),
+        ({"messages": [USER, {"role": "assistant", "content": None}]}, "`content` is null in turn 2 (assistant)"),
+        ({"messages": [{"role": "user", "content": {"a": 1}}, ANSWER]}, "`content` in turn 1 (user) is an object, not"),
+        (b'{"instruction": "a", "output": NaN}', "`output` is not a number, not text"),
+        ({"instruction": "a", "output": {"b": 1}}, "`output` is an object, not text"),
+        ({"instruction": ["a"], "output": "b"}, "`instruction` is a list, not text"),
+        ({"messages": [USER, {"role": "assistant", "content": " \n"}]}, "empty content in turn 2 (assistant)"),
+        ({"messages": [{"role": "user", "content": ""}, ANSWER]}, "empty content in turn 1 (user)"),
+        ({"instruction": "a", "output": ""}, "empty content in turn 2 (assistant)"),
+        ({"instruction": "", "input": "", "output": "b"}, "empty content in turn 1 (user)"),
+        ({**FORMS["messages"], "images": ["a.png"]}, "`images`: what it shows, a model of text cannot see"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]},
+            "`content` has a part of type 'image_url' in turn 1 (user), not text",
+        ),
+        ({**FORMS["messages"], "tools": {"name": "f"}}, "`tools` is not a list of tools"),
+        ({**FORMS["messages"], "tools": "none"}, "`tools` is text that is not JSON"),
+        ({**FORMS["messages"], "tools": [3]}, "`tools` is not a list of tools"),
+        ({"conversations": [*TURNS, {"from": "function_call", "value": "f(1)"}]}, "`value` is text that is not JSON"),
+        ({"messages": [USER, {**ANSWER, "tool_calls": [{"id": "1"}]}]}, "a call without a name in turn 2 (assistant)"),
+        ({"messages": [USER, {**ANSWER, "weight": 0}]}, "loss marks keep every answer from being trained on"),
+        ({**FORMS["messages"], "label": False}, "`label` is false: an unwanted answer"),
+        ({"instruction": "a", "output": "b", "history": ["c"]}, "`history` is not a list of questions and answers"),
+        ({"question": "a", "choices": ["b", "c"], "answer": 2}, "`answer` is 2, and there are 2 choices, from 0"),
         (b'{"instruction": "a\\ud800", "output": "b"}', "half a Unicode surrogate pair"),
     ],
 )
@@ -160,11 +175,167 @@ def test_a_bad_row_has_a_reason(raw: Any, why: str) -> None:
     [
         ("messages", FORMS["sharegpt"], "`messages` is not a list of turns"),
         ("sharegpt", FORMS["messages"], "`conversations` is not a list of turns"),
-        ("alpaca", FORMS["messages"], "content is not text"),
+        ("alpaca", FORMS["messages"], "not of format alpaca"),
+        ("alpaca", {"prompt": "a", "completion": "b"}, "not of format alpaca"),
     ],
 )
 def test_a_format_that_is_asked_for_is_not_guessed(row_format: str, raw: dict[str, Any], why: str) -> None:
     assert reason(raw, row_format) == why
+
+
+OTHER_FORMS: list[dict[str, Any]] = [
+    {"prompt": "Why?", "completion": "Because 😀."},
+    {"prompt": [USER], "completion": [ANSWER]},
+    {"prompt": "Why?", "response": "Because 😀."},
+    {"question": "Why?", "answer": "Because 😀."},
+    {"query": "Why?", "response": "Because 😀."},
+    {"inputs": "Why?", "targets": "Because 😀."},
+    {"input": "Why?", "output": "Because 😀."},
+    {"input": "Why?", "target": "Because 😀."},
+    {"problem": "Why?", "solution": "Because 😀.", "answer": "😀"},
+    {"instruction": "Why?", "context": "", "response": "Because 😀.", "category": "open_qa"},
+    {"instruction": "Why?", "input": "", "output": "Because 😀.", "text": "Below is an instruction ..."},
+    {"instruction": "Why?", "input": "", "output": ["Because 😀.", "No."]},
+    {"instruction": "Why?", "output": "Because 😀.", "system": "", "history": []},
+    {"conversations": [USER, ANSWER]},
+    {"conversations": ["Why?", "Because 😀."]},
+    {"messages": TURNS},
+    {"messages": [{"role": "human", "value": "Why?"}, {"role": "model", "text": "Because 😀."}]},
+    {"messages": json.dumps([USER, ANSWER])},
+    {"messages": {"role": ["user", "assistant"], "content": ["Why?", "Because 😀."]}},
+    {"messages": [[["role", "user"], ["content", "Why?"]], [["role", "assistant"], ["content", "Because 😀."]]]},
+    {"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "Because "}, "😀."]}]},
+    *({key: [USER, ANSWER]} for key in ("conversation", "dialogue", "turns", "items")),
+    {"text": "### Human: Why?### Assistant: Because 😀."},
+    {"prompt": "Why?", "chosen": "Because 😀.", "rejected": "No."},
+    {"prompt": "Why?", "chosen": [USER, ANSWER], "rejected": [USER, USER]},
+    {"chosen": [USER, ANSWER], "rejected": [USER, {**ANSWER, "content": "No."}]},
+    {"chosen": "\n\nHuman: Why?\n\nAssistant: Because 😀.", "rejected": "\n\nHuman: Why?\n\nAssistant: No."},
+    {"conversations": TURNS[:1], "chosen": TURNS[1], "rejected": {"from": "gpt", "value": "No."}},
+    {"conversations": TURNS[:1], "chosen": [TURNS[1]], "rejected": [TURNS[1]]},
+    {"messages": [USER, ANSWER], "label": True},
+    {"messages": [USER, ANSWER], "tools": "[]", "images": []},
+]
+
+
+@pytest.mark.parametrize("raw", OTHER_FORMS, ids=lambda raw: "-".join(raw))
+def test_forms_of_other_projects_are_the_same_row(raw: dict[str, Any]) -> None:
+    assert parse(raw).id == row_id([USER, ANSWER])
+
+
+@pytest.mark.parametrize(
+    "raw", [raw for raw in OTHER_FORMS if "rejected" in raw or isinstance(raw.get("output"), list)]
+)
+def test_preference_rows_can_be_rejected(raw: dict[str, Any]) -> None:
+    with pytest.raises(BadRow, match="a row of answers chosen and rejected"):
+        parse_row(raw, layout=RowLayout(preference="reject"))
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        *((name, "user") for name in ("human", "HUMAN", "User", "prompter")),
+        *((name, "assistant") for name in ("gpt", "GPT", "model", "bot", "bing", "Assistant", "chatgpt")),
+        *((name, "system") for name in ("system", "developer")),
+        *((name, "tool") for name in ("tool", "function", "observation", "function-response", "ipython")),
+    ],
+)
+def test_roles_have_many_names(name: str, role: str) -> None:
+    row = parse({"messages": [{"role": name, "content": "x"}, USER, ANSWER]})
+    assert [turn["role"] for turn in row.messages] == [role, "user", "assistant"]
+
+
+def test_a_role_and_columns_of_the_user() -> None:
+    raw = {"ask": "Why?", "reply": "Because 😀.", "about": "causes", "tone": "Be brief."}
+    layout = RowLayout(columns={"prompt": "ask", "answer": "reply", "task": "about", "system": "tone"})
+    row = parse_row(raw, layout=layout)
+    assert row.messages == [{"role": "system", "content": "Be brief."}, USER, ANSWER]
+    assert (row.task, row.extra) == ("causes", {})
+    told = {"chat": [{"role": "narrator", "content": "Once."}, USER, ANSWER]}
+    layout = RowLayout(columns={"messages": "chat"}, roles={"narrator": "system"})
+    assert parse_row(told, layout=layout).messages[0] == {"role": "system", "content": "Once."}
+
+
+def test_options_in_columns_are_written_under_the_question() -> None:
+    raw = {"question": "Wet?", "A": "Sand", "B": "Water", "answer": "B"}
+    layout = RowLayout(columns={"prompt": "question", "answer": "answer", "choices": ["A", "B"]})
+    row = parse_row(raw, layout=layout)
+    assert [turn["content"] for turn in row.messages] == ["Wet?\nA. Sand\nB. Water", "B"]
+    assert row.choices == ["Sand", "Water"]
+
+
+def test_the_number_of_a_choice_is_its_letter() -> None:
+    row = parse({"question": "Wet?", "choices": ["Sand", "Water"], "answer": 1, "subject": "physics"})
+    assert [turn["content"] for turn in row.messages] == ["Wet?\nA. Sand\nB. Water", "B"]
+    assert row.extra == {"subject": "physics"}
+
+
+def test_numbers_and_booleans_are_texts_as_json_writes_them() -> None:
+    assert parse({"instruction": "2 + 2?", "output": 4}).messages[1]["content"] == "4"
+    assert parse({"instruction": "Is it?", "input": 1.5, "output": True}).messages[1]["content"] == "true"
+
+
+def test_a_history_goes_before_the_question() -> None:
+    row = parse({"instruction": "And its capital?", "output": "Oslo.", "history": [["West of Sweden?", "Norway."]]})
+    assert [turn["content"] for turn in row.messages] == ["West of Sweden?", "Norway.", "And its capital?", "Oslo."]
+
+
+CALL = {"name": "add", "arguments": {"a": 4}}
+ADDED = [USER, {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": CALL}]}, ANSWER]
+TOOL = {"name": "add", "description": "adds", "parameters": {}}
+
+
+def test_calls_and_tools_are_kept_and_part_of_the_id() -> None:
+    row = parse({"messages": ADDED, "tools": [TOOL]})
+    assert (row.messages, row.tools) == (ADDED, [TOOL])
+    other = [{"type": "function", "function": {**CALL, "arguments": {"a": 5}}}]
+    ids = {
+        parse(raw).id
+        for raw in (
+            {"messages": ADDED, "tools": [TOOL]},
+            {"messages": ADDED},
+            {"messages": ADDED, "tools": [{**TOOL, "name": "sub"}]},
+            {"messages": [USER, {**ADDED[1], "tool_calls": other}, ANSWER], "tools": [TOOL]},
+        )
+    }
+    assert len(ids) == 4
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"role": "assistant", "tool_calls": [CALL]},
+        {"role": "assistant", "content": None, "tool_calls": json.dumps([CALL])},
+        {"role": "assistant", "content": None, "function_call": CALL},
+        {"from": "function_call", "value": json.dumps(CALL)},
+        {"from": "function-call", "value": json.dumps([CALL])},
+    ],
+)
+def test_calls_are_written_in_several_ways(turn: dict[str, Any]) -> None:
+    assert parse({"conversations": [USER, turn, ANSWER], "tools": json.dumps([TOOL])}).messages == ADDED
+
+
+def test_a_turn_keeps_its_other_keys() -> None:
+    turn = {**ANSWER, "reasoning_content": "Hm.", "weight": 1, "rating": 5}
+    row = parse({"messages": [USER, turn], "id": 7, "license": "MIT"})
+    assert row.messages == [USER, turn]
+    assert row.extra == {"id": 7, "license": "MIT"}
+    assert row.id == row_id([USER, turn]) == row_id([USER, {**ANSWER, "reasoning_content": "Hm."}])
+    assert row.id != row_id([USER, ANSWER])
+
+
+def test_thoughts_of_a_row_belong_to_its_answer() -> None:
+    row = parse({"instruction": "Why?", "reasoning": "Hm.", "output": "Because 😀."})
+    assert row.messages[1] == {**ANSWER, "reasoning_content": "Hm."}
+    parts = [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Because 😀."}]
+    assert parse({"messages": [USER, {"role": "assistant", "content": parts}]}).messages == row.messages
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"loss": False}, {"train": False}, {"loss_weight": 0.0}])
+def test_an_answer_that_is_not_trained_on_is_another_row(mark: dict[str, Any]) -> None:
+    marked = parse({"messages": [USER, {**ANSWER, **mark}, USER, ANSWER]})
+    assert marked.id != row_id([USER, ANSWER, USER, ANSWER])
+    assert is_trained(marked.messages[1]) is False and is_trained(marked.messages[3]) is None
 
 
 def test_an_empty_system_turn_is_no_reason() -> None:

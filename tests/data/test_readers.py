@@ -15,7 +15,8 @@ import pytest
 import zstandard
 
 from instsel.data import readers
-from instsel.data.formats import MOST_BYTES, BadRow, parse_row
+from instsel.data.formats import MOST_BYTES, parse_row
+from instsel.data.messages import BadRow
 from instsel.data.readers import SourceFile, read_chunks, source_files
 from instsel.errors import InputError
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from instsel.data.formats import BadRow
+from instsel.data.messages import BadRow
 from instsel.data.test_items import TestItem, parse_item
 
 USER = {"role": "user", "content": "How many?"}

@@ -3,7 +3,7 @@
 import pytest
 
 from instsel.config.rows import Scoring
-from instsel.data.formats import BadRow
+from instsel.data.messages import BadRow
 from instsel.data.test_items import TestItem
 from instsel.evaluation import metrics
 from instsel.evaluation.code import ALLOWED

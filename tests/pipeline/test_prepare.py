@@ -19,7 +19,8 @@ from instsel.config.study import Model, StudyConfig
 from instsel.console import Terminal
 from instsel.data.chat import check_tokenizer, encode
 from instsel.data.encode import DUPLICATE, LEAK
-from instsel.data.formats import BadRow, parse_row
+from instsel.data.formats import parse_row
+from instsel.data.messages import BadRow
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.models.loading import load_tokenizer

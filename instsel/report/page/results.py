@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from instsel.console import printable
-from instsel.data.formats import Message
+from instsel.data.messages import Message
 from instsel.report.comparison import LOSS_NOTE, NO_RESULTS
 from instsel.report.facts import Reading, ReadingRow, RejectedRows, SearchFacts, StageCost, StudyFacts, TrialFacts
 from instsel.report.headline import (

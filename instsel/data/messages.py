@@ -1,0 +1,120 @@
+"""Turns of a conversation: as rows have them, as templates are given them, and as tables keep them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, cast
+
+import pyarrow as pa
+
+from instsel.data.keys import LOSS_MARKS, REASONING
+
+STORED_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+"""Role and text of each turn, without null."""
+
+Turn = dict[str, Any]
+"""A turn with all its keys. `role` is system, user, assistant or tool; `content` is text, or null beside a call."""
+
+
+class Message(TypedDict):
+    """Role and text of a turn; the text of a turn that calls tools has the calls at its end, as JSON."""
+
+    role: str
+    content: str
+
+
+class Conversation(TypedDict):
+    """What of a stored row is text."""
+
+    messages: list[Message]
+
+
+class BadRow(ValueError):
+    """A row that cannot be used; the message is the reason, and does not contain the row's text."""
+
+
+def texts(turns: Sequence[Turn]) -> list[Message]:
+    """Return role and text of each turn, for everything that reads rows and is not a chat template."""
+    return [{"role": turn["role"], "content": _text(turn)} for turn in turns]
+
+
+def other_keys(turns: Sequence[Turn]) -> list[str | None] | None:
+    """Return what `texts` leaves out, a JSON object a turn; None for a turn without such, and if all are."""
+    lines = [
+        json.dumps(rest, ensure_ascii=False, default=str) if rest else None
+        for rest in ({key: value for key, value in turn.items() if not _is_plain(key, turn)} for turn in turns)
+    ]
+    return lines if any(lines) else None
+
+
+def whole_turns(messages: Sequence[Message], others: Sequence[str | None] | None) -> list[Turn]:
+    """Put together again what `texts` and `other_keys` took apart."""
+    if others is None:
+        return [dict(message) for message in messages]
+    return [{**message, **(json.loads(line) if line else {})} for message, line in zip(messages, others, strict=True)]
+
+
+def is_trained(turn: Mapping[str, Any]) -> bool | None:
+    """Return whether a turn's loss mark says that it is trained on; None if it has no mark."""
+    marks = [turn[key] for key in LOSS_MARKS if turn.get(key) is not None]
+    return None if not marks else all(map(bool, marks))
+
+
+def template_turns(turns: Sequence[Turn]) -> list[Turn]:
+    """Return turns as a chat template is given them.
+
+    Arguments of calls that are JSON in a text become what that says, since templates write them as JSON themselves.
+    What was thought goes by all names that templates have for it.
+    """
+    return [_for_template(turn) for turn in turns]
+
+
+def template_tools(tools: Sequence[Any] | None) -> list[Any] | None:
+    """Return tools as a chat template is given them: a bare function is put under `function`, as templates expect."""
+    if not tools:
+        return None
+    return [
+        {"type": "function", "function": tool}
+        if isinstance(tool, dict) and "function" not in tool and "name" in tool
+        else tool
+        for tool in tools
+    ]
+
+
+def _text(turn: Turn) -> str:
+    content = turn.get("content")
+    text = content if isinstance(content, str) else "" if content is None else _json(content)
+    calls = [_json(call.get("function", call)) for call in turn.get("tool_calls") or []]
+    return "\n".join([*([text] if text or not calls else []), *calls])
+
+
+def _is_plain(key: str, turn: Turn) -> bool:
+    return key == "role" or (key == "content" and turn["content"] == _text(turn))
+
+
+def _for_template(turn: Turn) -> Turn:
+    given = dict(turn)
+    thought = next((turn[key] for key in REASONING if turn.get(key)), None)
+    if thought is not None:
+        given.update(dict.fromkeys(REASONING, thought))
+    if turn.get("tool_calls"):
+        given["tool_calls"] = [_with_parsed_arguments(call) for call in turn["tool_calls"]]
+    return given
+
+
+def _with_parsed_arguments(call: Any) -> Any:
+    function = call.get("function", call)
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        return call
+    try:
+        parsed = json.loads(arguments)
+    except ValueError:
+        return call
+    if not isinstance(parsed, dict):
+        return call
+    function = {**function, "arguments": parsed}
+    return {**call, "function": function} if "function" in call else function
+
+
+def _json(value: object) -> str:
+    return cast(str, json.dumps(value, ensure_ascii=False, default=str))

@@ -1,0 +1,206 @@
+"""From the turns of a row, in any of the shapes that people's files have, to roles and texts."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import JsonValue
+
+from instsel.console import one_line
+from instsel.data.keys import CONTENT_KEYS, REASONING, ROLE_KEYS, ROLES
+from instsel.data.messages import BadRow, Turn
+
+LONGEST_ROLE = 40
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_THOUGHT_PARTS = ("reasoning", "thinking")
+
+
+@dataclass(frozen=True)
+class TurnReader:
+    """Reads turns; `roles` are the user's names of roles beside those that are known."""
+
+    roles: Mapping[str, str] = field(default_factory=dict)
+
+    def list_of(self, key: str, value: JsonValue) -> list[Turn]:
+        """Read the turns of a row's key.
+
+        They are a list of objects, a list of texts that the user and the assistant say in turn, an object of lists, or
+        one of these as JSON in a text.
+
+        Args:
+            key: of the row, for reasons.
+            value: what it holds.
+
+        Raises:
+            BadRow: it is none of these, or one of the turns cannot be read.
+        """
+        if isinstance(value, str):
+            value = from_json(key, value)
+        if isinstance(value, dict):
+            value = _rows_of(key, value)
+        if not isinstance(value, list) or not value:
+            raise BadRow(f"`{key}` is not a list of turns")
+        if all(isinstance(item, str) for item in value):
+            return [
+                {"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(value)
+            ]
+        return [self.turn(item, number) for number, item in enumerate(value, start=1)]
+
+    def turn(self, item: JsonValue, number: int) -> Turn:
+        """Read one turn; `number` counts from 1, for reasons.
+
+        Raises:
+            BadRow: it is no turn, its role is not known, or it says what is not text.
+        """
+        if isinstance(item, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in item):
+            # How a Parquet map comes: a list of keys and values.
+            item = {str(key): value for key, value in item}  # type: ignore[misc]
+        if not isinstance(item, dict):
+            raise BadRow(f"turn {number} is not an object with role and content")
+        keys: dict[str, Any] = {key: value for key, value in item.items() if value is not None}
+        role_key = next((key for key in ROLE_KEYS if isinstance(keys.get(key), str)), None)
+        if role_key is None:
+            raise BadRow(f"no `role` or `from` in turn {number}")
+        role = self._role(keys.pop(role_key), number)
+        content_key = next((key for key in CONTENT_KEYS if key in item), None)
+        content = keys.pop(content_key, None) if content_key else None
+        turn: Turn = {"role": "assistant" if role == "call" else role, "content": None, **keys}
+        where = f"turn {number} ({turn['role']})"
+        if role == "call":
+            turn["tool_calls"] = calls_of(content, where)
+            return turn
+        _put_content(turn, content, where)
+        if "function_call" in turn:
+            turn["tool_calls"] = [{"type": "function", "function": turn.pop("function_call")}]
+        if "tool_calls" in turn:
+            turn["tool_calls"] = _checked_calls(turn["tool_calls"], where)
+            if not turn["tool_calls"]:
+                del turn["tool_calls"]
+        if turn["content"] is None and "tool_calls" not in turn:
+            missing = "is null" if content_key else "is missing"
+            raise BadRow(f"`{content_key or 'content'}` {missing} in {where}")
+        return turn
+
+    def _role(self, name: str, number: int) -> str:
+        role = self.roles.get(name) or ROLES.get(name.strip().lower().replace("-", "_").replace(" ", "_"))
+        if role is None:
+            raise BadRow(f"unknown role {one_line(name)[:LONGEST_ROLE]!r} in turn {number}; name it under `roles`")
+        return role
+
+
+def text_of(value: JsonValue, where: str) -> str:
+    """Return what a cell says as text: texts as they are, numbers and booleans as JSON writes them.
+
+    Raises:
+        BadRow: it is a list or an object, or a number that is none.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value)):
+        return json.dumps(value)
+    what = "null" if value is None else {list: "a list", dict: "an object"}.get(type(value), "not a number")
+    raise BadRow(f"{where} is {what}, not text")
+
+
+def from_json(key: str, text: str) -> JsonValue:
+    """Read a column that holds JSON in a text.
+
+    Raises:
+        BadRow: it is not JSON.
+    """
+    try:
+        value: JsonValue = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadRow(f"`{key}` is text that is not JSON") from None
+    return value
+
+
+def calls_of(value: JsonValue, where: str) -> list[dict[str, Any]]:
+    """Read the text of a turn that is a call, or several in a list, as JSON with `name` and `arguments`.
+
+    Raises:
+        BadRow: it is not.
+    """
+    calls = from_json("value", value) if isinstance(value, str) else value
+    return _checked_calls(calls if isinstance(calls, list) else [calls], where)
+
+
+def tools_of(key: str, value: JsonValue) -> list[Any] | None:
+    """Read the tools of a row: a list of objects, also as JSON in a text; none where it is empty.
+
+    Raises:
+        BadRow: it is something else.
+    """
+    if isinstance(value, str):
+        value = from_json(key, value) if value.strip() else None
+    if value is None or value == []:
+        return None
+    # Some files have each tool as JSON in a text.
+    tools = (
+        [from_json(key, tool) if isinstance(tool, str) else tool for tool in value] if isinstance(value, list) else []
+    )
+    if not tools or not all(isinstance(tool, dict) for tool in tools):
+        raise BadRow(f"`{key}` is not a list of tools")
+    return tools
+
+
+def _rows_of(key: str, columns: Mapping[str, JsonValue]) -> JsonValue:
+    """Turn an object of lists, one value a turn, into a list of objects."""
+    lists = {name: value for name, value in columns.items() if isinstance(value, list)}
+    if not lists or len(lists) < len(columns) or len({len(value) for value in lists.values()}) != 1:
+        raise BadRow(f"`{key}` is not a list of turns")
+    return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+
+
+def _put_content(turn: Turn, content: JsonValue, where: str) -> None:
+    if isinstance(content, list):
+        text, thought = _joined(content, where)
+        turn["content"] = text
+        if thought:
+            turn.setdefault(REASONING[0], thought)
+    elif isinstance(content, dict) and turn["role"] == "tool":
+        # What a tool gave back; templates write it as JSON.
+        turn["content"] = content
+    elif content is not None:
+        turn["content"] = text_of(content, f"`content` in {where}")
+
+
+def _joined(parts: Sequence[JsonValue], where: str) -> tuple[str, str]:
+    """Return the text of a content in parts, and what was thought."""
+    texts, thoughts = [], []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(part, dict) and (kind in _TEXT_PARTS or (kind is None and isinstance(part.get("text"), str))):
+            texts.append(_part_text(part, where))
+        elif isinstance(part, dict) and kind in _THOUGHT_PARTS:
+            thoughts.append(_part_text(part, where))
+        else:
+            raise BadRow(f"`content` has a part of type {one_line(str(kind))[:LONGEST_ROLE]!r} in {where}, not text")
+    return "".join(texts), "".join(thoughts)
+
+
+def _part_text(part: Mapping[str, JsonValue], where: str) -> str:
+    value = next(
+        (part[key] for key in (*_TEXT_PARTS, *CONTENT_KEYS, *_THOUGHT_PARTS) if part.get(key) is not None), None
+    )
+    return text_of(value, f"a part of `content` in {where}")
+
+
+def _checked_calls(calls: JsonValue, where: str) -> list[dict[str, Any]]:
+    if isinstance(calls, str):
+        calls = from_json("tool_calls", calls)
+    if not isinstance(calls, list):
+        raise BadRow(f"`tool_calls` is not a list in {where}")
+    for call in calls:
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise BadRow(f"a call without a name in {where}")
+    # A bare call, as ShareGPT files have it, is put under `function`, where templates look for it.
+    return [
+        call if "function" in call else {"type": "function", "function": {"arguments": {}, **call}} for call in calls
+    ]
