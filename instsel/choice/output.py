@@ -8,13 +8,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from instsel.choice.picks import SELECTED, Picks
-from instsel.data.encode import StoredRow
+from instsel.data.encode import EXAMPLES, StoredRow
+from instsel.data.messages import whole_turns
 from instsel.io.store import Folder
 from instsel.study.results import RowCount, SelectResult
 from instsel.training.dataset import SCHEMA, TrainingExample
 
 TABLE = SELECTED
 ROWS = "selected.jsonl"
+STORED = ["source", "task", "tokens", "answer_tokens", "file", "line", "own_id", "extra"]
+"""Columns of a stored row that the table of a choice has too."""
+
+SHOWN = ["id", "own_id", "source", "task", "file", "line", "score", "reason"]
+"""Columns of the table of a choice that its rows as JSONL have too."""
+
 TRAINING_SET = "training.arrow"
 
 
@@ -36,14 +43,11 @@ def write_rows(prepared: Folder, out: Folder, picks: Picks) -> SelectResult:
         rows |= {row["id"]: row for row in stored if row["id"] in order}
     picked = [rows[row] for row in order]
     table = picks.table
-    for name in ("source", "task", "tokens", "answer_tokens"):
-        table = table.append_column(name, _column(picked, name))
+    for name in STORED:
+        table = table.append_column(name, _column(picked, name, EXAMPLES.field(name).type))
     with out.writer(ROWS) as stream:
         for row, item in zip(picked, table.to_pylist(), strict=True):
-            line = {
-                "messages": row["messages"],
-                **{key: item[key] for key in ("id", "source", "task", "score", "reason")},
-            }
+            line = {**_whole_row(row), **{key: item[key] for key in SHOWN}}
             stream.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass"))
     lines = len(picked) if picks.lines is None else picks.lines
     validation = validation_examples(prepared, picks.validation)
@@ -60,6 +64,15 @@ def write_rows(prepared: Folder, out: Folder, picks: Picks) -> SelectResult:
         validation=_size(validation) if validation else None,
         **picks.details,
     )
+
+
+def _whole_row(row: StoredRow) -> dict[str, object]:
+    """Return a row with everything that it had: turns with all their keys, tools, and its other columns."""
+    whole: dict[str, object] = {"messages": whole_turns(row["messages"], row["turn_keys"])}
+    for name, text in (("tools", row["tools"]), ("extra", row["extra"])):
+        if text is not None:
+            whole[name] = json.loads(text)
+    return whole
 
 
 def validation_examples(prepared: Folder, lines: Sequence[str]) -> list[StoredRow]:

@@ -100,6 +100,25 @@ def explain(study: StudyFolder, row: Annotated[str, typer.Argument(help="id of a
 
 
 @app.command()
+def export(
+    study: StudyFolder,
+    selection: Annotated[str, typer.Option(help="name of a selection: a method's, or made by `instsel select`")],
+    rows: Annotated[
+        str, typer.Option(help="format: messages, sharegpt, alpaca or prompt_completion", metavar="FORMAT")
+    ] = "messages",
+    out: Annotated[Path | None, typer.Option(help="file to write, JSONL; default: standard output")] = None,
+) -> None:
+    """Write the rows of a selection in the format of another trainer."""
+    with exit_status():
+        from instsel.choice.export import export_rows, write_lines
+
+        lines, rejected = export_rows(study, selection, rows)
+        count = write_lines(lines, out)
+        others = f"; {len(rejected):,} do not fit, such as {rejected[0]}" if rejected else ""
+        Terminal().say(f"{count:,} rows{others}")
+
+
+@app.command()
 def report(
     studies: Annotated[list[str], typer.Argument(help="folders of studies: their `out`", metavar="STUDY_DIR...")],
     out: Annotated[

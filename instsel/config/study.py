@@ -22,6 +22,9 @@ class Data(StrictModel):
     leak_words: int = Field(
         13, ge=3, description="pool rows that share this many consecutive words with a target are dropped"
     )
+    preference: Literal["chosen", "reject"] = Field(
+        "chosen", description="rows of answers chosen and rejected: train on the chosen one, or reject the row"
+    )
 
 
 class Model(StrictModel):

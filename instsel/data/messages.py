@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
@@ -117,4 +117,4 @@ def _with_parsed_arguments(call: Any) -> Any:
 
 
 def _json(value: object) -> str:
-    return cast(str, json.dumps(value, ensure_ascii=False, default=str))
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -5,7 +5,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict
@@ -13,8 +13,8 @@ from typing import Any, TypedDict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from instsel.config.rows import RowFormat
 from instsel.data.formats import MOST_BYTES
+from instsel.data.row_shapes import RowLayout
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.io.uri import expand, resolve
@@ -30,10 +30,10 @@ MOST_CHUNK_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file (or hub dataset) of rows: URI, format, name of the source, split, and maximum number of rows."""
+    """A file (or hub dataset) of rows: URI, where rows have what, source's name, split, maximum number of rows."""
 
     uri: str
-    row_format: RowFormat = "auto"
+    layout: RowLayout = field(default_factory=RowLayout)
     source: str | None = None
     split: str = "train"
     limit: int | None = None
@@ -42,11 +42,21 @@ class SourceFile:
     def stem(self) -> str:
         return Path(self.uri.removeprefix(HUB)).name.split(".")[0]
 
+    def to_json(self) -> str:
+        """Return the file as a line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "SourceFile":
+        """Return the file that `to_json` wrote."""
+        raw = json.loads(text)
+        return cls(**{**raw, "layout": RowLayout(**raw["layout"])})
+
 
 class SourceOptions(TypedDict, total=False):
     """How files are read: fields of `SourceFile` that are the same of all files of an entry."""
 
-    row_format: RowFormat
+    layout: RowLayout
     source: str | None
     split: str
     limit: int | None

@@ -4,7 +4,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import JsonValue
 
@@ -32,7 +32,7 @@ class RowLayout:
     """
 
     row_format: RowFormat = "auto"
-    columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    columns: Mapping[Any, str | Sequence[str]] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
     preference: Literal["chosen", "reject"] = "chosen"
 
@@ -56,10 +56,17 @@ class RowParts:
             return column
         return next((key for key in known if self.raw.get(key) is not None), None)
 
+    def of_column(self, name: str, key: str) -> JsonValue:
+        """Return what the user's column of something holds, else a key."""
+        return self.raw.get(self._column(name, key))
+
     def named(self, name: str, key: str) -> JsonValue:
         """Take the user's column of something, else a key."""
+        return self.take(self._column(name, key))
+
+    def _column(self, name: str, key: str) -> str:
         column = self.layout.columns.get(name)
-        return self.take(column if isinstance(column, str) else key)
+        return column if isinstance(column, str) else key
 
     def options(self) -> JsonValue:
         """Return the row's choices, and take the columns that they are in."""
@@ -113,7 +120,7 @@ class RowParts:
         return next((pair for pair in pairs if all(self.raw.get(key) is not None for key in pair)), None)
 
     def _of_pair(self, prompt_key: str, answer_key: str) -> list[Turn]:
-        prompt, answer = self.take(prompt_key), self.take(answer_key)
+        prompt, answer = self.take(prompt_key), self._first_answer(self.take(answer_key))
         if isinstance(prompt, list) or isinstance(answer, list):
             return [*self._side(prompt_key, prompt, "user"), *self._side(answer_key, answer, "assistant")]
         question = text_of(prompt, f"`{prompt_key}`")
@@ -129,14 +136,16 @@ class RowParts:
             turn[keys.REASONING[0]] = text_of(self.take(thought_key), f"`{thought_key}`")
         return [*self._history(), {"role": "user", "content": question}, turn]
 
+    def _first_answer(self, answer: JsonValue) -> JsonValue:
+        """Return the first of several answers, which is the preferred one; all else as it is."""
+        if not isinstance(answer, list) or not answer or not all(isinstance(each, str) for each in answer):
+            return answer
+        self._check_preference()
+        return answer[0]
+
     def _side(self, key: str, value: JsonValue, role: str) -> list[Turn]:
-        """Return a prompt or an answer that may be a list of turns; an answer of several texts is the first of them."""
-        if isinstance(value, list) and all(isinstance(each, str) for each in value) and value:
-            if role == "user":
-                raise BadRow(f"`{key}` is a list, not text")
-            self._check_preference()
-            value = value[0]
-        if isinstance(value, list):
+        """Return a prompt or an answer, which may be a list of turns."""
+        if isinstance(value, list) and not all(isinstance(each, str) for each in value):
             return self.reader.list_of(key, value)
         return [{"role": role, "content": text_of(value, f"`{key}`")}]
 

@@ -1,13 +1,15 @@
 """The input files of a study, and fingerprints of their content."""
 
 import math
+from dataclasses import asdict
 
 from pyarrow import fs as pafs
 from pydantic import JsonValue
 
-from instsel.config.rows import Target
+from instsel.config.rows import Layout, Target
 from instsel.config.study import StudyConfig
 from instsel.data.readers import HUB, SourceFile, SourceOptions, source_files
+from instsel.data.row_shapes import RowLayout
 from instsel.errors import InputError
 from instsel.io.fingerprint import file_identity
 from instsel.io.uri import resolve, under_root
@@ -24,7 +26,7 @@ def pool_files(study: StudyConfig) -> list[SourceFile]:
     files = []
     for index, entry in enumerate(study.pool):
         options: SourceOptions = {
-            "row_format": entry.format,
+            "layout": layout_of(entry, study),
             "source": entry.source,
             "split": entry.split,
             "limit": entry.rows_per_file,
@@ -47,14 +49,16 @@ def target_files(study: StudyConfig, name: str, rendered: str | None = None) -> 
     target: Target = study.targets[name]
     uris = {"validation": target.validation, "heldout": target.heldout}
     files = {
-        split: _source_files(f"targets.{name}.{split}", under_root(study.root, uri), {"row_format": target.format})
+        split: _source_files(
+            f"targets.{name}.{split}", under_root(study.root, uri), {"layout": layout_of(target, study)}
+        )
         for split, uri in uris.items()
         if uri is not None
     }
     if target.task is None:
         return files
     folder = rendered or f"{study.out}/benchmarks/{name}"
-    return {**{split: [SourceFile(f"{folder}/{split}.jsonl", "messages")] for split in SPLITS}, **files}
+    return {**{split: [SourceFile(f"{folder}/{split}.jsonl", RowLayout("messages"))] for split in SPLITS}, **files}
 
 
 def test_files(study: StudyConfig, name: str) -> list[SourceFile]:
@@ -67,12 +71,19 @@ def test_files(study: StudyConfig, name: str) -> list[SourceFile]:
     if each.test is None:
         return []
     part = "targets" if name in study.targets else "guards"
-    return _source_files(f"{part}.{name}.test", under_root(study.root, each.test), {"row_format": each.format})
+    return _source_files(f"{part}.{name}.test", under_root(study.root, each.test), {"layout": layout_of(each, study)})
+
+
+def layout_of(entry: Layout, study: StudyConfig) -> RowLayout:
+    """Return where the rows of a pool entry, target or guard have what."""
+    return RowLayout(entry.format, entry.columns, entry.roles, study.data.preference)
 
 
 def files_identity(files: list[SourceFile]) -> list[JsonValue]:
     """Describe input files for a fingerprint: their content and how they are read, but not their location."""
-    return [{"name": file.stem, **_content(file), "as": [file.row_format, file.source, file.limit]} for file in files]
+    return [
+        {"name": file.stem, **_content(file), "as": [asdict(file.layout), file.source, file.limit]} for file in files
+    ]
 
 
 def size_of(uri: str) -> float:

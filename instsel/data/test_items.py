@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from instsel.config.rows import RowFormat
 from instsel.data.formats import parse_row
 from instsel.data.messages import BadRow
+from instsel.data.row_shapes import RowLayout
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class TestItem:
         return cls(raw["prompt"], raw["system"], tuple(raw["answers"]), choices, raw["setup"], tuple(raw["tests"]))
 
 
-def parse_item(line: bytes, row_format: RowFormat) -> TestItem:
+def parse_item(line: bytes, layout: RowLayout) -> TestItem:
     """Parse one line of JSON: a row as in the pool; `answer`, one text or several, or the last turn is what is right.
 
     Args:
         line: JSON object in UTF-8.
-        row_format: as `formats.parse_row`.
+        layout: as `formats.parse_row`.
 
     Raises:
         BadRow: the row cannot be used; the message is the reason.
@@ -61,7 +61,7 @@ def parse_item(line: bytes, row_format: RowFormat) -> TestItem:
         raw = {**raw, "messages": [*raw["messages"], {"role": "assistant", "content": answers[0]}]}
     elif ends_with_prompt:
         raise BadRow("no `answer` and no assistant turn")
-    row = parse_row(json.dumps(raw).encode(), row_format)
+    row = parse_row(raw, layout=layout)
     *before, last = row.messages
     system = before.pop(0)["content"] if before and before[0]["role"] == "system" else ""
     if last["role"] != "assistant" or [message["role"] for message in before] != ["user"]:

@@ -54,9 +54,8 @@ class TurnReader:
         Raises:
             BadRow: it is no turn, its role is not known, or it says what is not text.
         """
-        if isinstance(item, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in item):
-            # How a Parquet map comes: a list of keys and values.
-            item = {str(key): value for key, value in item}  # type: ignore[misc]
+        if isinstance(item, list):
+            item = _of_map(item)
         if not isinstance(item, dict):
             raise BadRow(f"turn {number} is not an object with role and content")
         keys: dict[str, Any] = {key: value for key, value in item.items() if value is not None}
@@ -100,7 +99,8 @@ def text_of(value: JsonValue, where: str) -> str:
         return value
     if isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value)):
         return json.dumps(value)
-    what = "null" if value is None else {list: "a list", dict: "an object"}.get(type(value), "not a number")
+    named = {"NoneType": "null", "list": "a list", "dict": "an object"}
+    what = named.get(type(value).__name__, "not a number")
     raise BadRow(f"{where} is {what}, not text")
 
 
@@ -154,6 +154,16 @@ def _rows_of(key: str, columns: Mapping[str, JsonValue]) -> JsonValue:
     return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
 
 
+def _of_map(pairs: Sequence[JsonValue]) -> JsonValue:
+    """Turn a list of keys and values, which is how a map of Parquet comes, into an object; all else stays a list."""
+    columns: dict[str, JsonValue] = {}
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2:
+            return list(pairs)
+        columns[str(pair[0])] = pair[1]
+    return columns
+
+
 def _put_content(turn: Turn, content: JsonValue, where: str) -> None:
     if isinstance(content, list):
         text, thought = _joined(content, where)
@@ -196,11 +206,12 @@ def _checked_calls(calls: JsonValue, where: str) -> list[dict[str, Any]]:
         calls = from_json("tool_calls", calls)
     if not isinstance(calls, list):
         raise BadRow(f"`tool_calls` is not a list in {where}")
-    for call in calls:
-        function = call.get("function", call) if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise BadRow(f"a call without a name in {where}")
+    return [_checked_call(call, where) for call in calls]
+
+
+def _checked_call(call: JsonValue, where: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise BadRow(f"a call without a name in {where}")
     # A bare call, as ShareGPT files have it, is put under `function`, where templates look for it.
-    return [
-        call if "function" in call else {"type": "function", "function": {"arguments": {}, **call}} for call in calls
-    ]
+    return dict(call) if "function" in call else {"type": "function", "function": {"arguments": {}, **call}}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from instsel.config.rows import Scoring
 from instsel.data.formats import Row, row_id
-from instsel.data.messages import BadRow, Message
+from instsel.data.messages import BadRow
 from instsel.data.options import option_lists
 from instsel.data.test_items import TestItem
 from instsel.errors import InputError
@@ -246,8 +246,8 @@ def _render(task: "ConfigurableTask", document: Mapping[str, Any]) -> Row:
     prefix = task.doc_to_prefix(document) or ""
     description = config.description if isinstance(config.description, str) else ""
     turns = [("system", description.strip()), ("user", str(prompt)), ("assistant", f"{prefix}{answer}".strip())]
-    messages = [Message(role=role, content=content) for role, content in turns if role != "system" or content]
-    return Row(row_id(messages), messages, None, None, [choice.strip() for choice in choices])
+    messages = [{"role": role, "content": content} for role, content in turns if role != "system" or content]
+    return Row(row_id(messages), messages, choices=[choice.strip() for choice in choices])
 
 
 def _choice(choices: Sequence[str], target: Any) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from instsel.config.rows import Benchmark, Target
 from instsel.config.study import StudyConfig
 from instsel.data.formats import Row
-from instsel.data.messages import BadRow, Message
+from instsel.data.messages import BadRow, Message, texts
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import files_identity, test_files
 from instsel.data.test_items import parse_item
@@ -135,7 +135,7 @@ def _write_task(folder: Folder, spec: TaskSpec, each: Benchmark) -> BenchmarkRes
             shown = sorted(validation_rows(task, spec), key=lambda row: row.id)
             _write_rows(folder, "validation", shown[: each.max_validation or VALIDATION_ROWS])
         _write_rows(folder, "heldout", rows)
-    folder.write_table("test.parquet", _test_table([row.messages for row in rows], [None] * len(rows)))
+    folder.write_table("test.parquet", _test_table([texts(row.messages) for row in rows], [None] * len(rows)))
     return BenchmarkResult(items=len(rows), rejected={}, version=str(task.VERSION))
 
 
@@ -151,7 +151,7 @@ def _write_test_rows(folder: Folder, name: str, each: Benchmark, files: Sequence
         if len(rows) == each.max_test:
             break
         try:
-            item = parse_item(line, each.format)
+            item = parse_item(line, files[0].layout)
             if each.scoring is not None and _needs(each):
                 written_item(item, each.scoring, cloze=False)
         except BadRow as error:

@@ -4,10 +4,8 @@ A chunk of `data.shard_rows` lines of one file is a shard: its name and content 
 how many workers there are, and a killed run resumes with the shards that are missing.
 """
 
-import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import pyarrow as pa
@@ -100,7 +98,7 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
     from instsel.runtime.process_cache import new_key
 
     work = bounded_dataset(
-        [{"number": number, "file": json.dumps(asdict(file))} for number, file in enumerate(files)], encoders()
+        [{"number": number, "file": file.to_json()} for number, file in enumerate(files)], encoders()
     )
     work.context.target_max_block_size = CHUNK_BLOCK_BYTES
     reader: Any = _read
@@ -138,7 +136,7 @@ def encoders() -> int:
 
 def _read(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:
     for row in batch.to_pylist():
-        file = SourceFile(**json.loads(row["file"]))
+        file = SourceFile.from_json(row["file"])
         for chunk, (first, lines) in enumerate(read_chunks(file, shard_rows)):
             shard = f"{row['number']:05d}-{chunk:06d}"
             columns = {"shard": [shard], "file": [row["file"]], "first": [first]}
@@ -191,7 +189,7 @@ class _Encoder:
         name = f"{shard}.parquet"
         if self.pool.exists(name):
             return {"shard": shard, "rows": 0, "tokens": 0}
-        where, began = SourceFile(**json.loads(file)), time.monotonic()
+        where, began = SourceFile.from_json(file), time.monotonic()
         self.attempts.start(self.folder, shard, len(lines), f"{where.uri}, from line {first}")
         examples, rejected = encode_lines(
             lines,
@@ -199,7 +197,7 @@ class _Encoder:
             where.uri,
             tokenizer=self.tokenizer,
             max_length=self.data.max_length,
-            row_format=where.row_format,
+            layout=where.layout,
             source=where.source,
             default_source=where.stem,
             reject_if=lambda messages: LEAK if self.leaks.leaks(messages) else None,

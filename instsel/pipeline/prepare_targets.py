@@ -115,7 +115,7 @@ def target_tables(
                     file.uri,
                     tokenizer=tokenizer,
                     max_length=data.max_length,
-                    row_format=file.row_format,
+                    layout=file.layout,
                     source=name,
                     task_column=target.subtask or "task",
                 )

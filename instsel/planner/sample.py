@@ -357,7 +357,7 @@ def _sample_file(file: SourceFile, number: int, count: int, model: Model, data: 
         file.uri,
         tokenizer=tokenizer,
         max_length=data.max_length,
-        row_format=file.row_format,
+        layout=file.layout,
         source=file.source,
         default_source=file.stem,
         reject_if=lambda messages: LEAK if leaks.leaks(messages) else None,

@@ -280,6 +280,11 @@ def test_a_history_goes_before_the_question() -> None:
     assert [turn["content"] for turn in row.messages] == ["West of Sweden?", "Norway.", "And its capital?", "Oslo."]
 
 
+def test_the_first_of_several_answers_counts() -> None:
+    row = parse({"instruction": "Add.", "input": "1 2", "output": ["3", "4"]})
+    assert [turn["content"] for turn in row.messages] == ["Add.\n\n1 2", "3"]
+
+
 CALL = {"name": "add", "arguments": {"a": 4}}
 ADDED = [USER, {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": CALL}]}, ANSWER]
 TOOL = {"name": "add", "description": "adds", "parameters": {}}
