@@ -1,6 +1,7 @@
 """Turn chunks of raw lines into a table of tokenised examples and one of rejected rows with their reasons."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 
 from instsel.data.chat import encode
 from instsel.data.formats import parse_row
+from instsel.data.keys import READ_KEYS
 from instsel.data.messages import (
     STORED_MESSAGES,
     BadRow,
@@ -67,6 +69,7 @@ class StoredRow(Conversation):
 
 REJECTED = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 SHOWN = 200
+_TURN = re.compile(r"in turn \d+")
 LEAK = "shares a run of words with a target"
 DUPLICATE = "exact duplicate of an earlier row"
 
@@ -177,5 +180,14 @@ def reject(examples: pa.Table, reason: str) -> pa.Table:
 
 
 def reasons(rejected: pa.Table) -> dict[str, int]:
-    """Count the reasons, the most frequent first."""
-    return dict(Counter(rejected["reason"].to_pylist()).most_common())
+    """Count the reasons, whatever turn they name, the most frequent first."""
+    counts = Counter[str]()
+    for group in rejected.group_by("reason").aggregate([("file", "count")]).to_pylist():
+        counts[_TURN.sub("in a turn", group["reason"])] += group["file_count"]
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def count_unread(examples: pa.Table) -> dict[str, int]:
+    """Count the rows that have a key which nothing here reads, by key."""
+    counts = Counter(key for extra in examples["extra"].to_pylist() if extra for key in json.loads(extra))
+    return {key: counts[key] for key in sorted(counts) if key not in READ_KEYS}

@@ -87,5 +87,5 @@ PREFERENCE = ("chosen", "rejected")
 UNWANTED = ("label", "kto_tag")
 """Keys whose value `false` says that an answer is unwanted, as rows for KTO have it."""
 
-NAMES = ("id", "source", "task", "choices")
-"""Keys of a row that its tables have a column for."""
+READ_KEYS = ("id", "answer", *PREFERENCE, *UNWANTED)
+"""Keys of a row that are read and kept beside it all the same."""

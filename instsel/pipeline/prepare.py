@@ -4,6 +4,7 @@ A chunk of `data.shard_rows` lines of one file is a shard: its name and content 
 how many workers there are, and a killed run resumes with the shards that are missing.
 """
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -13,14 +14,14 @@ import pyarrow.compute as pc
 
 from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
-from instsel.data.encode import LEAK, encode_lines
+from instsel.data.encode import LEAK, count_unread, encode_lines
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import pool_files
 from instsel.errors import InputError
 from instsel.io.fingerprint import tokenizer_identity
 from instsel.io.store import Folder
 from instsel.models.dtypes import dtype_of
-from instsel.pipeline.prepare_index import finish_pool
+from instsel.pipeline.prepare_index import UNREAD_KEY, finish_pool
 from instsel.pipeline.prepare_targets import leak_index, prepare_targets, why_rejected
 from instsel.study import dependencies
 from instsel.study.folder import path_in_study
@@ -63,10 +64,11 @@ class Prepare(Stage[PrepareResult]):
         # A process of its own, as it loads the model's code.
         identifying: Any = ray.remote(max_calls=1)(_identify_model)
         identified = identifying.remote(config.model)
-        shards = _encode_pool(config, folder, pool_files(config), context.console)
+        files = pool_files(config)
+        shards = _encode_pool(config, folder, files, context.console)
         if not shards:
             raise InputError(f"pool: no usable row; {why_rejected({})}")
-        pool, memory = ray.get(ray.remote(finish_pool).remote(folder, shards))
+        pool, memory = ray.get(ray.remote(finish_pool).remote(folder, shards, [file.uri for file in files]))
         if not pool.rows:
             raise InputError(f"pool: no usable row; {why_rejected(pool.rejected)}")
         tokenizer, weights, parameters = ray.get(identified)
@@ -203,7 +205,9 @@ class _Encoder:
             reject_if=lambda messages: LEAK if self.leaks.leaks(messages) else None,
         )
         self.rejected.write_table(name, rejected)
-        self.pool.write_table(name, examples)
+        # The counts travel with the shard, so that a run that resumes has them.
+        unread = {UNREAD_KEY: json.dumps(count_unread(examples))}
+        self.pool.write_table(name, examples.replace_schema_metadata(unread))
         tokens = pc.sum(examples["tokens"]).as_py() or 0
         seconds = time.monotonic() - began
         self.meter.count(rows=len(examples), tokens=tokens, rejected=len(rejected), seconds=seconds)

@@ -3,9 +3,11 @@
 One task looks at all shards, a few at a time. What it keeps of every row is its id as a number, 8 bytes.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,11 +18,13 @@ import pyarrow.parquet as pq
 
 from instsel.data.encode import DUPLICATE, EXAMPLES, REJECTED, first_occurrences, numeric_ids, reasons, reject
 from instsel.io.store import Folder
-from instsel.study.results import PoolResult, RowCount
+from instsel.study.results import FileCount, PoolResult, RowCount
 
 COPIES = "duplicates.parquet"
 # File and line do not tell apart two splits of a dataset, or a file that is given twice.
 COPY = REJECTED.append(pa.field("shard", pa.string()))
+# Of a shard's Parquet file, what its encoder counted.
+UNREAD_KEY = b"unread"
 REMEMBERED = ["id", "source", "task", "tokens", "answer_tokens"]
 INDEX = pa.schema([EXAMPLES.field(name) for name in REMEMBERED]).append(pa.field("shard", pa.string()))
 GROUP_ROWS = 100_000
@@ -29,12 +33,13 @@ READERS = 8
 SHARDS_AT_ONCE = 8 * READERS
 
 
-def finish_pool(folder: Folder, shards: Sequence[str]) -> tuple[PoolResult, int]:
+def finish_pool(folder: Folder, shards: Sequence[str], files: Sequence[str]) -> tuple[PoolResult, int]:
     """Drop exact duplicates from the shards and write the index of the pool.
 
     Args:
         folder: of the stage.
         shards: their names, in the order of the files.
+        files: URIs of the pool's files, in their order; a shard's name starts with the number of its file.
 
     Returns:
         What the manifest says of the pool, and the peak memory of this process, bytes.
@@ -46,20 +51,21 @@ def finish_pool(folder: Folder, shards: Sequence[str]) -> tuple[PoolResult, int]
         if not rejected.exists(COPIES):
             _write(rejected, COPIES, COPY, _copies(rows, shards, readers))
         lines = _lines_by_shard(rejected)
-        pool_counts = _Counts()
+        pool_counts = _Counts(files)
         tables = _in_order(partial(_drop_copies, rows, lines), shards, readers)
         _write(folder, "index.parquet", INDEX, map(pool_counts.add, tables))
         rejected_rows: Counter[str] = Counter()
-        for reason_counts in _in_order(
-            lambda name: reasons(rejected.read_table(name, ["reason"])), rejected.names(), readers
-        ):
-            rejected_rows.update(reason_counts)
+        for reason_counts in _in_order(partial(_reasons_by_file, rejected), rejected.names(), readers):
+            for file, of_file in reason_counts.items():
+                rejected_rows.update(of_file)
+                pool_counts.files[file].rejected.update(of_file)
     pool = PoolResult(
         rows=pool_counts.rows,
         tokens=pool_counts.tokens,
         shards=pool_counts.shards,
         sources={name: RowCount(**count) for name, count in pool_counts.sources.items()},
         rejected=dict(rejected_rows.most_common()),
+        files=pool_counts.file_counts(),
     )
     return pool, peak_memory()
 
@@ -67,22 +73,49 @@ def finish_pool(folder: Folder, shards: Sequence[str]) -> tuple[PoolResult, int]
 class _Counts:
     """What the pool has, summed up shard by shard."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: Sequence[str]) -> None:
         self.rows, self.tokens = 0, 0
         self.shards: list[str] = []
         self.sources: dict[str, dict[str, int]] = {}
+        self.names = files
+        self.files = {file: _FileCounts() for file in files}
 
     def add(self, index: pa.Table) -> pa.Table:
         """Count the index of a shard, and return it."""
         if len(index):
-            self.shards.append(index["shard"][0].as_py())
+            shard = index["shard"][0].as_py()
+            self.shards.append(shard)
+            file = self.files[self.names[int(shard.partition("-")[0])]]
+            file.rows += len(index)
+            file.unread.update(json.loads((index.schema.metadata or {}).get(UNREAD_KEY, b"{}")))
         for group in index.group_by("source").aggregate([("id", "count"), ("tokens", "sum")]).to_pylist():
             source = self.sources.setdefault(group["source"], {"rows": 0, "tokens": 0})
             source["rows"] += group["id_count"]
             source["tokens"] += group["tokens_sum"]
             self.tokens += group["tokens_sum"]
         self.rows += len(index)
-        return index
+        return index.replace_schema_metadata(None)
+
+    def file_counts(self) -> dict[str, FileCount]:
+        """Return what each file has, in the order of the study file."""
+        return {
+            name: FileCount(
+                rows=file.rows, rejected=dict(file.rejected.most_common()), unread=dict(sorted(file.unread.items()))
+            )
+            for name, file in self.files.items()
+        }
+
+
+@dataclass
+class _FileCounts:
+    rows: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
+
+
+def _reasons_by_file(rejected: Folder, name: str) -> dict[str, dict[str, int]]:
+    table = rejected.read_table(name, ["file", "reason"])
+    return {file: reasons(table.filter(pc.equal(table["file"], file))) for file in table["file"].unique().to_pylist()}
 
 
 def _copies(pool: Folder, shards: Sequence[str], readers: ThreadPoolExecutor) -> Iterator[pa.Table]:

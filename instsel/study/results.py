@@ -28,12 +28,22 @@ class SplitCount(Result):
     rejected: dict[str, int]
 
 
+class FileCount(SplitCount):
+    """Rows of a file that are usable, how many are rejected and why, and how many have a key that nothing reads."""
+
+    unread: dict[str, int] = {}
+
+
 class PoolResult(RowCount):
-    """The pool: its usable rows, shards in order, rows of each source, and how many are rejected for which reason."""
+    """The pool: its usable rows, shards in order, rows of each source, and how many are rejected for which reason.
+
+    `files` has the same by file, in the order of the study file; copies are counted where they are dropped.
+    """
 
     shards: list[str]
     sources: dict[str, RowCount]
     rejected: dict[str, int]
+    files: dict[str, FileCount] = {}
 
 
 class PrepareResult(Result):
