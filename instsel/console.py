@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 log = logging.getLogger("instsel")
 log.addHandler(logging.NullHandler())
@@ -144,6 +145,17 @@ class Terminal:
             form for form in forms if Measurement.get(self._console, unlimited, form).maximum <= self._console.width
         )
         self._console.print(next(fits, forms[-1]))
+
+    def marked(self, pieces: Sequence[tuple[str, bool]]) -> None:
+        """Print pieces of a text, the marked ones in colour, or in brackets where there is none."""
+        text = Text()
+        for piece, is_marked in pieces:
+            shown = printable(piece)
+            if self._console.is_terminal:
+                text.append(shown, style="black on green" if is_marked else "")
+            else:
+                text.append(f"[[{shown}]]" if is_marked else shown)
+        self._console.print(text, highlight=False)
 
     def data(self, value: Any) -> None:
         """Print a value as JSON, for other programs."""

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,48 @@ def run(study: StudyPath, overrides: Overrides = [], until: Until = STAGES[-1]) 
     with exit_status():
         _check_stage(until)
         run_and_report(load_study(study, overrides), until)
+
+
+@app.command()
+def init(
+    paths: Annotated[list[str], typer.Argument(help="files and folders of the pool; default: this folder")] = ["."],  # noqa: B006
+    targets: Annotated[
+        list[str],
+        typer.Option("--target", help="a benchmark of lm-eval, or NAME=FILE with examples; default 5 % of the pool"),
+    ] = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="study file to write", metavar="STUDY.yaml")] = Path("study.yaml"),
+    model: Annotated[str | None, typer.Option(help="folder or hub id of the model; default: a small one")] = None,
+) -> None:
+    """Write a study file for your own files, commented and ready to run."""
+    with exit_status():
+        from instsel.pipeline.draft import draft_study
+
+        terminal = Terminal()
+        for each in draft_study(paths, targets, out, model):
+            terminal.say(str(each))
+        terminal.say(f"wrote {out}; look at it by `instsel check {out} --show 3`, run it by `instsel run {out}`")
+
+
+@app.command()
+def check(
+    study: StudyPath,
+    overrides: Overrides = [],  # noqa: B006
+    show: Annotated[int, typer.Option(min=0, help="rows of the pool to show as the model sees them")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print what the files hold as JSON")] = False,
+) -> None:
+    """Look at a study before it runs: what is wrong, rows that are usable or rejected by file, what the model sees."""
+    with exit_status():
+        from instsel.pipeline.check import check_study, show_check
+
+        terminal = Terminal()
+        checked = check_study(load_study(study, overrides), show)
+        if as_json:
+            terminal.data(asdict(checked))
+        else:
+            show_check(checked, terminal)
+        if checked.problems:
+            raise InputError("\n  ".join([f"{len(checked.problems)} to mend:", *checked.problems]))
+        terminal.say(f"nothing to mend: instsel plan {study} tells what it takes, instsel run {study} runs it")
 
 
 @app.command()

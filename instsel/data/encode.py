@@ -183,8 +183,13 @@ def reasons(rejected: pa.Table) -> dict[str, int]:
     """Count the reasons, whatever turn they name, the most frequent first."""
     counts = Counter[str]()
     for group in rejected.group_by("reason").aggregate([("file", "count")]).to_pylist():
-        counts[_TURN.sub("in a turn", group["reason"])] += group["file_count"]
+        counts[any_turn(group["reason"])] += group["file_count"]
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def any_turn(reason: str) -> str:
+    """Return a reason without the number of the turn that it names."""
+    return _TURN.sub("in a turn", reason)
 
 
 def count_unread(examples: pa.Table) -> dict[str, int]:
