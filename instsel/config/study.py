@@ -228,7 +228,9 @@ class StudyConfig(StrictModel):
     root: Uri = Field(".", description="folder that pool and target paths are relative to")
     model: Model = Field(description="model that selects and is trained")
     pool: list[PoolSource] = Field(min_length=1, description="files of the pool")
-    targets: dict[str, Target] = Field(min_length=1, description="abilities the selection is for")
+    targets: dict[str, Target] = Field(
+        {}, description="abilities the selection is for; methods that read influence, hidden states or prompts need one"
+    )
     guards: dict[str, Guard] = Field(
         {}, description="abilities that training must not harm: scored, and never selected for"
     )
@@ -331,6 +333,22 @@ class StudyConfig(StrictModel):
             method.quota_shares(self.selection.quotas, self.targets)
             self._check_reference(method)
             self._check_categories(method)
+        return self
+
+    @model_validator(mode="after")
+    def _check_has_targets(self) -> "StudyConfig":
+        if self.targets:
+            return self
+        needing = [method.name for method in self.selection.methods if method.needs_targets]
+        parts = {
+            "selection.include_validation": self.selection.include_validation,
+            "evaluation.headroom": self.evaluation.headroom,
+            "search": self.search is not None,
+            "mixture": self.mixture is not None,
+        }
+        what = needing[:1] + [key for key, is_asked in parts.items() if is_asked]
+        if what:
+            raise ValueError(f"targets: {what[0]!r} needs a target, and there is none; give one, or leave that out")
         return self
 
     def _check_reference(self, method: Method) -> None:

@@ -20,6 +20,8 @@ from instsel.selection.pickers import Picker, check_shares
 from instsel.strict import StrictModel
 
 Requires = Literal["index", "influence", "gradients", "embeddings", "hidden_states", "likelihood", "prompts"]
+TARGETED: tuple[Requires, ...] = ("influence", "gradients", "hidden_states", "prompts")
+"""What is of validation rows as well as of the pool's."""
 Form = Literal["cosine", "fisher", "contrast"]
 Average = Literal["cosines", "gradients"]
 Groups = Literal["source", "task", "category"]
@@ -404,6 +406,11 @@ class Method(StrictModel, ABC):
         return True
 
     @property
+    def needs_targets(self) -> bool:
+        """Whether the choice is for targets, so that a study without any cannot make it."""
+        return self.requires in TARGETED or self.picks == "none"
+
+    @property
     def target_names(self) -> list[str] | None:
         """Targets that the method chooses for; None for all, and for a method that has none."""
         return None
@@ -470,6 +477,11 @@ class TargetedMethod(Method):
     """A method that chooses for targets."""
 
     targets: list[str] | None = Field(None, min_length=1, description="targets to choose for; default all")
+
+    @property
+    def needs_targets(self) -> bool:
+        """Whether the choice is for targets, so that a study without any cannot make it."""
+        return self.requires in TARGETED or self.picks == "none"
 
     @property
     def target_names(self) -> list[str] | None:
