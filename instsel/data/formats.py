@@ -14,7 +14,7 @@ from instsel.data import keys
 from instsel.data.messages import BadRow, Turn, is_trained
 from instsel.data.other_answers import choices_of
 from instsel.data.row_shapes import RowLayout, RowParts
-from instsel.data.turns import tools_of
+from instsel.data.row_turns import tools_of
 
 # More than in any useful row; larger ones would take unbounded memory or time.
 MOST_BYTES = 16 << 20

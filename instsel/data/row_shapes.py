@@ -13,7 +13,7 @@ from instsel.console import one_line
 from instsel.data import keys
 from instsel.data.messages import BadRow, Turn
 from instsel.data.other_answers import choices_of
-from instsel.data.turns import TurnReader, text_of
+from instsel.data.row_turns import TurnReader, text_of
 
 MOST_KEYS_NAMED = 8
 # "\n\nHuman: ... \n\nAssistant: ..." and "### Human: ... ### Assistant: ...", as published sets have it.
