@@ -6,7 +6,7 @@ from functools import lru_cache
 from os.path import commonprefix
 from typing import Any
 
-from instsel.data.messages import BadRow, Message
+from instsel.data.formats import BadRow, Message
 from instsel.errors import InputError
 
 IGNORED = -100
@@ -47,7 +47,7 @@ def check_tokenizer(tokenizer: Any) -> None:
         raise InputError("the tokenizer has no fast version, which answer marking needs; use a model that has one")
 
 
-def encode(tokenizer: Any, messages: list[Any], max_length: int, *, tools: Any = None) -> Example:
+def encode(tokenizer: Any, messages: list[Message], max_length: int) -> Example:
     """Render and tokenise a conversation, and mark its answer tokens.
 
     Answer tokens are those of assistant turns: the template's output after the generation prompt, up to and including
