@@ -1,24 +1,49 @@
 """Render conversations with a chat template, tokenise them, and mark the answer tokens."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
 from functools import lru_cache
-from os.path import commonprefix
 from typing import Any
 
-from instsel.data.formats import BadRow, Message
+from instsel.data.answer_spans import AnswerFinder, Answers
+from instsel.data.formats import BadRow
+from instsel.data.templates import (
+    MOST_ADDED,
+    MOST_TIMES,
+    ChatTemplate,
+    check_template,
+    template_source,
+)
+from instsel.data.tokens import TokenisedText, tokenizer_of
+from instsel.data.turns import (
+    THINK_TAG,
+    Dialogue,
+    EncodingOptions,
+    Turn,
+    content_text,
+    prepare_turns,
+    texts_of,
+)
 from instsel.errors import InputError
 
 IGNORED = -100
+_LONGEST_SPACE = 100
+# Characters of an answer, and up to where its last token may reach.
+_Span = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids and labels of a conversation; a label equals its token inside answers and is -100 elsewhere."""
+    """Token ids and labels of a conversation; a label equals its token inside answers and is -100 elsewhere.
+
+    `dropped_reasoning` is the number of turns whose reasoning the template leaves out.
+    """
 
     input_ids: list[int]
     labels: list[int]
     truncated: bool
+    dropped_reasoning: int = 0
 
     @property
     def answer_tokens(self) -> int:
@@ -26,133 +51,248 @@ class Example:
         return sum(label != IGNORED for label in self.labels[1:])
 
 
-def prompt_text(messages: Sequence[Message]) -> str:
+@dataclass(frozen=True)
+class _Prepared:
+    """A conversation as it goes to the template; `labelled` are the turns to label, `size` its characters."""
+
+    turns: list[Turn]
+    labelled: frozenset[int]
+    tools: list[dict[str, Any]] | None
+    size: int
+    finder: AnswerFinder
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """A rendered conversation."""
+
+    prepared: _Prepared
+    text: str
+    answers: Answers
+
+
+def prompt_text(messages: Sequence[Turn]) -> str:
     """Return the contents of all messages before the last assistant turn, a line break between two, without roles.
 
     Roles and template marks are the same in all rows, and no text that encoders were trained on has them.
     """
     turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-    return "\n".join(message["content"] for message in messages[: turns[-1]])
+    contents = [content_text(message) for message in messages[: turns[-1]]]
+    return "\n".join(content for content in contents if content is not None)
 
 
 def check_tokenizer(tokenizer: Any) -> None:
     """Check that answers can be marked with a tokenizer.
 
     Raises:
-        InputError: it has no chat template, or does not give the character offsets of tokens.
+        InputError: it has no chat template, several without a default, or one that cannot be used, or does not give
+            the character offsets of tokens.
     """
-    if not tokenizer.chat_template:
+    templates = tokenizer.chat_template
+    if not templates:
         raise InputError("the tokenizer has no chat template; set model.chat_template to the path of a Jinja file")
     if not tokenizer.is_fast:
         raise InputError("the tokenizer has no fast version, which answer marking needs; use a model that has one")
+    if isinstance(templates, Mapping) and "default" not in templates:
+        raise InputError(
+            f"the tokenizer has several chat templates ({', '.join(sorted(templates))}) and none is called default; "
+            "set model.chat_template to the path of a Jinja file"
+        )
+    problem = check_template(tokenizer)
+    if problem is not None:
+        raise InputError(f"the tokenizer's chat template: {problem}; set model.chat_template to the path of another")
 
 
-def encode(tokenizer: Any, messages: list[Message], max_length: int) -> Example:
+def lacks_end_mark(tokenizer: Any, today: date | None = None) -> bool:
+    """Return whether the template writes no token behind the last answer, so that a model does not learn to stop."""
+    return not _finder(tokenizer, template_source(tokenizer), today or date.today()).frame.has_end_token  # noqa: DTZ011
+
+
+def encode(
+    tokenizer: Any,
+    messages: Sequence[Turn],
+    max_length: int | None,
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    trained: Sequence[bool | None] | None = None,
+    options: EncodingOptions | None = None,
+) -> Example:
     """Render and tokenise a conversation, and mark its answer tokens.
 
-    Answer tokens are those of assistant turns: the template's output after the generation prompt, up to and including
-    the end-of-turn token, without trailing white space. If a turn does not follow that prompt, such as the first of a
-    conversation, its answer starts with its content. A text longer than `max_length` tokens is truncated at its end.
+    The tokens are those of `apply_chat_template`. Answer tokens are what the template writes of assistant turns, with
+    reasoning and tool calls, up to and including the mark that ends the turn. A token that reaches over the beginning
+    of an answer belongs to it. A text longer than `max_length` tokens is truncated at its end.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer with a chat template.
-        messages: turns of the conversation.
-        max_length: maximum length in tokens.
+        messages: turns of the conversation, with every key that the template may read.
+        max_length: maximum length in tokens, in place of that in `options`.
+        tools: JSON schemas of the tools that the assistant may call.
+        trained: for each turn whether it is marked as one to train on; None for a turn without a mark.
+        options: what to label; all answers by default.
 
     Raises:
-        BadRow: the template rejects or drops turns, the text of a turn contains a special token, which could end the
-            turn and start another, or truncation leaves no answer token.
+        BadRow: the template rejects the conversation, or loses or changes what a turn says, the text of a turn contains
+            a special token, which could end the turn and start another, or there is no answer token to label.
     """
-    text = _checked_text(tokenizer, messages)
-    spans = [
-        _answer_span(tokenizer, messages, turn, text) for turn, m in enumerate(messages) if m["role"] == "assistant"
-    ]
-    return _marked(tokenizer, text, spans, max_length)
+    options = replace(options or EncodingOptions(), max_length=max_length)
+    (example,) = encode_batch(tokenizer, [Dialogue(messages, tools, trained)], options)
+    if isinstance(example, BadRow):
+        raise example
+    return example
 
 
-def encode_answer(tokenizer: Any, messages: list[Message], max_length: int) -> Example:
+def encode_batch(tokenizer: Any, dialogues: Sequence[Dialogue], options: EncodingOptions) -> list[Example | BadRow]:
+    """Encode many conversations, as `encode` does one, in a fraction of the time.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer with a chat template.
+        dialogues: the conversations.
+        options: maximum length, and what to label.
+
+    Returns:
+        For each conversation its example, or the reason why it has none.
+    """
+    rendered = _render(tokenizer, dialogues, options)
+    texts = iter(tokenizer_of(tokenizer).encode([row.text for row in rendered if isinstance(row, _Rendered)]))
+    examples: list[Example | BadRow] = []
+    for row in rendered:
+        if isinstance(row, BadRow):
+            examples.append(row)
+            continue
+        try:
+            examples.append(_label(tokenizer, row, next(texts), options))
+        except BadRow as error:
+            examples.append(error)
+    return examples
+
+
+def encode_answer(
+    tokenizer: Any,
+    messages: Sequence[Turn],
+    max_length: int,
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    options: EncodingOptions | None = None,
+) -> Example:
     """Render and tokenise a conversation, and mark the words of its last turn alone, without its end-of-turn token.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer with a chat template.
         messages: turns of the conversation; the last one is the assistant's.
         max_length: maximum length in tokens; a longer text is truncated at its end.
+        tools: JSON schemas of the tools that the assistant may call.
+        options: how system turns and reasoning are written.
 
     Raises:
         BadRow: as `encode`, or the last turn is not the assistant's.
     """
     if not messages or messages[-1]["role"] != "assistant":
         raise BadRow("the last turn is not the assistant's")
-    text = _checked_text(tokenizer, messages)
-    first, end = _answer_span(tokenizer, messages, len(messages) - 1, text)
-    content = messages[-1]["content"].strip()
-    start = text.rfind(content, first, end)
-    if start < 0:
-        raise BadRow("the chat template rewrites the answer")
-    # A token may begin with the white space before the answer.
-    leading = len(text[first:start]) - len(text[first:start].rstrip())
-    return _marked(tokenizer, text, [(start - leading, start + len(content))], max_length)
+    options = replace(options or EncodingOptions(), max_length=max_length, train_on="last")
+    (row,) = _render(tokenizer, [Dialogue(messages, tools)], options)
+    if isinstance(row, BadRow):
+        raise row
+    (text,) = tokenizer_of(tokenizer).encode([row.text])
+    start, end = row.answers.spans[max(row.prepared.labelled)].words
+    return _example(text, [_with_limit(row.text, start, end)], max_length, row.answers.dropped_reasoning)
 
 
-def _checked_text(tokenizer: Any, messages: list[Message]) -> str:
-    """Render a conversation, and check that the template neither drops turns nor takes text for its own tokens."""
-    special = _special_tokens(tokenizer, tokenizer.get_chat_template())
-    if any(token in message["content"] for token in special for message in messages):
-        raise BadRow("the text contains a special token of the chat template")
-    text = _render(tokenizer, messages)
-    for message in messages:
-        if message["content"].strip() not in text:
-            raise BadRow("the chat template drops or changes a turn")
-    return text
+def _render(tokenizer: Any, dialogues: Sequence[Dialogue], options: EncodingOptions) -> list[_Rendered | BadRow]:
+    """Render conversations, and find their answers."""
+    today = options.today or date.today()  # noqa: DTZ011
+    rows = [_prepare(tokenizer, dialogue, options, today) for dialogue in dialogues]
+    # Those without tools in one call of transformers: most of its time goes into the call.
+    plain = [row for row in rows if isinstance(row, _Prepared) and row.tools is None]
+    texts: dict[int, str | BadRow] = {}
+    if plain:
+        rendered = plain[0].finder.template.render([row.turns for row in plain])
+        texts = {id(row): text for row, text in zip(plain, rendered, strict=True)}
+    results: list[_Rendered | BadRow] = []
+    for row in rows:
+        if isinstance(row, BadRow):
+            results.append(row)
+            continue
+        text = texts[id(row)] if row.tools is None else row.finder.template.render([row.turns], row.tools)[0]
+        try:
+            results.append(_find_answers(row, text))
+        except BadRow as error:
+            results.append(error)
+    return results
 
 
-def _marked(tokenizer: Any, text: str, spans: Sequence[tuple[int, int]], max_length: int) -> Example:
-    """Tokenise a text and mark the tokens inside spans of characters."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = encoded["input_ids"][:max_length], encoded["offset_mapping"][:max_length]
-    labels = [
-        token if any(_inside(offset, span) for span in spans) else IGNORED
-        for token, offset in zip(ids, offsets, strict=True)
-    ]
-    example = Example(ids, labels, len(encoded["input_ids"]) > max_length)
+def _prepare(tokenizer: Any, dialogue: Dialogue, options: EncodingOptions, today: date) -> _Prepared | BadRow:
+    """Apply the options to a conversation, and check that no text in it would be taken for the template's own."""
+    source = template_source(tokenizer, dialogue.tools)
+    try:
+        turns, labelled = prepare_turns(dialogue, options)
+    except BadRow as error:
+        return error
+    texts = list(texts_of([turns, dialogue.tools]))
+    if any(token in text for token in _special_tokens(tokenizer, source) for text in texts):
+        return BadRow("the text contains a special token of the chat template")
+    size = sum(map(len, texts))
+    return _Prepared(turns, labelled, dialogue.tools, size, _finder(tokenizer, source, today))
+
+
+def _find_answers(row: _Prepared, text: str | BadRow) -> _Rendered:
+    if isinstance(text, BadRow):
+        raise text
+    if len(text) > MOST_TIMES * row.size + MOST_ADDED:
+        raise BadRow(f"the chat template writes {len(text):,} characters for a row of {row.size:,}")
+    return _Rendered(row, text, row.finder.find(row.turns, row.tools, text))
+
+
+def _label(tokenizer: Any, row: _Rendered, text: TokenisedText, options: EncodingOptions) -> Example:
+    """Label the answers of a conversation."""
+    answers, prepared = row.answers, row.prepared
+    found = [answers.spans[turn] for turn in sorted(prepared.labelled)]
+    spans = [(span.spoken if options.reasoning == "mask" else span.start, span.end) for span in found]
+    marked = prepared.finder.template.generations(prepared.turns, prepared.tools, row.text)
+    if marked is not None:
+        spans = [(max(span[0], other[0]), min(span[1], other[1])) for span in spans for other in marked]
+    last = len(prepared.turns) - 1
+    appended = None
+    if options.append_end and last in prepared.labelled and not prepared.finder.frame.has_end_token:
+        appended = tokenizer.eos_token_id
+    limited = [_with_limit(row.text, start, end) for start, end in spans]
+    return _example(text, limited, options.max_length, answers.dropped_reasoning, appended)
+
+
+def _example(
+    text: TokenisedText, spans: Iterable[_Span], max_length: int | None, dropped: int, appended: int | None = None
+) -> Example:
+    """Label the tokens of a text that reach into spans of characters, and one that is appended."""
+    ids = text.ids
+    labels = [IGNORED] * len(ids)
+    for start, end, limit in spans:
+        if start < end:
+            first, last = text.tokens_of(start, end, limit)
+            labels[first:last] = ids[first:last]
+    if appended is not None:
+        ids, labels = [*ids, appended], [*labels, appended]
+    truncated = max_length is not None and len(ids) > max_length
+    example = Example(ids[:max_length], labels[:max_length], truncated, dropped)
     if example.answer_tokens == 0:
-        raise BadRow("no answer token within max_length" if example.truncated else "no answer token")
+        raise BadRow("no answer token within max_length" if truncated else "no answer token")
     return example
 
 
-@lru_cache(maxsize=4)
+def _with_limit(text: str, start: int, end: int) -> _Span:
+    """Let the last token of an answer reach into white space behind it, as one of a dot and a line break does."""
+    behind = text[end : end + _LONGEST_SPACE]
+    return start, end, end + len(behind) - len(behind.lstrip())
+
+
+@lru_cache(maxsize=8)
+def _finder(tokenizer: Any, source: str, today: date) -> AnswerFinder:
+    return AnswerFinder(ChatTemplate(tokenizer, source, today))
+
+
+@lru_cache(maxsize=8)
 def _special_tokens(tokenizer: Any, template: str) -> list[str]:
     """Return the special tokens that the chat template uses, which in a text would be mistaken for the template's."""
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    ends = {tokenizer.bos_token, tokenizer.eos_token} - {None}
-    return sorted(token for token in special if token in template or token in ends)
-
-
-def _inside(token: tuple[int, int], span: tuple[int, int]) -> bool:
-    """Return whether a token is inside a span; some tokenizers give tokens of white space no width."""
-    (start, end), (low, high) = token, span
-    return low <= start and end <= high and (start < end or low < start)
-
-
-def _render(tokenizer: Any, messages: list[Message], *, prompt: bool = False) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-    except (TemplateError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
-        raise BadRow(f"the chat template rejects the row: {error}") from None
-    return text
-
-
-def _answer_span(tokenizer: Any, messages: list[Message], turn: int, text: str) -> tuple[int, int]:
-    """Return start and end of the answer `turn` in `text`, in characters."""
-    through = _render(tokenizer, messages[: turn + 1])
-    end = len(through.rstrip())
-    if not text.startswith(through[:end]):
-        raise BadRow("the chat template rewrites earlier turns, so answers cannot be marked")
-    before = _render(tokenizer, messages[:turn], prompt=True) if turn else ""
-    if before and through.startswith(before):
-        return len(before), end
-    content = "1" if messages[turn]["content"].strip().startswith("0") else "0"
-    other = _render(tokenizer, [*messages[:turn], {"role": "assistant", "content": content}])
-    return len(commonprefix([through, other])), end  # noqa: RUF071
+    ends = {tokenizer.bos_token, tokenizer.eos_token}
+    used = {token for token in special if token in template or token in ends}
+    return sorted(token for token in used if not THINK_TAG.fullmatch(token))

@@ -1,0 +1,203 @@
+"""Where the answers of a conversation stand in its rendered text, from its first token to the mark that ends its turn.
+
+The conversation is rendered twice, whole: as it is, and with a sign in place of each text. What stands between two
+signs is the template's own, so that the second rendering says where everything stands in the first, whatever the
+number of turns. What the template writes around answers is learnt once, from made-up conversations.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from instsel.data.formats import BadRow
+from instsel.data.frames import Frame, learn_frame
+from instsel.data.signs import Piece, Pieces, Signs, align, occurs
+from instsel.data.templates import ChatTemplate
+from instsel.data.turns import Turn
+
+_MOST_LAYOUTS = 1_000
+_MOST_REMEMBERED = 20_000
+# What closes thinking, with the white space after it.
+_THINKING_CLOSES = re.compile(
+    r"(?:</\w*(?:think|thought|reason)\w*>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>)\s*", re.I
+)
+
+_Point = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class AnswerSpan:
+    """Characters of an answer in a rendered text.
+
+    Attributes:
+        start: where the assistant starts to write.
+        spoken: where it does so without its reasoning.
+        end: behind the mark that ends its turn.
+        words: start and end of the text that it says, without anything that the template writes around it.
+    """
+
+    start: int
+    spoken: int
+    end: int
+    words: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers in a rendered text by turn, and the number of turns whose reasoning the template leaves out."""
+
+    spans: dict[int, AnswerSpan]
+    dropped_reasoning: int
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """Points of an answer: a literal of the layout, and an offset in it."""
+
+    start: _Point
+    spoken: _Point
+    end: _Point
+    words: tuple[_Point, _Point]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    pieces: Pieces
+    bounds: dict[int, _Bounds]
+    missing: tuple[int, ...]
+
+
+class AnswerFinder:
+    """Finds answers in the texts that a chat template renders.
+
+    Args:
+        template: the chat template.
+    """
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self.template = template
+        self._signs = Signs(source=template.source)
+        self._frame: Frame | None = None
+        self._layouts: dict[str, _Layout] = {}
+
+    @property
+    def frame(self) -> Frame:
+        """What the template writes around answers."""
+        if self._frame is None:
+            self._frame = learn_frame(self.template)
+        return self._frame
+
+    def find(self, messages: Sequence[Turn], tools: Any, text: str) -> Answers:
+        """Find the answers of a conversation in its rendered text.
+
+        Raises:
+            BadRow: the template loses or changes what a turn says, or writes turns in a way that depends on their text.
+        """
+        signs = self._signs
+        if signs.stem in text:
+            signs = Signs(text, self.template.source)
+        signed, pieces = signs.exchange(messages)
+        layout = self._layout(signs, signed, pieces, tools)
+        for number in layout.missing:
+            if pieces[number].kind != "reasoning":
+                raise _loss(pieces[number], reads_parts=self.frame.reads_parts)
+        starts, wrong = align(text, layout.pieces, [piece.text for piece in pieces])
+        if wrong is not None:
+            raise _misfit(pieces[wrong] if pieces else None, text)
+
+        def position(point: _Point) -> int:
+            return starts[point[0]] + point[1]
+
+        spans = {
+            turn: AnswerSpan(
+                position(bounds.start),
+                position(bounds.spoken),
+                position(bounds.end),
+                (position(bounds.words[0]), position(bounds.words[1])),
+            )
+            for turn, bounds in layout.bounds.items()
+        }
+        for turn, message in enumerate(messages):
+            if message.get("role") == "assistant" and turn not in spans:
+                raise BadRow(f"turn {turn + 1}, assistant, says nothing")
+        return Answers(spans, len({pieces[number].turn for number in layout.missing}))
+
+    def _layout(self, signs: Signs, signed: list[dict[str, Any]], pieces: list[Piece], tools: Any) -> _Layout:
+        """Render a conversation of signs; what rows of the same turns share is remembered."""
+        key = json.dumps([signed, tools], ensure_ascii=False, default=str)
+        layout = self._layouts.get(key)
+        if layout is None:
+            (rendered,) = self.template.render([signed], tools)
+            if isinstance(rendered, BadRow):
+                raise rendered
+            layout = self._compile(signs.split(rendered), pieces)
+            if len(self._layouts) >= _MOST_LAYOUTS:
+                self._layouts.clear()
+            if len(key) <= _MOST_REMEMBERED:
+                self._layouts[key] = layout
+        return layout
+
+    def _compile(self, pieces: Pieces, texts: Sequence[Piece]) -> _Layout:
+        firsts: dict[int, int] = {}
+        for index, number in enumerate(pieces.order):
+            firsts.setdefault(number, index)
+        by_turn: dict[int, list[int]] = {}
+        for number, index in firsts.items():
+            if texts[number].role == "assistant":
+                by_turn.setdefault(texts[number].turn, []).append(index)
+        bounds = {turn: self._bounds(pieces, texts, sorted(indices)) for turn, indices in by_turn.items()}
+        missing = tuple(number for number in range(len(texts)) if number not in firsts)
+        return _Layout(pieces, bounds, missing)
+
+    def _bounds(self, pieces: Pieces, texts: Sequence[Piece], indices: list[int]) -> _Bounds:
+        """Return the points of an answer whose texts stand behind the literals of some indices."""
+        said = {index: texts[pieces.order[index]] for index in indices}
+        first, last = indices[0], indices[-1]
+
+        def start_at(index: int) -> int:
+            return self.frame.start_of_answer(pieces.literals[index], said[index].kind, said[index].before)
+
+        start = (first, start_at(first))
+        spoken_index = next((index for index in indices if said[index].kind != "reasoning"), None)
+        end = self._end(pieces, texts, last)
+        if spoken_index is None:
+            spoken = end
+        else:
+            literal = pieces.literals[spoken_index]
+            closed = [close.end() for close in _THINKING_CLOSES.finditer(literal)]
+            spoken = (spoken_index, max([start_at(spoken_index), *closed]))
+        words = [index for index in indices if said[index].kind == "text"]
+        bounds = ((words[0], len(pieces.literals[words[0]])), (words[-1] + 1, 0)) if words else (end, end)
+        return _Bounds(start, spoken, end, bounds)
+
+    def _end(self, pieces: Pieces, texts: Sequence[Piece], last: int) -> _Point:
+        """Return the end of an answer whose last text stands behind literal `last`."""
+        text = texts[pieces.order[last]]
+        for index in range(last + 1, len(pieces.literals)):
+            length = self.frame.end_of_answer(pieces.literals[index], text.kind)
+            if length is not None:
+                return index, length
+            # The name of a call may be written again in the same turn.
+            if index < len(pieces.order) and texts[pieces.order[index]].turn != text.turn:
+                break
+        behind = pieces.literals[last + 1]
+        if text.kind == "call":
+            # Its arguments stand behind its name, and nothing ends them.
+            return last + 1, len(behind.rstrip())
+        tag = text.after.rstrip()
+        return last + 1, len(tag) if behind.startswith(tag) else 0
+
+
+def _loss(piece: Piece, *, reads_parts: bool = False) -> BadRow:
+    what = {"text": "the text", "reasoning": "the reasoning", "call": "a tool call"}[piece.kind]
+    why = "; it reads content as a list of parts" if reads_parts else ""
+    return BadRow(f"the chat template drops or changes a turn: {what} of turn {piece.turn + 1}, {piece.role}{why}")
+
+
+def _misfit(piece: Piece | None, text: str) -> BadRow:
+    if piece is not None and not occurs(piece.text, text):
+        return _loss(piece)
+    turn = f"turn {piece.turn + 1}, {piece.role}," if piece is not None else "a turn"
+    return BadRow(f"the chat template writes {turn} by what its text is, so answers cannot be marked")

@@ -1,0 +1,169 @@
+"""Turns of a conversation before a template writes them: which are trained, system turns, reasoning, their texts."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Literal
+
+from instsel.data.formats import BadRow
+
+Turn = Mapping[str, Any]
+# What transformers takes for a turn's reasoning, in its order.
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+SYSTEM_ROLES = ("system", "developer")
+THINK_TAG = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>|\[(/?)THINK\]")
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A row to encode.
+
+    Attributes:
+        messages: its turns, with every key that the chat template may read.
+        tools: JSON schemas of the tools that the assistant may call.
+        trained: for each turn whether it is marked as one to train on; None for a turn without a mark.
+    """
+
+    messages: Sequence[Turn]
+    tools: list[dict[str, Any]] | None = None
+    trained: Sequence[bool | None] | None = None
+
+
+@dataclass(frozen=True)
+class EncodingOptions:
+    """How conversations become tokens and labels.
+
+    Attributes:
+        max_length: maximum length in tokens; longer texts are truncated at their end. None for no limit.
+        train_on: label all answers, the last one, or those that are marked as true. An answer that is marked as false
+            is never labelled.
+        reasoning: label it as part of the answer, leave it in the text without a label, or remove it from the turns.
+        system: leave system turns as they are, write each before the text of the next user turn, or remove them.
+        today: the date that templates write; the current one if None.
+        append_end: append the tokenizer's end of text, labelled, to a conversation that ends with an answer, if the
+            template writes no token there that ends it (`lacks_end_mark`).
+    """
+
+    max_length: int | None = None
+    train_on: Literal["all", "last", "marked"] = "all"
+    reasoning: Literal["train", "mask", "drop"] = "train"
+    system: Literal["keep", "first_user", "drop"] = "keep"
+    today: date | None = None
+    append_end: bool = False
+
+
+def prepare_turns(dialogue: Dialogue, options: EncodingOptions) -> tuple[list[Turn], frozenset[int]]:
+    """Apply the options to a conversation, and choose the answers to label.
+
+    Returns:
+        The turns for the template, and the indices of those to label.
+
+    Raises:
+        BadRow: no answer is to be labelled, or a turn cannot be changed as the options say.
+    """
+    marks = dialogue.trained if dialogue.trained is not None else [None] * len(dialogue.messages)
+    turns = list(zip(dialogue.messages, marks, strict=True))
+    if options.system != "keep":
+        turns = _without_system(turns, merge=options.system == "first_user")
+    if options.reasoning == "drop":
+        turns = [(_without_reasoning(message, number), mark) for number, (message, mark) in enumerate(turns, start=1)]
+    answers = [index for index, (message, _) in enumerate(turns) if message.get("role") == "assistant"]
+    if not answers:
+        raise BadRow("no assistant turn")
+    if options.train_on == "last":
+        answers = answers[-1:]
+    elif options.train_on == "marked":
+        answers = [index for index in answers if turns[index][1]]
+    answers = [index for index in answers if turns[index][1] is not False]
+    if not answers:
+        raise BadRow("no assistant turn is marked to be trained on")
+    return [message for message, _ in turns], frozenset(answers)
+
+
+def split_thoughts(content: str) -> list[tuple[str, bool]]:
+    """Split an answer at its tags of thinking, such as <think>, into parts that join to it again.
+
+    Returns:
+        The parts, and for each whether it is a thought; tags are not. A closing tag ends a thought that begins with
+        the text, since some models are given the opening one. A thought without an end is text.
+    """
+    parts: list[tuple[str, bool]] = []
+    start, opened = 0, None
+    for tag in THINK_TAG.finditer(content):
+        closes = "/" in (tag.group(1), tag.group(2))
+        thought = closes and (opened is not None or not any(part.strip() for part, _ in parts))
+        parts += [(content[start : tag.start()], thought), (tag.group(), False)]
+        start, opened = tag.end(), None if closes else tag.start()
+    return [*parts, (content[start:], False)]
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """Yield all texts in a turn, a tool or a list of them, keys among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield key
+            yield from texts_of(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from texts_of(item)
+
+
+def content_text(message: Turn) -> str | None:
+    """Return the text of a turn's content, parts joined; None if it has no content."""
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return content
+    return "".join(texts_of([part.get("text") if isinstance(part, Mapping) else part for part in content]))
+
+
+def _without_system(turns: Sequence[tuple[Turn, bool | None]], *, merge: bool) -> list[tuple[Turn, bool | None]]:
+    kept: list[tuple[Turn, bool | None]] = []
+    waiting: list[str] = []
+    for message, mark in turns:
+        if message.get("role") in SYSTEM_ROLES:
+            text = content_text(message)
+            if merge and text and text.strip():
+                waiting.append(text)
+            continue
+        if waiting and message.get("role") == "user":
+            message, waiting = _with_text_before(message, "\n\n".join(waiting)), []  # noqa: PLW2901
+        kept.append((message, mark))
+    if waiting:
+        raise BadRow("no user turn after a system turn, which `system: first_user` needs")
+    return kept
+
+
+def _with_text_before(message: Turn, text: str) -> Turn:
+    content = message.get("content")
+    if isinstance(content, list):
+        return {**message, "content": [{"type": "text", "text": f"{text}\n\n"}, *content]}
+    return {**message, "content": f"{text}\n\n{content}" if content else text}
+
+
+def _without_reasoning(message: Turn, number: int) -> Turn:
+    if message.get("role") != "assistant":
+        return message
+    kept = {key: value for key, value in message.items() if key not in REASONING_KEYS}
+    content = kept.get("content")
+    if isinstance(content, str) and THINK_TAG.search(content):
+        kept["content"] = _without_thoughts(content)
+        if not kept["content"].strip() and not kept.get("tool_calls"):
+            raise BadRow(f"turn {number}, assistant, is reasoning alone")
+    return kept
+
+
+def _without_thoughts(content: str) -> str:
+    """Remove thoughts with their tags, and the white space after them."""
+    parts = split_thoughts(content)
+    removed = set()
+    for index, (_, thought) in enumerate(parts):
+        if thought:
+            removed |= {index - 1, index, index + 1}
+    text = ""
+    for index, (part, _) in enumerate(parts):
+        if index not in removed:
+            text += part.lstrip() if index - 1 in removed else part
+    return text
