@@ -1,5 +1,6 @@
 """The schema of study files: every key with its type, default and meaning."""
 
+import datetime as dt
 import os
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,20 @@ class Data(StrictModel):
     shard_rows: int = Field(1000, ge=1, description="rows of a pool file per shard, the unit of work and of resuming")
     leak_words: int = Field(
         13, ge=3, description="pool rows that share this many consecutive words with a target are dropped"
+    )
+    train_on: Literal["all", "last", "marked"] = Field(
+        "all",
+        description="answers of a conversation that are trained on: all, the last, or those with a loss mark; an "
+        "answer that a loss mark keeps from it never is",
+    )
+    reasoning: Literal["train", "mask", "drop"] = Field(
+        "train", description="what was thought before an answer: train on it, show it without training, or drop it"
+    )
+    system: Literal["keep", "first_user", "drop"] = Field(
+        "keep", description="system turns: keep them, put them before the next user turn, or drop them"
+    )
+    date: dt.date | None = Field(
+        None, description="date that chat templates write which have today's in them; default the day of stage prepare"
     )
     preference: Literal["chosen", "reject"] = Field(
         "chosen", description="rows of answers chosen and rejected: train on the chosen one, or reject the row"

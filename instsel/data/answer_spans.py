@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from instsel.data.formats import BadRow
 from instsel.data.frames import Frame, learn_frame
+from instsel.data.messages import BadRow
 from instsel.data.signs import Piece, Pieces, Signs, align, occurs
 from instsel.data.templates import ChatTemplate
 from instsel.data.turns import Turn
@@ -21,7 +21,7 @@ _MOST_LAYOUTS = 1_000
 _MOST_REMEMBERED = 20_000
 # What closes thinking, with the white space after it.
 _THINKING_CLOSES = re.compile(
-    r"(?:</\w*(?:think|thought|reason)\w*>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>)\s*", re.I
+    r"(?:</\w*(?:think|thought|reason)\w*>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>)\s*", re.IGNORECASE
 )
 
 _Point = tuple[int, int]

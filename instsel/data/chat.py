@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from instsel.data.answer_spans import AnswerFinder, Answers
-from instsel.data.formats import BadRow
+from instsel.data.messages import BadRow
 from instsel.data.templates import (
     MOST_ADDED,
     MOST_TIMES,
@@ -170,7 +170,7 @@ def encode_batch(tokenizer: Any, dialogues: Sequence[Dialogue], options: Encodin
 def encode_answer(
     tokenizer: Any,
     messages: Sequence[Turn],
-    max_length: int,
+    max_length: int | None,
     *,
     tools: list[dict[str, Any]] | None = None,
     options: EncodingOptions | None = None,
@@ -180,7 +180,7 @@ def encode_answer(
     Args:
         tokenizer: a fast Hugging Face tokenizer with a chat template.
         messages: turns of the conversation; the last one is the assistant's.
-        max_length: maximum length in tokens; a longer text is truncated at its end.
+        max_length: maximum length in tokens, in place of that in `options`; a longer text is truncated at its end.
         tools: JSON schemas of the tools that the assistant may call.
         options: how system turns and reasoning are written.
 
@@ -189,13 +189,14 @@ def encode_answer(
     """
     if not messages or messages[-1]["role"] != "assistant":
         raise BadRow("the last turn is not the assistant's")
-    options = replace(options or EncodingOptions(), max_length=max_length, train_on="last")
+    limit = max_length or (options.max_length if options else None)
+    options = replace(options or EncodingOptions(), max_length=limit, train_on="last")
     (row,) = _render(tokenizer, [Dialogue(messages, tools)], options)
     if isinstance(row, BadRow):
         raise row
     (text,) = tokenizer_of(tokenizer).encode([row.text])
     start, end = row.answers.spans[max(row.prepared.labelled)].words
-    return _example(text, [_with_limit(row.text, start, end)], max_length, row.answers.dropped_reasoning)
+    return _example(text, [_with_limit(row.text, start, end)], limit, row.answers.dropped_reasoning)
 
 
 def _render(tokenizer: Any, dialogues: Sequence[Dialogue], options: EncodingOptions) -> list[_Rendered | BadRow]:

@@ -9,20 +9,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from instsel.data.chat import encode
-from instsel.data.formats import parse_row
+from instsel.config.study import Data
+from instsel.data.chat import Example, encode_batch
+from instsel.data.formats import Row, parse_row
 from instsel.data.keys import READ_KEYS
 from instsel.data.messages import (
     STORED_MESSAGES,
     BadRow,
     Conversation,
     Message,
+    is_trained,
     other_keys,
     template_tools,
     template_turns,
     texts,
 )
 from instsel.data.row_shapes import RowLayout
+from instsel.data.turns import Dialogue, EncodingOptions
 
 EXAMPLES = pa.schema(
     [
@@ -74,13 +77,20 @@ LEAK = "shares a run of words with a target"
 DUPLICATE = "exact duplicate of an earlier row"
 
 
+def encoding_options(data: Data) -> EncodingOptions:
+    """Return how a study turns conversations into tokens and labels."""
+    return EncodingOptions(
+        data.max_length, data.train_on, data.reasoning, data.system, today=data.date, append_end=True
+    )
+
+
 def encode_lines(  # noqa: PLR0913
     lines: Sequence[bytes],
     first: int,
     file: str,
     *,
     tokenizer: Any,
-    max_length: int,
+    options: EncodingOptions,
     layout: RowLayout | None = None,
     source: str | None = None,
     default_source: str = "",
@@ -94,7 +104,7 @@ def encode_lines(  # noqa: PLR0913
         first: number of the first line in its file.
         file: the file's name for the tables.
         tokenizer: fast Hugging Face tokenizer with a chat template.
-        max_length: maximum length of an example in tokens.
+        options: how conversations become tokens and labels.
         layout: where rows have what.
         source: overrides the source of the rows.
         default_source: source of rows without one.
@@ -104,43 +114,56 @@ def encode_lines(  # noqa: PLR0913
     Returns:
         Tables of schema EXAMPLES and REJECTED, in line order.
     """
-    kept: list[StoredRow] = []
-    rejected = []
+    parsed: list[tuple[int, bytes, Row | BadRow]] = []
     for number, line in enumerate(lines, start=first):
-        if not line:
-            continue
-        try:
-            row = parse_row(line, layout=layout, task_column=task_column)
-            messages = texts(row.messages)
-            reason = reject_if(messages) if reject_if else None
-            if reason:
-                raise BadRow(reason)
-            example = encode(tokenizer, template_turns(row.messages), max_length, tools=template_tools(row.tools))
-        except BadRow as error:
+        if line:
+            parsed.append((number, line, _parse(line, layout, task_column, reject_if)))
+    rows = [row for _, _, row in parsed if isinstance(row, Row)]
+    dialogues = [
+        Dialogue(template_turns(row.messages), template_tools(row.tools), list(map(is_trained, row.messages)))
+        for row in rows
+    ]
+    examples = iter(encode_batch(tokenizer, dialogues, options))
+    kept: list[dict[str, Any]] = []
+    rejected = []
+    for number, line, row in parsed:
+        example = row if isinstance(row, BadRow) else next(examples)
+        if isinstance(row, BadRow) or isinstance(example, BadRow):
             text = line.decode("utf-8", "replace")[:SHOWN]
-            rejected.append({"file": file, "line": number, "reason": str(error), "text": text})
-            continue
-        kept.append(
-            {
-                "id": row.id,
-                "source": source or row.source or default_source,
-                "task": row.task,
-                "messages": messages,
-                "turn_keys": other_keys(row.messages),
-                "tools": _json(row.tools),
-                "extra": _json(row.extra),
-                "own_id": row.own_id,
-                "choices": row.choices,
-                "input_ids": example.input_ids,
-                "labels": example.labels,
-                "tokens": len(example.input_ids),
-                "answer_tokens": example.answer_tokens,
-                "truncated": example.truncated,
-                "file": file,
-                "line": number,
-            }
-        )
+            rejected.append({"file": file, "line": number, "reason": str(example), "text": text})
+        else:
+            where = source or row.source or default_source
+            kept.append({**_stored(row, example), "source": where, "file": file, "line": number})
     return pa.Table.from_pylist(kept, schema=EXAMPLES), pa.Table.from_pylist(rejected, schema=REJECTED)
+
+
+def _parse(
+    line: bytes, layout: RowLayout | None, task_column: str, reject_if: Callable[[list[Message]], str | None] | None
+) -> Row | BadRow:
+    try:
+        row = parse_row(line, layout=layout, task_column=task_column)
+    except BadRow as error:
+        return error
+    reason = reject_if(texts(row.messages)) if reject_if else None
+    return BadRow(reason) if reason else row
+
+
+def _stored(row: Row, example: Example) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "task": row.task,
+        "messages": texts(row.messages),
+        "turn_keys": other_keys(row.messages),
+        "tools": _json(row.tools),
+        "extra": _json(row.extra),
+        "own_id": row.own_id,
+        "choices": row.choices,
+        "input_ids": example.input_ids,
+        "labels": example.labels,
+        "tokens": len(example.input_ids),
+        "answer_tokens": example.answer_tokens,
+        "truncated": example.truncated,
+    }
 
 
 def _json(value: object) -> str | None:

@@ -1,5 +1,6 @@
 """The answers to each prompt of a target, the right one first, as tokenised examples without end marks."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -7,8 +8,9 @@ from typing import Any, TypedDict
 import pyarrow as pa
 
 from instsel.data.chat import encode_answer
-from instsel.data.messages import BadRow, Message
+from instsel.data.messages import BadRow, Message, Turn, template_tools, template_turns, whole_turns
 from instsel.data.other_answers import AnsweredItem, other_answers
+from instsel.data.turns import EncodingOptions
 
 ANSWERS = pa.schema(
     [
@@ -20,7 +22,7 @@ ANSWERS = pa.schema(
         ("tokens", pa.int32()),
     ]
 )
-ROW = ["id", "task", "messages", "choices"]
+ROW = ["id", "task", "messages", "turn_keys", "tools", "choices"]
 """Columns of a target's rows that answers are made of."""
 
 NO_OTHER = "no other answer"
@@ -39,10 +41,14 @@ class _Row(TypedDict):
     id: str
     task: str | None
     messages: list[Message]
+    turn_keys: list[str | None] | None
+    tools: str | None
     choices: list[str] | None
 
 
-def encode_answers(rows: pa.Table, tokenizer: Any, max_length: int, draw: Draw) -> tuple[pa.Table, dict[str, str]]:
+def encode_answers(
+    rows: pa.Table, tokenizer: Any, options: EncodingOptions, draw: Draw
+) -> tuple[pa.Table, dict[str, str]]:
     """Tokenise the right answer of each row and others to the same prompt; only the words of answers have labels.
 
     The answer is the last turn of the assistant; what comes after it is left out.
@@ -50,7 +56,7 @@ def encode_answers(rows: pa.Table, tokenizer: Any, max_length: int, draw: Draw) 
     Args:
         rows: of a target, with the columns `ROW`.
         tokenizer: fast Hugging Face tokenizer with a chat template.
-        max_length: maximum length of an example in tokens.
+        options: how conversations become tokens and labels.
         draw: of the other answers.
 
     Returns:
@@ -65,8 +71,9 @@ def encode_answers(rows: pa.Table, tokenizer: Any, max_length: int, draw: Draw) 
     for row, texts in zip(parsed, others, strict=True):
         encoded = []
         for number, text in enumerate([row.item.answer, *texts]):
+            turns = [*row.before, {"role": "assistant", "content": text}]
             try:
-                example = encode_answer(tokenizer, [*row.before, Message(role="assistant", content=text)], max_length)
+                example = encode_answer(tokenizer, turns, None, tools=row.tools, options=options)
             except BadRow as error:
                 if number == 0:
                     rejected[row.item.id] = str(error)
@@ -86,15 +93,17 @@ def encode_answers(rows: pa.Table, tokenizer: Any, max_length: int, draw: Draw) 
 class _Parsed:
     """A row whose answer may be exchanged: the turns before it, and the item."""
 
-    before: Sequence[Message]
+    before: Sequence[Turn]
+    tools: list[Any] | None
     item: AnsweredItem
 
     @classmethod
     def of(cls, row: _Row, by_task: bool) -> "_Parsed":
         messages = row["messages"]
         last = max(number for number, message in enumerate(messages) if message["role"] == "assistant")
-        before = messages[:last]
-        prompts = [message["content"] for message in before if message["role"] == "user"]
+        before = template_turns(whole_turns(messages, row["turn_keys"])[:last])
+        tools = template_tools(None if row["tools"] is None else json.loads(row["tools"]))
+        prompts = [message["content"] for message in messages[:last] if message["role"] == "user"]
         group = (row["task"] or "") if by_task else ""
         prompt, answer = prompts[-1] if prompts else "", messages[last]["content"]
-        return cls(before, AnsweredItem(row["id"], group, prompt, answer, row["choices"] or ()))
+        return cls(before, tools, AnsweredItem(row["id"], group, prompt, answer, row["choices"] or ()))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
 
-from instsel.data.formats import BadRow
+from instsel.data.messages import BadRow
 from instsel.data.signs import Kind, Pieces, Signs
 from instsel.data.templates import ChatTemplate
 

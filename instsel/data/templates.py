@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from instsel.data.formats import BadRow
+from instsel.data.messages import BadRow
 from instsel.data.turns import Turn
 
 SECONDS = 10

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal
 
-from instsel.data.formats import BadRow
+from instsel.data.messages import BadRow
 
 Turn = Mapping[str, Any]
 # What transformers takes for a turn's reasoning, in its order.

@@ -1,12 +1,14 @@
 """Stage *answers*: the right answer of each validation or held-out row and others to the same prompt, tokenised."""
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from instsel.config.study import Model, StudyConfig
+from instsel.config.study import Data, Model, StudyConfig
+from instsel.data.encode import encoding_options
 from instsel.data.encode_answers import ROW, Draw, encode_answers
 from instsel.io.store import Folder
 from instsel.study.estimates import ID_BYTES, TOKEN_BYTES, RowSet
@@ -43,6 +45,9 @@ class Answers(Stage[AnswersResult]):
             for name, of_target in prepare.result(PrepareResult).targets.items()
             if key in of_target
         }
+        # With the date that the rows have.
+        date = prepare.result(PrepareResult).date
+        data = config.data.model_copy(update={"date": None if date is None else dt.date.fromisoformat(date)})
         answers = (1 + config.answers.others) * sum(split.rows for split in splits.values())
         tasks = useful_processes(max(1, len(splits)), answers * ANSWER_TOKENS)
         encoding: Any = ray.remote(_encode)
@@ -51,7 +56,7 @@ class Answers(Stage[AnswersResult]):
             for name in splits
         }
         parts = [
-            encoding.remote(prepare.folder / "targets", folder, key, (config.model, config.data.max_length), dict(part))
+            encoding.remote(prepare.folder / "targets", folder, key, (config.model, data), dict(part))
             for part in (list(plans.items())[first::tasks] for first in range(tasks))
         ]
         by_target = {name: counts for part in ray.get(parts) for name, counts in part.items()}
@@ -89,19 +94,19 @@ def answers_of(rows: RowSet, answers: int) -> RowSet:
 
 
 def _encode(
-    targets: Folder, out: Folder, split: str, encoding: tuple[Model, int], plans: Mapping[str, Draw]
+    targets: Folder, out: Folder, split: str, encoding: tuple[Model, Data], plans: Mapping[str, Draw]
 ) -> dict[str, tuple[int, dict[str, str]]]:
     """Write the answers of targets that are not there yet; items of each, and those that are left out with reasons."""
     from instsel.models.loading import load_tokenizer
 
-    model, max_length = encoding
+    model, data = encoding
     tokenizer: Any = None
     counts = {}
     for name, draw in plans.items():
         if not out.exists(f"{name}.parquet"):
             tokenizer = tokenizer or load_tokenizer(model)
             rows = (targets / name).read_table(f"{split}.parquet", ROW)
-            answers, rejected = encode_answers(rows, tokenizer, max_length, draw)
+            answers, rejected = encode_answers(rows, tokenizer, encoding_options(data), draw)
             out.write_json(f"{name}.rejected.json", rejected)
             out.write_table(f"{name}.parquet", answers)
         items = pc.count_distinct(out.read_table(f"{name}.parquet", ["row"])["row"]).as_py()

@@ -12,7 +12,7 @@ from rich.table import Table
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal, printable
 from instsel.data.chat import IGNORED, check_tokenizer
-from instsel.data.encode import count_unread, encode_lines, reasons
+from instsel.data.encode import count_unread, encode_lines, encoding_options, reasons
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import pool_files, target_files
 from instsel.errors import InputError
@@ -140,7 +140,7 @@ def _check_file(key: str, file: SourceFile, tokenizer: Any, config: StudyConfig)
         1,
         file.uri,
         tokenizer=tokenizer,
-        max_length=config.data.max_length,
+        options=encoding_options(config.data),
         layout=file.layout,
         source=file.source,
         default_source=file.stem,

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -113,7 +113,7 @@ def _look(file: SourceFile) -> DraftFile:
     return DraftFile(file.uri, estimate, usable, dict(rejected.most_common()), _smallest(sample.items()), whole)
 
 
-def _smallest(rows: Iterator[tuple[str, bytes]] | Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+def _smallest(rows: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
     return heapq.nsmallest(MOST_HELD_OUT, rows)
 
 
@@ -161,8 +161,8 @@ def _study_text(name: str, files: Sequence[DraftFile], targets: Sequence[Sequenc
     pool = [line for each in files for line in _pool_lines(each)]
     return "\n".join(
         [
-    XX
-            "# `instsel plan` says what it takes, `instsel run` runs it.",
+            f"# A study of about {rows:,} rows in {len(usable)} files. `instsel check` looks at it, `instsel plan`",
+            "# tells what it takes, `instsel run` runs it.",
             f"name: {_scalar(_usable_name(name))}",
             f"out: runs/{_usable_name(name)}",
             "",

@@ -7,6 +7,7 @@ how many workers there are, and a killed run resumes with the shards that are mi
 import json
 import time
 from collections.abc import Iterator, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
-from instsel.data.encode import LEAK, count_unread, encode_lines
+from instsel.data.encode import LEAK, count_unread, encode_lines, encoding_options
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import pool_files
 from instsel.errors import InputError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from instsel.runtime.actors import AttemptLimiter
 
 CHUNK_BLOCK_BYTES = 4 << 20
+DATE = "date.txt"
 FLOAT16 = "the model's weights are stored in float16: bfloat16 keeps 8 of their 11 bits, --set model.dtype=float32 all"
 
 
@@ -58,7 +60,8 @@ class Prepare(Stage[PrepareResult]):
     def run_key(self, context: RunContext, key: str) -> Finished[PrepareResult]:
         import ray
 
-        config, folder = context.config, context.stage(self.name).folder
+        folder = context.stage(self.name).folder
+        config = _with_date(context.config, folder)
         scored = context.stage("benchmarks").folder if config.scored else None
         targets = prepare_targets(config, folder, scored)
         # A process of its own, as it loads the model's code.
@@ -75,7 +78,9 @@ class Prepare(Stage[PrepareResult]):
         if weights == "float16" and dtype_of(config.model) == "bfloat16":
             context.console.say(FLOAT16)
         context.console.say(_summary(pool))
-        result = PrepareResult(pool=pool, targets=targets, tokenizer=tokenizer, parameters=parameters)
+        result = PrepareResult(
+            pool=pool, targets=targets, tokenizer=tokenizer, parameters=parameters, date=str(config.data.date)
+        )
         return Finished(result, Cost(tokens=pool.tokens, peak_memory=memory))
 
     def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
@@ -90,6 +95,15 @@ class Prepare(Stage[PrepareResult]):
             disk=counts.prepare_bytes,
             memory_advice="lower data.shard_rows",
         )
+
+
+def _with_date(config: StudyConfig, folder: Folder) -> StudyConfig:
+    """Give the study the day on which it was prepared first, so that one that resumes later writes the same rows."""
+    if config.data.date is None:
+        folder.create_once(DATE, date.today().isoformat().encode())  # noqa: DTZ011
+        today = date.fromisoformat(folder.read(DATE).decode())
+        config = config.model_copy(update={"data": config.data.model_copy(update={"date": today})})
+    return config
 
 
 def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], terminal: Terminal) -> list[str]:
@@ -198,7 +212,7 @@ class _Encoder:
             first,
             where.uri,
             tokenizer=self.tokenizer,
-            max_length=self.data.max_length,
+            options=encoding_options(self.data),
             layout=where.layout,
             source=where.source,
             default_source=where.stem,

@@ -19,7 +19,7 @@ from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
 from instsel.data.chat import check_tokenizer
 from instsel.data.contamination import LeakIndex
-from instsel.data.encode import LEAK, REJECTED, encode_lines, first_occurrences, numeric_ids, reasons
+from instsel.data.encode import LEAK, REJECTED, encode_lines, encoding_options, first_occurrences, numeric_ids, reasons
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import pool_files, target_files
 from instsel.errors import InputError
@@ -356,7 +356,7 @@ def _sample_file(file: SourceFile, number: int, count: int, model: Model, data: 
         1,
         file.uri,
         tokenizer=tokenizer,
-        max_length=data.max_length,
+        options=encoding_options(data),
         layout=file.layout,
         source=file.source,
         default_source=file.stem,

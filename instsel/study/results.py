@@ -47,12 +47,16 @@ class PoolResult(RowCount):
 
 
 class PrepareResult(Result):
-    """What *prepare* leaves: the pool, splits by target, digests of tokenizer and template, the model's size."""
+    """What *prepare* leaves: the pool, splits by target, digests of tokenizer and template, the model's size.
+
+    `date` is what chat templates that have today's date in them write in every stage, in the form 2026-01-31.
+    """
 
     pool: PoolResult
     targets: dict[str, dict[str, SplitCount]]
     tokenizer: dict[str, str]
     parameters: int | None = None
+    date: str | None = None
 
 
 class BenchmarkResult(Result):

@@ -13,6 +13,7 @@ from instsel.choice.picks import SELECTED, Picks
 from instsel.cli.app import app
 from instsel.data.encode import encode_lines
 from instsel.data.formats import parse_row
+from instsel.data.turns import EncodingOptions
 from instsel.errors import InputError
 from instsel.io.store import Folder
 
@@ -48,7 +49,9 @@ def study(tmp_path: Path, tiny_tokenizer: Any) -> Path:
         "{% endif %}</{{ m.role }}>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     lines = [json.dumps(raw).encode() for raw in RAW.values()]
-    rows, rejected = encode_lines(lines, 5, "rows.jsonl", tokenizer=tiny_tokenizer, max_length=500, default_source="x")
+    rows, rejected = encode_lines(
+        lines, 5, "rows.jsonl", tokenizer=tiny_tokenizer, options=EncodingOptions(500), default_source="x"
+    )
     assert not len(rejected), rejected.to_pylist()
     prepared = Folder.at(tmp_path) / "prepare"
     (prepared / "pool").write_table("00000-000000.parquet", rows)

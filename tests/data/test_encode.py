@@ -20,6 +20,8 @@ from instsel.data.encode import (
     smallest_ids,
 )
 from instsel.data.formats import row_id
+from instsel.data.row_shapes import RowLayout
+from instsel.data.turns import EncodingOptions
 
 
 def messages(number: int) -> list[dict[str, str]]:
@@ -31,7 +33,8 @@ def line(number: int, **more: Any) -> bytes:
 
 
 def encoded(tokenizer: Any, lines: list[bytes], first: int = 1, **options: Any) -> tuple[pa.Table, pa.Table]:
-    return encode_lines(lines, first, "a.jsonl", tokenizer=tokenizer, **{"max_length": 128, **options})
+    length = EncodingOptions(options.pop("max_length", 128))
+    return encode_lines(lines, first, "a.jsonl", tokenizer=tokenizer, options=length, **options)
 
 
 def test_a_line_becomes_an_example_with_all_that_is_known_of_it(tiny_tokenizer: Any) -> None:
@@ -119,7 +122,7 @@ def test_the_task_is_the_column_that_is_asked_for(tiny_tokenizer: Any) -> None:
 def test_the_format_that_is_asked_for_is_used(tiny_tokenizer: Any) -> None:
     both = json.dumps({"messages": messages(1), "instruction": "Add.", "output": "3"}).encode()
     assert encoded(tiny_tokenizer, [both])[0]["id"].to_pylist() == [row_id(messages(1))]
-    alpaca, _ = encoded(tiny_tokenizer, [both], row_format="alpaca")
+    alpaca, _ = encoded(tiny_tokenizer, [both], layout=RowLayout("alpaca"))
     assert alpaca["messages"].to_pylist()[0][0]["content"] == "Add."
 
 

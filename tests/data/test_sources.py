@@ -35,8 +35,8 @@ def test_pool_files_come_in_the_order_of_the_study_file(make: Callable[..., Any]
         "pool/rows.jsonl",
         "hf:owner/name",
     ]
-    assert (files[0].source, files[0].row_format, files[0].limit) == ("mine", "messages", 3)
-    assert (files[2].source, files[2].row_format, files[2].limit) == (None, "auto", None)
+    assert (files[0].source, files[0].layout.row_format, files[0].limit) == ("mine", "messages", 3)
+    assert (files[2].source, files[2].layout.row_format, files[2].limit) == (None, "auto", None)
     assert files[3].split == "test"
 
 
@@ -44,7 +44,7 @@ def test_a_target_has_validation_and_perhaps_heldout(make: Callable[..., Any]) -
     study = make(targets={"t": {"validation": "other/a.jsonl", "format": "messages"}})
     files = target_files(study, "t")
     assert list(files) == ["validation"]
-    assert files["validation"][0].row_format == "messages"
+    assert files["validation"][0].layout.row_format == "messages"
     assert list(target_files(make(), "sums")) == ["validation", "heldout"]
 
 
