@@ -205,8 +205,8 @@ def reject(examples: pa.Table, reason: str) -> pa.Table:
 def reasons(rejected: pa.Table) -> dict[str, int]:
     """Count the reasons, whatever turn they name, the most frequent first."""
     counts = Counter[str]()
-    for group in rejected.group_by("reason").aggregate([("file", "count")]).to_pylist():
-        counts[any_turn(group["reason"])] += group["file_count"]
+    for group in rejected.group_by("reason").aggregate([([], "count_all")]).to_pylist():
+        counts[any_turn(group["reason"])] += group["count_all"]
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -110,7 +110,7 @@ def row_id(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = 
     """
     turns = [[message["role"], message["content"], *_special(message)] for message in messages]
     shown = turns if not tools else {"turns": turns, "tools": tools}
-    return hashlib.sha256(json.dumps(shown, ensure_ascii=False, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(shown, ensure_ascii=False, default=str, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _special(message: Mapping[str, Any]) -> list[Any]:

@@ -1,5 +1,6 @@
 """Rows of a choice in the formats of other trainers, and back."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,14 @@ def study(tmp_path: Path, tiny_tokenizer: Any) -> Path:
     """A study folder with one selection, made of rows as `encode_lines` stores them."""
     import pyarrow as pa
 
-    tiny_tokenizer.chat_template = (
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content or '' }}{% if m.tool_calls %}{{ m.tool_calls | tojson }}"
         "{% endif %}</{{ m.role }}>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     lines = [json.dumps(raw).encode() for raw in RAW.values()]
     rows, rejected = encode_lines(
-        lines, 5, "rows.jsonl", tokenizer=tiny_tokenizer, options=EncodingOptions(500), default_source="x"
+        lines, 5, "rows.jsonl", tokenizer=tokenizer, options=EncodingOptions(500), default_source="x"
     )
     assert not len(rejected), rejected.to_pylist()
     prepared = Folder.at(tmp_path) / "prepare"

@@ -47,6 +47,10 @@ def test_a_line_becomes_an_example_with_all_that_is_known_of_it(tiny_tokenizer: 
             "source": "flan",
             "task": "law",
             "messages": messages(1),
+            "turn_keys": None,
+            "tools": None,
+            "extra": None,
+            "own_id": None,
             "choices": [],
             "input_ids": expected.input_ids,
             "labels": expected.labels,
@@ -73,7 +77,7 @@ def test_bad_rows_are_set_aside_with_file_line_and_reason(tiny_tokenizer: Any) -
         ("a.jsonl", 17, "broken JSON at column 32"),
         ("a.jsonl", 19, "not UTF-8"),
         ("a.jsonl", 22, "no assistant turn"),
-        ("a.jsonl", 24, "none of the formats: needs `messages`, `conversations`, or `instruction` and `output`"),
+        ("a.jsonl", 24, "`text` is text without turns; answers are trained on, and nothing says which part is one"),
         ("a.jsonl", 26, "no answer token within max_length"),
     ]
     assert rejected["text"][0].as_py() == lines[16].decode()

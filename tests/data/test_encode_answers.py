@@ -6,19 +6,20 @@ import pyarrow as pa
 
 from instsel.data.chat import IGNORED
 from instsel.data.encode import EXAMPLES
-from instsel.data.encode_answers import ANSWERS, NO_OTHER, Draw, encode_answers
+from instsel.data.encode_answers import ANSWERS, NO_OTHER, ROW, Draw, encode_answers
+from instsel.data.turns import EncodingOptions
 
-LONG = 1000
+LONG = EncodingOptions(1000)
+LINES = pa.schema([EXAMPLES.field(name) for name in ROW])
 
 
 def rows(*lines: tuple[str, str, str, list[str]]) -> pa.Table:
     """Rows of id, task, answer and choices."""
-    schema = pa.schema([EXAMPLES.field(name) for name in ("id", "task", "messages", "choices")])
     made = []
     for row, task, answer, choices in lines:
         turns = [{"role": "user", "content": f"Item {row}?"}, {"role": "assistant", "content": answer}]
         made.append({"id": row, "task": task, "messages": turns, "choices": choices})
-    return pa.Table.from_pylist(made, schema)
+    return pa.Table.from_pylist(made, LINES)
 
 
 def words(tokenizer: Any, line: dict[str, Any]) -> str:
@@ -56,7 +57,7 @@ def test_tasks_keep_to_their_own_answers_only_if_they_divide_the_target(tiny_tok
 
 def test_rows_that_are_cut_off_before_their_answer_are_left_out_with_the_reason(tiny_tokenizer: Any) -> None:
     table, rejected = encode_answers(
-        rows(("r1", "a", "Oslo", []), ("r2", "a", "Rome", [])), tiny_tokenizer, 3, Draw(4, 0, False)
+        rows(("r1", "a", "Oslo", []), ("r2", "a", "Rome", [])), tiny_tokenizer, EncodingOptions(3), Draw(4, 0, False)
     )
     assert len(table) == 0 and set(rejected) == {"r1", "r2"}
     assert rejected["r1"] == "no answer token within max_length"
@@ -72,6 +73,6 @@ def test_what_follows_the_last_answer_is_left_out(tiny_tokenizer: Any) -> None:
     turns = [("user", "Why?"), ("assistant", "Oslo"), ("user", "Thanks")]
     messages = [{"role": role, "content": content} for role, content in turns]
     lines = [{"id": "r1", "task": None, "messages": messages, "choices": ["Oslo", "Bern"]}]
-    table, _ = encode_answers(pa.Table.from_pylist(lines), tiny_tokenizer, LONG, Draw(4, 0, False))
+    table, _ = encode_answers(pa.Table.from_pylist(lines, LINES), tiny_tokenizer, LONG, Draw(4, 0, False))
     assert table["answer"].to_pylist() == ["Oslo", "Bern"]
     assert "Thanks" not in tiny_tokenizer.decode(table["input_ids"][0].as_py())

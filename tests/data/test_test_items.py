@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from instsel.data.messages import BadRow
+from instsel.data.row_shapes import RowLayout
 from instsel.data.test_items import TestItem, parse_item
 
 USER = {"role": "user", "content": "How many?"}
 
 
 def parsed(**row: Any) -> TestItem:
-    return parse_item(json.dumps({"messages": [USER], **row}).encode(), "auto")
+    return parse_item(json.dumps({"messages": [USER], **row}).encode(), RowLayout())
 
 
 def test_an_answer_is_a_text_a_number_or_several_texts():
