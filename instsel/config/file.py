@@ -200,7 +200,8 @@ def _message(item: ErrorDetails, location: Location) -> str:
     if item["type"] == "union_tag_invalid":
         known = re.findall(r"'([^']*)'", context["expected_tags"])
         kind = context["discriminator"].strip("'")
-        return f"the {kind} {context['tag']!r} is unknown{suggestion(context['tag'], known)}"
+        hint = suggestion(context["tag"], known) or f"; one of {', '.join(known)}"
+        return f"the {kind} {context['tag']!r} is unknown{hint}"
     if item["type"] == "union_tag_not_found":
         return f"has no key {context['discriminator']}; write it"
     return str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")

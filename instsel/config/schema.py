@@ -62,7 +62,7 @@ def locate(loc: Sequence[int | str], raw: Any, *, missing: bool) -> Location:
 
 
 def near_key(location: Location) -> str | None:
-    """Return the key that an unknown one was probably meant to be: a similar one beside it, or the same one elsewhere."""
+    """Return the key that an unknown one was meant to be, probably: a similar one beside it, or the same elsewhere."""
     key = str(location.path[-1])
     for cutoff in (SIMILAR, LEAST_SIMILAR):
         similar = difflib.get_close_matches(key, location.keys, n=1, cutoff=cutoff)
@@ -76,10 +76,9 @@ def near_key(location: Location) -> str | None:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean NAME?" for a name that is similar to a known one, else "; one of" all of them."""
-    names = list(known)
-    similar = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {similar[0]}?" if similar else f"; one of {', '.join(names)}"
+    """Return "; did you mean NAME?" for a name that is similar to a known one, else ""."""
+    similar = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def _members(annotations: Sequence[Any]) -> tuple[bool, list[Any]]:
