@@ -27,7 +27,8 @@ class EntryKind(Generic[EntryT]):
         package: whose modules define the entries that are always there.
     """
 
-    contract: type[EntryT]
+    # Not `type[EntryT]`, for which mypy takes no abstract class.
+    contract: Any
     key: str
     group: str
     package: ModuleType
@@ -78,9 +79,10 @@ class EntryKind(Generic[EntryT]):
             contract = f"{self.contract.__module__}.{self.contract.__name__}"
             raise TypeError(f"it is {entry!r}, no subclass of {contract}")
         if inspect.isabstract(entry):
-            lacking = ", ".join(sorted(entry.__abstractmethods__))
+            lacking = ", ".join(sorted(getattr(entry, "__abstractmethods__", ())))
             raise TypeError(f"{entry.__name__} is abstract: it lacks {lacking}")
-        return entry
+        checked: type[EntryT] = entry
+        return checked
 
     def _builtin(self) -> Iterator[type[EntryT]]:
         """Yield the entries of the package's modules; the module that loads them is passed over."""

@@ -200,8 +200,9 @@ def _message(item: ErrorDetails, location: Location) -> str:
     if item["type"] == "union_tag_invalid":
         known = re.findall(r"'([^']*)'", context["expected_tags"])
         kind = context["discriminator"].strip("'")
-        hint = suggestion(context["tag"], known) or f"; one of {', '.join(known)}"
-        return f"the {kind} {context['tag']!r} is unknown{hint}"
+        hint = suggestion(context["tag"], known)
+        listed = f"{hint} Known are" if hint else "; known are"
+        return f"the {kind} {context['tag']!r} is unknown{listed} {context['expected_tags']}"
     if item["type"] == "union_tag_not_found":
         return f"has no key {context['discriminator']}; write it"
     return str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")

@@ -43,7 +43,7 @@ class FilterRegistry:
 
 def load_filters() -> FilterRegistry:
     """Collect the filters of this package and of the entry points."""
-    return FilterRegistry(*EntryKind(Filter, "filter", GROUP, instsel.filters).load())
+    return FilterRegistry(*EntryKind[Filter](Filter, "filter", GROUP, instsel.filters).load())
 
 
 REGISTRY = load_filters()

@@ -7,6 +7,7 @@ machine is looked at: a model that the hub has still to give is mentioned, and p
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from instsel.config.mixture import Mixture
@@ -66,12 +67,12 @@ def problems_listed(study: StudyConfig, terminal: Terminal) -> Iterator[None]:
 
 def file_problems(study: StudyConfig) -> Iterator[Problem]:
     """Look for the files of pool, targets and test rows."""
-    lists: list[tuple[str, Callable[[], Any]]] = [("pool", lambda: pool_files(study))]
+    lists: list[tuple[str, Callable[[], Any]]] = [("pool", partial(pool_files, study))]
     for name, target in study.targets.items():
         if target.task is None:
-            lists.append((f"targets.{name}", lambda name=name: target_files(study, name)))
+            lists.append((f"targets.{name}", partial(target_files, study, name)))
     for name in study.scored:
-        lists.append((f"targets.{name}.test", lambda name=name: test_files(study, name)))
+        lists.append((f"targets.{name}.test", partial(test_files, study, name)))
     for key, read in lists:
         try:
             read()

@@ -102,6 +102,6 @@ def _of_protocol(address: str) -> str:
     if address.startswith(("http://", "https://")):
         return f"{address} is the address of a job server; run `instsel submit --address {address}`, or remove it here"
     return (
-        f"{address} is the address of Ray Client, through which a study cannot run; run the command on a machine of the "
-        "cluster and give HOST:PORT of its head, such as 10.0.0.1:6379, or `instsel submit` the study"
+        f"{address} is the address of Ray Client, through which a study cannot run; run the command on a machine of "
+        "the cluster and give HOST:PORT of its head, such as 10.0.0.1:6379, or `instsel submit` the study"
     )

@@ -49,7 +49,7 @@ class Registry:
 
 def load_methods() -> Registry:
     """Collect the methods of this package and of the entry points."""
-    return Registry(*EntryKind(Method, "method", GROUP, instsel.selection).load())
+    return Registry(*EntryKind[Method](Method, "method", GROUP, instsel.selection).load())
 
 
 REGISTRY = load_methods()

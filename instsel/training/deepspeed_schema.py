@@ -189,7 +189,7 @@ class _Watched(dict[str, JsonValue]):
         self._note(key)
         return super().get(key, default)
 
-    def keys(self) -> KeysView[str]:
+    def keys(self) -> KeysView[str]:  # type: ignore[override]
         """Return a view whose membership tests are remembered too."""
         return KeysView(self)
 
