@@ -38,8 +38,11 @@ def model_problems(study: StudyConfig) -> list[Problem]:
         return [_not_here("model.name", model.name)]
     problems = weight_problems(folder, "model.name") if Path(model.name).expanduser().is_dir() else []
     local = model.model_copy(update={"name": str(folder), "revision": None})
+    config, of_config = _read_config(local, "model.name")
+    if config is None:
+        return [*problems, *of_config]
     tokenizer, of_tokenizer = _tokenizer(folder, local)
-    network, of_network = _network(local)
+    network, of_network = _network(local, config)
     problems += [*of_tokenizer, *of_network]
     if network is not None:
         problems += lora_problems(network, study.lora, model.name)
@@ -196,6 +199,9 @@ def _tokenizer(folder: Path, model: Model) -> tuple[Any, list[Problem]]:
                 "model.chat_template", f"a question with an answer cannot be rendered: {error}; correct the template"
             )
         ]
+    except Exception as error:
+        # Files of a tokenizer are anybody's, and its code may be too.
+        return None, [Problem("model.name", f"no tokenizer can be loaded from {model.name}: {_first_line(error)}")]
     return tokenizer, []
 
 
@@ -211,13 +217,10 @@ def _read_config(model: Model, key: str) -> tuple[Any, list[Problem]]:
         return None, [_not_built(key, model.name, error)]
 
 
-def _network(model: Model) -> tuple[Any, list[Problem]]:
+def _network(model: Model, config: Any) -> tuple[Any, list[Problem]]:
     """Build a model on the meta device, which takes neither memory nor weights."""
     from transformers import AutoModelForCausalLM
 
-    config, problems = _read_config(model, "model.name")
-    if config is None:
-        return None, problems
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code), []
@@ -229,8 +232,11 @@ def _network(model: Model) -> tuple[Any, list[Problem]]:
 
 
 def _not_built(key: str, name: str, error: Exception, *, is_fatal: bool = True) -> Problem:
-    why = next(iter(str(error).strip().splitlines()), "")
-    return Problem(key, f"{name} cannot be built from its configuration: {type(error).__name__}: {why}", is_fatal)
+    return Problem(key, f"{name} cannot be built from its configuration: {_first_line(error)}", is_fatal)
+
+
+def _first_line(error: Exception) -> str:
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def _folder(name: str, revision: str | None) -> Path | None:
