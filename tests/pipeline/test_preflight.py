@@ -1,8 +1,11 @@
 """The look before a run: every kind of problem ends `instsel run` with status 2 and its key, and Ray never starts."""
 
 import json
+import resource
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,6 +162,30 @@ def test_all_problems_are_listed_at_once(run: Callable[..., Result], model: Path
         "lora.target_modules",
         "data.max_length",
     ]
+
+
+@pytest.mark.process
+def test_a_wrong_study_takes_seconds_from_the_command_line(
+    model: Path, tmp_path: Path, tiny_study: Callable[..., dict[str, Any]]
+) -> None:
+    config = json.loads((model / "config.json").read_text())
+    large = {"hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "head_dim": 128}
+    (model / "config.json").write_text(json.dumps({**config, **large, "num_key_value_heads": 8}))
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 3, "stagee": 1}}')
+    parts = {"model": {"name": str(model)}, "lora": {"target_modules": ["c_attn"]}}
+    raw = tiny_study(**parts, deepspeed={"config": str(tmp_path / "ds.json")})
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(raw))
+    code = "from instsel.cli.app import app; app()"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code, "run", tmp_path / "study.yaml"], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 2
+    assert [line.strip().partition(":")[0] for line in done.stderr.splitlines()[1:]] == [
+        "deepspeed.config",
+        "lora.target_modules",
+    ]
+    # Of one core, so that a machine that is busy with other things does not count.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
 
 
 def test_a_search_is_looked_at_too(run: Callable[..., Result]) -> None:
