@@ -1,4 +1,4 @@
-"""Packages that bring a selection method, written as an installer leaves them."""
+"""Packages that bring a selection method or a filter, written as an installer leaves them."""
 
 from pathlib import Path
 
@@ -30,8 +30,29 @@ class Shortest(Method):
 '''
 
 
-def write_package(folder: Path, name: str, module: str, code: str) -> str:
-    """Write a module and the metadata of its package.
+NO_LINKS = '''
+from typing import Literal
+
+from pydantic import Field
+
+from instsel.filters.base import FilterRow, TextFilter
+
+
+class NoLinks(TextFilter):
+    """Rows without links."""
+
+    filter: Literal["no_links"] = Field(description="links in a text")
+    most: int = Field(0, ge=0, description="links that a row may have")
+
+    def reject(self, row: FilterRow) -> str | None:
+        return f"more than {self.most} links" if row.text(self.of).count("://") > self.most else None
+'''
+
+
+def write_package(
+    folder: Path, name: str, module: str, code: str, point: str = "[instsel.methods]\nshortest = {module}:Shortest"
+) -> str:
+    """Write a module and the metadata of its package, with an entry point.
 
     Returns:
         The folder to put on the path.
@@ -41,5 +62,5 @@ def write_package(folder: Path, name: str, module: str, code: str) -> str:
     info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[instsel.methods]\nshortest = {module}:Shortest\n")
+    (info / "entry_points.txt").write_text(point.format(module=module) + "\n")
     return str(folder)

@@ -66,6 +66,21 @@ def every_method(
     return raw
 
 
+def least_config(**parts: Any) -> Any:
+    """Check a study file with nothing but what has to be there, and with these parts."""
+    from instsel.config.file import parse_study
+
+    least = {
+        "name": "s",
+        "out": "runs/s",
+        "model": {"name": "m"},
+        "pool": [{"path": "pool.jsonl"}],
+        "targets": {"t": {"validation": "v.jsonl"}},
+        "selection": {"budget": 0.1, "methods": ["random"]},
+    }
+    return parse_study({**least, **parts}, "study.yaml")
+
+
 def small_manifest(stage: str, result: dict[str, Any], tokens: int = 0, **others: Any) -> dict[str, Any]:
     """What a finished stage leaves beside its files; its fingerprint is its name."""
     return {

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from instsel import __version__
 from instsel.config.file import load_study
+from instsel.config.schema import suggestion
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal, printable
 from instsel.errors import InputError, StudyError
@@ -29,8 +31,18 @@ Config = Annotated[str, typer.Option("--config", help="study file, YAML: a path 
 Until = Annotated[str, typer.Option(help=f"last stage to run: {', '.join(STAGES)}", metavar="STAGE")]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"instsel {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version, and exit")
+    ] = False,
+) -> None:
     """Choose the instruction examples that are worth training on, and train on them."""
 
 
@@ -226,7 +238,7 @@ def quickstart(
 
 def _check_stage(until: str) -> None:
     if until not in STAGES:
-        raise InputError(f"--until {until}: no such stage; one of {', '.join(STAGES)}")
+        raise InputError(f"--until {until}: no such stage; one of {', '.join(STAGES)}{suggestion(until, STAGES)}")
 
 
 def search_and_report(study: StudyConfig) -> None:

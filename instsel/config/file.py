@@ -1,12 +1,13 @@
 """Reading a study file: YAML, `--set` overrides, and errors that say which key is wrong and what it means."""
 
 import io
+import re
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import MaxDepthExceededError
@@ -14,13 +15,14 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
+from instsel.config.schema import Location, locate, near_key, suggestion
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 
 MOST_VALUES = 100_000
 MOST_LEVELS = 100
 LONGEST_VALUE = 200
-SELF_EXPLAINING = {"extra_forbidden", "missing", "value_error"}
+SELF_EXPLAINING = {"extra_forbidden", "missing", "value_error", "union_tag_invalid", "union_tag_not_found"}
 
 
 class YamlError(InputError):
@@ -166,18 +168,18 @@ def parse_study(raw: Mapping[str, object], origin: str) -> StudyConfig:
 
 def _lines(error: ValidationError, raw: Mapping[str, object]) -> dict[str, str]:
     """A line for each wrong key, with what every member of a union says about it."""
-    said: dict[tuple[int | str, ...], dict[str, ErrorDetails]] = {}
+    messages: dict[str, dict[str, tuple[ErrorDetails, Location]]] = {}
     for item in error.errors():
-        said.setdefault(_written(item["loc"], raw, missing=item["type"] == "missing"), {})[_message(item)] = item
+        location = locate(item["loc"], raw, missing=item["type"] == "missing")
+        key = ".".join(str(part) for part in location.path)
+        messages.setdefault(key, {})[_message(item, location)] = item, location
     lines = {}
-    for path, messages in said.items():
-        key = ".".join(str(part) for part in path)
-        last = list(messages.values())[-1]
-        value = "" if last["type"] in SELF_EXPLAINING else f", not {_shown(last['input'])}"
-        meaning = _meaning(StudyConfig, [str(part) for part in path])
+    for key, said in messages.items():
+        item, location = list(said.values())[-1]
+        value = "" if item["type"] in SELF_EXPLAINING else f", not {_shown(item['input'])}"
         # A check over several keys names them itself.
         where = f"{key}: " if key else ""
-        lines[key] = f"  {where}{' or '.join(messages)}{value}" + (f" ({meaning})" if meaning else "")
+        lines[key] = f"  {where}{' or '.join(said)}{value}" + (f" ({location.meaning})" if location.meaning else "")
     return lines
 
 
@@ -186,45 +188,24 @@ def _shown(value: object) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} ..."
 
 
-def _message(item: ErrorDetails) -> str:
+def _message(item: ErrorDetails, location: Location) -> str:
+    context = item.get("ctx", {})
     if item["type"] == "extra_forbidden":
-        return "unknown key; remove it or correct its spelling"
+        near = near_key(location)
+        return f"unknown key; did you mean {near}?" if near else "unknown key; remove it or correct its spelling"
     if item["type"] == "missing":
         return "is missing; write it"
     if item["type"] == "bool_type":
         return "should be true or false"
+    if item["type"] == "union_tag_invalid":
+        known = re.findall(r"'([^']*)'", context["expected_tags"])
+        kind = context["discriminator"].strip("'")
+        hint = suggestion(context["tag"], known)
+        listed = f"{hint} Known are" if hint else "; known are"
+        return f"the {kind} {context['tag']!r} is unknown{listed} {context['expected_tags']}"
+    if item["type"] == "union_tag_not_found":
+        return f"has no key {context['discriminator']}; write it"
     return str(item["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-
-
-def _written(loc: tuple[int | str, ...], raw: Any, *, missing: bool) -> tuple[int | str, ...]:
-    """Return the parts of an error's location that are in the file, without pydantic's names for members of unions."""
-    path: list[int | str] = []
-    for number, part in enumerate(loc, start=1):
-        if isinstance(raw, dict) and (part in raw or (missing and number == len(loc))):
-            path.append(part)
-            raw = raw.get(part)
-        elif isinstance(raw, list) and isinstance(part, int):
-            path.append(part)
-            raw = raw[part]
-    return tuple(path)
-
-
-def _meaning(model: type[BaseModel], path: list[str]) -> str | None:
-    """Description of the field that `path` leads to, through lists, dicts and unions of models."""
-    if not path or path[0] not in model.model_fields:
-        return None
-    field = model.model_fields[path[0]]
-    rest = [part for part in path[1:] if not part.isdigit()]
-    if not rest:
-        return field.description
-    meanings = (_meaning(inner, rest[skip:]) for inner in _models(field.annotation) for skip in range(len(rest)))
-    return next((meaning for meaning in meanings if meaning), field.description)
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in typing.get_args(annotation) for model in _models(inner)]
 
 
 def override(raw: dict[str, Any], setting: str) -> None:

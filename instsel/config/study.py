@@ -11,6 +11,8 @@ from instsel.config.mixture import Curriculum, Mixture
 from instsel.config.rows import Benchmark, Guard, PoolSource, Target, Uri
 from instsel.config.search import Search
 from instsel.config.training import Training
+from instsel.filters.base import name_filters
+from instsel.filters.registry import AnyFilter
 from instsel.mixture.curriculum import PASSES
 from instsel.selection.base import Form, Method, Quotas
 from instsel.selection.registry import AnyMethod
@@ -40,6 +42,15 @@ class Data(StrictModel):
     preference: Literal["chosen", "reject"] = Field(
         "chosen", description="rows of answers chosen and rejected: train on the chosen one, or reject the row"
     )
+    filters: list[AnyFilter] = Field(
+        [], description="filters of pool rows, applied in this order; rejected rows are counted by their reasons"
+    )
+
+    @field_validator("filters")
+    @classmethod
+    def _name_filters(cls, filters: list[AnyFilter]) -> list[AnyFilter]:
+        name_filters(filters)
+        return filters
 
 
 class Model(StrictModel):

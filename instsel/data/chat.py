@@ -37,13 +37,15 @@ _Span = tuple[int, int, int]
 class Example:
     """Token ids and labels of a conversation; a label equals its token inside answers and is -100 elsewhere.
 
-    `dropped_reasoning` is the number of turns whose reasoning the template leaves out.
+    `length` is the number of tokens before it was truncated, `dropped_reasoning` that of turns whose reasoning the
+    template leaves out.
     """
 
     input_ids: list[int]
     labels: list[int]
     truncated: bool
     dropped_reasoning: int = 0
+    length: int = 0
 
     @property
     def answer_tokens(self) -> int:
@@ -273,7 +275,7 @@ def _example(
     if appended is not None:
         ids, labels = [*ids, appended], [*labels, appended]
     truncated = max_length is not None and len(ids) > max_length
-    example = Example(ids[:max_length], labels[:max_length], truncated, dropped)
+    example = Example(ids[:max_length], labels[:max_length], truncated, dropped, len(ids))
     if example.answer_tokens == 0:
         raise BadRow("no answer token within max_length" if truncated else "no answer token")
     return example

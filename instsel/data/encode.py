@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from instsel.data.messages import (
 )
 from instsel.data.row_shapes import RowLayout
 from instsel.data.turns import Dialogue, EncodingOptions
+from instsel.filters.base import Filter, FilterRow, rejections
 
 EXAMPLES = pa.schema(
     [
@@ -96,6 +98,7 @@ def encode_lines(  # noqa: PLR0913
     default_source: str = "",
     task_column: str = "task",
     reject_if: Callable[[list[Message]], str | None] | None = None,
+    filters: Sequence[Filter] = (),
 ) -> tuple[pa.Table, pa.Table]:
     """Parse, check and tokenise raw lines.
 
@@ -110,42 +113,79 @@ def encode_lines(  # noqa: PLR0913
         default_source: source of rows without one.
         task_column: column with the task.
         reject_if: called with a row's messages; if it returns a reason, the row is rejected.
+        filters: of rows, those that need no tokens before the others.
 
     Returns:
         Tables of schema EXAMPLES and REJECTED, in line order.
     """
-    parsed: list[tuple[int, bytes, Row | BadRow]] = []
-    for number, line in enumerate(lines, start=first):
-        if line:
-            parsed.append((number, line, _parse(line, layout, task_column, reject_if)))
-    rows = [row for _, _, row in parsed if isinstance(row, Row)]
-    dialogues = [
-        Dialogue(template_turns(row.messages), template_tools(row.tools), list(map(is_trained, row.messages)))
-        for row in rows
-    ]
-    examples = iter(encode_batch(tokenizer, dialogues, options))
+    read = [_Line(number, line) for number, line in enumerate(lines, start=first) if line]
+    for each in read:
+        each.parse(layout, task_column, reject_if)
+    _filter([each for each in filters if not each.needs_tokens], read)
+    _encode(read, tokenizer, options)
+    _filter([each for each in filters if each.needs_tokens], read)
     kept: list[dict[str, Any]] = []
     rejected = []
-    for number, line, row in parsed:
-        example = row if isinstance(row, BadRow) else next(examples)
-        if isinstance(row, BadRow) or isinstance(example, BadRow):
-            text = line.decode("utf-8", "replace")[:SHOWN]
-            rejected.append({"file": file, "line": number, "reason": str(example), "text": text})
+    for each in read:
+        where = {"file": file, "line": each.number}
+        if each.row is None or each.example is None or each.reason is not None:
+            text = each.line.decode("utf-8", "replace")[:SHOWN]
+            rejected.append({**where, "reason": each.reason, "text": text})
         else:
-            where = source or row.source or default_source
-            kept.append({**_stored(row, example), "source": where, "file": file, "line": number})
+            name = source or each.row.source or default_source
+            kept.append({**_stored(each.row, each.example), "source": name, **where})
     return pa.Table.from_pylist(kept, schema=EXAMPLES), pa.Table.from_pylist(rejected, schema=REJECTED)
 
 
-def _parse(
-    line: bytes, layout: RowLayout | None, task_column: str, reject_if: Callable[[list[Message]], str | None] | None
-) -> Row | BadRow:
-    try:
-        row = parse_row(line, layout=layout, task_column=task_column)
-    except BadRow as error:
-        return error
-    reason = reject_if(texts(row.messages)) if reject_if else None
-    return BadRow(reason) if reason else row
+@dataclass
+class _Line:
+    """A line of a file on its way to an example; with a reason it goes no further."""
+
+    number: int
+    line: bytes
+    row: Row | None = None
+    example: Example | None = None
+    reason: str | None = None
+
+    def parse(
+        self, layout: RowLayout | None, task_column: str, reject_if: Callable[[list[Message]], str | None] | None
+    ) -> None:
+        try:
+            self.row = parse_row(self.line, layout=layout, task_column=task_column)
+        except BadRow as error:
+            self.reason = str(error)
+            return
+        self.reason = reject_if(texts(self.row.messages)) if reject_if else None
+
+
+def _encode(read: Sequence[_Line], tokenizer: Any, options: EncodingOptions) -> None:
+    rows = [(each, each.row) for each in read if each.row is not None and each.reason is None]
+    dialogues = [
+        Dialogue(template_turns(row.messages), template_tools(row.tools), list(map(is_trained, row.messages)))
+        for _, row in rows
+    ]
+    for (each, _), example in zip(rows, encode_batch(tokenizer, dialogues, options), strict=True):
+        if isinstance(example, BadRow):
+            each.reason = str(example)
+        else:
+            each.example = example
+
+
+def _filter(filters: Sequence[Filter], read: Sequence[_Line]) -> None:
+    rows = [(each, each.row) for each in read if each.row is not None and each.reason is None]
+    if not filters or not rows:
+        return
+    views = [
+        FilterRow(
+            row.messages,
+            {**row.extra, "source": row.source, "task": row.task},
+            each.example.length if each.example else None,
+            each.example.answer_tokens if each.example else None,
+        )
+        for each, row in rows
+    ]
+    for (each, _), reason in zip(rows, rejections(filters, views), strict=True):
+        each.reason = reason
 
 
 def _stored(row: Row, example: Example) -> dict[str, Any]:

@@ -144,6 +144,7 @@ def _check_file(key: str, file: SourceFile, tokenizer: Any, config: StudyConfig)
         layout=file.layout,
         source=file.source,
         default_source=file.stem,
+        filters=config.data.filters if key.startswith("pool") else (),
     )
     tokens = sum(examples["tokens"].to_pylist())
     looked_at = len(examples) + len(rejected)

@@ -19,6 +19,7 @@ from instsel.data.encode import LEAK, count_unread, encode_lines, encoding_optio
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import pool_files
 from instsel.errors import InputError
+from instsel.filters.base import why_filtered
 from instsel.io.fingerprint import tokenizer_identity
 from instsel.io.store import Folder
 from instsel.models.dtypes import dtype_of
@@ -52,7 +53,9 @@ class Prepare(Stage[PrepareResult]):
         targets: Settings = {
             name: target.model_dump(mode="json", include=read) for name, target in config.targets.items()
         }
-        return {"data": config.data.model_dump(mode="json"), "targets": targets}
+        data = config.data.model_dump(mode="json", exclude={"filters"})
+        filters = [each.settings() for each in config.data.filters]
+        return {"data": {**data, "filters": filters}, "targets": targets}
 
     def inputs(self, config: StudyConfig, key: str) -> Settings:
         return {**dependencies.pool_identity(config), "model": dependencies.trained_model(config)}
@@ -73,7 +76,8 @@ class Prepare(Stage[PrepareResult]):
             raise InputError(f"pool: no usable row; {why_rejected({})}")
         pool, memory = ray.get(ray.remote(finish_pool).remote(folder, shards, [file.uri for file in files]))
         if not pool.rows:
-            raise InputError(f"pool: no usable row; {why_rejected(pool.rejected)}")
+            filtered = why_filtered(pool.rejected)
+            raise InputError(f"pool: no usable row; {filtered or why_rejected(pool.rejected)}")
         tokenizer, weights, parameters = ray.get(identified)
         if weights == "float16" and dtype_of(config.model) == "bfloat16":
             context.console.say(FLOAT16)
@@ -217,6 +221,7 @@ class _Encoder:
             source=where.source,
             default_source=where.stem,
             reject_if=lambda messages: LEAK if self.leaks.leaks(messages) else None,
+            filters=self.data.filters,
         )
         self.rejected.write_table(name, rejected)
         # The counts travel with the shard, so that a run that resumes has them.

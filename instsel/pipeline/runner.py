@@ -11,6 +11,7 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal, log_to
 from instsel.io.store import Folder
 from instsel.models.dtypes import dtype_of, with_dtype
+from instsel.pipeline.preflight import problems_listed, require_no_problem
 from instsel.pipeline.registry import build_graph, stage_names
 from instsel.study.dtype import with_recorded_dtype
 from instsel.study.folder import GRAPH, StageFolder, open_folder
@@ -54,11 +55,13 @@ def run_study(
         asked, config = config, with_recorded_dtype(config, folder)
         # Where the type of the model is not settled, that of this machine stands for it: what is wrong with the user's
         # files is said at once.
-        graph = build_graph(config, folder)
+        with problems_listed(config, console):
+            graph = build_graph(config, folder)
         if not graph.open_keys(until) and then is None:
             _write_config(with_dtype(config, dtype_of(config.model)), graph)
             console.say(f"study {config.name}: nothing to do, every stage is done")
             return graph
+        require_no_problem(config, console)
         # Imported here: a finished study is shown without the seconds that Ray and torch take to load.
         from instsel.console import capture_native_stderr
         from instsel.runtime.autoscaling import requested_capacity

@@ -11,6 +11,7 @@ from instsel.config.study import Resources, StudyConfig
 from instsel.console import Terminal, capture_native_stderr, log_to
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
+from instsel.pipeline.preflight import problems_listed, require_no_problem
 from instsel.pipeline.registry import build_graph
 from instsel.planner.cluster import TargetCluster
 from instsel.planner.estimate import Capacity, estimate_stages, find_shortages, open_stages, plan_table
@@ -64,12 +65,14 @@ def plan_study(
     target = target or TargetCluster()
     folder = find_folder(study.out, study.name)
     asked, study = study, target.with_dtype(with_recorded_dtype(study, folder))
-    stages = open_stages(build_graph(study, folder))
+    with problems_listed(study, terminal):
+        stages = open_stages(build_graph(study, folder))
     if not any(stages.values()):
         if target.save is not None:
             raise InputError(NOTHING)
         terminal.say(f"study {study.name}: nothing to do, every stage is done")
         return StudyPlan([StageEstimate(name, done=True) for name in stages], [])
+    require_no_problem(study, terminal)
     with _log_file() as log_file:  # noqa: SIM117
         with log_to(log_file), capture_native_stderr(log_file), clear_errors(), ray_session(study.resources):
             terminal.head(f"plan {study.name}")

@@ -361,6 +361,7 @@ def _sample_file(file: SourceFile, number: int, count: int, model: Model, data: 
         source=file.source,
         default_source=file.stem,
         reject_if=lambda messages: LEAK if leaks.leaks(messages) else None,
+        filters=data.filters,
     )
     seconds = time.monotonic() - start
     kept = usable.select(["id", "source", *KEPT])

@@ -12,6 +12,7 @@ from instsel.console import Terminal
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.pipeline.evaluate import heldout_tables
+from instsel.pipeline.preflight import problems_listed, require_no_problem
 from instsel.pipeline.registry import build_graph
 from instsel.pipeline.runner import run_study
 from instsel.report.html import search_page
@@ -62,10 +63,12 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
     opened = open_folder(study.out, study.name)
     study = with_recorded_dtype(study, opened)
     if study.model.dtype == "auto":
+        require_no_problem(study, terminal)
         with ray_session(study.resources), requested_capacity(study.resources, terminal):
             study = settle_dtype(study, opened, terminal)
     folder = opened / "search"
-    stage = _stage(study, search, build_graph(study, opened))
+    with problems_listed(study, terminal):
+        stage = _stage(study, search, build_graph(study, opened))
     if stage.done() and stage.result(SearchResult).caps == _caps(search):
         terminal.say(f"search of {study.name}: nothing to do, it is finished")
         _write(study, search, folder, trials.finished_outcomes(trials.store_of(search, stage)))

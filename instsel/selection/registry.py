@@ -7,20 +7,18 @@ A package brings a method by an entry point of the group `instsel.methods` whose
 """
 
 import inspect
-import pkgutil
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import BeforeValidator, Field
 
 import instsel.selection
 from instsel import arrays
 from instsel.errors import InputError
+from instsel.plugins import EntryKind
 from instsel.selection.base import Method, Selection
 from instsel.selection.quotas import select as by_quotas
 
@@ -49,59 +47,9 @@ class Registry:
             raise InputError("\n".join(self.problems))
 
 
-def method_name(method: type[Method]) -> str:
-    """Return the name by which a study file calls a method; "" for an abstract class.
-
-    Raises:
-        TypeError: the class gives `method` no literal of one text.
-    """
-    if inspect.isabstract(method):
-        return ""
-    annotation = method.model_fields["method"].annotation
-    names = get_args(annotation) if get_origin(annotation) is Literal else ()
-    if len(names) != 1 or not isinstance(names[0], str) or not names[0]:
-        raise TypeError(f'{method.__name__}.method must be annotated with the method\'s name, Literal["..."]')
-    return names[0]
-
-
 def load_methods() -> Registry:
     """Collect the methods of this package and of the entry points."""
-    methods = {method_name(method): method for method in _builtin()}
-    origins = dict.fromkeys(methods, "instsel")
-    problems = []
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (entry.name, entry.value)):
-        origin = f"entry point {entry.name} = {entry.value} of {entry.dist.name if entry.dist else 'a package'}"
-        try:
-            method = entry.load()
-            if not (isinstance(method, type) and issubclass(method, Method)):
-                raise TypeError(f"it is {method!r}, no subclass of instsel.selection.base.Method")
-            name = method_name(method)
-            if not name:
-                raise TypeError(
-                    f"{method.__name__} is abstract: it lacks {', '.join(sorted(method.__abstractmethods__))}"
-                )
-        except Exception as error:
-            # Whatever a package raises as it is imported: it must not end a command that can name it.
-            problems.append(f"{GROUP}: {origin} cannot be loaded: {error}; repair or uninstall the package")
-            continue
-        if name in methods:
-            problems.append(f"{GROUP}: {origin} brings the method {name!r}, as {origins[name]} does; uninstall one")
-            continue
-        methods[name], origins[name] = method, origin
-    return Registry(dict(sorted(methods.items())), problems)
-
-
-def _builtin() -> Iterator[type[Method]]:
-    """Yield the methods of this package's modules."""
-    for module_info in pkgutil.iter_modules(instsel.selection.__path__):
-        name = f"{instsel.selection.__name__}.{module_info.name}"
-        if name == __name__:
-            continue
-        module = import_module(name)
-        for value in vars(module).values():
-            is_of_module = isinstance(value, type) and issubclass(value, Method) and value.__module__ == name
-            if is_of_module and not inspect.isabstract(value) and not value.__name__.startswith("_"):
-                yield value
+    return Registry(*EntryKind[Method](Method, "method", GROUP, instsel.selection).load())
 
 
 REGISTRY = load_methods()

@@ -25,6 +25,7 @@ from instsel.training.checkpoint import (
 )
 from instsel.training.dataset import check_order
 from instsel.training.deepspeed import collect_parameters, complete, import_deepspeed, restore
+from instsel.training.deepspeed_schema import why_rejected
 from instsel.training.schedule import EpochMetrics, PartialEpoch, Step, TrainSettings
 from instsel.training.steps import Steps
 
@@ -133,7 +134,7 @@ def _start(model: nn.Module, settings: TrainSettings, loss_fn: LossFunction) -> 
             model=_LossModule(model, loss_fn), optimizer=optimizer, config=config, dist_init_required=False
         )
     except (ValueError, AssertionError) as error:
-        raise InputError(f"deepspeed.config: DeepSpeed rejects it: {' '.join(str(error).split())}") from error
+        raise InputError(f"deepspeed.config: DeepSpeed rejects it: {why_rejected(error)}") from error
     engine.train()
     return engine
 

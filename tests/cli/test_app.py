@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from instsel import __version__
 from instsel.cli.app import app
 from instsel.io.store import Folder
 
@@ -32,12 +33,18 @@ def test_a_wrong_key_exits_with_2_and_names_it(invoke, tmp_path, tiny_study):
     assert "budgett: unknown key" in result.stderr
 
 
+def test_the_version_is_shown(invoke):
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout) == (0, f"instsel {__version__}\n")
+
+
 def test_an_unknown_stage_exits_with_2(invoke, tmp_path, tiny_study):
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(tiny_study()))
     result = invoke("run", str(path), "--until", "sekect")
     assert result.exit_code == 2
     assert "one of benchmarks, prepare, answers, embed, hidden_states, likelihood, categorize, warmup" in result.stderr
+    assert result.stderr.endswith("; did you mean select?\n")
 
 
 def test_a_missing_pool_file_is_told_before_ray_starts(invoke, tmp_path, tiny_study):

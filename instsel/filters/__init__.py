@@ -1,0 +1,1 @@
+"""Filters of pool rows: `data.filters` of a study file."""
