@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import JsonValue
 
 from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
@@ -43,18 +44,18 @@ class Prepare(Stage[PrepareResult]):
 
     name = "prepare"
     position = 10
-    version = 2
+    version = 3
 
     def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
         return [StageKey("benchmarks")] if config.scored else []
 
     def settings(self, config: StudyConfig, key: str) -> Settings:
-        read = {"format", "subtask", "max_validation", "max_heldout"}
+        read = {"format", "columns", "roles", "subtask", "max_validation", "max_heldout"}
         targets: Settings = {
             name: target.model_dump(mode="json", include=read) for name, target in config.targets.items()
         }
         data = config.data.model_dump(mode="json", exclude={"filters"})
-        filters = [each.settings() for each in config.data.filters]
+        filters: list[JsonValue] = [each.settings() for each in config.data.filters]
         return {"data": {**data, "filters": filters}, "targets": targets}
 
     def inputs(self, config: StudyConfig, key: str) -> Settings:

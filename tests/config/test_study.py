@@ -178,7 +178,6 @@ def test_a_wrong_method_is_named_by_its_place(methods: Any, key: str, what: str)
         ({"pool": []}, "pool", "at least 1 item", "files of the pool"),
         ({"pool": [{}]}, "pool.0.path", "is missing; write it", "file, glob or URI"),
         ({"pool": [{"path": "a", "format": "csv"}]}, "pool.0.format", "not 'csv'", "format of the rows"),
-        ({"targets": {}}, "targets", "at least 1 item", "abilities the selection is for"),
         ({"targets": {"mean": {"validation": "v"}}}, "targets", "cannot be called 'mean'", "abilities"),
         ({"targets": {"a/b": {"validation": "v"}}}, "targets", "'a/b' is not usable", "abilities"),
         ({"targets": {"t": {}}}, "targets.t.validation", "is missing", "examples of the ability"),
@@ -291,3 +290,31 @@ def test_other_places_with_an_at_are_taken(out: str) -> None:
 @pytest.mark.parametrize("name", ["s\n", "../s", "a/b", "", ".hidden", "a\x1b"])
 def test_a_name_cannot_lead_elsewhere(name: str) -> None:
     assert "is not usable" in refusal(name=name)
+
+
+@pytest.mark.parametrize(
+    ("parts", "what"),
+    [
+        ({"selection": selection(methods=("random", "bids"))}, "'bids'"),
+        ({"selection": selection(methods=("rds",))}, "'rds'"),
+        ({"selection": selection(methods=("validation_only",))}, "'validation_only'"),
+        ({"evaluation": {"headroom": True}}, "'evaluation.headroom'"),
+        ({"search": {"space": {"finetune.epochs": [1, 2]}}}, "'search'"),
+    ],
+)
+def test_what_needs_a_target_is_named_where_there_is_none(parts: dict[str, Any], what: str) -> None:
+    assert study(targets={}).targets == {}
+    assert f"targets: {what} needs a target, and there is none" in refusal(targets={}, **parts)
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ({"prompt": "ask"}, "`prompt` and `answer` belong together"),
+        ({"messages": "chat", "prompt": "a", "answer": "b"}, "give `messages`, or `prompt` and `answer`"),
+        ({"prompt": ["a", "b"], "answer": "c"}, "`prompt` is one column"),
+        ({"promt": "ask"}, "promt"),
+    ],
+)
+def test_columns_that_contradict_each_other_are_refused(columns: dict[str, Any], why: str) -> None:
+    assert why in refusal(pool=[{"path": "a", "columns": columns}])

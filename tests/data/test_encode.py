@@ -1,17 +1,20 @@
 """Raw lines become tables of examples, and of rows set aside with file, line and reason."""
 
+import copy
 import json
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import TypeAdapter
 
-from instsel.data.chat import encode
+from instsel.data.chat import IGNORED, encode
 from instsel.data.encode import (
     DUPLICATE,
     EXAMPLES,
     REJECTED,
+    count_unread,
     encode_lines,
     first_occurrences,
     numeric_ids,
@@ -20,8 +23,10 @@ from instsel.data.encode import (
     smallest_ids,
 )
 from instsel.data.formats import row_id
+from instsel.data.messages import whole_turns
 from instsel.data.row_shapes import RowLayout
 from instsel.data.turns import EncodingOptions
+from instsel.filters.registry import AnyFilter
 
 
 def messages(number: int) -> list[dict[str, str]]:
@@ -177,3 +182,61 @@ def test_examples_can_be_set_aside_later(tiny_tokenizer: Any) -> None:
 def test_reasons_are_counted_the_most_frequent_first() -> None:
     table = pa.table({"reason": ["b", "a", "a", "c", "a", "c"]})
     assert list(reasons(table).items()) == [("a", 3), ("c", 2), ("b", 1)]
+
+
+CALLED = [
+    {"role": "user", "content": "2 + 2?"},
+    {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": {"name": "add"}}]},
+    {"role": "tool", "content": "4"},
+    {"role": "assistant", "content": "Four.", "weight": 1},
+]
+WITH_CALLS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content or '' }}{% for c in m.tool_calls or [] %}"
+    "[{{ c.function.name }}]{% endfor %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_calls_are_trained_on_and_stored_as_the_row_has_them(tiny_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = WITH_CALLS
+    row = {"id": 9, "messages": CALLED, "tools": [{"name": "add"}], "license": "MIT"}
+    examples, rejected = encoded(tokenizer, [json.dumps(row).encode()])
+    assert not len(rejected), rejected.to_pylist()
+    (stored,) = examples.to_pylist()
+    trained = tokenizer.decode([label for label in stored["labels"] if label != IGNORED])
+    assert trained == "[add]<|im_end|>Four.<|im_end|>"
+    assert [turn["content"] for turn in stored["messages"]] == ["2 + 2?", '{"name": "add"}', "4", "Four."]
+    assert whole_turns(stored["messages"], stored["turn_keys"]) == CALLED
+    assert (stored["own_id"], json.loads(stored["tools"])) == ("9", [{"name": "add"}])
+    assert count_unread(examples) == {"license": 1}
+
+
+def test_a_marked_answer_is_not_trained_on(tiny_tokenizer: Any) -> None:
+    turns = [*messages(1), *messages(2)]
+    turns[1] = {**turns[1], "weight": 0}
+    examples, _ = encoded(tiny_tokenizer, [json.dumps({"messages": turns}).encode()])
+    (stored,) = examples.to_pylist()
+    trained = tiny_tokenizer.decode([label for label in stored["labels"] if label != IGNORED])
+    assert "A 2." in trained and "A 1." not in trained
+
+
+def test_filters_see_rows_and_their_tokens_before_they_are_cut(tiny_tokenizer: Any) -> None:
+    filters = TypeAdapter(list[AnyFilter]).validate_python(
+        [
+            {"filter": "length", "unit": "tokens", "max": 60, "name": "fits"},
+            {"filter": "column", "column": "n", "min": 2},
+        ]
+    )
+    long = {"messages": [{"role": "user", "content": "long " * 20}, messages(1)[1]], "n": 5}
+    lines = [line(1, n=1), line(2, n=2), json.dumps(long).encode(), line(3)]
+    examples, rejected = encoded(tiny_tokenizer, lines, filters=filters)
+    assert examples["line"].to_pylist() == [2]
+    reasons = {row["line"]: row["reason"] for row in rejected.to_pylist()}
+    assert reasons[3].startswith("filter fits: ")
+    assert reasons[1].startswith("filter column: ") and reasons[4] == "filter column: no column 'n'"
+
+
+def test_reasons_of_many_turns_are_counted_together() -> None:
+    found = [f"empty content in turn {number} (user)" for number in range(12)]
+    columns = {"file": ["a"] * 12, "line": list(range(12)), "reason": found, "text": [""] * 12}
+    assert reasons(pa.table(columns, REJECTED)) == {"empty content in a turn (user)": 12}
