@@ -54,12 +54,19 @@ class Layout(StrictModel):
 
 
 class PoolSource(Layout):
-    path: Uri = Field(description="file, glob or URI of JSONL (.gz, .zst) or Parquet, dataset folder, or hf:OWNER/NAME")
+    path: Uri = Field(
+        description="file, folder, glob or URI of JSON lines, JSON, CSV, Parquet or Arrow, or a dataset, hf:OWNER/NAME"
+    )
     source: str | None = Field(
         None, description="name shown for these rows; by default the row's `source`, else the file"
     )
-    split: str = Field("train", description="split of a Hugging Face dataset")
+    split: str = Field(
+        "train", description="split of a dataset: of the hub, of a folder, or of a JSON object of several"
+    )
+    config: str | None = Field(None, description="configuration (subset) of a dataset of the hub or of a clone of one")
+    revision: str | None = Field(None, description="branch, tag or commit of a dataset of the hub")
     rows_per_file: int | None = Field(None, ge=1, description="read only the first N rows of each file")
+    allow_empty: bool = Field(False, description="go on where the files are empty or give no usable row")
 
 
 METRICS = ("choice", "exact_match", "f1", "rouge_l", "code")

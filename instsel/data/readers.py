@@ -1,46 +1,67 @@
-"""Read files of rows as chunks of JSON lines with line numbers, without holding a whole file in memory."""
+"""Read files of rows as chunks of JSON with line numbers, without holding a whole file in memory."""
 
-import gzip
 import io
 import json
-import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from pyarrow import fs as pafs
 
+from instsel.data.cells import cell_rows
+from instsel.data.file_types import DAMAGE, FileType, damaged, file_type, open_text
+from instsel.data.folders import DESCRIPTIONS, folder_files, has_data, is_dataset
 from instsel.data.formats import MOST_BYTES
+from instsel.data.hub import HUB, check_hub, hub_rows
+from instsel.data.json_text import json_rows
 from instsel.data.row_shapes import RowLayout
+from instsel.data.tables import arrow_rows, column_rows, parquet_length, parquet_rows, saved_rows
 from instsel.errors import InputError
-from instsel.io.store import Folder
 from instsel.io.uri import expand, resolve
 
-TEXT_ENDINGS = (".jsonl", ".json", ".ndjson")
-HUB = "hf:"
-READ_AHEAD = 4 << 20
-# Invalid bytes, and values without a Python type, raise ValueError or OverflowError.
-DAMAGE = (EOFError, OSError, OverflowError, ValueError, zlib.error)
 # A chunk of ordinary rows is limited by their number long before that.
 MOST_CHUNK_BYTES = 256 << 20
+# As datasets ends the names of the parts of a dataset.
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+MARK = b"\xef\xbb\xbf"
+# A comma after an object does not change it; no row begins with what begins a comment.
+AROUND = b" \t\r\n\v\f,"
+COMMENTS = (b"#", b"//")
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file (or hub dataset) of rows: URI, where rows have what, source's name, split, maximum number of rows."""
+    """A file of rows, and how it is read.
+
+    Attributes:
+        uri: path or URI of a file, folder of a saved dataset, or hf:OWNER/NAME.
+        layout: where its rows have what.
+        source: name of its rows; None is the row's own, else `stem`.
+        split: of a hub dataset, or a JSON object with an array of rows for each of several. None is the only one.
+        limit: how many rows or lines are read, from the first; None is all.
+        config: configuration of a hub dataset.
+        revision: branch, tag or commit of a hub dataset.
+        key: of the study file, for errors.
+        name: of its rows, where they are not named by file, as in a dataset of many.
+    """
 
     uri: str
     layout: RowLayout = field(default_factory=RowLayout)
     source: str | None = None
-    split: str = "train"
+    split: str | None = "train"
     limit: int | None = None
+    config: str | None = None
+    revision: str | None = None
+    key: str = ""
+    name: str | None = None
 
     @property
     def stem(self) -> str:
-        return Path(self.uri.removeprefix(HUB)).name.split(".")[0]
+        return self.name or SHARD.sub("", Path(self.uri.removeprefix(HUB)).name.split(".")[0])
 
     def to_json(self) -> str:
         """Return the file as a line of JSON."""
@@ -52,131 +73,174 @@ class SourceFile:
         raw = json.loads(text)
         return cls(**{**raw, "layout": RowLayout(**raw["layout"])})
 
+    @property
+    def is_hub(self) -> bool:
+        return self.uri.startswith(HUB)
+
 
 class SourceOptions(TypedDict, total=False):
     """How files are read: fields of `SourceFile` that are the same of all files of an entry."""
 
     layout: RowLayout
     source: str | None
-    split: str
+    split: str | None
     limit: int | None
+    config: str | None
+    revision: str | None
+    key: str
 
 
-def source_files(uri: str, **options: Any) -> list[SourceFile]:
-    """Expand a path, glob, dataset folder or hub id to files, sorted.
+def source_files(uri: str, *, allow_empty: bool = False, **options: Any) -> list[SourceFile]:
+    """Expand a path, glob, folder or hub id to files, sorted.
+
+    A folder is what `folder_files` says. A glob matches files and saved datasets.
 
     Args:
-        uri: path, URI, glob, folder of a saved dataset, or hf:OWNER/NAME.
+        uri: path, URI, glob, folder, or hf:OWNER/NAME.
+        allow_empty: files of no bytes are no error.
         options: of each `SourceFile`.
 
     Raises:
-        InputError: nothing matches, or a folder is not a saved dataset.
+        InputError: nothing matches, a file is empty, or it is not clear which files of a folder are meant.
     """
     if uri.startswith(HUB):
-        return [SourceFile(uri, **options)]
-    names = expand(uri)
-    if not names:
-        raise InputError(f"no file matches {uri}; correct the path")
-    for name in names:
-        filesystem, path = resolve(name)
-        info = filesystem.get_file_info(path)
-        if info.type.name == "NotFound":
-            raise InputError(f"file {name} does not exist; correct the path")
-        if info.is_file and info.size == 0:
-            raise InputError(f"file {name} is empty; remove it or correct the path")
-        if info.is_file:
-            continue
-        if filesystem.get_file_info(f"{path}/dataset_dict.json").is_file:
-            raise InputError(f"{name} holds several splits; give the folder of one of them")
-        if not filesystem.get_file_info(f"{path}/state.json").is_file:
-            raise InputError(f"{name} is a folder but not a saved dataset; write {name.rstrip('/')}/*.jsonl or similar")
-    return [SourceFile(name, **options) for name in names]
+        name = uri.removeprefix(HUB)
+        if not name.startswith(("/", "./", "../", "~")):
+            return [SourceFile(uri, **options)]
+        uri = name
+    if options.get("revision") is not None:
+        raise InputError(f"{uri} has no `revision`, as it is no hf:OWNER/NAME; remove `revision`")
+    names = expand(uri, folders=True)
+    is_glob = names != [uri]
+    files = [file for name in names for file in _files_at(name, is_glob, options)]
+    if not files:
+        hint = "; of a bracket that is part of a name write [[]" if "[" in uri else ""
+        raise InputError(f"no file matches {uri}; correct the path{hint}")
+    for file in files:
+        info = _info(file.uri)
+        if info.is_file and info.size == 0 and not allow_empty:
+            raise InputError(f"file {file.uri} is empty; remove it or correct the path")
+    return files
 
 
 def read_chunks(file: SourceFile, rows: int) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield chunks: the number of the first line, and the lines as JSON in UTF-8.
+    """Yield chunks: the number of the first row, and the rows as JSON in UTF-8.
 
-    A chunk has `rows` lines, fewer if they are huge. Lines of text files are counted from 1, including blank ones; rows
-    of Parquet files and datasets count as lines. Only the beginning of a line above the size limit is read.
+    A file is read by what is in it, whatever its name: JSON lines, arrays, objects one after another, rows under a key,
+    columns, CSV, TSV, Parquet, Arrow; texts in UTF-8, UTF-16 or UTF-32, packed by gzip, bzip2, xz or zstd.
+
+    A chunk has `rows` rows, fewer if they are huge, and depends on the file alone. Of JSON lines every line counts,
+    from 1, and a blank line or a comment is an empty row; of other files rows are counted, from 1, without a header.
+    Only the beginning of a row above the size limit is read.
 
     Raises:
-        InputError: the file's extension is unknown, or the file is truncated or damaged.
+        InputError: the file has no rows that can be read, or is truncated or damaged.
     """
+    try:
+        yield from _chunks(file, rows)
+    except InputError as error:
+        raise (InputError(f"{file.key}: {error}") if file.key else error) from error
+
+
+def check_file(file: SourceFile, allow_empty: bool = False) -> None:
+    """Look at the beginning of a file and at its first row, at the end of a Parquet file, or for a dataset on the hub.
+
+    Raises:
+        InputError: it cannot be read, or has no row.
+    """
+    if file.is_hub:
+        check_hub(file.uri.removeprefix(HUB), file.split or "train", file.config, file.revision)
+        return
+    is_parquet = _info(file.uri).is_file and file_type(file.uri, file.split).binary == "parquet"
+    is_empty = (
+        not parquet_length(file.uri) if is_parquet else not any(line for _, lines in _chunks(file, 1) for line in lines)
+    )
+    if is_empty and not allow_empty:
+        raise InputError(f"{file.uri} holds no row; remove it or correct the path")
+
+
+def _files_at(uri: str, is_glob: bool, options: dict[str, Any]) -> list[SourceFile]:
+    """Return the files that a path or URI without patterns stands for."""
+    filesystem, path = resolve(uri)
+    info = filesystem.get_file_info(path)
+    if info.type == pafs.FileType.NotFound:
+        if isinstance(filesystem, pafs.LocalFileSystem) and os.path.islink(path):
+            raise InputError(f"{uri} is a link to {os.readlink(path)}, which does not exist; mend or remove the link")
+        raise InputError(f"file {uri} does not exist; correct the path")
+    if info.type != pafs.FileType.Directory:
+        if options.get("config") is not None:
+            raise InputError(f"{uri} is a file and has no `config`; remove `config`")
+        return [] if is_glob and info.base_name in DESCRIPTIONS else [SourceFile(uri, **options)]
+    if is_glob and not is_dataset(uri):
+        if has_data(uri):
+            raise InputError(f"{uri} is a folder, which a pattern does not look into; write {uri}/* for its files")
+        return []
+    try:
+        folder = folder_files(uri, options.get("split", "train"), options.get("config"))
+    except InputError as error:
+        raise InputError(f"{uri}: {error}") from error
+    chosen = {**options, "config": None}
+    if folder.uris == [uri.rstrip("/")]:
+        return [SourceFile(folder.uris[0], **chosen)]
+    return [replace(file, name=folder.name) for each in folder.uris for file in _files_at(each, True, chosen)]
+
+
+def _info(uri: str) -> pafs.FileInfo:
+    filesystem, path = resolve(uri)
+    return filesystem.get_file_info(path)
+
+
+def _chunks(file: SourceFile, rows: int) -> Iterator[tuple[int, list[bytes]]]:
+    unit, lines = _lines(file)
     first, size = 1, 0
     chunk: list[bytes] = []
-    for line in islice(_lines(file), file.limit):
-        chunk.append(line)
-        size += len(line)
-        if len(chunk) == rows or size > MOST_CHUNK_BYTES:
-            yield first, chunk
-            first, size, chunk = first + len(chunk), 0, []
+    try:
+        for line in islice(lines, file.limit):
+            chunk.append(line)
+            size += len(line)
+            if len(chunk) == rows or size > MOST_CHUNK_BYTES:
+                yield first, chunk
+                first, size, chunk = first + len(chunk), 0, []
+    except DAMAGE as error:
+        raise damaged(file.uri, unit, first + len(chunk) - 1, error) from error
     if chunk:
         yield first, chunk
 
 
-def _lines(file: SourceFile) -> Iterator[bytes]:
-    if file.uri.startswith(HUB):
-        return _hub_lines(file)
-    filesystem, path = resolve(file.uri)
-    if not filesystem.get_file_info(path).is_file:
-        return _saved_lines(file.uri)
-    name = path.lower()
-    if name.endswith(".parquet"):
-        return _parquet_lines(filesystem.open_input_file(path), file.uri)
-    packed = name.removesuffix(".gz").removesuffix(".zst")
-    if not packed.endswith(TEXT_ENDINGS):
-        raise InputError(f"{file.uri}: unknown extension; files are .jsonl (or .json, .ndjson; .gz, .zst) or .parquet")
-    packing = "zstd" if name.endswith(".zst") else None
-    stream: Any = pa.input_stream(filesystem.open_input_file(path), compression=packing, buffer_size=READ_AHEAD)
-    unpacked = gzip.GzipFile(fileobj=stream) if name.endswith(".gz") else io.BufferedReader(stream)
-    return _text_lines(unpacked, file.uri)
+def _lines(file: SourceFile) -> tuple[str, Iterator[bytes]]:
+    """Return what is counted, lines or rows, and these."""
+    if file.is_hub:
+        return "row", hub_rows(file.uri.removeprefix(HUB), file.split or "train", file.config, file.revision)
+    if not _info(file.uri).is_file:
+        return "row", saved_rows(file.uri)
+    kind = file_type(file.uri, file.split)
+    if kind.binary == "parquet":
+        return "row", parquet_rows(file.uri)
+    if kind.binary is not None:
+        return "row", arrow_rows(file.uri, kind.binary == "arrow file")
+    return _text_rows(file.uri, kind)
 
 
-def _text_lines(stream: io.BufferedIOBase, uri: str) -> Iterator[bytes]:
-    number = 0
-    try:
-        while line := stream.readline(MOST_BYTES + 1):
-            number += 1
-            yield line.strip() if len(line) <= MOST_BYTES else line
+def _text_rows(uri: str, kind: FileType) -> tuple[str, Iterator[bytes]]:
+    stream, text = open_text(uri, kind), kind.text
+    if text is None or text.layout == "lines":
+        return "line", _json_lines(stream)
+    if text.layout == "columns":
+        return "row", column_rows(stream, uri)
+    if text.cells is not None:
+        return "row", cell_rows(stream, text.cells, uri)
+    values = json_rows(stream, text.path, text.is_sole)
+    return "row", (value.encode("utf-8", "surrogateescape")[: MOST_BYTES + 1] for value in values)
+
+
+def _json_lines(stream: io.BufferedReader) -> Iterator[bytes]:
+    line = stream.readline(MOST_BYTES + 1).removeprefix(MARK)
+    while line:
+        if len(line) > MOST_BYTES:
+            yield line
             while line and not line.endswith(b"\n"):
                 line = stream.readline(MOST_BYTES)
-    except DAMAGE as error:
-        raise _damaged(uri, number, error) from error
-
-
-def _parquet_lines(source: pa.NativeFile, uri: str) -> Iterator[bytes]:
-    number = 0
-    try:
-        for batch in pq.ParquetFile(source).iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield _dump(row)
-    except DAMAGE as error:
-        raise _damaged(uri, number, error) from error
-
-
-def _damaged(uri: str, number: int, error: Exception) -> InputError:
-    return InputError(f"{uri}: damaged after line {number} ({error}); fetch or pack the file again")
-
-
-def _saved_lines(uri: str) -> Iterator[bytes]:
-    from datasets import load_from_disk
-
-    with Folder.at(uri).local() as folder:
-        yield from _rows_of(load_from_disk(str(folder)).to_iterable_dataset())
-
-
-def _hub_lines(file: SourceFile) -> Iterator[bytes]:
-    from datasets import load_dataset
-
-    yield from _rows_of(load_dataset(file.uri.removeprefix(HUB), split=file.split, streaming=True))
-
-
-def _rows_of(dataset: Any) -> Iterator[bytes]:
-    # Decoding would open the files and URLs in image and audio columns.
-    rows = dataset.decode(False) if dataset.features else dataset
-    yield from (_dump(row) for row in rows)
-
-
-def _dump(row: Mapping[str, object]) -> bytes:
-    return json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
+        else:
+            text = line.strip(AROUND)
+            yield b"" if text.startswith(COMMENTS) else text
+        line = stream.readline(MOST_BYTES + 1)

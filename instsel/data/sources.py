@@ -1,20 +1,35 @@
 """The input files of a study, and fingerprints of their content."""
 
 import math
-from dataclasses import asdict
+import re
+from dataclasses import asdict, dataclass
 
 from pyarrow import fs as pafs
 from pydantic import JsonValue
 
 from instsel.config.rows import Layout, Target
 from instsel.config.study import StudyConfig
-from instsel.data.readers import HUB, SourceFile, SourceOptions, source_files
+from instsel.data.hub import HUB
+from instsel.data.readers import SourceFile, SourceOptions, check_file, source_files
 from instsel.data.row_shapes import RowLayout
 from instsel.errors import InputError
 from instsel.io.fingerprint import file_identity
 from instsel.io.uri import resolve, under_root
 
 SPLITS = ("validation", "heldout")
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+# Of an entry with thousands of files that are all wrong.
+MOST_PROBLEMS = 10
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A path of the study file, with its key and how its files are read."""
+
+    key: str
+    uri: str
+    options: SourceOptions
+    allow_empty: bool = False
 
 
 def pool_files(study: StudyConfig) -> list[SourceFile]:
@@ -23,16 +38,7 @@ def pool_files(study: StudyConfig) -> list[SourceFile]:
     Raises:
         InputError: a path does not exist; the message names its key.
     """
-    files = []
-    for index, entry in enumerate(study.pool):
-        options: SourceOptions = {
-            "layout": layout_of(entry, study),
-            "source": entry.source,
-            "split": entry.split,
-            "limit": entry.rows_per_file,
-        }
-        files += _source_files(f"pool.{index}.path", under_root(study.root, entry.path), options)
-    return files
+    return [file for entry in _pool_entries(study) for file in _files(study, entry)]
 
 
 def target_files(study: StudyConfig, name: str, rendered: str | None = None) -> dict[str, list[SourceFile]]:
@@ -46,16 +52,8 @@ def target_files(study: StudyConfig, name: str, rendered: str | None = None) -> 
     Raises:
         InputError: a path does not exist; the message names its key.
     """
-    target: Target = study.targets[name]
-    uris = {"validation": target.validation, "heldout": target.heldout}
-    files = {
-        split: _source_files(
-            f"targets.{name}.{split}", under_root(study.root, uri), {"layout": layout_of(target, study)}
-        )
-        for split, uri in uris.items()
-        if uri is not None
-    }
-    if target.task is None:
+    files = {split: _files(study, entry) for split, entry in _target_entries(study, name).items()}
+    if study.targets[name].task is None:
         return files
     folder = rendered or f"{study.out}/benchmarks/{name}"
     return {**{split: [SourceFile(f"{folder}/{split}.jsonl", RowLayout("messages"))] for split in SPLITS}, **files}
@@ -67,11 +65,70 @@ def test_files(study: StudyConfig, name: str) -> list[SourceFile]:
     Raises:
         InputError: a path does not exist; the message names its key.
     """
+    return [file for entry in _test_entries(study, name) for file in _files(study, entry)]
+
+
+def check_files(study: StudyConfig) -> list[str]:
+    """Return all that is wrong with the files of pool, targets and guards, each with its key.
+
+    Files that are not there, are empty, or hold no rows that can be read, folders of several splits or configurations,
+    and datasets that the hub does not give. Only the first bytes of a file are read, and the end of a Parquet file.
+    """
+    entries = _pool_entries(study)
+    for name in study.targets:
+        entries += _target_entries(study, name).values()
+    for name in study.scored:
+        entries += _test_entries(study, name)
+    return [problem for entry in entries for problem in _problems(study, entry)]
+
+
+def _problems(study: StudyConfig, entry: _Entry) -> list[str]:
+    try:
+        files = _files(study, entry)
+    except InputError as error:
+        return [str(error)]
+    problems = []
+    for file in files:
+        try:
+            check_file(file, entry.allow_empty)
+        except (InputError, OSError) as error:
+            problems.append(f"{entry.key}: {error}")
+    if len(problems) <= MOST_PROBLEMS:
+        return problems
+    return [*problems[:MOST_PROBLEMS], f"{entry.key}: {len(problems) - MOST_PROBLEMS} more of its files cannot be used"]
+
+
+def _pool_entries(study: StudyConfig) -> list[_Entry]:
+    entries = []
+    for index, source in enumerate(study.pool):
+        options: SourceOptions = {
+            "layout": layout_of(source, study),
+            "source": source.source,
+            "split": source.split,
+            "limit": source.rows_per_file,
+            "config": source.config,
+            "revision": source.revision,
+        }
+        entries.append(_Entry(f"pool.{index}.path", source.path, options, source.allow_empty))
+    return entries
+
+
+def _target_entries(study: StudyConfig, name: str) -> dict[str, _Entry]:
+    target: Target = study.targets[name]
+    uris = {"validation": target.validation, "heldout": target.heldout}
+    return {
+        split: _Entry(f"targets.{name}.{split}", uri, {"layout": layout_of(target, study), "split": None})
+        for split, uri in uris.items()
+        if uri is not None
+    }
+
+
+def _test_entries(study: StudyConfig, name: str) -> list[_Entry]:
     each = study.scored[name]
+    part = "targets" if name in study.targets else "guards"
     if each.test is None:
         return []
-    part = "targets" if name in study.targets else "guards"
-    return _source_files(f"{part}.{name}.test", under_root(study.root, each.test), {"layout": layout_of(each, study)})
+    return [_Entry(f"{part}.{name}.test", each.test, {"layout": layout_of(each, study), "split": None})]
 
 
 def layout_of(entry: Layout, study: StudyConfig) -> RowLayout:
@@ -82,7 +139,8 @@ def layout_of(entry: Layout, study: StudyConfig) -> RowLayout:
 def files_identity(files: list[SourceFile]) -> list[JsonValue]:
     """Describe input files for a fingerprint: their content and how they are read, but not their location."""
     return [
-        {"name": file.stem, **_content(file), "as": [asdict(file.layout), file.source, file.limit]} for file in files
+        {"name": file.stem, **_content(file), "as": [asdict(file.layout), file.source, file.limit, *_other_split(file)]}
+        for file in files
     ]
 
 
@@ -98,16 +156,30 @@ def size_of(uri: str) -> float:
     return float(sum(file.size for file in inside if file.is_file))
 
 
-def _source_files(key: str, uri: str, options: SourceOptions) -> list[SourceFile]:
+def _files(study: StudyConfig, entry: _Entry) -> list[SourceFile]:
+    uri = under_root(study.root, entry.uri)
     try:
-        return source_files(uri, **options)
+        return source_files(uri, allow_empty=entry.allow_empty, key=entry.key, **entry.options)
     except (InputError, OSError) as error:
-        raise InputError(f"{key}: {error}") from error
+        # Folders of that name are no hub datasets, and files have an ending.
+        is_hub_name = HUB_NAME.fullmatch(entry.uri) and "does not exist" in str(error)
+        hint = f", or write {HUB}{entry.uri} for a dataset of the Hugging Face hub" if is_hub_name else ""
+        raise InputError(f"{entry.key}: {error}{hint}") from error
+
+
+def _other_split(file: SourceFile) -> list[JsonValue]:
+    """Return the split if it decides what is read of a file: of a JSON object of several."""
+    return [] if file.split in (None, "train") else [file.split]
 
 
 def _content(file: SourceFile) -> dict[str, JsonValue]:
-    if file.uri.startswith(HUB):
-        return {"hub": file.uri, "split": file.split}
+    if file.is_hub:
+        given = {"config": file.config, "revision": file.revision}
+        return {
+            "hub": file.uri,
+            "split": file.split or "train",
+            **{key: value for key, value in given.items() if value is not None},
+        }
     filesystem, path = resolve(file.uri)
     if filesystem.get_file_info(path).is_file:
         return file_identity(file.uri)

@@ -7,13 +7,12 @@ machine is looked at: a model that the hub has still to give is mentioned, and p
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from instsel.config.mixture import Mixture
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
-from instsel.data.sources import pool_files, target_files, test_files
+from instsel.data.sources import check_files
 from instsel.errors import InputError, Problem
 from instsel.study.dependencies import categories_by_embeddings
 
@@ -66,18 +65,10 @@ def problems_listed(study: StudyConfig, terminal: Terminal) -> Iterator[None]:
 
 
 def file_problems(study: StudyConfig) -> Iterator[Problem]:
-    """Look for the files of pool, targets and test rows."""
-    lists: list[tuple[str, Callable[[], Any]]] = [("pool", partial(pool_files, study))]
-    for name, target in study.targets.items():
-        if target.task is None:
-            lists.append((f"targets.{name}", partial(target_files, study, name)))
-    for name in study.scored:
-        lists.append((f"targets.{name}.test", partial(test_files, study, name)))
-    for key, read in lists:
-        try:
-            read()
-        except InputError as error:
-            yield Problem.of(error, key)
+    """Look at the files of pool, targets and test rows: their first bytes, and nothing of their rows."""
+    for problem in check_files(study):
+        key, _, message = problem.partition(": ")
+        yield Problem(key, message)
 
 
 def _ray(study: StudyConfig) -> list[Problem]:

@@ -6,8 +6,10 @@ how many workers there are, and a killed run resumes with the shards that are mi
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import date
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import pyarrow as pa
@@ -16,7 +18,7 @@ from pydantic import JsonValue
 
 from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
-from instsel.data.encode import LEAK, count_unread, encode_lines, encoding_options
+from instsel.data.encode import DUPLICATE, LEAK, count_unread, encode_lines, encoding_options
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import pool_files
 from instsel.errors import InputError
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 CHUNK_BLOCK_BYTES = 4 << 20
 DATE = "date.txt"
+MOST_KEYS = 8
 FLOAT16 = "the model's weights are stored in float16: bfloat16 keeps 8 of their 11 bits, --set model.dtype=float32 all"
 
 
@@ -79,10 +82,12 @@ class Prepare(Stage[PrepareResult]):
         if not pool.rows:
             filtered = why_filtered(pool.rejected)
             raise InputError(f"pool: no usable row; {filtered or why_rejected(pool.rejected)}")
+        _require_rows_of_entries(config, files, pool)
         tokenizer, weights, parameters = ray.get(identified)
         if weights == "float16" and dtype_of(config.model) == "bfloat16":
             context.console.say(FLOAT16)
-        context.console.say(_summary(pool))
+        for line in filter(None, (_summary(pool), _empty_files(pool), _unread(pool))):
+            context.console.say(line)
         result = PrepareResult(
             pool=pool, targets=targets, tokenizer=tokenizer, parameters=parameters, date=str(config.data.date)
         )
@@ -232,6 +237,39 @@ class _Encoder:
         seconds = time.monotonic() - began
         self.meter.count(rows=len(examples), tokens=tokens, rejected=len(rejected), seconds=seconds)
         return {"shard": shard, "rows": len(examples), "tokens": tokens}
+
+
+def _require_rows_of_entries(config: StudyConfig, files: Sequence[SourceFile], pool: PoolResult) -> None:
+    """Check that each entry of the pool gave rows; one whose rows are all copies of another's did.
+
+    Raises:
+        InputError: an entry gave none; the message has its key and why its rows were rejected.
+    """
+    for key, of_entry in groupby(files, lambda file: file.key):
+        counts = [pool.files[file.uri] for file in of_entry]
+        rejected = sum((Counter(count.rejected) for count in counts), Counter[str]())
+        allowed = config.pool[int(key.split(".")[1])].allow_empty if key.startswith("pool.") else False
+        if not any(count.rows for count in counts) and DUPLICATE not in rejected and not allowed:
+            raise InputError(
+                f"{key}: no usable row; {why_rejected(dict(rejected.most_common()))}; correct it, or set allow_empty: true"
+            )
+
+
+def _empty_files(pool: PoolResult) -> str:
+    """Say which files gave no row and why; nothing where all did."""
+    empty = {uri: count for uri, count in pool.files.items() if not count.rows and DUPLICATE not in count.rejected}
+    if not empty:
+        return ""
+    uri, count = next(iter(empty.items()))
+    return f"{len(empty)} of {len(pool.files)} files gave no row, such as {uri}: {why_rejected(count.rejected)}"
+
+
+def _unread(pool: PoolResult) -> str:
+    """Say which keys of rows nothing reads; nothing where there are none."""
+    counts = sum((Counter(count.unread) for count in pool.files.values()), Counter[str]())
+    shown = ", ".join(f"{key} ({count:,})" for key, count in counts.most_common(MOST_KEYS))
+    more = ", ..." if len(counts) > MOST_KEYS else ""
+    return f"keys of rows that no training sees, kept in selections: {shown}{more}" if counts else ""
 
 
 def _summary(pool: PoolResult) -> str:
