@@ -74,7 +74,7 @@ class StoredRow(Conversation):
 
 REJECTED = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 SHOWN = 200
-_TURN = re.compile(r"in turn \d+")
+_TURN = re.compile(r"\bturn \d+")
 LEAK = "shares a run of words with a target"
 DUPLICATE = "exact duplicate of an earlier row"
 
@@ -252,7 +252,7 @@ def reasons(rejected: pa.Table) -> dict[str, int]:
 
 def any_turn(reason: str) -> str:
     """Return a reason without the number of the turn that it names."""
-    return _TURN.sub("in a turn", reason)
+    return _TURN.sub("a turn", reason)
 
 
 def count_unread(examples: pa.Table) -> dict[str, int]:

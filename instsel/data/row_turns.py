@@ -100,7 +100,7 @@ def text_of(value: JsonValue, where: str) -> str:
     if isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value)):
         return json.dumps(value)
     named = {"NoneType": "null", "list": "a list", "dict": "an object"}
-    what = named.get(type(value).__name__, "not a number")
+    what = named.get(type(value).__name__, "NaN or infinite")
     raise BadRow(f"{where} is {what}, not text")
 
 

@@ -106,7 +106,7 @@ def check_study(config: StudyConfig, show: int = 0) -> StudyCheck:
             try:
                 check, examples = _check_file(key, file, tokenizer, config)
             except InputError as error:
-                problems.append(f"{key}: {error}")
+                problems.append(str(error))
                 continue
             checks.append(check)
             usable += check.usable

@@ -251,7 +251,7 @@ def _require_rows_of_entries(config: StudyConfig, files: Sequence[SourceFile], p
         allowed = config.pool[int(key.split(".")[1])].allow_empty if key.startswith("pool.") else False
         if not any(count.rows for count in counts) and DUPLICATE not in rejected and not allowed:
             raise InputError(
-                f"{key}: no usable row; {why_rejected(dict(rejected.most_common()))}; correct it, or set allow_empty: true"
+                f"{key}: no usable row; {why_rejected(dict(rejected.most_common()))}; correct it or set allow_empty: true"
             )
 
 

@@ -142,7 +142,7 @@ def test_a_byte_order_mark_is_no_part_of_the_row() -> None:
         ({"conversations": [*TURNS, {"from": "narrator", "value": "x"}]}, "unknown role 'narrator' in turn 3; name it"),
         ({"messages": [USER, {"role": "assistant", "content": None}]}, "`content` is null in turn 2 (assistant)"),
         ({"messages": [{"role": "user", "content": {"a": 1}}, ANSWER]}, "`content` in turn 1 (user) is an object, not"),
-        (b'{"instruction": "a", "output": NaN}', "`output` is not a number, not text"),
+        (b'{"instruction": "a", "output": NaN}', "`output` is NaN or infinite, not text"),
         ({"instruction": "a", "output": {"b": 1}}, "`output` is an object, not text"),
         ({"instruction": ["a"], "output": "b"}, "`instruction` is a list, not text"),
         ({"messages": [USER, {"role": "assistant", "content": " \n"}]}, "empty content in turn 2 (assistant)"),
