@@ -29,6 +29,7 @@ BEGINNING = 1 << 16
 LONGER_BEGINNINGS = (1 << 20, 17 << 20)
 READ_AHEAD = 4 << 20
 PIECE = 1 << 17
+SMALL_READ = 1 << 13
 # Invalid bytes, and values without a Python type, raise ValueError, OverflowError or KeyError.
 DAMAGE = (EOFError, KeyError, OSError, OverflowError, ValueError, csv.Error, lzma.LZMAError, zlib.error)
 
@@ -46,7 +47,7 @@ UNPACKERS: dict[str, Callable[[Any], Any]] = {
     "gzip": lambda stream: gzip.GzipFile(fileobj=stream, mode="rb"),
     "bz2": bz2.BZ2File,
     "xz": lzma.LZMAFile,
-    "zstd": lambda stream: pa.input_stream(stream, compression="zstd"),
+    "zstd": lambda stream: _SmallReads(pa.input_stream(stream, compression="zstd")),
 }
 MOST_PACKINGS = 3
 BINARIES: dict[bytes, Binary] = {b"PAR1": "parquet", b"ARROW1\0\0": "arrow file", b"\xff\xff\xff\xff": "arrow stream"}
@@ -113,6 +114,8 @@ def file_type(uri: str, split: str | None = None) -> FileType:
 
 def damaged(uri: str, unit: str, number: int, error: Exception) -> InputError:
     """Return the error of a file that cannot be read after so many lines or rows."""
+    if isinstance(error, PermissionError):
+        return InputError(f"{uri} may not be read ({error}); change its permissions")
     return InputError(f"{uri}: damaged after {unit} {number} ({error}); fetch or pack the file again")
 
 
@@ -209,7 +212,7 @@ def _encoding(start: _Beginning, name: str) -> str:
         raise InputError("binary data of an unknown kind; give JSON lines, a JSON array, CSV, Parquet or Arrow")
     if _is_utf8(content):
         return "utf-8"
-    lines = content.split(b"\n")
+    lines = [line for line in content.split(b"\n") if line.strip()]
     if not start.is_whole and len(lines) > 1:
         # It may be cut.
         lines.pop()
@@ -242,8 +245,8 @@ def _change(encoding: str, has_lone_cr: bool) -> Callable[[bytes, bool], bytes]:
     decoder = codecs.getincrementaldecoder(encoding)()
 
     def change(block: bytes, is_last: bool) -> bytes:
-        changed = decoder.decode(block, is_last).encode()
-        return _with_line_feeds(changed, is_last) if has_lone_cr else changed
+        text = decoder.decode(block, is_last).encode()
+        return _with_line_feeds(text, is_last) if has_lone_cr else text
 
     return change
 
@@ -254,6 +257,24 @@ def _unchanged(block: bytes, is_last: bool) -> bytes:
 
 def _with_line_feeds(block: bytes, is_last: bool) -> bytes:
     return block.replace(b"\r", b"\n")
+
+
+class _SmallReads(io.BufferedIOBase):
+    """A stream of pyarrow in small reads, as one that reaches a damage gives nothing of what comes before it."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content: bytes = self._stream.read() if size is None or size < 0 else self.read1(size)
+        return content
+
+    def read1(self, size: int = -1, /) -> bytes:
+        content: bytes = self._stream.read(SMALL_READ if size < 0 else min(size, SMALL_READ))
+        return content
 
 
 class _Pieces(io.RawIOBase):

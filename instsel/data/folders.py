@@ -37,9 +37,17 @@ def is_dataset(uri: str) -> bool:
     return folder.is_file(STATE) or folder.is_file(SPLITS)
 
 
+def is_data(name: str) -> bool:
+    """Whether a file's name ends as one of data does, packed or not, and is no description of a dataset."""
+    path = PurePath(name.lower())
+    while path.suffix in PACKED:
+        path = path.with_suffix("")
+    return path.suffix in ENDINGS and path.name not in DESCRIPTIONS
+
+
 def has_data(uri: str) -> bool:
     """Whether there are files with the ending of data in a folder, at any depth."""
-    return any(_is_data(name) for name in walk(uri))
+    return any(is_data(name) for name in walk(uri))
 
 
 def folder_files(uri: str, split: str | None, config: str | None) -> FolderFiles:
@@ -139,7 +147,7 @@ def _by_split(files: Any) -> dict[str, list[str]]:
 
 
 def _listed(uri: str, split: str | None, config: str | None, name: str) -> FolderFiles:
-    names = [each for each in walk(uri) if _is_data(each)]
+    names = [each for each in walk(uri) if is_data(each)]
     if not names:
         raise InputError(f"a folder without data files ({', '.join(ENDINGS)}, packed or not); give a file or a glob")
     folders = sorted({each.partition("/")[0] for each in names if "/" in each})
@@ -165,10 +173,3 @@ def _listed(uri: str, split: str | None, config: str | None, name: str) -> Folde
         )
     chosen = choose_split(known_splits, split)
     return FolderFiles([f"{uri}/{each}" for each in names if splits[each] == chosen], name)
-
-
-def _is_data(name: str) -> bool:
-    path = PurePath(name.lower())
-    while path.suffix in PACKED:
-        path = path.with_suffix("")
-    return path.suffix in ENDINGS and path.name not in DESCRIPTIONS

@@ -96,10 +96,12 @@ class JsonText:
                     raise
                 continue
             value = self._text[self._start : end]
-            # A number may go on in the next block.
-            if end < len(self._text) or not self._fill():
-                self._start += len(value)
-                return value
+            # A number may go on in the next block, also after a point or an exponent that is cut.
+            is_number = value[0] in "-0123456789"
+            if is_number and end + LONGEST_TOKEN > len(self._text) and self._fill():
+                continue
+            self._start += len(value)
+            return value
 
     def elements(self) -> Iterator[str]:
         """Take an array, and yield its elements."""
