@@ -14,7 +14,7 @@ Uri = Annotated[str, AfterValidator(checked_uri)]
 
 class PoolSource(StrictModel):
     path: Uri = Field(
-        description="file, folder, glob or URI of JSON lines, JSON, CSV, Parquet or Arrow, or a dataset, hf:OWNER/NAME"
+        description="file, glob or URI of JSON lines, JSON, CSV, Parquet or Arrow, a folder of them, or hf:OWNER/NAME"
     )
     format: RowFormat = Field("auto", description="format of the rows; auto detects it from their keys")
     source: str | None = Field(

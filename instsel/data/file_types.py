@@ -204,24 +204,30 @@ def _encoding(start: _Beginning, name: str) -> str:
     mark = _by_magic(MARKS, content)
     if mark is not None:
         return mark
-    zeros = [content[first::2].count(0) / max(1, len(content) // 2) for first in (0, 1)]
-    for encoding, few, many in (("utf-16-le", *zeros), ("utf-16-be", *zeros[::-1])):
-        if few < FEWEST_ZEROS and many > MOST_ZEROS:
+    first, second = (content[start::2].count(0) / max(1, len(content) // 2) for start in (0, 1))
+    for encoding, few, many in (("utf-16-le", first, second), ("utf-16-be", second, first)):
+        if few < FEWEST_ZEROS and many > MOST_ZEROS and _is_encoded(content, encoding):
             return encoding
     if 0 in content and content.lstrip()[:1] not in (b"[", b"{"):
         raise InputError("binary data of an unknown kind; give JSON lines, a JSON array, CSV, Parquet or Arrow")
-    if _is_utf8(content):
-        return "utf-8"
+    if not _is_encoded(content, "utf-8"):
+        _check_utf8(start, name)
+    return "utf-8"
+
+
+def _check_utf8(start: _Beginning, name: str) -> None:
+    """Raise an InputError for a text in another encoding; not for a few bad lines, which are rejected as rows."""
+    content = start.content
     lines = [line for line in content.split(b"\n") if line.strip()]
     if not start.is_whole and len(lines) > 1:
         # It may be cut.
         lines.pop()
     text = content.decode("utf-8", "surrogateescape")
     invalid = sum("\udc80" <= char <= "\udcff" for char in text)
-    bad = sum(not _is_utf8(line) for line in lines)
+    bad = sum(not _is_encoded(line, "utf-8") for line in lines)
     # A text in another encoding has hardly a valid sequence by accident.
     if invalid <= sum(char > "\x7f" for char in text) - invalid or (bad < BAD_LINES and bad * 2 <= len(lines)):
-        return "utf-8"
+        return
     guess = chardet.detect(content)["encoding"]
     guess = USUAL_ENCODING if guess is None or guess.lower() in ("ascii", "utf-8") else guess
     source, target = shlex.quote(name), shlex.quote(f"utf8-{name}")
@@ -230,9 +236,10 @@ def _encoding(start: _Beginning, name: str) -> str:
     )
 
 
-def _is_utf8(line: bytes) -> bool:
+def _is_encoded(text: bytes, encoding: str) -> bool:
+    """Whether a text, perhaps cut, is in an encoding."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(line)
+        codecs.getincrementaldecoder(encoding)().decode(text)
     except UnicodeDecodeError:
         return False
     return True

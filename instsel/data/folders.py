@@ -107,10 +107,10 @@ def _configs(folder: Folder) -> dict[str, Mapping[str, Any]]:
 
 
 def _choose_config(configs: Mapping[str, Mapping[str, Any]], config: str | None) -> str:
-    if config in configs:
-        return config
     listed = ", ".join(configs)
     if config is not None:
+        if config in configs:
+            return config
         raise InputError(f"it has no configuration `{config}`, but {listed}; name one of them with `config`")
     default = [name for name, each in configs.items() if name == "default" or each.get("default") or len(configs) == 1]
     if not default:

@@ -176,11 +176,13 @@ def json_rows(stream: io.BufferedIOBase, path: tuple[str, ...] = (), is_sole: bo
 
 
 def _rows_at(text: JsonText, path: tuple[str, ...], is_sole: bool) -> Iterator[str]:
+    is_there = False
     for key in text.keys():  # noqa: SIM118
         if key != path[0]:
             if text.skip() and is_sole:
                 raise ValueError(f"rows under `{path[0]}` and under another key")
-        elif len(path) == 1:
-            yield from text.elements()
-        else:
-            yield from _rows_at(text, path[1:], is_sole)
+            continue
+        is_there = True
+        yield from text.elements() if len(path) == 1 else _rows_at(text, path[1:], is_sole)
+    if not is_there:
+        raise ValueError(f"no rows under `{path[0]}`")

@@ -129,11 +129,17 @@ def _json_type(text: str, start: int, is_whole: bool, split: str | None, may_gro
     try:
         end = value_end(text, start)
     except EOFError:
-        if may_grow and not is_whole:
-            return None
         if is_array:
             return TextType("values")
-        return _object_type(text, "values" if "\n" in text[start:].rstrip() else "lines", split)
+        try:
+            kind = _object_type(text, "values" if "\n" in text[start:].rstrip() else "lines", split)
+        except InputError:
+            # A key that comes later may be the split that is asked for.
+            if is_whole or split is None:
+                raise
+            return None if may_grow else TextType("values", (split,))
+        is_clear = is_whole or not may_grow or (kind.path and not kind.is_sole)
+        return kind if is_clear else None
     except ValueError:
         return _broken_type(text, start, split)
     following = skip_between(text, end)

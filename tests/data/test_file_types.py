@@ -225,14 +225,18 @@ def test_a_beginning_is_as_long_as_it_has_to_be(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(file_types, "_beginning", counted)
     (tmp_path / "lines").write_text(LINES * 100)
     (tmp_path / "long").write_text(json.dumps({"a": "x" * 200_000}) + "\n" + LINES)
-    (tmp_path / "key").write_text('{"data": [' + ",".join(LINES.strip().split("\n") * 2000) + "]}")
+    rows = ",".join(LINES.strip().split("\n") * 2000)
+    (tmp_path / "array").write_text(f"[{rows}]")
+    (tmp_path / "key").write_text(f'{{"data": [{rows}]}}')
+    (tmp_path / "other").write_text(f'{{"mine": [{rows}]}}')
     kinds = []
-    for name in ("lines", "long", "key"):
+    for name in ("lines", "long", "array", "key", "other"):
         sizes.clear()
         kind = file_type(str(tmp_path / name)).text
         assert kind is not None
         kinds.append((kind.layout, *kind.path, len(sizes)))
-    assert kinds == [("lines", 1), ("lines", 2), ("values", "data", 3)]
+    expected = [("lines", 1), ("lines", 2), ("values", 1), ("values", "data", 1), ("values", "mine", 3)]
+    assert kinds == expected
 
 
 def test_of_a_damaged_file_what_can_be_read_counts(tmp_path: Path) -> None:

@@ -144,15 +144,26 @@ def test_text_in_single_quotes_is_no_python() -> None:
 
 
 def test_a_longer_beginning_is_asked_for_where_the_first_value_is_cut() -> None:
-    for text in ('{"a": "', "[", f"[{ROW},", f'{{"data": [{ROW}', "\n\n"):
+    for text in ('{"a": "', f'{{"mine": [{ROW}', f'{{"data": {ROW}', "{", "\n\n"):
         assert text_type(text, False, "rows.jsonl", "train", may_grow=True) is None
     assert layout_of(f'{{"data": [{ROW}', is_whole=False) == ("values", "data")
     assert layout_of(f'{{"a": ["{"x" * 50}", "y', is_whole=False) == ("columns",)
     assert layout_of('{"a": "' + "x" * 50, is_whole=False) == ("lines",)
     # Not where it is clear without.
-    kind = text_type(f"{ROW}\n{ROW[:9]}", False, "rows.jsonl", "train", may_grow=True)
-    assert kind is not None
-    assert kind.layout == "lines"
+    for text, layout in ((f"{ROW}\n{ROW[:9]}", "lines"), (f"[{ROW},", "values"), (f'{{"data": [{ROW}', "values")):
+        kind = text_type(text, False, "rows.jsonl", "train", may_grow=True)
+        assert kind is not None
+        assert kind.layout == layout
+
+
+def test_a_split_that_comes_late_is_looked_for() -> None:
+    text = f'{{"test": [{ROW}, {ROW}], "train": [{ROW}]}}'
+    assert layout_of(text) == ("values", "train")
+    cut = text[:60]
+    assert text_type(cut, False, "rows.json", "train", may_grow=True) is None
+    assert layout_of(cut, is_whole=False) == ("values", "train")
+    with pytest.raises(InputError, match="it has no split `train`, but test"):
+        layout_of(cut)
 
 
 def test_the_only_array_of_objects_may_have_any_name() -> None:
