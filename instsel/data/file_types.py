@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal, TypeVar
 
-import chardet
 import pyarrow as pa
 from pyarrow import fs as pafs
 
@@ -114,6 +113,8 @@ def file_type(uri: str, split: str | None = None) -> FileType:
 
 def damaged(uri: str, unit: str, number: int, error: Exception) -> InputError:
     """Return the error of a file that cannot be read after so many lines or rows."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"file {uri} does not exist; correct the path")
     if isinstance(error, PermissionError):
         return InputError(f"{uri} may not be read ({error}); change its permissions")
     return InputError(f"{uri}: damaged after {unit} {number} ({error}); fetch or pack the file again")
@@ -217,6 +218,8 @@ def _encoding(start: _Beginning, name: str) -> str:
 
 def _check_utf8(start: _Beginning, name: str) -> None:
     """Raise an InputError for a text in another encoding; not for a few bad lines, which are rejected as rows."""
+    import chardet
+
     content = start.content
     lines = [line for line in content.split(b"\n") if line.strip()]
     if not start.is_whole and len(lines) > 1:

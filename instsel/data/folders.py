@@ -17,7 +17,7 @@ from instsel.io.uri import expand, walk
 SPLITS = "dataset_dict.json"
 CARD = "README.md"
 FRONT_MATTER = re.compile(r"\A\ufeff?---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
-ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+ENDINGS = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 # Descriptions of a dataset, which are no rows.
 DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json", SPLITS, STATE}

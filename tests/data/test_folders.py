@@ -83,7 +83,7 @@ def test_splits_and_folders_are_named(
             [],
             "train",
             None,
-            "a folder without data files (.jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, packed",
+            "a folder without data files (.jsonl, .ndjson, .jsonlines, .json, .csv, .tsv, .parquet, .arrow",
         ),
         (["notes.md"], "train", None, "a folder without data files"),
         (

@@ -77,6 +77,7 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "excel.jsonl": _packed(bytes, TEXT.decode().encode("utf-16")),
     "excel.jsonl.gz": _packed(gzip.compress, TEXT.decode().encode("utf-16")),
     "commas.jsonl": _packed(bytes, TEXT.replace(b"\n", b",\n")),
+    "sequence.json": _packed(bytes, b"\x1e" + TEXT.strip().replace(b"\n", b"\n\x1e") + b"\n"),
     "array.json": _packed(bytes, json.dumps(ROWS, ensure_ascii=False).encode()),
     "printed.jsonl": _packed(bytes, json.dumps(ROWS, indent=2).encode()),
     "array.json.zst": _packed(zstandard.compress, b"[" + TEXT.strip().replace(b"\n", b",\n") + b"]"),
@@ -316,6 +317,14 @@ def test_a_web_address_is_an_error(uri: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         source_files(uri)
     assert message in str(error.value)
+
+
+def test_what_can_be_read_only_once_is_an_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(
+        InputError, match="pipe is neither a file nor a folder, and is read more than once; write it into"
+    ):
+        source_files(f"{tmp_path}/pipe")
 
 
 def test_keys_of_datasets_are_errors_elsewhere(tmp_path: Path) -> None:

@@ -13,7 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from instsel.data import tables
-from instsel.data.tables import arrow_rows, column_rows, dump, parquet_length, parquet_rows, saved_files, saved_rows
+from instsel.data.tables import (
+    arrow_rows,
+    column_rows,
+    dump,
+    parquet_length,
+    parquet_rows,
+    saved_files,
+    saved_length,
+    saved_rows,
+)
 from instsel.errors import InputError
 
 SOME = uuid.UUID(int=7)
@@ -64,8 +73,8 @@ def test_values_are_as_json_writes_them(tmp_path: Path) -> None:
     _file(tmp_path / "b.arrow", TABLE)
     for rows in (
         parquet_rows(str(tmp_path / "a.parquet")),
-        arrow_rows(str(tmp_path / "a.arrow"), is_file=False),
-        arrow_rows(str(tmp_path / "b.arrow"), is_file=True),
+        arrow_rows(str(tmp_path / "a.arrow")),
+        arrow_rows(str(tmp_path / "b.arrow")),
     ):
         assert [json.loads(row) for row in rows] == EXPECTED
     assert parquet_length(str(tmp_path / "a.parquet")) == 2
@@ -75,7 +84,7 @@ def test_the_index_of_pandas_is_left_out(tmp_path: Path) -> None:
     table = pa.table({"a": ["x"], "__index_level_0__": [7], "__index_level_12__": [8], "__index_level__": [9]})
     pq.write_table(table, tmp_path / "a.parquet")
     _stream(tmp_path / "a.arrow", table)
-    for rows in (parquet_rows(str(tmp_path / "a.parquet")), arrow_rows(str(tmp_path / "a.arrow"), is_file=False)):
+    for rows in (parquet_rows(str(tmp_path / "a.parquet")), arrow_rows(str(tmp_path / "a.arrow"))):
         assert [json.loads(row) for row in rows] == [{"a": "x", "__index_level__": 9}]
 
 
@@ -83,7 +92,7 @@ def test_two_columns_of_one_name_are_an_error(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
     pq.write_table(table, tmp_path / "a.parquet")
     _stream(tmp_path / "a.arrow", table)
-    for rows in (parquet_rows(str(tmp_path / "a.parquet")), arrow_rows(str(tmp_path / "a.arrow"), is_file=False)):
+    for rows in (parquet_rows(str(tmp_path / "a.parquet")), arrow_rows(str(tmp_path / "a.arrow"))):
         with pytest.raises(InputError, match=r"a\.\w+: two columns have one name; rename one"):
             list(rows)
 
@@ -103,7 +112,7 @@ def test_a_batch_of_many_columns_or_long_texts_has_few_rows(tmp_path: Path, monk
         assert max(sizes) == most
     _stream(tmp_path / "stream", wide)
     sizes.clear()
-    assert sum(1 for _ in arrow_rows(str(tmp_path / "stream"), is_file=False)) == 100
+    assert sum(1 for _ in arrow_rows(str(tmp_path / "stream"))) == 100
     assert max(sizes) == 32
 
 
@@ -114,6 +123,20 @@ def test_a_saved_dataset_is_read_from_its_files_in_order(tmp_path: Path) -> None
     Dataset.from_list(rows).save_to_disk(tmp_path / "saved", num_shards=3)
     assert len(saved_files(str(tmp_path / "saved"))) == 3
     assert [json.loads(row) for row in saved_rows(f"{tmp_path}/saved/")] == rows
+    assert saved_length(str(tmp_path / "saved")) == 3
+    second = tmp_path / "saved" / saved_files(str(tmp_path / "saved"))[1]
+    second.write_text("version https://git-lfs.github.com/spec/v1\n")
+    for read in (saved_length, lambda uri: list(saved_rows(uri))):
+        with pytest.raises(
+            InputError, match=rf"{second.name}: a Git LFS pointer, not the file; fetch it: git lfs pull"
+        ):
+            read(str(tmp_path / "saved"))
+    second.write_text("{}")
+    with pytest.raises(InputError, match=rf"{second.name}: no Arrow file; fetch or save it again"):
+        saved_length(str(tmp_path / "saved"))
+    second.unlink()
+    with pytest.raises(InputError, match=rf"{second.name} does not exist; correct the path"):
+        saved_length(str(tmp_path / "saved"))
     (tmp_path / "saved/state.json").write_text("{}")
     with pytest.raises(InputError, match=r"saved/state\.json does not list the files of the dataset; save it again"):
         saved_files(str(tmp_path / "saved"))
