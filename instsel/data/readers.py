@@ -3,7 +3,7 @@
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -151,7 +151,7 @@ def check_file(file: SourceFile, allow_empty: bool = False) -> None:
         raise InputError(f"{file.uri} holds no row; remove it or correct the path")
 
 
-def _files_at(uri: str, is_glob: bool, options: dict[str, Any]) -> list[SourceFile]:
+def _files_at(uri: str, is_glob: bool, options: Mapping[str, Any]) -> list[SourceFile]:
     """Return the files that a path or URI without patterns stands for."""
     filesystem, path = resolve(uri)
     info = filesystem.get_file_info(path)
