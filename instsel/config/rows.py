@@ -55,7 +55,7 @@ class Layout(StrictModel):
 
 class PoolSource(Layout):
     path: Uri = Field(
-        description="file, folder, glob or URI of JSON lines, JSON, CSV, Parquet or Arrow, or a dataset, hf:OWNER/NAME"
+        description="file, glob or URI of JSON lines, JSON, CSV, Parquet or Arrow, a folder of them, or hf:OWNER/NAME"
     )
     source: str | None = Field(
         None, description="name shown for these rows; by default the row's `source`, else the file"

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal, TypeVar
 
-import chardet
 import pyarrow as pa
 from pyarrow import fs as pafs
 
@@ -29,6 +28,7 @@ BEGINNING = 1 << 16
 LONGER_BEGINNINGS = (1 << 20, 17 << 20)
 READ_AHEAD = 4 << 20
 PIECE = 1 << 17
+SMALL_READ = 1 << 13
 # Invalid bytes, and values without a Python type, raise ValueError, OverflowError or KeyError.
 DAMAGE = (EOFError, KeyError, OSError, OverflowError, ValueError, csv.Error, lzma.LZMAError, zlib.error)
 
@@ -46,7 +46,7 @@ UNPACKERS: dict[str, Callable[[Any], Any]] = {
     "gzip": lambda stream: gzip.GzipFile(fileobj=stream, mode="rb"),
     "bz2": bz2.BZ2File,
     "xz": lzma.LZMAFile,
-    "zstd": lambda stream: pa.input_stream(stream, compression="zstd"),
+    "zstd": lambda stream: _SmallReads(pa.input_stream(stream, compression="zstd")),
 }
 MOST_PACKINGS = 3
 BINARIES: dict[bytes, Binary] = {b"PAR1": "parquet", b"ARROW1\0\0": "arrow file", b"\xff\xff\xff\xff": "arrow stream"}
@@ -113,6 +113,10 @@ def file_type(uri: str, split: str | None = None) -> FileType:
 
 def damaged(uri: str, unit: str, number: int, error: Exception) -> InputError:
     """Return the error of a file that cannot be read after so many lines or rows."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"file {uri} does not exist; correct the path")
+    if isinstance(error, PermissionError):
+        return InputError(f"{uri} may not be read ({error}); change its permissions")
     return InputError(f"{uri}: damaged after {unit} {number} ({error}); fetch or pack the file again")
 
 
@@ -201,24 +205,32 @@ def _encoding(start: _Beginning, name: str) -> str:
     mark = _by_magic(MARKS, content)
     if mark is not None:
         return mark
-    zeros = [content[first::2].count(0) / max(1, len(content) // 2) for first in (0, 1)]
-    for encoding, few, many in (("utf-16-le", *zeros), ("utf-16-be", *zeros[::-1])):
-        if few < FEWEST_ZEROS and many > MOST_ZEROS:
+    first, second = (content[start::2].count(0) / max(1, len(content) // 2) for start in (0, 1))
+    for encoding, few, many in (("utf-16-le", first, second), ("utf-16-be", second, first)):
+        if few < FEWEST_ZEROS and many > MOST_ZEROS and _is_encoded(content, encoding):
             return encoding
     if 0 in content and content.lstrip()[:1] not in (b"[", b"{"):
         raise InputError("binary data of an unknown kind; give JSON lines, a JSON array, CSV, Parquet or Arrow")
-    if _is_utf8(content):
-        return "utf-8"
-    lines = content.split(b"\n")
+    if not _is_encoded(content, "utf-8"):
+        _check_utf8(start, name)
+    return "utf-8"
+
+
+def _check_utf8(start: _Beginning, name: str) -> None:
+    """Raise an InputError for a text in another encoding; not for a few bad lines, which are rejected as rows."""
+    import chardet
+
+    content = start.content
+    lines = [line for line in content.split(b"\n") if line.strip()]
     if not start.is_whole and len(lines) > 1:
         # It may be cut.
         lines.pop()
     text = content.decode("utf-8", "surrogateescape")
     invalid = sum("\udc80" <= char <= "\udcff" for char in text)
-    bad = sum(not _is_utf8(line) for line in lines)
+    bad = sum(not _is_encoded(line, "utf-8") for line in lines)
     # A text in another encoding has hardly a valid sequence by accident.
     if invalid <= sum(char > "\x7f" for char in text) - invalid or (bad < BAD_LINES and bad * 2 <= len(lines)):
-        return "utf-8"
+        return
     guess = chardet.detect(content)["encoding"]
     guess = USUAL_ENCODING if guess is None or guess.lower() in ("ascii", "utf-8") else guess
     source, target = shlex.quote(name), shlex.quote(f"utf8-{name}")
@@ -227,9 +239,10 @@ def _encoding(start: _Beginning, name: str) -> str:
     )
 
 
-def _is_utf8(line: bytes) -> bool:
+def _is_encoded(text: bytes, encoding: str) -> bool:
+    """Whether a text, perhaps cut, is in an encoding."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(line)
+        codecs.getincrementaldecoder(encoding)().decode(text)
     except UnicodeDecodeError:
         return False
     return True
@@ -242,8 +255,8 @@ def _change(encoding: str, has_lone_cr: bool) -> Callable[[bytes, bool], bytes]:
     decoder = codecs.getincrementaldecoder(encoding)()
 
     def change(block: bytes, is_last: bool) -> bytes:
-        changed = decoder.decode(block, is_last).encode()
-        return _with_line_feeds(changed, is_last) if has_lone_cr else changed
+        text = decoder.decode(block, is_last).encode()
+        return _with_line_feeds(text, is_last) if has_lone_cr else text
 
     return change
 
@@ -254,6 +267,24 @@ def _unchanged(block: bytes, is_last: bool) -> bytes:
 
 def _with_line_feeds(block: bytes, is_last: bool) -> bytes:
     return block.replace(b"\r", b"\n")
+
+
+class _SmallReads(io.BufferedIOBase):
+    """A stream of pyarrow in small reads, as one that reaches a damage gives nothing of what comes before it."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content: bytes = self._stream.read() if size is None or size < 0 else self.read1(size)
+        return content
+
+    def read1(self, size: int = -1, /) -> bytes:
+        content: bytes = self._stream.read(SMALL_READ if size < 0 else min(size, SMALL_READ))
+        return content
 
 
 class _Pieces(io.RawIOBase):

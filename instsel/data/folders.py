@@ -17,7 +17,7 @@ from instsel.io.uri import expand, walk
 SPLITS = "dataset_dict.json"
 CARD = "README.md"
 FRONT_MATTER = re.compile(r"\A\ufeff?---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
-ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+ENDINGS = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 # Descriptions of a dataset, which are no rows.
 DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json", SPLITS, STATE}
@@ -37,9 +37,17 @@ def is_dataset(uri: str) -> bool:
     return folder.is_file(STATE) or folder.is_file(SPLITS)
 
 
+def is_data(name: str) -> bool:
+    """Whether a file's name ends as one of data does, packed or not, and is no description of a dataset."""
+    path = PurePath(name.lower())
+    while path.suffix in PACKED:
+        path = path.with_suffix("")
+    return path.suffix in ENDINGS and path.name not in DESCRIPTIONS
+
+
 def has_data(uri: str) -> bool:
     """Whether there are files with the ending of data in a folder, at any depth."""
-    return any(_is_data(name) for name in walk(uri))
+    return any(is_data(name) for name in walk(uri))
 
 
 def folder_files(uri: str, split: str | None, config: str | None) -> FolderFiles:
@@ -99,10 +107,10 @@ def _configs(folder: Folder) -> dict[str, Mapping[str, Any]]:
 
 
 def _choose_config(configs: Mapping[str, Mapping[str, Any]], config: str | None) -> str:
-    if config in configs:
-        return config
     listed = ", ".join(configs)
     if config is not None:
+        if config in configs:
+            return config
         raise InputError(f"it has no configuration `{config}`, but {listed}; name one of them with `config`")
     default = [name for name, each in configs.items() if name == "default" or each.get("default") or len(configs) == 1]
     if not default:
@@ -139,7 +147,7 @@ def _by_split(files: Any) -> dict[str, list[str]]:
 
 
 def _listed(uri: str, split: str | None, config: str | None, name: str) -> FolderFiles:
-    names = [each for each in walk(uri) if _is_data(each)]
+    names = [each for each in walk(uri) if is_data(each)]
     if not names:
         raise InputError(f"a folder without data files ({', '.join(ENDINGS)}, packed or not); give a file or a glob")
     folders = sorted({each.partition("/")[0] for each in names if "/" in each})
@@ -165,10 +173,3 @@ def _listed(uri: str, split: str | None, config: str | None, name: str) -> Folde
         )
     chosen = choose_split(known_splits, split)
     return FolderFiles([f"{uri}/{each}" for each in names if splits[each] == chosen], name)
-
-
-def _is_data(name: str) -> bool:
-    path = PurePath(name.lower())
-    while path.suffix in PACKED:
-        path = path.with_suffix("")
-    return path.suffix in ENDINGS and path.name not in DESCRIPTIONS

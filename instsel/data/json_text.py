@@ -96,10 +96,12 @@ class JsonText:
                     raise
                 continue
             value = self._text[self._start : end]
-            # A number may go on in the next block.
-            if end < len(self._text) or not self._fill():
-                self._start += len(value)
-                return value
+            # A number may go on in the next block, also after a point or an exponent that is cut.
+            is_number = value[0] in "-0123456789"
+            if is_number and end + LONGEST_TOKEN > len(self._text) and self._fill():
+                continue
+            self._start += len(value)
+            return value
 
     def elements(self) -> Iterator[str]:
         """Take an array, and yield its elements."""
@@ -174,11 +176,13 @@ def json_rows(stream: io.BufferedIOBase, path: tuple[str, ...] = (), is_sole: bo
 
 
 def _rows_at(text: JsonText, path: tuple[str, ...], is_sole: bool) -> Iterator[str]:
+    is_there = False
     for key in text.keys():  # noqa: SIM118
         if key != path[0]:
             if text.skip() and is_sole:
                 raise ValueError(f"rows under `{path[0]}` and under another key")
-        elif len(path) == 1:
-            yield from text.elements()
-        else:
-            yield from _rows_at(text, path[1:], is_sole)
+            continue
+        is_there = True
+        yield from text.elements() if len(path) == 1 else _rows_at(text, path[1:], is_sole)
+    if not is_there:
+        raise ValueError(f"no rows under `{path[0]}`")

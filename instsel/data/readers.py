@@ -4,7 +4,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from instsel.data.formats import MOST_BYTES
 from instsel.data.hub import HUB, check_hub, hub_rows
 from instsel.data.json_text import json_rows
 from instsel.data.row_shapes import RowLayout
-from instsel.data.tables import arrow_rows, column_rows, parquet_length, parquet_rows, saved_rows
+from instsel.data.tables import arrow_rows, column_rows, parquet_length, parquet_rows, saved_length, saved_rows
 from instsel.errors import InputError
 from instsel.io.uri import expand, resolve
 
@@ -28,8 +28,9 @@ MOST_CHUNK_BYTES = 256 << 20
 # As datasets ends the names of the parts of a dataset.
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 MARK = b"\xef\xbb\xbf"
-# A comma after an object does not change it; no row begins with what begins a comment.
-AROUND = b" \t\r\n\v\f,"
+# A comma after an object does not change it, nor does the separator of JSON text sequences before it; no row begins
+# with what begins a comment.
+AROUND = b" \t\r\n\v\f\x1e,"
 COMMENTS = (b"#", b"//")
 
 
@@ -151,15 +152,17 @@ def check_file(file: SourceFile, allow_empty: bool = False) -> None:
     if file.is_hub:
         check_hub(file.uri.removeprefix(HUB), file.split or "train", file.config, file.revision)
         return
-    is_parquet = _info(file.uri).is_file and file_type(file.uri, file.split).binary == "parquet"
-    is_empty = (
-        not parquet_length(file.uri) if is_parquet else not any(line for _, lines in _chunks(file, 1) for line in lines)
-    )
-    if is_empty and not allow_empty:
+    if not _info(file.uri).is_file:
+        has_rows = saved_length(file.uri) > 0
+    elif file_type(file.uri, file.split).binary == "parquet":
+        has_rows = parquet_length(file.uri) > 0
+    else:
+        has_rows = any(line for _, lines in _chunks(file, 1) for line in lines)
+    if not has_rows and not allow_empty:
         raise InputError(f"{file.uri} holds no row; remove it or correct the path")
 
 
-def _files_at(uri: str, is_glob: bool, options: dict[str, Any]) -> list[SourceFile]:
+def _files_at(uri: str, is_glob: bool, options: Mapping[str, Any]) -> list[SourceFile]:
     """Return the files that a path or URI without patterns stands for."""
     filesystem, path = resolve(uri)
     info = filesystem.get_file_info(path)
@@ -167,6 +170,8 @@ def _files_at(uri: str, is_glob: bool, options: dict[str, Any]) -> list[SourceFi
         if isinstance(filesystem, pafs.LocalFileSystem) and os.path.islink(path):
             raise InputError(f"{uri} is a link to {os.readlink(path)}, which does not exist; mend or remove the link")
         raise InputError(f"file {uri} does not exist; correct the path")
+    if info.type == pafs.FileType.Unknown:
+        raise InputError(f"{uri} is neither a file nor a folder, and is read more than once; write it into a file")
     if info.type != pafs.FileType.Directory:
         if options.get("config") is not None:
             raise InputError(f"{uri} is a file and has no `config`; remove `config`")
@@ -217,7 +222,7 @@ def _lines(file: SourceFile) -> tuple[str, Iterator[bytes]]:
     if kind.binary == "parquet":
         return "row", parquet_rows(file.uri)
     if kind.binary is not None:
-        return "row", arrow_rows(file.uri, kind.binary == "arrow file")
+        return "row", arrow_rows(file.uri)
     return _text_rows(file.uri, kind)
 
 

@@ -51,8 +51,8 @@ def described(beginning: bytes, name: str) -> str | None:
         beginning: the first 512 bytes or more, unpacked.
         name: of the file; one that ends in .txt is taken for prose, whatever is in it.
     """
-    for start, signature, text in SIGNATURES:
-        if beginning.startswith(signature, start):
+    for offset, signature, text in SIGNATURES:
+        if beginning.startswith(signature, offset):
             return text
     if beginning.startswith(b"PK\x03\x04"):
         return next(text for part, text in ZIPS if part in beginning)
@@ -60,13 +60,13 @@ def described(beginning: bytes, name: str) -> str | None:
         return PYTORCH
     if _is_safetensors(beginning):
         return WEIGHTS
-    text = beginning.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith(PAGES):
+    start = beginning.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith(PAGES):
         return "a web page, not the file; download the file itself (of GitHub and the hub its raw or resolve address)"
-    if text.startswith((b"<?xml", b"<!--")):
+    if start.startswith((b"<?xml", b"<!--")):
         return "XML; write its text into rows of JSON"
     if PurePath(name).suffix.lower() == ".txt":
-        if text.startswith((b"{", b"[")):
+        if start.startswith((b"{", b"[")):
             return "JSON, but called .txt, as plain text is; rename it to .jsonl or .json"
         return "plain text; write one JSON object a line, with the keys of a row, into a .jsonl file"
     return None

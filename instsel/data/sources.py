@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from instsel.config.rows import Layout, Target
 from instsel.config.study import StudyConfig
+from instsel.data.folders import is_data
 from instsel.data.hub import HUB
 from instsel.data.readers import SourceFile, SourceOptions, check_file, source_files
 from instsel.data.row_shapes import RowLayout
@@ -161,8 +162,7 @@ def _files(study: StudyConfig, entry: _Entry) -> list[SourceFile]:
     try:
         return source_files(uri, allow_empty=entry.allow_empty, key=entry.key, **entry.options)
     except (InputError, OSError) as error:
-        # Folders of that name are no hub datasets, and files have an ending.
-        is_hub_name = HUB_NAME.fullmatch(entry.uri) and "does not exist" in str(error)
+        is_hub_name = HUB_NAME.fullmatch(entry.uri) and not is_data(entry.uri) and "does not exist" in str(error)
         hint = f", or write {HUB}{entry.uri} for a dataset of the Hugging Face hub" if is_hub_name else ""
         raise InputError(f"{entry.key}: {error}{hint}") from error
 

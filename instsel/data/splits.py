@@ -33,13 +33,13 @@ def choose_split(names: Sequence[str], split: str | None) -> str:
     Raises:
         InputError: there is no such split, or none is named and there are several; the message lists them.
     """
-    if split in names:
-        return split
-    if split is None and len(names) == 1:
-        return names[0]
     listed = ", ".join(names)
     if split is None:
+        if len(names) == 1:
+            return names[0]
         raise InputError(f"it holds the splits {listed}; give the path of one of them")
+    if split in names:
+        return split
     for name in names:
         if WORDS.get(name, name) == WORDS.get(split, split):
             return name

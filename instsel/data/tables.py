@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from instsel.data.file_types import DAMAGE, damaged
+from instsel.data.file_types import DAMAGE, damaged, file_type
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.io.uri import resolve
@@ -56,21 +56,14 @@ def parquet_length(uri: str) -> int:
     return int(file.metadata.num_rows)
 
 
-def arrow_rows(uri: str, is_file: bool) -> Iterator[bytes]:
+def arrow_rows(uri: str) -> Iterator[bytes]:
     """Yield the rows of an Arrow file, or of a stream, as datasets writes it.
 
     Raises:
-        InputError: two columns have one name.
+        InputError: it is another file, or two columns have one name.
     """
-    filesystem, path = resolve(uri)
-    source = filesystem.open_input_file(path)
-    if is_file:
-        file = pa.ipc.open_file(source)
-        columns = kept_columns(file.schema, uri)
-        batches = (file.get_batch(index) for index in range(file.num_record_batches))
-    else:
-        stream = pa.ipc.open_stream(source)
-        columns, batches = kept_columns(stream.schema, uri), iter(stream)
+    schema, batches = _open_arrow(uri)
+    columns = kept_columns(schema, uri)
     rows = max(1, min(BATCH_ROWS, BATCH_VALUES // max(1, len(columns))))
     for batch in batches:
         kept = batch.select(columns)
@@ -85,7 +78,23 @@ def saved_rows(uri: str) -> Iterator[bytes]:
         InputError: a file of it is damaged.
     """
     for name in saved_files(uri):
-        yield from arrow_rows(f"{uri.rstrip('/')}/{name}", is_file=False)
+        yield from arrow_rows(f"{uri.rstrip('/')}/{name}")
+
+
+def saved_length(uri: str) -> int:
+    """Return how many files of a saved dataset have rows, from the beginning of each.
+
+    Raises:
+        InputError: a file of it is another one, or damaged, or two columns have one name.
+    """
+    length = 0
+    for name in saved_files(uri):
+        file = f"{uri.rstrip('/')}/{name}"
+        try:
+            length += any(True for _ in arrow_rows(file))
+        except DAMAGE as error:
+            raise damaged(file, "row", 0, error) from error
+    return length
 
 
 def saved_files(uri: str) -> list[str]:
@@ -155,6 +164,19 @@ def kept_columns(schema: pa.Schema, uri: str) -> list[str]:
     if len(set(names)) < len(names):
         raise InputError(f"{uri}: two columns have one name; rename one")
     return names
+
+
+def _open_arrow(uri: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    kind = file_type(uri).binary
+    filesystem, path = resolve(uri)
+    source = filesystem.open_input_file(path)
+    if kind == "arrow file":
+        file = pa.ipc.open_file(source)
+        return file.schema, (file.get_batch(index) for index in range(file.num_record_batches))
+    if kind != "arrow stream":
+        raise InputError(f"{uri}: no Arrow file; fetch or save it again")
+    stream = pa.ipc.open_stream(source)
+    return stream.schema, iter(stream)
 
 
 def _batch_rows(batch: pa.RecordBatch) -> Iterator[bytes]:

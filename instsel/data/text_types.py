@@ -118,7 +118,8 @@ def text_type(text: str, is_whole: bool, name: str, split: str | None, may_grow:
     cells = cell_type(text, is_whole, name)
     if cells is not None:
         return TextType("csv", cells=cells)
-    if any(_is_object(line) for line in text.split("\n", FIRST_LINES)[:FIRST_LINES]):
+    lines = text[start:].split("\n", FIRST_LINES)[:FIRST_LINES]
+    if _is_value(lines[0]) or any(_is_object(line) for line in lines):
         return TextType("lines")
     raise InputError("plain text, neither JSON nor CSV; write one JSON object a line, with the keys of a row")
 
@@ -128,11 +129,17 @@ def _json_type(text: str, start: int, is_whole: bool, split: str | None, may_gro
     try:
         end = value_end(text, start)
     except EOFError:
-        if may_grow and not is_whole:
-            return None
         if is_array:
             return TextType("values")
-        return _object_type(text, "values" if "\n" in text[start:].rstrip() else "lines", split)
+        try:
+            kind = _object_type(text, "values" if "\n" in text[start:].rstrip() else "lines", split)
+        except InputError:
+            # A key that comes later may be the split that is asked for.
+            if is_whole or split is None:
+                raise
+            return None if may_grow else TextType("values", (split,))
+        is_clear = is_whole or not may_grow or (kind.path and not kind.is_sole)
+        return kind if is_clear else None
     except ValueError:
         return _broken_type(text, start, split)
     following = skip_between(text, end)
@@ -164,8 +171,10 @@ def _broken_type(text: str, start: int, split: str | None) -> TextType:
 
 def _is_object(line: str) -> bool:
     """Whether a line is a whole JSON object and begins with it."""
-    if not line.startswith("{"):
-        return False
+    return line.startswith("{") and _is_value(line)
+
+
+def _is_value(line: str) -> bool:
     with suppress(EOFError, ValueError):
         return not line[value_end(line, 0) :].strip()
     return False
@@ -215,7 +224,7 @@ def _are_columns(members: Sequence[_Member]) -> bool:
         return len(counts) < 2 and any(not member.first.startswith("{") for member in members)
     inner = {tuple(each.name for each in member.members) for member in members}
     is_keyed = openings == {"{"} and len(inner) == 1 and inner != {()}
-    is_table = len(members) > 1 or all(name.isdigit() for name in (*names, *next(iter(inner), ())))
+    is_table = len(members) > 1 or any(all(name.isdigit() for name in keys) for keys in (names, *inner))
     return is_keyed and is_table and any(each.opening == '"' for member in members for each in member.members)
 
 

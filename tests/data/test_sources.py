@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from instsel.config.file import parse_study
-from instsel.data.sources import files_identity, pool_files, target_files
+from instsel.data.sources import check_files, files_identity, pool_files, target_files
 from instsel.errors import InputError
 
 ROW = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
@@ -53,7 +53,14 @@ def test_a_target_has_validation_and_perhaps_heldout(make: Callable[..., Any]) -
     [
         ("none.jsonl", "does not exist; correct the path"),
         ("none/*.jsonl", "no file matches"),
-        ("pool", "is a folder but not a saved dataset; write"),
+        ("nothing", "nothing: a folder without data files"),
+        ("folders", "it has data in the folders a, b; name one with `config`"),
+        (
+            "owner/name",
+            "does not exist; correct the path, or write hf:owner/name for a dataset of the Hugging Face hub",
+        ),
+        ("gone.jsonl", "gone.jsonl is a link to nowhere, which does not exist; mend or remove the link"),
+        ("https://example.com/a.jsonl", "is a web address, which is not read; download it"),
         ("empty.jsonl", "is empty; remove it or correct the path"),
         ("nosuchscheme://x/a.jsonl", "use a local path or a URI"),
     ],
@@ -62,6 +69,11 @@ def test_a_place_that_leads_nowhere_is_named_by_its_key(
     make: Callable[..., Any], place: str, what: str, tmp_path: Path
 ) -> None:
     (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "gone.jsonl").symlink_to("nowhere")
+    for name in ("a", "b"):
+        (tmp_path / "folders" / name).mkdir(parents=True)
+        (tmp_path / "folders" / name / "rows.jsonl").write_text("{}")
     with pytest.raises(InputError) as error:
         pool_files(make(pool=[{"path": "other/*.jsonl"}, {"path": place}]))
     assert str(error.value).startswith("pool.1.path: ")
@@ -87,7 +99,15 @@ def test_files_are_the_same_after_a_move_and_others_after_a_change(make: Callabl
 
 @pytest.mark.parametrize(
     "change",
-    [{"source": "x"}, {"format": "messages"}, {"rows_per_file": 2}, {"path": "hf:owner/name", "split": "test"}],
+    [
+        {"source": "x"},
+        {"format": "messages"},
+        {"rows_per_file": 2},
+        {"split": "test"},
+        {"path": "hf:owner/name", "split": "test"},
+        {"path": "hf:owner/name", "config": "main"},
+        {"path": "hf:owner/name", "revision": "v1"},
+    ],
 )
 def test_how_a_file_is_read_is_part_of_what_it_is(make: Callable[..., Any], change: dict[str, Any]) -> None:
     plain = {"path": change.get("path", "other/a.jsonl")}
@@ -103,3 +123,73 @@ def test_a_saved_dataset_is_its_rows(make: Callable[..., Any], tmp_path: Path) -
         return files_identity(pool_files(make(pool=[{"path": f"{name}/saved"}])))
 
     assert identity("x", [ROW]) != identity("y", [ROW, ROW])
+
+
+def test_keys_of_an_entry_are_those_of_its_files(make: Callable[..., Any]) -> None:
+    (file,) = pool_files(make(pool=[{"path": "hf:owner/name", "config": "main", "revision": "v1", "split": "test"}]))
+    assert (file.config, file.revision, file.split, file.key) == ("main", "v1", "test", "pool.0.path")
+    study = make(targets={"t": {"validation": "other/a.jsonl"}})
+    (file,) = target_files(study, "t")["validation"]
+    assert (file.split, file.key) == (None, "targets.t.validation")
+
+
+def test_a_target_is_a_folder_of_one_split(make: Callable[..., Any], tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    DatasetDict({"train": Dataset.from_list([ROW]), "test": Dataset.from_list([ROW])}).save_to_disk(tmp_path / "both")
+    study = make(targets={"t": {"validation": "both/test", "heldout": "both/train"}})
+    assert [file.uri for files in target_files(study, "t").values() for file in files] == [
+        f"{tmp_path}/both/test",
+        f"{tmp_path}/both/train",
+    ]
+    with pytest.raises(
+        InputError, match=r"^targets\.t\.validation: .*both: it holds the splits train, test; give the pa"
+    ):
+        target_files(make(targets={"t": {"validation": "both"}}), "t")
+
+
+def test_all_that_is_wrong_with_files_is_listed_with_its_key(make: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "page.jsonl").write_text("<!DOCTYPE html>")
+    (tmp_path / "empty.json").write_text("[]")
+    (tmp_path / "many").mkdir()
+    for number in range(25):
+        (tmp_path / f"many/{number:02d}.jsonl").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "many/good.jsonl").write_text("{}\n")
+    assert check_files(make()) == []
+    study = make(
+        pool=[{"path": "other/*.jsonl"}, {"path": "none.jsonl"}, {"path": "page.jsonl"}, {"path": "many"}],
+        targets={
+            "t": {"validation": "empty.json", "heldout": "other/c.jsonl"},
+            "u": {"validation": "other/a.jsonl", "test": "page.jsonl", "scoring": "exact_match"},
+        },
+        guards={"g": {"test": "other/d.jsonl", "scoring": "exact_match"}},
+    )
+    page = f"{tmp_path}/page.jsonl: a web page, not the file; download the file itself"
+    problems = check_files(study)
+    assert problems[0] == f"pool.1.path: file {tmp_path}/none.jsonl does not exist; correct the path"
+    assert problems[1].startswith(f"pool.2.path: {page}")
+    assert (
+        problems[2] == f"pool.3.path: {tmp_path}/many/00.jsonl: a Git LFS pointer, not the file; fetch it: git lfs pull"
+    )
+    assert problems[12] == "pool.3.path: 15 more of its files cannot be used"
+    assert problems[13:15] == [
+        f"targets.t.validation: {tmp_path}/empty.json holds no row; remove it or correct the path",
+        f"targets.t.heldout: file {tmp_path}/other/c.jsonl does not exist; correct the path",
+    ]
+    assert problems[15].startswith(f"targets.u.test: {page}")
+    assert problems[16] == f"guards.g.test: file {tmp_path}/other/d.jsonl does not exist; correct the path"
+    assert len(problems) == 17
+
+
+def test_an_entry_may_be_empty_where_the_study_says_so(make: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "array.json").write_text("[]")
+    for name in ("empty.jsonl", "array.json"):
+        assert len(check_files(make(pool=[{"path": name}]))) == 1
+        assert check_files(make(pool=[{"path": name, "allow_empty": True}])) == []
+    assert len(check_files(make(pool=[{"path": "none.jsonl", "allow_empty": True}]))) == 1
+
+
+def test_the_hub_is_asked_before_the_study_starts(make: Callable[..., Any]) -> None:
+    (problem,) = check_files(make(pool=[{"path": "hf:owner/name"}]))
+    assert problem.startswith("pool.0.path: hf:owner/name: the hub cannot be reached (")

@@ -286,7 +286,7 @@ def test_a_damaged_file_is_named_with_its_line(tiny_study: Study, tmp_path: Path
     packed = gzip.compress((tmp_path / "pool/rows.jsonl").read_bytes())
     (tmp_path / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
     text = refusal(raw)
-    assert text.startswith(f"{tmp_path}/cut.jsonl.gz: damaged after line ")
+    assert text.startswith(f"pool.0.path: {tmp_path}/cut.jsonl.gz: damaged after line ")
     assert text.endswith("fetch or pack the file again")
 
 

@@ -225,7 +225,7 @@ def test_stages_come_in_the_order_they_run(graph: Make) -> None:
     ("changed", "what"),
     [
         ({"pool": [{"path": "none.jsonl"}]}, "pool.0.path: file .*none.jsonl does not exist"),
-        ({"pool": [{"path": "pool"}]}, "pool.0.path: .*pool is a folder but not a saved dataset"),
+        ({"pool": [{"path": "pool", "config": "x"}]}, "pool.0.path: .*pool: it has no configuration `x`; remove"),
         ({"targets__sums__heldout": "none.jsonl"}, "targets.sums.heldout: file .*none.jsonl does not exist"),
         ({"model__chat_template": "none.jinja"}, "model.chat_template: file none.jinja does not exist"),
         ({"deepspeed__config": "none.json"}, "deepspeed.config: file none.json does not exist"),
