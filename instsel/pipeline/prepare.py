@@ -15,13 +15,14 @@ import pyarrow.compute as pc
 
 from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
-from instsel.data.encode import LEAK, encode_lines
+from instsel.data.encode import encode_lines
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import pool_files
 from instsel.errors import InputError
 from instsel.io.fingerprint import tokenizer_identity
 from instsel.io.store import Folder
 from instsel.models.dtypes import dtype_of
+from instsel.pipeline.near_duplicates import find_near_duplicates
 from instsel.pipeline.prepare_index import finish_pool
 from instsel.pipeline.prepare_targets import leak_index, prepare_targets, why_rejected
 from instsel.study import dependencies
@@ -41,7 +42,7 @@ class Prepare(Stage[PrepareResult]):
 
     name = "prepare"
     position = 10
-    version = 2
+    version = 3
 
     def parents(self, config: StudyConfig, key: str) -> list[StageKey]:
         return [StageKey("benchmarks")] if config.scored else []
@@ -68,6 +69,7 @@ class Prepare(Stage[PrepareResult]):
         shards = _encode_pool(config, folder, pool_files(config), context.console)
         if not shards:
             raise InputError(f"pool: no usable row; {why_rejected({})}")
+        near_duplicates = find_near_duplicates(folder, shards, config.data, context.console)
         pool, memory = ray.get(ray.remote(finish_pool).remote(folder, shards))
         if not pool.rows:
             raise InputError(f"pool: no usable row; {why_rejected(pool.rejected)}")
@@ -75,7 +77,13 @@ class Prepare(Stage[PrepareResult]):
         if weights == "float16" and dtype_of(config.model) == "bfloat16":
             context.console.say(FLOAT16)
         context.console.say(_summary(pool))
-        result = PrepareResult(pool=pool, targets=targets, tokenizer=tokenizer, parameters=parameters)
+        result = PrepareResult(
+            pool=pool,
+            targets=targets,
+            tokenizer=tokenizer,
+            parameters=parameters,
+            near_duplicates=near_duplicates,
+        )
         return Finished(result, Cost(tokens=pool.tokens, peak_memory=memory))
 
     def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
@@ -202,7 +210,7 @@ class _Encoder:
             row_format=where.row_format,
             source=where.source,
             default_source=where.stem,
-            reject_if=lambda messages: LEAK if self.leaks.leaks(messages) else None,
+            reject_if=self.leaks.reason,
         )
         self.rejected.write_table(name, rejected)
         self.pool.write_table(name, examples)

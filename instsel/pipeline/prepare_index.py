@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from instsel.data.encode import DUPLICATE, EXAMPLES, REJECTED, first_occurrences, numeric_ids, reasons, reject
 from instsel.io.store import Folder
-from instsel.study.results import PoolResult, RowCount
+from instsel.study.results import PoolResult, RowCount, reason_kind
 
-COPIES = "duplicates.parquet"
+COPIES, NEAR_COPIES = "duplicates.parquet", "near_duplicates.parquet"
 # File and line do not tell apart two splits of a dataset, or a file that is given twice.
 COPY = REJECTED.append(pa.field("shard", pa.string()))
 REMEMBERED = ["id", "source", "task", "tokens", "answer_tokens"]
@@ -29,8 +29,20 @@ READERS = 8
 SHARDS_AT_ONCE = 8 * READERS
 
 
+def find_exact_copies(folder: Folder, shards: Sequence[str]) -> None:
+    """Write which rows of the shards are exact duplicates of earlier ones, unless that was done.
+
+    Args:
+        folder: of the stage.
+        shards: their names, in the order of the files.
+    """
+    with ThreadPoolExecutor(READERS) as readers:
+        if not (folder / "rejected").exists(COPIES):
+            _write(folder / "rejected", COPIES, COPY, _copies(folder / "pool", shards, readers))
+
+
 def finish_pool(folder: Folder, shards: Sequence[str]) -> tuple[PoolResult, int]:
-    """Drop exact duplicates from the shards and write the index of the pool.
+    """Drop exact duplicates from the shards, and near-copies that are to be dropped, and write the index of the pool.
 
     Args:
         folder: of the stage.
@@ -41,10 +53,9 @@ def finish_pool(folder: Folder, shards: Sequence[str]) -> tuple[PoolResult, int]
     """
     from instsel.runtime.session import peak_memory
 
+    find_exact_copies(folder, shards)
     rows, rejected = folder / "pool", folder / "rejected"
     with ThreadPoolExecutor(READERS) as readers:
-        if not rejected.exists(COPIES):
-            _write(rejected, COPIES, COPY, _copies(rows, shards, readers))
         lines = _lines_by_shard(rejected)
         pool_counts = _Counts()
         tables = _in_order(partial(_drop_copies, rows, lines), shards, readers)
@@ -53,7 +64,8 @@ def finish_pool(folder: Folder, shards: Sequence[str]) -> tuple[PoolResult, int]
         for reason_counts in _in_order(
             lambda name: reasons(rejected.read_table(name, ["reason"])), rejected.names(), readers
         ):
-            rejected_rows.update(reason_counts)
+            for reason, count in reason_counts.items():
+                rejected_rows[reason_kind(reason)] += count
     pool = PoolResult(
         rows=pool_counts.rows,
         tokens=pool_counts.tokens,
@@ -101,7 +113,8 @@ def _rejected_rows(pool: Folder, of: tuple[str, np.ndarray]) -> pa.Table:
 
 
 def _lines_by_shard(rejected: Folder) -> dict[str, pa.Array]:
-    copies = rejected.read_table(COPIES, ["shard", "line"])
+    files = [name for name in (COPIES, NEAR_COPIES) if rejected.exists(name)]
+    copies = pa.concat_tables([rejected.read_table(name, ["shard", "line"]) for name in files])
     grouped = copies.group_by("shard").aggregate([("line", "list")])
     lines = grouped["line_list"].combine_chunks()
     return {shard: lines[number].values for number, shard in enumerate(grouped["shard"].to_pylist())}
