@@ -88,7 +88,7 @@ class LeakIndex:
             return SAME_PROMPT
         if is_near and self.prompts.shares_shingles(plain.hashes[content & plain.mask("user")]):
             return NEAR_COPY
-        return NEAR_COPY if self.prompts.has_edited(row) else None
+        return NEAR_COPY if self.prompts.has_edited(row, self.words) else None
 
     def leaks(self, conversation: Messages) -> bool:
         """Return whether a conversation is a leak."""

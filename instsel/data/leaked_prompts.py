@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from instsel.data.words import (
     NUMBER,
+    WORDS_PER_CHARACTER,
     Hashes,
     KnownHashes,
     Messages,
@@ -32,7 +33,9 @@ LEAST_INSIDE, ANYWHERE_INSIDE = 5, 8
 LEAST_EDITED = 6
 # A near copy of a long prompt shares so many 5-grams with it too, by which it is looked up.
 TOUCH_WORDS, TOUCHES = 5, 3
-SHINGLE_WORDS, LEAST_SHINGLES, SHARED_SHINGLES = 3, 8, 0.7
+SHINGLE_WORDS, LEAST_SHINGLES = 3, 8
+# Shingles that a near copy may lack: those of a changed word, or this share.
+MISSING_SHINGLES = 0.25
 
 IsFrequent = Callable[[int, int], bool]
 Integers = NDArray[np.int64]
@@ -59,6 +62,7 @@ class PromptIndex:
         holders: number of the prompt that has each 5-gram, int64.
         shingles: sorted hashes of the shingles of each long prompt, prompt after prompt.
         ends: where the shingles of each long prompt end, int64.
+        sizes: number of words of each long prompt without template n-grams, int64.
     """
 
     same: Hashes = field(default_factory=empty)
@@ -70,6 +74,7 @@ class PromptIndex:
     holders: Integers = field(default_factory=_integers)
     shingles: Hashes = field(default_factory=empty)
     ends: Integers = field(default_factory=_integers)
+    sizes: Integers = field(default_factory=_integers)
 
     @classmethod
     def of(
@@ -121,6 +126,7 @@ class PromptIndex:
             holders=np.repeat(np.arange(len(kept)), [len(each) for each in fives])[order],
             shingles=np.concatenate([empty(), *(shingles[number] for number in kept)]),
             ends=np.cumsum([len(shingles[number]) for number in kept], dtype=np.int64),
+            sizes=np.array([len(long[number]) for number in kept], dtype=np.int64),
         )
 
     def has(self, row: Words) -> bool:
@@ -146,9 +152,9 @@ class PromptIndex:
                         return True
         return False
 
-    def has_edited(self, row: Words) -> bool:
-        """Return whether a short question is that of a target but for one word, and the answer is the same."""
-        return any(among(edits, self.edits).any() for _, edits in _edits(row, self._longest))
+    def has_edited(self, row: Words, words: int) -> bool:
+        """Return whether a question of less than `words` words is a target's but for a word, with the same answer."""
+        return any(among(edits, self.edits).any() for _, edits in _edits(row, words))
 
     def shares_shingles(self, content: Hashes) -> bool:
         """Return whether the content of a row's user turns has five words in a row and most shingles of a prompt."""
@@ -160,22 +166,24 @@ class PromptIndex:
         touches = Counter(
             holder for start, end in zip(first, last, strict=True) for holder in self.holders[start:end].tolist()
         )
-        holders = sorted(holder for holder, count in touches.items() if count >= TOUCHES)
+        # A part of a prompt is another one, which runs of words decide on.
+        holders = [
+            holder
+            for holder, count in sorted(touches.items())
+            if count >= TOUCHES and len(content) >= self.sizes[holder] - 1
+        ]
         if not holders:
             return False
         shingles = np.unique(ngrams(content, SHINGLE_WORDS))
         starts = np.concatenate([np.zeros(1, dtype=np.int64), self.ends])
         prompts = (self.shingles[starts[holder] : starts[holder + 1]] for holder in holders)
-        return any(among(prompt, shingles).mean() >= SHARED_SHINGLES for prompt in prompts)
+        return any(
+            (~among(prompt, shingles)).sum() <= max(SHINGLE_WORDS, MISSING_SHINGLES * len(prompt)) for prompt in prompts
+        )
 
     @cached_property
     def _known_fives(self) -> KnownHashes:
         return KnownHashes(self.fives)
-
-    @cached_property
-    def _longest(self) -> int:
-        """Number of words of the longest question that can be one of `edits` and a word more."""
-        return int(self.lengths.max(initial=0)) + 1
 
     @cached_property
     def _same(self) -> frozenset[int]:
@@ -235,11 +243,13 @@ def _exchanges(row: Words) -> Iterator[tuple[int, int]]:
             yield turn, row.turn_hashes[turn + 1]
 
 
-def _edits(row: Words, longest: int) -> Iterator[tuple[int, Hashes]]:
-    """Yield the answer to each question of at most `longest` words, and hashes that only near copies have too.
+def _edits(row: Words, words: int) -> Iterator[tuple[int, Hashes]]:
+    """Yield the answer to each question of less than `words` words, and hashes that only near copies have too.
 
     The hashes are of the question with its answer, as it is and without each word in turn; numbers are not left out.
     """
+    # A near copy may have a word more.
+    longest = round(words / WORDS_PER_CHARACTER) if row.has_characters else words
     for turn, answer in _exchanges(row):
         start, end = int(row.starts[turn]), int(row.ends[turn])
         if LEAST_EDITED - 1 <= end - start <= longest:

@@ -85,9 +85,9 @@ class RowWords:
         kinds = self.kinds[start:end]
         return _weight(kinds if signs else kinds[kinds != SIGN])
 
-    def has(self, kind: int, start: int, end: int) -> bool:
-        """Return whether something in a span is of a kind."""
-        return bool((self.kinds[start:end] == kind).any())
+    def count(self, kind: int, start: int, end: int) -> int:
+        """Count what is of a kind in a span."""
+        return int((self.kinds[start:end] == kind).sum())
 
     def turn(self, position: int) -> tuple[int, int]:
         """Return where a turn's words start and end, by the position of one of them or of what follows them."""
@@ -246,7 +246,7 @@ class _Comparison:
         spans = [(self.first, change.start, change.end), (self.second, change.other_start, change.other_end)]
         lengths = [row.weight(start, end, signs=False) for row, start, end in spans]
         is_replaced = all(end > start for _, start, end in spans)
-        if any(row.has(MARK, start, end) for row, start, end in spans):
+        if any(row.count(MARK, start, end) for row, start, end in spans):
             self.turns += sum(row.said_words(start, end) for row, start, end in spans)
             return not is_replaced
         return self._may_replace(spans, lengths) if is_replaced else self._may_add(spans, lengths)
@@ -263,7 +263,7 @@ class _Comparison:
             return False
         if is_leading:
             self._count_added(lengths)
-        self.numbers += all(row.has(NUMBER, start, end) or row.has(SIGN, start, end) for row, start, end in spans)
+        self.numbers += min(row.count(NUMBER, start, end) + row.count(SIGN, start, end) for row, start, end in spans)
         self.replaced += 1
         is_form = any(row.is_form[start:end].all() for row, start, end in spans)
         return not self.is_short and self.content >= (LEAST_BESIDE_FORM if is_form else LEAST_CONTENT)
@@ -274,10 +274,10 @@ class _Comparison:
         if is_answer and _share_of_turn(row, start, end) > MOST_OF_ANSWER:
             return False
         self._count_added(lengths)
-        is_number, is_edge = row.has(NUMBER, start, end), MARK in (row.kinds[start - 1], row.kinds[end])
+        numbers, is_edge = row.count(NUMBER, start, end), MARK in (row.kinds[start - 1], row.kinds[end])
         if self.is_short or self.content < LEAST_CONTENT:
-            return bool(row.is_form[start:end].all()) or (is_edge and not is_answer and not is_number)
-        self.numbers += is_number and not is_edge
+            return bool(row.is_form[start:end].all()) or (is_edge and not is_answer and not numbers)
+        self.numbers += 0 if is_edge else numbers
         return is_edge or max(lengths) <= max(MOST_REPLACED, MOST_ADDED * self.content)
 
     def _count_added(self, lengths: list[float]) -> None:
