@@ -58,6 +58,10 @@ def make_rows(count: int = 150) -> list[Row]:
     return [*rows, rows[0], rows[7]] if count > 7 else rows
 
 
+def source_of(number: int) -> str:
+    return f"source-{number // 3 % 3}"
+
+
 def write_pool(folder: Folder, rows: list[Row], shard_rows: int) -> list[str]:
     """Write shards as the encoders do."""
     shards = []
@@ -65,7 +69,7 @@ def write_pool(folder: Folder, rows: list[Row], shard_rows: int) -> list[str]:
         part = [
             {
                 "id": row_id(row),  # type: ignore[arg-type]
-                "source": f"source-{number % 3}",
+                "source": source_of(number),
                 "task": None,
                 "messages": row,
                 "choices": [],
@@ -126,7 +130,7 @@ def test_near_copies_are_those_of_all_pairs(tmp_path: Path) -> None:
         number, kept = first[row["id"]], first[row["kept_id"]]
         assert number > kept
         assert (row["line"], row["kept_line"]) == (number + 1, kept + 1)
-        assert (row["source"], row["kept_source"]) == (f"source-{number % 3}", f"source-{kept % 3}")
+        assert (row["source"], row["kept_source"]) == (source_of(number), source_of(kept))
         assert 0.6 <= row["similarity"] <= 1
     assert not folder.exists(SCRATCH)
 
@@ -207,7 +211,7 @@ def test_reported_near_copies_stay_in_the_pool(tmp_path: Path) -> None:
     assert (result.rows, result.groups) == (len(found), len({row["kept_id"] for row in found}))
     assert (result.dropped, result.threshold) == (False, Data().near_duplicate_threshold)
     assert sum(result.sources.values()) == len(found)
-    assert list(result.sources) == ["source-0", "source-1", "source-2"][: len(result.sources)]
+    assert list(result.sources) == ["source-0", "source-1", "source-2"]
     pairs = {(row["id"], row["kept_id"]) for row in found}
     assert {(example.id, example.kept_id) for example in result.examples} <= pairs
     assert len(result.examples) == 20
