@@ -253,8 +253,8 @@ def _edits(row: Words, words: int) -> Iterator[tuple[int, Hashes]]:
     for turn, answer in _exchanges(row):
         start, end = int(row.starts[turn]), int(row.ends[turn])
         if LEAST_EDITED - 1 <= end - start <= longest:
-            is_left_out = np.append(row.kinds[start:end] != NUMBER, True)
-            yield answer, deletion_hashes(row.hashes[start:end])[is_left_out] + np.uint64(answer)
+            is_deleted = np.append(row.kinds[start:end] != NUMBER, True)
+            yield answer, deletion_hashes(row.hashes[start:end])[is_deleted] + np.uint64(answer)
 
 
 def _hashes(values: Iterable[int]) -> Hashes:

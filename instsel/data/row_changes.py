@@ -33,7 +33,7 @@ MARK = 4
 # Words that stay between two changes; where they are fewer, it is one change.
 ANCHOR_WORDS = 3
 # Words that stand in place of others, and in place of a single one, such as an address.
-MOST_REPLACED, MOST_FOR_ONE = 3, 6
+MOST_REPLACED, MOST_FOR_SINGLE = 3, 6
 # Rows of fewer words, and rows with less content, are other rows when a word is replaced.
 LEAST_WORDS, LEAST_CONTENT, LEAST_BESIDE_FORM = 25, 12, 4
 WORDS_PER_CHANGE = 30
@@ -118,13 +118,15 @@ def row_words(conversation: Messages, templates: KnownHashes | None = None) -> R
     """
     split = words_of(conversation)
     roles = np.array([_mark_hash(role) for role in split.roles], dtype=np.uint64)
-    places = np.arange(len(split.hashes)) + split.turns + 1
-    marks = np.append(split.starts + np.arange(len(roles)), [len(places) + len(roles), len(places) + len(roles) + 1])
-    hashes, kinds = (
-        np.zeros(len(places) + len(marks), dtype=np.uint64),
-        np.full(len(places) + len(marks), MARK, np.uint8),
+    positions = np.arange(len(split.hashes)) + split.turns + 1
+    marks = np.append(
+        split.starts + np.arange(len(roles)), [len(positions) + len(roles), len(positions) + len(roles) + 1]
     )
-    hashes[places], kinds[places] = split.hashes ^ roles[split.turns], split.kinds
+    hashes, kinds = (
+        np.zeros(len(positions) + len(marks), dtype=np.uint64),
+        np.full(len(positions) + len(marks), MARK, np.uint8),
+    )
+    hashes[positions], kinds[positions] = split.hashes ^ roles[split.turns], split.kinds
     hashes[marks] = np.append(roles, np.full(2, _mark_hash("end"), dtype=np.uint64))
     is_form = np.zeros(len(hashes), dtype=bool)
     if templates is not None:
@@ -259,7 +261,9 @@ class _Comparison:
             return False
         shorter, longer = sorted(lengths)
         # What is added before a prompt whose first words are replaced looks like one long change.
-        if shorter > MOST_REPLACED or (not is_leading and longer > (MOST_FOR_ONE if shorter <= 1 else MOST_REPLACED)):
+        if shorter > MOST_REPLACED or (
+            not is_leading and longer > (MOST_FOR_SINGLE if shorter <= 1 else MOST_REPLACED)
+        ):
             return False
         if is_leading:
             self._count_added(lengths)

@@ -240,17 +240,17 @@ class KnownHashes:
     def __init__(self, known: Hashes) -> None:
         """Prepare the look-up of sorted hashes."""
         self.known = known
-        # Some 16 places for each hash, so that about one in 16 others is looked up in vain.
+        # Some 16 slots for each hash, so that about one in 16 others is looked up in vain.
         self._shift = np.uint64(64 - max(10, len(known).bit_length() + 3))
         self._table = np.zeros(1 << (64 - int(self._shift)), dtype=bool)
-        self._table[self._places(known)] = True
+        self._table[self._slots(known)] = True
 
-    def _places(self, hashes: Hashes) -> NDArray[np.intp]:
+    def _slots(self, hashes: Hashes) -> NDArray[np.intp]:
         return (hashes >> self._shift).astype(np.intp)
 
     def among(self, values: Hashes) -> NDArray[np.intp]:
         """Return the indices of the values that are known."""
-        likely = np.flatnonzero(self._table[self._places(values)])
+        likely = np.flatnonzero(self._table[self._slots(values)])
         return likely[among(values[likely], self.known)] if len(likely) else likely
 
 

@@ -67,7 +67,7 @@ WORDS = pa.schema(
     [("hashes", pa.list_(pa.uint64())), ("kinds", pa.list_(pa.uint8())), ("is_form", pa.list_(pa.bool_()))]
 )
 CANDIDATE = pa.schema([("row", pa.int64()), *LABELS, ("text", pa.string()), *WORDS])
-FOUND = pa.schema(
+NEAR_COPY_ROWS = pa.schema(
     [("row", pa.int64()), *LABELS, ("text", pa.string()), ("similarity", pa.float64())]
     + [pa.field(f"kept_{label.name}", label.type) for label in LABELS]
 )
@@ -365,11 +365,13 @@ def compare_part(work: Work, part: int) -> None:
 
     known: dict[int, RowWords] = {}
     copies = list(near_copies(distinct_pairs(np.concatenate(pairs)), words_of_row, work.threshold))
-    found = table.select(["row", *LABELS.names, "text"]).take(np.searchsorted(rows, [copy.row for copy in copies]))
+    copies_table = table.select(["row", *LABELS.names, "text"]).take(
+        np.searchsorted(rows, [copy.row for copy in copies])
+    )
     kept = table.select(LABELS.names).take(np.searchsorted(rows, [copy.kept for copy in copies]))
     similarity = pa.array([copy.similarity for copy in copies], pa.float64())
-    columns = [*found.columns, similarity, *kept.columns]
-    folder.write_table(name, pa.Table.from_arrays(columns, schema=FOUND))
+    columns = [*copies_table.columns, similarity, *kept.columns]
+    folder.write_table(name, pa.Table.from_arrays(columns, schema=NEAR_COPY_ROWS))
 
 
 def finish(work: Work, _: int) -> None:
@@ -377,13 +379,13 @@ def finish(work: Work, _: int) -> None:
     if work.folder.exists(TABLE):
         return
     folder = work.scratch / "copies"
-    tables = [FOUND.empty_table(), *(folder.read_table(name) for name in folder.names())]
-    found = pa.concat_tables(tables).sort_by("row")
+    tables = [NEAR_COPY_ROWS.empty_table(), *(folder.read_table(name) for name in folder.names())]
+    copies_table = pa.concat_tables(tables).sort_by("row")
     if work.drop:
-        reasons = pa.array([near_copy_reason(kept) for kept in found["kept_id"].to_pylist()], pa.string())
-        columns = [found["file"], found["line"], reasons, found["text"], found["shard"]]
+        reasons = pa.array([near_copy_reason(kept) for kept in copies_table["kept_id"].to_pylist()], pa.string())
+        columns = [copies_table["file"], copies_table["line"], reasons, copies_table["text"], copies_table["shard"]]
         (work.folder / "rejected").write_table(NEAR_COPIES, pa.Table.from_arrays(columns, schema=COPY))
-    work.folder.write_table(TABLE, found.drop_columns(["row", "text", "shard", "kept_shard"]))
+    work.folder.write_table(TABLE, copies_table.drop_columns(["row", "text", "shard", "kept_shard"]))
 
 
 def near_duplicates_result(folder: Folder, data: Data) -> NearDuplicates:
