@@ -69,7 +69,7 @@ WORDS = pa.schema(
 CANDIDATE = pa.schema([("row", pa.int64()), *LABELS, ("text", pa.string()), *WORDS])
 NEAR_COPY_ROWS = pa.schema(
     [("row", pa.int64()), *LABELS, ("text", pa.string()), ("similarity", pa.float64())]
-    + [pa.field(f"kept_{label.name}", label.type) for label in LABELS]
+    + [pa.field(f"kept_{label.name}", label.type) for label in (*LABELS, pa.field("text", pa.string()))]
 )
 """A near-copy with its similarity to the row that stays, and where both are."""
 
@@ -368,7 +368,7 @@ def compare_part(work: Work, part: int) -> None:
     copies_table = table.select(["row", *LABELS.names, "text"]).take(
         np.searchsorted(rows, [copy.row for copy in copies])
     )
-    kept = table.select(LABELS.names).take(np.searchsorted(rows, [copy.kept for copy in copies]))
+    kept = table.select([*LABELS.names, "text"]).take(np.searchsorted(rows, [copy.kept for copy in copies]))
     similarity = pa.array([copy.similarity for copy in copies], pa.float64())
     columns = [*copies_table.columns, similarity, *kept.columns]
     folder.write_table(name, pa.Table.from_arrays(columns, schema=NEAR_COPY_ROWS))
@@ -385,7 +385,7 @@ def finish(work: Work, _: int) -> None:
         reasons = pa.array([near_copy_reason(kept) for kept in copies_table["kept_id"].to_pylist()], pa.string())
         columns = [copies_table["file"], copies_table["line"], reasons, copies_table["text"], copies_table["shard"]]
         (work.folder / "rejected").write_table(NEAR_COPIES, pa.Table.from_arrays(columns, schema=COPY))
-    work.folder.write_table(TABLE, copies_table.drop_columns(["row", "text", "shard", "kept_shard"]))
+    work.folder.write_table(TABLE, copies_table.drop_columns(["row", "shard", "kept_shard"]))
 
 
 def near_duplicates_result(folder: Folder, data: Data) -> NearDuplicates:
