@@ -82,7 +82,7 @@ class LeakIndex:
         # Few rows have a 5-gram of which anything is known, and the others need no closer look.
         is_near = plain.has_characters or len(self._known_fives.among(fives)) > 0
         content = _content(plain, self._templates) if is_near else np.ones(len(plain.hashes), dtype=bool)
-        if self._has_run(plain, content, is_near):
+        if self.prompts.has_row(row) or self._has_run(plain, content, is_near):
             return SHARED_RUN
         if self.prompts.has(row) or (is_near and self.prompts.has_inside(plain)):
             return SAME_PROMPT

@@ -53,7 +53,8 @@ class PromptIndex:
     A prompt is all user turns of a row. One that several rows of a target share is its form and is not known here.
 
     Attributes:
-        same: sorted hashes of prompts of at least 3 words, and of whole conversations.
+        rows: sorted hashes of whole conversations.
+        same: sorted hashes of prompts of at least 3 words.
         starts: sorted hashes of the first words of prompts that are looked for inside longer ones.
         inside: hash of each of these prompts.
         lengths: number of words of each of them, int64.
@@ -65,6 +66,7 @@ class PromptIndex:
         sizes: number of words of each long prompt without template n-grams, int64.
     """
 
+    rows: Hashes = field(default_factory=empty)
     same: Hashes = field(default_factory=empty)
     starts: Hashes = field(default_factory=empty)
     inside: Hashes = field(default_factory=empty)
@@ -117,7 +119,8 @@ class PromptIndex:
         fives = [np.unique(ngrams(long[number], TOUCH_WORDS)) for number in kept]
         order = np.argsort(np.concatenate([empty(), *fives]), kind="stable")
         return cls(
-            same=np.unique(_hashes([*same, *(each for each in conversations if each)])),
+            rows=np.unique(_hashes(each for each in conversations if each)),
+            same=np.unique(_hashes(same)),
             starts=_hashes([start for start, _, _ in inside]),
             inside=_hashes([prompt for _, prompt, _ in inside]),
             lengths=np.array([length for _, _, length in inside], dtype=np.int64),
@@ -129,13 +132,17 @@ class PromptIndex:
             sizes=np.array([len(long[number]) for number in kept], dtype=np.int64),
         )
 
+    def has_row(self, row: Words) -> bool:
+        """Return whether a row says what a target's row does, whatever its length."""
+        return conversation_hash(row) in self._rows
+
     def has(self, row: Words) -> bool:
         """Return whether a row has a prompt: one of its user turns, or its first ones together, are all of it."""
         asked = [text for role, text in zip(row.roles, row.turn_hashes, strict=True) if role == "user"]
         if len(asked) > 1:
             user = row.of_role("user")
             asked += [user.span_hash(0, end) for end in user.ends.tolist()]
-        return not self._same.isdisjoint([conversation_hash(row), *asked])
+        return not self._same.isdisjoint(asked)
 
     def has_inside(self, row: Words) -> bool:
         """Return whether a user turn of a row without signs has a prompt in it, as more than its half or a long one."""
@@ -184,6 +191,10 @@ class PromptIndex:
     @cached_property
     def _known_fives(self) -> KnownHashes:
         return KnownHashes(self.fives)
+
+    @cached_property
+    def _rows(self) -> frozenset[int]:
+        return frozenset(self.rows.tolist())
 
     @cached_property
     def _same(self) -> frozenset[int]:

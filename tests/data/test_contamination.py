@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel.data.contamination import LeakIndex
+from instsel.data.contamination import SHARED_RUN, LeakIndex
 from instsel.data.leaked_prompts import NEAR_COPY, SAME_PROMPT
 
 WORDS = 13
@@ -223,7 +223,8 @@ SYSTEM = {"role": "system", "content": "You are a helpful assistant who answers 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (talk(QUESTION, "Whitney Houston"), SAME_PROMPT),
+        (talk(QUESTION, "Whitney Houston"), SHARED_RUN),
+        ([SYSTEM, *talk(QUESTION, "Whitney Houston!")], SHARED_RUN),
         (talk(QUESTION, "Dolly Parton sang it first."), SAME_PROMPT),
         ([SYSTEM, *talk(QUESTION, "Dolly Parton")], SAME_PROMPT),
         (talk("WHO sang the song:\tI will always love you", "Dolly"), SAME_PROMPT),

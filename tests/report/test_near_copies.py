@@ -97,7 +97,7 @@ def test_the_reports_say_it_and_escape_the_texts(with_copies: Path) -> None:
         "2 rows are nearly the same as one of 2 earlier rows (similarity 0.6 or more); they are in the pool" in report
     )
     assert "- near-copies by source: left 1, " in report
-    assert "Of 12 sampled prompts 2 (17%) have a prompt of nearly the same meaning among 12 rows" in report
+    assert "Of 12 sampled prompts 2 (16.67%) have a prompt of nearly the same meaning among 12 rows" in report
     write_into_study(record, of_stage)
     page = Path(with_copies, "report/report.html").read_text(encoding="utf-8")
     assert "nearly the same meaning" in page
