@@ -152,7 +152,7 @@ def change_word(messages: Conversation, pool: Sequence[PoolRow], lot: Random) ->
 
 def write_shards(folder: Folder, rows: Sequence[PoolRow]) -> list[str]:
     """Writes the rows as stage *prepare* has them before it looks for copies, without tokens."""
-    shards = []
+    shards: list[str] = []
     for first in range(0, len(rows), SHARD_ROWS):
         part: list[dict[str, Any]] = [
             {

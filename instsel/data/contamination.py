@@ -6,6 +6,7 @@ A row leaks if it shares a long run of words with a target's row, has its prompt
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,12 +65,12 @@ class LeakIndex:
         return cls(words, template, np.unique(np.concatenate([empty(), *runs])), prompts)
 
     @classmethod
-    def from_arrays(cls, words: int, arrays: Mapping[str, NDArray[np.generic]]) -> "LeakIndex":
+    def from_arrays(cls, words: int, arrays: Mapping[str, NDArray[Any]]) -> "LeakIndex":
         """Return the index that has these arrays."""
         prompts = {each.name: arrays[f"prompts_{each.name}"] for each in fields(PromptIndex)}
         return cls(words, arrays["template"], arrays["runs"], PromptIndex(**prompts))
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays of the index by name."""
         prompts = {f"prompts_{each.name}": getattr(self.prompts, each.name) for each in fields(PromptIndex)}
         return {"template": self.template, "runs": self.runs, **prompts}
@@ -163,7 +164,8 @@ def _scripts(row: Words, mask: Mask, words: int) -> Iterator[tuple[NDArray[np.in
 
 
 def _windows(indices: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    return indices[starts[:, None] + np.arange(length)]
+    windows: NDArray[np.int64] = indices[starts[:, None] + np.arange(length)]
+    return windows
 
 
 def _are_within_turn(row: Words, windows: NDArray[np.int64]) -> Mask:

@@ -132,7 +132,8 @@ def distinct_pairs(pairs: Pairs) -> Pairs:
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     pairs = pairs[order]
     is_new = np.concatenate([np.ones(min(1, len(pairs)), dtype=bool), (pairs[1:] != pairs[:-1]).any(axis=1)])
-    return pairs[is_new]
+    distinct: Pairs = pairs[is_new]
+    return distinct
 
 
 def merge_labels(labels: Rows, pairs: Pairs) -> Rows:

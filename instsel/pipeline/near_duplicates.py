@@ -7,7 +7,7 @@
 5. Each part is compared word by word.
 
 A row is a number in the order of the pool's files, so that nothing depends on shards or workers. A task holds a group
-of shards, a part, or some numbers of every row: 32 bytes at a band, 16 where parts are formed.
+of shards, a part, or a few numbers of every row.
 """
 
 import json
@@ -55,7 +55,7 @@ SCRATCH = f"near_duplicates-{SIGNATURE_VERSION}"
 ROWS_PER_GROUP = 10_000
 ROWS_PER_PART = 20_000
 # The buckets of a band are dealt out to tasks of so many rows.
-ROWS_PER_BAND_TASK = 5_000_000
+ROWS_PER_BAND_TASK = 2_000_000
 # A smaller pool is not worth the passes: one task does the work of all.
 ROWS_IN_ONE_TASK = 10_000
 MOST_EXAMPLES = 20
