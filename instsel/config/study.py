@@ -52,6 +52,27 @@ class Data(StrictModel):
         name_filters(filters)
         return filters
 
+    near_duplicates: Literal["report", "drop", "off"] = Field(
+        "report",
+        description="rows of the pool that are nearly the same as an earlier one: counted in the report, dropped, or "
+        "not looked for",
+    )
+    near_duplicate_threshold: float = Field(
+        0.6,
+        description="least Jaccard similarity of the three-word shingles of two rows that count as near-copies, from "
+        "0.5; 1 finds only rows with the same words",
+    )
+
+    @field_validator("near_duplicate_threshold")
+    @classmethod
+    def _check_threshold(cls, threshold: float) -> float:
+        if not 0.5 <= threshold <= 1:
+            raise ValueError(
+                f"near_duplicate_threshold is {threshold}; write a similarity from 0.5, half of the text the same, to "
+                "1, the same words"
+            )
+        return threshold
+
 
 class Model(StrictModel):
     name: str = Field(description="folder or hub id of the model that selects and is trained")

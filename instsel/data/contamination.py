@@ -1,43 +1,52 @@
-"""Contamination: pool rows that share a long word n-gram with a target, on which a model would be evaluated."""
+"""Contamination: rows of the pool that a model would be evaluated on.
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+A row leaks if it shares a long run of words with a target's row, has its prompt, or is nearly the same.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
-from instsel.data.messages import Message
+from instsel.data.leaked_prompts import NEAR_COPY, SAME_PROMPT, Mask, PromptIndex
+from instsel.data.words import (
+    CHARACTER,
+    NUMBER,
+    WORDS_PER_CHARACTER,
+    Hashes,
+    KnownHashes,
+    Messages,
+    Words,
+    empty,
+    ngrams,
+    words_of,
+)
 
-# Combining vowel signs and accents are not letters to Python, and would split Hindi or Arabic words.
-MARKS = r"\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
-SPACED = re.compile(rf"(?:[^\W_]|[{MARKS}])+")
-UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-UNSPACED_RATIO = 30 / 13
+SHARED_RUN = "shares a run of words with a target"
 TEMPLATE_WORDS = 5
 TEMPLATE_ROWS = 3
 TEMPLATE_FRACTION = 0.02
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-
-Messages = Sequence[Message]
-Hashes = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
 class LeakIndex:
-    """Hashed n-grams of the targets' texts.
+    """What is known of the targets' texts, hashed.
 
     Attributes:
         words: n, the number of words of an n-gram that counts as a leak.
         template: sorted hashes, uint64, of template n-grams: 5-grams that belong to the form of a target, not to its
             content.
-        runs: sorted hashes, uint64, of the targets' n-grams without template n-grams, and of whole conversations.
+        runs: sorted hashes, uint64, of the targets' n-grams without template n-grams.
+        prompts: of the targets.
     """
 
     words: int
     template: Hashes
     runs: Hashes
+    prompts: PromptIndex = field(default_factory=PromptIndex)
 
     @classmethod
     def of(cls, targets: Sequence[Sequence[Messages]], words: int) -> "LeakIndex":
@@ -47,74 +56,119 @@ class LeakIndex:
         Template n-grams are removed from both texts before n-grams are compared, so that a copied question is found by
         its content, and a question that only has the target's form is kept.
         """
-        template = np.unique(np.concatenate([_empty(), *(_template_ngrams(rows) for rows in targets)]))
-        bare = cls(words, template, _empty())
-        ngrams = [bare.ngrams_of(conversation) for rows in targets for conversation in rows]
-        return cls(words, template, np.unique(np.concatenate([_empty(), *ngrams])))
+        rows = [[words_of(conversation) for conversation in target] for target in targets]
+        plain = [[row.without_signs() for row in target] for target in rows]
+        template = np.unique(np.concatenate([empty(), *map(_template_ngrams, plain)]))
+        known = KnownHashes(template)
+        runs = [hashes for target in plain for row in target for hashes in _ngrams(row, _content(row, known), words)]
+        prompts = PromptIndex.of(rows, lambda row: _content(row, known), words, is_frequent)
+        return cls(words, template, np.unique(np.concatenate([empty(), *runs])), prompts)
 
-    def ngrams_of(self, conversation: Messages) -> Hashes:
-        """Hash a conversation's n-grams without the targets' template n-grams, and the whole conversation: uint64.
+    @classmethod
+    def from_arrays(cls, words: int, arrays: Mapping[str, NDArray[Any]]) -> "LeakIndex":
+        """Return the index that has these arrays."""
+        prompts = {each.name: arrays[f"prompts_{each.name}"] for each in fields(PromptIndex)}
+        return cls(words, arrays["template"], arrays["runs"], PromptIndex(**prompts))
 
-        The hash of the whole detects copies of rows that are too short for an n-gram.
-        """
-        hashes = [_hashes(["\n".join(message["content"].lower() for message in conversation)])]
-        for tokens, scale in _texts(conversation):
-            covered = np.zeros(len(tokens), dtype=bool)
-            short = round(TEMPLATE_WORDS * scale)
-            for start in np.flatnonzero(_among(_ngrams(tokens, short), self.template)):
-                covered[start : start + short] = True
-            hashes.append(_ngrams(tokens[~covered], round(self.words * scale)))
-        return np.concatenate(hashes)
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays of the index by name."""
+        prompts = {f"prompts_{each.name}": getattr(self.prompts, each.name) for each in fields(PromptIndex)}
+        return {"template": self.template, "runs": self.runs, **prompts}
+
+    def reason(self, conversation: Messages) -> str | None:
+        """Return why a conversation is a leak; None for one that is not."""
+        row = words_of(conversation)
+        plain = row.without_signs()
+        fives = ngrams(plain.hashes, TEMPLATE_WORDS)
+        # Few rows have a 5-gram of which anything is known, and the others need no closer look.
+        is_near = plain.has_characters or len(self._known_fives.among(fives)) > 0
+        content = _content(plain, self._templates) if is_near else np.ones(len(plain.hashes), dtype=bool)
+        if self.prompts.has_row(row) or self._has_run(plain, content, is_near):
+            return SHARED_RUN
+        if self.prompts.has(row) or (is_near and self.prompts.has_inside(plain)):
+            return SAME_PROMPT
+        if is_near and self.prompts.shares_shingles(plain.hashes[content & plain.mask("user")]):
+            return NEAR_COPY
+        return NEAR_COPY if self.prompts.has_edited(row, self.words) else None
 
     def leaks(self, conversation: Messages) -> bool:
-        """Return whether a conversation shares an n-gram with a target, or is one of its rows."""
-        return bool(_among(self.ngrams_of(conversation), self.runs).any())
+        """Return whether a conversation is a leak."""
+        return self.reason(conversation) is not None
+
+    def _has_run(self, row: Words, content: Mask, is_near: bool) -> bool:
+        if not is_near and not len(self._known_runs.among(ngrams(row.hashes, self.words))):
+            return False
+        return len(_matches(row, content, self.words, self._known_runs)) > 0
+
+    @cached_property
+    def _templates(self) -> KnownHashes:
+        return KnownHashes(self.template)
+
+    @cached_property
+    def _known_runs(self) -> KnownHashes:
+        return KnownHashes(self.runs)
+
+    @cached_property
+    def _known_fives(self) -> KnownHashes:
+        return KnownHashes(np.unique(np.concatenate([self.template, self.prompts.starts, self.prompts.fives])))
 
 
-def _template_ngrams(rows: Sequence[Messages]) -> Hashes:
+def is_frequent(count: int, rows: int) -> bool:
+    """Return whether what `count` of the rows of a target have is its form and not its content."""
+    return count >= max(TEMPLATE_ROWS, TEMPLATE_FRACTION * rows)
+
+
+def _template_ngrams(rows: Sequence[Words]) -> Hashes:
     per_row = [
-        np.unique(np.concatenate([_empty(), *(_ngrams(t, round(TEMPLATE_WORDS * scale)) for t, scale in _texts(row))]))
+        np.unique(np.concatenate([empty(), *_ngrams(row, np.ones(len(row.hashes), dtype=bool), TEMPLATE_WORDS)]))
         for row in rows
     ]
-    ngrams, frequency = np.unique(np.concatenate([_empty(), *per_row]), return_counts=True)
-    return ngrams[frequency >= max(TEMPLATE_ROWS, TEMPLATE_FRACTION * len(rows))]
+    hashes, frequency = np.unique(np.concatenate([empty(), *per_row]), return_counts=True)
+    return hashes[[is_frequent(count, len(rows)) for count in frequency.tolist()]]
 
 
-def _texts(conversation: Messages) -> Iterator[tuple[Hashes, float]]:
-    """Yield the word hashes of each turn, uint64, with the number of tokens that correspond to a word.
+def _content(row: Words, templates: KnownHashes) -> Mask:
+    """Return a mask of the words that belong to no template n-gram."""
+    content = np.ones(len(row.hashes), dtype=bool)
+    content[_matches(row, content, TEMPLATE_WORDS, templates)] = False
+    return content
 
-    Words are case-insensitive runs of letters and digits. Scripts without spaces between words (Chinese, Japanese,
-    Thai, Lao, Khmer, Burmese) are compared by characters, 30 of them in place of 13 words.
+
+def _ngrams(row: Words, mask: Mask, words: int) -> Iterator[Hashes]:
+    """Yield the hashes of the n-grams of the words under a mask, by script.
+
+    An n-gram lies within a turn. Scripts without spaces between words are compared by characters, 30 of them in place
+    of 13 words, and apart from other scripts.
     """
-    for message in conversation:
-        lowered = message["content"].lower()
-        yield _hashes(SPACED.findall(UNSPACED.sub(" ", lowered))), 1.0
-        yield _hashes(UNSPACED.findall(lowered)), UNSPACED_RATIO
+    for indices, length in _scripts(row, mask, words):
+        windows = _windows(indices, np.arange(max(0, len(indices) - length + 1)), length)
+        yield ngrams(row.hashes[indices], length)[_are_within_turn(row, windows)]
 
 
-def _hashes(tokens: list[str]) -> Hashes:
-    digests = (xxhash.xxh3_64_intdigest(token.encode("utf-8", "surrogatepass")) for token in tokens)
-    return np.fromiter(digests, dtype=np.uint64, count=len(tokens))
+def _matches(row: Words, mask: Mask, words: int, known: KnownHashes) -> NDArray[np.int64]:
+    """Return the indices of the words of n-grams that are known, int64; a word is there as often as in n-grams."""
+    matches = [np.empty(0, dtype=np.int64)]
+    for indices, length in _scripts(row, mask, words):
+        hits = known.among(ngrams(row.hashes[indices], length))
+        if len(hits):
+            windows = _windows(indices, hits, length)
+            matches.append(windows[_are_within_turn(row, windows)].ravel())
+    return np.concatenate(matches)
 
 
-def _ngrams(hashes: Hashes, length: int) -> Hashes:
-    """Hash all windows of `length` tokens."""
-    if len(hashes) < length:
-        return _empty()
-    windows = np.lib.stride_tricks.sliding_window_view(hashes, length)
-    powers = np.cumprod(np.full(length, MULTIPLIER, dtype=np.uint64))
-    ngrams: Hashes = (windows * powers).sum(axis=1, dtype=np.uint64)
-    return ngrams
+def _scripts(row: Words, mask: Mask, words: int) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Yield the indices of the words, and of the characters, under a mask, and the length of an n-gram of each."""
+    yield np.flatnonzero((row.kinds <= NUMBER) & mask), words
+    if row.has_characters:
+        yield np.flatnonzero((row.kinds == CHARACTER) & mask), round(words / WORDS_PER_CHARACTER)
 
 
-def _among(values: Hashes, known: Hashes) -> NDArray[np.bool_]:
-    """Return a mask of the values that are in the sorted array `known`."""
-    if not len(known):
-        return np.zeros(len(values), dtype=bool)
-    nearest = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    mask: NDArray[np.bool_] = known[nearest] == values
-    return mask
+def _windows(indices: NDArray[np.int64], starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    windows: NDArray[np.int64] = indices[starts[:, None] + np.arange(length)]
+    return windows
 
 
-def _empty() -> Hashes:
-    return np.empty(0, dtype=np.uint64)
+def _are_within_turn(row: Words, windows: NDArray[np.int64]) -> Mask:
+    turns: NDArray[np.int64] = row.turns[windows[:, [0, -1]]]
+    within: Mask = turns[:, 0] == turns[:, 1]
+    return within

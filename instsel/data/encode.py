@@ -75,7 +75,6 @@ class StoredRow(Conversation):
 REJECTED = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 SHOWN = 200
 _TURN = re.compile(r"\bturn \d+")
-LEAK = "shares a run of words with a target"
 DUPLICATE = "exact duplicate of an earlier row"
 
 

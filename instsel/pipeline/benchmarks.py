@@ -6,17 +6,19 @@ files. How answers are scored is the business of stage *accuracy*: another metri
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 
 from instsel.config.rows import Benchmark, Target
 from instsel.config.study import StudyConfig
-from instsel.data.formats import Row
+from instsel.data.formats import Row, parse_row
+from instsel.data.leaked_prompts import row_keys, shown_elsewhere
 from instsel.data.messages import BadRow, Message, texts
 from instsel.data.readers import SourceFile, read_chunks
-from instsel.data.sources import files_identity, test_files
+from instsel.data.sources import files_identity, target_files, test_files
 from instsel.data.test_items import parse_item
 from instsel.errors import InputError
 from instsel.evaluation.tasks import (
@@ -43,6 +45,7 @@ class Benchmarks(Stage[BenchmarksResult]):
 
     name = "benchmarks"
     position = 5
+    version = 2
 
     def keys(self, config: StudyConfig) -> list[str]:
         return [""] if config.scored else []
@@ -60,7 +63,10 @@ class Benchmarks(Stage[BenchmarksResult]):
                 tests[name] = {"files": files_identity(test_files(config, name))}
             else:
                 tests[name] = {**task_identity(task_spec(config, name))}
-        return {"tests": tests}
+        if all(each.task is not None for each in config.scored.values()):
+            return {"tests": tests}
+        validation: Settings = {name: files_identity(files) for name, files in _validation_files(config).items()}
+        return {"tests": tests, "validation": validation}
 
     def run_key(self, context: RunContext, key: str) -> Finished[BenchmarksResult]:
         import ray
@@ -102,7 +108,13 @@ def _needs(each: Benchmark) -> str | None:
     return metric if metric in ("choice", "code") else None
 
 
-def write_benchmark(config: StudyConfig, name: str, folder: Folder, files: Sequence[SourceFile]) -> BenchmarkResult:
+def write_benchmark(
+    config: StudyConfig,
+    name: str,
+    folder: Folder,
+    files: Sequence[SourceFile],
+    shown: Mapping[int, str] | None = None,
+) -> BenchmarkResult:
     """Write the rows that a target or guard is scored on; of a task of lm-eval also those that it is selected by.
 
     Args:
@@ -110,6 +122,7 @@ def write_benchmark(config: StudyConfig, name: str, folder: Folder, files: Seque
         name: of the target or guard.
         folder: for test.parquet, and validation.jsonl and heldout.jsonl of a task.
         files: of test rows of the user; none for a task.
+        shown: hashes of validation rows, each with its target; test rows of the user that have one are rejected.
 
     Raises:
         InputError: the task cannot be had, or no test row can be used.
@@ -117,13 +130,47 @@ def write_benchmark(config: StudyConfig, name: str, folder: Folder, files: Seque
     each = config.scored[name]
     if each.task is not None:
         return _write_task(folder, task_spec(config, name), each)
-    return _write_test_rows(folder, name, each, files)
+    return _write_test_rows(folder, name, each, files, shown or {})
 
 
 def _write_all(config: StudyConfig, folder: Folder, files: Mapping[str, list[SourceFile]]) -> BenchmarksResult:
-    return BenchmarksResult(
-        tasks={name: write_benchmark(config, name, folder / name, files.get(name, [])) for name in config.scored}
-    )
+    """Write the tasks first: their validation rows are no test rows of others."""
+    results = {name: write_benchmark(config, name, folder / name, []) for name in config.scored if name not in files}
+    shown = _shown(config, folder) if files else {}
+    results |= {name: write_benchmark(config, name, folder / name, files[name], shown) for name in files}
+    return BenchmarksResult(tasks={name: results[name] for name in config.scored})
+
+
+def _validation_files(config: StudyConfig) -> dict[str, list[SourceFile]]:
+    """List the files of validation rows of the user, by target."""
+    return {
+        name: target_files(config, name)["validation"]
+        for name, target in config.targets.items()
+        if target.validation is not None
+    }
+
+
+def _shown(config: StudyConfig, folder: Folder) -> dict[int, str]:
+    """Return hashes of the validation rows of all targets, each with the first target that has it."""
+    files = {
+        name: [SourceFile(f"{folder}/{name}/validation.jsonl", "messages")]
+        for name in config.targets
+        if (folder / name).exists("validation.jsonl")
+    }
+    shown: dict[int, str] = {}
+    for name, of_target in {**files, **_validation_files(config)}.items():
+        rows = [row for file in of_target for row in _usable_rows(file)]
+        for row in sorted(rows, key=lambda row: row.id)[: config.targets[name].max_validation]:
+            for key in row_keys(row.messages):
+                shown.setdefault(key, name)
+    return shown
+
+
+def _usable_rows(file: SourceFile) -> Iterator[Row]:
+    for _, lines in read_chunks(file, READ_ROWS):
+        for line in filter(None, lines):
+            with suppress(BadRow):
+                yield parse_row(line, file.row_format)
 
 
 def _write_task(folder: Folder, spec: TaskSpec, each: Benchmark) -> BenchmarkResult:
@@ -139,8 +186,10 @@ def _write_task(folder: Folder, spec: TaskSpec, each: Benchmark) -> BenchmarkRes
     return BenchmarkResult(items=len(rows), rejected={}, version=str(task.VERSION))
 
 
-def _write_test_rows(folder: Folder, name: str, each: Benchmark, files: Sequence[SourceFile]) -> BenchmarkResult:
-    """Write test rows of the user.
+def _write_test_rows(
+    folder: Folder, name: str, each: Benchmark, files: Sequence[SourceFile], shown: Mapping[int, str]
+) -> BenchmarkResult:
+    """Write test rows of the user but those that are validation rows.
 
     Raises:
         InputError: no row can be used, or rows have different system turns.
@@ -154,11 +203,15 @@ def _write_test_rows(folder: Folder, name: str, each: Benchmark, files: Sequence
             item = parse_item(line, files[0].layout)
             if each.scoring is not None and _needs(each):
                 written_item(item, each.scoring, cloze=False)
+            turns = [("system", item.system), ("user", item.prompt), ("assistant", item.answers[0])]
+            row = [Message(role=role, content=text) for role, text in turns if role != "system" or text]
+            target = next((shown[key] for key in row_keys(row) if key in shown), None)
+            if target is not None:
+                raise BadRow(shown_elsewhere(target))
         except BadRow as error:
             rejected[str(error)] += 1
             continue
-        turns = [("system", item.system), ("user", item.prompt), ("assistant", item.answers[0])]
-        rows.append([Message(role=role, content=text) for role, text in turns if role != "system" or text])
+        rows.append(row)
         items.append(item.to_json())
         systems.add(item.system)
     if not rows:

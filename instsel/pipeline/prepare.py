@@ -18,7 +18,7 @@ from pydantic import JsonValue
 
 from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
-from instsel.data.encode import DUPLICATE, LEAK, count_unread, encode_lines, encoding_options
+from instsel.data.encode import DUPLICATE, count_unread, encode_lines, encoding_options
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import pool_files
 from instsel.errors import InputError
@@ -26,6 +26,7 @@ from instsel.filters.base import why_filtered
 from instsel.io.fingerprint import tokenizer_identity
 from instsel.io.store import Folder
 from instsel.models.dtypes import dtype_of
+from instsel.pipeline.near_duplicates import find_near_duplicates
 from instsel.pipeline.prepare_index import UNREAD_KEY, finish_pool
 from instsel.pipeline.prepare_targets import leak_index, prepare_targets, why_rejected
 from instsel.study import dependencies
@@ -78,6 +79,7 @@ class Prepare(Stage[PrepareResult]):
         shards = _encode_pool(config, folder, files, context.console)
         if not shards:
             raise InputError(f"pool: no usable row; {why_rejected({})}")
+        near_duplicates = find_near_duplicates(folder, shards, config.data, context.console)
         pool, memory = ray.get(ray.remote(finish_pool).remote(folder, shards, [file.uri for file in files]))
         if not pool.rows:
             filtered = why_filtered(pool.rejected)
@@ -89,7 +91,12 @@ class Prepare(Stage[PrepareResult]):
         for line in filter(None, (_summary(pool), _empty_files(pool), _unread(pool))):
             context.console.say(line)
         result = PrepareResult(
-            pool=pool, targets=targets, tokenizer=tokenizer, parameters=parameters, date=str(config.data.date)
+            pool=pool,
+            targets=targets,
+            tokenizer=tokenizer,
+            parameters=parameters,
+            date=str(config.data.date),
+            near_duplicates=near_duplicates,
         )
         return Finished(result, Cost(tokens=pool.tokens, peak_memory=memory))
 
@@ -226,7 +233,7 @@ class _Encoder:
             layout=where.layout,
             source=where.source,
             default_source=where.stem,
-            reject_if=lambda messages: LEAK if self.leaks.leaks(messages) else None,
+            reject_if=self.leaks.reason,
             filters=self.data.filters,
         )
         self.rejected.write_table(name, rejected)
@@ -250,9 +257,8 @@ def _require_rows_of_entries(config: StudyConfig, files: Sequence[SourceFile], p
         rejected = sum((Counter(count.rejected) for count in counts), Counter[str]())
         allowed = config.pool[int(key.split(".")[1])].allow_empty if key.startswith("pool.") else False
         if not any(count.rows for count in counts) and DUPLICATE not in rejected and not allowed:
-            raise InputError(
-                f"{key}: no usable row; {why_rejected(dict(rejected.most_common()))}; correct it or set allow_empty: true"
-            )
+            why = why_rejected(dict(rejected.most_common()))
+            raise InputError(f"{key}: no usable row; {why}; correct it, or set allow_empty: true")
 
 
 def _empty_files(pool: PoolResult) -> str:

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from instsel.data.encode import DUPLICATE, EXAMPLES, REJECTED, first_occurrences, numeric_ids, reasons, reject
 from instsel.io.store import Folder
-from instsel.study.results import FileCount, PoolResult, RowCount
+from instsel.study.results import FileCount, PoolResult, RowCount, reason_kind
 
-COPIES = "duplicates.parquet"
+COPIES, NEAR_COPIES = "duplicates.parquet", "near_duplicates.parquet"
 # File and line do not tell apart two splits of a dataset, or a file that is given twice.
 COPY = REJECTED.append(pa.field("shard", pa.string()))
 # Of a shard's Parquet file, what its encoder counted.
@@ -33,8 +33,20 @@ READERS = 8
 SHARDS_AT_ONCE = 8 * READERS
 
 
+def find_exact_copies(folder: Folder, shards: Sequence[str]) -> None:
+    """Write which rows of the shards are exact duplicates of earlier ones, unless that was done.
+
+    Args:
+        folder: of the stage.
+        shards: their names, in the order of the files.
+    """
+    with ThreadPoolExecutor(READERS) as readers:
+        if not (folder / "rejected").exists(COPIES):
+            _write(folder / "rejected", COPIES, COPY, _copies(folder / "pool", shards, readers))
+
+
 def finish_pool(folder: Folder, shards: Sequence[str], files: Sequence[str]) -> tuple[PoolResult, int]:
-    """Drop exact duplicates from the shards and write the index of the pool.
+    """Drop exact duplicates from the shards, and near-copies that are to be dropped, and write the index of the pool.
 
     Args:
         folder: of the stage.
@@ -46,10 +58,9 @@ def finish_pool(folder: Folder, shards: Sequence[str], files: Sequence[str]) -> 
     """
     from instsel.runtime.session import peak_memory
 
+    find_exact_copies(folder, shards)
     rows, rejected = folder / "pool", folder / "rejected"
     with ThreadPoolExecutor(READERS) as readers:
-        if not rejected.exists(COPIES):
-            _write(rejected, COPIES, COPY, _copies(rows, shards, readers))
         lines = _lines_by_shard(rejected)
         pool_counts = _Counts(files)
         tables = _in_order(partial(_drop_copies, rows, lines), shards, readers)
@@ -113,9 +124,13 @@ class _FileCounts:
     unread: Counter[str] = field(default_factory=Counter)
 
 
-def _reasons_by_file(rejected: Folder, name: str) -> dict[str, dict[str, int]]:
+def _reasons_by_file(rejected: Folder, name: str) -> dict[str, Counter[str]]:
     table = rejected.read_table(name, ["file", "reason"])
-    return {file: reasons(table.filter(pc.equal(table["file"], file))) for file in table["file"].unique().to_pylist()}
+    counts: dict[str, Counter[str]] = {}
+    for file in table["file"].unique().to_pylist():
+        for reason, count in reasons(table.filter(pc.equal(table["file"], file))).items():
+            counts.setdefault(file, Counter())[reason_kind(reason)] += count
+    return counts
 
 
 def _copies(pool: Folder, shards: Sequence[str], readers: ThreadPoolExecutor) -> Iterator[pa.Table]:
@@ -134,7 +149,8 @@ def _rejected_rows(pool: Folder, of: tuple[str, np.ndarray]) -> pa.Table:
 
 
 def _lines_by_shard(rejected: Folder) -> dict[str, pa.Array]:
-    copies = rejected.read_table(COPIES, ["shard", "line"])
+    files = [name for name in (COPIES, NEAR_COPIES) if rejected.exists(name)]
+    copies = pa.concat_tables([rejected.read_table(name, ["shard", "line"]) for name in files])
     grouped = copies.group_by("shard").aggregate([("line", "list")])
     lines = grouped["line_list"].combine_chunks()
     return {shard: lines[number].values for number, shard in enumerate(grouped["shard"].to_pylist())}

@@ -19,6 +19,7 @@ from instsel.data.encode import (
     reject,
     smallest_ids,
 )
+from instsel.data.leaked_prompts import row_keys, shown_elsewhere
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import size_of, target_files
 from instsel.errors import InputError
@@ -64,6 +65,8 @@ def prepare_targets(
     ]
     by_target = {name: counts for of_task in ray.get(encoding) for name, counts in of_task.items()}
     counts = {name: by_target[name] for name in study.targets}
+    for name, heldout in ray.get(ray.remote(_reject_shown).remote(folder / "targets", list(study.targets))).items():
+        counts[name]["heldout"] = heldout
     ray.get(ray.remote(_index_targets).remote(folder, study, scored))
     return counts
 
@@ -139,6 +142,37 @@ def target_tables(
     return tables
 
 
+def _reject_shown(folder: Folder, targets: list[str]) -> dict[str, SplitCount]:
+    """Reject held-out rows that are validation rows of another target; return the counts of splits that lost some.
+
+    Raises:
+        InputError: no row of a split is left.
+    """
+    shown: dict[int, list[str]] = {}
+    for name in targets:
+        for messages in (folder / name).read_table("validation.parquet", ["messages"])["messages"].to_pylist():
+            for key in row_keys(messages):
+                shown.setdefault(key, []).append(name)
+    counts = {}
+    for name in (each for each in targets if (folder / each).exists("heldout.parquet")):
+        rows = (folder / name).read_table("heldout.parquet")
+        keys = [row_keys(messages) for messages in rows["messages"].to_pylist()]
+        others = [[target for key in each for target in shown.get(key, []) if target != name] for each in keys]
+        if not any(others):
+            continue
+        rejected = [(folder / name).read_table("heldout.rejected.parquet")]
+        for target in dict.fromkeys(each[0] for each in others if each):
+            mask = pa.array([each[:1] == [target] for each in others])
+            rejected.append(reject(rows.filter(mask), shown_elsewhere(target)))
+        left, all_rejected = rows.filter(pa.array([not each for each in others])), pa.concat_tables(rejected)
+        counts[name] = SplitCount(rows=len(left), rejected=reasons(all_rejected))
+        if not len(left):
+            raise InputError(f"targets.{name}.heldout: no usable row is left; {why_rejected(counts[name].rejected)}")
+        (folder / name).write_table("heldout.rejected.parquet", all_rejected)
+        (folder / name).write_table("heldout.parquet", left)
+    return counts
+
+
 def _index_targets(folder: Folder, study: StudyConfig, scored: Folder | None) -> None:
     """Write the index of the texts of targets and of what is scored, for the encoders to read."""
     rows = []
@@ -149,15 +183,16 @@ def _index_targets(folder: Folder, study: StudyConfig, scored: Folder | None) ->
     if scored is not None:
         tests = [(scored / name).read_table("test.parquet", ["messages"]) for name in study.scored]
         rows += [test["messages"].to_pylist() for test in tests]
-    index = LeakIndex.of(rows, study.data.leak_words)
-    for name in ("template", "runs"):
-        folder.write_table(f"leak_{name}.arrow", pa.table({"hash": getattr(index, name)}))
+    for name, array in LeakIndex.of(rows, study.data.leak_words).arrays().items():
+        folder.write_table(f"leak_{name}.arrow", pa.table({"value": array}))
 
 
 def leak_index(folder: Folder, words: int) -> LeakIndex:
     """Read the index of the targets' texts below the stage's folder."""
-    template, runs = (folder.read_table(f"leak_{name}.arrow")["hash"].to_numpy() for name in ("template", "runs"))
-    return LeakIndex(words, template, runs)
+    names = LeakIndex.of([], words).arrays()
+    return LeakIndex.from_arrays(
+        words, {name: folder.read_table(f"leak_{name}.arrow")["value"].to_numpy() for name in names}
+    )
 
 
 def why_rejected(rejected: dict[str, int]) -> str:

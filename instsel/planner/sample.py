@@ -19,7 +19,7 @@ from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
 from instsel.data.chat import check_tokenizer
 from instsel.data.contamination import LeakIndex
-from instsel.data.encode import LEAK, REJECTED, encode_lines, encoding_options, first_occurrences, numeric_ids, reasons
+from instsel.data.encode import REJECTED, encode_lines, encoding_options, first_occurrences, numeric_ids, reasons
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import pool_files, target_files
 from instsel.errors import InputError
@@ -291,7 +291,7 @@ def _disk(parts: list[Part], pool: list[Reading], targets: list[Tables], leaks: 
     file = len(parquet(known[:1])) + len(parquet(REJECTED.empty_table()))
     rows, files = sum(part.rows.rows for part in parts), sum(part.rows.shards for part in parts)
     whole = rows * (reading.stored / reading.rows + INDEX_BYTES) + files * file
-    return round(whole) + leaks.template.nbytes + leaks.runs.nbytes
+    return round(whole) + sum(array.nbytes for array in leaks.arrays().values())
 
 
 def _summary(samples: list[_FileSample], rows: int, looked_at: int) -> str:
@@ -360,7 +360,7 @@ def _sample_file(file: SourceFile, number: int, count: int, model: Model, data: 
         layout=file.layout,
         source=file.source,
         default_source=file.stem,
-        reject_if=lambda messages: LEAK if leaks.leaks(messages) else None,
+        reject_if=leaks.reason,
         filters=data.filters,
     )
     seconds = time.monotonic() - start

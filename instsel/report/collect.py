@@ -39,6 +39,7 @@ from instsel.report.facts import (
 from instsel.report.gains import gains
 from instsel.report.headroom import headroom
 from instsel.report.influence import influence, stored_attribution
+from instsel.report.near_copies import SemanticCopies, near_copies, semantic_copies
 from instsel.report.pool import Pool, composition, lengths, overlap
 from instsel.report.reading import reading, rejected_rows
 from instsel.report.record import StudyRecord, warnings
@@ -69,11 +70,13 @@ class Measured:
         versions: of packages.
         fingerprint: of the stage.
         metrics: of the selections, which take a pass over the stored gradients.
+        semantic: prompts of nearly the same meaning, which take a pass over the embeddings.
     """
 
     versions: dict[str, str] = field(default_factory=dict)
     fingerprint: str | None = None
     metrics: Metrics | None = None
+    semantic: SemanticCopies | None = None
 
 
 def collect(record: StudyRecord, measured: Measured | None = None) -> StudyFacts:
@@ -110,6 +113,7 @@ def collect(record: StudyRecord, measured: Measured | None = None) -> StudyFacts
         orders=training_orders(record),
         search=_search(record),
         rejected=rejected_rows(record),
+        near_copies=near_copies(record, by_stage.semantic),
         cost={name: StageCost.model_validate(manifest["cost"]) for name, manifest in record.manifests.items()},
         spending=spending(record, [each.primary for each in by_budget.values()]),
         provenance=_provenance(record, by_stage),
@@ -195,15 +199,15 @@ def measure(record: StudyRecord, versions: dict[str, str], fingerprint: str) -> 
         versions: of the packages that the report's stage runs with.
         fingerprint: of that stage.
     """
-    spec = metrics_spec(record.config)
+    spec, semantic = metrics_spec(record.config), semantic_copies(record)
     if spec is None:
-        return Measured(versions, fingerprint)
+        return Measured(versions, fingerprint, semantic=semantic)
     chosen = {
         name: (record.folder / "select" / name).read_table(TABLE, ["id"])["id"].to_pylist()
         for name in record.results("select")
     }
     by_selection = selection_metrics(chosen, influence_matrix(record.reader, spec), record.reader)
-    return Measured(versions, fingerprint, Metrics(attribution=spec.name, by_selection=by_selection))
+    return Measured(versions, fingerprint, Metrics(attribution=spec.name, by_selection=by_selection), semantic)
 
 
 def earlier_measurement(record: StudyRecord) -> Measured:
@@ -227,7 +231,8 @@ def earlier_measurement(record: StudyRecord) -> Measured:
             name: metrics.by_selection[name] for name in record.results("select") if name in metrics.by_selection
         }
         metrics = Metrics(attribution=metrics.attribution, by_selection=by_selection)
-    return Measured(facts.provenance.versions, facts.provenance.fingerprint, metrics)
+    semantic = None if facts.near_copies is None else facts.near_copies.semantic
+    return Measured(facts.provenance.versions, facts.provenance.fingerprint, metrics, semantic)
 
 
 def read_summary(folder: Folder) -> StudyFacts:

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, JsonValue
 from instsel.choice.metrics import SelectionMetrics
 from instsel.report.compared import AccuracyFacts, Compared, Facts, Results
 from instsel.report.headroom import HeadroomFacts
+from instsel.report.near_copies import NearCopyFacts
 from instsel.stats import Interval
 from instsel.study.results import InteractionResult, MixtureShares, PoolResult, RowCount, SplitCount
 
@@ -300,6 +301,7 @@ class StudyFacts(Results):
         arms: method, with its budget where there are several -> its runs, one a seed, trained or not.
         spending: by method, what it cost beside what it reached.
         orders: by run, of trainings with an order of their own.
+        near_copies: in the pool; None where they were not looked for.
     """
 
     study: str
@@ -332,6 +334,7 @@ class StudyFacts(Results):
     search: SearchFacts | None = None
     reading: Reading = Reading()
     rejected: RejectedRows = RejectedRows()
+    near_copies: NearCopyFacts | None = None
     cost: dict[str, StageCost] = {}
     spending: dict[str, SpendingFacts] = {}
     provenance: Provenance

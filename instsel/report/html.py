@@ -26,6 +26,7 @@ from instsel.report.page.parts import Chart, Section, Table
 from instsel.report.page.results import (
     comparison,
     cost_section,
+    near_copies_section,
     pareto_chart,
     reading_section,
     rejected_section,
@@ -211,6 +212,7 @@ def _study_page(key: str, facts: StudyFacts, texts: Texts) -> StudyPage:
         search_section(facts),
         reading_section(facts, texts),
         rejected_section(facts),
+        near_copies_section(facts),
         cost_section(facts),
     ]
     size = f"; pool of {facts.pool.rows:,} rows, {facts.pool.tokens:,} tokens" if facts.pool else ""

@@ -12,6 +12,7 @@ from instsel.report.facts import Pick, Reading, ReadingRow, RejectedRow, Rejecte
 from instsel.report.influence import ChosenRows
 from instsel.report.pool import Pool
 from instsel.report.record import StudyRecord
+from instsel.study.results import reason_kind
 
 BEST = 8
 FIRST = 3
@@ -96,7 +97,7 @@ def rejected_rows(record: StudyRecord) -> RejectedRows:
         if all(len(kept) == min(MOST_REJECTED, counts[reason]) for reason, kept in examples.items()):
             break
         for line in folder.read_table(name)[: MOST_REJECTED * MOST_FILES].to_pylist():
-            kept = examples.setdefault(line["reason"], [])
+            kept = examples.setdefault(reason_kind(line["reason"]), [])
             if len(kept) < MOST_REJECTED:
                 kept.append(RejectedRow.model_validate(line))
     features = record.manifests.get("features")

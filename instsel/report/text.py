@@ -26,6 +26,7 @@ from instsel.report.markdown import (
     markdown_table,
     percent,
 )
+from instsel.report.near_copies import near_copies_text
 from instsel.report.spending import spending_text
 from instsel.study.results import DependencyResult, InteractionResult, MixtureShares
 
@@ -49,6 +50,7 @@ def study_report(facts: StudyFacts) -> str:
         _selections(facts),
         _served(facts),
         _categories(facts),
+        near_copies_text(facts.near_copies),
         _cost(facts),
     ]
     return _joined(part for section in sections for part in section)

@@ -8,6 +8,19 @@ Rejected = dict[str, str]
 """Id of a row -> why it has no result."""
 
 
+NEAR_COPY = "near copy of an earlier row"
+
+
+def near_copy_reason(kept: str) -> str:
+    """Return why a near-copy is rejected: it names the id of the row that stays."""
+    return f"near copy of row {kept}"
+
+
+def reason_kind(reason: str) -> str:
+    """Return what a reason for rejecting a row is counted as."""
+    return NEAR_COPY if reason.startswith(near_copy_reason("")) else reason
+
+
 class Result(BaseModel):
     """What a stage leaves in its manifest: JSON values."""
 
@@ -46,10 +59,46 @@ class PoolResult(RowCount):
     files: dict[str, FileCount] = {}
 
 
-class PrepareResult(Result):
-    """What *prepare* leaves: the pool, splits by target, digests of tokenizer and template, the model's size.
+class NearDuplicatePair(Result):
+    """A row that is nearly the same as an earlier one, and the earlier one: ids, sources, and Jaccard similarity."""
 
-    `date` is what chat templates that have today's date in them write in every stage, in the form 2026-01-31.
+    id: str
+    source: str | None
+    kept_id: str
+    kept_source: str | None
+    similarity: float
+
+
+class NearDuplicates(Result):
+    """Rows of the pool that are near-copies of earlier ones.
+
+    Attributes:
+        threshold: least Jaccard similarity of two copies.
+        dropped: whether they are rejected; the pool has them otherwise.
+        groups: rows that have near-copies.
+        rows: near-copies.
+        sources: near-copies of each source.
+        examples: some of them.
+    """
+
+    threshold: float
+    dropped: bool
+    groups: int
+    rows: int
+    sources: dict[str, int]
+    examples: list[NearDuplicatePair]
+
+
+class PrepareResult(Result):
+    """What *prepare* leaves.
+
+    Attributes:
+        pool: its rows.
+        targets: splits by target.
+        tokenizer: digests of tokenizer and template.
+        parameters: of the model.
+        date: what chat templates that have today's date in them write in every stage, in the form 2026-01-31.
+        near_duplicates: near-copies in the pool; None where they are not looked for.
     """
 
     pool: PoolResult
@@ -57,6 +106,7 @@ class PrepareResult(Result):
     tokenizer: dict[str, str]
     parameters: int | None = None
     date: str | None = None
+    near_duplicates: NearDuplicates | None = None
 
 
 class BenchmarkResult(Result):

@@ -172,6 +172,21 @@ def test_a_wrong_method_is_named_by_its_place(methods: Any, key: str, what: str)
             "greater than or equal to 3, not 2",
             "share this many consecutive words",
         ),
+        *(
+            (
+                {"data": {"near_duplicate_threshold": threshold}},
+                "data.near_duplicate_threshold",
+                f"near_duplicate_threshold is {threshold}; write a similarity from 0.5, half of the text the",
+                "least Jaccard similarity",
+            )
+            for threshold in (0.0, 0.49, 1.01)
+        ),
+        (
+            {"data": {"near_duplicates": "remove"}},
+            "data.near_duplicates",
+            "'report', 'drop' or 'off', not 'remove'",
+            "nearly the same as an earlier one",
+        ),
         ({"data": None}, "data", "not None", "conversion of rows to examples"),
         ({"name": 2024}, "name", "not 2024", "name of the study"),
         ({"name": "a b"}, "name", "'a b' is not usable", "name of the study"),

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel.data.contamination import LeakIndex
+from instsel.data.contamination import SHARED_RUN, LeakIndex
+from instsel.data.leaked_prompts import NEAR_COPY, SAME_PROMPT
 
 WORDS = 13
 FRUIT = [
@@ -168,17 +169,149 @@ def _runs(text: str, words: int) -> set[tuple[str, ...]]:
     return {tuple(parts[start : start + words]) for start in range(len(parts) - words + 1)}
 
 
-_texts = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=30).map(" ".join)
+def _is_inside(prompt: str, text: str) -> bool:
+    length, whole = len(prompt.split()), len(text.split())
+    return length >= 5 and bool(_runs(prompt, length) & _runs(text, length)) and (length >= 8 or 2 * length > whole)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(_texts, max_size=2), _texts, st.integers(3, 8))
-def test_runs_are_those_of_a_naive_search(target: list[str], text: str, words: int) -> None:
-    """Two rows are too few for any wording, so every shared run is a leak, and so is a whole row."""
+def _is_nearly(prompt: str, text: str) -> bool:
+    shingles, fives = _runs(prompt, 3), _runs(prompt, 5)
+    missing = len(shingles - _runs(text, 3))
+    if len(text.split()) < len(prompt.split()) - 1:
+        return False
+    return len(shingles) >= 8 and missing <= max(3, len(shingles) / 4) and _touches(fives, text) >= 3
+
+
+def _touches(fives: set[tuple[str, ...]], text: str) -> int:
+    parts = text.split()
+    return sum(tuple(parts[start : start + 5]) in fives for start in range(len(parts) - 4))
+
+
+_texts = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=30).map(" ".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(_texts, max_size=2), _texts, st.integers(3, 14))
+def test_leaks_are_those_of_a_naive_search(target: list[str], text: str, words: int) -> None:
+    """Two rows are too few for a form: what either of them has counts."""
     known = LeakIndex.of([[talk(row) for row in target]], words)
     expected = bool(_runs(text, words) & {run for row in target for run in _runs(row, words)})
-    expected |= text.lower() in [row.lower() for row in target]
+    expected |= text in target
+    expected |= any(len(row.split()) < words and _is_inside(row, text) for row in target)
+    expected |= any(len(row.split()) >= words and _is_nearly(row, text) for row in target)
     assert known.leaks(talk(text)) == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(_texts, st.integers(0, 29), st.sampled_from(["e", "f", ""]))
+def test_a_changed_word_leaves_a_near_copy(text: str, place: int, word: str) -> None:
+    """Questions of 6 words or more, with their answer: a word is another, or left out."""
+    parts = text.split()
+    parts[place % len(parts)] = word
+    known = LeakIndex.of([[talk(text, "It is red.")]], WORDS)
+    is_long = len(_runs(text, 3)) >= 8 or len(text.split()) < WORDS
+    if len(text.split()) >= 6 and is_long and (len(parts) < WORDS or _touches(_runs(text, 5), " ".join(parts)) >= 3):
+        assert known.leaks(talk(" ".join(parts), "It is red."))
+    if len(parts) < 6:
+        assert not known.leaks(talk(" ".join(parts), "It is red."))
+
+
+QUESTION = "Who sang the song 'I will always love you'?"
+SYSTEM = {"role": "system", "content": "You are a helpful assistant who answers in one word."}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (talk(QUESTION, "Whitney Houston"), SHARED_RUN),
+        ([SYSTEM, *talk(QUESTION, "Whitney Houston!")], SHARED_RUN),
+        (talk(QUESTION, "Dolly Parton sang it first."), SAME_PROMPT),
+        ([SYSTEM, *talk(QUESTION, "Dolly Parton")], SAME_PROMPT),
+        (talk("WHO sang the song:\tI will always love you", "Dolly"), SAME_PROMPT),
+        (talk("Hello!", "Hello.", QUESTION, "Dolly"), SAME_PROMPT),
+        (talk(QUESTION, "Dolly", "And who wrote it?", "She did."), SAME_PROMPT),
+        (talk(f"Please answer in one word. {QUESTION}", "Dolly"), SAME_PROMPT),
+        (talk(f"{story(101)} {QUESTION} {story(102)}", "Dolly"), SAME_PROMPT),
+        (talk("Who sang the tune 'I will always love you'?", "Whitney Houston"), NEAR_COPY),
+        (talk("Who first sang the song 'I will always love you'?", "Whitney Houston."), NEAR_COPY),
+        (talk("Who sang the song 'I always love you'?", "whitney houston"), NEAR_COPY),
+        (talk("Who sang the tune 'I will always love you'?", "Dolly Parton"), None),
+        (talk("Who sang the tune 'I will always hate you'?", "Whitney Houston"), None),
+        (talk("I will always love you", "And I you."), None),
+        (talk("Tell me a song.", QUESTION), None),
+    ],
+)
+def test_a_short_question_is_found_whatever_its_answer(row: Any, reason: str | None) -> None:
+    assert index([talk(QUESTION, "Whitney Houston"), *STORIES[:40]]).reason(row) == reason
+
+
+@pytest.mark.parametrize(
+    ("prompt", "other", "leaks"),
+    [
+        ("Who wrote Hamlet?", "who wrote hamlet", True),
+        ("Who wrote Hamlet?", "Tell me: who wrote Hamlet and when?", False),
+        ("What is 2+3?", "What is 2 + 3 ?", True),
+        ("What is 2+3?", "What is 2-3?", False),
+        ("What is 2+3?", "What is 2+4?", False),
+        ("2+3=?", "2 + 3", True),
+        ("中国的首都是哪个城市", "中国的首都是哪个城市？", True),
+        ("中国的首都是哪个城市", "日本的首都是哪个城市", False),
+        ("Yes", "yes!", False),
+        ("Continue.", "Continue", False),
+        ("Hello", "Hello!", False),
+        ("Thank you!", "thank you", False),
+        ("继续", "继续。", False),
+        ("😀", "😀", False),
+    ],
+)
+def test_prompts_of_less_than_three_words_are_anyones(prompt: str, other: str, leaks: bool) -> None:
+    known = index([talk(prompt, "One answer.")])
+    assert known.leaks(talk(other, "Quite another answer.")) == leaks
+    assert known.leaks(talk(prompt.upper(), "one answer"))
+
+
+def test_a_number_makes_another_question() -> None:
+    known = index([talk("How many apples are 12 apples and more?", "It is 14.")])
+    assert known.leaks(talk("How many pears are 12 apples and more?", "It is 14."))
+    assert not known.leaks(talk("How many apples are 13 apples and more?", "It is 14."))
+
+
+def test_an_answer_that_is_a_label_says_little() -> None:
+    target = [talk(f"Is the film {FRUIT[n]} based on a book?", "Yes" if n % 2 else "No") for n in range(8)]
+    known = index(target)
+    assert known.leaks(talk(target[0][0]["content"], "Yes"))
+    assert not known.leaks(talk("Is the film quince based on a book?", "Yes"))
+
+
+def test_a_prompt_of_several_rows_is_the_form_of_a_target() -> None:
+    target = [talk("Write a short poem about love, please.", story(n)) for n in range(3)]
+    assert not index([*target, *STORIES]).leaks(talk("Write a short poem about love, please.", "No."))
+    assert index([*target[:2], *STORIES]).leaks(talk("Write a short poem about love, please.", "No."))
+
+
+def test_the_prompt_of_a_conversation_is_all_that_the_user_says() -> None:
+    known = index([talk("Name a large city in Peru.", "Lima", "What do people eat there?", "Fish.")])
+    assert known.leaks(talk("Name a large city in Peru.", "Cusco", "What do people eat there?", "Potatoes."))
+    assert known.leaks(talk("Name a large city in Peru.", "Cusco", "What do people eat there?", "Corn.", "Why?", "So."))
+    assert not known.leaks(talk("What do people eat there?", "Fish."))
+    assert not known.leaks(talk("Name a large city in Peru.", "Lima"))
+
+
+@pytest.mark.parametrize(
+    ("change", "leaks"),
+    [
+        (lambda words: [*words[:7], "other", *words[8:]], True),
+        (lambda words: ["Please", "note:", *words[:7], "other", *words[8:]], True),
+        (lambda words: [*words[:7], *words[8:]], True),
+        (lambda words: [*words[:5], "other", *words[6:10], "other", *words[11:]], False),
+        (lambda words: words[8:], False),
+    ],
+    ids=["a word", "a word and a prefix", "a word less", "two words", "half of it"],
+)
+def test_a_near_copy_of_a_long_prompt_is_found(change: Any, leaks: bool) -> None:
+    words = numbered(15).split()
+    row = talk(" ".join(change(words)), "Another answer.")
+    assert index([talk(" ".join(words), "An answer.")]).reason(row) == (NEAR_COPY if leaks else None)
 
 
 def test_without_texts_nothing_leaks() -> None:
@@ -189,19 +322,13 @@ def test_without_texts_nothing_leaks() -> None:
     assert not index(STORIES).leaks(talk("", "!?"))
 
 
-def test_an_index_is_two_sorted_arrays_that_do_not_depend_on_the_order_of_rows() -> None:
+def test_an_index_is_arrays_that_it_can_be_made_of_again() -> None:
     one, other = index(STORIES[:9], STORIES[9:]), index(STORIES[9:], STORIES[8::-1])
     assert np.array_equal(one.runs, other.runs)
     assert np.array_equal(one.template, other.template)
+    assert np.array_equal(one.prompts.same, other.prompts.same)
     assert bool((np.diff(one.runs) > 0).all())
-    assert LeakIndex(WORDS, one.template, one.runs).leaks(STORIES[4])
-
-
-def test_a_copy_of_a_short_target_row_is_found() -> None:
-    target = [
-        {"role": "user", "content": "What is the capital of France?"},
-        {"role": "assistant", "content": "Paris"},
-    ]
-    index = LeakIndex.of([[target]], 13)
-    assert index.leaks(target)
-    assert not index.leaks([target[0], {"role": "assistant", "content": "Lyon"}])
+    again = LeakIndex.from_arrays(WORDS, one.arrays())
+    changed = talk(story(4).rsplit(" ", 8)[0], "It is 4.")
+    for row in (STORIES[4], changed, talk(story(101))):
+        assert again.reason(row) == one.reason(row)

@@ -181,6 +181,25 @@ def test_pool_rows_that_are_test_rows_are_rejected(scored: StudyConfig, tmp_path
     assert reasons == ["shares a run of words with a target"]
 
 
+def test_test_rows_that_are_validation_rows_are_rejected(scored: StudyConfig, tmp_path: Path) -> None:
+    """A test row is one of its own target's validation rows, and one is the task's; letters of a guard are neither."""
+    folder = Folder.at(scored.out)
+    shown = [
+        (folder / "prepare/targets" / name).read_table("validation.parquet")["messages"].to_pylist()[0]
+        for name in ("sums", "cities")
+    ]
+    lines = Path(scored.root, "sums-test.jsonl").read_text(encoding="utf-8").splitlines()
+    tests = [{"messages": messages[:1], "answer": "another answer"} for messages in shown]
+    write_jsonl(tmp_path / "test.jsonl", [json.loads(lines[0]), *tests])
+    raw = scored.model_dump(mode="json")
+    raw["targets"]["sums"]["test"], raw["out"] = str(tmp_path / "test.jsonl"), str(tmp_path / "study")
+    run_study(parse_study(raw, "test"), Terminal(), "benchmarks")
+    tasks = json.loads((tmp_path / "study/benchmarks/manifest.json").read_text(encoding="utf-8"))["result"]["tasks"]
+    assert tasks["sums"]["items"] == 1
+    assert tasks["sums"]["rejected"] == {f"also a validation row of target {name}": 1 for name in ("sums", "cities")}
+    assert tasks["letters"]["rejected"] == {}
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [

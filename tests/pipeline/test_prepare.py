@@ -18,7 +18,8 @@ from instsel.config.file import parse_study
 from instsel.config.study import Model, StudyConfig
 from instsel.console import Terminal
 from instsel.data.chat import check_tokenizer, encode
-from instsel.data.encode import DUPLICATE, LEAK
+from instsel.data.contamination import SHARED_RUN
+from instsel.data.encode import DUPLICATE
 from instsel.data.formats import parse_row
 from instsel.data.messages import BadRow
 from instsel.errors import InputError, StudyError
@@ -137,7 +138,7 @@ def expected_rows(raw: dict[str, Any], tokenizer: Any) -> tuple[list[dict[str, A
             try:
                 found = parse_row(line, "auto")
                 if COPIED in found.messages[1]["content"]:
-                    raise BadRow(LEAK)
+                    raise BadRow(SHARED_RUN)
                 example = encode(tokenizer, found.messages, MAX_LENGTH)
                 if found.id in seen:
                     raise BadRow(DUPLICATE)
@@ -182,7 +183,7 @@ def test_rows_set_aside_are_listed_with_file_line_and_reason(
     found = [line for name in folder.names() for line in folder.read_table(name).to_pylist()]
     assert {(line["file"], line["line"], line["reason"]) for line in found} == expected
     a, b = (f"{raw['root']}/pool/{name}" for name in ("a.jsonl", "b.jsonl.gz"))
-    assert {(a, 17, "broken JSON at column 43"), (a, 22, DUPLICATE), (a, 25, LEAK), (b, 1, DUPLICATE)} <= expected
+    assert {(a, 17, "broken JSON at column 43"), (a, 22, DUPLICATE), (a, 25, SHARED_RUN), (b, 1, DUPLICATE)} <= expected
     assert len(found) == sum(prepared[0].manifest()["result"]["pool"]["rejected"].values())
 
 

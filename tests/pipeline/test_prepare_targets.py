@@ -103,6 +103,49 @@ def test_the_index_knows_validation_and_heldout_of_every_target(prepare: Prepare
     assert (found.runs.tolist(), found.template.tolist()) == (expected.runs.tolist(), expected.template.tolist())
 
 
+def asked(number: int, answer: str = "Me.") -> dict[str, Any]:
+    """A row with a prompt of enough words to be known by."""
+    return {"messages": [{"role": "user", "content": f"Who is number {number}?"}, row(0, answer)["messages"][1]]}
+
+
+def test_heldout_rows_that_are_validation_rows_of_another_target_are_rejected(prepare: Prepare) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    dressed = {"messages": [system, {"role": "user", "content": "WHO is number 2"}, asked(2)["messages"][1]]}
+    counts, folder = prepare(
+        first={"validation": [asked(1), asked(2)], "heldout": [asked(10), asked(3), asked(4, "You."), asked(11)]},
+        second={"validation": [asked(3), asked(4)], "heldout": [asked(12), asked(1), dressed]},
+        third={"validation": [asked(1), asked(20)]},
+    )
+    shown = "also a validation row of target"
+    assert {name: (split["heldout"].rows, split["heldout"].rejected) for name, split in list(counts.items())[:2]} == {
+        "first": (2, {f"{shown} second": 2}),
+        "second": (1, {f"{shown} first": 2}),
+    }
+    for name, lines, rejected in (("first", [1, 4], [2, 3]), ("second", [1], [2, 3])):
+        target = folder / "targets" / name
+        assert target.read_table("heldout.parquet")["line"].to_pylist() == lines
+        assert target.read_table("heldout.rejected.parquet")["line"].to_pylist() == rejected
+    # A validation row may be one of several targets.
+    assert [counts[name]["validation"].rows for name in counts] == [2, 2, 2]
+    assert leak_index(folder, 13).leaks(asked(3)["messages"])
+
+
+def test_short_prompts_are_those_of_another_target_only_with_their_answer(prepare: Prepare) -> None:
+    counts, _ = prepare(
+        first={"validation": [row(1, "A."), row(2, "B.")]},
+        second={"validation": [row(3)], "heldout": [row(1, "C."), row(2, "b")]},
+    )
+    assert counts["second"]["heldout"].rejected == {"also a validation row of target first": 1}
+
+
+def test_a_target_whose_heldout_rows_are_all_shown_elsewhere_is_named(prepare: Prepare) -> None:
+    with pytest.raises(InputError) as error:
+        prepare(first={"validation": [asked(1)]}, second={"validation": [asked(2)], "heldout": [asked(1)]})
+    assert str(error.value) == (
+        "targets.second.heldout: no usable row is left; rows were rejected: 1 x also a validation row of target first"
+    )
+
+
 def test_a_target_without_validation_rows_is_named_with_the_reasons(prepare: Prepare) -> None:
     bad = [{"messages": [{"role": "user", "content": "Why?"}]}] * 3 + [{"text": "x"}]
     with pytest.raises(InputError) as error:

@@ -9,6 +9,7 @@ from instsel.report.facts import Reading, ReadingRow, RejectedRows, SearchFacts,
 from instsel.report.headline import (
     interval_text,
 )
+from instsel.report.near_copies import near_copies_sentences
 from instsel.report.page.comparison import accuracy_parts, compared_parts
 from instsel.report.page.curve import curve_parts
 from instsel.report.page.parts import (
@@ -179,6 +180,30 @@ def rejected_section(facts: StudyFacts) -> Section:
         name = f"{row.file}, line {row.line}" if row.line is not None else "a row of the pool"
         groups.setdefault(row.reason, []).append(Row(name, row.reason, [], [("text", _cut(row.text))]))
     return Section("rejected", "Rejected rows", [Table(["reason", "rows"], counts), ReadingList(groups)])
+
+
+def near_copies_section(facts: StudyFacts) -> Section | None:
+    """Show how many rows are nearly the same, in words and in meaning, and some of them one below the other."""
+    copies = facts.near_copies
+    if copies is None:
+        return None
+    counts = [[Cell(source, source), count(rows)] for source, rows in copies.sources.items()]
+    semantic = copies.semantic.examples if copies.semantic is not None else []
+    groups = {
+        title: [
+            Row(
+                f"{number(each.similarity).text}: {each.id} and {each.other}",
+                f"{each.source}, {each.other_source}",
+                [],
+                [("a", _cut(each.other_text)), ("b", _cut(each.text))],
+            )
+            for each in examples
+        ]
+        for title, examples in (("nearly the same words", copies.examples), ("nearly the same meaning", semantic))
+        if examples
+    }
+    tables = [Table(["source", "near-copies"], counts)] if counts else []
+    return Section("near-copies", "Near-copies", [Text(near_copies_sentences(copies)), *tables, ReadingList(groups)])
 
 
 def _row(name: str, row: ReadingRow, messages: Sequence[Message]) -> Row:
