@@ -16,10 +16,10 @@ from instsel.training.dataset import SCHEMA, TrainingExample
 
 TABLE = SELECTED
 ROWS = "selected.jsonl"
-STORED = ["source", "task", "tokens", "answer_tokens", "file", "line", "own_id", "extra"]
+STORED = ["source", "task", "tokens", "answer_tokens", "file", "line", "original_id", "extra"]
 """Columns of a stored row that the table of a choice has too."""
 
-SHOWN = ["id", "own_id", "source", "task", "file", "line", "score", "reason"]
+SHOWN = ["id", "original_id", "source", "task", "file", "line", "score", "reason"]
 """Columns of the table of a choice that its rows as JSONL have too."""
 
 TRAINING_SET = "training.arrow"

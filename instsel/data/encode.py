@@ -39,7 +39,7 @@ EXAMPLES = pa.schema(
         ("turn_keys", pa.list_(pa.string())),
         ("tools", pa.string()),
         ("extra", pa.string()),
-        ("own_id", pa.string()),
+        ("original_id", pa.string()),
         ("choices", pa.list_(pa.string())),
         ("input_ids", pa.list_(pa.int32())),
         ("labels", pa.list_(pa.int32())),
@@ -61,7 +61,7 @@ class StoredRow(Conversation):
     turn_keys: list[str | None] | None
     tools: str | None
     extra: str | None
-    own_id: str | None
+    original_id: str | None
     choices: list[str]
     input_ids: list[int]
     labels: list[int]
@@ -195,7 +195,7 @@ def _stored(row: Row, example: Example) -> dict[str, Any]:
         "turn_keys": other_keys(row.messages),
         "tools": _json(row.tools),
         "extra": _json(row.extra),
-        "own_id": row.own_id,
+        "original_id": row.original_id,
         "choices": row.choices,
         "input_ids": example.input_ids,
         "labels": example.labels,

@@ -34,7 +34,7 @@ class Row:
         task: name of its task, if it has one.
         extra: the row's other keys.
         choices: answers to choose from, where it has them.
-        own_id: the id that the row has in its file.
+        original_id: the id that the row has in its file.
     """
 
     id: str
@@ -44,7 +44,7 @@ class Row:
     task: str | None = None
     extra: dict[str, JsonValue] = field(default_factory=dict)
     choices: list[str] = field(default_factory=list)
-    own_id: str | None = None
+    original_id: str | None = None
 
 
 def parse_row(
@@ -75,8 +75,8 @@ def parse_row(
     _reject_unseen(raw)
     source, task = _name(parts.named("source", "source")), _name(parts.named("task", task_column))
     choices = choices_of(parts.options())
-    own_id = _name(parts.of_column("id", "id"))
-    return Row(row_id(turns, tools), turns, tools, source, task, parts.rest(), choices, own_id)
+    original_id = _name(parts.of_column("id", "id"))
+    return Row(row_id(turns, tools), turns, tools, source, task, parts.rest(), choices, original_id)
 
 
 def read_object(line: bytes) -> dict[str, JsonValue]:

@@ -18,6 +18,7 @@ from instsel.data.formats import Row, parse_row
 from instsel.data.leaked_prompts import row_keys, shown_elsewhere
 from instsel.data.messages import BadRow, Message, texts
 from instsel.data.readers import SourceFile, read_chunks
+from instsel.data.row_shapes import RowLayout
 from instsel.data.sources import files_identity, target_files, test_files
 from instsel.data.test_items import parse_item
 from instsel.errors import InputError
@@ -153,7 +154,7 @@ def _validation_files(config: StudyConfig) -> dict[str, list[SourceFile]]:
 def _shown(config: StudyConfig, folder: Folder) -> dict[int, str]:
     """Return hashes of the validation rows of all targets, each with the first target that has it."""
     files = {
-        name: [SourceFile(f"{folder}/{name}/validation.jsonl", "messages")]
+        name: [SourceFile(f"{folder}/{name}/validation.jsonl", RowLayout("messages"))]
         for name in config.targets
         if (folder / name).exists("validation.jsonl")
     }
@@ -161,7 +162,7 @@ def _shown(config: StudyConfig, folder: Folder) -> dict[int, str]:
     for name, of_target in {**files, **_validation_files(config)}.items():
         rows = [row for file in of_target for row in _usable_rows(file)]
         for row in sorted(rows, key=lambda row: row.id)[: config.targets[name].max_validation]:
-            for key in row_keys(row.messages):
+            for key in row_keys(texts(row.messages)):
                 shown.setdefault(key, name)
     return shown
 
@@ -170,7 +171,7 @@ def _usable_rows(file: SourceFile) -> Iterator[Row]:
     for _, lines in read_chunks(file, READ_ROWS):
         for line in filter(None, lines):
             with suppress(BadRow):
-                yield parse_row(line, file.row_format)
+                yield parse_row(line, layout=file.layout)
 
 
 def _write_task(folder: Folder, spec: TaskSpec, each: Benchmark) -> BenchmarkResult:

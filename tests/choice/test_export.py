@@ -74,13 +74,13 @@ def test_a_selection_has_everything_that_its_rows_had(study: Path) -> None:
     assert [line["messages"] for line in lines[1:]] == [RAW["chat"]["messages"], RAW["tools"]["messages"]]
     assert lines[2]["tools"] == [TOOL]
     assert lines[0]["extra"] == {"id": 17, "license": "MIT"}
-    assert [(line["own_id"], line["file"], line["line"]) for line in lines] == [
+    assert [(line["original_id"], line["file"], line["line"]) for line in lines] == [
         ("17", "rows.jsonl", 5),
         (None, "rows.jsonl", 6),
         (None, "rows.jsonl", 7),
     ]
     table = (Folder.at(study) / "select" / "bids").read_table(SELECTED).to_pylist()
-    assert [(row["own_id"], row["task"], row["line"]) for row in table] == [
+    assert [(row["original_id"], row["task"], row["line"]) for row in table] == [
         ("17", "causes", 5),
         (None, None, 6),
         (None, None, 7),

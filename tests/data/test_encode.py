@@ -55,7 +55,7 @@ def test_a_line_becomes_an_example_with_all_that_is_known_of_it(tiny_tokenizer: 
             "turn_keys": None,
             "tools": None,
             "extra": None,
-            "own_id": None,
+            "original_id": None,
             "choices": [],
             "input_ids": expected.input_ids,
             "labels": expected.labels,
@@ -207,7 +207,7 @@ def test_calls_are_trained_on_and_stored_as_the_row_has_them(tiny_tokenizer: Any
     assert trained == "[add]<|im_end|>Four.<|im_end|>"
     assert [turn["content"] for turn in stored["messages"]] == ["2 + 2?", '{"name": "add"}', "4", "Four."]
     assert whole_turns(stored["messages"], stored["turn_keys"]) == CALLED
-    assert (stored["own_id"], json.loads(stored["tools"])) == ("9", [{"name": "add"}])
+    assert (stored["original_id"], json.loads(stored["tools"])) == ("9", [{"name": "add"}])
     assert count_unread(examples) == {"license": 1}
 
 
