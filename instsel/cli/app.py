@@ -93,7 +93,8 @@ def check(
             show_check(checked, terminal)
         if checked.problems:
             raise InputError("\n  ".join([f"{len(checked.problems)} to mend:", *checked.problems]))
-        terminal.say(f"nothing to mend: instsel plan {study} tells what it takes, instsel run {study} runs it")
+        if not as_json:
+            terminal.say(f"nothing to mend: instsel plan {study} tells what it takes, instsel run {study} runs it")
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Render conversations with a chat template, tokenise them, and mark the answer tokens."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import lru_cache
 from typing import Any
@@ -45,7 +45,7 @@ class Example:
     labels: list[int]
     truncated: bool
     dropped_reasoning: int = 0
-    length: int = 0
+    length: int = field(default=0, compare=False)
 
     @property
     def answer_tokens(self) -> int:

@@ -7,10 +7,9 @@ from itertools import islice
 from typing import Any
 
 import pyarrow as pa
-from rich.table import Table
 
 from instsel.config.study import StudyConfig
-from instsel.console import Terminal, printable
+from instsel.console import Terminal
 from instsel.data.chat import IGNORED, check_tokenizer
 from instsel.data.encode import count_unread, encode_lines, encoding_options, reasons
 from instsel.data.readers import SourceFile, read_chunks
@@ -176,14 +175,13 @@ def _why(checks: Sequence[FileCheck]) -> str:
 
 
 def show_check(check: StudyCheck, terminal: Terminal) -> None:
-    """Print a table of files and reasons, and the rows to show with their answers marked."""
-    table = Table("file", "rows", "usable", "tokens a row", "rejected")
+    """Print what each file holds, and the rows to show with their answers marked."""
     for each in check.files:
-        rejected = ", ".join(f"{count} x {reason}" for reason, count in each.rejected.items())
-        mean = f"{each.tokens / each.usable:,.0f}" if each.usable else "-"
-        rows = f"{each.rows:,}" if each.whole else f"first {each.rows:,}"
-        table.add_row(*map(printable, (f"{each.key}: {each.uri}", rows, f"{each.usable:,}", mean, rejected)))
-    terminal.table(table)
+        rows = f"{each.rows:,} rows" if each.whole else f"of the first {each.rows:,} rows"
+        mean = f", {each.tokens / each.usable:,.0f} tokens a row" if each.usable else ""
+        why = ", ".join(f"{count:,} x {reason}" for reason, count in each.rejected.items())
+        rejected = f"; rejected: {why}" if why else ""
+        terminal.say(f"{each.key}: {each.uri}: {rows}, {each.usable:,} usable{mean}{rejected}")
     for key, keys in _unread_by_entry(check.files).items():
         terminal.say(f"{key}: keys that no training sees, kept in selections: {', '.join(keys)}")
     for row in check.shown:

@@ -220,7 +220,7 @@ def test_positions_are_those_of_the_configuration(config: Any, positions: int | 
     [
         (None, "model.chat_template: the tokenizer has no chat template; set model.chat_template"),
         (
-            "{{ raise_exception('only one turn') }}",
+            "{% if messages %}{{ raise_exception('only one turn') }}{% endif %}",
             "model.chat_template: a question with an answer cannot be rendered: ",
         ),
         (
