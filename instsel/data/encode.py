@@ -76,6 +76,7 @@ REJECTED = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa
 SHOWN = 200
 _TURN = re.compile(r"\bturn \d+")
 DUPLICATE = "exact duplicate of an earlier row"
+NEAR_COPY = "near copy of an earlier row"
 
 
 def encoding_options(data: Data) -> EncodingOptions:
@@ -242,16 +243,21 @@ def reject(examples: pa.Table, reason: str) -> pa.Table:
 
 
 def reasons(rejected: pa.Table) -> dict[str, int]:
-    """Count the reasons, whatever turn they name, the most frequent first."""
+    """Count the reasons by their kind, the most frequent first."""
     counts = Counter[str]()
     for group in rejected.group_by("reason").aggregate([([], "count_all")]).to_pylist():
-        counts[any_turn(group["reason"])] += group["count_all"]
+        counts[reason_kind(group["reason"])] += group["count_all"]
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def any_turn(reason: str) -> str:
-    """Return a reason without the number of the turn that it names."""
-    return _TURN.sub("a turn", reason)
+def near_copy_reason(kept: str) -> str:
+    """Return why a near-copy is rejected: it names the id of the row that stays."""
+    return f"near copy of row {kept}"
+
+
+def reason_kind(reason: str) -> str:
+    """Return what a reason is counted as: whatever turn and whatever row it names."""
+    return NEAR_COPY if reason.startswith(near_copy_reason("")) else _TURN.sub("a turn", reason)
 
 
 def count_unread(examples: pa.Table) -> dict[str, int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from instsel.data.encode import any_turn
+from instsel.data.encode import reason_kind
 from instsel.data.formats import parse_row
 from instsel.data.messages import BadRow
 from instsel.data.readers import SourceFile, read_chunks, source_files
@@ -103,7 +103,7 @@ def _look(file: SourceFile) -> DraftFile:
             sample[parse_row(line).id] = line
             usable += 1
         except BadRow as error:
-            rejected[any_turn(str(error))] += 1
+            rejected[reason_kind(str(error))] += 1
         if len(sample) > 2 * MOST_HELD_OUT:
             sample = dict(_smallest(sample.items()))
     whole = rows < READ_ROWS

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from instsel.config.study import Data
 from instsel.console import Terminal
-from instsel.data.encode import SHOWN, numeric_ids
+from instsel.data.encode import SHOWN, near_copy_reason, numeric_ids
 from instsel.data.near_duplicates import (
     BANDS,
     SIGNATURE_VERSION,
@@ -44,7 +44,7 @@ from instsel.data.row_changes import RowWords, row_words
 from instsel.data.words import KnownHashes
 from instsel.io.store import Folder
 from instsel.pipeline.prepare_index import COPIES, COPY, NEAR_COPIES, find_exact_copies
-from instsel.study.results import NearDuplicatePair, NearDuplicates, near_copy_reason
+from instsel.study.results import NearDuplicatePair, NearDuplicates
 
 if TYPE_CHECKING:
     from instsel.runtime.actors import AttemptLimiter

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from instsel.data.encode import DUPLICATE, EXAMPLES, REJECTED, first_occurrences, numeric_ids, reasons, reject
 from instsel.io.store import Folder
-from instsel.study.results import FileCount, PoolResult, RowCount, reason_kind
+from instsel.study.results import FileCount, PoolResult, RowCount
 
 COPIES, NEAR_COPIES = "duplicates.parquet", "near_duplicates.parquet"
 # File and line do not tell apart two splits of a dataset, or a file that is given twice.
@@ -124,13 +124,9 @@ class _FileCounts:
     unread: Counter[str] = field(default_factory=Counter)
 
 
-def _reasons_by_file(rejected: Folder, name: str) -> dict[str, Counter[str]]:
+def _reasons_by_file(rejected: Folder, name: str) -> dict[str, dict[str, int]]:
     table = rejected.read_table(name, ["file", "reason"])
-    counts: dict[str, Counter[str]] = {}
-    for file in table["file"].unique().to_pylist():
-        for reason, count in reasons(table.filter(pc.equal(table["file"], file))).items():
-            counts.setdefault(file, Counter())[reason_kind(reason)] += count
-    return counts
+    return {file: reasons(table.filter(pc.equal(table["file"], file))) for file in table["file"].unique().to_pylist()}
 
 
 def _copies(pool: Folder, shards: Sequence[str], readers: ThreadPoolExecutor) -> Iterator[pa.Table]:

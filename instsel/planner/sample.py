@@ -40,6 +40,9 @@ CHOSEN_BYTES = 256
 
 ROWS_PER_FILE = 256
 LEAST_ROWS_PER_FILE = 16
+MOST_FILES = 10
+"""Files whose rejected rows are named."""
+
 ROWS_IN_ALL = 4096
 SEED = 0
 INDEX_BYTES = 64
@@ -225,6 +228,7 @@ def _read_back(folder: Folder, name: str) -> Reading:
 class _FileSample:
     """A file of the pool: its lines and rows, those that were tokenised, the usable ones of these, and the cost."""
 
+    uri: str
     lines: int
     rows: int
     looked_at: int
@@ -298,8 +302,14 @@ def _summary(samples: list[_FileSample], rows: int, looked_at: int) -> str:
     files = "1 file" if len(samples) == 1 else f"{len(samples):,} files"
     text = f"{rows:,} rows in {files} of the pool; {looked_at:,} of them tokenised"
     if looked_at == rows:
-        return f"{text}: counts are exact"
-    return f"{text}, at most {max(sample.looked_at for sample in samples)} a file: tokens are estimated"
+        text = f"{text}: counts are exact"
+    else:
+        text = f"{text}, at most {max(sample.looked_at for sample in samples)} a file: tokens are estimated"
+    return "\n  ".join([text, *(_rejected_of(sample) for sample in samples if sample.rejected)][: 1 + MOST_FILES])
+
+
+def _rejected_of(sample: _FileSample) -> str:
+    return f"{sample.uri}: of {sample.looked_at:,} rows looked at {why_rejected(sample.rejected)}"
 
 
 def _targets(study: StudyConfig) -> list[Tables]:
@@ -366,7 +376,8 @@ def _sample_file(file: SourceFile, number: int, count: int, model: Model, data: 
     seconds = time.monotonic() - start
     kept = usable.select(["id", "source", *KEPT])
     looked_at, reading = len(lines.sample), Reading.measure(usable)
-    return _FileSample(lines.lines, lines.rows, looked_at, kept, reasons(rejected), reading, seconds, peak_memory())
+    counts = (lines.lines, lines.rows, looked_at)
+    return _FileSample(file.uri, *counts, kept, reasons(rejected), reading, seconds, peak_memory())
 
 
 def _without_copies(samples: list[_FileSample]) -> list[_FileSample]:

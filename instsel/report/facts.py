@@ -211,11 +211,26 @@ class RejectedRow(Facts):
     text: str
 
 
+class RejectedByFile(Facts):
+    """The usable rows of a file, and how many others were rejected for which reason."""
+
+    rows: int
+    rejected: dict[str, int]
+
+
 class RejectedRows(Facts):
-    """Rejected rows: counts by reason, some examples, and row -> reason of those without a usable gradient."""
+    """Rejected rows.
+
+    Attributes:
+        counts: rows by reason.
+        examples: some of them.
+        files: the files with most of them, those without a usable row first.
+        without_gradient: row -> reason of those without a usable gradient.
+    """
 
     counts: dict[str, int] = {}
     examples: list[RejectedRow] = []
+    files: dict[str, RejectedByFile] = {}
     without_gradient: dict[str, str] = {}
 
 

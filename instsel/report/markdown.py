@@ -111,6 +111,12 @@ def percent(share: float) -> str:
     return f"{100 * share:.4g}%"
 
 
+def reason_counts(rejected: Mapping[str, int], most: int = 3) -> str:
+    """Write the most frequent reasons for which rows were rejected, each with its rows."""
+    shown = ", ".join(f"{count:,} x {reason}" for reason, count in list(rejected.items())[:most])
+    return f"{shown}, ..." if len(rejected) > most else shown or "no rows"
+
+
 def decimal(value: float, digits: int = 2) -> str:
     """Write a number with so many decimals and a true minus sign."""
     # Adding 0.0 turns the -0.0 that rounding can leave into 0.0.

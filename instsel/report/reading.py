@@ -7,18 +7,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from instsel.choice.output import TABLE
+from instsel.data.encode import reason_kind
 from instsel.data.messages import Message
-from instsel.report.facts import Pick, Reading, ReadingRow, RejectedRow, RejectedRows
+from instsel.report.facts import Pick, Reading, ReadingRow, RejectedByFile, RejectedRow, RejectedRows
 from instsel.report.influence import ChosenRows
 from instsel.report.pool import Pool
 from instsel.report.record import StudyRecord
-from instsel.study.results import reason_kind
 
 BEST = 8
 FIRST = 3
 MOST_ROWS = 400
 MOST_REJECTED = 5
 MOST_FILES = 200
+MOST_NAMED_FILES = 50
 NO_GRADIENT = "no usable gradient"
 
 Texts = Mapping[str, list[Message]]
@@ -109,4 +110,15 @@ def rejected_rows(record: StudyRecord) -> RejectedRows:
             for row, reason in list(without_gradient.items())[:MOST_REJECTED]
         ]
     shown = [row for kept in examples.values() for row in kept]
-    return RejectedRows(counts=counts, examples=shown, without_gradient=without_gradient)
+    files = {uri: file for uri, file in record.prepared["pool"].get("files", {}).items() if file["rejected"]}
+    # Those that gave least come first.
+    worst = sorted(files, key=lambda uri: (files[uri]["rows"] > 0, -sum(files[uri]["rejected"].values()), uri))
+    return RejectedRows(
+        counts=counts,
+        examples=shown,
+        files={
+            uri: RejectedByFile(rows=files[uri]["rows"], rejected=files[uri]["rejected"])
+            for uri in worst[:MOST_NAMED_FILES]
+        },
+        without_gradient=without_gradient,
+    )

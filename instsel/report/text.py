@@ -25,6 +25,7 @@ from instsel.report.markdown import (
     decimal,
     markdown_table,
     percent,
+    reason_counts,
 )
 from instsel.report.near_copies import near_copies_text
 from instsel.report.spending import spending_text
@@ -75,6 +76,11 @@ def _overview(facts: StudyFacts) -> str:
         *(f"- warning: {inline(sentence)}" for sentence in facts.warnings),
         *([f"- not finished: {', '.join(facts.missing)}"] if facts.missing else []),
         *(f"- rejected rows: {count:,} x {inline(reason)}" for reason, count in reasons),
+        *(
+            f"- no usable row in {inline(uri)}: {inline(reason_counts(file.rejected))}"
+            for uri, file in facts.rejected.files.items()
+            if not file.rows
+        ),
     ]
     return "\n".join(lines)
 

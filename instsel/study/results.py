@@ -8,19 +8,6 @@ Rejected = dict[str, str]
 """Id of a row -> why it has no result."""
 
 
-NEAR_COPY = "near copy of an earlier row"
-
-
-def near_copy_reason(kept: str) -> str:
-    """Return why a near-copy is rejected: it names the id of the row that stays."""
-    return f"near copy of row {kept}"
-
-
-def reason_kind(reason: str) -> str:
-    """Return what a reason for rejecting a row is counted as."""
-    return NEAR_COPY if reason.startswith(near_copy_reason("")) else reason
-
-
 class Result(BaseModel):
     """What a stage leaves in its manifest: JSON values."""
 

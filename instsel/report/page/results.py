@@ -9,6 +9,7 @@ from instsel.report.facts import Reading, ReadingRow, RejectedRows, SearchFacts,
 from instsel.report.headline import (
     interval_text,
 )
+from instsel.report.markdown import reason_counts
 from instsel.report.near_copies import near_copies_sentences
 from instsel.report.page.comparison import accuracy_parts, compared_parts
 from instsel.report.page.curve import curve_parts
@@ -179,7 +180,15 @@ def rejected_section(facts: StudyFacts) -> Section:
     for row in rejected.examples:
         name = f"{row.file}, line {row.line}" if row.line is not None else "a row of the pool"
         groups.setdefault(row.reason, []).append(Row(name, row.reason, [], [("text", _cut(row.text))]))
-    return Section("rejected", "Rejected rows", [Table(["reason", "rows"], counts), ReadingList(groups)])
+    files = [
+        [Cell(uri, uri), count(file.rows), Cell(why := reason_counts(file.rejected), why)]
+        for uri, file in rejected.files.items()
+    ]
+    tables = [
+        Table(["reason", "rows"], counts),
+        *([Table(["file", "usable rows", "rejected"], files)] if files else []),
+    ]
+    return Section("rejected", "Rejected rows", [*tables, ReadingList(groups)])
 
 
 def near_copies_section(facts: StudyFacts) -> Section | None:
