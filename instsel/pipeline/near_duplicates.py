@@ -12,6 +12,7 @@ of shards, a part, or a few numbers of every row.
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ from instsel.data.near_duplicates import (
 from instsel.data.row_changes import RowWords, row_words
 from instsel.data.words import KnownHashes
 from instsel.io.store import Folder
-from instsel.pipeline.prepare_index import COPIES, COPY, NEAR_COPIES, find_exact_copies
+from instsel.pipeline.prepare_index import COPIES, COPY, NEAR_COPIES, READERS, find_exact_copies
 from instsel.study.results import NearDuplicatePair, NearDuplicates, near_copy_reason
 
 if TYPE_CHECKING:
@@ -154,6 +155,8 @@ def find_near_duplicates(
 def _start(folder: Folder, shards: Sequence[str], data: Data) -> Work | None:
     """Find the exact copies, and the near-copies of a small pool; return the work that is left."""
     if folder.exists(TABLE):
+        # A run may have been killed before it removed them.
+        (folder / SCRATCH).remove()
         return None
     find_exact_copies(folder, shards)
     work = plan_passes(folder, shards, data)
@@ -205,14 +208,21 @@ def plan_passes(folder: Folder, shards: Sequence[str], data: Data) -> Work:
     copies = dict(zip(exact["shard"].to_pylist(), exact["shard_count"].to_pylist(), strict=True))
     groups: list[list[Shard]] = []
     end = 0
-    for name in shards:
-        with folder.filesystem.open_input_file(f"{folder.path}/pool/{name}.parquet") as stream:
-            rows = pq.ParquetFile(stream).metadata.num_rows - copies.get(name, 0)
+    with ThreadPoolExecutor(READERS) as readers:
+        counts = list(readers.map(partial(_count_rows, folder / "pool"), shards))
+    for name, count in zip(shards, counts, strict=True):
+        rows = count - copies.get(name, 0)
         if not groups or end - groups[-1][0].first >= ROWS_PER_GROUP:
             groups.append([])
         groups[-1].append(Shard(name, end, end + rows))
         end += rows
     return Work(folder, groups, data.near_duplicate_threshold, data.near_duplicates == "drop")
+
+
+def _count_rows(pool: Folder, shard: str) -> int:
+    with pool.filesystem.open_input_file(f"{pool.path}/{shard}.parquet") as stream:
+        rows: int = pq.ParquetFile(stream).metadata.num_rows
+    return rows
 
 
 def run_passes(work: Work, run: Callable[[Work, Pass, int], None]) -> None:
