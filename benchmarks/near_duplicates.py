@@ -34,7 +34,8 @@ from instsel.data.readers import SourceFile, read_chunks, source_files
 from instsel.data.row_changes import row_words
 from instsel.data.words import UNSPACED
 from instsel.io.store import Folder
-from instsel.pipeline.near_duplicates import TABLE, find_near_duplicates, plan_passes, run_here, run_passes
+from instsel.pipeline.near_duplicate_passes import TABLE
+from instsel.pipeline.near_duplicates import find_near_duplicates, plan_passes, run_here, run_passes
 from instsel.pipeline.prepare_index import find_exact_copies
 from instsel.report.markdown import markdown_table
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instsel.data.leaked_prompts import NEAR_COPY, SAME_PROMPT, Mask, PromptIndex
+from instsel.data.leaked_prompts import PromptIndex, prompts_of
+from instsel.data.near_prompts import Mask, NearPromptIndex
 from instsel.data.words import (
     CHARACTER,
     NUMBER,
@@ -20,12 +21,15 @@ from instsel.data.words import (
     KnownHashes,
     Messages,
     Words,
+    among,
     empty,
     ngrams,
     words_of,
 )
 
 SHARED_RUN = "shares a run of words with a target"
+SAME_PROMPT = "has the prompt of a target"
+NEAR_COPY = "is nearly the same as a row of a target"
 TEMPLATE_WORDS = 5
 TEMPLATE_ROWS = 3
 TEMPLATE_FRACTION = 0.02
@@ -40,13 +44,15 @@ class LeakIndex:
         template: sorted hashes, uint64, of template n-grams: 5-grams that belong to the form of a target, not to its
             content.
         runs: sorted hashes, uint64, of the targets' n-grams without template n-grams.
-        prompts: of the targets.
+        prompts: of the targets, as they stand.
+        near_prompts: what near copies of the targets' long prompts are known by.
     """
 
     words: int
     template: Hashes
     runs: Hashes
     prompts: PromptIndex = field(default_factory=PromptIndex)
+    near_prompts: NearPromptIndex = field(default_factory=NearPromptIndex)
 
     @classmethod
     def of(cls, targets: Sequence[Sequence[Messages]], words: int) -> "LeakIndex":
@@ -61,34 +67,45 @@ class LeakIndex:
         template = np.unique(np.concatenate([empty(), *map(_template_ngrams, plain)]))
         known = KnownHashes(template)
         runs = [hashes for target in plain for row in target for hashes in _ngrams(row, _content(row, known), words)]
-        prompts = PromptIndex.of(rows, lambda row: _content(row, known), words, is_frequent)
-        return cls(words, template, np.unique(np.concatenate([empty(), *runs])), prompts)
+        prompts = prompts_of(rows, is_frequent)
+        return cls(
+            words,
+            template,
+            np.unique(np.concatenate([empty(), *runs])),
+            PromptIndex.of(rows, prompts, words),
+            NearPromptIndex.of(prompts, lambda row: _content(row, known), words),
+        )
 
     @classmethod
     def from_arrays(cls, words: int, arrays: Mapping[str, NDArray[Any]]) -> "LeakIndex":
         """Return the index that has these arrays."""
-        prompts = {each.name: arrays[f"prompts_{each.name}"] for each in fields(PromptIndex)}
-        return cls(words, arrays["template"], arrays["runs"], PromptIndex(**prompts))
+        prompts = PromptIndex(**{each.name: arrays[f"prompt_{each.name}"] for each in fields(PromptIndex)})
+        near = NearPromptIndex(**{each.name: arrays[f"near_prompt_{each.name}"] for each in fields(NearPromptIndex)})
+        return cls(words, arrays["template"], arrays["runs"], prompts, near)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays of the index by name."""
-        prompts = {f"prompts_{each.name}": getattr(self.prompts, each.name) for each in fields(PromptIndex)}
-        return {"template": self.template, "runs": self.runs, **prompts}
+        prompts = {f"prompt_{each.name}": getattr(self.prompts, each.name) for each in fields(PromptIndex)}
+        near = {f"near_prompt_{each.name}": getattr(self.near_prompts, each.name) for each in fields(NearPromptIndex)}
+        return {"template": self.template, "runs": self.runs, **prompts, **near}
 
     def reason(self, conversation: Messages) -> str | None:
         """Return why a conversation is a leak; None for one that is not."""
         row = words_of(conversation)
         plain = row.without_signs()
         fives = ngrams(plain.hashes, TEMPLATE_WORDS)
-        # Few rows have a 5-gram of which anything is known, and the others need no closer look.
-        is_near = plain.has_characters or len(self._known_fives.among(fives)) > 0
+        # Few rows have an n-gram of which anything is known, and the others need no closer look.
+        known = fives[self._known_fives.among(fives)]
+        is_near = len(known) > 0 or (plain.has_characters and self._has_template(plain))
         content = _content(plain, self._templates) if is_near else np.ones(len(plain.hashes), dtype=bool)
         if self.prompts.has_row(row) or self._has_run(plain, content, is_near):
             return SHARED_RUN
-        if self.prompts.has(row) or (is_near and self.prompts.has_inside(plain)):
+        if self.prompts.has(row) or (among(known, self.prompts.starts).any() and self.prompts.has_inside(plain)):
             return SAME_PROMPT
-        if is_near and self.prompts.shares_shingles(plain.hashes[content & plain.mask("user")]):
-            return NEAR_COPY
+        if is_near:
+            asked = plain.mask("user")
+            if self.near_prompts.has(plain.hashes[asked], content[asked]):
+                return NEAR_COPY
         return NEAR_COPY if self.prompts.has_edited(row, self.words) else None
 
     def leaks(self, conversation: Messages) -> bool:
@@ -96,9 +113,14 @@ class LeakIndex:
         return self.reason(conversation) is not None
 
     def _has_run(self, row: Words, content: Mask, is_near: bool) -> bool:
-        if not is_near and not len(self._known_runs.among(ngrams(row.hashes, self.words))):
-            return False
-        return len(_matches(row, content, self.words, self._known_runs)) > 0
+        if is_near or row.has_characters:
+            return len(_matches(row, content, self.words, self._known_runs)) > 0
+        hits = self._known_runs.among(ngrams(row.hashes, self.words))
+        return len(hits) > 0 and len(_matches(row, content, self.words, self._known_runs)) > 0
+
+    def _has_template(self, row: Words) -> bool:
+        everything = np.ones(len(row.hashes), dtype=bool)
+        return len(_matches(row, everything, TEMPLATE_WORDS, self._templates)) > 0
 
     @cached_property
     def _templates(self) -> KnownHashes:
@@ -110,7 +132,7 @@ class LeakIndex:
 
     @cached_property
     def _known_fives(self) -> KnownHashes:
-        return KnownHashes(np.unique(np.concatenate([self.template, self.prompts.starts, self.prompts.fives])))
+        return KnownHashes(np.unique(np.concatenate([self.template, self.prompts.starts, self.near_prompts.fives])))
 
 
 def is_frequent(count: int, rows: int) -> bool:

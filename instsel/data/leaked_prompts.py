@@ -1,4 +1,4 @@
-"""Prompts of targets in rows of the pool: the same, inside a longer one, or nearly the same."""
+"""Prompts of targets in rows of the pool: the same, inside a longer one, or with a word changed."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +13,6 @@ from instsel.data.words import (
     NUMBER,
     WORDS_PER_CHARACTER,
     Hashes,
-    KnownHashes,
     Messages,
     Words,
     among,
@@ -23,34 +22,59 @@ from instsel.data.words import (
     words_of,
 )
 
-SAME_PROMPT = "has the prompt of a target"
-NEAR_COPY = "is nearly the same as a row of a target"
-
 # Fewer words are what anyone says in any conversation: "Yes", "Continue.", "Thank you!"
 LEAST_WORDS = 3
 # A prompt of so many words may be inside a longer one: as more than its half, or of more words anywhere.
 LEAST_INSIDE, ANYWHERE_INSIDE = 5, 8
 LEAST_EDITED = 6
-# A near copy of a long prompt shares so many 5-grams with it too, by which it is looked up.
-TOUCH_WORDS, TOUCHES = 5, 3
-SHINGLE_WORDS, LEAST_SHINGLES = 3, 8
-# Shingles that a near copy may lack: those of a changed word, or this share.
-MISSING_SHINGLES = 0.25
 
 IsFrequent = Callable[[int, int], bool]
-Integers = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 
 
-def _integers() -> Integers:
-    return np.zeros(0, dtype=np.int64)
+@dataclass(frozen=True)
+class Prompt:
+    """The prompt of a target's row: all that the user says.
+
+    Attributes:
+        row: of the target.
+        user: its user turns.
+        hash: of their words.
+        weight: number of their words.
+        labels: hashes of answers that are labels in this target.
+    """
+
+    row: Words
+    user: Words
+    hash: int
+    weight: float
+    labels: frozenset[int]
+
+
+def prompts_of(targets: Sequence[Sequence[Words]], is_frequent: IsFrequent) -> list[Prompt]:
+    """Return the prompts of targets but those that several rows of a target share, which are its form.
+
+    Args:
+        targets: rows of each target.
+        is_frequent: called with how many rows of a target have something and how many rows it has; returns whether
+            that belongs to its form.
+    """
+    return [prompt for rows in targets for prompt in _prompts(rows, is_frequent)]
+
+
+def _prompts(rows: Sequence[Words], is_frequent: IsFrequent) -> Iterator[Prompt]:
+    users = [row.of_role("user") for row in rows]
+    hashes = [user.span_hash(0, len(user.hashes)) for user in users]
+    frequency = Counter(hashes)
+    answers = Counter(answer for row in rows for answer in {answer for _, answer in _exchanges(row)})
+    labels = frozenset(answer for answer, count in answers.items() if is_frequent(count, len(rows)))
+    for row, user, text in zip(rows, users, hashes, strict=True):
+        if text and not is_frequent(frequency[text], len(rows)):
+            yield Prompt(row, user, text, user.weight(0, len(user.hashes)), labels)
 
 
 @dataclass(frozen=True)
 class PromptIndex:
-    """What is known of the targets' prompts.
-
-    A prompt is all user turns of a row. One that several rows of a target share is its form and is not known here.
+    """What is known of the targets' prompts as they stand.
 
     Attributes:
         rows: sorted hashes of whole conversations.
@@ -59,51 +83,31 @@ class PromptIndex:
         inside: hash of each of these prompts.
         lengths: number of words of each of them, int64.
         edits: sorted hashes of short prompts, and of these without one of their words, each with its answer.
-        fives: sorted hashes of the 5-grams of long prompts without template n-grams.
-        holders: number of the prompt that has each 5-gram, int64.
-        shingles: sorted hashes of the shingles of each long prompt, prompt after prompt.
-        ends: where the shingles of each long prompt end, int64.
-        sizes: number of words of each long prompt without template n-grams, int64.
     """
 
     rows: Hashes = field(default_factory=empty)
     same: Hashes = field(default_factory=empty)
     starts: Hashes = field(default_factory=empty)
     inside: Hashes = field(default_factory=empty)
-    lengths: Integers = field(default_factory=_integers)
+    lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     edits: Hashes = field(default_factory=empty)
-    fives: Hashes = field(default_factory=empty)
-    holders: Integers = field(default_factory=_integers)
-    shingles: Hashes = field(default_factory=empty)
-    ends: Integers = field(default_factory=_integers)
-    sizes: Integers = field(default_factory=_integers)
 
     @classmethod
-    def of(
-        cls,
-        targets: Sequence[Sequence[Words]],
-        content_of: Callable[[Words], Mask],
-        words: int,
-        is_frequent: IsFrequent,
-    ) -> "PromptIndex":
-        """Index the prompts of each target.
+    def of(cls, targets: Sequence[Sequence[Words]], prompts: Sequence[Prompt], words: int) -> "PromptIndex":
+        """Index prompts.
 
         Args:
             targets: rows of each target.
-            content_of: called with words; returns a mask of those that belong to no template n-gram.
-            words: number of words from which on a prompt is long, and known by its shingles.
-            is_frequent: called with how many rows of a target have something and how many rows it has; returns whether
-                that belongs to its form.
+            prompts: those of these rows that are no form.
+            words: number of words from which on a prompt is long, and known by its runs of words.
         """
-        prompts = [prompt for rows in targets for prompt in _prompts(rows, is_frequent)]
-        same = [prompt.hash for prompt in prompts if prompt.weight >= LEAST_WORDS]
         conversations = [conversation_hash(row) for rows in targets for row in rows]
         short = [prompt for prompt in prompts if prompt.weight < words and len(prompt.user.ends) == 1]
         # With signs left out, as n-grams are compared, prompts with signs would be taken for others.
-        whole = [prompt.user for prompt in short if prompt.weight >= LEAST_INSIDE and not prompt.user.has_signs]
-        inside = sorted(
-            (int(ngrams(user.hashes[:LEAST_INSIDE], LEAST_INSIDE)[0]), *_hash_and_length(user)) for user in whole
-        )
+        whole = [prompt for prompt in short if prompt.weight >= LEAST_INSIDE and not prompt.user.has_signs]
+        first = [int(ngrams(prompt.user.hashes[:LEAST_INSIDE], LEAST_INSIDE)[0]) for prompt in whole]
+        lengths = [len(prompt.user.hashes) for prompt in whole]
+        inside = sorted(zip(first, (prompt.hash for prompt in whole), lengths, strict=True))
         edits = [
             hashes
             for prompt in short
@@ -111,25 +115,13 @@ class PromptIndex:
             for answer, hashes in _edits(prompt.row, words)
             if answer not in prompt.labels
         ]
-        long = [
-            user.hashes[content_of(user)] for user in (p.user.without_signs() for p in prompts if p.weight >= words)
-        ]
-        shingles = [np.unique(ngrams(content, SHINGLE_WORDS)) for content in long]
-        kept = [number for number, each in enumerate(shingles) if len(each) >= LEAST_SHINGLES]
-        fives = [np.unique(ngrams(long[number], TOUCH_WORDS)) for number in kept]
-        order = np.argsort(np.concatenate([empty(), *fives]), kind="stable")
         return cls(
             rows=np.unique(_hashes(each for each in conversations if each)),
-            same=np.unique(_hashes(same)),
-            starts=_hashes([start for start, _, _ in inside]),
-            inside=_hashes([prompt for _, prompt, _ in inside]),
+            same=np.unique(_hashes(prompt.hash for prompt in prompts if prompt.weight >= LEAST_WORDS)),
+            starts=_hashes(start for start, _, _ in inside),
+            inside=_hashes(prompt for _, prompt, _ in inside),
             lengths=np.array([length for _, _, length in inside], dtype=np.int64),
             edits=np.unique(np.concatenate([empty(), *edits])),
-            fives=np.concatenate([empty(), *fives])[order],
-            holders=np.repeat(np.arange(len(kept)), [len(each) for each in fives])[order],
-            shingles=np.concatenate([empty(), *(shingles[number] for number in kept)]),
-            ends=np.cumsum([len(shingles[number]) for number in kept], dtype=np.int64),
-            sizes=np.array([len(long[number]) for number in kept], dtype=np.int64),
         )
 
     def has_row(self, row: Words) -> bool:
@@ -141,7 +133,7 @@ class PromptIndex:
         asked = [text for role, text in zip(row.roles, row.turn_hashes, strict=True) if role == "user"]
         if len(asked) > 1:
             user = row.of_role("user")
-            asked += [user.span_hash(0, end) for end in user.ends.tolist()]
+            asked += [user.span_hash(0, end) for end in user.ends]
         return not self._same.isdisjoint(asked)
 
     def has_inside(self, row: Words) -> bool:
@@ -149,7 +141,7 @@ class PromptIndex:
         user = row.of_role("user")
         windows = ngrams(user.hashes, LEAST_INSIDE)
         for position in np.flatnonzero(among(windows, self.starts)).tolist():
-            start, end = (int(edge[user.turns[position]]) for edge in (user.starts, user.ends))
+            start, end = list(user.spans)[user.turns[position]]
             first, last = (np.searchsorted(self.starts, windows[position], side=side) for side in ("left", "right"))
             for prompt, length in zip(self.inside[first:last], self.lengths[first:last].tolist(), strict=True):
                 stop = position + length
@@ -162,35 +154,6 @@ class PromptIndex:
     def has_edited(self, row: Words, words: int) -> bool:
         """Return whether a question of less than `words` words is a target's but for a word, with the same answer."""
         return any(among(edits, self.edits).any() for _, edits in _edits(row, words))
-
-    def shares_shingles(self, content: Hashes) -> bool:
-        """Return whether the content of a row's user turns has five words in a row and most shingles of a prompt."""
-        windows = ngrams(content, TOUCH_WORDS)
-        windows = windows[self._known_fives.among(windows)]
-        if len(windows) < TOUCHES:
-            return False
-        first, last = (np.searchsorted(self.fives, windows, side=side) for side in ("left", "right"))
-        touches = Counter(
-            holder for start, end in zip(first, last, strict=True) for holder in self.holders[start:end].tolist()
-        )
-        # A part of a prompt is another one, which runs of words decide on.
-        holders = [
-            holder
-            for holder, count in sorted(touches.items())
-            if count >= TOUCHES and len(content) >= self.sizes[holder] - 1
-        ]
-        if not holders:
-            return False
-        shingles = np.unique(ngrams(content, SHINGLE_WORDS))
-        starts = np.concatenate([np.zeros(1, dtype=np.int64), self.ends])
-        prompts = (self.shingles[starts[holder] : starts[holder + 1]] for holder in holders)
-        return any(
-            (~among(prompt, shingles)).sum() <= max(SHINGLE_WORDS, MISSING_SHINGLES * len(prompt)) for prompt in prompts
-        )
-
-    @cached_property
-    def _known_fives(self) -> KnownHashes:
-        return KnownHashes(self.fives)
 
     @cached_property
     def _rows(self) -> frozenset[int]:
@@ -220,33 +183,6 @@ def shown_elsewhere(target: str) -> str:
     return f"also a validation row of target {target}"
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """The user turns of a target's row, and the answers that are labels in this target."""
-
-    row: Words
-    user: Words
-    hash: int
-    weight: float
-    labels: frozenset[int]
-
-
-def _prompts(rows: Sequence[Words], is_frequent: IsFrequent) -> Iterator[_Prompt]:
-    """Yield the prompts of a target that do not belong to its form."""
-    users = [row.of_role("user") for row in rows]
-    hashes = [user.span_hash(0, len(user.hashes)) for user in users]
-    frequency = Counter(hashes)
-    answers = Counter(answer for row in rows for answer in {answer for _, answer in _exchanges(row)})
-    labels = frozenset(answer for answer, count in answers.items() if is_frequent(count, len(rows)))
-    for row, user, text in zip(rows, users, hashes, strict=True):
-        if text and not is_frequent(frequency[text], len(rows)):
-            yield _Prompt(row, user, text, user.weight(0, len(user.hashes)), labels)
-
-
-def _hash_and_length(user: Words) -> tuple[int, int]:
-    return user.span_hash(0, len(user.hashes)), len(user.hashes)
-
-
 def _exchanges(row: Words) -> Iterator[tuple[int, int]]:
     """Yield the index of each user turn that an assistant answers with words, and the hash of the answer."""
     for turn in range(len(row.roles) - 1):
@@ -261,8 +197,9 @@ def _edits(row: Words, words: int) -> Iterator[tuple[int, Hashes]]:
     """
     # A near copy may have a word more.
     longest = round(words / WORDS_PER_CHARACTER) if row.has_characters else words
+    spans = list(row.spans)
     for turn, answer in _exchanges(row):
-        start, end = int(row.starts[turn]), int(row.ends[turn])
+        start, end = spans[turn]
         if LEAST_EDITED - 1 <= end - start <= longest:
             is_deleted = np.append(row.kinds[start:end] != NUMBER, True)
             yield answer, deletion_hashes(row.hashes[start:end])[is_deleted] + np.uint64(answer)

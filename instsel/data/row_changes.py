@@ -120,7 +120,8 @@ def row_words(conversation: Messages, templates: KnownHashes | None = None) -> R
     roles = np.array([_mark_hash(role) for role in split.roles], dtype=np.uint64)
     positions = np.arange(len(split.hashes)) + split.turns + 1
     marks = np.append(
-        split.starts + np.arange(len(roles)), [len(positions) + len(roles), len(positions) + len(roles) + 1]
+        np.array([start for start, _ in split.spans], dtype=np.int64) + np.arange(len(roles)),
+        [len(positions) + len(roles), len(positions) + len(roles) + 1],
     )
     hashes, kinds = (
         np.zeros(len(positions) + len(marks), dtype=np.uint64),

@@ -8,9 +8,10 @@ content: `2+3`, `x = y`, emoji.
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import compress
 from operator import itemgetter
 from typing import Any
 
@@ -55,24 +56,25 @@ class Words:
     Attributes:
         hashes: of the words, uint64 (n,).
         kinds: WORD, NUMBER, SIGN or CHARACTER of each, uint8 (n,).
-        ends: where each turn ends, int64 (turns,).
+        ends: where each turn ends.
         roles: of the turns.
     """
 
     hashes: Hashes
     kinds: NDArray[np.uint8]
-    ends: NDArray[np.int64]
+    ends: Sequence[int]
     roles: Sequence[str]
 
     @cached_property
     def turns(self) -> NDArray[np.int64]:
         """Index of the turn of each word, int64 (n,)."""
-        return np.repeat(np.arange(len(self.ends)), np.diff(self.ends, prepend=0))
+        lengths = [end - start for start, end in self.spans]
+        return np.repeat(np.arange(len(lengths)), np.array(lengths, dtype=np.int64))
 
-    @cached_property
-    def starts(self) -> NDArray[np.int64]:
-        """Where each turn starts, int64 (turns,)."""
-        return np.concatenate([np.zeros(min(1, len(self.ends)), dtype=np.int64), self.ends[:-1]])
+    @property
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Where each turn starts and ends."""
+        return zip([0, *self.ends[:-1]][: len(self.ends)], self.ends, strict=True)
 
     @cached_property
     def has_characters(self) -> bool:
@@ -87,11 +89,11 @@ class Words:
     @cached_property
     def turn_hashes(self) -> list[int]:
         """Hash of each turn as a whole; 0 without words."""
-        return [self.span_hash(start, end) for start, end in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
+        return [self.span_hash(start, end) for start, end in self.spans]
 
     def span_hash(self, start: int, end: int) -> int:
         """Hash a span of words as a whole; 0 for no words."""
-        return xxhash.xxh3_64_intdigest(self.hashes[start:end].data) if end > start else 0
+        return text_hash(self.hashes[start:end])
 
     def weight(self, start: int, end: int) -> float:
         """Return how many words a span is worth: 30 characters of scripts without spaces are 13 words."""
@@ -102,25 +104,27 @@ class Words:
         """Return the words alone."""
         if not self.has_signs:
             return self
-        return self._select(self.kinds != SIGN, np.ones(len(self.ends), dtype=bool))
+        return self._select(self.kinds != SIGN, [True] * len(self.ends))
 
     def of_role(self, role: str) -> "Words":
         """Return the turns of a role alone."""
-        chosen = np.array([speaker == role for speaker in self.roles], dtype=bool)
-        return self if chosen.all() else self._select(self.mask(role), chosen)
+        chosen = [speaker == role for speaker in self.roles]
+        return self if all(chosen) else self._select(self.mask(role), chosen)
 
     def mask(self, role: str) -> NDArray[np.bool_]:
         """Return a mask of the words that a role says."""
         mask = np.zeros(len(self.hashes), dtype=bool)
-        for start, end, speaker in zip(self.starts.tolist(), self.ends.tolist(), self.roles, strict=True):
+        for (start, end), speaker in zip(self.spans, self.roles, strict=True):
             if speaker == role:
                 mask[start:end] = True
         return mask
 
-    def _select(self, words: NDArray[np.bool_], turns: NDArray[np.bool_]) -> "Words":
-        ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(words)])[self.ends][turns]
-        roles = [role for role, is_kept in zip(self.roles, turns.tolist(), strict=True) if is_kept]
-        return Words(self.hashes[words], self.kinds[words], ends, roles)
+    def _select(self, words: NDArray[np.bool_], turns: Sequence[bool]) -> "Words":
+        counts = np.cumsum(words)
+        ends = [int(counts[end - 1]) if end else 0 for end in self.ends]
+        return Words(
+            self.hashes[words], self.kinds[words], list(compress(ends, turns)), list(compress(self.roles, turns))
+        )
 
 
 def words_of(conversation: Messages) -> Words:
@@ -128,16 +132,18 @@ def words_of(conversation: Messages) -> Words:
 
     A turn's text is its content and all else it says: calls of tools, reasoning.
     """
-    hashes, kinds, ends = list[int](), bytearray(), list[int]()
+    hashes, firsts, lasts, ends = list[int](), list[bytes](), list[bytes](), list[int]()
     for message in conversation:
-        of_turn, kinds_of_turn = _split(turn_text(message))
+        of_turn, first, last = _split(turn_text(message))
         hashes += of_turn
-        kinds += kinds_of_turn
+        firsts.append(first)
+        lasts.append(last)
         ends.append(len(hashes))
+    kinds = (np.frombuffer(b"".join(parts), dtype=np.uint8) for parts in (firsts, lasts))
     return Words(
         np.fromiter(hashes, dtype=np.uint64, count=len(hashes)),
-        np.frombuffer(bytes(kinds), dtype=np.uint8),
-        np.array(ends, dtype=np.int64),
+        np.maximum(*kinds),
+        ends,
         [message["role"] for message in conversation],
     )
 
@@ -158,26 +164,26 @@ def _as_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str) if structured else ""
 
 
-def _split(text: str) -> tuple[list[int], bytes]:
-    """Return the hashes of the words of a text, and their kinds."""
+def _split(text: str) -> tuple[list[int], bytes, bytes]:
+    """Return the hashes of the words of a text, and their kinds by their first and by their last bytes."""
     lowered = text.lower()
     if lowered.isascii():
         words = _ASCII.findall(lowered.encode())
-        return list(map(xxhash.xxh3_64_intdigest, words)), _kinds(words)
+        return list(map(xxhash.xxh3_64_intdigest, words)), *_kinds(words)
     composed = unicodedata.normalize("NFC", lowered)
     texts = (_OTHER if _HAS_MARK.search(composed) is None else _MARKED).findall(composed)
     if _ALONE.search(composed) is None:
         words = [text.encode("utf-8", "surrogatepass") for text in texts]
-        return list(map(xxhash.xxh3_64_intdigest, words)), _kinds(words)
+        return list(map(xxhash.xxh3_64_intdigest, words)), *_kinds(words)
     pairs = [_character(text) if len(text) == 1 else _word(text) for text in texts]
-    return [digest for digest, _ in pairs], bytes(kind for _, kind in pairs)
+    kinds = bytes(kind for _, kind in pairs)
+    return [digest for digest, _ in pairs], kinds, kinds
 
 
-def _kinds(words: Sequence[bytes]) -> bytes:
+def _kinds(words: Sequence[bytes]) -> tuple[bytes, bytes]:
     """Return the kinds of words of scripts with spaces, and of signs: a number has a digit first or last."""
-    firsts = bytes(map(itemgetter(0), words)).translate(_BY_FIRST)
-    lasts = bytes(map(itemgetter(-1), words)).translate(_BY_LAST)
-    return bytes(map(max, firsts, lasts))
+    firsts, lasts = (bytes(map(itemgetter(index), words)) for index in (0, -1))
+    return firsts.translate(_BY_FIRST), lasts.translate(_BY_LAST)
 
 
 def _word(text: str) -> tuple[int, int]:
@@ -192,6 +198,11 @@ def _character(text: str) -> tuple[int, int]:
     if _ALONE.match(text) is not None:
         kind = CHARACTER if _CHARACTER.match(text) is not None else SIGN
     return digest, kind
+
+
+def text_hash(hashes: Hashes) -> int:
+    """Hash all words of a text; 0 for none."""
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(hashes).data) if len(hashes) else 0
 
 
 def ngrams(hashes: Hashes, length: int) -> Hashes:

@@ -176,7 +176,7 @@ def test_a_wrong_method_is_named_by_its_place(methods: Any, key: str, what: str)
             (
                 {"data": {"near_duplicate_threshold": threshold}},
                 "data.near_duplicate_threshold",
-                f"near_duplicate_threshold is {threshold}; write a similarity from 0.5, half of the text the",
+                f"near_duplicate_threshold is {threshold}; write a similarity from 0.5, half of the text the same, to",
                 "least Jaccard similarity",
             )
             for threshold in (0.0, 0.49, 1.01)

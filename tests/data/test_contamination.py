@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel.data.contamination import SHARED_RUN, LeakIndex
-from instsel.data.leaked_prompts import NEAR_COPY, SAME_PROMPT
+from instsel.data.contamination import NEAR_COPY, SAME_PROMPT, SHARED_RUN, LeakIndex
 
 WORDS = 13
 FRUIT = [
@@ -179,7 +178,13 @@ def _is_nearly(prompt: str, text: str) -> bool:
     missing = len(shingles - _runs(text, 3))
     if len(text.split()) < len(prompt.split()) - 1:
         return False
-    return len(shingles) >= 8 and missing <= max(3, len(shingles) / 4) and _touches(fives, text) >= 3
+    return (
+        len(shingles) >= 8 and missing <= max(3, len(shingles) / 4) and _touches(fives, text) >= _least_touches(prompt)
+    )
+
+
+def _least_touches(prompt: str) -> float:
+    return max(3, len(prompt.split()) / 4)
 
 
 def _touches(fives: set[tuple[str, ...]], text: str) -> int:
@@ -210,7 +215,11 @@ def test_a_changed_word_leaves_a_near_copy(text: str, place: int, word: str) -> 
     parts[place % len(parts)] = word
     known = LeakIndex.of([[talk(text, "It is red.")]], WORDS)
     is_long = len(_runs(text, 3)) >= 8 or len(text.split()) < WORDS
-    if len(text.split()) >= 6 and is_long and (len(parts) < WORDS or _touches(_runs(text, 5), " ".join(parts)) >= 3):
+    if (
+        len(text.split()) >= 6
+        and is_long
+        and (len(parts) < WORDS or _touches(_runs(text, 5), " ".join(parts)) >= _least_touches(text))
+    ):
         assert known.leaks(talk(" ".join(parts), "It is red."))
     if len(parts) < 6:
         assert not known.leaks(talk(" ".join(parts), "It is red."))
@@ -312,6 +321,22 @@ def test_a_near_copy_of_a_long_prompt_is_found(change: Any, leaks: bool) -> None
     words = numbered(15).split()
     row = talk(" ".join(change(words)), "Another answer.")
     assert index([talk(" ".join(words), "An answer.")]).reason(row) == (NEAR_COPY if leaks else None)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "leaks"),
+    [
+        (f"Note well. {FORM} cherry tart recipe", True),
+        (f"{FORM.replace('care', 'attention')} cherry tart recipe", True),
+        (f"{FORM} cherry tart recipe Thank you.", True),
+        (f"{FORM} cherry cake recipe", False),
+        (f"{FORM} tart recipe", False),
+        ("Give me a cherry tart recipe", False),
+    ],
+)
+def test_a_long_prompt_with_a_short_content_is_found_with_words_around(prompt: str, leaks: bool) -> None:
+    target = [talk(f"{FORM} {content}", "A") for content in ("cherry tart recipe", "blue sea water", "old oak trees")]
+    assert index(target).reason(talk(prompt, "B")) == (NEAR_COPY if leaks else None)
 
 
 def test_without_texts_nothing_leaks() -> None:

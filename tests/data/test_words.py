@@ -59,14 +59,14 @@ def test_words_are_runs_of_letters_and_digits_and_signs_that_carry_content(
 
 def test_turns_know_their_words() -> None:
     row = words_of([{"role": "system", "content": "Be brief."}, *user("a b"), *user(""), *user("请 c")])
-    assert row.ends.tolist() == [2, 4, 4, 6]
+    assert row.ends == [2, 4, 4, 6]
     assert row.turns.tolist() == [0, 0, 1, 1, 3, 3]
     assert row.mask("user").tolist() == [False] * 2 + [True] * 4
     assert row.turn_hashes[2] == 0
     assert row.turn_hashes[1] == words_of(user("A, B!")).turn_hashes[0]
     assert row.weight(4, 6) == pytest.approx(1 + 13 / 30)
     said = row.of_role("user")
-    assert (said.ends.tolist(), list(said.roles)) == ([2, 2, 4], ["user"] * 3)
+    assert (said.ends, list(said.roles)) == ([2, 2, 4], ["user"] * 3)
     assert said.of_role("user") is said
     assert words_of([]).turn_hashes == []
 
@@ -74,7 +74,7 @@ def test_turns_know_their_words() -> None:
 def test_signs_can_be_left_out() -> None:
     row = words_of([*user("1+2"), *user("no sign")]).without_signs()
     assert row.hashes.tolist() == hashes("1", "2", "no", "sign")
-    assert row.ends.tolist() == [2, 4]
+    assert row.ends == [2, 4]
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,10 @@ from instsel.data.near_duplicates import row_key, sampled_ngrams, template_ngram
 from instsel.data.row_changes import near_copy, row_words
 from instsel.data.words import KnownHashes
 from instsel.io.store import Folder
-from instsel.pipeline import near_duplicates
+from instsel.pipeline import near_duplicate_passes, near_duplicates
+from instsel.pipeline.near_duplicate_passes import SCRATCH, TABLE, Shard, Work
 from instsel.pipeline.near_duplicates import (
-    SCRATCH,
-    TABLE,
     Pass,
-    Work,
     find_near_duplicates,
     near_duplicates_result,
     plan_passes,
@@ -116,8 +114,9 @@ def find(folder: Folder, shards: list[str], run: Any = run_here, **settings: Any
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several groups, parts and tasks a band."""
-    for name, rows in {"ROWS_PER_GROUP": 40, "ROWS_PER_PART": 30, "ROWS_PER_BAND_TASK": 60}.items():
-        monkeypatch.setattr(near_duplicates, name, rows)
+    monkeypatch.setattr(near_duplicates, "ROWS_PER_GROUP", 40)
+    monkeypatch.setattr(near_duplicate_passes, "ROWS_PER_PART", 30)
+    monkeypatch.setattr(near_duplicate_passes, "ROWS_PER_BAND_TASK", 60)
 
 
 def test_near_copies_are_those_of_all_pairs(tmp_path: Path) -> None:
@@ -150,8 +149,8 @@ def test_a_killed_pass_resumes_with_what_is_missing(tmp_path: Path) -> None:
     rows = make_rows()
     whole = Folder.at(tmp_path / "whole")
     find(whole, write_pool(whole, rows, 7), near_duplicates="drop")
-    passes = [near_duplicates.sign_group, near_duplicates.pair_band, near_duplicates.write_words]
-    for number, killed in enumerate([*passes, near_duplicates.compare_part, near_duplicates.finish]):
+    passes = [near_duplicate_passes.sign_group, near_duplicate_passes.pair_band, near_duplicate_passes.write_words]
+    for number, killed in enumerate([*passes, near_duplicate_passes.compare_part, near_duplicate_passes.finish]):
         folder = Folder.at(tmp_path / str(number))
         shards = write_pool(folder, rows, 7)
         calls: list[str] = []
@@ -236,7 +235,7 @@ def test_a_row_without_words_is_no_copy(tmp_path: Path) -> None:
 
 
 def test_work_is_dealt_out_to_more_tasks_in_a_large_pool() -> None:
-    shards = [near_duplicates.Shard("a", 0, 12_000_000)]
+    shards = [Shard("a", 0, 12_000_000)]
     work = Work(Folder.at("/nowhere"), [shards], 0.6, drop=False)
     assert work.band_tasks == 6
     assert Work(Folder.at("/nowhere"), [], 0.6, drop=False).band_tasks == 1
