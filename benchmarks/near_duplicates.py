@@ -29,7 +29,8 @@ from instsel.config.study import Data
 from instsel.console import Terminal
 from instsel.data.contamination import LeakIndex
 from instsel.data.encode import EXAMPLES
-from instsel.data.formats import BadRow, Message, parse_row, row_id
+from instsel.data.formats import parse_row, row_id
+from instsel.data.messages import BadRow, Message
 from instsel.data.readers import SourceFile, read_chunks, source_files
 from instsel.data.row_changes import row_words
 from instsel.data.words import UNSPACED
