@@ -278,7 +278,7 @@ def test_a_pool_without_a_usable_row_is_refused_with_reasons(tiny_study: Study, 
     raw = tiny_study()
     (tmp_path / "pool/rows.jsonl").write_bytes(b'{"text": 1}\n\xff\n{"text": 2}\n')
     text = refusal(raw)
-    assert text.startswith("pool: no usable row; rows were rejected: 2 x none of the formats")
+    assert text.startswith("pool: no usable row; rows were rejected: 2 x no turns and no prompt with an answer")
     assert text.endswith("1 x not UTF-8")
 
 

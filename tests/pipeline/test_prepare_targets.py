@@ -152,8 +152,8 @@ def test_a_target_without_validation_rows_is_named_with_the_reasons(prepare: Pre
         prepare(sums={"validation": bad})
     assert str(error.value) == (
         "targets.sums.validation: sums-validation.jsonl has no usable row; rows were rejected: "
-        "3 x no assistant turn, 1 x none of the formats: "
-        "needs `messages`, `conversations`, or `instruction` and `output`"
+        "3 x no assistant turn, 1 x `text` is text without turns; answers are trained on, and nothing says which part "
+        "is one"
     )
 
 
