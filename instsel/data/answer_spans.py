@@ -64,7 +64,10 @@ class _Bounds:
 
 @dataclass(frozen=True)
 class _Layout:
+    """What the template writes of a kind of conversation; `texts` are those of its first row."""
+
     pieces: Pieces
+    texts: tuple[Piece, ...]
     bounds: dict[int, _Bounds]
     missing: tuple[int, ...]
 
@@ -95,17 +98,13 @@ class AnswerFinder:
         Raises:
             BadRow: the template loses or changes what a turn says, or writes turns in a way that depends on their text.
         """
-        signs = self._signs
-        if signs.stem in text:
-            signs = Signs(text, self.template.source)
-        signed, pieces = signs.exchange(messages)
-        layout = self._layout(signs, signed, pieces, tools)
+        layout, texts = self._read(messages, tools, text)
         for number in layout.missing:
-            if pieces[number].kind != "reasoning":
-                raise _loss(pieces[number], reads_parts=self.frame.reads_parts)
-        starts, wrong = align(text, layout.pieces, [piece.text for piece in pieces])
+            if layout.texts[number].kind != "reasoning":
+                raise _loss(layout.texts[number], wants_parts=self.frame.wants_parts)
+        starts, wrong = align(text, layout.pieces, texts)
         if wrong is not None:
-            raise _misfit(pieces[wrong] if pieces else None, text)
+            raise _misfit(layout.texts, texts, wrong, text)
 
         def position(point: _Point) -> int:
             return starts[point[0]] + point[1]
@@ -122,11 +121,16 @@ class AnswerFinder:
         for turn, message in enumerate(messages):
             if message.get("role") == "assistant" and turn not in spans:
                 raise BadRow(f"turn {turn + 1}, assistant, says nothing")
-        return Answers(spans, len({pieces[number].turn for number in layout.missing}))
+        return Answers(spans, len({layout.texts[number].turn for number in layout.missing}))
 
-    def _layout(self, signs: Signs, signed: list[dict[str, Any]], pieces: list[Piece], tools: Any) -> _Layout:
-        """Render a conversation of signs; what rows of the same turns share is remembered."""
-        key = json.dumps([signed, tools], ensure_ascii=False, default=str)
+    def _read(self, messages: Sequence[Turn], tools: Any, text: str) -> tuple[_Layout, list[str]]:
+        """Return the layout of a conversation and its texts; rows of the same turns share a layout."""
+        plain = self._signs.cores(messages) if tools is None else None
+        if plain is not None and plain[0] in self._layouts:
+            return self._layouts[plain[0]], plain[1]
+        signs = self._signs if self._signs.stem not in text else Signs(text, self.template.source)
+        signed, pieces = signs.exchange(messages)
+        key = plain[0] if plain is not None else json.dumps([signed, tools], ensure_ascii=False, default=str)
         layout = self._layouts.get(key)
         if layout is None:
             (rendered,) = self.template.render([signed], tools)
@@ -137,7 +141,7 @@ class AnswerFinder:
                 self._layouts.clear()
             if len(key) <= _MOST_REMEMBERED:
                 self._layouts[key] = layout
-        return layout
+        return layout, [piece.text for piece in pieces]
 
     def _compile(self, pieces: Pieces, texts: Sequence[Piece]) -> _Layout:
         firsts: dict[int, int] = {}
@@ -149,7 +153,7 @@ class AnswerFinder:
                 by_turn.setdefault(texts[number].turn, []).append(index)
         bounds = {turn: self._bounds(pieces, texts, sorted(indices)) for turn, indices in by_turn.items()}
         missing = tuple(number for number in range(len(texts)) if number not in firsts)
-        return _Layout(pieces, bounds, missing)
+        return _Layout(pieces, tuple(texts), bounds, missing)
 
     def _bounds(self, pieces: Pieces, texts: Sequence[Piece], indices: list[int]) -> _Bounds:
         """Return the points of an answer whose texts stand behind the literals of some indices."""
@@ -190,14 +194,16 @@ class AnswerFinder:
         return last + 1, len(tag) if behind.startswith(tag) else 0
 
 
-def _loss(piece: Piece, *, reads_parts: bool = False) -> BadRow:
+def _loss(piece: Piece, *, wants_parts: bool = False) -> BadRow:
     what = {"text": "the text", "reasoning": "the reasoning", "call": "a tool call"}[piece.kind]
-    why = "; it reads content as a list of parts" if reads_parts else ""
+    why = "; it reads content as a list of parts" if wants_parts else ""
     return BadRow(f"the chat template drops or changes a turn: {what} of turn {piece.turn + 1}, {piece.role}{why}")
 
 
-def _misfit(piece: Piece | None, text: str) -> BadRow:
-    if piece is not None and not occurs(piece.text, text):
-        return _loss(piece)
-    turn = f"turn {piece.turn + 1}, {piece.role}," if piece is not None else "a turn"
+def _misfit(pieces: Sequence[Piece], texts: Sequence[str], wrong: int, text: str) -> BadRow:
+    """Return the reason for a row of which the template makes something else than of its signs."""
+    for piece, core in zip(pieces, texts, strict=True):
+        if piece.kind != "reasoning" and not occurs(core, text):
+            return _loss(piece)
+    turn = f"turn {pieces[wrong].turn + 1}, {pieces[wrong].role}," if pieces else "a turn"
     return BadRow(f"the chat template writes {turn} by what its text is, so answers cannot be marked")

@@ -29,6 +29,7 @@ from instsel.errors import InputError
 
 IGNORED = -100
 _LONGEST_SPACE = 100
+_ROWS = 50
 # Characters of an answer, and up to where its last token may reach.
 _Span = tuple[int, int, int]
 
@@ -50,7 +51,7 @@ class Example:
     @property
     def answer_tokens(self) -> int:
         """Number of tokens in the loss; the first token of a text is not predicted."""
-        return sum(label != IGNORED for label in self.labels[1:])
+        return len(self.labels) - self.labels.count(IGNORED) - (self.labels[:1] not in ([], [IGNORED]))
 
 
 @dataclass(frozen=True)
@@ -155,17 +156,10 @@ def encode_batch(tokenizer: Any, dialogues: Sequence[Dialogue], options: Encodin
     Returns:
         For each conversation its example, or the reason why it has none.
     """
-    rendered = _render(tokenizer, dialogues, options)
-    texts = iter(tokenizer_of(tokenizer).encode([row.text for row in rendered if isinstance(row, _Rendered)]))
     examples: list[Example | BadRow] = []
-    for row in rendered:
-        if isinstance(row, BadRow):
-            examples.append(row)
-            continue
-        try:
-            examples.append(_label(tokenizer, row, next(texts), options))
-        except BadRow as error:
-            examples.append(error)
+    # Few rows at a time: Python's garbage collector looks at all that is alive again and again.
+    for start in range(0, len(dialogues), _ROWS):
+        examples += _encode(tokenizer, dialogues[start : start + _ROWS], options)
     return examples
 
 
@@ -201,22 +195,34 @@ def encode_answer(
     return _example(text, [_with_limit(row.text, start, end)], limit, row.answers.dropped_reasoning)
 
 
+def _encode(tokenizer: Any, dialogues: Sequence[Dialogue], options: EncodingOptions) -> list[Example | BadRow]:
+    rendered = _render(tokenizer, dialogues, options)
+    texts = iter(tokenizer_of(tokenizer).encode([row.text for row in rendered if isinstance(row, _Rendered)]))
+    examples: list[Example | BadRow] = []
+    for row in rendered:
+        if isinstance(row, BadRow):
+            examples.append(row)
+            continue
+        try:
+            examples.append(_label(tokenizer, row, next(texts), options))
+        except BadRow as error:
+            examples.append(error)
+    return examples
+
+
 def _render(tokenizer: Any, dialogues: Sequence[Dialogue], options: EncodingOptions) -> list[_Rendered | BadRow]:
     """Render conversations, and find their answers."""
     today = options.today or date.today()  # noqa: DTZ011
     rows = [_prepare(tokenizer, dialogue, options, today) for dialogue in dialogues]
     # Those without tools in one call of transformers: most of its time goes into the call.
     plain = [row for row in rows if isinstance(row, _Prepared) and row.tools is None]
-    texts: dict[int, str | BadRow] = {}
-    if plain:
-        rendered = plain[0].finder.template.render([row.turns for row in plain])
-        texts = {id(row): text for row, text in zip(plain, rendered, strict=True)}
+    texts = iter(plain[0].finder.template.render([row.turns for row in plain]) if plain else ())
     results: list[_Rendered | BadRow] = []
     for row in rows:
         if isinstance(row, BadRow):
             results.append(row)
             continue
-        text = texts[id(row)] if row.tools is None else row.finder.template.render([row.turns], row.tools)[0]
+        text = next(texts) if row.tools is None else row.finder.template.render([row.turns], row.tools)[0]
         try:
             results.append(_find_answers(row, text))
         except BadRow as error:
@@ -231,11 +237,18 @@ def _prepare(tokenizer: Any, dialogue: Dialogue, options: EncodingOptions, today
         turns, labelled = prepare_turns(dialogue, options)
     except BadRow as error:
         return error
-    texts = list(texts_of([turns, dialogue.tools]))
-    if any(token in text for token in _special_tokens(tokenizer, source) for text in texts):
+    text = _all_text(turns, dialogue.tools)
+    if any(token in text for token in _special_tokens(tokenizer, source)):
         return BadRow("the text contains a special token of the chat template")
-    size = sum(map(len, texts))
-    return _Prepared(turns, labelled, dialogue.tools, size, _finder(tokenizer, source, today))
+    return _Prepared(turns, labelled, dialogue.tools, len(text), _finder(tokenizer, source, today))
+
+
+def _all_text(turns: Sequence[Turn], tools: Any) -> str:
+    """Return all texts of a row as one, with breaks that no token holds."""
+    contents = [turn.get("content") for turn in turns if len(turn) == 2]
+    if tools is None and len(contents) == len(turns) and all(type(content) is str for content in contents):
+        return "\0".join(contents)
+    return "\0".join(texts_of([turns, tools]))
 
 
 def _find_answers(row: _Prepared, text: str | BadRow) -> _Rendered:
@@ -249,8 +262,8 @@ def _find_answers(row: _Prepared, text: str | BadRow) -> _Rendered:
 def _label(tokenizer: Any, row: _Rendered, text: TokenisedText, options: EncodingOptions) -> Example:
     """Label the answers of a conversation."""
     answers, prepared = row.answers, row.prepared
-    found = [answers.spans[turn] for turn in sorted(prepared.labelled)]
-    spans = [(span.spoken if options.reasoning == "mask" else span.start, span.end) for span in found]
+    labelled = [answers.spans[turn] for turn in sorted(prepared.labelled)]
+    spans = [(span.spoken if options.reasoning == "mask" else span.start, span.end) for span in labelled]
     marked = prepared.finder.template.generations(prepared.turns, prepared.tools, row.text)
     if marked is not None:
         spans = [(max(span[0], other[0]), min(span[1], other[1])) for span in spans for other in marked]
@@ -275,7 +288,10 @@ def _example(
     if appended is not None:
         ids, labels = [*ids, appended], [*labels, appended]
     truncated = max_length is not None and len(ids) > max_length
-    example = Example(ids[:max_length], labels[:max_length], truncated, dropped, len(ids))
+    length = len(ids)
+    if truncated:
+        ids, labels = ids[:max_length], labels[:max_length]
+    example = Example(ids, labels, truncated, dropped, length)
     if example.answer_tokens == 0:
         raise BadRow("no answer token within max_length" if truncated else "no answer token")
     return example

@@ -28,7 +28,7 @@ class Frame:
         endings: marks that end a turn of the assistant, one or the other.
         call_ending: what ends a turn with a tool call, where it is none of them.
         has_end_token: a token stands at the end of a conversation that ends with an answer.
-        reads_parts: it reads a turn's content as a list of parts, and not as a text.
+        wants_parts: it reads a turn's content as a list of parts, and not as a text.
     """
 
     header: str
@@ -36,7 +36,7 @@ class Frame:
     endings: tuple[str, ...]
     call_ending: str
     has_end_token: bool
-    reads_parts: bool = False
+    wants_parts: bool = False
 
     def start_of_answer(self, literal: str, kind: Kind, before: str = "") -> int:
         """Return where the answer starts in what the template writes before its first text.
@@ -98,13 +98,13 @@ def learn_frame(template: ChatTemplate) -> Frame:
         if marks and not any(ending in shared for ending in endings):
             call_ending = marks[-1]
     has_end_token = any(token in ending for ending in endings if ending in final for token in tokens)
-    return Frame(header, openers, endings, call_ending, has_end_token, probe.reads_parts)
+    return Frame(header, openers, endings, call_ending, has_end_token, probe.wants_parts)
 
 
 class _Probe:
     def __init__(self, template: ChatTemplate, tags: re.Pattern[str]) -> None:
         self._template, self._tags, self._signs = template, tags, Signs()
-        self.reads_parts = False
+        self.wants_parts = False
 
     def pieces(self, *kinds: str, prompt: bool = False) -> Pieces | None:
         """Return what the template writes around the texts of a conversation; None if it leaves out one of them."""
@@ -114,7 +114,7 @@ class _Probe:
                 continue
             pieces = self._signs.split(rendered)
             if self._is_whole(pieces, turns):
-                self.reads_parts |= isinstance(turns[0]["content"], list)
+                self.wants_parts |= isinstance(turns[0]["content"], list)
                 return pieces
         return None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal
 
-from instsel.data.turns import REASONING_KEYS, Turn, split_thoughts
+from instsel.data.turns import REASONING_KEYS, THINK_TAG, Turn, split_thoughts
 
 Kind = Literal["text", "reasoning", "call"]
 # Whole tags in quotes: what a template may look for in a text, such as '</think>' or "<tool_response>".
@@ -50,6 +50,7 @@ class Signs:
         self._split = re.compile(f"{self.stem}([0-9]+)Q")
         tags = sorted({tag for _, tag in _QUOTED_TAG.findall(source)}, key=len, reverse=True)
         self._tags = re.compile("|".join(map(re.escape, tags))) if tags else None
+        self._structure = re.compile("|".join([THINK_TAG.pattern, *map(re.escape, tags)]))
 
     def sign(self, number: int) -> str:
         """Return a sign."""
@@ -59,6 +60,25 @@ class Signs:
         """Split a rendered conversation of signs."""
         parts = self._split.split(rendered)
         return Pieces(tuple(parts[::2]), tuple(map(int, parts[1::2])))
+
+    def cores(self, messages: Sequence[Turn]) -> tuple[str, list[str]] | None:
+        """Return what `exchange` gives for turns of plain text: the texts, and a key that tells its turns from others.
+
+        None if a turn has more than a role and a text, or a tag that a template may look for.
+        """
+        keys, cores = [], []
+        for message in messages:
+            content = message.get("content")
+            if len(message) != 2 or not isinstance(content, str):
+                return None
+            core = content.strip()
+            if ("<" in core or "[" in core) and self._structure.search(core):
+                return None
+            before = len(content) - len(content.lstrip()) if len(core) < len(content) else 0
+            keys.append(f"{message.get('role')}\0{content[:before]}\0{content[before + len(core) :]}\0{bool(core)}")
+            if core:
+                cores.append(core)
+        return "\0".join(keys), cores
 
     def exchange(self, messages: Sequence[Turn]) -> tuple[list[dict[str, Any]], list[Piece]]:
         """Return turns with signs in place of their texts, and the texts by number.
@@ -174,9 +194,9 @@ def _other_ends(text: str, core: str, position: int) -> Iterator[int]:
         if text.startswith(form, position):
             yield position + len(form)
     words = re.compile(r"\s*" + r"\s*".join(map(re.escape, core.split())))
-    found = words.match(text, position)
-    if found:
-        yield found.end()
+    match = words.match(text, position)
+    if match:
+        yield match.end()
 
 
 def _as_json(core: str) -> str:

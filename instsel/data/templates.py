@@ -1,5 +1,6 @@
 """Render chat templates: with a fixed date, within bounds, and with the places of `{% generation %}`."""
 
+import json
 import re
 import resource
 import signal
@@ -12,12 +13,15 @@ from typing import Any
 
 from instsel.data.messages import BadRow
 from instsel.data.turns import Turn
+from instsel.errors import InputError
 
 SECONDS = 10
+MEMORY = 1 << 30
 # What a template may add to a row: system turn, tools, dates. Templates of today write less than 10,000 characters.
 MOST_ADDED = 1 << 20
 MOST_TIMES = 16
-_PROBE_MEMORY = 1 << 30
+_LONGEST_REASON = 300
+_LIMITS = threading.RLock()
 _DATE = re.compile(r"\bstrftime_now\b")
 _DIRECTIVES = [f"%{flag}{letter}" for letter in "aAbBcCdDeFgGhHIjklmMnprRSsTuUVwWxXyYzZ" for flag in ("", "-")]
 # As transformers has it in the sandbox, but of a fixed day: arguments of a template cannot be functions.
@@ -88,7 +92,7 @@ class ChatTemplate:
     def _apply(
         self, source: str, conversations: Sequence[Sequence[Turn]], tools: Any, *, prompt: bool = False
     ) -> list[str]:
-        with cpu_limit(SECONDS):
+        with bounded():
             texts: list[str] = self.tokenizer.apply_chat_template(
                 list(conversations),
                 tools=tools,
@@ -127,7 +131,7 @@ def check_template(tokenizer: Any) -> str | None:
         if "messages" not in source:
             return f"{which}does not read `messages`, so it is no chat template"
         try:
-            with _memory_limit(_PROBE_MEMORY), cpu_limit(SECONDS):
+            with bounded():
                 text = tokenizer.apply_chat_template(
                     [{"role": "user", "content": "Why?"}], chat_template=source, tokenize=False
                 )
@@ -136,7 +140,7 @@ def check_template(tokenizer: Any) -> str | None:
         except TooSlowError:
             return f"{which}takes more than {SECONDS} s to write one question"
         except MemoryError:
-            return f"{which}takes more than {_PROBE_MEMORY >> 30} GiB to write one question"
+            return f"{which}takes more than {MEMORY >> 30} GiB to write one question"
         except Exception:  # noqa: S112 (it may want other turns than a question)
             continue
         if len(text) > MOST_ADDED:
@@ -144,16 +148,72 @@ def check_template(tokenizer: Any) -> str | None:
     return None
 
 
-@contextmanager
-def cpu_limit(seconds: float) -> Iterator[None]:
-    """Raise `TooSlowError` after some seconds of CPU; without effect outside of the main thread.
+def read_template(path: Path) -> str | dict[str, str]:
+    """Read a chat template from a Jinja file, or from the JSON of a tokenizer or a processor.
 
-    The timer counts the process's own time, so that neither a busy machine nor an alarm that is set already matters.
+    Returns:
+        The template, or several by name, one of them called default.
+
+    Raises:
+        InputError: the file is none of these.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    key = f"model.chat_template: {path}"
+    if path.is_dir():
+        raise InputError(f"{key} is a folder; name a file in it, such as {path / 'chat_template.jinja'}")
+    if not path.is_file():
+        raise InputError(f"model.chat_template: file {path} does not exist; correct the path")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{key} could not be read as text: {error}; name a Jinja file") from None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    template = value.get("chat_template") if isinstance(value, dict) else value
+    if isinstance(template, list) and all(isinstance(item, dict) for item in template):
+        template = {item.get("name"): item.get("template") for item in template}
+    if isinstance(template, dict) and all(isinstance(text, str) for item in template.items() for text in item):
+        if "default" not in template and len(template) > 1:
+            names = ", ".join(sorted(template))
+            raise InputError(f"{key} has several templates ({names}) and none is called default; write one to a file")
+        template = template if "default" in template else next(iter(template.values()), None)
+    if not isinstance(template, (str, dict)):
+        raise InputError(f"{key} is JSON without a chat template; name a Jinja file, or JSON with `chat_template`")
+    return template
 
+
+@contextmanager
+def bounded(seconds: float = SECONDS, memory: int = MEMORY) -> Iterator[None]:
+    """Bound what a template may take, since neither Jinja's sandbox nor transformers does.
+
+    Raises:
+        TooSlowError: after `seconds` of the process's CPU, whatever else the machine does; in the main thread only.
+        MemoryError: where the process wants `memory` bytes more than it has, without what it shares with others.
+    """
+    # Limits are the process's: a second thread would take those of the first for the ones to go back to.
+    with _LIMITS, _memory_limit(memory):
+        if threading.current_thread() is threading.main_thread():
+            with _cpu_limit(seconds):
+                yield
+        else:
+            yield
+
+
+@contextmanager
+def _memory_limit(memory: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+    limit = pages * resource.getpagesize() + memory
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if soft == resource.RLIM_INFINITY else min(limit, soft), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+@contextmanager
+def _cpu_limit(seconds: float) -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise TooSlowError(f"it takes more than {seconds:g} s")
 
@@ -166,24 +226,9 @@ def cpu_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, earlier if earlier is not None else signal.SIG_DFL)
 
 
-@contextmanager
-def _memory_limit(more: int) -> Iterator[None]:
-    """Raise MemoryError where the process takes more memory than it has and `more` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    limit = pages * resource.getpagesize() + more
-    if soft != resource.RLIM_INFINITY:
-        limit = min(limit, soft)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
 def _rejection(error: Exception) -> BadRow:
-    words = str(error).strip().splitlines()
-    return BadRow(f"the chat template rejects the row: {words[0] if words else type(error).__name__}")
+    lines = str(error).strip().splitlines()
+    return BadRow(f"the chat template rejects the row: {lines[0][:_LONGEST_REASON] if lines else type(error).__name__}")
 
 
 def _directives(today: date) -> dict[str, str]:

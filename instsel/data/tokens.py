@@ -3,35 +3,42 @@
 import json
 import random
 import re
+from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, chain
 from typing import Any, Protocol
 
-# Between two of these, no pre-tokenizer of `_SAFE` makes a token; `_is_exact` tests that of each tokenizer.
-_CUT = re.compile(r"(?<=[A-Za-z0-9.,;:!?)])(?= [A-Za-z])|(?<=[A-Za-z])(?=[.,;:!?)])|(?<=\S\n)(?=[A-Za-z])")
-_EDGE = re.compile(r"[A-Za-z0-9.,;:!?)\s]")
-_SAFE = {"ByteLevel", "Digits", "Split"}
-_MOST_PIECES = 200_000
+_Offsets = list[tuple[int, int]]
+_ITEM = array("I").itemsize
+
+# Pieces of a text, cut only where the usual pre-tokenizers cut it too: before a blank, and before other white space
+# behind a letter or a digit; between digits and other characters; behind a letter where no letter, mark or apostrophe
+# follows; behind a line break alone. Other white space goes with what follows it, since how it is split depends on
+# that. `_is_exact` tests the cuts for each tokenizer.
+_LETTERS = r"[A-Za-z]+(?![A-Za-z'\x80-\U0010ffff])"
+_DIGITS = r"[0-9]+(?![0-9\x80-\U0010ffff])"
+_SIGNS = r"[!-/:-@\[-`{-~]+(?![!-/:-@\[-`{-~])"
+_BREAK = r"[^\S ]\s*"
+_PIECE = re.compile(
+    r"\n(?=\S)"
+    rf"|\s*(?:{_LETTERS}|{_DIGITS})"
+    rf"|\s*{_SIGNS}(?:{_BREAK}{_SIGNS})*"
+    rf"(?:(?=[ 0-9]|\Z)|\n(?=[^\s/])|(?:{_BREAK})?{_LETTERS}|{_BREAK}{_DIGITS})"
+    rf"|\s*\S+(?:{_BREAK}\S+)*(?:{_BREAK}\Z)?"
+    r"|\s+"
+)
+_SEPARATOR = re.compile(r"<[^<>\s]+>")
+_KINDS = {"ByteLevel", "Digits", "Split"}
+_MOST_PIECES = 100_000
 _LONGEST_PIECE = 32
-_TRIALS = 300
+_JOINED = 50
+_TRIALS = 500
 _SAMPLE = [
-    *"abzABZ019 \n\t.,;:!?)('\"-_#=/<>",
-    " ",
-    " ",
-    "\n",
-    "a ",
-    " the",
-    " The",
-    "it's",
-    "é",
-    "ß",
-    "日",
-    "\u0301",
-    "😀",
-    "\u00a0",
-    "\r\n",
+    *"abzABZ019 \n\t\r.,;:!?)('\"-_#=/<>\\{}",
+    *("  ", "\n\n", "a ", " the", " The", "it's", "IT'LL", "12345", "...", ".\n", "\r\n", "é", "ß", "日本", "e\u0301"),
+    *("\u0301", "😀", "👩\u200d👧", "\u00a0", "\u2028", "\x1c", "\x85", "’", "，", "д", "٣", "ไท"),
 ]
 
 
@@ -50,7 +57,7 @@ class TokenisedText(Protocol):
 class _Whole:
     """A text that was tokenised in one piece."""
 
-    def __init__(self, ids: list[int], offsets: list[tuple[int, int]]) -> None:
+    def __init__(self, ids: list[int], offsets: _Offsets) -> None:
         self.ids, self._offsets = ids, offsets
 
     def tokens_of(self, start: int, end: int, limit: int) -> tuple[int, int]:
@@ -58,104 +65,167 @@ class _Whole:
         return first, last - (last > first and self._offsets[last - 1][1] > limit)
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """A text in pieces, and where its parts between tokens of the tokenizer's own start: characters, and pieces."""
+
+    pieces: list[str]
+    starts: list[int]
+    indices: list[int]
+
+
 class _Pieced:
     """A text that was tokenised piece by piece."""
 
-    def __init__(self, pieces: list[str], ids: list[tuple[int, ...]], offsets_of: Any) -> None:
-        self.ids = list(chain.from_iterable(ids))
-        self._pieces, self._piece_ids, self._offsets_of = pieces, ids, offsets_of
-        self._ends: list[int] = []
-        self._token_ends: list[int] = []
+    def __init__(self, cut: _Cut, ids: list[bytes], offsets_of: Callable[[str], _Offsets]) -> None:
+        self.ids = array("I", b"".join(ids)).tolist()
+        self._cut, self._piece_ids, self._offsets_of = cut, ids, offsets_of
 
     def tokens_of(self, start: int, end: int, limit: int) -> tuple[int, int]:
-        if not self._ends:
-            self._ends = list(accumulate(map(len, self._pieces)))
-            self._token_ends = list(accumulate(map(len, self._piece_ids)))
-        index = bisect_right(self._ends, start)
-        if index == len(self._pieces):
-            return len(self.ids), len(self.ids)
-        before, inside = self._token_ends[index] - len(self._piece_ids[index]), self._inside(index, start)
-        first = before if inside == 0 else before + _tokens_between(self._offsets(index), inside, self._ends[index])[0]
-        index = bisect_left(self._ends, end)
-        if self._ends[index] == end:
-            return first, max(first, self._token_ends[index])
-        offsets = self._offsets(index)
-        last = _tokens_between(offsets, 0, self._inside(index, end))[1]
-        if last and offsets[last - 1][1] > self._inside(index, limit):
-            last -= 1
-        return first, max(first, self._token_ends[index] - len(offsets) + last)
+        index, at = self._piece_at(start)
+        first = self._tokens_before(index)
+        if at < start:
+            piece = self._cut.pieces[index]
+            first += _tokens_between(self._offsets_of(piece), start - at, len(piece))[0]
+        index, at = self._piece_at(end)
+        last = self._tokens_before(index)
+        if at < end:
+            offsets = self._offsets_of(self._cut.pieces[index])
+            inner = _tokens_between(offsets, 0, end - at)[1]
+            last += inner - (inner > 0 and offsets[inner - 1][1] > limit - at)
+        return first, max(first, last)
 
-    def _inside(self, index: int, position: int) -> int:
-        """Return a position in the text as one in a piece."""
-        return position - self._ends[index] + len(self._pieces[index])
+    def _piece_at(self, position: int) -> tuple[int, int]:
+        """Return the piece that holds a character, or starts with it, and where it starts."""
+        part = bisect_right(self._cut.starts, position) - 1
+        index, at = self._cut.indices[part], self._cut.starts[part]
+        pieces = self._cut.pieces
+        while index < len(pieces) and at + len(pieces[index]) <= position:
+            at += len(pieces[index])
+            index += 1
+        return index, at
 
-    def _offsets(self, index: int) -> list[tuple[int, int]]:
-        return self._offsets_of(self._pieces[index])
+    def _tokens_before(self, index: int) -> int:
+        return sum(map(len, self._piece_ids[:index])) // _ITEM
 
 
 class Tokenizer:
     """Tokenises as a Hugging Face tokenizer does, by pieces where that is certain to give the same tokens.
 
-    Most of the time of a fast tokenizer goes into splitting texts into words. Words with the blank before them occur
-    again and again, so a text is cut where every pre-tokenizer of the usual kinds cuts it too, and what a piece
-    becomes is remembered.
+    A fast tokenizer spends most of its time on splitting texts into words and on keeping track of where they stand.
+    Words occur again and again, so a text is cut, and what a piece becomes is remembered.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._pieces: dict[str, tuple[int, ...]] = {}
-        self._offsets: dict[str, list[tuple[int, int]]] = {}
+        self._tokenizer, self._backend = tokenizer, tokenizer.backend_tokenizer
+        added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+        longest_first = sorted(added, key=len, reverse=True)
+        self._added = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if added else None
+        self._separator = next(((text, added[text]) for text in added if _SEPARATOR.fullmatch(text)), None)
+        # Tokens of the tokenizer's own are pieces that are known.
+        self._known = {text: array("I", [number]).tobytes() for text, number in added.items()}
+        # Those of late, and those before them: of words that still occur none is forgotten.
+        self._ids: dict[str, bytes] = dict(self._known)
+        self._earlier: dict[str, bytes] = {}
+        self._offsets: dict[str, _Offsets] = {}
         self._by_pieces = _may_cut(tokenizer) and self._is_exact()
 
-    def encode(self, texts: Sequence[str]) -> list[TokenisedText]:
+    def encode(self, texts: Sequence[str]) -> Sequence[TokenisedText]:
         """Tokenise texts, as they are: no special tokens are added."""
-        if not self._by_pieces:
-            return self._whole(texts)
-        return self._pieced(texts)
-
-    def _whole(self, texts: Sequence[str]) -> list[TokenisedText]:
         if not texts:
             return []
-        batch = self._call(texts, return_offsets_mapping=True)
+        return self._pieced(texts) if self._by_pieces else self._whole(texts)
+
+    def _whole(self, texts: Sequence[str]) -> list[_Whole]:
+        batch = self._tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
         return [_Whole(ids, offsets) for ids, offsets in zip(batch["input_ids"], batch["offset_mapping"], strict=True)]
 
-    def _pieced(self, texts: Sequence[str]) -> list[TokenisedText]:
-        cut = [_CUT.split(text) for text in texts]
-        known = self._pieces
-        new = list({piece: None for pieces in cut for piece in pieces if piece not in known})
-        if len(known) + len(new) > _MOST_PIECES:
-            # What this call needs stays whole: its pieces are looked up below.
-            known.clear()
-            new = list({piece: None for pieces in cut for piece in pieces})
-        if new:
-            known.update(zip(new, map(tuple, self._call(new)["input_ids"]), strict=True))
-        tokenised: list[TokenisedText] = [
-            _Pieced(pieces, list(map(known.__getitem__, pieces)), self._piece_offsets) for pieces in cut
+    def _pieced(self, texts: Sequence[str]) -> list[_Pieced]:
+        cuts = list(map(self._cut, texts))
+        ids = [list(map(self._ids.get, cut.pieces)) for cut in cuts]
+        missing = [
+            (row_ids, index, cut.pieces[index])
+            for cut, row_ids in zip(cuts, ids, strict=True)
+            for index in _indices_of_none(row_ids)
         ]
-        for piece in new:
-            if len(piece) > _LONGEST_PIECE:
-                del known[piece]
-        return tokenised
+        known = self._look_up({piece for _, _, piece in missing})
+        for row_ids, index, piece in missing:
+            row_ids[index] = known[piece]
+        return [_Pieced(cut, row_ids, self._piece_offsets) for cut, row_ids in zip(cuts, ids, strict=True)]
 
-    def _piece_offsets(self, piece: str) -> list[tuple[int, int]]:
+    def _look_up(self, pieces: Collection[str]) -> dict[str, bytes]:
+        """Return the tokens of pieces that are not among those of late, and remember them."""
+        known = {piece: self._earlier[piece] for piece in pieces if piece in self._earlier}
+        new = [piece for piece in pieces if piece not in known]
+        known.update(zip(new, self._encode_pieces(new), strict=True))
+        if len(self._ids) > _MOST_PIECES:
+            self._ids, self._earlier, self._offsets = dict(self._known), self._ids, {}
+        # Long pieces hardly occur again.
+        self._ids.update((piece, ids) for piece, ids in known.items() if len(piece) <= _LONGEST_PIECE)
+        return known
+
+    def _cut(self, text: str) -> _Cut:
+        """Cut a text into pieces; tokens of the tokenizer's own that stand in it are pieces."""
+        if self._added is None:
+            return _Cut(_PIECE.findall(text), [0], [0])
+        pieces: list[str] = []
+        starts, indices, position = [], [], 0
+        for index, part in enumerate(self._added.split(text)):
+            starts.append(position)
+            indices.append(len(pieces))
+            position += len(part)
+            if index % 2:
+                pieces.append(part)
+            else:
+                pieces += _PIECE.findall(part)
+        return _Cut(pieces, starts, indices)
+
+    def _encode_pieces(self, pieces: Sequence[str]) -> Iterator[bytes]:
+        """Tokenise pieces, many in a text: a token of the tokenizer's own stands between two."""
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        if self._separator is None:
+            for encoding in self._backend.encode_batch_fast(list(pieces), add_special_tokens=False):
+                yield array("I", encoding.ids).tobytes()
+            return
+        text, number = self._separator
+        joined = [text.join(pieces[start : start + _JOINED]) for start in range(0, len(pieces), _JOINED)]
+        for encoding in self._backend.encode_batch_fast(joined, add_special_tokens=False):
+            ids, start = encoding.ids, 0
+            for _ in range(ids.count(number)):
+                end = ids.index(number, start)
+                yield array("I", ids[start:end]).tobytes()
+                start = end + 1
+            yield array("I", ids[start:]).tobytes()
+
+    def _piece_offsets(self, piece: str) -> _Offsets:
         offsets = self._offsets.get(piece)
         if offsets is None:
-            offsets = self._call([piece], return_offsets_mapping=True)["offset_mapping"][0]
-            if len(piece) <= _LONGEST_PIECE and len(self._offsets) < _MOST_PIECES:
-                self._offsets[piece] = offsets
+            offsets = self._offsets[piece] = self._backend.encode(piece, add_special_tokens=False).offsets
         return offsets
 
-    def _call(self, texts: Sequence[str], **options: Any) -> Any:
-        return self._tokenizer(
-            list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False, **options
+    def _is_exact(self) -> bool:
+        """Return whether random texts of all kinds of characters are split into the same words in pieces and whole."""
+        draw = random.Random(0)
+        texts = ["".join(draw.choices(_SAMPLE, k=24)) for _ in range(_TRIALS)]
+        return all(
+            self._words(text) == [word for piece in _PIECE.findall(text) for word in self._words(piece)]
+            for text in texts
         )
 
-    def _is_exact(self) -> bool:
-        """Return whether random texts of all kinds of characters become the same tokens in pieces and whole."""
-        random_texts = random.Random(0)
-        texts = ["".join(random_texts.choices(_SAMPLE, k=24)) for _ in range(_TRIALS)]
-        pieced, whole = self._pieced(texts), self._whole(texts)
-        return all(left.ids == right.ids for left, right in zip(pieced, whole, strict=True))
+    def _words(self, text: str) -> list[str]:
+        normalizer, pre_tokenizer = self._backend.normalizer, self._backend.pre_tokenizer
+        normal = normalizer.normalize_str(text) if normalizer is not None else text
+        return [word for word, _ in pre_tokenizer.pre_tokenize_str(normal)]
 
 
 @lru_cache(maxsize=4)
@@ -168,16 +238,13 @@ def _may_cut(tokenizer: Any) -> bool:
     """Return whether a tokenizer splits texts by patterns that look no further than a character ahead."""
     backend = tokenizer.backend_tokenizer
     kinds = _kinds(backend.pre_tokenizer)
-    if not kinds or not kinds <= _SAFE or not _kinds(backend.normalizer) <= {"NFC"}:
+    if not kinds or not kinds <= _KINDS or not _kinds(backend.normalizer) <= {"NFC"}:
         return False
     if getattr(backend.model, "dropout", None):
         return False
-    # A token of its own that holds, or may reach over, a cut would be lost.
+    # Some tokens take white space around them, or are looked for only when the text is normalised.
     return not any(
-        token.single_word
-        or _EDGE.match(token.content[0])
-        or _EDGE.match(token.content[-1])
-        or _CUT.search(token.content)
+        token.single_word or token.lstrip or token.rstrip or token.normalized
         for token in tokenizer.added_tokens_decoder.values()
     )
 
@@ -191,7 +258,7 @@ def _kinds(part: Any) -> set[str]:
     return {"a blank in front" if member.get("add_prefix_space") else member["type"] for member in members}
 
 
-def _tokens_between(offsets: Sequence[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
+def _tokens_between(offsets: _Offsets, start: int, end: int) -> tuple[int, int]:
     """Return the range of tokens that reach into characters `start` to `end`.
 
     Some tokenizers give tokens of white space no width: those count at the end of what they stand for.
@@ -201,3 +268,13 @@ def _tokens_between(offsets: Sequence[tuple[int, int]], start: int, end: int) ->
     while last < len(offsets) and offsets[last] == (end, end):
         last += 1
     return first, max(first, last)
+
+
+def _indices_of_none(values: Sequence[bytes | None]) -> Iterator[int]:
+    index = -1
+    try:
+        while True:
+            index = values.index(None, index + 1)
+            yield index
+    except ValueError:
+        return

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from instsel.config.study import Embedding, Lora, Model
+from instsel.data.templates import check_template, read_template
 from instsel.errors import InputError
 from instsel.models.dtypes import dtype_of
 from instsel.training.checkpoint import load_adapter
@@ -24,7 +25,7 @@ def load_tokenizer(model: Model) -> Any:
     """Load the tokenizer of a model, with the study's chat template if it has one.
 
     Raises:
-        InputError: the model, or the template file, does not exist.
+        InputError: the model does not exist, or the template file does not hold a template that can be used.
     """
     from transformers import AutoTokenizer
 
@@ -35,10 +36,11 @@ def load_tokenizer(model: Model) -> Any:
     except (OSError, ValueError) as error:
         raise InputError(f"model.name: no tokenizer could be loaded from {model.name}: {_first_line(error)}") from error
     if model.chat_template is not None:
-        template = Path(model.chat_template).expanduser()
-        if not template.is_file():
-            raise InputError(f"model.chat_template: file {template} does not exist; correct the path")
-        tokenizer.chat_template = template.read_text(encoding="utf-8")
+        path = Path(model.chat_template).expanduser()
+        tokenizer.chat_template = read_template(path)
+        problem = check_template(tokenizer)
+        if problem is not None:
+            raise InputError(f"model.chat_template: {path}: {problem}; correct the template, or name another")
     return tokenizer
 
 
