@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks import report
 from instsel.data.chat import IGNORED, Example, encode_batch
-from instsel.data.formats import BadRow
+from instsel.data.messages import BadRow
 from instsel.data.tokens import tokenizer_of
 from instsel.data.turns import Dialogue, EncodingOptions
 from instsel.report.markdown import markdown_table
