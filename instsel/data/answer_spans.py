@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from instsel.data.frames import Frame, learn_frame
@@ -29,37 +30,41 @@ _Point = tuple[int, int]
 
 @dataclass(frozen=True)
 class AnswerSpan:
-    """Characters of an answer in a rendered text.
+    """Characters of an answer, or of a part of it, in a rendered text.
 
     Attributes:
         start: where the assistant starts to write.
         spoken: where it does so without its reasoning.
         end: behind the mark that ends its turn.
-        words: start and end of the text that it says, without anything that the template writes around it.
     """
 
     start: int
     spoken: int
     end: int
-    words: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers in a rendered text by turn, and the number of turns whose reasoning the template leaves out."""
+    """Answers in a rendered text.
 
-    spans: dict[int, AnswerSpan]
+    Attributes:
+        spans: of each turn of the assistant; several where the template writes another turn inside.
+        words: of each, start and end of the text that it says, without anything that the template writes around it.
+        dropped_reasoning: number of turns whose reasoning the template leaves out.
+    """
+
+    spans: dict[int, list[AnswerSpan]]
+    words: dict[int, tuple[int, int]]
     dropped_reasoning: int
 
 
 @dataclass(frozen=True)
 class _Bounds:
-    """Points of an answer: a literal of the layout, and an offset in it."""
+    """Points of an `AnswerSpan`: a literal of the layout, and an offset in it."""
 
     start: _Point
     spoken: _Point
     end: _Point
-    words: tuple[_Point, _Point]
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ class _Layout:
 
     pieces: Pieces
     texts: tuple[Piece, ...]
-    bounds: dict[int, _Bounds]
+    bounds: dict[int, list[_Bounds]]
+    words: dict[int, tuple[_Point, _Point]]
     missing: tuple[int, ...]
 
 
@@ -110,18 +116,14 @@ class AnswerFinder:
             return starts[point[0]] + point[1]
 
         spans = {
-            turn: AnswerSpan(
-                position(bounds.start),
-                position(bounds.spoken),
-                position(bounds.end),
-                (position(bounds.words[0]), position(bounds.words[1])),
-            )
-            for turn, bounds in layout.bounds.items()
+            turn: [AnswerSpan(position(part.start), position(part.spoken), position(part.end)) for part in parts]
+            for turn, parts in layout.bounds.items()
         }
+        words = {turn: (position(start), position(end)) for turn, (start, end) in layout.words.items()}
         for turn, message in enumerate(messages):
             if message.get("role") == "assistant" and turn not in spans:
                 raise BadRow(f"turn {turn + 1}, assistant, says nothing")
-        return Answers(spans, len({layout.texts[number].turn for number in layout.missing}))
+        return Answers(spans, words, len({layout.texts[number].turn for number in layout.missing}))
 
     def _read(self, messages: Sequence[Turn], tools: Any, text: str) -> tuple[_Layout, list[str]]:
         """Return the layout of a conversation and its texts; rows of the same turns share a layout."""
@@ -151,30 +153,29 @@ class AnswerFinder:
         for number, index in firsts.items():
             if texts[number].role == "assistant":
                 by_turn.setdefault(texts[number].turn, []).append(index)
-        bounds = {turn: self._bounds(pieces, texts, sorted(indices)) for turn, indices in by_turn.items()}
+        bounds: dict[int, list[_Bounds]] = {}
+        words: dict[int, tuple[_Point, _Point]] = {}
+        for turn, indices in by_turn.items():
+            indices.sort()
+            bounds[turn] = [self._bounds(pieces, texts, part) for part in _parts(pieces, texts, indices)]
+            said = [index for index in indices if texts[pieces.order[index]].kind == "text"] or indices[:1]
+            words[turn] = ((said[0], len(pieces.literals[said[0]])), (said[-1] + 1, 0))
         missing = tuple(number for number in range(len(texts)) if number not in firsts)
-        return _Layout(pieces, tuple(texts), bounds, missing)
+        return _Layout(pieces, tuple(texts), bounds, words, missing)
 
-    def _bounds(self, pieces: Pieces, texts: Sequence[Piece], indices: list[int]) -> _Bounds:
+    def _bounds(self, pieces: Pieces, texts: Sequence[Piece], indices: Sequence[int]) -> _Bounds:
         """Return the points of an answer whose texts stand behind the literals of some indices."""
         said = {index: texts[pieces.order[index]] for index in indices}
-        first, last = indices[0], indices[-1]
 
         def start_at(index: int) -> int:
             return self.frame.start_of_answer(pieces.literals[index], said[index].kind, said[index].before)
 
-        start = (first, start_at(first))
-        spoken_index = next((index for index in indices if said[index].kind != "reasoning"), None)
-        end = self._end(pieces, texts, last)
-        if spoken_index is None:
-            spoken = end
-        else:
-            literal = pieces.literals[spoken_index]
-            closed = [close.end() for close in _THINKING_CLOSES.finditer(literal)]
-            spoken = (spoken_index, max([start_at(spoken_index), *closed]))
-        words = [index for index in indices if said[index].kind == "text"]
-        bounds = ((words[0], len(pieces.literals[words[0]])), (words[-1] + 1, 0)) if words else (end, end)
-        return _Bounds(start, spoken, end, bounds)
+        end = self._end(pieces, texts, indices[-1])
+        spoken = next((index for index in indices if said[index].kind != "reasoning"), None)
+        if spoken is None:
+            return _Bounds((indices[0], start_at(indices[0])), end, end)
+        closed = [close.end() for close in _THINKING_CLOSES.finditer(pieces.literals[spoken])]
+        return _Bounds((indices[0], start_at(indices[0])), (spoken, max([start_at(spoken), *closed])), end)
 
     def _end(self, pieces: Pieces, texts: Sequence[Piece], last: int) -> _Point:
         """Return the end of an answer whose last text stands behind literal `last`."""
@@ -192,6 +193,17 @@ class AnswerFinder:
             return last + 1, len(behind.rstrip())
         tag = text.after.rstrip()
         return last + 1, len(tag) if behind.startswith(tag) else 0
+
+
+def _parts(pieces: Pieces, texts: Sequence[Piece], indices: Sequence[int]) -> list[list[int]]:
+    """Part the texts of a turn where one of another turn stands between two of them."""
+    parts = [[indices[0]]]
+    for before, index in pairwise(indices):
+        turns = {texts[pieces.order[between]].turn for between in range(before, index + 1)}
+        if len(turns) > 1:
+            parts.append([])
+        parts[-1].append(index)
+    return parts
 
 
 def _loss(piece: Piece, *, wants_parts: bool = False) -> BadRow:

@@ -191,7 +191,7 @@ def encode_answer(
     if isinstance(row, BadRow):
         raise row
     (text,) = tokenizer_of(tokenizer).encode([row.text])
-    start, end = row.answers.spans[max(row.prepared.labelled)].words
+    start, end = row.answers.words[max(row.prepared.labelled)]
     return _example(text, [_with_limit(row.text, start, end)], limit, row.answers.dropped_reasoning)
 
 
@@ -245,8 +245,8 @@ def _prepare(tokenizer: Any, dialogue: Dialogue, options: EncodingOptions, today
 
 def _all_text(turns: Sequence[Turn], tools: Any) -> str:
     """Return all texts of a row as one, with breaks that no token holds."""
-    contents = [turn.get("content") for turn in turns if len(turn) == 2]
-    if tools is None and len(contents) == len(turns) and all(type(content) is str for content in contents):
+    contents = [turn["content"] for turn in turns if len(turn) == 2 and isinstance(turn.get("content"), str)]
+    if tools is None and len(contents) == len(turns):
         return "\0".join(contents)
     return "\0".join(texts_of([turns, tools]))
 
@@ -262,7 +262,7 @@ def _find_answers(row: _Prepared, text: str | BadRow) -> _Rendered:
 def _label(tokenizer: Any, row: _Rendered, text: TokenisedText, options: EncodingOptions) -> Example:
     """Label the answers of a conversation."""
     answers, prepared = row.answers, row.prepared
-    labelled = [answers.spans[turn] for turn in sorted(prepared.labelled)]
+    labelled = [span for turn in sorted(prepared.labelled) for span in answers.spans[turn]]
     spans = [(span.spoken if options.reasoning == "mask" else span.start, span.end) for span in labelled]
     marked = prepared.finder.template.generations(prepared.turns, prepared.tools, row.text)
     if marked is not None:

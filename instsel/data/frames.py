@@ -24,7 +24,7 @@ class Frame:
 
     Attributes:
         header: ends where the assistant starts to write.
-        openers: what stands between the header and a text of each kind.
+        openers: what stands between the header and a text of each kind, and the ends of that, from a mark on.
         endings: marks that end a turn of the assistant, one or the other.
         call_ending: what ends a turn with a tool call, where it is none of them.
         has_end_token: a token stands at the end of a conversation that ends with an answer.
@@ -32,7 +32,7 @@ class Frame:
     """
 
     header: str
-    openers: dict[Kind, str]
+    openers: dict[Kind, tuple[str, ...]]
     endings: tuple[str, ...]
     call_ending: str
     has_end_token: bool
@@ -49,9 +49,10 @@ class Frame:
         for header in (self.header, self.header.rstrip()):
             if header and (index := literal.rfind(header)) >= 0:
                 return index + len(header)
-        for opener in (self.openers.get(kind, "") + before, before, before.lstrip()):
-            if opener and literal.endswith(opener):
-                return len(literal) - len(opener)
+        openers = self.openers.get(kind, ())
+        for text in (*(opener + before for opener in openers), *openers, before, before.lstrip()):
+            if text and literal.endswith(text):
+                return len(literal) - len(text)
         return len(literal)
 
     def end_of_answer(self, literal: str, kind: Kind) -> int | None:
@@ -84,11 +85,12 @@ def learn_frame(template: ChatTemplate) -> Frame:
         ending = again.literals[2][: again.literals[2].rindex(header)].strip()
         endings = tuple(dict.fromkeys([*endings, ending])) if tags.search(ending) else endings
     frame = Frame(header, {}, endings, "", has_end_token=False)
-    openers: dict[Kind, str] = {}
+    openers: dict[Kind, tuple[str, ...]] = {}
     call, called = probe.pieces("user", "call"), probe.pieces("user", "call", "tool", "assistant")
-    for kind, pieces in (("text", plain), ("reasoning", probe.pieces("user", "thinking")), ("call", call)):
+    written: dict[Kind, Pieces | None] = {"text": plain, "reasoning": probe.pieces("user", "thinking"), "call": call}
+    for kind, pieces in written.items():
         if pieces is not None:
-            openers[kind] = pieces.literals[1][frame.start_of_answer(pieces.literals[1], kind) :]
+            openers[kind] = probe.ends(pieces.literals[1][frame.start_of_answer(pieces.literals[1], kind) :])
     call_ending = ""
     if call is not None:
         shared = call.literals[-1]
@@ -114,7 +116,7 @@ class _Probe:
                 continue
             pieces = self._signs.split(rendered)
             if self._is_whole(pieces, turns):
-                self.wants_parts |= isinstance(turns[0]["content"], list)
+                self.wants_parts |= isinstance(turns[0].get("content"), list)
                 return pieces
         return None
 
@@ -171,6 +173,11 @@ class _Probe:
             return tuple(mark for mark in (end, answer if answer == question else "") if mark)
         return (final.strip(),) if inner.startswith(final.rstrip()) else ()
 
+    def ends(self, text: str) -> tuple[str, ...]:
+        """Return a text, and what of it starts with each of its marks."""
+        starts = [0, *(tag.start() for tag in self._tags.finditer(text))]
+        return tuple(dict.fromkeys(text[start:] for start in starts if text))
+
     def common(self, left: str, right: str) -> str:
         """Return the text that both begin with, without a part of a mark."""
         shared = ""
@@ -185,7 +192,7 @@ class _Probe:
         return [part for part in self._tags.split(text) if part]
 
     def _forms(self, kinds: Sequence[str]) -> list[list[dict[str, Any]]]:
-        """Return a conversation in the forms that templates want: texts or parts, arguments as objects or JSON."""
+        """Return a conversation in the forms that templates want."""
         sign = iter(map(self._signs.sign, range(100)))
         plain: list[dict[str, Any]] = []
         for kind in kinds:
@@ -198,9 +205,11 @@ class _Probe:
                 plain.append({"role": "tool", "tool_call_id": _CALL["id"], "name": "look", "content": next(sign)})
             else:
                 plain.append({"role": kind, "content": next(sign)})
+        # Some templates want a system turn, a content beside a call, or contents in parts.
+        forms = [plain, [{"role": "system", "content": "Be brief."}, *plain]]
         if "call" in kinds:
-            return [plain, [{"content": "", **turn} for turn in plain]]
-        return [plain, [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in plain]]
+            return [*forms, [{"content": "", **turn} for turn in plain]]
+        return [*forms, [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in plain]]
 
     def _is_whole(self, pieces: Pieces, turns: Sequence[dict[str, Any]]) -> bool:
         texts = repr(turns).count(self._signs.stem)

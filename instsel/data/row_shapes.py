@@ -4,6 +4,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal
 
 from pydantic import JsonValue
@@ -68,9 +69,14 @@ class RowParts:
         column = self.layout.columns.get(name)
         return column if isinstance(column, str) else key
 
+    def _lettered(self) -> list[str]:
+        """Return the columns A, B, ... of a question whose options stand in columns, as MMLU has them."""
+        letters = list(takewhile(lambda letter: self.raw.get(letter) is not None, string.ascii_uppercase))
+        return letters if len(letters) > 1 and self.raw.get("choices") is None else []
+
     def options(self) -> JsonValue:
         """Return the row's choices, and take the columns that they are in."""
-        column = self.layout.columns.get("choices", "choices")
+        column = self.layout.columns.get("choices") or self._lettered() or "choices"
         return self.take(column) if isinstance(column, str) else [self.take(each) for each in column]
 
     def rest(self) -> dict[str, JsonValue]:
@@ -153,7 +159,7 @@ class RowParts:
         """Write options under the question, and an answer that is the number of one as its letter."""
         options = choices_of(self.options())
         is_number = isinstance(answer, int) and not isinstance(answer, bool)
-        asked = "choices" in self.layout.columns or is_number
+        asked = "choices" in self.layout.columns or is_number or bool(self._lettered())
         if not options or not asked or len(options) > len(string.ascii_uppercase):
             return question, text_of(answer, f"`{answer_key}`")
         if isinstance(answer, int) and is_number:

@@ -92,7 +92,7 @@ class ChatTemplate:
     def _apply(
         self, source: str, conversations: Sequence[Sequence[Turn]], tools: Any, *, prompt: bool = False
     ) -> list[str]:
-        with bounded():
+        with bounded(SECONDS, MEMORY):
             texts: list[str] = self.tokenizer.apply_chat_template(
                 list(conversations),
                 tools=tools,
@@ -131,7 +131,7 @@ def check_template(tokenizer: Any) -> str | None:
         if "messages" not in source:
             return f"{which}does not read `messages`, so it is no chat template"
         try:
-            with bounded():
+            with bounded(SECONDS, MEMORY):
                 text = tokenizer.apply_chat_template(
                     [{"role": "user", "content": "Why?"}], chat_template=source, tokenize=False
                 )
@@ -173,18 +173,23 @@ def read_template(path: Path) -> str | dict[str, str]:
     template = value.get("chat_template") if isinstance(value, dict) else value
     if isinstance(template, list) and all(isinstance(item, dict) for item in template):
         template = {item.get("name"): item.get("template") for item in template}
-    if isinstance(template, dict) and all(isinstance(text, str) for item in template.items() for text in item):
-        if "default" not in template and len(template) > 1:
-            names = ", ".join(sorted(template))
-            raise InputError(f"{key} has several templates ({names}) and none is called default; write one to a file")
-        template = template if "default" in template else next(iter(template.values()), None)
-    if not isinstance(template, (str, dict)):
+    if isinstance(template, str):
+        return template
+    if not isinstance(template, dict) or not template or not all(map(_is_text, (*template, *template.values()))):
         raise InputError(f"{key} is JSON without a chat template; name a Jinja file, or JSON with `chat_template`")
-    return template
+    if len(template) > 1 and "default" not in template:
+        names = ", ".join(sorted(template))
+        raise InputError(f"{key} has several templates ({names}) and none is called default; write one to a file")
+    # Of several, transformers takes the one for tools where a row has some.
+    return template if len(template) > 1 else next(iter(template.values()))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 @contextmanager
-def bounded(seconds: float = SECONDS, memory: int = MEMORY) -> Iterator[None]:
+def bounded(seconds: float, memory: int) -> Iterator[None]:
     """Bound what a template may take, since neither Jinja's sandbox nor transformers does.
 
     Raises:

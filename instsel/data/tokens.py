@@ -151,7 +151,7 @@ class Tokenizer:
 
     def _pieced(self, texts: Sequence[str]) -> list[_Pieced]:
         cuts = list(map(self._cut, texts))
-        ids = [list(map(self._ids.get, cut.pieces)) for cut in cuts]
+        ids: list[list[Any]] = [list(map(self._ids.get, cut.pieces)) for cut in cuts]
         missing = [
             (row_ids, index, cut.pieces[index])
             for cut, row_ids in zip(cuts, ids, strict=True)

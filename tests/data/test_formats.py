@@ -262,6 +262,7 @@ def test_options_in_columns_are_written_under_the_question() -> None:
     row = parse_row(raw, layout=layout)
     assert [turn["content"] for turn in row.messages] == ["Wet?\nA. Sand\nB. Water", "B"]
     assert row.choices == ["Sand", "Water"]
+    assert parse_row(raw).messages == row.messages, "columns A, B, ... are known"
 
 
 def test_the_number_of_a_choice_is_its_letter() -> None:

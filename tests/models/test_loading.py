@@ -71,6 +71,30 @@ def test_a_missing_chat_template_file_is_refused(tiny_model):
         load_tokenizer(Model(name=str(tiny_model), chat_template="nowhere.jinja"))
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{% for m in messages %}", "it has an error in line 1: Unexpected end of template"),
+        ('{"eos_token": "</s>"}', "is JSON without a chat template"),
+        (
+            '[{"name": "a", "template": "m"}, {"name": "b", "template": "m"}]',
+            r"has several templates \(a, b\) and none",
+        ),
+    ],
+)
+def test_a_chat_template_that_cannot_be_used_is_refused(tiny_model, tmp_path, text, reason):
+    (tmp_path / "own.jinja").write_text(text)
+    with pytest.raises(InputError, match=rf"^model\.chat_template: .*own\.jinja:? {reason}"):
+        load_tokenizer(Model(name=str(tiny_model), chat_template=str(tmp_path / "own.jinja")))
+
+
+def test_the_chat_template_of_another_models_configuration_is_used(tiny_model, tmp_path):
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template, "eos_token": "</s>"}))
+    tokenizer = load_tokenizer(Model(name=str(tiny_model), chat_template=str(tmp_path / "tokenizer_config.json")))
+    assert tokenizer.chat_template == template
+
+
 def test_the_studys_own_chat_template_is_used(tiny_model, tmp_path):
     (tmp_path / "own.jinja").write_text("own {{ messages[0]['content'] }}")
     tokenizer = load_tokenizer(Model(name=str(tiny_model), chat_template=str(tmp_path / "own.jinja")))
