@@ -1,10 +1,10 @@
 """Time to encode rows, and to encode long conversations, beside the way of version 0.5.1.
 
-    python -m benchmarks.encoding --tokenizer FOLDER --rows ROWS.jsonl.gz ... [--most 500] [--rounds 3] [--out FILE]
+    python -m benchmarks.encoding --tokenizer FOLDER --rows ROWS.jsonl.gz ... [--most 4000] [--out FILE]
 
-Rows have `messages`. Both encode the same rows in turns, on one core, and CPU seconds are compared; 0.5.1 rendered the
-beginning of a conversation again for each answer (`encode_by_prefixes`). Before each run what the encoder remembers
-of earlier ones is forgotten, so that all words are new to it. Examples that differ are counted.
+Rows have `messages`. Both encode each row once, a thousand the one and then the other, on one core, and seconds of CPU
+are compared; 0.5.1 rendered the beginning of a conversation again for each answer (`encode_by_prefixes`). What the
+encoder remembers of earlier rows it keeps, as in a study. Examples that differ are counted.
 """
 
 import argparse
@@ -16,16 +16,16 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from os.path import commonprefix
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from benchmarks import report
 from instsel.data.chat import IGNORED, Example, encode_batch
 from instsel.data.messages import BadRow
-from instsel.data.tokens import tokenizer_of
 from instsel.data.turns import Dialogue, EncodingOptions
 from instsel.report.markdown import markdown_table
 
@@ -41,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokenizer", required=True, help="folder with a fast tokenizer and its chat template")
     parser.add_argument("--rows", type=Path, nargs="+", required=True, help="files of rows with `messages`")
-    parser.add_argument("--most", type=int, default=500, help="rows of a file")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--most", type=int, default=4_000, help="rows of a file")
     parser.add_argument("--out", type=Path, help="file of the report; default standard output")
     options = parser.parse_args(argv)
     # One core: the Rust part of a tokenizer would otherwise use all.
@@ -51,29 +50,51 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
     files = {path.name: _read(path, options.most) for path in options.rows}
-    rows = [row for file in files.values() for row in file]
     # The rows lie here all the time, which a study's do not: the garbage collector need not look at them.
     gc.freeze()
-    body = [_compare(tokenizer, name, file, options.rounds) for name, file in files.items() if file]
-    body.append(_compare(tokenizer, "all", rows, options.rounds))
+    results = [_compare(tokenizer, name, rows) for name, rows in files.items() if rows]
+    results.append(_sum("all of them", results))
     for turns in TURNS:
-        conversations = [_conversation(turns, number) for number in range(max(1, 1_000 // turns))]
-        body.append(_compare(tokenizer, f"conversations of {turns:,} turns", conversations, options.rounds))
+        conversations = [_conversation(turns, number) for number in range(max(3, 2_000 // turns))]
+        results.append(_compare(tokenizer, f"conversations of {turns:,} turns", conversations))
     command = shlex.join(["python", "-m", "benchmarks.encoding", *(sys.argv[1:] if argv is None else argv)])
     facts = report.facts_list({**report.machine("cpu"), "command": f"`{command}`"})
     header = ["rows", "number", "tokens a row", "0.5.1, ms a row", "now, ms a row", "times as fast", "other examples"]
-    text = f"# Encoding\n\n{facts}\n{markdown_table(header, body)}"
+    text = f"# Encoding\n\n{facts}\n{markdown_table(header, [result.line() for result in results])}"
     if options.out:
         options.out.write_text(text, encoding="utf-8")
     print(text)
 
 
+@dataclass
+class Result:
+    """What both took for some rows: seconds of CPU, tokens, and examples that differ."""
+
+    name: str
+    rows: int = 0
+    tokens: int = 0
+    other: int = 0
+    earlier: float = 0.0
+    now: float = 0.0
+
+    def line(self) -> list[str]:
+        """Return the cells of the table."""
+        return [
+            self.name,
+            f"{self.rows:,}",
+            f"{self.tokens / self.rows:.0f}",
+            f"{self.earlier / self.rows * 1e3:.3f}",
+            f"{self.now / self.rows * 1e3:.3f}",
+            f"{self.earlier / self.now:.1f}",
+            f"{self.other:,}",
+        ]
+
+
 def encode_by_prefixes(tokenizer: Any, messages: Messages, max_length: int) -> Example:
     """Encode a row as 0.5.1 did: an answer is what a rendering has beyond that of the turns before it."""
     text = _render(tokenizer, messages)
-    template = tokenizer.get_chat_template()
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    if any(token in message["content"] for token in special if token in template for message in messages):
+    special = _special_tokens(tokenizer, tokenizer.get_chat_template())
+    if any(token in message["content"] for token in special for message in messages):
         raise BadRow("the text contains a special token of the chat template")
     if any(message["content"].strip() not in text for message in messages):
         raise BadRow("the chat template drops or changes a turn")
@@ -88,6 +109,13 @@ def encode_by_prefixes(tokenizer: Any, messages: Messages, max_length: int) -> E
     if example.answer_tokens == 0:
         raise BadRow("no answer token within max_length" if example.truncated else "no answer token")
     return example
+
+
+@lru_cache(maxsize=4)
+def _special_tokens(tokenizer: Any, template: str) -> list[str]:
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    ends = {tokenizer.bos_token, tokenizer.eos_token} - {None}
+    return sorted(token for token in special if token in template or token in ends)
 
 
 def _span(tokenizer: Any, messages: Messages, turn: int, text: str) -> tuple[int, int]:
@@ -113,7 +141,7 @@ def _inside(token: tuple[int, int], span: tuple[int, int]) -> bool:
     return low <= start and end <= high and (start < end or low < start)
 
 
-def _compare(tokenizer: Any, name: str, rows: list[Messages], rounds: int) -> list[str]:
+def _compare(tokenizer: Any, name: str, rows: list[Messages]) -> Result:
     def earlier(batch: list[Messages]) -> list[Example | BadRow]:
         examples: list[Example | BadRow] = []
         for row in batch:
@@ -126,41 +154,32 @@ def _compare(tokenizer: Any, name: str, rows: list[Messages], rounds: int) -> li
     def now(batch: list[Messages]) -> list[Example | BadRow]:
         return encode_batch(tokenizer, [Dialogue(row) for row in batch], EncodingOptions(max_length=MAX_LENGTH))
 
-    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     print(f"{name}: {len(rows):,} rows", file=sys.stderr, flush=True)
-    tokens = other = 0
-    for batch in batches:
-        for left, right in zip(earlier(batch), now(batch), strict=True):
-            tokens += len(right.input_ids) if isinstance(right, Example) else 0
-            other += _key(left) != _key(right)
-    seconds = []
-    for _ in range(rounds):
-        tokenizer_of.cache_clear()
-        tokenizer_of(tokenizer)
-        seconds.append((_seconds(earlier, batches), _seconds(now, batches)))
-    ratio = median(before / after for before, after in seconds)
-    per_row = [median(column) / len(rows) * 1e3 for column in zip(*seconds, strict=True)]
-    return [
-        name,
-        f"{len(rows):,}",
-        f"{tokens / len(rows):.0f}",
-        f"{per_row[0]:.3f}",
-        f"{per_row[1]:.3f}",
-        f"{ratio:.1f}",
-        f"{other:,}",
-    ]
+    result = Result(name)
+    for start in range(0, len(rows), BATCH):
+        batch = rows[start : start + BATCH]
+        began = time.process_time()
+        left = earlier(batch)
+        between = time.process_time()
+        right = now(batch)
+        result.now += time.process_time() - between
+        result.earlier += between - began
+        result.rows += len(batch)
+        result.tokens += sum(len(example.input_ids) for example in right if isinstance(example, Example))
+        result.other += sum(_key(a) != _key(b) for a, b in zip(left, right, strict=True))
+    return result
+
+
+def _sum(name: str, results: list[Result]) -> Result:
+    total = Result(name)
+    for result in results:
+        for key in ("rows", "tokens", "other", "earlier", "now"):
+            setattr(total, key, getattr(total, key) + getattr(result, key))
+    return total
 
 
 def _key(example: Example | BadRow) -> tuple[list[int], list[int]] | None:
     return (example.input_ids, example.labels) if isinstance(example, Example) else None
-
-
-def _seconds(run: Callable[[list[Messages]], object], batches: list[list[Messages]]) -> float:
-    gc.collect()
-    start = time.process_time()
-    for batch in batches:
-        run(batch)
-    return time.process_time() - start
 
 
 def _read(path: Path, most: int) -> list[Messages]:

@@ -28,7 +28,7 @@ _THINKING_CLOSES = re.compile(
 _Point = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class AnswerSpan:
     """Characters of an answer, or of a part of it, in a rendered text.
 
@@ -43,7 +43,7 @@ class AnswerSpan:
     end: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Answers:
     """Answers in a rendered text.
 

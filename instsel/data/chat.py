@@ -1,6 +1,8 @@
 """Render conversations with a chat template, tokenise them, and mark the answer tokens."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import lru_cache
@@ -29,7 +31,7 @@ from instsel.errors import InputError
 
 IGNORED = -100
 _LONGEST_SPACE = 100
-_ROWS = 50
+_ROWS = 250
 # Characters of an answer, and up to where its last token may reach.
 _Span = tuple[int, int, int]
 
@@ -54,7 +56,7 @@ class Example:
         return len(self.labels) - self.labels.count(IGNORED) - (self.labels[:1] not in ([], [IGNORED]))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Prepared:
     """A conversation as it goes to the template; `labelled` are the turns to label, `size` its characters."""
 
@@ -65,7 +67,7 @@ class _Prepared:
     finder: AnswerFinder
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Rendered:
     """A rendered conversation."""
 
@@ -157,10 +159,23 @@ def encode_batch(tokenizer: Any, dialogues: Sequence[Dialogue], options: Encodin
         For each conversation its example, or the reason why it has none.
     """
     examples: list[Example | BadRow] = []
-    # Few rows at a time: Python's garbage collector looks at all that is alive again and again.
-    for start in range(0, len(dialogues), _ROWS):
-        examples += _encode(tokenizer, dialogues[start : start + _ROWS], options)
+    with _paused_collector():
+        for start in range(0, len(dialogues), _ROWS):
+            examples += _encode(tokenizer, dialogues[start : start + _ROWS], options)
     return examples
+
+
+@contextmanager
+def _paused_collector() -> Iterator[None]:
+    """Pause Python's garbage collector, which would look at all rows of a batch again and again."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def encode_answer(
@@ -213,7 +228,12 @@ def _encode(tokenizer: Any, dialogues: Sequence[Dialogue], options: EncodingOpti
 def _render(tokenizer: Any, dialogues: Sequence[Dialogue], options: EncodingOptions) -> list[_Rendered | BadRow]:
     """Render conversations, and find their answers."""
     today = options.today or date.today()  # noqa: DTZ011
-    rows = [_prepare(tokenizer, dialogue, options, today) for dialogue in dialogues]
+    rows: list[_Prepared | BadRow] = []
+    for dialogue in dialogues:
+        try:
+            rows.append(_prepare(tokenizer, dialogue, options, today))
+        except BadRow as error:
+            rows.append(error)
     # Those without tools in one call of transformers: most of its time goes into the call.
     plain = [row for row in rows if isinstance(row, _Prepared) and row.tools is None]
     texts = iter(plain[0].finder.template.render([row.turns for row in plain]) if plain else ())
@@ -230,16 +250,14 @@ def _render(tokenizer: Any, dialogues: Sequence[Dialogue], options: EncodingOpti
     return results
 
 
-def _prepare(tokenizer: Any, dialogue: Dialogue, options: EncodingOptions, today: date) -> _Prepared | BadRow:
+def _prepare(tokenizer: Any, dialogue: Dialogue, options: EncodingOptions, today: date) -> _Prepared:
     """Apply the options to a conversation, and check that no text in it would be taken for the template's own."""
+    turns, labelled = prepare_turns(dialogue, options)
     source = template_source(tokenizer, dialogue.tools)
-    try:
-        turns, labelled = prepare_turns(dialogue, options)
-    except BadRow as error:
-        return error
     text = _all_text(turns, dialogue.tools)
-    if any(token in text for token in _special_tokens(tokenizer, source)):
-        return BadRow("the text contains a special token of the chat template")
+    tokens, starts = _special_tokens(tokenizer, source)
+    if any(start in text for start in starts) and any(token in text for token in tokens):
+        raise BadRow("the text contains a special token of the chat template")
     return _Prepared(turns, labelled, dialogue.tools, len(text), _finder(tokenizer, source, today))
 
 
@@ -309,9 +327,13 @@ def _finder(tokenizer: Any, source: str, today: date) -> AnswerFinder:
 
 
 @lru_cache(maxsize=8)
-def _special_tokens(tokenizer: Any, template: str) -> list[str]:
-    """Return the special tokens that the chat template uses, which in a text would be mistaken for the template's."""
+def _special_tokens(tokenizer: Any, template: str) -> tuple[list[str], list[str]]:
+    """Return the special tokens that the chat template uses, which in a text would be mistaken for the template's.
+
+    And the characters that they start with, most often one.
+    """
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     ends = {tokenizer.bos_token, tokenizer.eos_token}
     used = {token for token in special if token in template or token in ends}
-    return sorted(token for token in used if not THINK_TAG.fullmatch(token))
+    tokens = sorted(token for token in used if not THINK_TAG.fullmatch(token))
+    return tokens, sorted({token[0] for token in tokens})

@@ -5,9 +5,11 @@ import random
 import re
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, chain, pairwise
 from typing import Any, Protocol
 
 _Offsets = list[tuple[int, int]]
@@ -35,6 +37,8 @@ _MOST_PIECES = 100_000
 _LONGEST_PIECE = 32
 _JOINED = 50
 _TRIALS = 500
+_MOST_LEARNT = 1_000
+_OFTEN = 20
 _SAMPLE = [
     *"abzABZ019 \n\t\r.,;:!?)('\"-_#=/<>\\{}",
     *("  ", "\n\n", "a ", " the", " The", "it's", "IT'LL", "12345", "...", ".\n", "\r\n", "é", "ß", "日本", "e\u0301"),
@@ -65,7 +69,7 @@ class _Whole:
         return first, last - (last > first and self._offsets[last - 1][1] > limit)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Cut:
     """A text in pieces, and where its parts between tokens of the tokenizer's own start: characters, and pieces."""
 
@@ -79,16 +83,19 @@ class _Pieced:
 
     def __init__(self, cut: _Cut, ids: list[bytes], offsets_of: Callable[[str], _Offsets]) -> None:
         self.ids = array("I", b"".join(ids)).tolist()
-        self._cut, self._piece_ids, self._offsets_of = cut, ids, offsets_of
+        self._cut, self._offsets_of = cut, offsets_of
+        self._byte_starts = list(accumulate(map(len, ids), initial=0))
+        # Of the last piece that was looked for: answers are looked for one after the other.
+        self._last = (0, 0)
 
     def tokens_of(self, start: int, end: int, limit: int) -> tuple[int, int]:
         index, at = self._piece_at(start)
-        first = self._tokens_before(index)
+        first = self._byte_starts[index] // _ITEM
         if at < start:
             piece = self._cut.pieces[index]
             first += _tokens_between(self._offsets_of(piece), start - at, len(piece))[0]
         index, at = self._piece_at(end)
-        last = self._tokens_before(index)
+        last = self._byte_starts[index] // _ITEM
         if at < end:
             offsets = self._offsets_of(self._cut.pieces[index])
             inner = _tokens_between(offsets, 0, end - at)[1]
@@ -99,14 +106,14 @@ class _Pieced:
         """Return the piece that holds a character, or starts with it, and where it starts."""
         part = bisect_right(self._cut.starts, position) - 1
         index, at = self._cut.indices[part], self._cut.starts[part]
+        if at < self._last[1] <= position:
+            index, at = self._last
         pieces = self._cut.pieces
         while index < len(pieces) and at + len(pieces[index]) <= position:
             at += len(pieces[index])
             index += 1
+        self._last = index, at
         return index, at
-
-    def _tokens_before(self, index: int) -> int:
-        return sum(map(len, self._piece_ids[:index])) // _ITEM
 
 
 class Tokenizer:
@@ -131,6 +138,8 @@ class Tokenizer:
         self._ids: dict[str, bytes] = dict(self._known)
         self._earlier: dict[str, bytes] = {}
         self._offsets: dict[str, _Offsets] = {}
+        self._seen: Counter[str] = Counter()
+        self._texts = 0
         self._by_pieces = _may_cut(tokenizer) and self._is_exact()
 
     def encode(self, texts: Sequence[str]) -> Sequence[TokenisedText]:
@@ -150,17 +159,31 @@ class Tokenizer:
         return [_Whole(ids, offsets) for ids, offsets in zip(batch["input_ids"], batch["offset_mapping"], strict=True)]
 
     def _pieced(self, texts: Sequence[str]) -> list[_Pieced]:
+        if self._texts < _MOST_LEARNT and self._added is not None:
+            self._learn(texts)
         cuts = list(map(self._cut, texts))
-        ids: list[list[Any]] = [list(map(self._ids.get, cut.pieces)) for cut in cuts]
-        missing = [
-            (row_ids, index, cut.pieces[index])
-            for cut, row_ids in zip(cuts, ids, strict=True)
-            for index in _indices_of_none(row_ids)
+        pieces = list(chain.from_iterable(cut.pieces for cut in cuts))
+        ids: list[Any] = list(map(self._ids.get, pieces))
+        missing = [index for index, piece_ids in enumerate(ids) if piece_ids is None]
+        known = self._look_up({pieces[index] for index in missing})
+        for index in missing:
+            ids[index] = known[pieces[index]]
+        ends = list(accumulate((len(cut.pieces) for cut in cuts), initial=0))
+        return [
+            _Pieced(cut, ids[start:end], self._piece_offsets)
+            for cut, (start, end) in zip(cuts, pairwise(ends), strict=True)
         ]
-        known = self._look_up({piece for _, _, piece in missing})
-        for row_ids, index, piece in missing:
-            row_ids[index] = known[piece]
-        return [_Pieced(cut, row_ids, self._piece_offsets) for cut, row_ids in zip(cuts, ids, strict=True)]
+
+    def _learn(self, texts: Sequence[str]) -> None:
+        """Remember what stands in many texts between two tokens of the tokenizer's own, such as a system turn."""
+        assert self._added is not None
+        self._texts += len(texts)
+        self._seen.update(part for text in texts for part in self._added.split(text)[::2])
+        if self._texts >= _MOST_LEARNT:
+            often = [part for part, count in self._seen.items() if part and count * _OFTEN >= self._texts]
+            self._known.update(zip(often, self._encode_pieces(often), strict=True))
+            self._ids.update(self._known)
+            self._seen.clear()
 
     def _look_up(self, pieces: Collection[str]) -> dict[str, bytes]:
         """Return the tokens of pieces that are not among those of late, and remember them."""
@@ -174,7 +197,7 @@ class Tokenizer:
         return known
 
     def _cut(self, text: str) -> _Cut:
-        """Cut a text into pieces; tokens of the tokenizer's own that stand in it are pieces."""
+        """Cut a text into pieces: tokens of the tokenizer's own, what was learnt to stand between two, and words."""
         if self._added is None:
             return _Cut(_PIECE.findall(text), [0], [0])
         pieces: list[str] = []
@@ -183,7 +206,7 @@ class Tokenizer:
             starts.append(position)
             indices.append(len(pieces))
             position += len(part)
-            if index % 2:
+            if index % 2 or part in self._ids:
                 pieces.append(part)
             else:
                 pieces += _PIECE.findall(part)
@@ -268,13 +291,3 @@ def _tokens_between(offsets: _Offsets, start: int, end: int) -> tuple[int, int]:
     while last < len(offsets) and offsets[last] == (end, end):
         last += 1
     return first, max(first, last)
-
-
-def _indices_of_none(values: Sequence[bytes | None]) -> Iterator[int]:
-    index = -1
-    try:
-        while True:
-            index = values.index(None, index + 1)
-            yield index
-    except ValueError:
-        return

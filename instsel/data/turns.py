@@ -61,24 +61,28 @@ def prepare_turns(dialogue: Dialogue, options: EncodingOptions) -> tuple[list[Tu
 
     Raises:
         BadRow: no answer is to be labelled, or a turn cannot be changed as the options say.
+        ValueError: there are more or fewer marks than turns.
     """
-    marks = dialogue.trained if dialogue.trained is not None else [None] * len(dialogue.messages)
-    turns = list(zip(dialogue.messages, marks, strict=True))
+    if dialogue.trained is not None and len(dialogue.trained) != len(dialogue.messages):
+        raise ValueError(f"{len(dialogue.trained)} marks for {len(dialogue.messages)} turns")
+    messages = list(dialogue.messages)
+    marks: Sequence[bool | None] = dialogue.trained if dialogue.trained is not None else [None] * len(messages)
     if options.system != "keep":
-        turns = _without_system(turns, merge=options.system == "first_user")
+        messages, marks = _without_system(messages, marks, merge=options.system == "first_user")
     if options.reasoning == "drop":
-        turns = [(_without_reasoning(message, number), mark) for number, (message, mark) in enumerate(turns, start=1)]
-    answers = [index for index, (message, _) in enumerate(turns) if message.get("role") == "assistant"]
+        messages = [_without_reasoning(message, number) for number, message in enumerate(messages, start=1)]
+    answers = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
     if not answers:
         raise BadRow("no assistant turn")
     if options.train_on == "last":
         answers = answers[-1:]
     elif options.train_on == "marked":
-        answers = [index for index in answers if turns[index][1]]
-    answers = [index for index in answers if turns[index][1] is not False]
+        answers = [index for index in answers if marks[index]]
+    if dialogue.trained is not None:
+        answers = [index for index in answers if marks[index] is not False]
     if not answers:
         raise BadRow("no assistant turn is marked to be trained on")
-    return [message for message, _ in turns], frozenset(answers)
+    return messages, frozenset(answers)
 
 
 def split_thoughts(content: str) -> list[tuple[str, bool]]:
@@ -119,21 +123,27 @@ def content_text(message: Turn) -> str | None:
     return "".join(texts_of([part.get("text") if isinstance(part, Mapping) else part for part in content]))
 
 
-def _without_system(turns: Sequence[tuple[Turn, bool | None]], *, merge: bool) -> list[tuple[Turn, bool | None]]:
-    kept: list[tuple[Turn, bool | None]] = []
+def _without_system(
+    messages: Sequence[Turn], marks: Sequence[bool | None], *, merge: bool
+) -> tuple[list[Turn], list[bool | None]]:
+    kept: list[Turn] = []
+    kept_marks: list[bool | None] = []
     waiting: list[str] = []
-    for message, mark in turns:
+    for message, mark in zip(messages, marks, strict=True):
         if message.get("role") in SYSTEM_ROLES:
             text = content_text(message)
             if merge and text and text.strip():
                 waiting.append(text)
             continue
         if waiting and message.get("role") == "user":
-            message, waiting = _with_text_before(message, "\n\n".join(waiting)), []  # noqa: PLW2901
-        kept.append((message, mark))
+            kept.append(_with_text_before(message, "\n\n".join(waiting)))
+            waiting = []
+        else:
+            kept.append(message)
+        kept_marks.append(mark)
     if waiting:
         raise BadRow("no user turn after a system turn, which `system: first_user` needs")
-    return kept
+    return kept, kept_marks
 
 
 def _with_text_before(message: Turn, text: str) -> Turn:

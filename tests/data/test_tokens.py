@@ -134,6 +134,18 @@ def test_words_that_still_occur_are_not_forgotten(monkeypatch: pytest.MonkeyPatc
     assert len(tokenizer._ids) + len(tokenizer._earlier) < 70
 
 
+def test_what_many_texts_have_between_two_tokens_is_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_LEARNT", 20)
+    tokenizer = Tokenizer(with_words(None))
+    preamble = "system\nYou are a sailor, and answer as one. Today is 9 March."
+    texts = [f"<|im_start|>{preamble}<|im_end|><|im_start|>user\nWhat is {number}?<|im_end|>" for number in range(30)]
+    before = [text.ids for text in tokenizer.encode(texts)]
+    assert tokenizer._cut(texts[0]).pieces[:3] == ["<|im_start|>", preamble, "<|im_end|>"]
+    for earlier, left, right in zip(before, tokenizer.encode(texts), tokenizer._whole(texts), strict=True):
+        assert earlier == left.ids == right.ids
+        assert left.tokens_of(20, 90, 90) == right.tokens_of(20, 90, 90)
+
+
 def test_nothing_is_kept_of_long_pieces() -> None:
     tokenizer = Tokenizer(with_words(None))
     before = len(tokenizer._ids)
