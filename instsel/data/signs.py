@@ -119,9 +119,11 @@ class Signs:
             self._tagged(part, thought if is_thought else like, pieces) if index % 2 == 0 else part
             for index, (part, is_thought) in enumerate(split_thoughts(value))
         )
-        if len(pieces) > first:
-            pieces[first] = replace(pieces[first], before=signed.partition(self.sign(first))[0])
-            pieces[-1] = replace(pieces[-1], after=signed.rpartition(self.sign(len(pieces) - 1))[2])
+        if len(pieces) == first:
+            # Tags alone, or nothing.
+            return self._text(value, like, pieces)
+        pieces[first] = replace(pieces[first], before=signed.partition(self.sign(first))[0])
+        pieces[-1] = replace(pieces[-1], after=signed.rpartition(self.sign(len(pieces) - 1))[2])
         return signed
 
     def _tagged(self, text: str, like: Piece, pieces: list[Piece]) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from instsel.data.chat import IGNORED, Example, check_tokenizer, encode, encode_answer, encode_batch, lacks_end_mark
 from instsel.data.formats import BadRow
@@ -130,6 +132,54 @@ def test_labels_are_what_variants_for_training_mark(name: str, tokenizer: Callab
         assert _stripped(labelled(used, example), HEADERS.get(base, "")) == expected, kind
         compared += 1
     assert compared or base in ("idefics3", "llava_next", "smolvlm")
+
+
+_said = st.lists(
+    st.sampled_from(
+        [
+            "word",
+            " ",
+            "\n",
+            "0",
+            '"q"',
+            "\\n",
+            "é",
+            "<b>",
+            "[x]",
+            "<think>",
+            "</think>",
+            "<tool_call>",
+            "</tool_call>",
+            "user",
+        ]
+    ),
+    min_size=1,
+    max_size=6,
+).map(lambda parts: "".join([*parts, "."]))
+_MARKED = ["gptoss", "glm4moe", "lfm2_v2", "llama3", "nemotron_3_nano", "qwen2_5", "qwen3", "qwen3_6"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(_MARKED), st.lists(st.tuples(_said, _said, st.none() | _said), min_size=1, max_size=3))
+def test_labels_are_what_is_marked_whatever_is_said(
+    tokenizer: Callable[..., Any], base: str, said: list[tuple[str, str, str | None]]
+) -> None:
+    turns = [
+        turn
+        for question, text, thought in said
+        for turn in (user(question), answer(text, **({} if thought is None else {"reasoning_content": thought})))
+    ]
+    used = tokenizer(f"{base}_training")
+    try:
+        example = encode(used, turns, None)
+    except BadRow as error:
+        # Of a text with tags of thinking, templates take what is before and inside of them for thoughts.
+        assert "</think>" in str(turns), error
+        return
+    marked = used.apply_chat_template(turns, return_assistant_tokens_mask=True)
+    assert example.input_ids == marked["input_ids"]
+    runs = _runs(used, marked["input_ids"], marked["assistant_masks"])
+    assert _stripped(labelled(used, example), HEADERS.get(base, "")) == _stripped(runs, HEADERS.get(base, ""))
 
 
 @pytest.mark.parametrize("name", ["idefics3", "smolvlm", "llava_next", "qwen2_5_vl"])
