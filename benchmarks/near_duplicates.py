@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Plants near-copies, looks for them, and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pool", help="path or glob of files of rows")
-    parser.add_argument("--targets", help="path or glob of files of rows, to time the check for contamination")
+    parser.add_argument("--targets", nargs="+", help="files of rows, to time the check for contamination")
     parser.add_argument("--rows", type=int, help="rows of each file; default all")
     parser.add_argument("--planted", type=float, default=0.1, help="near-copies to plant, as a share of the rows")
     parser.add_argument("--threshold", type=float, default=Data().near_duplicate_threshold, help="least similarity")
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.pairs is not None:
         options.pairs.write_text(pairs_to_read(pool, others, lot), encoding="utf-8")
     if options.targets:
-        targets = [[row.messages for row in read_rows(file)] for file in source_files(options.targets)]
+        targets = [[row.messages for row in read_rows(SourceFile(path))] for path in options.targets]
         print(contamination_time(targets, pool))
 
 

@@ -65,7 +65,7 @@ def test_the_benchmark_tells_recall_and_time(tmp_path: Path, capsys: pytest.Capt
         "--pairs",
         str(pairs),
         "--targets",
-        str(tmp_path / "*.jsonl"),
+        str(tmp_path / "pool.jsonl"),
     ]
     main([*arguments, "--planted", "0.5"])
     printed = capsys.readouterr().out
