@@ -30,7 +30,7 @@ from instsel.console import Terminal
 from instsel.data.contamination import LeakIndex
 from instsel.data.encode import EXAMPLES
 from instsel.data.formats import parse_row, row_id
-from instsel.data.messages import BadRow, Message
+from instsel.data.messages import BadRow, Message, texts
 from instsel.data.readers import SourceFile, read_chunks, source_files
 from instsel.data.row_changes import row_words
 from instsel.data.words import UNSPACED
@@ -112,7 +112,7 @@ def read_rows(file: SourceFile) -> list[PoolRow]:
     rows = []
     for line in (line for _, lines in read_chunks(file, SHARD_ROWS) for line in lines if line):
         try:
-            rows.append(PoolRow(parse_row(line, "auto").messages, file.stem))
+            rows.append(PoolRow(texts(parse_row(line, "auto").messages), file.stem))
         except BadRow:
             continue
     return rows
