@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from instsel.runtime.actors import AttemptLimiter
 
 CHUNK_BLOCK_BYTES = 4 << 20
-DATE = "date.txt"
+DATE = "date.json"
 MOST_KEYS = 8
 FLOAT16 = "the model's weights are stored in float16: bfloat16 keeps 8 of their 11 bits, --set model.dtype=float32 all"
 
@@ -117,8 +117,8 @@ class Prepare(Stage[PrepareResult]):
 def _with_date(config: StudyConfig, folder: Folder) -> StudyConfig:
     """Give the study the day on which it was prepared first, so that one that resumes later writes the same rows."""
     if config.data.date is None:
-        folder.create_once(DATE, date.today().isoformat().encode())  # noqa: DTZ011
-        today = date.fromisoformat(folder.read(DATE).decode())
+        folder.create_once(DATE, json.dumps(date.today().isoformat()).encode())  # noqa: DTZ011
+        today = date.fromisoformat(folder.read_json(DATE))
         config = config.model_copy(update={"data": config.data.model_copy(update={"date": today})})
     return config
 

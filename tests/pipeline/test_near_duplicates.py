@@ -11,7 +11,7 @@ import pytest
 
 from instsel.config.study import Data
 from instsel.console import Terminal
-from instsel.data.encode import DUPLICATE, EXAMPLES
+from instsel.data.encode import DUPLICATE, EXAMPLES, NEAR_COPY
 from instsel.data.formats import row_id
 from instsel.data.near_duplicates import row_key, sampled_ngrams, template_ngrams
 from instsel.data.row_changes import near_copy, row_words
@@ -28,7 +28,6 @@ from instsel.pipeline.near_duplicates import (
     run_passes,
 )
 from instsel.pipeline.prepare_index import COPIES, NEAR_COPIES, find_exact_copies, finish_pool
-from instsel.study.results import NEAR_COPY
 
 WORDS = [f"{first}{second}{third}" for first in "bdgklm" for second in "aeiou" for third in "nrst"]
 FORM = "You will be given a list of words and have to say in one short sentence what you would use it for."
