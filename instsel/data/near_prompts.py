@@ -145,7 +145,8 @@ class NearPromptIndex:
 
     @cached_property
     def _least_touches(self) -> NDArray[np.float64]:
-        return np.maximum(TOUCHES, TOUCHED * self.sizes)
+        least: NDArray[np.float64] = np.maximum(TOUCHES, TOUCHED * self.sizes)
+        return least
 
     @cached_property
     def known_fives(self) -> KnownHashes:
