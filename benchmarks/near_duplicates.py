@@ -6,7 +6,7 @@ To the rows of the pool (N of each file; all without) a tenth of them is added o
 prefix before the prompt, or with both. Then the passes of stage *prepare* run, as tasks of a Ray of `--cores` CPUs or
 with `--cores 0` in this process. Tells the share of the planted rows that is found, by length of the row, and the other
 near-copies by source; FILE gets 100 of these to read. With `--targets`, files of rows too, the check for contamination
-is timed on the rows of the pool.
+is timed on the rows of the pool, and tried on rows of the targets that were changed.
 """
 
 import argparse
@@ -44,6 +44,9 @@ SHARD_ROWS = 1000
 KINDS = ("word", "prefix", "word and prefix")
 LENGTHS = (10, 20, 30, 50, 100, 200)
 LEAST_WORDS = 30
+CHANGES = ("answer", "answer and system turn", "answer and prefix", "word", "word and prefix")
+PROMPT_LENGTHS = ("1-5", "6-12", "13-29", "30-")
+CHANGED_ROWS = 60
 PREFIXES = (
     "Question:", "Task:", "Please answer the following.", "Here is a task for you.", "Read this carefully and respond.",
     "I need some help with this one, thank you!", "Consider the request below and reply as well as you can.", "Hi!",
@@ -105,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.targets:
         targets = [[row.messages for row in read_rows(SourceFile(path))] for path in options.targets]
         print(contamination_time(targets, pool))
+        print(leaks_found(targets, pool, lot))
 
 
 def read_rows(file: SourceFile) -> list[PoolRow]:
@@ -258,6 +262,36 @@ def contamination_time(targets: Sequence[Sequence[Conversation]], pool: Sequence
     each = (time.process_time() - start) / len(pool)
     lines = [[reason, f"{count:,}"] for reason, count in reasons.most_common() if reason is not None]
     return f"Contamination: {each * 1e3:.3f} ms a row.\n\n{markdown_table(['reason', 'rows'], lines)}"
+
+
+def leaks_found(targets: Sequence[Sequence[Conversation]], pool: Sequence[PoolRow], lot: Random) -> str:
+    """The share of rows of targets that are found after a change, by words of the prompt; of 60 rows of each file."""
+    index = LeakIndex.of(targets, Data().leak_words)
+    hits, totals = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for rows in targets:
+        for row in lot.sample(list(rows), min(CHANGED_ROWS, len(rows))):
+            words = sum(len(message["content"].split()) for message in row if message["role"] == "user")
+            length = PROMPT_LENGTHS[sum(words >= bound for bound in (6, 13, 30))]
+            for kind in CHANGES:
+                totals[kind, length] += 1
+                hits[kind, length] += index.leaks(changed_row(row, kind, pool, lot))
+    lines = [[kind, *(_share(hits[kind, each], totals[kind, each]) for each in PROMPT_LENGTHS)] for kind in CHANGES]
+    table = markdown_table(["", *PROMPT_LENGTHS], lines)
+    return f"Changed rows of targets that are found, by words of the prompt:\n\n{table}"
+
+
+def changed_row(row: Conversation, kind: str, pool: Sequence[PoolRow], lot: Random) -> Conversation:
+    """Makes a copy of a target's row with another answer, system turn, prefix, or word of the prompt."""
+    messages = [Message(**message) for message in row]
+    asked = [message for message in messages if message["role"] == "user"]
+    if "answer" in kind and messages[-1]["role"] == "assistant":
+        messages[-1]["content"] = "I am not sure what to say here."
+    if "word" in kind:
+        change_word(asked, pool, lot)
+    if "prefix" in kind:
+        asked[0]["content"] = f"{lot.choice(PREFIXES)} {asked[0]['content']}"
+    system = [Message(role="system", content="You are a helpful assistant.")] if "system" in kind else []
+    return [*system, *messages]
 
 
 if __name__ == "__main__":

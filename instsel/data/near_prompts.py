@@ -1,6 +1,5 @@
 """Rows of the pool whose prompt is nearly that of a target: a word changed, words added, another instruction around."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +15,7 @@ TOUCH_WORDS, TOUCHES, TOUCHED = 5, 3, 0.25
 SHINGLE_WORDS, LEAST_SHINGLES = 3, 8
 # Shingles that it may lack: those of a changed word, or this share.
 MISSING_SHINGLES = 0.25
-# Words that may stand before or after a short content, and the share of its form that has to be there.
+# Words that may stand around a short content and its form, and the share of the form that has to be there.
 MOST_AROUND, LEAST_FORM = 10, 0.5
 
 Integers = NDArray[np.int64]
@@ -38,7 +37,8 @@ class NearPromptIndex:
         ends: where the shingles of each prompt end, int64.
         sizes: number of words of each prompt, int64.
         contents: sorted hashes of the words of prompts that have too few for shingles.
-        forms: number of words of each of these that belong to template n-grams, int64.
+        forms: sorted hashes of the words of each of these that belong to template n-grams, prompt after prompt.
+        form_ends: where these words of each prompt end, int64.
     """
 
     fives: Hashes = field(default_factory=empty)
@@ -47,7 +47,8 @@ class NearPromptIndex:
     ends: Integers = field(default_factory=_integers)
     sizes: Integers = field(default_factory=_integers)
     contents: Hashes = field(default_factory=empty)
-    forms: Integers = field(default_factory=_integers)
+    forms: Hashes = field(default_factory=empty)
+    form_ends: Integers = field(default_factory=_integers)
 
     @classmethod
     def of(cls, prompts: Sequence[Prompt], content_of: Callable[[Words], Mask], words: int) -> "NearPromptIndex":
@@ -66,8 +67,8 @@ class NearPromptIndex:
         fives = [np.unique(ngrams(long[number], TOUCH_WORDS)) for number in kept]
         order = np.argsort(np.concatenate([empty(), *fives]), kind="stable")
         short = sorted(
-            (text_hash(content), int((~mask).sum()))
-            for content, mask, each in zip(long, masks, shingles, strict=True)
+            (text_hash(content), np.unique(user.hashes[~mask]).tolist())
+            for user, content, mask, each in zip(users, long, masks, shingles, strict=True)
             if len(each) < LEAST_SHINGLES and len(content) >= LEAST_WORDS
         )
         return cls(
@@ -77,7 +78,8 @@ class NearPromptIndex:
             ends=np.cumsum([len(shingles[number]) for number in kept], dtype=np.int64),
             sizes=np.array([len(long[number]) for number in kept], dtype=np.int64),
             contents=np.array([content for content, _ in short], dtype=np.uint64),
-            forms=np.array([form for _, form in short], dtype=np.int64),
+            forms=np.array([word for _, form in short for word in form], dtype=np.uint64),
+            form_ends=np.cumsum([len(form) for _, form in short], dtype=np.int64),
         )
 
     def has(self, words: Hashes, content: Mask) -> bool:
@@ -87,7 +89,7 @@ class NearPromptIndex:
             words: of the turns, without signs.
             content: mask of those that belong to no template n-gram.
         """
-        return self._shares_shingles(words[content]) or self._has_content(words[content], int((~content).sum()))
+        return self._shares_shingles(words[content]) or self._has_content(words, content)
 
     def _shares_shingles(self, content: Hashes) -> bool:
         """Return whether a text has most shingles of a prompt."""
@@ -110,23 +112,41 @@ class NearPromptIndex:
             (~among(prompt, shingles)).sum() <= max(SHINGLE_WORDS, MISSING_SHINGLES * len(prompt)) for prompt in prompts
         )
 
-    def _has_content(self, content: Hashes, form: int) -> bool:
-        """Return whether a text with words of a target's form ends or starts with the content of a prompt."""
-        if not form or not len(self.contents) or len(content) < LEAST_WORDS:
+    def _has_content(self, words: Hashes, content: Mask) -> bool:
+        """Return whether a text has the content of a prompt in the prompt's form, with other words around both.
+
+        Words between form and content are another content: only what stands before or after the form may be added.
+        """
+        indices = np.flatnonzero(content)
+        if not len(self.contents) or len(indices) < LEAST_WORDS or len(indices) == len(words):
             return False
-        around = range(min(MOST_AROUND, len(content) - LEAST_WORDS) + 1)
-        texts = [text_hash(content[extra:]) for extra in around]
-        texts += [text_hash(content[: len(content) - extra]) for extra in around]
-        return any(form >= LEAST_FORM * self._form_of.get(text, math.inf) for text in texts)
+        texts = []
+        for extra in range(min(MOST_AROUND, len(indices) - LEAST_WORDS) + 1):
+            first, last = indices[extra], indices[len(indices) - 1 - extra]
+            if not extra or not content[first - 1]:
+                texts.append(text_hash(words[indices[extra:]]))
+            if not extra or not content[last + 1]:
+                texts.append(text_hash(words[indices[: len(indices) - extra]]))
+        form = np.unique(words[~content])
+        return any(self._has_form(form, prompt) for text in texts for prompt in self._prompts_of.get(text, ()))
+
+    def _has_form(self, form: Hashes, prompt: int) -> bool:
+        """Return whether words belong to the form of a prompt, and are most of it."""
+        start = int(self.form_ends[prompt - 1]) if prompt else 0
+        known = self.forms[start : int(self.form_ends[prompt])]
+        return len(form) >= LEAST_FORM * len(known) and bool(among(form, known).all())
+
+    @cached_property
+    def _prompts_of(self) -> dict[int, list[int]]:
+        prompts: dict[int, list[int]] = {}
+        for number, content in enumerate(self.contents.tolist()):
+            prompts.setdefault(content, []).append(number)
+        return prompts
 
     @cached_property
     def _least_touches(self) -> NDArray[np.float64]:
         least: NDArray[np.float64] = np.maximum(TOUCHES, TOUCHED * self.sizes)
         return least
-
-    @cached_property
-    def _form_of(self) -> dict[int, int]:
-        return dict(zip(self.contents.tolist(), self.forms.tolist(), strict=True))
 
     @cached_property
     def known_fives(self) -> KnownHashes:

@@ -35,9 +35,6 @@ from instsel.pipeline.prepare_index import COPIES, COPY, NEAR_COPIES
 TABLE = "near_duplicates.parquet"
 # Signatures of another version of the library are not continued.
 SCRATCH = f"near_duplicates-{SIGNATURE_VERSION}"
-ROWS_PER_PART = 20_000
-# The buckets of a band are dealt out to tasks of so many rows.
-ROWS_PER_BAND_TASK = 2_000_000
 
 LABELS = pa.schema(
     [("id", pa.string()), ("source", pa.string()), ("file", pa.string()), ("line", pa.int64()), ("shard", pa.string())]
@@ -64,12 +61,23 @@ class Shard:
 
 @dataclass(frozen=True)
 class Work:
-    """What the passes know: the folder of the stage, the shards in groups, and the settings."""
+    """What the passes know.
+
+    Attributes:
+        folder: of the stage.
+        groups: the shards of the pool, in groups.
+        threshold: least similarity of near-copies.
+        drop: whether they are to be rejected.
+        band_tasks: tasks that the buckets of each band are dealt out to.
+        part_rows: candidates in a part, about.
+    """
 
     folder: Folder
     groups: Sequence[Sequence[Shard]]
     threshold: float
     drop: bool
+    band_tasks: int
+    part_rows: int
 
     @property
     def scratch(self) -> Folder:
@@ -79,11 +87,6 @@ class Work:
     def rows(self) -> int:
         """Rows of the pool, exact copies not counted."""
         return self.groups[-1][-1].end if self.groups else 0
-
-    @property
-    def band_tasks(self) -> int:
-        """Tasks that the buckets of each band are dealt out to."""
-        return max(1, -(-self.rows // ROWS_PER_BAND_TASK))
 
     def read(self, shard: Shard, columns: Sequence[str]) -> pa.Table:
         """Read the rows of a shard that are no exact copies."""
@@ -176,7 +179,7 @@ def form_parts(work: Work, _: int) -> None:
     index = np.arange(len(rows))
     starts = np.flatnonzero(np.diff(labels[rows], prepend=-1))
     start = np.repeat(starts, np.diff(np.append(starts, len(rows))))
-    parts = np.where(sizes[labels[rows]] > ROWS_PER_PART, index, start) // ROWS_PER_PART
+    parts = np.where(sizes[labels[rows]] > work.part_rows, index, start) // work.part_rows
     order = np.argsort(rows)
     numbers = np.unique(parts, return_inverse=True)[1] if len(parts) else parts
     work.scratch.write_table("parts.arrow", pa.table({"row": rows[order], "part": numbers[order]}))

@@ -43,7 +43,9 @@ from instsel.study.results import NearDuplicatePair, NearDuplicates
 if TYPE_CHECKING:
     from instsel.runtime.actors import AttemptLimiter
 
-ROWS_PER_GROUP = 10_000
+ROWS_PER_GROUP, ROWS_PER_PART = 10_000, 20_000
+# The buckets of a band are dealt out to tasks of so many rows.
+ROWS_PER_BAND_TASK = 2_000_000
 # A smaller pool is not worth the passes: one task does the work of all.
 ROWS_IN_ONE_TASK = 10_000
 MOST_EXAMPLES = 20
@@ -143,7 +145,14 @@ def plan_passes(folder: Folder, shards: Sequence[str], data: Data) -> Work:
             groups.append([])
         groups[-1].append(Shard(name, end, end + rows))
         end += rows
-    return Work(folder, groups, data.near_duplicate_threshold, data.near_duplicates == "drop")
+    return Work(
+        folder,
+        groups,
+        threshold=data.near_duplicate_threshold,
+        drop=data.near_duplicates == "drop",
+        band_tasks=max(1, -(-end // ROWS_PER_BAND_TASK)),
+        part_rows=ROWS_PER_PART,
+    )
 
 
 def _count_rows(pool: Folder, shard: str) -> int:

@@ -328,7 +328,9 @@ def test_a_near_copy_of_a_long_prompt_is_found(change: Any, leaks: bool) -> None
     [
         (f"Note well. {FORM} cherry tart recipe", True),
         (f"{FORM.replace('care', 'attention')} cherry tart recipe", True),
-        (f"{FORM} cherry tart recipe Thank you.", True),
+        (f"Cherry tart recipe: {FORM} cherry tart recipe", True),
+        (f"{FORM} sour cherry tart recipe", False),
+        (f"{FORM} cherry tart recipe book", False),
         (f"{FORM} cherry cake recipe", False),
         (f"{FORM} tart recipe", False),
         ("Give me a cherry tart recipe", False),
@@ -337,6 +339,17 @@ def test_a_near_copy_of_a_long_prompt_is_found(change: Any, leaks: bool) -> None
 def test_a_long_prompt_with_a_short_content_is_found_with_words_around(prompt: str, leaks: bool) -> None:
     target = [talk(f"{FORM} {content}", "A") for content in ("cherry tart recipe", "blue sea water", "old oak trees")]
     assert index(target).reason(talk(prompt, "B")) == (NEAR_COPY if leaks else None)
+
+
+def test_words_that_a_form_and_a_content_share_make_another_prompt() -> None:
+    """Names that stand in several rows belong to the form, and are not all that a prompt is about."""
+    names = ["apple", "pear", "plum"]
+    facts = ["grows upon old trees", "was sold at noon"]
+    target = [talk(f"{FORM} The fruit {name} {fact}", "A") for name in names for fact in facts]
+    target.append(talk(f"{FORM} The fruit plum has no stone", "A"))
+    known = index(target)
+    assert known.reason(talk(f"Well. {FORM} The fruit plum has no stone", "B")) == NEAR_COPY
+    assert known.reason(talk(f"{FORM} The fruit pear has no stone", "B")) is None
 
 
 def test_without_texts_nothing_leaks() -> None:

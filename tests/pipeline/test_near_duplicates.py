@@ -18,7 +18,7 @@ from instsel.data.row_changes import near_copy, row_words
 from instsel.data.words import KnownHashes
 from instsel.io.store import Folder
 from instsel.pipeline import near_duplicate_passes, near_duplicates
-from instsel.pipeline.near_duplicate_passes import SCRATCH, TABLE, Shard, Work
+from instsel.pipeline.near_duplicate_passes import SCRATCH, TABLE, Work
 from instsel.pipeline.near_duplicates import (
     Pass,
     find_near_duplicates,
@@ -113,9 +113,8 @@ def find(folder: Folder, shards: list[str], run: Any = run_here, **settings: Any
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several groups, parts and tasks a band."""
-    monkeypatch.setattr(near_duplicates, "ROWS_PER_GROUP", 40)
-    monkeypatch.setattr(near_duplicate_passes, "ROWS_PER_PART", 30)
-    monkeypatch.setattr(near_duplicate_passes, "ROWS_PER_BAND_TASK", 60)
+    for name, rows in {"ROWS_PER_GROUP": 40, "ROWS_PER_PART": 30, "ROWS_PER_BAND_TASK": 60}.items():
+        monkeypatch.setattr(near_duplicates, name, rows)
 
 
 def test_near_copies_are_those_of_all_pairs(tmp_path: Path) -> None:
@@ -233,11 +232,14 @@ def test_a_row_without_words_is_no_copy(tmp_path: Path) -> None:
     assert find(folder, write_pool(folder, rows, 2)) == []
 
 
-def test_work_is_dealt_out_to_more_tasks_in_a_large_pool() -> None:
-    shards = [Shard("a", 0, 12_000_000)]
-    work = Work(Folder.at("/nowhere"), [shards], 0.6, drop=False)
-    assert work.band_tasks == 6
-    assert Work(Folder.at("/nowhere"), [], 0.6, drop=False).band_tasks == 1
+@pytest.mark.usefixtures("small_groups")
+def test_work_is_dealt_out_to_more_tasks_in_a_larger_pool(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    work = plan_passes(folder, write_pool(folder, make_rows(), 7), Data())
+    assert (work.band_tasks, work.part_rows) == (-(-work.rows // 60), 30)
+    assert [shard.first for group in work.groups for shard in group][:2] == [0, 7]
+    assert all(40 <= group[-1].end - group[0].first < 47 for group in work.groups[:-1])
+    assert plan_passes(folder, [], Data()).band_tasks == 1
 
 
 @pytest.mark.usefixtures("ray_session", "small_groups")
