@@ -3,25 +3,30 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from instsel.config.study import StudyConfig
+from instsel.config.rows import Benchmark
+from instsel.config.study import Model, StudyConfig
 from instsel.data.sources import test_files
-from instsel.evaluation.tasks import load_task
+from instsel.data.test_items import TestItem
+from instsel.evaluation.tasks import TaskSpec, load_task, scored_documents, written_item
 from instsel.io.store import Folder
-from instsel.pipeline.benchmarks import task_spec, write_benchmark
+from instsel.pipeline.benchmarks import CHARACTERS_A_TOKEN, task_spec, write_benchmark
 from instsel.pipeline.commands import added_cost, run_commands
 from instsel.pipeline.evaluate import evaluation_probe, last_adapter
-from instsel.pipeline.scorer import Scorer
+from instsel.pipeline.scorer import Scorer, is_cloze
 from instsel.study import dependencies
 from instsel.study.estimates import RowSet, batch_estimate
 from instsel.study.results import AccuracyResult, Score
 from instsel.study.runs import BASE, runs_of
 from instsel.study.stage import Cost, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
 
 DEFAULT_GENERATED = 256
 """Most tokens of an answer where a task does not say: that of lm-eval's models."""
@@ -95,9 +100,9 @@ class Accuracy(Stage[AccuracyResult]):
         scored: list[_Scored] = ray.get(counting.remote(config))
         counted = StageEstimate(
             self.name,
-            rows=len(keys) * sum(len(each.prompts) for each in scored),
-            tokens=len(keys) * sum(sum(each.prompts) + each.generated for each in scored),
-            disk=len(keys) * sum(len(each.prompts) for each in scored) * ITEM_BYTES,
+            rows=len(keys) * sum(each.items for each in scored),
+            tokens=len(keys) * sum(sum(each.passes) + each.generated for each in scored),
+            disk=len(keys) * sum(each.items for each in scored) * ITEM_BYTES,
             memory_advice="lower evaluation.token_budget or resources.actors",
         )
         if not any(part.rows for part in context.counts.heldout):
@@ -105,8 +110,8 @@ class Accuracy(Stage[AccuracyResult]):
             return replace(counted, seconds=None)
         rate, sets = context.profiler.batches(evaluation_probe(config)), []
         for each in scored:
-            dear = GENERATED_COST * each.generated / len(each.prompts)
-            lengths = np.array(each.prompts) + round(dear)
+            dear = GENERATED_COST * each.generated / len(each.passes)
+            lengths = np.array(each.passes) + round(dear)
             sets.append(RowSet(len(lengths), 1, lengths, np.zeros_like(lengths)))
         items = len(keys) * len(scored)
         forward = batch_estimate(self.name, sets, config.evaluation.token_budget, rate, len(keys), items)
@@ -152,9 +157,10 @@ def score_items(
 
 @dataclass(frozen=True)
 class _Scored:
-    """What is scored of a target or guard: tokens of each prompt (about), and tokens that are generated at most."""
+    """What is scored of a target or guard: items, tokens of each forward pass, and most tokens that are generated."""
 
-    prompts: list[int]
+    items: int
+    passes: list[int]
     generated: int
 
 
@@ -164,16 +170,44 @@ def _count_items(config: StudyConfig) -> list[_Scored]:
         for name, each in config.scored.items():
             out = Folder.at(folder) / name
             write_benchmark(config, name, out, test_files(config, name))
-            prompts = out.read_table("test.parquet", ["tokens"])["tokens"].to_pylist()
+            table = out.read_table("test.parquet", ["tokens", "test"])
+            prompts: list[int] = table["tokens"].to_pylist()
             if each.task is not None:
-                task = load_task(task_spec(config, name))
-                generates = task.OUTPUT_TYPE == "generate_until"
+                spec = task_spec(config, name)
+                task = load_task(spec)
+                passes, generates = _task_passes(task, spec, prompts), task.OUTPUT_TYPE == "generate_until"
                 longest = int((task.config.generation_kwargs or {}).get("max_gen_toks", DEFAULT_GENERATED))
             else:
+                passes = _passes(each, config.model, prompts, table["test"].to_pylist())
                 generates = each.scoring is not None and each.scoring.metric != "choice"
                 longest = each.scoring.max_tokens if each.scoring is not None else 0
-            scored.append(_Scored(prompts, len(prompts) * longest if generates else 0))
+            scored.append(_Scored(len(prompts), passes, len(prompts) * longest if generates else 0))
     return scored
+
+
+def _passes(each: Benchmark, model: Model, prompts: Sequence[int], tests: Sequence[str]) -> list[int]:
+    """Return the tokens of each forward pass over a user's test rows, about: one an item, by text one an option."""
+    if each.scoring is None or not is_cloze(each, model):
+        return list(prompts)
+    passes: list[int] = []
+    for tokens, test in zip(prompts, tests, strict=True):
+        options: list[str] = written_item(TestItem.from_json(test), each.scoring, cloze=True)["choices"]
+        passes += [tokens] * len(options)
+        if each.by == "pmi":
+            # Once more without the question.
+            passes += [len(option) // CHARACTERS_A_TOKEN + 1 for option in options]
+    return passes
+
+
+def _task_passes(task: "ConfigurableTask", spec: TaskSpec, prompts: Sequence[int]) -> list[int]:
+    """Return the same of a task of lm-eval; options of one letter share a pass."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return list(prompts)
+    passes: list[int] = []
+    for tokens, document in zip(prompts, scored_documents(task, spec), strict=True):
+        options = [str(option).strip() for option in task.doc_to_choice(document)]
+        passes += [tokens] * (1 if all(len(option) == 1 for option in options) else len(options))
+    return passes
 
 
 def _score(table: pa.Table) -> Score:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from instsel.config.rows import Benchmark
-from instsel.config.study import StudyConfig
+from instsel.config.study import Model, StudyConfig
 from instsel.data.test_items import TestItem
 from instsel.errors import InputError, StudyError
 from instsel.evaluation.code import ALLOWED
@@ -35,6 +35,15 @@ class _Loaded:
     rows: str
     task: "ConfigurableTask"
     spec: TaskSpec
+
+
+def is_cloze(each: Benchmark, model: Model) -> bool:
+    """Return whether the options of a benchmark's test rows are scored as texts, with none of them shown."""
+    from instsel.models.loading import parameter_count
+
+    if each.scoring is None or each.scoring.metric != "choice":
+        return False
+    return each.by in ("cloze", "pmi") or (each.by == "auto" and parameter_count(model) < LETTER_PARAMETERS)
 
 
 class Scorer:
@@ -89,13 +98,9 @@ class Scorer:
         return self.task
 
     def _write_task(self, folder: Folder, name: str, each: Benchmark, items: Sequence[str | None]) -> TaskSpec:
-        from instsel.models.loading import parameter_count
-
         if each.scoring is None:
             raise InputError(f"{name}: `test` needs `scoring`")
-        is_choice = each.scoring.metric == "choice"
-        small = each.by == "auto" and parameter_count(self.config.model) < LETTER_PARAMETERS
-        cloze = is_choice and (each.by in ("cloze", "pmi") or small)
+        is_choice, cloze = each.scoring.metric == "choice", is_cloze(each, self.config.model)
         of_choice = ("acc_mutual_info" if each.by == "pmi" else "acc_norm") if cloze else "acc"
         metric = of_choice if is_choice else str(each.scoring.metric)
         tests = [TestItem.from_json(item) for item in items if item is not None]

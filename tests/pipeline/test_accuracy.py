@@ -16,6 +16,7 @@ from instsel.console import Terminal
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.models.loading import attach_lora, load_base
+from instsel.pipeline.accuracy import _count_items
 from instsel.pipeline.runner import run_study
 from instsel.pipeline.scorer import Scorer
 from instsel.planner.run import plan_study
@@ -259,3 +260,16 @@ def test_a_plan_counts_what_is_scored_before_any_stage_ran(scored: StudyConfig, 
     assert stage.rows == 2 * (5 + 6 + 4 + 4 + 4)
     assert stage.seconds > 0
     assert not Path(raw["out"]).exists()
+
+
+def test_bug_a_plan_counted_one_pass_for_options_that_are_scored_as_texts(scored: StudyConfig) -> None:
+    by_name = dict(zip(scored.scored, _count_items(scored), strict=True))
+    letters, texts, pmi = (by_name[name] for name in BY)
+    assert [each.items for each in (letters, texts, pmi)] == [4, 4, 4]
+    prompts = letters.passes
+    assert len(prompts) == 4, "letters share a pass"
+    assert texts.passes == [tokens for tokens in prompts for _ in range(2)], "alpha and beta have one each"
+    # "alpha" and "beta" once more, without the question.
+    assert sorted(pmi.passes) == sorted(texts.passes + [len("alpha") // 3 + 1, len("beta") // 3 + 1] * 4)
+    assert len(by_name["cities"].passes) == 3 * by_name["cities"].items, "three cities a question"
+    assert (len(by_name["sums"].passes), by_name["sums"].generated) == (5, 5 * 4)
