@@ -30,6 +30,8 @@ from instsel.data.words import (
 SHARED_RUN = "shares a run of words with a target"
 SAME_PROMPT = "has the prompt of a target"
 NEAR_COPY = "is nearly the same as a row of a target"
+LEAKS = (SHARED_RUN, SAME_PROMPT, NEAR_COPY)
+"""Why a row is rejected as a leak."""
 TEMPLATE_WORDS = 5
 TEMPLATE_ROWS = 3
 TEMPLATE_FRACTION = 0.02

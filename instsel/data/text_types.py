@@ -79,7 +79,7 @@ class _Member:
         """Whether the value is a conversation, and the object around it a row."""
         if self.opening != "[":
             return False
-        if self.name.lower() in TURN_KEYS and self.first.startswith('"'):
+        if self.name.lower() in TURN_KEYS and (not self.first or self.first.startswith('"')):
             return True
         keys = set(_object(self.first))
         return bool({"role", "from"} & keys or (self.name.lower() in TURN_KEYS and SPEAKER_KEYS & keys))

@@ -180,9 +180,14 @@ def counts_by_filter(rejected: Mapping[str, int]) -> dict[str, int]:
     """
     counts: Counter[str] = Counter()
     for reason, count in rejected.items():
-        if reason.startswith(_PREFIX):
+        if is_filtered(reason):
             counts[reason.removeprefix(_PREFIX).partition(": ")[0]] += count
     return dict(counts.most_common())
+
+
+def is_filtered(reason: str) -> bool:
+    """Return whether a row was rejected by a filter."""
+    return reason.startswith(_PREFIX)
 
 
 def why_filtered(rejected: Mapping[str, int]) -> str | None:

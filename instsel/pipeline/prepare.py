@@ -18,11 +18,12 @@ from pydantic import JsonValue
 
 from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
-from instsel.data.encode import DUPLICATE, count_unread, encode_lines, encoding_options
+from instsel.data.contamination import LEAKS
+from instsel.data.encode import DUPLICATE, NEAR_COPY, count_unread, encode_lines, encoding_options
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import pool_files
 from instsel.errors import InputError
-from instsel.filters.base import why_filtered
+from instsel.filters.base import is_filtered, why_filtered
 from instsel.io.fingerprint import tokenizer_identity
 from instsel.io.store import Folder
 from instsel.models.dtypes import dtype_of
@@ -247,7 +248,7 @@ class _Encoder:
 
 
 def _require_rows_of_entries(config: StudyConfig, files: Sequence[SourceFile], pool: PoolResult) -> None:
-    """Check that each entry of the pool gave rows; one whose rows are all copies of another's did.
+    """Check that each entry of the pool gave rows, or has some that were not wanted.
 
     Raises:
         InputError: an entry gave none; the message has its key and why its rows were rejected.
@@ -256,13 +257,18 @@ def _require_rows_of_entries(config: StudyConfig, files: Sequence[SourceFile], p
         counts = [pool.files[file.uri] for file in of_entry]
         rejected = sum((Counter(count.rejected) for count in counts), Counter[str]())
         allowed = config.pool[int(key.split(".")[1])].allow_empty if key.startswith("pool.") else False
-        if not any(count.rows for count in counts) and DUPLICATE not in rejected and not allowed:
+        if not any(count.rows for count in counts) and not any(map(_is_readable, rejected)) and not allowed:
             why = why_rejected(dict(rejected.most_common()))
             raise InputError(f"{key}: no usable row; {why}; correct it, or set allow_empty: true")
 
 
+def _is_readable(reason: str) -> bool:
+    """Return whether a row was rejected for what it says, and not because nothing could be made of it."""
+    return reason in (DUPLICATE, NEAR_COPY, *LEAKS) or is_filtered(reason)
+
+
 def _empty_files(pool: PoolResult) -> str:
-    """Say which files gave no row and why; nothing where all did."""
+    """Say which files gave no row and why; nothing where all did, or are copies of others."""
     empty = {uri: count for uri, count in pool.files.items() if not count.rows and DUPLICATE not in count.rejected}
     if not empty:
         return ""

@@ -105,7 +105,7 @@ def target_tables(
 
     tokenizer = load_tokenizer(model)
     check_tokenizer(tokenizer)
-    knoriginal_ids: set[str] = set()
+    known_ids: set[str] = set()
     tables: dict[str, tuple[pa.Table, pa.Table]] = {}
     for split, limit in (("validation", target.max_validation), ("heldout", target.max_heldout)):
         if split not in files:
@@ -129,7 +129,7 @@ def target_tables(
         is_copy = pa.array(~first_occurrences(numeric_ids(examples["id"])))
         all_rejected = pa.concat_tables([all_rejected, reject(examples.filter(is_copy), DUPLICATE)])
         examples = examples.filter(pc.invert(is_copy))
-        is_shown = pa.array([row in knoriginal_ids for row in examples["id"].to_pylist()], pa.bool_())
+        is_shown = pa.array([row in known_ids for row in examples["id"].to_pylist()], pa.bool_())
         all_rejected = pa.concat_tables([all_rejected, reject(examples.filter(is_shown), "also a validation row")])
         examples = smallest_ids(examples.filter(pc.invert(is_shown)), limit)
         if not len(examples):
@@ -137,7 +137,7 @@ def target_tables(
             raise InputError(
                 f"targets.{name}.{split}: {where} has no usable row; {why_rejected(reasons(all_rejected))}"
             )
-        knoriginal_ids |= set(examples["id"].to_pylist())
+        known_ids |= set(examples["id"].to_pylist())
         tables[split] = examples, all_rejected
     return tables
 

@@ -80,6 +80,7 @@ def test_lines_and_values(text: str, expected: str) -> None:
         # A row that is alone.
         (f'{{"messages": {TURNS}}}', ("lines",)),
         (f'{{"messages": {TURNS}, "tools": [{{"type": "function"}}]}}', ("lines",)),
+        ('{"messages": []}', ("lines",)),
         ('{"conversations": ["What?", "That."]}', ("lines",)),
         ('{"conversation": [{"human": "What?", "assistant": "That."}]}', ("lines",)),
         (f'{{"prompt": "x", "chosen": {TURNS}, "rejected": {TURNS}}}', ("lines",)),

@@ -182,7 +182,7 @@ def test_near_copies_are_dropped_with_the_id_of_the_row_that_stays(tmp_path: Pat
     rows, folder = make_rows(), Folder.at(tmp_path)
     shards = write_pool(folder, rows, 20)
     found = find(folder, shards, near_duplicates="drop")
-    pool, _ = finish_pool(folder, shards)
+    pool, _ = finish_pool(folder, shards, ["rows.jsonl"])
     index = folder.read_table("index.parquet")["id"].to_pylist()
     dropped = {row["id"]: row for row in found}
     kept = [row_id(row) for row in rows if row_id(row) not in dropped]  # type: ignore[arg-type]
@@ -201,7 +201,7 @@ def test_reported_near_copies_stay_in_the_pool(tmp_path: Path) -> None:
     rows, folder = make_rows(), Folder.at(tmp_path)
     shards = write_pool(folder, rows, 20)
     found = find(folder, shards)
-    pool, _ = finish_pool(folder, shards)
+    pool, _ = finish_pool(folder, shards, ["rows.jsonl"])
     assert pool.rows == len({row_id(row) for row in rows})  # type: ignore[arg-type]
     assert not (folder / "rejected").exists(NEAR_COPIES)
     result = near_duplicates_result(folder, Data())

@@ -217,7 +217,9 @@ def test_of_a_large_file_a_sample_is_tokenised_and_every_row_counted(tiny_study,
 def test_a_pool_without_a_usable_row_is_refused(tiny_study, write_rows, ray_session):
     raw = tiny_study(pool_rows=3)
     write_rows("pool/rows.jsonl", [{"messages": []}])
-    with pytest.raises(InputError, match="pool: no usable row; rows were rejected: 1 x `messages` is not a list"):
+    with pytest.raises(
+        InputError, match="pool: no usable row; rows were rejected: 1 x `messages` is not a list of turns"
+    ):
         sampled_rows(parse_study(raw, "test"), Terminal())
 
 
