@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from instsel.data.answer_spans import AnswerFinder, Answers
-from instsel.data.messages import BadRow
+from instsel.data.messages import BadRow, is_trained
 from instsel.data.templates import (
     MOST_ADDED,
     MOST_TIMES,
@@ -133,7 +133,8 @@ def encode(
         messages: turns of the conversation, with every key that the template may read.
         max_length: maximum length in tokens, in place of that in `options`.
         tools: JSON schemas of the tools that the assistant may call.
-        trained: for each turn whether it is marked as one to train on; None for a turn without a mark.
+        trained: for each turn whether it is marked as one to train on, None for a turn without a mark; by default what
+            the turns' own marks say (`weight`, `loss`, `train`, ...).
         options: what to label; all answers by default.
 
     Raises:
@@ -141,6 +142,8 @@ def encode(
             a special token, which could end the turn and start another, or there is no answer token to label.
     """
     options = replace(options or EncodingOptions(), max_length=max_length)
+    if trained is None:
+        trained = list(map(is_trained, messages))
     (example,) = encode_batch(tokenizer, [Dialogue(messages, tools, trained)], options)
     if isinstance(example, BadRow):
         raise example

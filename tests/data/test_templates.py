@@ -502,6 +502,7 @@ def test_an_end_of_text_is_appended_where_there_is_none(tokenizer: Callable[...,
     # Not behind a question, not behind an answer that is not trained on, and not where it would be too long.
     assert encode(glm, KINDS["question at the end"], None, options=options).labels[-1] == IGNORED
     marked = encode(glm, turns, None, options=options, trained=[None, True, None, False])
+    assert encode(glm, [*turns[:3], {**turns[3], "weight": 0}], None, options=options) == marked
     assert marked.input_ids == plain.input_ids
     cut = encode(glm, turns, len(plain.input_ids), options=options)
     assert (cut.input_ids, cut.labels, cut.truncated) == (plain.input_ids, plain.labels, True)

@@ -1,10 +1,12 @@
 """What is known of a Ray session before it starts: addresses, ports that are closed, and the paths of its sockets."""
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,11 +89,18 @@ def test_a_cluster_that_ray_noted_and_that_is_gone_is_told_with_the_note(
 def test_a_machine_that_is_silent_or_unknown_is_told_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = lines("no-such-host.invalid:6379")
     assert line.startswith("resources.ray_address: no Ray cluster answers at no-such-host.invalid:6379 (")
-    # A resolver that hangs.
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(30))
+    # A resolver that hangs, and fails long after nobody waits for it.
+    hang = threading.Event()
+
+    def resolve(*_: Any, **__: Any) -> None:
+        hang.wait(30)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "create_connection", resolve)
     start = time.monotonic()
     assert why_unreachable("10.0.0.1", 6379, 0.1) == "no answer within 0.1 s"
     assert time.monotonic() - start < 3
+    hang.set()
 
 
 @pytest.mark.parametrize(
