@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from instsel.config.study import Embedding, Lora, Model, StudyConfig
-from instsel.data.chat import check_tokenizer, encode
+from instsel.data.chat import check_tokenizer, encode, lacks_end_mark
 from instsel.data.messages import BadRow, Message
 from instsel.errors import InputError, Problem
 from instsel.models.loading import ADAPTER_CONFIG, load_tokenizer
@@ -202,7 +202,21 @@ def _tokenizer(folder: Path, model: Model) -> tuple[Any, list[Problem]]:
     except Exception as error:
         # Files of a tokenizer are anybody's, and its code may be too.
         return None, [Problem("model.name", f"no tokenizer can be loaded from {model.name}: {_first_line(error)}")]
-    return tokenizer, []
+    return tokenizer, _end_problems(tokenizer)
+
+
+def _end_problems(tokenizer: Any) -> list[Problem]:
+    """Tell what becomes of rows whose template has no token that ends an answer."""
+    if not lacks_end_mark(tokenizer):
+        return []
+    end = tokenizer.eos_token
+    what = (
+        f"rows that end with an answer get the tokenizer's end of text, {end}, as they end without a token otherwise"
+        if end
+        else "no token ends the last answer of a row, and the tokenizer has no end of text: a model that is trained so "
+        "does not learn to stop"
+    )
+    return [Problem("model.chat_template", what, is_fatal=False)]
 
 
 def _read_config(model: Model, key: str) -> tuple[Any, list[Problem]]:

@@ -240,6 +240,17 @@ def test_a_template_that_cannot_render_a_row_is_told(
     assert line.startswith(told)
 
 
+def test_a_template_without_a_token_that_ends_an_answer_is_mentioned(folder: Path) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(folder)
+    (problem,) = model_problems(least_config(model={"name": str(folder)}, data={"max_length": 128}))
+    assert problem.key == "model.chat_template"
+    assert f"get the tokenizer's end of text, {tokenizer.eos_token}," in problem.message
+    assert not problem.is_fatal
+
+
 def test_a_damaged_tokenizer_is_told(folder: Path, look: Callable[..., list[str]]) -> None:
     (folder / "tokenizer.json").write_text('{"version": "1.0", "model": {}}')
     (line,) = look()
