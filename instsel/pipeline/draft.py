@@ -26,7 +26,7 @@ READ_ROWS = 20_000
 CHUNK = 1_000
 HELD_OUT = 0.05
 MOST_HELD_OUT = 512
-FEWEST_HELD_OUT = 4
+FEWEST_HELD_OUT, FEWEST_ROWS = 4, 16
 SMALL_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GPU_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 BUDGETS = ((1_000, 0.2), (100_000, 0.1), (1_000_000, 0.05), (math.inf, 0.01))
@@ -132,8 +132,9 @@ def _target(text: str) -> list[str]:
 def _hold_out(files: Sequence[DraftFile], out: Path) -> list[str]:
     """Write rows of the pool as a target's, validation and held-out by turns; return the lines of that target."""
     rows = _smallest([row for each in files for row in each.smallest])
-    count = min(MOST_HELD_OUT, round(HELD_OUT * sum(each.usable for each in files)))
-    if count < FEWEST_HELD_OUT:
+    usable = sum(each.usable for each in files)
+    count = min(MOST_HELD_OUT, max(FEWEST_HELD_OUT, round(HELD_OUT * usable)))
+    if min(len(rows), usable) < FEWEST_ROWS:
         raise InputError(
             "the files have too few usable rows to hold some out as a target; give one by --target NAME=FILE"
         )
