@@ -173,20 +173,30 @@ SAYS = [
         data={"train_on": "marked"},
     ),
     Case(
+        "KTO as LLaMA-Factory has it, an array",
+        as_json([{"messages": TURNS, "label": True}, {**asked("What is tin?", content="A fish."), "label": False}], 2),
+        rejected=["`label` is false: an unwanted answer"],
+        file="kto_demo.json",
+    ),
+    Case(
         "KTO",
         [{"messages": TURNS, "label": True}, {**asked("What is tin?", content="A fish."), "label": False}],
         rejected=["`label` is false: an unwanted answer"],
     ),
     Case("preference, whole conversations", [{"chosen": TURNS, "rejected": asked(content="A bird.")["messages"]}]),
     Case(
-        "preference, turns and answers",
-        [
-            {
-                **sharegpt(("human", QUESTION)),
-                "chosen": {"from": "gpt", "value": ANSWER},
-                "rejected": {"from": "gpt", "value": "A bird."},
-            }
-        ],
+        "preference, turns and answers, an array",
+        as_json(
+            [
+                {
+                    **sharegpt(("human", QUESTION)),
+                    "chosen": {"from": "gpt", "value": ANSWER},
+                    "rejected": {"from": "gpt", "value": "A bird."},
+                }
+            ],
+            indent=2,
+        ),
+        file="dpo_demo.json",
     ),
     Case("preference, answers in a list", [{"instruction": QUESTION, "output": [ANSWER, "A bird."]}]),
     Case(
