@@ -1,8 +1,8 @@
 """The schema of `pool`, `targets` and `guards`: files, benchmarks, and how answers are scored."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from instsel.io.uri import checked_uri
@@ -69,27 +69,6 @@ class PoolSource(Layout):
     allow_empty: bool = Field(False, description="go on where the files are empty or give no usable row")
 
 
-class SplitFiles(StrictModel):
-    """Files of a target or guard of which one split is read."""
-
-    path: Uri = Field(description="as that of an entry of the pool")
-    split: str = Field(description="split of a dataset: of the hub, of a folder, or of a JSON object of several")
-    config: str | None = Field(None, description="configuration (subset) of a dataset of the hub or of a clone of one")
-    revision: str | None = Field(None, description="branch, tag or commit of a dataset of the hub")
-
-    def __str__(self) -> str:
-        return f"split {self.split} of {self.path}"
-
-
-def _path_or_split(value: Any) -> str:
-    return "split" if isinstance(value, dict | SplitFiles) else "path"
-
-
-# Told apart before they are checked, so that an error is of what was written.
-Files = Annotated[Annotated[Uri, Tag("path")] | Annotated[SplitFiles, Tag("split")], Discriminator(_path_or_split)]
-"""A path, or one with the split that is meant."""
-
-
 METRICS = ("choice", "exact_match", "f1", "rouge_l", "code")
 
 
@@ -115,9 +94,7 @@ class Benchmark(Layout):
     task: str | None = Field(
         None, description="task of lm-evaluation-harness by name, or the path of its YAML file, in place of files"
     )
-    test: Files | None = Field(
-        None, description="file of prompts with `answer`, whose score measures the result; or {path, split}"
-    )
+    test: Uri | None = Field(None, description="file of prompts with `answer`, whose score measures the result")
     scoring: Scoring | None = Field(None, description="how answers to `test` are scored; a name is short for a metric")
     by: Literal["auto", "letter", "cloze", "pmi"] = Field(
         "auto",
@@ -151,14 +128,10 @@ class Benchmark(Layout):
 
 
 class Target(Benchmark):
-    validation: Files | None = Field(
-        None,
-        validate_default=True,
-        description="file of examples of the ability; gradients are taken of these; or {path, split}",
+    validation: Uri | None = Field(
+        None, validate_default=True, description="file of examples of the ability; gradients are taken of these"
     )
-    heldout: Files | None = Field(
-        None, description="file of other examples, whose loss measures the result; or {path, split}"
-    )
+    heldout: Uri | None = Field(None, description="file of other examples, whose loss measures the result")
     served_by: list[str] | None = Field(
         None,
         min_length=1,
@@ -171,7 +144,7 @@ class Target(Benchmark):
 
     @field_validator("validation")
     @classmethod
-    def _check_validation(cls, value: Files | None, info: ValidationInfo) -> Files | None:
+    def _check_validation(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None and info.data.get("task") is None:
             raise PydanticCustomError(
                 "missing", "is missing; give a file of examples, or `task`, a benchmark of lm-evaluation-harness"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pyarrow import fs as pafs
 from pydantic import JsonValue
 
-from instsel.config.rows import Files, Layout, Target
+from instsel.config.rows import Layout, Target
 from instsel.config.study import StudyConfig
 from instsel.data.folders import is_data
 from instsel.data.hub import HUB
@@ -75,21 +75,12 @@ def check_files(study: StudyConfig) -> list[str]:
     Files that are not there, are empty, or hold no rows that can be read, folders of several splits or configurations,
     and datasets that the hub does not give. Only the first bytes of a file are read, and the end of a Parquet file.
     """
-    return [problem for entry in _entries(study) for problem in _problems(study, entry)]
-
-
-def input_paths(study: StudyConfig) -> dict[str, str]:
-    """Return the paths of pool, targets and guards as the study file has them, by their keys."""
-    return {entry.key: entry.uri for entry in _entries(study)}
-
-
-def _entries(study: StudyConfig) -> list[_Entry]:
     entries = _pool_entries(study)
     for name in study.targets:
         entries += _target_entries(study, name).values()
     for name in study.scored:
         entries += _test_entries(study, name)
-    return entries
+    return [problem for entry in entries for problem in _problems(study, entry)]
 
 
 def _problems(study: StudyConfig, entry: _Entry) -> list[str]:
@@ -125,11 +116,11 @@ def _pool_entries(study: StudyConfig) -> list[_Entry]:
 
 def _target_entries(study: StudyConfig, name: str) -> dict[str, _Entry]:
     target: Target = study.targets[name]
-    of_split: dict[str, Files | None] = {"validation": target.validation, "heldout": target.heldout}
+    uris = {"validation": target.validation, "heldout": target.heldout}
     return {
-        split: _entry(f"targets.{name}.{split}", files, layout_of(target, study))
-        for split, files in of_split.items()
-        if files is not None
+        split: _Entry(f"targets.{name}.{split}", uri, {"layout": layout_of(target, study), "split": None})
+        for split, uri in uris.items()
+        if uri is not None
     }
 
 
@@ -138,19 +129,7 @@ def _test_entries(study: StudyConfig, name: str) -> list[_Entry]:
     part = "targets" if name in study.targets else "guards"
     if each.test is None:
         return []
-    return [_entry(f"{part}.{name}.test", each.test, layout_of(each, study))]
-
-
-def _entry(key: str, files: Files, layout: RowLayout) -> _Entry:
-    if isinstance(files, str):
-        return _Entry(key, files, {"layout": layout, "split": None})
-    options: SourceOptions = {
-        "layout": layout,
-        "split": files.split,
-        "config": files.config,
-        "revision": files.revision,
-    }
-    return _Entry(f"{key}.path", files.path, options)
+    return [_Entry(f"{part}.{name}.test", each.test, {"layout": layout_of(each, study), "split": None})]
 
 
 def layout_of(entry: Layout, study: StudyConfig) -> RowLayout:

@@ -37,7 +37,7 @@ def choose_split(names: Sequence[str], split: str | None) -> str:
     if split is None:
         if len(names) == 1:
             return names[0]
-        raise InputError(f"it holds the splits {listed}; name one of them with `split`, or give its path")
+        raise InputError(f"it holds the splits {listed}; give the path of one of them")
     if split in names:
         return split
     for name in names:

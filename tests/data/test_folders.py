@@ -96,12 +96,7 @@ def test_splits_and_folders_are_named(
         (["a.jsonl"], "train", "main", "it has no configuration `main`; remove `config`"),
         (["train.jsonl", "test.jsonl"], "tset", None, "it has no split `tset`, but test, train; name one of them with"),
         (["test.jsonl"], "train", None, "it has no split `train`, but test; name one of them with `split`"),
-        (
-            ["train.jsonl", "test.jsonl"],
-            None,
-            None,
-            "it holds the splits test, train; name one of them with `split`, or",
-        ),
+        (["train.jsonl", "test.jsonl"], None, None, "it holds the splits test, train; give the path of one of them"),
         (["a.jsonl"], "test", None, "it has no split `test`, as no file in it names a split; remove `split`"),
         (["a.jsonl", "test.jsonl"], "train", None, "some files in it name a split (test), and a.jsonl does not; give"),
     ],
@@ -207,7 +202,7 @@ def test_saved_datasets_and_their_splits(tmp_path: Path) -> None:
     assert is_dataset(f"{both}/test")
     for split, message in (
         ("dev", "no split `dev`, but train, test"),
-        (None, "it holds the splits train, test; name one of them with `split`, or give its path"),
+        (None, "it holds the splits train, test; give the"),
     ):
         with pytest.raises(InputError, match=message):
             folder_files(both, split, None)

@@ -1,6 +1,5 @@
 """The files of a study: found in order, named by their key where they are not there, told apart by content."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +8,7 @@ from typing import Any
 import pytest
 
 from instsel.config.file import parse_study
-from instsel.data.readers import read_chunks
-from instsel.data.sources import check_files, files_identity, input_paths, pool_files, target_files
-from instsel.data.sources import test_files as files_of_tests
+from instsel.data.sources import check_files, files_identity, pool_files, target_files
 from instsel.errors import InputError
 
 ROW = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
@@ -146,42 +143,9 @@ def test_a_target_is_a_folder_of_one_split(make: Callable[..., Any], tmp_path: P
         f"{tmp_path}/both/train",
     ]
     with pytest.raises(
-        InputError,
-        match=r"^targets\.t\.validation: .*both: it holds the splits train, test; name one of them with `split`, or",
+        InputError, match=r"^targets\.t\.validation: .*both: it holds the splits train, test; give the pa"
     ):
         target_files(make(targets={"t": {"validation": "both"}}), "t")
-
-
-def test_splits_of_one_dataset_are_validation_heldout_and_test(make: Callable[..., Any], tmp_path: Path) -> None:
-    questions = [{"question": f"{number} and {number}?", "answer": str(2 * number)} for number in range(3)]
-    (tmp_path / "both.json").write_text(json.dumps({"train": questions[:2], "test": questions[2:]}))
-
-    def of(split: str) -> dict[str, str]:
-        return {"path": "both.json", "split": split}
-
-    target = {"validation": of("train"), "test": of("test"), "scoring": "exact_match"}
-    study = make(targets={"t": target}, guards={"g": {"test": of("test"), "scoring": "f1"}})
-    (shown,), (scored,), (guard,) = (
-        target_files(study, "t")["validation"],
-        files_of_tests(study, "t"),
-        files_of_tests(study, "g"),
-    )
-    assert [len(lines) for _, lines in read_chunks(shown, 9)] == [2]
-    assert [len(lines) for _, lines in read_chunks(scored, 9)] == [1]
-    assert (shown.key, guard.key) == ("targets.t.validation.path", "guards.g.test.path")
-    assert check_files(study) == []
-    (problem,) = check_files(make(targets={"t": {"validation": of("dev")}}))
-    assert problem.startswith("targets.t.validation.path: ")
-    assert "it has no split `dev`, but" in problem
-    hub = {"path": "hf:owner/name", "split": "test", "config": "main", "revision": "v1"}
-    (file,) = target_files(make(targets={"t": {"validation": hub}}), "t")["validation"]
-    assert (file.config, file.revision, file.split) == ("main", "v1", "test")
-    assert input_paths(study) == {
-        "pool.0.path": study.pool[0].path,
-        "targets.t.validation.path": "both.json",
-        "targets.t.test.path": "both.json",
-        "guards.g.test.path": "both.json",
-    }
 
 
 def test_all_that_is_wrong_with_files_is_listed_with_its_key(make: Callable[..., Any], tmp_path: Path) -> None:

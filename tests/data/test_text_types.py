@@ -115,7 +115,7 @@ def test_the_split_decides_where_keys_are_splits() -> None:
     [
         (f'{{"train": [{ROW}], "test": [{ROW}]}}', "dev", "it has no split `dev`, but train, test; name one of them"),
         (f'{{"test": [{ROW}]}}', "train", "it has no split `train`, but test; name one of them with `split`"),
-        (f'{{"train": [{ROW}], "test": [{ROW}]}}', None, "it holds the splits train, test; name one of them with"),
+        (f'{{"train": [{ROW}], "test": [{ROW}]}}', None, "it holds the splits train, test; give the path of one of"),
         (f'{{"mine": [{ROW}], "yours": [{ROW}]}}', "train", "it has rows under mine, yours; keep one of these keys"),
         (
             f'{{"a": {{"train": [{ROW}]}}, "b": {{"train": [{ROW}]}}}}',
