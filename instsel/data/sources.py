@@ -75,12 +75,21 @@ def check_files(study: StudyConfig) -> list[str]:
     Files that are not there, are empty, or hold no rows that can be read, folders of several splits or configurations,
     and datasets that the hub does not give. Only the first bytes of a file are read, and the end of a Parquet file.
     """
+    return [problem for entry in _entries(study) for problem in _problems(study, entry)]
+
+
+def input_paths(study: StudyConfig) -> dict[str, str]:
+    """Return the paths of pool, targets and guards as the study file has them, by their keys."""
+    return {entry.key: entry.uri for entry in _entries(study)}
+
+
+def _entries(study: StudyConfig) -> list[_Entry]:
     entries = _pool_entries(study)
     for name in study.targets:
         entries += _target_entries(study, name).values()
     for name in study.scored:
         entries += _test_entries(study, name)
-    return [problem for entry in entries for problem in _problems(study, entry)]
+    return entries
 
 
 def _problems(study: StudyConfig, entry: _Entry) -> list[str]:

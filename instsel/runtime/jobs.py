@@ -16,6 +16,7 @@ from ray.exceptions import AuthenticationError
 from instsel.config.file import read_study
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
+from instsel.data.sources import input_paths
 from instsel.errors import InputError, StudyError
 from instsel.io.fingerprint import fingerprint
 from instsel.io.uri import under_root
@@ -107,10 +108,7 @@ def _check_paths(study: StudyConfig) -> None:
     Raises:
         InputError: a path is relative.
     """
-    files = [(f"pool.{index}.path", entry.path) for index, entry in enumerate(study.pool)]
-    for name, target in study.targets.items():
-        files += [(f"targets.{name}.{split}", getattr(target, split)) for split in ("validation", "heldout")]
-    paths = {"out": study.out} | {key: under_root(study.root, path) for key, path in files if path is not None}
+    paths = {"out": study.out} | {key: under_root(study.root, path) for key, path in input_paths(study).items()}
     for key, path in paths.items():
         if "://" not in path and not path.startswith("hf:") and not os.path.isabs(os.path.expanduser(path)):
             raise InputError(

@@ -58,6 +58,9 @@ def server(monkeypatch):
     return stand_in
 
 
+SCORED = {"t": {"validation": "/v.jsonl", "test": "test.jsonl", "scoring": "f1"}}
+
+
 @pytest.fixture
 def send(tmp_path, server):
     """Submit a study file; returns the job's id and what was printed."""
@@ -140,6 +143,7 @@ def test_failed_job_fails_and_says_why(send, server):
         ({"out": "runs/study"}, "out: 'runs/study'"),
         ({"root": "data"}, "pool.0.path: 'data/p.jsonl'"),
         ({"targets": {"t": {"validation": "/v.jsonl"}}, "pool": [{"path": "hf:a/b"}], "out": "runs"}, "out: 'runs'"),
+        ({"root": "data", "pool": [{"path": "hf:a/b"}], "targets": SCORED}, "targets.t.test: 'data/test.jsonl'"),
     ],
 )
 def test_paths_that_the_cluster_does_not_see_are_rejected(send, server, changes, key):
