@@ -1,5 +1,6 @@
 """The shapes in which rows have a conversation: lists of turns, prompts with answers, preference rows, transcripts."""
 
+import json
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -236,12 +237,18 @@ class RowParts:
             raise BadRow("a row of answers chosen and rejected (data.preference: reject)")
 
     def _reject_unwanted(self) -> None:
-        unwanted = next((key for key in keys.UNWANTED if self.raw.get(key) is False), None)
+        unwanted = next((key for key in keys.UNWANTED if self._is_false(key)), None)
         if unwanted is not None and self.raw.get("chosen") is None:
             raise BadRow(f"`{unwanted}` is false: an unwanted answer")
         if self.raw.get("chosen") is not None and self.raw.get("rejected") is not None:
             self._check_preference()
             self.taken.update(keys.PREFERENCE)
+
+    def _is_false(self, key: str) -> bool:
+        """Whether a key says false: as a text too, as cells of CSV are, and as 0 in a row of prompt and completion."""
+        value = self.raw.get(key)
+        text = value.strip().lower() if isinstance(value, str) else json.dumps(value)
+        return text == "false" or (text in ("0", "0.0") and self.raw.get("completion") is not None)
 
     def _none_of_the_formats(self) -> str:
         if self.layout.row_format != "auto":

@@ -131,3 +131,31 @@ def test_check_names_all_that_is_wrong(folder: Path, tiny_model: Path) -> None:
     layout = "pool.0.columns={prompt: ask, answer: reply}"
     result = command("check", str(out), "--set", settings[0], "--set", layout)
     assert result.exit_code == 0, result.output
+
+
+def test_check_reads_an_entry_as_the_run_does(folder: Path, tiny_model: Path) -> None:
+    """An entry that may be empty is, entries keep their numbers in errors, and test rows are looked at."""
+    out = folder / "mine.yaml"
+    draft_study([str(folder / "pool")], [], out, str(tiny_model))
+    (folder / "bad.jsonl").write_text(json.dumps({"ask": "Why?"}) + "\n")
+    (folder / "page.jsonl").write_text("<html>")
+    bad = f"pool.1.path={folder / 'bad.jsonl'}"
+    result = command("check", str(out), "--set", bad)
+    assert result.exit_code == 2 and "pool.1: none of the rows looked at is usable" in result.output
+    result = command("check", str(out), "--set", bad, "--set", "pool.1.allow_empty=true")
+    assert result.exit_code == 0, result.output
+    guard = f"guards={{g: {{test: {folder / 'gone.jsonl'}, scoring: exact_match}}}}"
+    settings = (f"pool.0.path={folder / 'page.jsonl'}", bad, guard)
+    result = command("check", str(out), *(part for setting in settings for part in ("--set", setting)))
+    assert "3 to mend" in result.output
+    assert all(key in result.output for key in ("pool.0.path: ", "pool.1: none of", "guards.g.test: ")), result.output
+
+
+def test_check_names_a_few_of_many_keys(folder: Path, tiny_model: Path) -> None:
+    out = folder / "mine.yaml"
+    draft_study([str(folder / "pool")], [], out, str(tiny_model))
+    wide = {**row(1), **{f"column{number:04}": number for number in range(2000)}}
+    (folder / "wide.jsonl").write_text(json.dumps(wide) + "\n")
+    result = command("check", str(out), "--set", f"pool.0.path={folder / 'wide.jsonl'}")
+    assert result.exit_code == 0, result.output
+    assert "column0000 (1)" in result.output and "1,981 more" in result.output and len(result.output) < 3_000
