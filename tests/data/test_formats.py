@@ -120,7 +120,8 @@ def test_a_byte_order_mark_is_no_part_of_the_row() -> None:
         (b'{"messages": ' + b"9" * 5000 + b"}", "JSON that is nested too deep or has too long a number"),
         (json.dumps(FORMS["messages"], ensure_ascii=False).encode("latin-1", "replace") + b"\xe9", "not UTF-8"),
         (json.dumps({"messages": [USER, ANSWER]}).encode("utf-16"), "not UTF-8"),
-        ([USER, ANSWER], "not a JSON object"),
+        ([[USER], [ANSWER]], "a JSON array, not an object with keys"),
+        ([], "a JSON array, not an object with keys"),
         (None, "not a JSON object"),
         (b"{'instruction': 'x', 'output': 'y'}", "an object of Python, with single quotes, and not JSON"),
         ({}, "no turns and no prompt with an answer among its keys (none); name them under `columns`"),
@@ -404,3 +405,9 @@ def test_any_json_is_a_row_or_has_a_reason(raw: Any, row_format: Any) -> None:
         assert str(error)
         return
     assert any(m["role"] == "assistant" for m in row.messages)
+
+
+def test_an_array_of_turns_is_a_conversation() -> None:
+    row = parse_row(json.dumps([USER, ANSWER]).encode())
+    assert row.messages == parse_row(json.dumps({"messages": [USER, ANSWER]}).encode()).messages
+    assert [turn["role"] for turn in parse_row(json.dumps(TURNS).encode()).messages] == ["user", "assistant"]
