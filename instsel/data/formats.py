@@ -13,7 +13,7 @@ from instsel.console import one_line
 from instsel.data import keys
 from instsel.data.messages import BadRow, Turn, is_trained
 from instsel.data.other_answers import choices_of
-from instsel.data.row_shapes import RowLayout, RowParts
+from instsel.data.row_shapes import NO_ANSWER, RowLayout, RowParts
 from instsel.data.row_turns import tools_of
 
 # More than in any useful row; larger ones would take unbounded memory or time.
@@ -128,7 +128,7 @@ def _special(message: Mapping[str, Any]) -> list[Any]:
 
 def _check(turns: Sequence[Turn]) -> None:
     if not any(turn["role"] == "assistant" for turn in turns):
-        raise BadRow("no assistant turn")
+        raise BadRow(NO_ANSWER)
     if len(turns) > MOST_TURNS:
         raise BadRow(f"more than {MOST_TURNS:,} turns")
     for number, turn in enumerate(turns, start=1):

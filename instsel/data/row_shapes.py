@@ -18,6 +18,7 @@ from instsel.data.other_answers import choices_of
 from instsel.data.row_turns import TurnReader, text_of
 
 MOST_KEYS_NAMED = 8
+NO_ANSWER = "no assistant turn"
 # "\n\nHuman: ... \n\nAssistant: ..." and "### Human: ... ### Assistant: ...", as published sets have it.
 _TRANSCRIPT = re.compile(r"(?:^|\n\s*)(?:### ?)?(Human|Assistant):[ \t]?|### ?(Human|Assistant):[ \t]?")
 
@@ -99,6 +100,14 @@ class RowParts:
         if shape == "auto" and isinstance(self.raw.get("text"), str):
             return self._of_text("text")
         raise BadRow(self._none_of_the_formats())
+
+    def answer_key(self) -> str | None:
+        """Return the key of the answer of a prompt and its answer; None where the row has turns or another shape."""
+        shape = self.layout.row_format
+        if shape not in ("auto", "alpaca") or (shape == "auto" and self._turn_list() is not None):
+            return None
+        pair = self._pair()
+        return None if pair is None else pair[1]
 
     def _turn_list(self) -> str | None:
         columns, shape = self.layout.columns, self.layout.row_format
@@ -196,7 +205,7 @@ class RowParts:
     def _with_answer(self, turns: list[Turn]) -> list[Turn]:
         """Add the chosen answer to turns that end in a question."""
         if self.raw.get("chosen") is None:
-            raise BadRow("no assistant turn")
+            raise BadRow(NO_ANSWER)
         self._check_preference()
         return [*turns, *self._answer_turns("chosen", self.take("chosen"))]
 
