@@ -16,7 +16,7 @@ from instsel.data.cells import cell_rows
 from instsel.data.file_types import DAMAGE, FileType, damaged, file_type, open_text
 from instsel.data.folders import DESCRIPTIONS, folder_files, has_data, is_dataset
 from instsel.data.formats import MOST_BYTES
-from instsel.data.hub import HUB, check_hub, hub_rows
+from instsel.data.hub import HUB, check_hub, hub_name, hub_rows
 from instsel.data.json_text import json_rows
 from instsel.data.row_shapes import RowLayout
 from instsel.data.splits import split_of
@@ -108,8 +108,8 @@ def source_files(uri: str, *, allow_empty: bool = False, **options: Any) -> list
     """
     if uri.startswith(HUB):
         name = uri.removeprefix(HUB)
-        if not name.startswith(("/", "./", "../", "~")):
-            return [SourceFile(uri, **options)]
+        if not name.startswith(("/", "./", "../", "~")) or name.startswith("//"):
+            return [SourceFile(f"{HUB}{hub_name(uri)}", **options)]
         uri = name
     if options.get("revision") is not None:
         raise InputError(f"{uri} has no `revision`, as it is no hf:OWNER/NAME; remove `revision`")

@@ -368,11 +368,14 @@ def test_braces_are_no_pattern_and_the_error_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "row"), [("a.json", '[{"a": 1}, {b: 2}, {"a": 333333333333333}]', 1), ("a.csv", 'a,b\n1,2\n"x" y,2\n', 1)]
+    ("name", "content", "row"),
+    [("a.json", '[{"a": 1}, {b: 2}, {"a": 333333333333333}]', 1), ("a.csv", 'a,b\n1,2\n"x" y,2\n', 1)],
 )
 def test_what_is_wrong_in_a_text_is_to_be_corrected_there(name: str, content: str, row: int, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=rf"{name}: damaged after row {row} .*; fetch or pack the file again, or correct it"):
+    with pytest.raises(
+        InputError, match=rf"{name}: damaged after row {row} .*; fetch or pack the file again, or correct it"
+    ):
         list(read_chunks(SourceFile(str(tmp_path / name)), 10))
 
 

@@ -68,8 +68,16 @@ def test_an_item_is_read_as_it_was_written():
             RowLayout(columns={"prompt": "ask", "answer": "reply"}),
             TestItem("How many?", "", ("nine", "9"), None),
         ),
-        ({"question": "How many?", "answer": ["nine", "9"]}, RowLayout(), TestItem("How many?", "", ("nine", "9"), None)),
-        ({"query": "How many?", "response": ["nine", "9"]}, RowLayout(), TestItem("How many?", "", ("nine", "9"), None)),
+        (
+            {"question": "How many?", "answer": ["nine", "9"]},
+            RowLayout(),
+            TestItem("How many?", "", ("nine", "9"), None),
+        ),
+        (
+            {"query": "How many?", "response": ["nine", "9"]},
+            RowLayout(),
+            TestItem("How many?", "", ("nine", "9"), None),
+        ),
         (
             {"question": "How many?", "answer": ["nine", "9"]},
             RowLayout(preference="reject"),
@@ -97,7 +105,11 @@ def test_an_item_is_read_as_it_was_written():
             RowLayout(roles={"narrator": "system"}),
             TestItem("How many?", "Count.", ("9", "nine"), None),
         ),
-        ({"problem": "How many?", "solution": "It is 9.", "answer": 9}, RowLayout(), TestItem("How many?", "", ("9",), None)),
+        (
+            {"problem": "How many?", "solution": "It is 9.", "answer": 9},
+            RowLayout(),
+            TestItem("How many?", "", ("9",), None),
+        ),
     ],
 )
 def test_columns_roles_and_shapes_count_for_test_rows(row: dict[str, Any], layout: RowLayout, item: TestItem):
