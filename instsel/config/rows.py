@@ -109,8 +109,8 @@ class Benchmark(Layout):
 
     split: OfFiles = Field(
         None,
-        description="split of files that have several: a dataset of the hub, a folder, a JSON object; one for all files, "
-        "or {validation: train, test: test}",
+        description="split of files that have several: a dataset of the hub, a folder, a JSON object; one for all "
+        "files, or {validation: train, test: test}",
     )
     config: OfFiles = Field(None, description="configuration (subset) of such datasets, for all files or by file")
     revision: OfFiles = Field(None, description="revision of datasets of the hub, for all files or by file")

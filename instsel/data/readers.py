@@ -193,8 +193,6 @@ def _files_at(uri: str, is_glob: bool, options: Mapping[str, Any]) -> list[Sourc
         folder = folder_files(uri, options.get("split", "train"), options.get("config"))
     except InputError as error:
         raise InputError(f"{uri}: {error}") from error
-    if options.get("config") is not None and is_dataset(uri):
-        raise InputError(f"{uri} was saved by `datasets` and has no `config`; remove `config`")
     chosen = {**options, "config": None}
     if folder.uris == [uri.rstrip("/")]:
         return [SourceFile(folder.uris[0], **chosen)]
