@@ -72,11 +72,13 @@ def parse_item(line: bytes, layout: RowLayout) -> TestItem:
     system = before.pop(0)["content"] if before and before[0]["role"] == "system" else ""
     if last["role"] != "assistant" or [message["role"] for message in before] != ["user"]:
         raise BadRow("more than one turn before the answer: a task asks in one user turn, after a system turn if any")
+    if row.tools or last.get("tool_calls"):
+        raise BadRow("tools or calls, which a task does not have")
     if not answers or (key == pair_key and isinstance(raw[key], int)):
         # The number of an option is answered by its letter.
         answers[:1] = [last["content"]]
     setup, tests = _tests(raw)
-    choices = tuple(row.choices) or None if "choices" in layout.columns else _texts(raw, "choices")
+    choices = _texts(raw, "choices") if isinstance(raw.get("choices"), list) else tuple(row.choices) or None
     return TestItem(before[0]["content"], system, tuple(answers), choices, setup, tests)
 
 

@@ -33,6 +33,7 @@ def test_without_answer_the_last_turn_is_right():
         ({}, "no `answer` and no assistant turn"),
         ({"answer": " "}, "`answer` is not a text"),
         ({"answer": True}, "`answer` is not a text"),
+        ({"answer": "9", "tools": [{"name": "count"}]}, "tools or calls, which a task does not have"),
         ({"answer": "9", "choices": ["a", 1]}, "`choices` is not a list of texts"),
         ({"answer": "9", "tests": "assert True"}, "`tests` is not a list of texts"),
         ({"answer": "9", "messages": [USER, {"role": "assistant", "content": "?"}, USER]}, "more than one turn"),
@@ -92,6 +93,11 @@ def test_an_item_is_read_as_it_was_written():
         (
             {"question": "How many?", "options": ["8", "9"], "answer": 1},
             RowLayout(columns={"choices": "options"}),
+            TestItem("How many?\nA. 8\nB. 9", "", ("B",), ("8", "9")),
+        ),
+        (
+            {"question": "How many?", "A": "8", "B": "9", "answer": "B"},
+            RowLayout(),
             TestItem("How many?\nA. 8\nB. 9", "", ("B",), ("8", "9")),
         ),
         # Turns of other names than role, user and messages.
