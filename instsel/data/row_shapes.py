@@ -14,6 +14,7 @@ from instsel.config.rows import RowFormat
 from instsel.console import one_line
 from instsel.data import keys
 from instsel.data.messages import BadRow, Turn
+from instsel.data.options import option_lists
 from instsel.data.other_answers import choices_of
 from instsel.data.row_turns import TurnReader, text_of
 
@@ -170,6 +171,7 @@ class RowParts:
         options = choices_of(self.options())
         is_number = isinstance(answer, int) and not isinstance(answer, bool)
         asked = "choices" in self.layout.columns or is_number or bool(self._lettered())
+        asked = asked or _is_unseen_letter(answer, options, question)
         if not options or not asked or len(options) > len(string.ascii_uppercase):
             return question, text_of(answer, f"`{answer_key}`")
         if isinstance(answer, int) and is_number:
@@ -266,3 +268,10 @@ class RowParts:
         named = ", ".join(one_line(key) for key in present[:MOST_KEYS_NAMED]) or "none"
         more = ", ..." if len(present) > MOST_KEYS_NAMED else ""
         return f"no turns and no prompt with an answer among its keys ({named}{more}); name them under `columns`"
+
+
+def _is_unseen_letter(answer: JsonValue, options: Sequence[str], question: str) -> bool:
+    """Whether an answer is the letter of an option, and the question does not show the options."""
+    letters = string.ascii_uppercase[: len(options)]
+    is_letter = isinstance(answer, str) and answer not in options and answer.strip() in tuple(letters)
+    return is_letter and not any(len(each.texts) == len(options) for each in option_lists(question))

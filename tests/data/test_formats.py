@@ -411,3 +411,19 @@ def test_an_array_of_turns_is_a_conversation() -> None:
     row = parse_row(json.dumps([USER, ANSWER]).encode())
     assert row.messages == parse_row(json.dumps({"messages": [USER, ANSWER]}).encode()).messages
     assert [turn["role"] for turn in parse_row(json.dumps(TURNS).encode()).messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("question", "choices", "answer", "asked"),
+    [
+        ("Which?", ["x", "y"], "B", "Which?\nA. x\nB. y"),
+        ("Which?", {"text": ["x", "y"], "label": ["A", "B"]}, "B", "Which?\nA. x\nB. y"),
+        ("Which?\nA. x\nB. y", ["x", "y"], "B", "Which?\nA. x\nB. y"),
+        ("Which?", ["A", "B"], "B", "Which?"),
+        ("Which?", ["x", "y"], "y", "Which?"),
+        ("Which?", ["x", "y"], "C", "Which?"),
+    ],
+)
+def test_a_letter_is_no_answer_without_its_options(question: str, choices: Any, answer: str, asked: str) -> None:
+    row = parse_row(json.dumps({"question": question, "choices": choices, "answer": answer}).encode())
+    assert [turn["content"] for turn in row.messages] == [asked, answer]
