@@ -56,7 +56,7 @@ def parse_item(line: bytes, layout: RowLayout) -> TestItem:
     """
     # Which of several answers comes first says nothing here.
     layout = replace(layout, preference="chosen")
-    raw = read_object(line)
+    raw: dict[str, Any] = read_object(line)
     pair_key = RowParts(raw, layout).answer_key()
     key = pair_key if pair_key is not None and "answer" in layout.columns else "answer"
     if raw.get(key) is None and pair_key is not None and _is_texts(raw.get(pair_key)):
