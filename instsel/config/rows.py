@@ -1,6 +1,6 @@
 """The schema of `pool`, `targets` and `guards`: files, benchmarks, and how answers are scored."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -25,6 +25,9 @@ Column = Literal[
     "id",
 ]
 Role = Literal["system", "user", "assistant", "tool"]
+File = Literal["validation", "heldout", "test"]
+OfFiles = str | dict[File, str] | None
+"""One value for all files of a target or guard, or one for each."""
 
 
 class Layout(StrictModel):
@@ -104,6 +107,14 @@ class Benchmark(Layout):
     shots: int | None = Field(None, ge=0, description="worked examples before each item of a task; default the task's")
     max_test: int | None = Field(None, ge=1, description="score at most the first N test rows")
 
+    split: OfFiles = Field(
+        None,
+        description="split of files that have several: a dataset of the hub, a folder, a JSON object; one for all "
+        "files, or {validation: train, test: test}",
+    )
+    config: OfFiles = Field(None, description="configuration (subset) of such datasets, for all files or by file")
+    revision: OfFiles = Field(None, description="revision of datasets of the hub, for all files or by file")
+
     @field_validator("scoring", mode="before")
     @classmethod
     def _name_of_metric(cls, value: object) -> object:
@@ -120,6 +131,23 @@ class Benchmark(Layout):
         if self.scoring.filter is not None and self.scoring.metric == "choice":
             raise ValueError("scoring.filter: choices are not generated, so nothing is to be found in them; remove it")
         return self
+
+    @model_validator(mode="after")
+    def _check_files(self) -> "Benchmark":
+        files: list[str] = [name for name in get_args(File) if getattr(self, name, None) is not None]
+        for key in ("split", "config", "revision"):
+            value = getattr(self, key)
+            unknown = [] if files and not isinstance(value, dict) else sorted({*(value or ())} - {*files})
+            if value is not None and not files:
+                raise ValueError(f"`{key}` is of files, and there are none; remove it")
+            if unknown:
+                raise ValueError(f"`{key}` names {unknown[0]}, which is not given; remove it, or give the file")
+        return self
+
+    def of_file(self, key: Literal["split", "config", "revision"], file: File) -> str | None:
+        """Return the split, configuration or revision of a file."""
+        value: OfFiles = getattr(self, key)
+        return value.get(file) if isinstance(value, dict) else value
 
     @property
     def is_scored(self) -> bool:

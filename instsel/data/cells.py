@@ -103,7 +103,7 @@ def cell_rows(stream: io.BufferedIOBase, cells: Cells, uri: str) -> Iterator[byt
         number += 1
         if cells.has_header and number == 1:
             continue
-        if len(record) > len(cells.columns):
+        if len(record) > len(cells.columns) and any(record[len(cells.columns) :]):
             raise InputError(
                 f"{uri}: row {number - cells.has_header} has {len(record)} cells under {len(cells.columns)} columns; "
                 "put cells that contain the delimiter into double quotes"
@@ -129,8 +129,9 @@ def _read(text: str, is_whole: bool, delimiter: str, is_quoted: bool) -> _Record
 
 
 def _reader(lines: Iterable[str], delimiter: str, is_quoted: bool) -> Iterator[list[str]]:
-    # By default 128 KiB, less than the longest document.
-    csv.field_size_limit(MOST_BYTES)
+    # By default 128 KiB, less than the longest document. A row that is too long is rejected alone; what is longer still
+    # is a quote without an end.
+    csv.field_size_limit(4 * MOST_BYTES)
     return csv.reader(
         lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE, strict=True
     )
@@ -145,6 +146,9 @@ def _columns(records: Sequence[Sequence[str]]) -> tuple[tuple[str | None, ...] |
         # MMLU's files: a question, its options, and the letter of the right one.
         return ("question", *letters, "answer"), False
     names = [cell.strip() for cell in records[0]]
+    # Spreadsheets write empty cells at the end, under no name.
+    while len(names) > 1 and not names[-1] and not any(any(record[len(names) - 1 :]) for record in records):
+        names.pop()
     numbers_of_rows = len(names) > 1 and not names[0]
     named = names[1:] if numbers_of_rows else names
     if len(set(named)) < len(named) or not all(_is_name(name) for name in named):

@@ -37,6 +37,8 @@ PACKINGS = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bz2",
     b"\xfd7zXZ\0": "xz",
+    # xz --format=lzma
+    b"\x5d\0\0": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
     # A frame to skip, which comes first where zstd worked in parallel.
     b"\x50\x2a\x4d\x18": "zstd",
@@ -117,7 +119,10 @@ def damaged(uri: str, unit: str, number: int, error: Exception) -> InputError:
         return InputError(f"file {uri} does not exist; correct the path")
     if isinstance(error, PermissionError):
         return InputError(f"{uri} may not be read ({error}); change its permissions")
-    return InputError(f"{uri}: damaged after {unit} {number} ({error}); fetch or pack the file again")
+    # What is no JSON or CSV was perhaps written so by hand.
+    is_text = isinstance(error, csv.Error) or type(error) is ValueError
+    more = ", or correct it there" if is_text else ""
+    return InputError(f"{uri}: damaged after {unit} {number} ({error}); fetch or pack the file again{more}")
 
 
 def open_text(uri: str, kind: FileType) -> io.BufferedReader:

@@ -69,6 +69,8 @@ def folder_files(uri: str, split: str | None, config: str | None) -> FolderFiles
     """
     uri = uri.rstrip("/")
     folder = Folder.at(uri)
+    if config is not None and is_dataset(uri):
+        raise InputError("it was saved by `datasets` and has no `config`; remove `config`")
     if folder.is_file(STATE):
         return FolderFiles([uri])
     if folder.is_file(SPLITS):

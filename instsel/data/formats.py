@@ -13,13 +13,14 @@ from instsel.console import one_line
 from instsel.data import keys
 from instsel.data.messages import BadRow, Turn, is_trained
 from instsel.data.other_answers import choices_of
-from instsel.data.row_shapes import RowLayout, RowParts
+from instsel.data.row_shapes import NO_ANSWER, RowLayout, RowParts
 from instsel.data.row_turns import tools_of
 
 # More than in any useful row; larger ones would take unbounded memory or time.
 MOST_BYTES = 16 << 20
 MOST_TURNS = 1_000
 LONGEST_NAME = 1_000
+SPEAKERS = set(keys.ROLE_KEYS)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def parse_row(
 
 
 def read_object(line: bytes) -> dict[str, JsonValue]:
-    """Read a line of JSON that is an object.
+    """Read a line of JSON that is an object; an array of turns becomes one that has them as `messages`.
 
     Raises:
         BadRow: it is too long, not UTF-8, or no such object.
@@ -97,6 +98,11 @@ def read_object(line: bytes) -> dict[str, JsonValue]:
         raise BadRow(f"broken JSON at column {error.colno}") from None
     except (RecursionError, ValueError):
         raise BadRow("JSON that is nested too deep or has too long a number") from None
+    if isinstance(raw, list) and raw and all(isinstance(each, dict) and SPEAKERS & each.keys() for each in raw):
+        # A conversation alone, without a key.
+        return {keys.TURN_LISTS[0]: raw}
+    if isinstance(raw, list):
+        raise BadRow("a JSON array, not an object with keys")
     if not isinstance(raw, dict):
         raise BadRow("not a JSON object")
     return raw
@@ -122,7 +128,7 @@ def _special(message: Mapping[str, Any]) -> list[Any]:
 
 def _check(turns: Sequence[Turn]) -> None:
     if not any(turn["role"] == "assistant" for turn in turns):
-        raise BadRow("no assistant turn")
+        raise BadRow(NO_ANSWER)
     if len(turns) > MOST_TURNS:
         raise BadRow(f"more than {MOST_TURNS:,} turns")
     for number, turn in enumerate(turns, start=1):

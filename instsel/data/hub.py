@@ -8,10 +8,25 @@ from instsel.data.tables import dump
 from instsel.errors import InputError
 
 HUB = "hf:"
+NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 SECONDS = 10
 DOWNLOAD = (
     "run `hf download {name} --repo-type dataset --local-dir FOLDER` where there is a network, and give the folder"
 )
+
+
+def hub_name(uri: str) -> str:
+    """Return the name of a dataset of the hub: what follows `hf:`.
+
+    Raises:
+        InputError: it is no name; the message says how it is written.
+    """
+    name = uri.removeprefix(HUB).rstrip("/")
+    if NAME.fullmatch(name):
+        return name
+    parts = name.removeprefix("//").removeprefix("datasets/").split("/")
+    written = "/".join(parts[:2]) if len(parts) > 1 and all(parts[:2]) else "OWNER/NAME"
+    raise InputError(f"{uri} is no name of a dataset; write {HUB}{written}, and `config` and `split` beside it")
 
 
 def open_hub(name: str, split: str, config: str | None, revision: str | None) -> Any:

@@ -16,15 +16,17 @@ from instsel.data.cells import cell_rows
 from instsel.data.file_types import DAMAGE, FileType, damaged, file_type, open_text
 from instsel.data.folders import DESCRIPTIONS, folder_files, has_data, is_dataset
 from instsel.data.formats import MOST_BYTES
-from instsel.data.hub import HUB, check_hub, hub_rows
+from instsel.data.hub import HUB, check_hub, hub_name, hub_rows
 from instsel.data.json_text import json_rows
 from instsel.data.row_shapes import RowLayout
+from instsel.data.splits import split_of
 from instsel.data.tables import arrow_rows, column_rows, parquet_length, parquet_rows, saved_length, saved_rows
 from instsel.errors import InputError
 from instsel.io.uri import expand, resolve
 
 # A chunk of ordinary rows is limited by their number long before that.
 MOST_CHUNK_BYTES = 256 << 20
+NO_BRACES = "; braces are no pattern here: write an entry for each"
 # As datasets ends the names of the parts of a dataset.
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 MARK = b"\xef\xbb\xbf"
@@ -106,8 +108,8 @@ def source_files(uri: str, *, allow_empty: bool = False, **options: Any) -> list
     """
     if uri.startswith(HUB):
         name = uri.removeprefix(HUB)
-        if not name.startswith(("/", "./", "../", "~")):
-            return [SourceFile(uri, **options)]
+        if not name.startswith(("/", "./", "../", "~")) or name.startswith("//"):
+            return [SourceFile(f"{HUB}{hub_name(uri)}", **options)]
         uri = name
     if options.get("revision") is not None:
         raise InputError(f"{uri} has no `revision`, as it is no hf:OWNER/NAME; remove `revision`")
@@ -116,6 +118,7 @@ def source_files(uri: str, *, allow_empty: bool = False, **options: Any) -> list
     files = [file for name in names for file in _files_at(name, is_glob, options)]
     if not files:
         hint = "; of a bracket that is part of a name write [[]" if "[" in uri else ""
+        hint += NO_BRACES if "{" in uri else ""
         raise InputError(f"no file matches {uri}; correct the path{hint}")
     for file in files:
         info = _info(file.uri)
@@ -152,9 +155,15 @@ def check_file(file: SourceFile, allow_empty: bool = False) -> None:
     if file.is_hub:
         check_hub(file.uri.removeprefix(HUB), file.split or "train", file.config, file.revision)
         return
-    if not _info(file.uri).is_file:
+    kind = file_type(file.uri, file.split) if _info(file.uri).is_file else None
+    # A file of a folder has a name where the folder's splits were told apart.
+    keys = () if kind is None or kind.text is None else kind.text.path
+    has_splits = file.name is not None or any(split_of(key) for key in keys)
+    if file.split not in (None, "train") and not has_splits:
+        raise InputError(f"{file.uri} has no split `{file.split}`, as it is not divided into splits; remove `split`")
+    if kind is None:
         has_rows = saved_length(file.uri) > 0
-    elif file_type(file.uri, file.split).binary == "parquet":
+    elif kind.binary == "parquet":
         has_rows = parquet_length(file.uri) > 0
     else:
         has_rows = any(line for _, lines in _chunks(file, 1) for line in lines)
@@ -169,7 +178,7 @@ def _files_at(uri: str, is_glob: bool, options: Mapping[str, Any]) -> list[Sourc
     if info.type == pafs.FileType.NotFound:
         if isinstance(filesystem, pafs.LocalFileSystem) and os.path.islink(path):
             raise InputError(f"{uri} is a link to {os.readlink(path)}, which does not exist; mend or remove the link")
-        raise InputError(f"file {uri} does not exist; correct the path")
+        raise InputError(f"file {uri} does not exist; correct the path{NO_BRACES if '{' in uri else ''}")
     if info.type == pafs.FileType.Unknown:
         raise InputError(f"{uri} is neither a file nor a folder, and is read more than once; write it into a file")
     if info.type != pafs.FileType.Directory:

@@ -1,5 +1,6 @@
 """The shapes in which rows have a conversation: lists of turns, prompts with answers, preference rows, transcripts."""
 
+import json
 import re
 import string
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,12 @@ from instsel.config.rows import RowFormat
 from instsel.console import one_line
 from instsel.data import keys
 from instsel.data.messages import BadRow, Turn
+from instsel.data.options import option_lists
 from instsel.data.other_answers import choices_of
 from instsel.data.row_turns import TurnReader, text_of
 
 MOST_KEYS_NAMED = 8
+NO_ANSWER = "no assistant turn"
 # "\n\nHuman: ... \n\nAssistant: ..." and "### Human: ... ### Assistant: ...", as published sets have it.
 _TRANSCRIPT = re.compile(r"(?:^|\n\s*)(?:### ?)?(Human|Assistant):[ \t]?|### ?(Human|Assistant):[ \t]?")
 
@@ -99,6 +102,14 @@ class RowParts:
             return self._of_text("text")
         raise BadRow(self._none_of_the_formats())
 
+    def answer_key(self) -> str | None:
+        """Return the key of the answer of a prompt and its answer; None where the row has turns or another shape."""
+        shape = self.layout.row_format
+        if shape not in ("auto", "alpaca") or (shape == "auto" and self._turn_list() is not None):
+            return None
+        pair = self._pair()
+        return None if pair is None else pair[1]
+
     def _turn_list(self) -> str | None:
         columns, shape = self.layout.columns, self.layout.row_format
         if "messages" in columns:
@@ -160,6 +171,7 @@ class RowParts:
         options = choices_of(self.options())
         is_number = isinstance(answer, int) and not isinstance(answer, bool)
         asked = "choices" in self.layout.columns or is_number or bool(self._lettered())
+        asked = asked or _is_unseen_letter(answer, options, question)
         if not options or not asked or len(options) > len(string.ascii_uppercase):
             return question, text_of(answer, f"`{answer_key}`")
         if isinstance(answer, int) and is_number:
@@ -195,7 +207,7 @@ class RowParts:
     def _with_answer(self, turns: list[Turn]) -> list[Turn]:
         """Add the chosen answer to turns that end in a question."""
         if self.raw.get("chosen") is None:
-            raise BadRow("no assistant turn")
+            raise BadRow(NO_ANSWER)
         self._check_preference()
         return [*turns, *self._answer_turns("chosen", self.take("chosen"))]
 
@@ -236,12 +248,18 @@ class RowParts:
             raise BadRow("a row of answers chosen and rejected (data.preference: reject)")
 
     def _reject_unwanted(self) -> None:
-        unwanted = next((key for key in keys.UNWANTED if self.raw.get(key) is False), None)
+        unwanted = next((key for key in keys.UNWANTED if self._is_false(key)), None)
         if unwanted is not None and self.raw.get("chosen") is None:
             raise BadRow(f"`{unwanted}` is false: an unwanted answer")
         if self.raw.get("chosen") is not None and self.raw.get("rejected") is not None:
             self._check_preference()
             self.taken.update(keys.PREFERENCE)
+
+    def _is_false(self, key: str) -> bool:
+        """Whether a key says false: as a text too, as cells of CSV are, and as 0 in a row of prompt and completion."""
+        value = self.raw.get(key)
+        text = value.strip().lower() if isinstance(value, str) else json.dumps(value)
+        return text == "false" or (text in ("0", "0.0") and self.raw.get("completion") is not None)
 
     def _none_of_the_formats(self) -> str:
         if self.layout.row_format != "auto":
@@ -250,3 +268,10 @@ class RowParts:
         named = ", ".join(one_line(key) for key in present[:MOST_KEYS_NAMED]) or "none"
         more = ", ..." if len(present) > MOST_KEYS_NAMED else ""
         return f"no turns and no prompt with an answer among its keys ({named}{more}); name them under `columns`"
+
+
+def _is_unseen_letter(answer: JsonValue, options: Sequence[str], question: str) -> bool:
+    """Whether an answer is the letter of an option, and the question does not show the options."""
+    letters = string.ascii_uppercase[: len(options)]
+    is_letter = isinstance(answer, str) and answer not in options and answer.strip() in tuple(letters)
+    return is_letter and not any(len(each.texts) == len(options) for each in option_lists(question))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pyarrow import fs as pafs
 from pydantic import JsonValue
 
-from instsel.config.rows import Layout, Target
+from instsel.config.rows import Benchmark, File, Layout, Target
 from instsel.config.study import StudyConfig
 from instsel.data.folders import is_data
 from instsel.data.hub import HUB
@@ -125,9 +125,9 @@ def _pool_entries(study: StudyConfig) -> list[_Entry]:
 
 def _target_entries(study: StudyConfig, name: str) -> dict[str, _Entry]:
     target: Target = study.targets[name]
-    uris = {"validation": target.validation, "heldout": target.heldout}
+    uris: dict[File, str | None] = {"validation": target.validation, "heldout": target.heldout}
     return {
-        split: _Entry(f"targets.{name}.{split}", uri, {"layout": layout_of(target, study), "split": None})
+        split: _Entry(f"targets.{name}.{split}", uri, _options(target, split, study))
         for split, uri in uris.items()
         if uri is not None
     }
@@ -138,7 +138,16 @@ def _test_entries(study: StudyConfig, name: str) -> list[_Entry]:
     part = "targets" if name in study.targets else "guards"
     if each.test is None:
         return []
-    return [_Entry(f"{part}.{name}.test", each.test, {"layout": layout_of(each, study), "split": None})]
+    return [_Entry(f"{part}.{name}.test", each.test, _options(each, "test", study))]
+
+
+def _options(each: Benchmark, file: File, study: StudyConfig) -> SourceOptions:
+    return {
+        "layout": layout_of(each, study),
+        "split": each.of_file("split", file),
+        "config": each.of_file("config", file),
+        "revision": each.of_file("revision", file),
+    }
 
 
 def layout_of(entry: Layout, study: StudyConfig) -> RowLayout:

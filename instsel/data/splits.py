@@ -37,7 +37,7 @@ def choose_split(names: Sequence[str], split: str | None) -> str:
     if split is None:
         if len(names) == 1:
             return names[0]
-        raise InputError(f"it holds the splits {listed}; give the path of one of them")
+        raise InputError(f"it holds the splits {listed}; give the path of one of them, or its name as `split`")
     if split in names:
         return split
     for name in names:

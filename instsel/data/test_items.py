@@ -1,12 +1,12 @@
 """Test rows: a prompt and its right answers, which are scored and never trained on or selected by."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from instsel.data.formats import parse_row
+from instsel.data.formats import Row, parse_row, read_object
 from instsel.data.messages import BadRow
-from instsel.data.row_shapes import RowLayout
+from instsel.data.row_shapes import NO_ANSWER, RowLayout, RowParts
 
 
 @dataclass(frozen=True)
@@ -54,45 +54,53 @@ def parse_item(line: bytes, layout: RowLayout) -> TestItem:
     Raises:
         BadRow: the row cannot be used; the message is the reason.
     """
-    raw = _object(line)
-    answers = _answers(raw.get("answer"))
-    ends_with_prompt = _last_role(raw) == "user"
-    if ends_with_prompt and answers:
-        raw = {**raw, "messages": [*raw["messages"], {"role": "assistant", "content": answers[0]}]}
-    elif ends_with_prompt:
-        raise BadRow("no `answer` and no assistant turn")
-    row = parse_row(raw, layout=layout)
+    # Which of several answers comes first says nothing here.
+    layout = replace(layout, preference="chosen")
+    raw: dict[str, Any] = read_object(line)
+    pair_key = RowParts(raw, layout).answer_key()
+    key = pair_key if pair_key is not None and "answer" in layout.columns else "answer"
+    if raw.get(key) is None and pair_key is not None and _is_texts(raw.get(pair_key)):
+        key = pair_key
+    answers = _answers(raw.get(key), key)
+    if answers and pair_key is None:
+        # Turns that end in the question get its answer.
+        raw = {**raw, "chosen": answers[0]}
+    elif answers and isinstance(raw[key], list):
+        raw = {**raw, key: raw[key][0]}
+    row = _parse(raw, layout)
     *before, last = row.messages
     system = before.pop(0)["content"] if before and before[0]["role"] == "system" else ""
     if last["role"] != "assistant" or [message["role"] for message in before] != ["user"]:
         raise BadRow("more than one turn before the answer: a task asks in one user turn, after a system turn if any")
+    if row.tools or last.get("tool_calls"):
+        raise BadRow("tools or calls, which a task does not have")
+    if not answers or (key == pair_key and isinstance(raw[key], int)):
+        # The number of an option is answered by its letter.
+        answers[:1] = [last["content"]]
     setup, tests = _tests(raw)
-    right = tuple(answers or [last["content"]])
-    return TestItem(before[0]["content"], system, right, _texts(raw, "choices"), setup, tests)
+    choices = _texts(raw, "choices") if isinstance(raw.get("choices"), list) else tuple(row.choices) or None
+    return TestItem(before[0]["content"], system, tuple(answers), choices, setup, tests)
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def _parse(raw: dict[str, Any], layout: RowLayout) -> Row:
     try:
-        raw = json.loads(line.decode("utf-8-sig"))
-    except (UnicodeDecodeError, ValueError, RecursionError):
-        raise BadRow("not readable as JSON in UTF-8") from None
-    if not isinstance(raw, dict):
-        raise BadRow("not a JSON object")
-    return raw
+        return parse_row(raw, layout=layout)
+    except BadRow as error:
+        if str(error) == NO_ANSWER:
+            raise BadRow("no `answer` and no assistant turn") from None
+        raise
 
 
-def _last_role(raw: dict[str, Any]) -> str | None:
-    messages = raw.get("messages")
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    role = last.get("role") if isinstance(last, dict) else None
-    return role if isinstance(role, str) else None
+def _is_texts(value: Any) -> bool:
+    """Whether a value is a list of right answers, and not of turns."""
+    return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)
 
 
-def _answers(value: Any) -> list[str]:
+def _answers(value: Any, key: str) -> list[str]:
     values = value if isinstance(value, list) else [] if value is None else [value]
     answers = [str(each) for each in values if isinstance(each, str | int | float) and not isinstance(each, bool)]
     if len(answers) != len(values) or any(not answer.strip() for answer in answers):
-        raise BadRow("`answer` is not a text or a list of texts")
+        raise BadRow(f"`{key}` is not a text or a list of texts")
     return answers
 
 

@@ -150,8 +150,14 @@ def _json_type(text: str, start: int, is_whole: bool, split: str | None, may_gro
         return TextType("values") if is_array else _object_type(text, "values" if spans_lines else "lines", split)
     if spans_lines or (is_same_line and another in ("[", "{")):
         return TextType("values")
-    # An array a line is a row; one array with other text after it is damaged.
-    return TextType("values" if is_array and another not in ("[", "{", "") else "lines")
+    first = _first_element(text[start:end]) if is_array else ""
+    has_rows = first.startswith("{") and not _Member("", "[", first).is_turns
+    # Several arrays of rows, or one with other text after it, which is damaged. Another array a line is a row.
+    return TextType("values" if has_rows or (is_array and another not in ("[", "{", "")) else "lines")
+
+
+def _first_element(array: str) -> str:
+    return next(JsonText(io.BytesIO(array.encode("utf-8", "surrogateescape"))).elements(), "")
 
 
 def _broken_type(text: str, start: int, split: str | None) -> TextType:
@@ -224,8 +230,15 @@ def _are_columns(members: Sequence[_Member]) -> bool:
         return len(counts) < 2 and any(not member.first.startswith("{") for member in members)
     inner = {tuple(each.name for each in member.members) for member in members}
     is_keyed = openings == {"{"} and len(inner) == 1 and inner != {()}
+    if openings == {"{"} and len(members) > 1 and all(_is_row(member) for member in members):
+        # Of different keys perhaps.
+        return True
     is_table = len(members) > 1 or any(all(name.isdigit() for name in keys) for keys in (names, *inner))
     return is_keyed and is_table and any(each.opening == '"' for member in members for each in member.members)
+
+
+def _is_row(member: _Member) -> bool:
+    return any(each.is_turns or (each.name in TEXT_KEYS and each.opening == '"') for each in member.members)
 
 
 def _is_usual(key: str) -> bool:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import pyarrow as pa
@@ -13,13 +13,14 @@ from instsel.console import Terminal
 from instsel.data.chat import IGNORED, check_tokenizer
 from instsel.data.encode import count_unread, encode_lines, encoding_options, reasons
 from instsel.data.readers import SourceFile, read_chunks
-from instsel.data.sources import pool_files, target_files
+from instsel.data.sources import check_files, pool_files, target_files
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.study.folder import MANIFEST
 
 SAMPLE_ROWS = 200
 BENCHMARKS = "benchmarks"
+MOST_KEYS = 20
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def check_study(config: StudyConfig, show: int = 0) -> StudyCheck:
     """
     from instsel.models.loading import load_tokenizer
 
-    problems: list[str] = []
+    problems = check_files(config)
     checks: list[FileCheck] = []
     shown: list[list[ShownRow]] = []
     try:
@@ -97,7 +98,7 @@ def check_study(config: StudyConfig, show: int = 0) -> StudyCheck:
         check_tokenizer(tokenizer)
         parts = _parts(config)
     except InputError as error:
-        return StudyCheck([str(error)], [], [])
+        return StudyCheck(problems if str(error) in problems else [str(error), *problems], [], [])
     for key, files in parts.items():
         rows: list[ShownRow] = []
         usable = 0
@@ -105,12 +106,13 @@ def check_study(config: StudyConfig, show: int = 0) -> StudyCheck:
             try:
                 check, examples = _check_file(key, file, tokenizer, config)
             except InputError as error:
-                problems.append(str(error))
+                problems += [] if str(error) in problems else [str(error)]
                 continue
             checks.append(check)
             usable += check.usable
             rows += [_shown(tokenizer, row) for row in examples.slice(0, show - len(rows)).to_pylist()]
-        if not usable and not problems:
+        is_read = any(check.key == key for check in checks)
+        if not usable and is_read and not _may_be_empty(config, key):
             problems.append(f"{key}: none of the rows looked at is usable; {_why([c for c in checks if c.key == key])}")
         if key.startswith("pool"):
             shown.append(rows)
@@ -120,15 +122,19 @@ def check_study(config: StudyConfig, show: int = 0) -> StudyCheck:
 def _parts(config: StudyConfig) -> dict[str, list[SourceFile]]:
     """Return the files of each entry of the pool and each split of a target."""
     parts: dict[str, list[SourceFile]] = {}
-    for number in range(len(config.pool)):
-        entry = config.model_copy(update={"pool": [config.pool[number]]})
-        parts[f"pool.{number}"] = pool_files(entry)
+    for key, of_entry in groupby(pool_files(config), lambda file: file.key.removesuffix(".path")):
+        parts[key] = list(of_entry)
     for name, target in config.targets.items():
         # Rows of a task of lm-eval are there once its stage has run.
         if target.task is None or (Folder.at(config.out) / BENCHMARKS).exists(MANIFEST):
             files = target_files(config, name)
             parts |= {f"targets.{name}.{split}": of_split for split, of_split in files.items()}
     return parts
+
+
+def _may_be_empty(config: StudyConfig, key: str) -> bool:
+    part, _, number = key.partition(".")
+    return part == "pool" and config.pool[int(number)].allow_empty
 
 
 def _check_file(key: str, file: SourceFile, tokenizer: Any, config: StudyConfig) -> tuple[FileCheck, pa.Table]:
@@ -194,4 +200,11 @@ def _unread_by_entry(files: Sequence[FileCheck]) -> dict[str, list[str]]:
     keys: dict[str, Counter[str]] = {}
     for each in files:
         keys.setdefault(each.key, Counter()).update(each.unread)
-    return {key: [f"{name} ({count:,})" for name, count in of.most_common()] for key, of in keys.items() if of}
+    return {
+        key: [
+            *(f"{name} ({count:,})" for name, count in of.most_common(MOST_KEYS)),
+            *([f"{len(of) - MOST_KEYS:,} more"] if len(of) > MOST_KEYS else []),
+        ]
+        for key, of in keys.items()
+        if of
+    }

@@ -15,7 +15,7 @@ from pathlib import Path
 from instsel.data.encode import reason_kind
 from instsel.data.formats import parse_row
 from instsel.data.messages import BadRow
-from instsel.data.readers import SourceFile, read_chunks, source_files
+from instsel.data.readers import SourceFile, check_file, read_chunks, source_files
 from instsel.data.sources import size_of
 from instsel.errors import InputError
 from instsel.io.store import Folder
@@ -77,11 +77,13 @@ def draft_study(paths: Sequence[str], targets: Sequence[str], out: Path, model: 
     """
     if out.exists():
         raise InputError(f"{out} exists; remove it, or give another file by --out")
-    files = [_look(file) for path in paths for file in source_files(_absolute(path))]
+    entries = [_target(text) for text in targets]
+    # An empty file is left out, and said to be.
+    files = [_look(file) for path in paths for file in source_files(_absolute(path), allow_empty=True)]
     usable = [each for each in files if each.usable]
     if not usable:
         raise InputError("no file has a usable row:\n  " + "\n  ".join(map(str, files)))
-    entries = [_target(text) for text in targets] or [_hold_out(usable, out)]
+    entries = entries or [_hold_out(usable, out)]
     text = _study_text(out.stem, files, entries, model or _model())
     Folder.at(out.resolve().parent).create().write(out.name, text.encode())
     return files
@@ -92,10 +94,11 @@ def _absolute(path: str) -> str:
 
 
 def _look(file: SourceFile) -> DraftFile:
-    rows = usable = size = 0
+    rows = usable = size = lines = 0
     rejected: Counter[str] = Counter()
     sample: dict[str, bytes] = {}
     for line in islice((line for _, lines in read_chunks(file, CHUNK) for line in lines), READ_ROWS):
+        lines += 1
         if not line:
             continue
         rows, size = rows + 1, size + len(line) + 1
@@ -106,10 +109,10 @@ def _look(file: SourceFile) -> DraftFile:
             rejected[reason_kind(str(error))] += 1
         if len(sample) > 2 * MOST_HELD_OUT:
             sample = dict(_smallest(sample.items()))
-    whole = rows < READ_ROWS
+    whole = lines < READ_ROWS
     bytes_in_file = size_of(file.uri)
     # Of a packed file the estimate is low; a budget is proposed by it, and nothing else.
-    estimate = rows if whole or math.isinf(bytes_in_file) else max(rows, round(rows * bytes_in_file / size))
+    estimate = rows if whole or math.isinf(bytes_in_file) else max(rows, round(rows * bytes_in_file / max(1, size)))
     return DraftFile(file.uri, estimate, usable, dict(rejected.most_common()), _smallest(sample.items()), whole)
 
 
@@ -118,11 +121,21 @@ def _smallest(rows: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
 
 
 def _target(text: str) -> list[str]:
-    """Return the lines of a target of the study file."""
+    """Return the lines of a target of the study file.
+
+    Raises:
+        InputError: its files cannot be read.
+    """
     name, equals, files = text.partition("=")
     if not equals:
         return [f"  {name}:", f"    task: {_scalar(name)}  # a benchmark of lm-eval; answers to it are scored"]
     validation, _, heldout = files.partition(",")
+    for path in filter(None, (validation, heldout)):
+        try:
+            for file in source_files(_absolute(path), split=None):
+                check_file(file)
+        except InputError as error:
+            raise InputError(f"--target {name}: {error}") from error
     lines = [f"  {name}:", f"    validation: {_scalar(_absolute(validation))}  # gradients are taken of these rows"]
     if heldout:
         lines.append(f"    heldout: {_scalar(_absolute(heldout))}  # their loss measures the result")

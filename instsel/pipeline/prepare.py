@@ -7,7 +7,7 @@ how many workers there are, and a killed run resumes with the shards that are mi
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -85,7 +85,8 @@ class Prepare(Stage[PrepareResult]):
         if not pool.rows:
             filtered = why_filtered(pool.rejected)
             raise InputError(f"pool: no usable row; {filtered or why_rejected(pool.rejected)}")
-        _require_rows_of_entries(config, files, pool)
+        of_files = ((file.key, pool.files[file.uri]) for file in files)
+        require_rows_of_entries(config, ((key, count.rows, count.rejected) for key, count in of_files))
         tokenizer, weights, parameters = ray.get(identified)
         if weights == "float16" and dtype_of(config.model) == "bfloat16":
             context.console.say(FLOAT16)
@@ -247,17 +248,21 @@ class _Encoder:
         return {"shard": shard, "rows": len(examples), "tokens": tokens}
 
 
-def _require_rows_of_entries(config: StudyConfig, files: Sequence[SourceFile], pool: PoolResult) -> None:
+def require_rows_of_entries(config: StudyConfig, counts: Iterable[tuple[str, int, Mapping[str, int]]]) -> None:
     """Check that each entry of the pool gave rows, or has some that were not wanted.
+
+    Args:
+        config: the study file.
+        counts: of each file, in their order, the key of its entry, its rows, and its rejected rows by reason.
 
     Raises:
         InputError: an entry gave none; the message has its key and why its rows were rejected.
     """
-    for key, of_entry in groupby(files, lambda file: file.key):
-        counts = [pool.files[file.uri] for file in of_entry]
-        rejected = sum((Counter(count.rejected) for count in counts), Counter[str]())
+    for key, of_entry in groupby(counts, lambda count: count[0]):
+        files = list(of_entry)
+        rejected = sum((Counter(reasons) for _, _, reasons in files), Counter[str]())
         allowed = config.pool[int(key.split(".")[1])].allow_empty if key.startswith("pool.") else False
-        if not any(count.rows for count in counts) and not any(map(_is_readable, rejected)) and not allowed:
+        if not any(rows for _, rows, _ in files) and not any(map(_is_readable, rejected)) and not allowed:
             why = why_rejected(dict(rejected.most_common()))
             raise InputError(f"{key}: no usable row; {why}; correct it, or set allow_empty: true")
 

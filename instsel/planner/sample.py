@@ -26,7 +26,7 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.models.loading import load_tokenizer
 from instsel.pipeline.benchmarks import write_benchmark
-from instsel.pipeline.prepare import encoders
+from instsel.pipeline.prepare import encoders, require_rows_of_entries
 from instsel.pipeline.prepare_targets import target_tables, why_rejected
 from instsel.planner.rows import Pick, sample_lines
 from instsel.runtime.session import peak_memory
@@ -226,8 +226,9 @@ def _read_back(folder: Folder, name: str) -> Reading:
 
 @dataclass(frozen=True)
 class _FileSample:
-    """A file of the pool: its lines and rows, those that were tokenised, the usable ones of these, and the cost."""
+    """A file of the pool, by its key: lines and rows, those that were tokenised, the usable ones of these, the cost."""
 
+    key: str
     uri: str
     lines: int
     rows: int
@@ -265,11 +266,13 @@ def sampled_rows(study: StudyConfig, terminal: Terminal) -> Sample:
         [row for table, _ in splits.values() for row in table["messages"].to_pylist()] for splits in targets
     ]
     leaks = LeakIndex.of(conversations, study.data.leak_words)
-    samples = _without_copies(_samples(study, leaks, terminal))
+    looked = _samples(study, leaks, terminal)
+    samples = _without_copies(looked)
     pool = [part for part in (sample.part(study.data.shard_rows) for sample in samples) if part.rows.rows]
     if not pool:
         rejected = sum((Counter(sample.rejected) for sample in samples), Counter[str]())
         raise InputError(f"pool: no usable row; {why_rejected(dict(rejected.most_common()))}")
+    require_rows_of_entries(study, ((sample.key, len(sample.usable), sample.rejected) for sample in looked))
     validation, heldout = (_split_rows(targets, split) for split in ("validation", "heldout"))
     rows, looked_at = sum(sample.rows for sample in samples), sum(sample.looked_at for sample in samples)
     speed = looked_at / max(1e-9, sum(sample.seconds for sample in samples))
@@ -377,7 +380,7 @@ def _sample_file(file: SourceFile, number: int, count: int, model: Model, data: 
     kept = usable.select(["id", "source", *KEPT])
     looked_at, reading = len(lines.sample), Reading.measure(usable)
     counts = (lines.lines, lines.rows, looked_at)
-    return _FileSample(file.uri, *counts, kept, reasons(rejected), reading, seconds, peak_memory())
+    return _FileSample(file.key, file.uri, *counts, kept, reasons(rejected), reading, seconds, peak_memory())
 
 
 def _without_copies(samples: list[_FileSample]) -> list[_FileSample]:

@@ -224,7 +224,7 @@ def test_a_wrong_value_is_refused_with_key_value_and_meaning(
         ({"modle": {}}, "modle", ""),
         ({"data": {"max_len": 1}}, "data.max_len", "conversion of rows to examples"),
         ({"pool": [{"path": "a", "pth": "b"}]}, "pool.0.pth", "files of the pool"),
-        ({"targets": {"t": {"validation": "v", "split": "x"}}}, "targets.t.split", "abilities the selection is for"),
+        ({"targets": {"t": {"validation": "v", "part": "x"}}}, "targets.t.part", "abilities the selection is for"),
         ({1: 2}, "1", ""),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from instsel.data.cells import cell_rows, cell_type
+from instsel.data.formats import MOST_BYTES
 from instsel.errors import InputError
 
 
@@ -131,3 +132,16 @@ def test_bytes_that_are_not_utf8_stay_in_their_row() -> None:
 
 def test_a_cell_is_as_long_as_a_row_may_be() -> None:
     assert read(f"a,b\n{'x' * 200_000},y\n") == [{"a": "x" * 200_000, "b": "y"}]
+
+
+def test_empty_cells_at_the_end_that_spreadsheets_write_are_passed_over() -> None:
+    rows = [{"q": "1", "a": "2"}, {"q": "3", "a": "4"}]
+    assert read("q,a,,\n1,2,,\n3,4,,\n") == rows
+    assert read("q,a\n1,2,,\n3,4\n") == rows
+    with pytest.raises(InputError, match="row 2 has 4 cells under 2 columns"):
+        read("q,a\n1,2,,\n3,4,,x\n")
+
+
+def test_a_cell_longer_than_a_row_may_be_rejects_its_row_alone() -> None:
+    rows = list(read("a,b\n" + "x" * (MOST_BYTES + 1) + ",1\n2,3\n") or [])
+    assert len(rows[0]["a"]) > MOST_BYTES and rows[1] == {"a": "2", "b": "3"}

@@ -120,7 +120,8 @@ def test_a_byte_order_mark_is_no_part_of_the_row() -> None:
         (b'{"messages": ' + b"9" * 5000 + b"}", "JSON that is nested too deep or has too long a number"),
         (json.dumps(FORMS["messages"], ensure_ascii=False).encode("latin-1", "replace") + b"\xe9", "not UTF-8"),
         (json.dumps({"messages": [USER, ANSWER]}).encode("utf-16"), "not UTF-8"),
-        ([USER, ANSWER], "not a JSON object"),
+        ([[USER], [ANSWER]], "a JSON array, not an object with keys"),
+        ([], "a JSON array, not an object with keys"),
         (None, "not a JSON object"),
         (b"{'instruction': 'x', 'output': 'y'}", "an object of Python, with single quotes, and not JSON"),
         ({}, "no turns and no prompt with an answer among its keys (none); name them under `columns`"),
@@ -161,6 +162,9 @@ def test_a_byte_order_mark_is_no_part_of_the_row() -> None:
         ({"messages": [USER, {**ANSWER, "tool_calls": [{"id": "1"}]}]}, "a call without a name in turn 2 (assistant)"),
         ({"messages": [USER, {**ANSWER, "weight": 0}]}, "loss marks keep every answer from being trained on"),
         ({**FORMS["messages"], "label": False}, "`label` is false: an unwanted answer"),
+        ({"prompt": "q", "completion": "a", "label": "False"}, "`label` is false: an unwanted answer"),
+        ({"prompt": "q", "completion": "a", "label": 0}, "`label` is false: an unwanted answer"),
+        ({"instruction": "q", "output": "a", "kto_tag": " false"}, "`kto_tag` is false: an unwanted answer"),
         ({"instruction": "a", "output": "b", "history": ["c"]}, "`history` is not a list of questions and answers"),
         ({"question": "a", "choices": ["b", "c"], "answer": 2}, "`answer` is 2, and there are 2 choices, from 0"),
         (b'{"instruction": "a\\ud800", "output": "b"}', "half a Unicode surrogate pair"),
@@ -401,3 +405,25 @@ def test_any_json_is_a_row_or_has_a_reason(raw: Any, row_format: Any) -> None:
         assert str(error)
         return
     assert any(m["role"] == "assistant" for m in row.messages)
+
+
+def test_an_array_of_turns_is_a_conversation() -> None:
+    row = parse_row(json.dumps([USER, ANSWER]).encode())
+    assert row.messages == parse_row(json.dumps({"messages": [USER, ANSWER]}).encode()).messages
+    assert [turn["role"] for turn in parse_row(json.dumps(TURNS).encode()).messages] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("question", "choices", "answer", "asked"),
+    [
+        ("Which?", ["x", "y"], "B", "Which?\nA. x\nB. y"),
+        ("Which?", {"text": ["x", "y"], "label": ["A", "B"]}, "B", "Which?\nA. x\nB. y"),
+        ("Which?\nA. x\nB. y", ["x", "y"], "B", "Which?\nA. x\nB. y"),
+        ("Which?", ["A", "B"], "B", "Which?"),
+        ("Which?", ["x", "y"], "y", "Which?"),
+        ("Which?", ["x", "y"], "C", "Which?"),
+    ],
+)
+def test_a_letter_is_no_answer_without_its_options(question: str, choices: Any, answer: str, asked: str) -> None:
+    row = parse_row(json.dumps({"question": question, "choices": choices, "answer": answer}).encode())
+    assert [turn["content"] for turn in row.messages] == [asked, answer]

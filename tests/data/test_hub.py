@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from instsel.data.hub import check_hub, hub_rows, open_hub
+from instsel.data.readers import source_files
 from instsel.errors import InputError
 
 CARD = """---
@@ -88,3 +89,21 @@ def test_a_dataset_that_brings_a_script_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Dataset scripts are no longer supported.*; run `hf download"):
         open_hub(str(tmp_path / "rows"), "train", None, None)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "written"),
+    [
+        ("hf:a/b/data/train.parquet", "a/b"),
+        ("hf://datasets/a/b/data/train.parquet", "a/b"),
+        ("hf://a/b", "a/b"),
+        ("hf:", "OWNER/NAME"),
+    ],
+)
+def test_a_path_in_a_dataset_is_no_name_of_one(uri: str, written: str) -> None:
+    with pytest.raises(InputError, match=f"^{uri} is no name of a dataset; write hf:{written}, and `config` and"):
+        source_files(uri)
+
+
+def test_a_slash_at_the_end_of_a_name_is_passed_over() -> None:
+    assert [file.uri for file in source_files("hf:owner/name/")] == ["hf:owner/name"]

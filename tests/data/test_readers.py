@@ -336,6 +336,49 @@ def test_keys_of_datasets_are_errors_elsewhere(tmp_path: Path) -> None:
         source_files(f"{tmp_path}/a.jsonl", revision="main")
 
 
+def test_a_split_or_configuration_that_does_nothing_is_an_error(tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    (tmp_path / "a.jsonl").write_bytes(TEXT)
+    (tmp_path / "a.json").write_text('{"data": [{"a": 1}]}')
+    saved = Dataset.from_list([{"a": 1}])
+    saved.save_to_disk(tmp_path / "saved")
+    DatasetDict({"train": saved, "test": saved}).save_to_disk(tmp_path / "splits")
+    for name in ("a.jsonl", "a.json", "saved", "splits/train", "splits/*"):
+        file = source_files(f"{tmp_path}/{name}", split="test")[0]
+        with pytest.raises(InputError, match="has no split `test`, as it is not divided into splits; remove `split`"):
+            check_file(file)
+    (tmp_path / "b.json").write_text('{"train": [{"a": 1}], "test": [{"a": 2}]}')
+    (tmp_path / "folder").mkdir()
+    for name in ("train", "test"):
+        (tmp_path / f"folder/{name}.jsonl").write_bytes(TEXT)
+    for name in ("b.json", "splits", "folder"):
+        (file,) = source_files(f"{tmp_path}/{name}", split="test")
+        check_file(file)
+    for name in ("saved", "splits"):
+        with pytest.raises(InputError, match="was saved by `datasets` and has no `config`; remove `config`"):
+            source_files(f"{tmp_path}/{name}", config="main")
+
+
+def test_braces_are_no_pattern_and_the_error_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(TEXT)
+    for pattern in ("{a,b}.jsonl", "{a,b}*"):
+        with pytest.raises(InputError, match="braces are no pattern here: write an entry for each"):
+            source_files(f"{tmp_path}/{pattern}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "row"),
+    [("a.json", '[{"a": 1}, {b: 2}, {"a": 333333333333333}]', 1), ("a.csv", 'a,b\n1,2\n"x" y,2\n', 1)],
+)
+def test_what_is_wrong_in_a_text_is_to_be_corrected_there(name: str, content: str, row: int, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(
+        InputError, match=rf"{name}: damaged after row {row} .*; fetch or pack the file again, or correct it"
+    ):
+        list(read_chunks(SourceFile(str(tmp_path / name)), 10))
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_a_file_is_checked_by_its_first_row(name: str, tmp_path: Path) -> None:
     KINDS[name](tmp_path / name)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from instsel.config.file import parse_study
+from instsel.data import sources
 from instsel.data.sources import check_files, files_identity, pool_files, target_files
 from instsel.errors import InputError
 
@@ -193,3 +194,41 @@ def test_an_entry_may_be_empty_where_the_study_says_so(make: Callable[..., Any],
 def test_the_hub_is_asked_before_the_study_starts(make: Callable[..., Any]) -> None:
     (problem,) = check_files(make(pool=[{"path": "hf:owner/name"}]))
     assert problem.startswith("pool.0.path: hf:owner/name: the hub cannot be reached (")
+
+
+def test_a_target_names_splits_and_configurations_of_its_files(make: Callable[..., Any], tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    DatasetDict({"train": Dataset.from_list([ROW]), "test": Dataset.from_list([ROW])}).save_to_disk(tmp_path / "both")
+    target = {"validation": "both", "heldout": "both", "split": {"validation": "train", "heldout": "test"}}
+    files = target_files(make(targets={"t": target}), "t")
+    assert [file.uri for of_split in files.values() for file in of_split] == [
+        f"{tmp_path}/both/train",
+        f"{tmp_path}/both/test",
+    ]
+    hub = {"validation": "hf:owner/name", "config": "main", "split": "dev", "revision": "v1"}
+    (file,) = target_files(make(targets={"t": hub}), "t")["validation"]
+    assert (file.split, file.config, file.revision) == ("dev", "main", "v1")
+    others = ({"config": "other"}, {"split": "test"}, {"revision": "v2"})
+    identities = [files_identity(target_files(make(targets={"t": {**hub, **o}}), "t")["validation"]) for o in others]
+    assert files_identity([file]) not in identities
+    guard = {"test": "both", "split": "test", "scoring": "exact_match"}
+    (file,) = sources.test_files(make(guards={"g": guard}), "g")
+    assert file.uri == f"{tmp_path}/both/test"
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"validation": "other/a.jsonl", "split": {"heldout": "test"}}, "`split` names heldout, which is not given"),
+        ({"task": "gsm8k", "config": "main"}, "`config` is of files, and there are none; remove it"),
+    ],
+)
+def test_a_split_of_a_file_that_is_not_given_is_an_error(make: Callable[..., Any], target: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make(targets={"t": target})
+
+
+def test_a_split_of_a_targets_file_that_has_none_is_told(make: Callable[..., Any], tmp_path: Path) -> None:
+    (problem,) = check_files(make(targets={"t": {"validation": "other/a.jsonl", "split": "test"}}))
+    assert problem.startswith("targets.t.validation: ") and problem.endswith("not divided into splits; remove `split`")

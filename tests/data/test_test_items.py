@@ -33,6 +33,7 @@ def test_without_answer_the_last_turn_is_right():
         ({}, "no `answer` and no assistant turn"),
         ({"answer": " "}, "`answer` is not a text"),
         ({"answer": True}, "`answer` is not a text"),
+        ({"answer": "9", "tools": [{"name": "count"}]}, "tools or calls, which a task does not have"),
         ({"answer": "9", "choices": ["a", 1]}, "`choices` is not a list of texts"),
         ({"answer": "9", "tests": "assert True"}, "`tests` is not a list of texts"),
         ({"answer": "9", "messages": [USER, {"role": "assistant", "content": "?"}, USER]}, "more than one turn"),
@@ -57,3 +58,65 @@ def test_tests_of_a_program_are_the_rows_own_or_those_of_mbpp_or_humaneval():
 def test_an_item_is_read_as_it_was_written():
     item = parsed(answer=["9", "Ω"], choices=["9", "8"], tests=["assert 1"], setup="x = 1")
     assert TestItem.from_json(item.to_json()) == item
+
+
+@pytest.mark.parametrize(
+    ("row", "layout", "item"),
+    [
+        # Columns of the user, of which the answer may be several.
+        (
+            {"ask": "How many?", "reply": ["nine", "9"]},
+            RowLayout(columns={"prompt": "ask", "answer": "reply"}),
+            TestItem("How many?", "", ("nine", "9"), None),
+        ),
+        (
+            {"question": "How many?", "answer": ["nine", "9"]},
+            RowLayout(),
+            TestItem("How many?", "", ("nine", "9"), None),
+        ),
+        (
+            {"query": "How many?", "response": ["nine", "9"]},
+            RowLayout(),
+            TestItem("How many?", "", ("nine", "9"), None),
+        ),
+        (
+            {"question": "How many?", "answer": ["nine", "9"]},
+            RowLayout(preference="reject"),
+            TestItem("How many?", "", ("nine", "9"), None),
+        ),
+        # The number of an option.
+        (
+            {"question": "How many?", "choices": ["8", "9"], "answer": 1},
+            RowLayout(),
+            TestItem("How many?\nA. 8\nB. 9", "", ("B",), ("8", "9")),
+        ),
+        (
+            {"question": "How many?", "options": ["8", "9"], "answer": 1},
+            RowLayout(columns={"choices": "options"}),
+            TestItem("How many?\nA. 8\nB. 9", "", ("B",), ("8", "9")),
+        ),
+        (
+            {"question": "How many?", "A": "8", "B": "9", "answer": "B"},
+            RowLayout(),
+            TestItem("How many?\nA. 8\nB. 9", "", ("B",), ("8", "9")),
+        ),
+        # Turns of other names than role, user and messages.
+        (
+            {"conversations": [{"from": "human", "value": "How many?"}], "answer": "9"},
+            RowLayout(),
+            TestItem("How many?", "", ("9",), None),
+        ),
+        (
+            {"messages": [{"role": "narrator", "content": "Count."}, USER], "answer": ["9", "nine"]},
+            RowLayout(roles={"narrator": "system"}),
+            TestItem("How many?", "Count.", ("9", "nine"), None),
+        ),
+        (
+            {"problem": "How many?", "solution": "It is 9.", "answer": 9},
+            RowLayout(),
+            TestItem("How many?", "", ("9",), None),
+        ),
+    ],
+)
+def test_columns_roles_and_shapes_count_for_test_rows(row: dict[str, Any], layout: RowLayout, item: TestItem):
+    assert parse_item(json.dumps(row).encode(), layout) == item

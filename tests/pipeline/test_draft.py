@@ -71,7 +71,8 @@ def test_the_rows_held_out_do_not_depend_on_the_order_of_files(folder: Path, mon
     assert set(held("few")) < set(held("one")) and len(held("few")) == 4
 
 
-def test_targets_are_benchmarks_or_files(folder: Path) -> None:
+def test_targets_are_benchmarks_or_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
     out = folder / "mine.yaml"
     targets = ["gsm8k", "mine=pool/a.json", "ours=pool/a.json,pool/b.jsonl"]
     draft_study([str(folder / "pool/b.jsonl")], targets, out, "m")
@@ -86,6 +87,8 @@ def test_targets_are_benchmarks_or_files(folder: Path) -> None:
     [
         (["pool/c.csv"], "no file has a usable row:\n  "),
         (["pool/missing.jsonl"], "missing.jsonl"),
+        (["pool", "--target", "t=pool/missing.jsonl"], "--target t: file "),
+        (["pool", "--target", "t=pool/a.json,pool/page.jsonl"], "pool/page.jsonl: a web page, not the file"),
         (["pool", "--out", "pool/a.json"], "pool/a.json exists; remove it, or give another file by --out"),
     ],
 )
@@ -93,6 +96,9 @@ def test_what_cannot_be_drafted_is_told(
     arguments: list[str], why: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
+    if "pool/page.jsonl" in str(arguments):
+        (folder / "pool/page.jsonl").write_text("<html>")
+        arguments = ["pool/a.json", *arguments[1:]]
     result = command("init", *arguments)
     assert result.exit_code == 2
     assert why in result.output
@@ -131,3 +137,46 @@ def test_check_names_all_that_is_wrong(folder: Path, tiny_model: Path) -> None:
     layout = "pool.0.columns={prompt: ask, answer: reply}"
     result = command("check", str(out), "--set", settings[0], "--set", layout)
     assert result.exit_code == 0, result.output
+
+
+def test_check_reads_an_entry_as_the_run_does(folder: Path, tiny_model: Path) -> None:
+    """An entry that may be empty is, entries keep their numbers in errors, and test rows are looked at."""
+    out = folder / "mine.yaml"
+    draft_study([str(folder / "pool")], [], out, str(tiny_model))
+    (folder / "bad.jsonl").write_text(json.dumps({"ask": "Why?"}) + "\n")
+    (folder / "page.jsonl").write_text("<html>")
+    bad = f"pool.1.path={folder / 'bad.jsonl'}"
+    result = command("check", str(out), "--set", bad)
+    assert result.exit_code == 2 and "pool.1: none of the rows looked at is usable" in result.output
+    result = command("check", str(out), "--set", bad, "--set", "pool.1.allow_empty=true")
+    assert result.exit_code == 0, result.output
+    guard = f"guards={{g: {{test: {folder / 'gone.jsonl'}, scoring: exact_match}}}}"
+    settings = (f"pool.0.path={folder / 'page.jsonl'}", bad, guard)
+    result = command("check", str(out), *(part for setting in settings for part in ("--set", setting)))
+    assert "3 to mend" in result.output
+    assert all(key in result.output for key in ("pool.0.path: ", "pool.1: none of", "guards.g.test: ")), result.output
+
+
+def test_check_names_a_few_of_many_keys(folder: Path, tiny_model: Path) -> None:
+    out = folder / "mine.yaml"
+    draft_study([str(folder / "pool")], [], out, str(tiny_model))
+    wide = {**row(1), **{f"column{number:04}": number for number in range(2000)}}
+    (folder / "wide.jsonl").write_text(json.dumps(wide) + "\n")
+    result = command("check", str(out), "--set", f"pool.0.path={folder / 'wide.jsonl'}")
+    assert result.exit_code == 0, result.output
+    assert "column0000 (1)" in result.output and "1,981 more" in result.output and len(result.output) < 3_000
+
+
+def test_init_leaves_out_an_empty_file(folder: Path) -> None:
+    (folder / "pool/empty.jsonl").touch()
+    result = command("init", str(folder / "pool"), "--out", str(folder / "mine.yaml"), "--model", "m")
+    assert result.exit_code == 0, result.output
+    assert "empty.jsonl: 0 rows" in result.output
+    assert "# left out: " in (folder / "mine.yaml").read_text()
+
+
+def test_a_file_with_blank_lines_is_estimated_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draft, "READ_ROWS", 50)
+    (folder / "blank.jsonl").write_text("".join(json.dumps(row(number)) + "\n\n" for number in range(200)))
+    (each,) = draft_study([str(folder / "blank.jsonl")], ["gsm8k"], folder / "mine.yaml", "m")
+    assert not each.whole and 150 < each.rows < 250

@@ -223,6 +223,14 @@ def test_a_pool_without_a_usable_row_is_refused(tiny_study, write_rows, ray_sess
         sampled_rows(parse_study(raw, "test"), Terminal())
 
 
+def test_an_entry_without_a_usable_row_is_refused_as_by_the_run(tiny_study, write_rows, ray_session):
+    entries = [*tiny_study()["pool"], {"path": str(write_rows("other.jsonl", [{"ask": "Why?"}]))}]
+    with pytest.raises(InputError, match=r"^pool\.1\.path: no usable row; .*; correct it, or set allow_empty: true"):
+        sampled_rows(parse_study(tiny_study(pool=entries), "s"), Terminal())
+    entries[1]["allow_empty"] = True
+    assert sampled_rows(parse_study(tiny_study(pool=entries), "s"), Terminal()).pool
+
+
 def test_a_budget_above_the_pool_is_refused(tiny_study, ray_session):
     raw = tiny_study(pool_rows=9, selection={"budget": 1000, "methods": ["random"]})
     with pytest.raises(InputError, match="selection.budget is 1000 rows, but the pool has 9"):
