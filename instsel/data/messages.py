@@ -37,6 +37,12 @@ def texts(turns: Sequence[Turn]) -> list[Message]:
     return [{"role": turn["role"], "content": _text(turn)} for turn in turns]
 
 
+def thought_turns(turns: Sequence[Turn]) -> list[Message]:
+    """Return what was thought before each answer, as turns of the assistant."""
+    thoughts = [next((turn[key] for key in REASONING if turn.get(key)), None) for turn in turns]
+    return [{"role": "assistant", "content": thought} for thought in thoughts if isinstance(thought, str)]
+
+
 def other_keys(turns: Sequence[Turn]) -> list[str | None] | None:
     """Return what `texts` leaves out, a JSON object a turn; None for a turn without such, and if all are."""
     lines = [

@@ -1,9 +1,12 @@
 """Two rows of the pool, word by word: whether one is nearly a copy of the other.
 
 A near-copy differs in a word here and there, or in words before or after a prompt. Rows that share a long passage or
-instruction and have another question, input or answer are not copies, however much of their text is the same.
+instruction and have another question, input or answer are not copies, however much of their text is the same. Nor are
+rows with other tools or calls, or of which other turns are trained on.
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
@@ -13,6 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 from rapidfuzz.distance import LCSseq
 
+from instsel.data.messages import Turn, is_trained, template_turns
 from instsel.data.words import (
     CHARACTER,
     NUMBER,
@@ -52,11 +56,13 @@ class RowWords:
         hashes: of words and marks, uint64 (n,); that of a word depends on who says it.
         kinds: as in `Words`, MARK for marks, uint8 (n,).
         is_form: mask of the words that belong to template n-grams, bool (n,).
+        beside: hash of what the row has that is no word of a turn, see `beside_words`; 0 for nothing.
     """
 
     hashes: Hashes
     kinds: NDArray[np.uint8]
     is_form: NDArray[np.bool_]
+    beside: int = 0
 
     @cached_property
     def shingles(self) -> Hashes:
@@ -109,12 +115,34 @@ class RowWords:
         return np.flatnonzero(self.kinds == MARK)
 
 
-def row_words(conversation: Messages, templates: KnownHashes | None = None) -> RowWords:
+def beside_words(turns: Sequence[Turn], tools: str | None = None) -> int:
+    """Hash what makes two rows of nearly the same words different examples; 0 for nothing.
+
+    That is the tools, each call with its arguments, and which answers a loss mark keeps from being trained on.
+
+    Args:
+        turns: of the row, with all their keys.
+        tools: of the row, JSON.
+    """
+    calls = [
+        [call.get("function", call) for call in turn["tool_calls"]]
+        for turn in template_turns([turn for turn in turns if turn.get("tool_calls")])
+    ]
+    assistant = [turn for turn in turns if turn["role"] == "assistant"]
+    masked = [number for number, turn in enumerate(assistant) if is_trained(turn) is False]
+    if not tools and not calls and not masked:
+        return 0
+    beside = [json.loads(tools) if tools else None, calls, masked]
+    return xxhash.xxh3_64_intdigest(json.dumps(beside, ensure_ascii=False, sort_keys=True, default=str).encode())
+
+
+def row_words(conversation: Messages, templates: KnownHashes | None = None, beside: int = 0) -> RowWords:
     """Return the words of a row.
 
     Args:
         conversation: its turns.
         templates: hashes of template n-grams; none are known without.
+        beside: see `beside_words`.
     """
     split = words_of(conversation)
     roles = np.array([_mark_hash(role) for role in split.roles], dtype=np.uint64)
@@ -134,7 +162,7 @@ def row_words(conversation: Messages, templates: KnownHashes | None = None) -> R
         starts = templates.among(ngrams(hashes, TEMPLATE_WORDS))
         is_form[(starts[:, None] + np.arange(TEMPLATE_WORDS)).ravel()] = True
         is_form[marks] = False
-    return RowWords(hashes, kinds, is_form)
+    return RowWords(hashes, kinds, is_form, beside)
 
 
 def near_copy(first: RowWords, second: RowWords, threshold: float) -> float | None:
@@ -143,6 +171,8 @@ def near_copy(first: RowWords, second: RowWords, threshold: float) -> float | No
     Returns:
         The Jaccard similarity of their shingles if one is nearly a copy of the other, else None.
     """
+    if first.beside != second.beside:
+        return None
     similarity = jaccard(first, second)
     if similarity < threshold:
         return None
@@ -260,6 +290,8 @@ class _Comparison:
             return False
         if any(row.is_answer(start) and _share_of_turn(row, start, end) > MOST_OF_ANSWER for row, start, end in spans):
             return False
+        if all(row.count(SIGN, start, end) for row, start, end in spans):
+            return False
         shorter, longer = sorted(lengths)
         # What is added before a prompt whose first words are replaced looks like one long change.
         if shorter > MOST_REPLACED or (
@@ -279,7 +311,8 @@ class _Comparison:
         if is_answer and _share_of_turn(row, start, end) > MOST_OF_ANSWER:
             return False
         self._count_added(lengths)
-        numbers, is_edge = row.count(NUMBER, start, end), MARK in (row.kinds[start - 1], row.kinds[end])
+        numbers = row.count(NUMBER, start, end) + row.count(SIGN, start, end)
+        is_edge = MARK in (row.kinds[start - 1], row.kinds[end])
         if self.is_short or self.content < LEAST_CONTENT:
             return bool(row.is_form[start:end].all()) or (is_edge and not is_answer and not numbers)
         self.numbers += 0 if is_edge else numbers

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instsel.data.contamination import NEAR_COPY, SAME_PROMPT, SHARED_RUN, LeakIndex
+from instsel.data.words import Words
 
 WORDS = 13
 FRUIT = [
@@ -370,3 +371,22 @@ def test_an_index_is_arrays_that_it_can_be_made_of_again() -> None:
     changed = talk(story(4).rsplit(" ", 8)[0], "It is 4.")
     for row in (STORIES[4], changed, talk(story(101))):
         assert again.reason(row) == one.reason(row)
+
+
+def test_a_form_that_a_long_row_repeats_is_not_compared_with_each_prompt_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that repeats the first words of 200 prompts is looked at once for each of the lengths of these."""
+    places = [f"{first}{second}ia{third}" for first in "bdgklmnprs" for second in "aeiou" for third in "lnrt"]
+    rows = [talk(f"what is the capital of {place}", "no idea") for place in places]
+    others = [talk(" ".join(f"w{number}x{place}" for place in places[:20]), "no idea") for number in range(10_000)]
+    index = LeakIndex.of([[*rows, *others]], 13)
+    hashed = 0
+    span_hash = Words.span_hash
+
+    def counted(words: Words, start: int, end: int) -> int:
+        nonlocal hashed
+        hashed += 1
+        return span_hash(words, start, end)
+
+    monkeypatch.setattr(Words, "span_hash", counted)
+    assert index.reason(talk("what is the capital of " * 500, "no idea")) is None
+    assert 500 <= hashed <= 600

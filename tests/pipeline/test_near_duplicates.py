@@ -1,5 +1,7 @@
 """The passes over a pool's shards, in this process and as tasks of Ray, against all pairs of its rows."""
 
+import copy
+import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from instsel.config.study import Data
 from instsel.console import Terminal
-from instsel.data.encode import DUPLICATE, EXAMPLES, NEAR_COPY
+from instsel.data.encode import DUPLICATE, EXAMPLES, NEAR_COPY, encode_lines, encoding_options
 from instsel.data.formats import row_id
 from instsel.data.near_duplicates import row_key, sampled_ngrams, template_ngrams
 from instsel.data.row_changes import near_copy, row_words
@@ -215,6 +217,61 @@ def test_reported_near_copies_stay_in_the_pool(tmp_path: Path) -> None:
     assert {example.source for example in result.examples} == set(result.sources)
 
 
+MORE_WORDS = " ".join(WORDS[:40])
+TOOL_TEMPLATE = (
+    "{% if tools %}{{ tools | tojson }}\n{% endif %}{% for turn in messages %}<|im_start|>{{ turn['role'] }}\n"
+    "{% if turn.reasoning_content %}{{ turn.reasoning_content }}\n{% endif %}{{ turn['content'] }}"
+    "{% for call in turn.tool_calls or [] %}{{ call | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "copies"),
+    [
+        ({}, {}, 1),
+        ({"tools": [{"name": "weather"}]}, {"tools": [{"name": "weather"}]}, 1),
+        ({"tools": [{"name": "weather"}]}, {"tools": [{"name": "forecast"}]}, 0),
+        ({"tools": [{"name": "weather"}]}, {}, 0),
+        ({"reasoning": MORE_WORDS}, {"reasoning": f"{MORE_WORDS.upper()}."}, 1),
+        ({"reasoning": MORE_WORDS}, {"reasoning": " ".join(WORDS[50:90])}, 0),
+        ({"reasoning": MORE_WORDS}, {}, 0),
+        ({"calls": ["Oslo"]}, {"calls": ["Oslo"]}, 1),
+        ({"calls": ["Oslo"]}, {"calls": ["Lima"]}, 0),
+        ({"calls": ["Oslo"]}, {}, 0),
+        ({"weight": 0}, {"weight": 0}, 1),
+        ({"weight": 0}, {"weight": 1}, 0),
+    ],
+)
+def test_rows_of_other_tools_calls_thoughts_or_loss_marks_are_no_near_copies(
+    first: dict[str, Any], second: dict[str, Any], copies: int, tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    """Rows are prepared as stage *prepare* does; the second is written in capitals, so that it is no exact copy."""
+    folder = Folder.at(tmp_path)
+    question = f"What is the weather at this place, and what do you make of it? {FORM}"
+    lines = [_line(question, **first), _line(question.upper(), **second)]
+    tokenizer, options = copy.deepcopy(tiny_tokenizer), encoding_options(Data(max_length=4096))
+    tokenizer.chat_template = TOOL_TEMPLATE
+    examples, rejected = encode_lines(lines, 1, "rows.jsonl", tokenizer=tokenizer, options=options)
+    assert rejected.to_pylist() == []
+    (folder / "pool").write_table("00000-000000.parquet", examples)
+    find_exact_copies(folder, ["00000-000000"])
+    assert len(find(folder, ["00000-000000"])) == copies
+
+
+def _line(question: str, tools: Any = None, reasoning: str = "", calls: Any = (), weight: Any = None) -> bytes:
+    answer: dict[str, Any] = {"role": "assistant", "content": "It is fine."}
+    if reasoning:
+        answer["reasoning_content"] = reasoning
+    if calls:
+        answer["tool_calls"] = [{"function": {"name": "weather", "arguments": {"city": city}}} for city in calls]
+    if weight is not None:
+        answer["weight"] = weight
+    turns = [{"role": "user", "content": question}, answer, {"role": "user", "content": "Thanks, and so?"}]
+    turns.append({"role": "assistant", "content": "So I would stay at home and wait for better weather."})
+    return json.dumps({"messages": turns, **({"tools": tools} if tools else {})}).encode()
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2])
 def test_a_pool_without_near_copies_has_none(rows: int, tmp_path: Path) -> None:
     folder = Folder.at(tmp_path)
@@ -230,6 +287,21 @@ def test_a_row_without_words_is_no_copy(tmp_path: Path) -> None:
     rows = [[{"role": "user", "content": text}, {"role": "assistant", "content": "..."}] for text in ("?", "!", "?!")]
     folder = Folder.at(tmp_path)
     assert find(folder, write_pool(folder, rows, 2)) == []
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_the_table_of_near_copies_is_written_some_rows_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The texts of all near-copies would not fit into one process of a large pool."""
+    whole, parts = Folder.at(tmp_path / "whole"), Folder.at(tmp_path / "parts")
+    shards = write_pool(whole, make_rows(), 7)
+    shutil.copytree(whole.path, parts.path)
+    find(whole, shards, near_duplicates="drop")
+    monkeypatch.setattr(near_duplicate_passes, "COPIES_AT_ONCE", 9)
+    find(parts, shards, near_duplicates="drop")
+    assert parts.read(TABLE) == whole.read(TABLE)
+    assert (parts / "rejected").read(NEAR_COPIES) == (whole / "rejected").read(NEAR_COPIES)
 
 
 @pytest.mark.usefixtures("small_groups")
