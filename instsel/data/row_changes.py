@@ -76,6 +76,34 @@ class RowWords:
         is_word = np.lib.stride_tricks.sliding_window_view(self.kinds[left] != MARK, SHINGLE_WORDS)
         return np.unique(ngrams(self.hashes[left], SHINGLE_WORDS)[is_word.any(axis=1)])
 
+    @property
+    def form_key(self) -> int:
+        """Hash of the words of template n-grams, where a row is little else and has a long answer of them; else 0.
+
+        Of rows that are copied ten times and more, each with another word or prefix, all but that belongs to template
+        n-grams.
+        """
+        is_word = self.kinds != MARK
+        form = _weight(self.kinds[self.is_form])
+        if form < LEAST_WORDS or self.content >= LEAST_CONTENT or not self.form_answer_words:
+            return 0
+        return xxhash.xxh3_64_intdigest(self.hashes[self.is_form | ~is_word].data)
+
+    @cached_property
+    def form_answer_words(self) -> float:
+        """How many words the answers have, if all of them belong to template n-grams, and if they are many; else 0."""
+        mask = self.answer_mask
+        words = _weight(self.kinds[mask])
+        return words if words >= LEAST_CONTENT and bool(self.is_form[mask].all()) else 0
+
+    @cached_property
+    def answer_mask(self) -> NDArray[np.bool_]:
+        """Mask of the words that the assistant says."""
+        marks = self._marks
+        lengths = np.diff(np.append(marks, len(self.kinds)))
+        mask = np.repeat(self.hashes[marks] == _mark_hash("assistant"), lengths)
+        return mask & (self.kinds != MARK)
+
     @cached_property
     def words(self) -> float:
         """How many words the row has; 30 characters of scripts without spaces count as 13."""
@@ -257,7 +285,10 @@ class _Comparison:
 
     def __init__(self, first: RowWords, second: RowWords) -> None:
         self.first, self.second = first, second
+        # A long answer that both have is content, however many rows have it.
         self.content = min(first.content, second.content)
+        if first.form_answer_words and second.form_answer_words and _equal_answers(first, second):
+            self.content += first.form_answer_words
         self.is_short = min(first.words, second.words) < LEAST_WORDS
         self.replaced, self.numbers, self.turns = 0, 0, 0.0
         self.longest_added = [0.0, 0.0]
@@ -323,6 +354,10 @@ class _Comparison:
 
 
 _Span = tuple[RowWords, int, int]
+
+
+def _equal_answers(first: RowWords, second: RowWords) -> bool:
+    return np.array_equal(first.hashes[first.answer_mask], second.hashes[second.answer_mask])
 
 
 def _share_of_turn(row: RowWords, start: int, end: int) -> float:

@@ -35,6 +35,8 @@ from instsel.io.store import Folder
 from instsel.pipeline.prepare_index import COPIES, COPY, NEAR_COPIES, write_tables
 
 TABLE = "near_duplicates.parquet"
+KEYS = BANDS + 2
+"""Keys of a row: its bands, all words, and the words of template n-grams."""
 CONTENT = ["messages", "turn_keys", "tools"]
 """Columns of a shard that rows are compared by."""
 COMPARED_KEYS = (*REASONING, "name")
@@ -137,7 +139,7 @@ def count_templates(work: Work, _: int) -> None:
 
 
 def sign_group(work: Work, group: int) -> None:
-    """Write the keys of the rows of a group: that of all words, and those of the bands."""
+    """Write the keys of the rows of a group: those of the bands, that of all words, and that of template n-grams."""
     folder, name = work.scratch / "bands", f"{group:06d}.arrow"
     if folder.exists(name):
         return
@@ -147,13 +149,13 @@ def sign_group(work: Work, group: int) -> None:
         rows = list(_words(work.read(shard, CONTENT), templates))
         keys = band_keys([row.content_shingles for row in rows])
         whole = np.fromiter((row_key(row) for row in rows), dtype=np.uint64, count=len(rows))
-        columns = {_band(number): keys[:, number] for number in range(BANDS)}
-        tables.append(pa.table({**columns, _band(BANDS): whole}))
+        forms = np.fromiter((row.form_key for row in rows), dtype=np.uint64, count=len(rows))
+        tables.append(pa.table({_band(number): key for number, key in enumerate([*keys.T, whole, forms])}))
     folder.write_table(name, pa.concat_tables(tables).combine_chunks())
 
 
 def pair_band(work: Work, item: int) -> None:
-    """Write the candidates of a band, or of the keys of all words; or a share of these."""
+    """Write the candidates of a band or of another key, or a share of these."""
     folder, name = work.scratch / "pairs", f"{item:06d}.arrow"
     if folder.exists(name):
         return

@@ -28,7 +28,7 @@ from instsel.data.encode import (
     numeric_ids,
     reasons,
 )
-from instsel.data.near_duplicates import BANDS, band_keys
+from instsel.data.near_duplicates import band_keys
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.row_changes import row_words
 from instsel.data.sources import pool_files, target_files
@@ -36,6 +36,7 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.models.loading import load_tokenizer
 from instsel.pipeline.benchmarks import write_benchmark
+from instsel.pipeline.near_duplicate_passes import KEYS
 from instsel.pipeline.prepare import encoders
 from instsel.pipeline.prepare_targets import target_tables, why_rejected
 from instsel.planner.rows import Pick, sample_lines
@@ -59,7 +60,7 @@ INDEX_BYTES = 64
 """A row in index.parquet."""
 NEAR_COPY_PASSES = 2
 """The passes that find near-copies take so many times as long as the signatures of all rows."""
-SIGNATURE_BYTES = 8 * (BANDS + 1)
+SIGNATURE_BYTES = 8 * KEYS
 """A row in their files, which are there while near-copies are looked for."""
 
 Tables = dict[str, tuple[pa.Table, pa.Table]]

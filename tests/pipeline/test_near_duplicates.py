@@ -283,6 +283,60 @@ def test_a_pool_without_near_copies_has_none(rows: int, tmp_path: Path) -> None:
     assert (result.rows, result.groups, result.sources, result.examples) == (0, 0, {}, [])
 
 
+LONG_ANSWER = "I would use all of these for a roof, a wall and a floor, and what is left over for the door."
+
+
+@pytest.mark.parametrize("count", [5, 9, 10, 60])
+@pytest.mark.parametrize("kind", ["prefix", "word"])
+def test_a_row_that_is_there_many_times_is_no_form(kind: str, count: int, tmp_path: Path) -> None:
+    """What ten rows share is their form, but not where it is all that they say but for a word, or words before."""
+    words = [*FORM.split(), *WORDS[:20]]
+    rows = []
+    for number in range(count):
+        changed = [*words[:15], WORDS[60 + number], *words[16:]] if kind == "word" else [WORDS[60 + number], *words]
+        rows.append([{"role": "user", "content": " ".join(changed)}, {"role": "assistant", "content": LONG_ANSWER}])
+    folder = Folder.at(tmp_path)
+    copies = find(folder, write_pool(folder, rows, 20))
+    assert len(copies) == count - 1
+    assert {row["kept_id"] for row in copies} == {row_id(rows[0])}  # type: ignore[arg-type]
+
+
+def test_one_row_with_a_word_changed_a_thousand_times_takes_no_time_by_pairs(tmp_path: Path) -> None:
+    words = [*FORM.split(), *WORDS[:20]]
+    rows = []
+    for number in range(1000):
+        place = number % 40
+        changed = " ".join([*words[:place], f"new{WORDS[number // 10]}{WORDS[number % 10]}", *words[place + 1 :]])
+        rows.append([{"role": "user", "content": changed}, {"role": "assistant", "content": LONG_ANSWER}])
+    folder = Folder.at(tmp_path)
+    pairs = 0
+
+    def run(work: Work, function: Pass, items: int) -> None:
+        nonlocal pairs
+        run_here(work, function, items)
+        if function.__name__ == "pair_band":
+            tables = [(work.scratch / "pairs").read_table(name) for name in (work.scratch / "pairs").names()]
+            pairs = sum(map(len, tables))
+
+    copies = find(folder, write_pool(folder, rows, 100), run)
+    # A row stays for each of the places.
+    assert len(copies) == 1000 - 40
+    assert pairs < 12 * 1000
+
+
+def test_many_inputs_to_one_instruction_are_no_copies(tmp_path: Path) -> None:
+    rows = [
+        [{"role": "user", "content": f"{FORM} {word} {FORM}"}, {"role": "assistant", "content": answer}]
+        for word, answer in zip(WORDS[:40], ["Yes", "No"] * 20, strict=True)
+    ]
+    rows += [
+        [{"role": "user", "content": f"{FORM} {word}"}, {"role": "assistant", "content": f"{word}: {LONG_ANSWER}"}]
+        for word in WORDS[:40]
+    ]
+    folder = Folder.at(tmp_path)
+    assert find(folder, write_pool(folder, rows, 20)) == []
+
+
 def test_a_row_without_words_is_no_copy(tmp_path: Path) -> None:
     rows = [[{"role": "user", "content": text}, {"role": "assistant", "content": "..."}] for text in ("?", "!", "?!")]
     folder = Folder.at(tmp_path)
