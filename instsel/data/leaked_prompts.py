@@ -159,7 +159,9 @@ class PromptIndex:
     def _inside(self) -> dict[int, dict[int, set[int]]]:
         """Hashes of the prompts that are looked for inside longer ones, by their first words and their length."""
         prompts: dict[int, dict[int, set[int]]] = {}
-        for start, prompt, length in zip(self.starts.tolist(), self.inside.tolist(), self.lengths.tolist(), strict=True):
+        for start, prompt, length in zip(
+            self.starts.tolist(), self.inside.tolist(), self.lengths.tolist(), strict=True
+        ):
             prompts.setdefault(start, {}).setdefault(length, set()).add(prompt)
         return prompts
 

@@ -259,7 +259,9 @@ def _copies_in_order(work: Work) -> Iterator[pa.Table]:
     """Yield the near-copies in the order of the pool, so many at a time."""
     folder = work.scratch / "copies"
     names = folder.names()
-    numbers = np.sort(np.concatenate([np.empty(0, np.int64), *(folder.read_table(name, ["row"])["row"].to_numpy() for name in names)]))
+    numbers = np.sort(
+        np.concatenate([np.empty(0, np.int64), *(folder.read_table(name, ["row"])["row"].to_numpy() for name in names)])
+    )
     for start in range(0, len(numbers), COPIES_AT_ONCE):
         first, last = numbers[start], numbers[start : start + COPIES_AT_ONCE][-1]
         tables = (folder.read_table(name) for name in names)
