@@ -101,7 +101,7 @@ class RowWords:
         """Mask of the words that the assistant says."""
         marks = self._marks
         lengths = np.diff(np.append(marks, len(self.kinds)))
-        mask = np.repeat(self.hashes[marks] == _mark_hash("assistant"), lengths)
+        mask: NDArray[np.bool_] = np.repeat(self.hashes[marks] == _mark_hash("assistant"), lengths)
         return mask & (self.kinds != MARK)
 
     @cached_property
