@@ -102,7 +102,8 @@ class RowWords:
         marks = self._marks
         lengths = np.diff(np.append(marks, len(self.kinds)))
         mask: NDArray[np.bool_] = np.repeat(self.hashes[marks] == _mark_hash("assistant"), lengths)
-        return mask & (self.kinds != MARK)
+        mask[marks] = False
+        return mask
 
     @cached_property
     def words(self) -> float:

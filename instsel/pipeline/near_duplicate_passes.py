@@ -230,8 +230,8 @@ def compare_part(work: Work, part: int) -> None:
     def words_of_row(row: int) -> RowWords:
         if row not in known:
             index = int(np.searchsorted(rows, row))
-            words = (array[index].values.to_numpy(zero_copy_only=False) for array in arrays)
-            known[row] = RowWords(*words, beside=int(beside[index]))
+            hashes, kinds, is_form = (array[index].values.to_numpy(zero_copy_only=False) for array in arrays)
+            known[row] = RowWords(hashes, kinds, is_form, int(beside[index]))
         return known[row]
 
     known: dict[int, RowWords] = {}
