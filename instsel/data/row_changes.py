@@ -5,8 +5,6 @@ instruction and have another question, input or answer are not copies, however m
 rows with other tools or calls, or of which other turns are trained on.
 """
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
@@ -16,7 +14,6 @@ import xxhash
 from numpy.typing import NDArray
 from rapidfuzz.distance import LCSseq
 
-from instsel.data.messages import Turn, is_trained, template_turns
 from instsel.data.words import (
     CHARACTER,
     NUMBER,
@@ -56,7 +53,7 @@ class RowWords:
         hashes: of words and marks, uint64 (n,); that of a word depends on who says it.
         kinds: as in `Words`, MARK for marks, uint8 (n,).
         is_form: mask of the words that belong to template n-grams, bool (n,).
-        beside: hash of what the row has that is no word of a turn, see `beside_words`; 0 for nothing.
+        beside: hash of what the row has that is no word of a turn, see `messages.beside_words`; 0 for nothing.
     """
 
     hashes: Hashes
@@ -78,11 +75,8 @@ class RowWords:
 
     @property
     def form_key(self) -> int:
-        """Hash of the words of template n-grams, where a row is little else and has a long answer of them; else 0.
-
-        Of rows that are copied ten times and more, each with another word or prefix, all but that belongs to template
-        n-grams.
-        """
+        """Hash of the words of template n-grams, where a row is little else and has a long answer of them; else 0."""
+        # So are rows that are copied ten times and more, each with another word or prefix.
         is_word = self.kinds != MARK
         form = _weight(self.kinds[self.is_form])
         if form < LEAST_WORDS or self.content >= LEAST_CONTENT or not self.form_answer_words:
@@ -144,34 +138,13 @@ class RowWords:
         return np.flatnonzero(self.kinds == MARK)
 
 
-def beside_words(turns: Sequence[Turn], tools: str | None = None) -> int:
-    """Hash what makes two rows of nearly the same words different examples; 0 for nothing.
-
-    That is the tools, each call with its arguments, and which answers a loss mark keeps from being trained on.
-
-    Args:
-        turns: of the row, with all their keys.
-        tools: of the row, JSON.
-    """
-    calls = [
-        [call.get("function", call) for call in turn["tool_calls"]]
-        for turn in template_turns([turn for turn in turns if turn.get("tool_calls")])
-    ]
-    assistant = [turn for turn in turns if turn["role"] == "assistant"]
-    masked = [number for number, turn in enumerate(assistant) if is_trained(turn) is False]
-    if not tools and not calls and not masked:
-        return 0
-    beside = [json.loads(tools) if tools else None, calls, masked]
-    return xxhash.xxh3_64_intdigest(json.dumps(beside, ensure_ascii=False, sort_keys=True, default=str).encode())
-
-
 def row_words(conversation: Messages, templates: KnownHashes | None = None, beside: int = 0) -> RowWords:
     """Return the words of a row.
 
     Args:
         conversation: its turns.
         templates: hashes of template n-grams; none are known without.
-        beside: see `beside_words`.
+        beside: see `messages.beside_words`.
     """
     split = words_of(conversation)
     roles = np.array([_mark_hash(role) for role in split.roles], dtype=np.uint64)

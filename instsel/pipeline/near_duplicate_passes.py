@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from instsel.data.encode import SHOWN, near_copy_reason, numeric_ids
 from instsel.data.keys import REASONING
-from instsel.data.messages import whole_turns
+from instsel.data.messages import beside_words, whole_turns
 from instsel.data.near_duplicates import (
     BANDS,
     SIGNATURE_VERSION,
@@ -29,7 +29,7 @@ from instsel.data.near_duplicates import (
     sampled_ngrams,
     template_ngrams,
 )
-from instsel.data.row_changes import RowWords, beside_words, row_words
+from instsel.data.row_changes import RowWords, row_words
 from instsel.data.words import KnownHashes
 from instsel.io.store import Folder
 from instsel.pipeline.prepare_index import COPIES, COPY, NEAR_COPIES, write_tables

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instsel.data.row_changes import beside_words, jaccard, near_copy, row_words
+from instsel.data.messages import beside_words
+from instsel.data.row_changes import jaccard, near_copy, row_words
 from instsel.data.words import KnownHashes, ngrams
 
 Row = list[dict[str, Any]]
