@@ -93,6 +93,8 @@ class LeakIndex:
 
     def reason(self, conversation: Messages) -> str | None:
         """Return why a conversation is a leak; None for one that is not."""
+        if not len(self.runs) and not len(self.prompts.rows):
+            return None
         row = words_of(conversation)
         plain = row.without_signs()
         fives = ngrams(plain.hashes, TEMPLATE_WORDS)

@@ -24,6 +24,7 @@ from instsel.data.messages import (
     template_tools,
     template_turns,
     texts,
+    thought_turns,
 )
 from instsel.data.row_shapes import RowLayout
 from instsel.data.turns import Dialogue, EncodingOptions
@@ -112,7 +113,8 @@ def encode_lines(  # noqa: PLR0913
         source: overrides the source of the rows.
         default_source: source of rows without one.
         task_column: column with the task.
-        reject_if: called with a row's messages; if it returns a reason, the row is rejected.
+        reject_if: called with a row's messages, and with what was thought before its answers, where it has that; if
+            it returns a reason, the row is rejected.
         filters: of rows, those that need no tokens before the others.
 
     Returns:
@@ -155,7 +157,9 @@ class _Line:
         except BadRow as error:
             self.reason = str(error)
             return
-        self.reason = reject_if(texts(self.row.messages)) if reject_if else None
+        if reject_if is not None:
+            thoughts = thought_turns(self.row.messages)
+            self.reason = reject_if(texts(self.row.messages)) or (reject_if(thoughts) if thoughts else None)
 
 
 def _encode(read: Sequence[_Line], tokenizer: Any, options: EncodingOptions) -> None:

@@ -140,12 +140,12 @@ class PromptIndex:
         """Return whether a user turn of a row without signs has a prompt in it, as more than its half or a long one."""
         user = row.of_role("user")
         windows = ngrams(user.hashes, LEAST_INSIDE)
+        spans = list(user.spans)
         for position in np.flatnonzero(among(windows, self.starts)).tolist():
-            start, end = list(user.spans)[user.turns[position]]
-            first, last = (np.searchsorted(self.starts, windows[position], side=side) for side in ("left", "right"))
-            for prompt, length in zip(self.inside[first:last], self.lengths[first:last].tolist(), strict=True):
+            start, end = spans[user.turns[position]]
+            for length, prompts in self._inside[int(windows[position])].items():
                 stop = position + length
-                if stop <= end and user.span_hash(position, stop) == prompt:
+                if stop <= end and user.span_hash(position, stop) in prompts:
                     weight = user.weight(position, stop)
                     if weight >= ANYWHERE_INSIDE or 2 * weight > user.weight(start, end):
                         return True
@@ -154,6 +154,16 @@ class PromptIndex:
     def has_edited(self, row: Words, words: int) -> bool:
         """Return whether a question of less than `words` words is a target's but for a word, with the same answer."""
         return any(among(edits, self.edits).any() for _, edits in _edits(row, words))
+
+    @cached_property
+    def _inside(self) -> dict[int, dict[int, set[int]]]:
+        """Hashes of the prompts that are looked for inside longer ones, by their first words and their length."""
+        prompts: dict[int, dict[int, set[int]]] = {}
+        for start, prompt, length in zip(
+            self.starts.tolist(), self.inside.tolist(), self.lengths.tolist(), strict=True
+        ):
+            prompts.setdefault(start, {}).setdefault(length, set()).add(prompt)
+        return prompts
 
     @cached_property
     def _rows(self) -> frozenset[int]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import pyarrow as pa
+import xxhash
 
 from instsel.data.keys import LOSS_MARKS, REASONING
 
@@ -35,6 +36,12 @@ class BadRow(ValueError):
 def texts(turns: Sequence[Turn]) -> list[Message]:
     """Return role and text of each turn, for everything that reads rows and is not a chat template."""
     return [{"role": turn["role"], "content": _text(turn)} for turn in turns]
+
+
+def thought_turns(turns: Sequence[Turn]) -> list[Message]:
+    """Return what was thought before each answer, as turns of the assistant."""
+    thoughts = [next((turn[key] for key in REASONING if turn.get(key)), None) for turn in turns]
+    return [{"role": "assistant", "content": thought} for thought in thoughts if isinstance(thought, str)]
 
 
 def other_keys(turns: Sequence[Turn]) -> list[str | None] | None:
@@ -78,6 +85,27 @@ def template_tools(tools: Sequence[Any] | None) -> list[Any] | None:
         else tool
         for tool in tools
     ]
+
+
+def beside_words(turns: Sequence[Turn], tools: str | None = None) -> int:
+    """Hash what makes two rows of nearly the same words different examples; 0 for nothing.
+
+    That is the tools, each call with its arguments, and which answers a loss mark keeps from being trained on.
+
+    Args:
+        turns: of the row, with all their keys.
+        tools: of the row, JSON.
+    """
+    calls = [
+        [call.get("function", call) for call in turn["tool_calls"]]
+        for turn in template_turns([turn for turn in turns if turn.get("tool_calls")])
+    ]
+    assistant = [turn for turn in turns if turn["role"] == "assistant"]
+    masked = [number for number, turn in enumerate(assistant) if is_trained(turn) is False]
+    if not tools and not calls and not masked:
+        return 0
+    beside = [json.loads(tools) if tools else None, calls, masked]
+    return xxhash.xxh3_64_intdigest(json.dumps(beside, ensure_ascii=False, sort_keys=True, default=str).encode())
 
 
 def _text(turn: Turn) -> str:

@@ -1,7 +1,8 @@
 """Two rows of the pool, word by word: whether one is nearly a copy of the other.
 
 A near-copy differs in a word here and there, or in words before or after a prompt. Rows that share a long passage or
-instruction and have another question, input or answer are not copies, however much of their text is the same.
+instruction and have another question, input or answer are not copies, however much of their text is the same. Nor are
+rows with other tools or calls, or of which other turns are trained on.
 """
 
 from dataclasses import dataclass
@@ -52,11 +53,13 @@ class RowWords:
         hashes: of words and marks, uint64 (n,); that of a word depends on who says it.
         kinds: as in `Words`, MARK for marks, uint8 (n,).
         is_form: mask of the words that belong to template n-grams, bool (n,).
+        beside: hash of what the row has that is no word of a turn, see `messages.beside_words`; 0 for nothing.
     """
 
     hashes: Hashes
     kinds: NDArray[np.uint8]
     is_form: NDArray[np.bool_]
+    beside: int = 0
 
     @cached_property
     def shingles(self) -> Hashes:
@@ -69,6 +72,32 @@ class RowWords:
         left = ~self.is_form
         is_word = np.lib.stride_tricks.sliding_window_view(self.kinds[left] != MARK, SHINGLE_WORDS)
         return np.unique(ngrams(self.hashes[left], SHINGLE_WORDS)[is_word.any(axis=1)])
+
+    @property
+    def form_key(self) -> int:
+        """Hash of the words of template n-grams, where a row is little else and has a long answer of them; else 0."""
+        # So are rows that are copied ten times and more, each with another word or prefix.
+        is_word = self.kinds != MARK
+        form = _weight(self.kinds[self.is_form])
+        if form < LEAST_WORDS or self.content >= LEAST_CONTENT or not self.form_answer_words:
+            return 0
+        return xxhash.xxh3_64_intdigest(self.hashes[self.is_form | ~is_word].data)
+
+    @cached_property
+    def form_answer_words(self) -> float:
+        """How many words the answers have, if all of them belong to template n-grams, and if they are many; else 0."""
+        mask = self.answer_mask
+        words = _weight(self.kinds[mask])
+        return words if words >= LEAST_CONTENT and bool(self.is_form[mask].all()) else 0
+
+    @cached_property
+    def answer_mask(self) -> NDArray[np.bool_]:
+        """Mask of the words that the assistant says."""
+        marks = self._marks
+        lengths = np.diff(np.append(marks, len(self.kinds)))
+        mask: NDArray[np.bool_] = np.repeat(self.hashes[marks] == _mark_hash("assistant"), lengths)
+        mask[marks] = False
+        return mask
 
     @cached_property
     def words(self) -> float:
@@ -109,12 +138,13 @@ class RowWords:
         return np.flatnonzero(self.kinds == MARK)
 
 
-def row_words(conversation: Messages, templates: KnownHashes | None = None) -> RowWords:
+def row_words(conversation: Messages, templates: KnownHashes | None = None, beside: int = 0) -> RowWords:
     """Return the words of a row.
 
     Args:
         conversation: its turns.
         templates: hashes of template n-grams; none are known without.
+        beside: see `messages.beside_words`.
     """
     split = words_of(conversation)
     roles = np.array([_mark_hash(role) for role in split.roles], dtype=np.uint64)
@@ -134,7 +164,7 @@ def row_words(conversation: Messages, templates: KnownHashes | None = None) -> R
         starts = templates.among(ngrams(hashes, TEMPLATE_WORDS))
         is_form[(starts[:, None] + np.arange(TEMPLATE_WORDS)).ravel()] = True
         is_form[marks] = False
-    return RowWords(hashes, kinds, is_form)
+    return RowWords(hashes, kinds, is_form, beside)
 
 
 def near_copy(first: RowWords, second: RowWords, threshold: float) -> float | None:
@@ -143,6 +173,8 @@ def near_copy(first: RowWords, second: RowWords, threshold: float) -> float | No
     Returns:
         The Jaccard similarity of their shingles if one is nearly a copy of the other, else None.
     """
+    if first.beside != second.beside:
+        return None
     similarity = jaccard(first, second)
     if similarity < threshold:
         return None
@@ -227,7 +259,10 @@ class _Comparison:
 
     def __init__(self, first: RowWords, second: RowWords) -> None:
         self.first, self.second = first, second
+        # A long answer that both have is content, however many rows have it.
         self.content = min(first.content, second.content)
+        if first.form_answer_words and second.form_answer_words and _equal_answers(first, second):
+            self.content += first.form_answer_words
         self.is_short = min(first.words, second.words) < LEAST_WORDS
         self.replaced, self.numbers, self.turns = 0, 0, 0.0
         self.longest_added = [0.0, 0.0]
@@ -260,6 +295,8 @@ class _Comparison:
             return False
         if any(row.is_answer(start) and _share_of_turn(row, start, end) > MOST_OF_ANSWER for row, start, end in spans):
             return False
+        if all(row.count(SIGN, start, end) for row, start, end in spans):
+            return False
         shorter, longer = sorted(lengths)
         # What is added before a prompt whose first words are replaced looks like one long change.
         if shorter > MOST_REPLACED or (
@@ -279,7 +316,8 @@ class _Comparison:
         if is_answer and _share_of_turn(row, start, end) > MOST_OF_ANSWER:
             return False
         self._count_added(lengths)
-        numbers, is_edge = row.count(NUMBER, start, end), MARK in (row.kinds[start - 1], row.kinds[end])
+        numbers = row.count(NUMBER, start, end) + row.count(SIGN, start, end)
+        is_edge = MARK in (row.kinds[start - 1], row.kinds[end])
         if self.is_short or self.content < LEAST_CONTENT:
             return bool(row.is_form[start:end].all()) or (is_edge and not is_answer and not numbers)
         self.numbers += 0 if is_edge else numbers
@@ -290,6 +328,10 @@ class _Comparison:
 
 
 _Span = tuple[RowWords, int, int]
+
+
+def _equal_answers(first: RowWords, second: RowWords) -> bool:
+    return np.array_equal(first.hashes[first.answer_mask], second.hashes[second.answer_mask])
 
 
 def _share_of_turn(row: RowWords, start: int, end: int) -> float:

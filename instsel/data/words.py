@@ -30,6 +30,11 @@ SYMBOLS = r"\u00d7\u00f7\u2190-\u23ff\u2600-\u27bf\U0001f000-\U0001faff"
 _OPERATION = (
     r"(?:(?<=[0-9])|(?<=[0-9] )|(?<=\b[a-z])|(?<=\b[a-z] ))[-+*/^=<>%]+(?= ?[a-z0-9])"
     r"|(?:(?<=[a-z0-9])|(?<=[a-z0-9] ))[-+*/^=<>%]+(?= ?(?:[0-9]|[a-z]\b))"
+    # Between the names of a program, with spaces or without.
+    r"|(?<=[\w)\]'\"] )(?:[-+*/^=<>%]+|!=+|&&|\|\|)(?= [\w(\['\"])"
+    r"|(?<=[\w)\]'\"])(?:[+=<>]+|!=+|&&|\|\|)(?=[\w(\['\"])"
+    # A number below zero, per cent, C++ and C#.
+    r"|(?<![a-z0-9])-(?=[0-9])|(?:(?<=[0-9])|(?<=[0-9] ))%|(?<=\b[a-z])(?:\+\+|#)(?![a-z0-9])"
 )
 _ASCII = re.compile(rf"[a-z0-9]+|{_OPERATION}".encode())
 _OTHER = re.compile(rf"[{UNSPACED}{SYMBOLS}]|[^\W_{UNSPACED}]+|{_OPERATION}")

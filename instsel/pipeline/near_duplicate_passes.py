@@ -1,7 +1,7 @@
 """The passes that find near-copies in the shards of stage *prepare*: each writes a file an item, and none twice."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from instsel.data.encode import SHOWN, near_copy_reason, numeric_ids
+from instsel.data.keys import REASONING
+from instsel.data.messages import beside_words, whole_turns
 from instsel.data.near_duplicates import (
     BANDS,
     SIGNATURE_VERSION,
@@ -30,9 +32,15 @@ from instsel.data.near_duplicates import (
 from instsel.data.row_changes import RowWords, row_words
 from instsel.data.words import KnownHashes
 from instsel.io.store import Folder
-from instsel.pipeline.prepare_index import COPIES, COPY, NEAR_COPIES
+from instsel.pipeline.prepare_index import COPIES, COPY, NEAR_COPIES, write_tables
 
 TABLE = "near_duplicates.parquet"
+KEYS = BANDS + 2
+"""Keys of a row: its bands, all words, and the words of template n-grams."""
+CONTENT = ["messages", "turn_keys", "tools"]
+"""Columns of a shard that rows are compared by."""
+COMPARED_KEYS = (*REASONING, "name")
+"""Keys of a turn whose text is compared with its own."""
 # Signatures of another version of the library are not continued.
 SCRATCH = f"near_duplicates-{SIGNATURE_VERSION}"
 
@@ -42,12 +50,15 @@ LABELS = pa.schema(
 WORDS = pa.schema(
     [("hashes", pa.list_(pa.uint64())), ("kinds", pa.list_(pa.uint8())), ("is_form", pa.list_(pa.bool_()))]
 )
-CANDIDATE = pa.schema([("row", pa.int64()), *LABELS, ("text", pa.string()), *WORDS])
+CANDIDATE = pa.schema([("row", pa.int64()), *LABELS, ("text", pa.string()), *WORDS, ("beside", pa.uint64())])
 NEAR_COPY_ROWS = pa.schema(
     [("row", pa.int64()), *LABELS, ("text", pa.string()), ("similarity", pa.float64())]
     + [pa.field(f"kept_{label.name}", label.type) for label in (*LABELS, pa.field("text", pa.string()))]
 )
 """A near-copy with its similarity to the row that stays, and where both are."""
+# Columns of it that the table of near-copies does not have.
+UNWRITTEN = ("row", "shard", "kept_shard")
+COPIES_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
@@ -109,10 +120,8 @@ def sample_group(work: Work, group: int) -> None:
         return
     keys, ngrams = list[int](), list[NDArray[np.uint64]]()
     for shard in work.groups[group]:
-        table = work.read(shard, ["id", "messages"])
-        sampled = table.filter(pa.array(is_sampled(numeric_ids(table["id"]), work.rows)))
-        for messages in sampled["messages"].to_pylist():
-            row = row_words(messages)
+        table = work.read(shard, ["id", *CONTENT])
+        for row in _words(table.filter(pa.array(is_sampled(numeric_ids(table["id"]), work.rows)))):
             keys.append(row_key(row))
             ngrams.append(sampled_ngrams(row))
     columns = {"key": pa.array(keys, pa.uint64()), "ngrams": _lists(ngrams, pa.uint64())}
@@ -130,23 +139,23 @@ def count_templates(work: Work, _: int) -> None:
 
 
 def sign_group(work: Work, group: int) -> None:
-    """Write the keys of the rows of a group: that of all words, and those of the bands."""
+    """Write the keys of the rows of a group: those of the bands, that of all words, and that of template n-grams."""
     folder, name = work.scratch / "bands", f"{group:06d}.arrow"
     if folder.exists(name):
         return
     templates = work.templates()
     tables = []
     for shard in work.groups[group]:
-        rows = [row_words(messages, templates) for messages in work.read(shard, ["messages"])["messages"].to_pylist()]
+        rows = list(_words(work.read(shard, CONTENT), templates))
         keys = band_keys([row.content_shingles for row in rows])
         whole = np.fromiter((row_key(row) for row in rows), dtype=np.uint64, count=len(rows))
-        columns = {_band(number): keys[:, number] for number in range(BANDS)}
-        tables.append(pa.table({**columns, _band(BANDS): whole}))
+        forms = np.fromiter((row.form_key for row in rows), dtype=np.uint64, count=len(rows))
+        tables.append(pa.table({_band(number): key for number, key in enumerate([*keys.T, whole, forms])}))
     folder.write_table(name, pa.concat_tables(tables).combine_chunks())
 
 
 def pair_band(work: Work, item: int) -> None:
-    """Write the candidates of a band, or of the keys of all words; or a share of these."""
+    """Write the candidates of a band or of another key, or a share of these."""
     folder, name = work.scratch / "pairs", f"{item:06d}.arrow"
     if folder.exists(name):
         return
@@ -216,12 +225,13 @@ def compare_part(work: Work, part: int) -> None:
     rows = table["row"].to_numpy()
     folder_of_pairs = work.scratch / "pairs"
     pairs = [_within(_read_pairs(folder_of_pairs, each), rows) for each in folder_of_pairs.names()]
-    arrays = [table[column].combine_chunks() for column in WORDS.names]
+    arrays, beside = [table[column].combine_chunks() for column in WORDS.names], table["beside"].to_numpy()
 
     def words_of_row(row: int) -> RowWords:
         if row not in known:
             index = int(np.searchsorted(rows, row))
-            known[row] = RowWords(*(array[index].values.to_numpy(zero_copy_only=False) for array in arrays))
+            hashes, kinds, is_form = (array[index].values.to_numpy(zero_copy_only=False) for array in arrays)
+            known[row] = RowWords(hashes, kinds, is_form, int(beside[index]))
         return known[row]
 
     known: dict[int, RowWords] = {}
@@ -239,14 +249,30 @@ def finish(work: Work, _: int) -> None:
     """Write the table of near-copies in the order of the pool, and the rows to reject where they are dropped."""
     if work.folder.exists(TABLE):
         return
-    folder = work.scratch / "copies"
-    tables = [NEAR_COPY_ROWS.empty_table(), *(folder.read_table(name) for name in folder.names())]
-    copies_table = pa.concat_tables(tables).sort_by("row")
     if work.drop:
-        reasons = pa.array([near_copy_reason(kept) for kept in copies_table["kept_id"].to_pylist()], pa.string())
-        columns = [copies_table["file"], copies_table["line"], reasons, copies_table["text"], copies_table["shard"]]
-        (work.folder / "rejected").write_table(NEAR_COPIES, pa.Table.from_arrays(columns, schema=COPY))
-    work.folder.write_table(TABLE, copies_table.drop_columns(["row", "shard", "kept_shard"]))
+        write_tables(work.folder / "rejected", NEAR_COPIES, COPY, map(_rejected, _copies_in_order(work)))
+    schema = pa.schema([field for field in NEAR_COPY_ROWS if field.name not in UNWRITTEN])
+    write_tables(work.folder, TABLE, schema, (table.select(schema.names) for table in _copies_in_order(work)))
+
+
+def _copies_in_order(work: Work) -> Iterator[pa.Table]:
+    """Yield the near-copies in the order of the pool, so many at a time."""
+    folder = work.scratch / "copies"
+    names = folder.names()
+    numbers = np.sort(
+        np.concatenate([np.empty(0, np.int64), *(folder.read_table(name, ["row"])["row"].to_numpy() for name in names)])
+    )
+    for start in range(0, len(numbers), COPIES_AT_ONCE):
+        first, last = numbers[start], numbers[start : start + COPIES_AT_ONCE][-1]
+        tables = (folder.read_table(name) for name in names)
+        within = [table.filter((pc.field("row") >= first) & (pc.field("row") <= last)) for table in tables]
+        yield pa.concat_tables(within).sort_by("row")
+
+
+def _rejected(copies: pa.Table) -> pa.Table:
+    reasons = pa.array([near_copy_reason(kept) for kept in copies["kept_id"].to_pylist()], pa.string())
+    columns = [copies["file"], copies["line"], reasons, copies["text"], copies["shard"]]
+    return pa.Table.from_arrays(columns, schema=COPY)
 
 
 def _candidates(work: Work, shard: Shard, parts: pa.Table, templates: KnownHashes) -> pa.Table:
@@ -255,9 +281,9 @@ def _candidates(work: Work, shard: Shard, parts: pa.Table, templates: KnownHashe
     rows = numbers[np.searchsorted(numbers, shard.first) : np.searchsorted(numbers, shard.end)]
     if not len(rows):
         return CANDIDATE.empty_table()
-    table = work.read(shard, ["id", "source", "file", "messages"]).take(rows - shard.first)
+    table = work.read(shard, ["id", "source", "file", *CONTENT]).take(rows - shard.first)
+    words = list(_words(table, templates))
     conversations = table["messages"].to_pylist()
-    words = [row_words(messages, templates) for messages in conversations]
     texts = [" ".join(message["content"] or "" for message in messages)[:SHOWN] for messages in conversations]
     columns = {
         "row": pa.array(rows),
@@ -267,8 +293,24 @@ def _candidates(work: Work, shard: Shard, parts: pa.Table, templates: KnownHashe
         "hashes": _lists([row.hashes for row in words], pa.uint64()),
         "kinds": _lists([row.kinds for row in words], pa.uint8()),
         "is_form": _lists([row.is_form for row in words], pa.bool_()),
+        "beside": pa.array([row.beside for row in words], pa.uint64()),
     }
     return pa.table(columns).select(CANDIDATE.names).cast(CANDIDATE)
+
+
+def _words(table: pa.Table, templates: KnownHashes | None = None) -> Iterator[RowWords]:
+    """Yield the words of rows, a table with the columns `CONTENT`."""
+    for messages, others, tools in zip(*(table[column].to_pylist() for column in CONTENT), strict=True):
+        if others is None and tools is None:
+            yield row_words(messages, templates)
+            continue
+        turns = whole_turns(messages, others)
+        # The text of a turn has its calls already; whole turns have their ids too.
+        compared = [
+            {**message, **{key: turn[key] for key in COMPARED_KEYS if turn.get(key) is not None}}
+            for message, turn in zip(messages, turns, strict=True)
+        ]
+        yield row_words(compared, templates, beside_words(turns, tools))
 
 
 def _batches(folder: Folder, name: str, part: int) -> list[pa.RecordBatch]:

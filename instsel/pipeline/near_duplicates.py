@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 
 from instsel.config.study import Data
 from instsel.console import Terminal
-from instsel.data.near_duplicates import BANDS
 from instsel.io.store import Folder
 from instsel.pipeline.near_duplicate_passes import (
+    KEYS,
     SCRATCH,
     TABLE,
     Shard,
@@ -173,7 +173,7 @@ def run_passes(work: Work, run: Callable[[Work, Pass, int], None]) -> None:
     run(work, sample_group, groups)
     run(work, count_templates, 1)
     run(work, sign_group, groups)
-    run(work, pair_band, (BANDS + 1) * work.band_tasks)
+    run(work, pair_band, KEYS * work.band_tasks)
     run(work, form_parts, 1)
     run(work, write_words, groups)
     run(work, compare_part, work.scratch.read_json("parts.json")["parts"])

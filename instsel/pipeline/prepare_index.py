@@ -42,7 +42,7 @@ def find_exact_copies(folder: Folder, shards: Sequence[str]) -> None:
     """
     with ThreadPoolExecutor(READERS) as readers:
         if not (folder / "rejected").exists(COPIES):
-            _write(folder / "rejected", COPIES, COPY, _copies(folder / "pool", shards, readers))
+            write_tables(folder / "rejected", COPIES, COPY, _copies(folder / "pool", shards, readers))
 
 
 def finish_pool(folder: Folder, shards: Sequence[str], files: Sequence[str]) -> tuple[PoolResult, int]:
@@ -64,7 +64,7 @@ def finish_pool(folder: Folder, shards: Sequence[str], files: Sequence[str]) -> 
         lines = _lines_by_shard(rejected)
         pool_counts = _Counts(files)
         tables = _in_order(partial(_drop_copies, rows, lines), shards, readers)
-        _write(folder, "index.parquet", INDEX, map(pool_counts.add, tables))
+        write_tables(folder, "index.parquet", INDEX, map(pool_counts.add, tables))
         rejected_rows: Counter[str] = Counter()
         for reason_counts in _in_order(partial(_reasons_by_file, rejected), rejected.names(), readers):
             for file, of_file in reason_counts.items():
@@ -170,7 +170,7 @@ def _in_order(read: Callable[[Any], Any], items: Sequence[Any], readers: ThreadP
         yield from readers.map(read, items[start : start + SHARDS_AT_ONCE])
 
 
-def _write(folder: Folder, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+def write_tables(folder: Folder, name: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     """Write tables as one Parquet file, as they come, in groups of about `GROUP_ROWS` rows."""
     with folder.writer(name) as stream, pq.ParquetWriter(stream, schema) as writer:
         waiting = [schema.empty_table()]

@@ -19,13 +19,24 @@ from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
 from instsel.data.chat import check_tokenizer
 from instsel.data.contamination import LeakIndex
-from instsel.data.encode import REJECTED, encode_lines, encoding_options, first_occurrences, numeric_ids, reasons
+from instsel.data.encode import (
+    EXAMPLES,
+    REJECTED,
+    encode_lines,
+    encoding_options,
+    first_occurrences,
+    numeric_ids,
+    reasons,
+)
+from instsel.data.near_duplicates import band_keys
 from instsel.data.readers import SourceFile, read_chunks
+from instsel.data.row_changes import row_words
 from instsel.data.sources import pool_files, target_files
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.models.loading import load_tokenizer
 from instsel.pipeline.benchmarks import write_benchmark
+from instsel.pipeline.near_duplicate_passes import KEYS
 from instsel.pipeline.prepare import encoders, require_rows_of_entries
 from instsel.pipeline.prepare_targets import target_tables, why_rejected
 from instsel.planner.rows import Pick, sample_lines
@@ -47,6 +58,10 @@ ROWS_IN_ALL = 4096
 SEED = 0
 INDEX_BYTES = 64
 """A row in index.parquet."""
+NEAR_COPY_PASSES = 2
+"""The passes that find near-copies take so many times as long as the signatures of all rows."""
+SIGNATURE_BYTES = 8 * KEYS
+"""A row in their files, which are there while near-copies are looked for."""
 
 Tables = dict[str, tuple[pa.Table, pa.Table]]
 
@@ -285,7 +300,8 @@ def sampled_rows(study: StudyConfig, terminal: Terminal) -> Sample:
         summary=_summary(samples, rows, looked_at),
         preparation=Preparation(
             time.monotonic() - start + (rows - looked_at) / (speed * encoders()),
-            _disk([*pool, *validation, *heldout], [sample.reading for sample in samples], targets, leaks),
+            _disk([*pool, *validation, *heldout], [sample.reading for sample in samples], targets, leaks)
+            + (0 if study.data.near_duplicates == "off" else SIGNATURE_BYTES * sum(part.rows.rows for part in pool)),
             max(sample.memory for sample in samples),
         ),
     )
@@ -293,7 +309,7 @@ def sampled_rows(study: StudyConfig, terminal: Terminal) -> Sample:
 
 def _disk(parts: list[Part], pool: list[Reading], targets: list[Tables], leaks: LeakIndex) -> int:
     """Return the bytes of the shards, of rejected rows, of the index and of what is known of the targets' texts."""
-    known = pa.concat_tables([table for splits in targets for table, _ in splits.values()])
+    known = pa.concat_tables([EXAMPLES.empty_table(), *(table for splits in targets for table, _ in splits.values())])
     reading = sum(pool, Reading.measure(known))
     file = len(parquet(known[:1])) + len(parquet(REJECTED.empty_table()))
     rows, files = sum(part.rows.rows for part in parts), sum(part.rows.shards for part in parts)
@@ -376,11 +392,20 @@ def _sample_file(file: SourceFile, number: int, count: int, model: Model, data: 
         reject_if=leaks.reason,
         filters=data.filters,
     )
-    seconds = time.monotonic() - start
+    seconds = time.monotonic() - start + _near_copy_seconds(usable, data)
     kept = usable.select(["id", "source", *KEPT])
     looked_at, reading = len(lines.sample), Reading.measure(usable)
     counts = (lines.lines, lines.rows, looked_at)
     return _FileSample(file.key, file.uri, *counts, kept, reasons(rejected), reading, seconds, peak_memory())
+
+
+def _near_copy_seconds(usable: pa.Table, data: Data) -> float:
+    """Return what it will take to look for near-copies of rows."""
+    if data.near_duplicates == "off":
+        return 0.0
+    start = time.monotonic()
+    band_keys([row_words(messages).content_shingles for messages in usable["messages"].to_pylist()])
+    return NEAR_COPY_PASSES * (time.monotonic() - start)
 
 
 def _without_copies(samples: list[_FileSample]) -> list[_FileSample]:

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from instsel.arrays import list_rows
 from instsel.console import inline
 from instsel.data.chat import prompt_text
 from instsel.data.semantic_copies import nearest_rows
+from instsel.io.store import Folder
 from instsel.report.compared import Facts
 from instsel.report.markdown import percent
 from instsel.report.record import StudyRecord
@@ -76,9 +78,7 @@ def near_copies(record: StudyRecord, semantic: SemanticCopies | None) -> NearCop
         return None
     result = NearDuplicates.model_validate(counted)
     examples = {(pair.id, pair.kept_id): pair for pair in result.examples}
-    table = (record.folder / "prepare").read_table(TABLE, ["id", "kept_id", "text", "kept_text"])
-    lines = table.filter(pc.is_in(table["id"], pa.array([name for name, _ in examples], pa.string()))).to_pylist()
-    texts = {(line["id"], line["kept_id"]): (line["text"], line["kept_text"]) for line in lines}
+    texts = _texts(record.folder / "prepare", [name for name, _ in examples])
     return NearCopyFacts(
         threshold=result.threshold,
         dropped=result.dropped,
@@ -99,6 +99,17 @@ def near_copies(record: StudyRecord, semantic: SemanticCopies | None) -> NearCop
         ],
         semantic=semantic,
     )
+
+
+def _texts(folder: Folder, ids: Sequence[str]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return the beginnings of near-copies and of the rows that stay, without all of the table in memory."""
+    wanted = pa.array(ids, pa.string())
+    texts = {}
+    with folder.filesystem.open_input_file(f"{folder.path}/{TABLE}") as stream:
+        for batch in pq.ParquetFile(stream).iter_batches(columns=["id", "kept_id", "text", "kept_text"]):
+            for line in batch.filter(pc.is_in(batch["id"], wanted)).to_pylist():
+                texts[line["id"], line["kept_id"]] = line["text"], line["kept_text"]
+    return texts
 
 
 def semantic_copies(record: StudyRecord) -> SemanticCopies | None:

@@ -10,6 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from instsel.data.chat import IGNORED, encode
+from instsel.data.contamination import SHARED_RUN, LeakIndex
 from instsel.data.encode import (
     DUPLICATE,
     EXAMPLES,
@@ -120,6 +121,25 @@ def test_the_study_names_a_source_before_the_row_and_the_row_before_the_file(
     options: dict[str, str], row: dict[str, str], source: str, tiny_tokenizer: Any
 ) -> None:
     assert encoded(tiny_tokenizer, [line(1, **row)], **options)[0]["source"].to_pylist() == [source]
+
+
+def test_what_was_thought_is_looked_at_for_leaks_too(tiny_tokenizer: Any) -> None:
+    """The text of a target may be quoted in a thought alone."""
+    index = LeakIndex.of([[[{"role": "user", "content": " ".join(f"w{number}" for number in range(20))}]]], 13)
+    question = {"role": "user", "content": "What do you make of it?"}
+    rows = []
+    for start in (0, 20):
+        thought = " ".join(f"w{number}" for number in range(start, start + 20))
+        answer = {"role": "assistant", "content": "It is fine.", "reasoning_content": thought}
+        rows.append({"messages": [question, answer]})
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ message['content'] }}", "{{ message['reasoning_content'] or '' }}{{ message['content'] }}"
+    )
+    lines = [json.dumps(row).encode() for row in rows]
+    kept, rejected = encoded(tokenizer, lines, reject_if=index.reason)
+    assert kept["line"].to_pylist() == [2]
+    assert [(row["line"], row["reason"]) for row in rejected.to_pylist()] == [(1, SHARED_RUN)]
 
 
 def test_the_task_is_the_column_that_is_asked_for(tiny_tokenizer: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instsel.data.messages import beside_words
 from instsel.data.row_changes import jaccard, near_copy, row_words
 from instsel.data.words import KnownHashes, ngrams
 
@@ -123,6 +124,14 @@ def test_a_passage_with_another_question_is_another_row(first: Row, second: Row,
             False,
         ),
         (talk("!?", "..."), talk("?!", "."), True),
+        (talk("Write this in C.", "Here it is, in full."), talk("Write this in C++.", "Here it is, in full."), False),
+        (talk("Write this in C#.", "Here it is, in full."), talk("Write this in C++.", "Here it is, in full."), False),
+        (talk("Is it 5 %?", "It is."), talk("Is it 5?", "It is."), False),
+        (talk("What is f(-5)?", "It is."), talk("What is f(5)?", "It is."), False),
+        (talk("Is total + tax right?", "It is."), talk("Is total - tax right?", "It is."), False),
+        (talk("Is total+tax right?", "It is."), talk("Is total + tax right?", "It is."), True),
+        (talk("Is it a well-known tax?", "It is."), talk("Is it a well known tax?", "It is."), True),
+        (talk("Is α + β right?", "It is."), talk("Is α - β right?", "It is."), False),
     ],
 )
 def test_in_short_rows_every_word_of_the_content_counts(first: Row, second: Row, copies: bool) -> None:
@@ -141,6 +150,17 @@ def test_in_short_rows_every_word_of_the_content_counts(first: Row, second: Row,
 def test_a_single_number_may_differ_in_a_long_row(change: Any, copies: bool) -> None:
     first, second = talk(PASSAGE, ANSWER), talk(change(PASSAGE), ANSWER)
     assert (compare(first, second) is not None) == copies
+
+
+@pytest.mark.parametrize(
+    ("sign", "other"),
+    [("+", "-"), ("<", "<="), ("==", "!="), ("&&", "||"), ("+=", "-="), ("*", "**")],
+)
+def test_another_operator_makes_another_program(sign: str, other: str) -> None:
+    code = f"{PASSAGE} {QUESTION} def gain(price, cost): return price {sign} cost, price.round() {sign} cost.round()"
+    changed = code.replace(sign, other, 1)
+    assert compare(talk(code, ANSWER), talk(changed, ANSWER)) is None
+    assert compare(talk(code, ANSWER), talk(f"Question: {code.upper()}", ANSWER)) is not None
 
 
 def test_numbers_may_not_differ_in_a_short_row() -> None:
@@ -182,6 +202,42 @@ def test_jaccard_by_hand(first: Row, second: Row, expected: float) -> None:
 def test_a_threshold_of_one_keeps_rows_of_the_same_words() -> None:
     assert compare(BASE, talk(QUESTION.lower(), ANSWER.upper()), threshold=1) == 1
     assert compare(BASE, talk(f"So: {QUESTION}", ANSWER), threshold=1) is None
+
+
+@pytest.mark.parametrize(
+    ("tools", "others", "copies"),
+    [
+        ('[{"name": "sell", "strict": true}]', '[{"strict": true, "name": "sell"}]', True),
+        ('[{"name": "sell"}]', '[{"name": "count"}]', False),
+        ('[{"name": "sell"}]', None, False),
+        (None, None, True),
+    ],
+)
+def test_rows_with_other_tools_are_no_copies(tools: str | None, others: str | None, copies: bool) -> None:
+    first = row_words(BASE, beside=beside_words(BASE, tools))
+    second = row_words(talk(QUESTION.upper(), ANSWER), beside=beside_words(BASE, others))
+    assert (near_copy(first, second, 0.5) is not None) == (near_copy(second, first, 0.5) is not None) == copies
+
+
+def test_what_is_beside_words_has_no_ids_and_is_written_in_one_order() -> None:
+    call = {"name": "sell", "arguments": {"what": "hens", "how many": 2}}
+    turns = [
+        {"tool_calls": [{"id": "a", "type": "function", "function": call}]},
+        {"tool_calls": [{"id": "b", "function": {**call, "arguments": '{"how many": 2, "what": "hens"}'}}]},
+    ]
+    hashes = {beside_words([{"role": "assistant", "content": None, **keys}]) for keys in turns}
+    other = {"tool_calls": [{"function": {**call, "arguments": {"what": "hens", "how many": 3}}}]}
+    assert len(hashes) == 1
+    assert beside_words([{"role": "assistant", "content": None, **other}]) not in {*hashes, 0}
+    assert beside_words(BASE) == 0
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}])
+def test_rows_of_which_other_answers_are_trained_on_are_no_copies(mark: dict[str, Any]) -> None:
+    masked = [BASE[0], {**BASE[1], **mark}]
+    assert beside_words(masked) == beside_words([BASE[0], {**BASE[1], "loss": 0}])
+    assert beside_words(masked) != 0
+    assert beside_words([BASE[0], {**BASE[1], "weight": 1}]) == beside_words(BASE)
 
 
 _words = st.lists(st.sampled_from([f"w{number}" for number in "abcdefgh"]), min_size=1, max_size=40)

@@ -1,5 +1,7 @@
 """The passes over a pool's shards, in this process and as tasks of Ray, against all pairs of its rows."""
 
+import copy
+import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from instsel.config.study import Data
 from instsel.console import Terminal
-from instsel.data.encode import DUPLICATE, EXAMPLES, NEAR_COPY
+from instsel.data.encode import DUPLICATE, EXAMPLES, NEAR_COPY, encode_lines, encoding_options
 from instsel.data.formats import row_id
 from instsel.data.near_duplicates import row_key, sampled_ngrams, template_ngrams
 from instsel.data.row_changes import near_copy, row_words
@@ -215,6 +217,61 @@ def test_reported_near_copies_stay_in_the_pool(tmp_path: Path) -> None:
     assert {example.source for example in result.examples} == set(result.sources)
 
 
+MORE_WORDS = " ".join(WORDS[:40])
+TOOL_TEMPLATE = (
+    "{% if tools %}{{ tools | tojson }}\n{% endif %}{% for turn in messages %}<|im_start|>{{ turn['role'] }}\n"
+    "{% if turn.reasoning_content %}{{ turn.reasoning_content }}\n{% endif %}{{ turn['content'] }}"
+    "{% for call in turn.tool_calls or [] %}{{ call | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "copies"),
+    [
+        ({}, {}, 1),
+        ({"tools": [{"name": "weather"}]}, {"tools": [{"name": "weather"}]}, 1),
+        ({"tools": [{"name": "weather"}]}, {"tools": [{"name": "forecast"}]}, 0),
+        ({"tools": [{"name": "weather"}]}, {}, 0),
+        ({"reasoning": MORE_WORDS}, {"reasoning": f"{MORE_WORDS.upper()}."}, 1),
+        ({"reasoning": MORE_WORDS}, {"reasoning": " ".join(WORDS[50:90])}, 0),
+        ({"reasoning": MORE_WORDS}, {}, 0),
+        ({"calls": ["Oslo"]}, {"calls": ["Oslo"]}, 1),
+        ({"calls": ["Oslo"]}, {"calls": ["Lima"]}, 0),
+        ({"calls": ["Oslo"]}, {}, 0),
+        ({"weight": 0}, {"weight": 0}, 1),
+        ({"weight": 0}, {"weight": 1}, 0),
+    ],
+)
+def test_rows_of_other_tools_calls_thoughts_or_loss_marks_are_no_near_copies(
+    first: dict[str, Any], second: dict[str, Any], copies: int, tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    """Rows are prepared as stage *prepare* does; the second is written in capitals, so that it is no exact copy."""
+    folder = Folder.at(tmp_path)
+    question = f"What is the weather at this place, and what do you make of it? {FORM}"
+    lines = [_line(question, **first), _line(question.upper(), **second)]
+    tokenizer, options = copy.deepcopy(tiny_tokenizer), encoding_options(Data(max_length=4096))
+    tokenizer.chat_template = TOOL_TEMPLATE
+    examples, rejected = encode_lines(lines, 1, "rows.jsonl", tokenizer=tokenizer, options=options)
+    assert rejected.to_pylist() == []
+    (folder / "pool").write_table("00000-000000.parquet", examples)
+    find_exact_copies(folder, ["00000-000000"])
+    assert len(find(folder, ["00000-000000"])) == copies
+
+
+def _line(question: str, tools: Any = None, reasoning: str = "", calls: Any = (), weight: Any = None) -> bytes:
+    answer: dict[str, Any] = {"role": "assistant", "content": "It is fine."}
+    if reasoning:
+        answer["reasoning_content"] = reasoning
+    if calls:
+        answer["tool_calls"] = [{"function": {"name": "weather", "arguments": {"city": city}}} for city in calls]
+    if weight is not None:
+        answer["weight"] = weight
+    turns = [{"role": "user", "content": question}, answer, {"role": "user", "content": "Thanks, and so?"}]
+    turns.append({"role": "assistant", "content": "So I would stay at home and wait for better weather."})
+    return json.dumps({"messages": turns, **({"tools": tools} if tools else {})}).encode()
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2])
 def test_a_pool_without_near_copies_has_none(rows: int, tmp_path: Path) -> None:
     folder = Folder.at(tmp_path)
@@ -226,10 +283,79 @@ def test_a_pool_without_near_copies_has_none(rows: int, tmp_path: Path) -> None:
     assert (result.rows, result.groups, result.sources, result.examples) == (0, 0, {}, [])
 
 
+LONG_ANSWER = "I would use all of these for a roof, a wall and a floor, and what is left over for the door."
+
+
+@pytest.mark.parametrize("count", [5, 9, 10, 60])
+@pytest.mark.parametrize("kind", ["prefix", "word"])
+def test_a_row_that_is_there_many_times_is_no_form(kind: str, count: int, tmp_path: Path) -> None:
+    """What ten rows share is their form, but not where it is all that they say but for a word, or words before."""
+    words = [*FORM.split(), *WORDS[:20]]
+    rows = []
+    for number in range(count):
+        changed = [*words[:15], WORDS[60 + number], *words[16:]] if kind == "word" else [WORDS[60 + number], *words]
+        rows.append([{"role": "user", "content": " ".join(changed)}, {"role": "assistant", "content": LONG_ANSWER}])
+    folder = Folder.at(tmp_path)
+    copies = find(folder, write_pool(folder, rows, 20))
+    assert len(copies) == count - 1
+    assert {row["kept_id"] for row in copies} == {row_id(rows[0])}  # type: ignore[arg-type]
+
+
+def test_one_row_with_a_word_changed_a_thousand_times_takes_no_time_by_pairs(tmp_path: Path) -> None:
+    words = [*FORM.split(), *WORDS[:20]]
+    rows = []
+    for number in range(1000):
+        place = number % 40
+        changed = " ".join([*words[:place], f"new{WORDS[number // 10]}{WORDS[number % 10]}", *words[place + 1 :]])
+        rows.append([{"role": "user", "content": changed}, {"role": "assistant", "content": LONG_ANSWER}])
+    folder = Folder.at(tmp_path)
+    pairs = 0
+
+    def run(work: Work, function: Pass, items: int) -> None:
+        nonlocal pairs
+        run_here(work, function, items)
+        if function.__name__ == "pair_band":
+            tables = [(work.scratch / "pairs").read_table(name) for name in (work.scratch / "pairs").names()]
+            pairs = sum(map(len, tables))
+
+    copies = find(folder, write_pool(folder, rows, 100), run)
+    # A row stays for each of the places.
+    assert len(copies) == 1000 - 40
+    assert pairs < 12 * 1000
+
+
+def test_many_inputs_to_one_instruction_are_no_copies(tmp_path: Path) -> None:
+    rows = [
+        [{"role": "user", "content": f"{FORM} {word} {FORM}"}, {"role": "assistant", "content": answer}]
+        for word, answer in zip(WORDS[:40], ["Yes", "No"] * 20, strict=True)
+    ]
+    rows += [
+        [{"role": "user", "content": f"{FORM} {word}"}, {"role": "assistant", "content": f"{word}: {LONG_ANSWER}"}]
+        for word in WORDS[:40]
+    ]
+    folder = Folder.at(tmp_path)
+    assert find(folder, write_pool(folder, rows, 20)) == []
+
+
 def test_a_row_without_words_is_no_copy(tmp_path: Path) -> None:
     rows = [[{"role": "user", "content": text}, {"role": "assistant", "content": "..."}] for text in ("?", "!", "?!")]
     folder = Folder.at(tmp_path)
     assert find(folder, write_pool(folder, rows, 2)) == []
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_the_table_of_near_copies_is_written_some_rows_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The texts of all near-copies would not fit into one process of a large pool."""
+    whole, parts = Folder.at(tmp_path / "whole"), Folder.at(tmp_path / "parts")
+    shards = write_pool(whole, make_rows(), 7)
+    shutil.copytree(whole.path, parts.path)
+    find(whole, shards, near_duplicates="drop")
+    monkeypatch.setattr(near_duplicate_passes, "COPIES_AT_ONCE", 9)
+    find(parts, shards, near_duplicates="drop")
+    assert parts.read(TABLE) == whole.read(TABLE)
+    assert (parts / "rejected").read(NEAR_COPIES) == (whole / "rejected").read(NEAR_COPIES)
 
 
 @pytest.mark.usefixtures("small_groups")

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from instsel.cli.app import app
 from instsel.config.file import parse_study
+from instsel.config.study import Data
 from instsel.console import Terminal
 from instsel.errors import InputError, StudyError
 from instsel.evaluation.scoring import answers_alone
@@ -18,7 +19,7 @@ from instsel.pipeline.registry import build_graph, stage_names
 from instsel.planner import sample as plan_sample
 from instsel.planner.estimate import open_stages
 from instsel.planner.run import _log_file, free_bytes, plan_study
-from instsel.planner.sample import sampled_rows
+from instsel.planner.sample import SIGNATURE_BYTES, sampled_rows
 from instsel.study.folder import FORMAT
 
 
@@ -201,6 +202,27 @@ def test_rows_that_prepare_would_set_aside_are_left_out(tiny_study, write_rows, 
     sample = sampled_rows(parse_study(raw, "test"), Terminal())
     assert [part.rows.rows for part in sample.pool] == [6]
     assert "9 rows in 1 file of the pool; 9 of them tokenised: counts are exact" in sample.summary
+
+
+def test_near_copies_take_time_and_space_where_they_are_looked_for(tiny_study, ray_session, monkeypatch):
+    monkeypatch.setattr(plan_sample, "NEAR_COPY_PASSES", 0)
+    reported, unlooked = (
+        sampled_rows(parse_study(tiny_study(pool_rows=50, data={"near_duplicates": mode}), "test"), Terminal())
+        for mode in ("report", "off")
+    )
+    rows = sum(part.rows.rows for part in reported.pool)
+    assert reported.preparation.disk - unlooked.preparation.disk == SIGNATURE_BYTES * rows
+    usable = reported.pool[0].read()
+    monkeypatch.setattr(plan_sample, "NEAR_COPY_PASSES", 2)
+    assert plan_sample._near_copy_seconds(usable, Data()) > 0
+    assert plan_sample._near_copy_seconds(usable, Data(near_duplicates="off")) == 0
+
+
+def test_a_study_without_targets_is_planned(tiny_study, ray_session):
+    raw = tiny_study(pool_rows=12, targets={}, selection={"budget": 4, "methods": ["random"]})
+    plan = plan_study(parse_study(raw, "test"), Terminal())
+    assert {stage.name for stage in plan.stages if not stage.done} >= {"prepare", "select", "finetune"}
+    assert next(stage.rows for stage in plan.stages if stage.name == "prepare") == 12
 
 
 def test_of_a_large_file_a_sample_is_tokenised_and_every_row_counted(tiny_study, ray_session, monkeypatch):
