@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from instsel.data.answer_spans import AnswerFinder, Answers
-from instsel.data.messages import BadRow
+from instsel.data.messages import BadRow, TurnForm
 from instsel.data.templates import (
     MOST_ADDED,
     MOST_TIMES,
@@ -111,6 +111,12 @@ def check_tokenizer(tokenizer: Any) -> None:
 def lacks_end_mark(tokenizer: Any, today: date | None = None) -> bool:
     """Return whether the template writes no token behind the last answer, so that a model does not learn to stop."""
     return not _finder(tokenizer, template_source(tokenizer), today or date.today()).frame.has_end_token  # noqa: DTZ011
+
+
+def turn_form(tokenizer: Any, tools: Any = None) -> TurnForm:
+    """Return in which form the chat template wants calls, and what tools give back."""
+    finder = _finder(tokenizer, template_source(tokenizer, tools), date.today())  # noqa: DTZ011
+    return finder.frame.form
 
 
 def encode(

@@ -7,8 +7,8 @@ from typing import Any, TypedDict
 
 import pyarrow as pa
 
-from instsel.data.chat import encode_answer
-from instsel.data.messages import BadRow, Message, Turn, template_tools, template_turns, whole_turns
+from instsel.data.chat import encode_answer, turn_form
+from instsel.data.messages import BadRow, Message, has_tools, Turn, TurnForm, template_tools, template_turns, whole_turns
 from instsel.data.other_answers import AnsweredItem, other_answers
 from instsel.data.turns import EncodingOptions
 
@@ -69,9 +69,10 @@ def encode_answers(
     lines: list[dict[str, object]] = []
     rejected: dict[str, str] = {}
     for row, texts in zip(parsed, others, strict=True):
+        before = template_turns(row.before, turn_form(tokenizer, row.tools) if has_tools(row.before) else TurnForm())
         encoded = []
         for number, text in enumerate([row.item.answer, *texts]):
-            turns = [*row.before, {"role": "assistant", "content": text}]
+            turns = [*before, {"role": "assistant", "content": text}]
             try:
                 example = encode_answer(tokenizer, turns, None, tools=row.tools, options=options)
             except BadRow as error:
@@ -101,7 +102,7 @@ class _Parsed:
     def of(cls, row: _Row, by_task: bool) -> "_Parsed":
         messages = row["messages"]
         last = max(number for number, message in enumerate(messages) if message["role"] == "assistant")
-        before = template_turns(whole_turns(messages, row["turn_keys"])[:last])
+        before = whole_turns(messages, row["turn_keys"])[:last]
         tools = template_tools(None if row["tools"] is None else json.loads(row["tools"]))
         prompts = [message["content"] for message in messages[:last] if message["role"] == "user"]
         group = (row["task"] or "") if by_task else ""

@@ -1,10 +1,12 @@
 """Test rows: a prompt and its right answers, which are scored and never trained on or selected by."""
 
 import json
+import string
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from instsel.data.formats import parse_row
+from instsel.data.keys import ROLE_KEYS, ROLES, TURN_LISTS
 from instsel.data.messages import BadRow
 from instsel.data.row_shapes import RowLayout
 
@@ -56,9 +58,10 @@ def parse_item(line: bytes, layout: RowLayout) -> TestItem:
     """
     raw = _object(line)
     answers = _answers(raw.get("answer"))
-    ends_with_prompt = _last_role(raw) == "user"
-    if ends_with_prompt and answers:
-        raw = {**raw, "messages": [*raw["messages"], {"role": "assistant", "content": answers[0]}]}
+    key = _unanswered(raw, layout)
+    ends_with_prompt = key is not None
+    if key is not None and answers:
+        raw = {**raw, key: [*raw[key], {"role": "assistant", "content": answers[0]}]}
     elif ends_with_prompt:
         raise BadRow("no `answer` and no assistant turn")
     row = parse_row(raw, layout=layout)
@@ -66,9 +69,14 @@ def parse_item(line: bytes, layout: RowLayout) -> TestItem:
     system = before.pop(0)["content"] if before and before[0]["role"] == "system" else ""
     if last["role"] != "assistant" or [message["role"] for message in before] != ["user"]:
         raise BadRow("more than one turn before the answer: a task asks in one user turn, after a system turn if any")
+    if row.tools or last.get("tool_calls"):
+        raise BadRow("tools or calls, which a task does not have")
     setup, tests = _tests(raw)
-    right = tuple(answers or [last["content"]])
-    return TestItem(before[0]["content"], system, right, _texts(raw, "choices"), setup, tests)
+    # The number of an option, which the row has as its letter.
+    is_number = not ends_with_prompt and row.choices and [each.isdecimal() for each in answers] == [True]
+    right = (last["content"],) if is_number and last["content"] in string.ascii_uppercase else tuple(answers)
+    choices = _texts(raw, "choices") if isinstance(raw.get("choices"), list) else tuple(row.choices) or None
+    return TestItem(before[0]["content"], system, right or (last["content"],), choices, setup, tests)
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -81,11 +89,17 @@ def _object(line: bytes) -> dict[str, Any]:
     return raw
 
 
-def _last_role(raw: dict[str, Any]) -> str | None:
-    messages = raw.get("messages")
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    role = last.get("role") if isinstance(last, dict) else None
-    return role if isinstance(role, str) else None
+def _unanswered(raw: dict[str, Any], layout: RowLayout) -> str | None:
+    """Return the key of a list of turns that ends with the user's; None if there is none."""
+    named = layout.columns.get("messages")
+    for key in (named,) if isinstance(named, str) else TURN_LISTS:
+        turns = raw.get(key)
+        last = turns[-1] if isinstance(turns, list) and turns else None
+        names = [last.get(role) for role in ROLE_KEYS] if isinstance(last, dict) else []
+        name = next((str(name) for name in names if name is not None), "")
+        if "user" in (layout.roles.get(name), ROLES.get(name.strip().lower())):
+            return key
+    return None
 
 
 def _answers(value: Any) -> list[str]:
