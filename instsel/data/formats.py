@@ -149,11 +149,11 @@ def _has_surrogate(value: object) -> bool:
 
 
 def _tools_of_system(turns: Sequence[Turn]) -> list[Any] | None:
-    """Return the tools that a system turn has, as files for GLM-4 do; the turn has them no longer."""
+    """Return the tools that a system turn has, as files for GLM-4 do."""
     for number, turn in enumerate(turns, start=1):
         for key in keys.TOOLS if turn["role"] == "system" else ():
             if turn.get(key) is not None:
-                return tools_of(f"{key} of turn {number}", turn.pop(key))
+                return tools_of(f"{key} of turn {number}", turn[key])
     return None
 
 

@@ -95,7 +95,10 @@ def learn_frame(template: ChatTemplate) -> Frame:
     written: dict[Kind, Pieces | None] = {"text": plain, "reasoning": probe.pieces("user", "thinking"), "call": call}
     for kind, pieces in written.items():
         if pieces is not None:
-            openers[kind] = probe.ends(pieces.literals[1][frame.start_of_answer(pieces.literals[1], kind) :])
+            literal = pieces.literals[1]
+            # Without a header, what it writes before a call and not before a text belongs to the call.
+            start = frame.start_of_answer(literal, kind) if header.strip() else len(probe.common(literal, before))
+            openers[kind] = probe.ends(literal[start:]) if header.strip() or kind != "text" else ()
     call_ending = ""
     if call is not None:
         shared = call.literals[-1]
@@ -180,8 +183,9 @@ class _Probe:
         for index in range(len(parts)):
             header = "".join(parts[index:])
             if header.strip() and header in before:
-                ends = next(iter(self._tags.findall(before)), "")
-                return header.removeprefix(ends) if header != ends else header
+                # The mark that ends the question is no header, and white space tells nothing.
+                header = header.removeprefix(next(iter(self._tags.findall(before)), ""))
+                return header if header.strip() else ""
         return ""
 
     def endings(self, before: str, inner: str, final: str, header: str) -> tuple[str, ...]:
