@@ -8,7 +8,16 @@ from typing import Any, TypedDict
 import pyarrow as pa
 
 from instsel.data.chat import encode_answer, turn_form
-from instsel.data.messages import BadRow, Message, has_tools, Turn, TurnForm, template_tools, template_turns, whole_turns
+from instsel.data.messages import (
+    BadRow,
+    Message,
+    has_tools,
+    Turn,
+    TurnForm,
+    template_tools,
+    template_turns,
+    whole_turns,
+)
 from instsel.data.other_answers import AnsweredItem, other_answers
 from instsel.data.turns import EncodingOptions
 

@@ -138,7 +138,12 @@ def _check(turns: Sequence[Turn]) -> None:
         raise BadRow(f"more than {MOST_TURNS:,} turns")
     for number, turn in enumerate(turns, start=1):
         content = turn["content"]
-        if turn["role"] in ("user", "assistant") and not turn.get("tool_calls") and isinstance(content, str) and not content.strip():
+        if (
+            turn["role"] in ("user", "assistant")
+            and not turn.get("tool_calls")
+            and isinstance(content, str)
+            and not content.strip()
+        ):
             raise BadRow(f"empty content in turn {number} ({turn['role']})")
     if all(is_trained(turn) is False for turn in turns if turn["role"] == "assistant"):
         raise BadRow("loss marks keep every answer from being trained on")
@@ -164,7 +169,9 @@ def _reject_unseen(raw: Mapping[str, JsonValue], turns: Sequence[Turn]) -> None:
     for number, turn in enumerate(turns, start=1):
         content = turn["content"]
         if turn["role"] == "user" and isinstance(content, str) and "<" in content and _PLACE.search(content):
-            raise BadRow(f"a place for a picture, sound or video in turn {number} (user), which a model of text cannot see")
+            raise BadRow(
+                f"a place for a picture, sound or video in turn {number} (user), which a model of text cannot see"
+            )
 
 
 def _name(value: JsonValue) -> str | None:

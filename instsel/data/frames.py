@@ -152,7 +152,9 @@ class _Probe:
     def writes_objects(self) -> bool:
         """Return whether the template writes what a tool gave back, as an object, with its keys and not as Python."""
         for turns in self._forms(("user", "call", "tool", "assistant")):
-            given = [{**turn, "content": {"key9": turn["content"]}} if turn["role"] == "tool" else turn for turn in turns]
+            given = [
+                {**turn, "content": {"key9": turn["content"]}} if turn["role"] == "tool" else turn for turn in turns
+            ]
             (rendered,) = self._template.render([given])
             if not isinstance(rendered, BadRow):
                 said = next(turn["content"] for turn in turns if turn["role"] == "tool")
