@@ -263,7 +263,8 @@ def _prepare(tokenizer: Any, dialogue: Dialogue, options: EncodingOptions, today
     text = _all_text(turns, dialogue.tools)
     tokens, starts = _special_tokens(tokenizer, source)
     if any(start in text for start in starts) and any(token in text for token in tokens):
-        raise BadRow("the text contains a special token of the chat template")
+        first = next(token for token in tokens if token in text)
+        raise BadRow(f"the text contains a special token of the chat template: {first}")
     return _Prepared(turns, labelled, dialogue.tools, len(text), _finder(tokenizer, source, today))
 
 

@@ -89,7 +89,7 @@ def has_tools(turns: Sequence[Turn]) -> bool:
     return any(turn["role"] == "tool" or turn.get("tool_calls") for turn in turns)
 
 
-def template_turns(turns: Sequence[Turn], form: TurnForm = TurnForm()) -> list[Turn]:  # noqa: B008
+def template_turns(turns: Sequence[Turn], form: TurnForm = TurnForm()) -> list[Turn]:
     """Return turns as a chat template is given them.
 
     Arguments of calls that are JSON in a text become what that says, since most templates write them as JSON

@@ -113,8 +113,8 @@ def text_of(value: JsonValue, where: str) -> str:
     raise BadRow(f"{where} is {what}, not text")
 
 
-def from_json(key: str, text: str) -> JsonValue:
-    """Read a column that holds JSON in a text.
+def from_json(key: str, text: str, where: str = "") -> JsonValue:
+    """Read a column, or a key of a turn, that holds JSON in a text.
 
     Raises:
         BadRow: it is not JSON.
@@ -122,7 +122,7 @@ def from_json(key: str, text: str) -> JsonValue:
     try:
         value: JsonValue = json.loads(text)
     except (ValueError, RecursionError):
-        raise BadRow(f"`{key}` is text that is not JSON") from None
+        raise BadRow(f"`{key}` is text that is not JSON{where and f' in {where}'}") from None
     return value
 
 
@@ -143,7 +143,7 @@ def calls_of(value: JsonValue, where: str) -> list[dict[str, Any]]:
     Raises:
         BadRow: it is not.
     """
-    calls = from_json("value", value) if isinstance(value, str) else value
+    calls = from_json("value", value, where) if isinstance(value, str) else value
     return _checked_calls(calls if isinstance(calls, list) else [calls], where)
 
 
@@ -266,7 +266,7 @@ def _part_text(part: Mapping[str, JsonValue], where: str) -> str:
 
 def _checked_calls(calls: JsonValue, where: str) -> list[dict[str, Any]]:
     if isinstance(calls, str):
-        calls = from_json("tool_calls", calls)
+        calls = from_json("tool_calls", calls, where)
     if not isinstance(calls, list):
         raise BadRow(f"`tool_calls` is not a list in {where}")
     return [_checked_call(call, where) for call in calls]

@@ -84,7 +84,8 @@ def exported(study: Path, row_format: str) -> tuple[list[dict[str, Any]], list[s
 
 
 def test_a_selection_has_everything_that_its_rows_had(study: Path) -> None:
-    lines = [json.loads(line) for line in (study / "select" / "bids" / ROWS).open(encoding="utf-8")]
+    text = (study / "select" / "bids" / ROWS).read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.rstrip("\n").split("\n")]
     assert [line["messages"] for line in lines[1:]] == [RAW[name]["messages"] for name in ("chat", "tools", "more")]
     assert lines[2]["tools"] == [TOOL]
     assert lines[0]["extra"] == {"id": 17, "license": "MIT"}

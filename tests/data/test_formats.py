@@ -157,7 +157,10 @@ def test_a_byte_order_mark_is_no_part_of_the_row() -> None:
         ({**FORMS["messages"], "tools": {"name": "f"}}, "`tools` is not a list of tools"),
         ({**FORMS["messages"], "tools": "none"}, "`tools` is text that is not JSON"),
         ({**FORMS["messages"], "tools": [3]}, "`tools` is not a list of tools"),
-        ({"conversations": [*TURNS, {"from": "function_call", "value": "f(1)"}]}, "`value` is text that is not JSON"),
+        (
+            {"conversations": [*TURNS, {"from": "function_call", "value": "f(1)"}]},
+            "`value` is text that is not JSON in turn 3",
+        ),
         ({"messages": [USER, {**ANSWER, "tool_calls": [{"id": "1"}]}]}, "a call without a name in turn 2 (assistant)"),
         ({"messages": [USER, {**ANSWER, "weight": 0}]}, "loss marks keep every answer from being trained on"),
         ({**FORMS["messages"], "label": False}, "`label` is false: an unwanted answer"),
@@ -430,8 +433,10 @@ def test_thoughts_of_a_row_belong_to_its_answer() -> None:
 
 @pytest.mark.parametrize(
     "mark",
-    [{"weight": 0}, {"loss": False}, {"train": False}, {"loss_weight": 0.0}, {"train": "false"}, {"weight": "0"}]
-    + [{"masked": True}, {"mask": 1}],
+    [
+        *({"weight": 0}, {"loss": False}, {"train": False}, {"loss_weight": 0.0}),
+        *({"train": "false"}, {"weight": "0"}, {"masked": True}, {"mask": 1}),
+    ],
 )
 def test_an_answer_that_is_not_trained_on_is_another_row(mark: dict[str, Any]) -> None:
     marked = parse({"messages": [USER, {**ANSWER, **mark}, USER, ANSWER]})

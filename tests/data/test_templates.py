@@ -472,6 +472,22 @@ def test_an_answer_of_reasoning_alone_is_rejected_where_it_is_dropped(tokenizer:
         encode(tokenizer("qwen3"), turns, None, options=EncodingOptions(reasoning="drop"))
 
 
+@pytest.mark.parametrize("tags", [("<Think>", "</Think>"), ("<|begin_of_thought|>", "<|end_of_thought|>")])
+def test_thoughts_are_told_by_tags_of_several_kinds(tags: tuple[str, str], tokenizer: Callable[..., Any]) -> None:
+    used, turns = tokenizer("qwen2_5"), [user("Why?"), answer(f"{tags[0]}Hm.{tags[1]}\n\nSo.")]
+    for mode in ("mask", "drop"):
+        options = EncodingOptions(reasoning=mode)  # type: ignore[arg-type]
+        assert labelled(used, encode(used, turns, None, options=options)) == ["So.<|im_end|>"]
+
+
+@pytest.mark.parametrize("mode", ["mask", "drop"])
+def test_a_thought_without_an_end_cannot_be_left_out(mode: Any, tokenizer: Callable[..., Any]) -> None:
+    turns = [user("Why?"), answer("<think>\nI wonder. So")]
+    with pytest.raises(BadRow, match="^turn 2, assistant, is a thought without an end$"):
+        encode(tokenizer("qwen2_5"), turns, None, options=EncodingOptions(reasoning=mode))
+    assert encode(tokenizer("qwen2_5"), turns, None).answer_tokens
+
+
 def test_system_turns_are_kept_merged_or_dropped(tokenizer: Callable[..., Any]) -> None:
     gemma, turns = tokenizer("gemma"), KINDS["system"]
     with pytest.raises(BadRow, match="System role not supported"):
