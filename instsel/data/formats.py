@@ -138,6 +138,9 @@ def _check(turns: Sequence[Turn]) -> None:
         raise BadRow(f"more than {MOST_TURNS:,} turns")
     for number, turn in enumerate(turns, start=1):
         content = turn["content"]
+        partial = next((key for key in keys.PARTIAL_MARKS if turn.get(key)), None)
+        if partial is not None and turn["role"] == "assistant":
+            raise BadRow(f"`{partial}` in turn {number} (assistant): an answer is trained on as a whole or not")
         if (
             turn["role"] in ("user", "assistant")
             and not turn.get("tool_calls")

@@ -42,8 +42,17 @@ TOOLS = ("tools", "functions")
 HISTORY = "history"
 
 ROLE_KEYS = ("role", "from", "speaker")
-CONTENT_KEYS = ("content", "value", "text")
+CONTENT_KEYS = ("content", "value", "text", "message", "parts")
 """Keys of a turn: who says it, and what."""
+
+TURN_PAIRS = (
+    ("input", "output"),
+    ("human", "assistant"),
+    ("user", "assistant"),
+    ("question", "answer"),
+    ("prompt", "response"),
+)
+"""Keys of what the user and the assistant say, where both stand in one object of a list of turns."""
 
 ROLES = MappingProxyType(
     {
@@ -81,11 +90,14 @@ ROLES = MappingProxyType(
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Keys of what was thought before an answer, in a turn or, of a prompt and its answer, in the row."""
 
-LOSS_MARKS = ("weight", "loss", "train", "training", "trainable", "loss_weight")
+LOSS_MARKS = ("weight", "loss", "train", "training", "trainable", "loss_weight", "loss_scale")
 """Keys of a turn that say whether it is trained on: false or 0 if not, true or 1 if so."""
 
 MASKS = ("masked", "mask")
 """Keys of a turn that say the opposite: true or 1 if it is not trained on."""
+
+PARTIAL_MARKS = ("train_detail",)
+"""Keys of a turn that mark parts of an answer, which are not honoured: a row that has one is rejected."""
 
 CALLS = ("tool_calls", "function_call")
 ARGUMENTS = ("arguments", "parameters", "args")

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from instsel.console import one_line
-from instsel.data.keys import ARGUMENTS, CALLS, CONTENT_KEYS, MEDIA, REASONING, ROLE_KEYS, ROLES
+from instsel.data.keys import ARGUMENTS, CALLS, CONTENT_KEYS, MEDIA, REASONING, ROLE_KEYS, ROLES, TURN_PAIRS
 from instsel.data.messages import BadRow, Turn
 
 LONGEST_ROLE = 40
@@ -51,7 +51,8 @@ class TurnReader:
             return [
                 {"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(value)
             ]
-        return [self.turn(item, number) for number, item in enumerate(value, start=1)]
+        items = [turn for item in value for turn in _of_pair(item)]
+        return [self.turn(item, number) for number, item in enumerate(items, start=1)]
 
     def turn(self, item: JsonValue, number: int) -> Turn:
         """Read one turn; `number` counts from 1, for reasons.
@@ -182,6 +183,23 @@ def _of_json(items: list[JsonValue]) -> list[JsonValue]:
     return turns if all(map(_is_turn, turns)) else items
 
 
+def _of_pair(item: JsonValue) -> list[JsonValue]:
+    """Return the turns of an object that has a question and its answer, as files for xtuner do; all else as it is."""
+    if not isinstance(item, dict) or any(item.get(key) is not None for key in ROLE_KEYS):
+        return [item]
+    pair = next((pair for pair in TURN_PAIRS if all(item.get(key) is not None for key in pair)), None)
+    if pair is None:
+        return [item]
+    question, answer = pair
+    system: list[JsonValue] = [{"role": "system", "content": item["system"]}] if item.get("system") else []
+    rest = {key: value for key, value in item.items() if key not in (*pair, "system")}
+    return [
+        *system,
+        {"role": "user", "content": item[question]},
+        {**rest, "role": "assistant", "content": item[answer]},
+    ]
+
+
 def _check_seen(turn: Turn, where: str) -> None:
     for key in MEDIA:
         if turn.get(key) not in NOTHING:
@@ -283,5 +301,5 @@ def _checked_call(call: JsonValue, where: str) -> dict[str, Any]:
     if arguments is None:
         function[ARGUMENTS[0]] = {}
     # A bare call, as ShareGPT files have it, is put under `function`, where templates look for it.
-    outer = {key: function.pop(key) for key in ("id", "type") if key in function}
+    outer: dict[str, Any] = {key: function.pop(key) for key in ("id", "type") if key in function}
     return {"type": "function", **outer, "function": function}

@@ -176,6 +176,10 @@ def test_a_byte_order_mark_is_no_part_of_the_row() -> None:
             "loss mark `weight` is neither 0 or false nor 1 or true",
         ),
         ({"messages": [USER, {**ANSWER, "masked": True}]}, "loss marks keep every answer from being trained on"),
+        (
+            {"messages": [USER, {**ANSWER, "train_detail": [{"begin_offset": 0, "end_offset": 1, "train": False}]}]},
+            "`train_detail` in turn 2 (assistant): an answer is trained on as a whole or not",
+        ),
         ({"messages": [{**USER, "images": ["a.png"]}, ANSWER]}, "`images` in turn 1 (user): what it shows"),
         (
             {"messages": [{**USER, "content": "<image>\nWhat?"}, ANSWER]},
@@ -231,6 +235,8 @@ OTHER_FORMS: list[dict[str, Any]] = [
     {"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "Because "}, "😀."]}]},
     *({key: [USER, ANSWER]} for key in ("conversation", "dialogue", "turns", "items")),
     {"messages": [json.dumps(USER), json.dumps(ANSWER)]},
+    {"conversation": [{"input": "Why?", "output": "Because 😀."}]},
+    {"messages": [{"role": "user", "parts": [{"text": "Why?"}]}, {"role": "CHATBOT", "message": "Because 😀."}]},
     {"messages": {"role": ["user", "assistant"], "content": ["Why?", "Because 😀."], "tool_calls": None}},
     {"messages": [{"from": None, "content": None, "role": "user", "value": "Why?"}, ANSWER]},
     {"prompt": json.dumps([USER]), "completion": json.dumps([ANSWER])},
@@ -315,6 +321,19 @@ def test_a_history_goes_before_the_question() -> None:
 def test_the_first_of_several_answers_counts() -> None:
     row = parse({"instruction": "Add.", "input": "1 2", "output": ["3", "4"]})
     assert [turn["content"] for turn in row.messages] == ["Add.\n\n1 2", "3"]
+
+
+def test_a_turn_of_question_and_answer_is_two_turns() -> None:
+    raw = {
+        "conversation": [{"system": "Be brief.", "input": "Why?", "output": "So."}, {"human": "And?", "assistant": 4}]
+    }
+    assert [(turn["role"], turn["content"]) for turn in parse(raw).messages] == [
+        ("system", "Be brief."),
+        ("user", "Why?"),
+        ("assistant", "So."),
+        ("user", "And?"),
+        ("assistant", "4"),
+    ]
 
 
 def test_a_chosen_answer_ends_a_conversation_of_several_answers() -> None:
@@ -435,7 +454,7 @@ def test_thoughts_of_a_row_belong_to_its_answer() -> None:
     "mark",
     [
         *({"weight": 0}, {"loss": False}, {"train": False}, {"loss_weight": 0.0}),
-        *({"train": "false"}, {"weight": "0"}, {"masked": True}, {"mask": 1}),
+        *({"train": "false"}, {"weight": "0"}, {"masked": True}, {"mask": 1}, {"loss_scale": 0.0}),
     ],
 )
 def test_an_answer_that_is_not_trained_on_is_another_row(mark: dict[str, Any]) -> None:
