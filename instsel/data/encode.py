@@ -13,7 +13,7 @@ import pyarrow as pa
 from instsel.config.study import Data
 from instsel.data.chat import Example, encode_batch, turn_form
 from instsel.data.formats import Row, parse_row
-from instsel.data.keys import LOSS_MARKS, MASKS, READ_KEYS, SEEN
+from instsel.data.keys import LOSS_MARKS, MASKS, READ_KEYS, SEEN, TOOLS
 from instsel.data.messages import (
     STORED_MESSAGES,
     BadRow,
@@ -76,7 +76,7 @@ class StoredRow(Conversation):
 
 REJECTED = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 SHOWN = 200
-_TURN_KEYS = {"content", *SEEN, *LOSS_MARKS, *MASKS}
+_TURN_KEYS = {"content", *SEEN, *LOSS_MARKS, *MASKS, *TOOLS}
 _TURN = re.compile(r"\bturn \d+")
 DUPLICATE = "exact duplicate of an earlier row"
 NEAR_COPY = "near copy of an earlier row"

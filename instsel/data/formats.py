@@ -23,7 +23,7 @@ MOST_TURNS = 1_000
 LONGEST_NAME = 1_000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Where LLaVA and LLaMA-Factory have a picture: at the beginning of a question, or at its end.
-_PLACE = re.compile(r"\A\s*<(?:image|video|audio)>|<(?:image|video|audio)>\s*\Z")
+_MEDIA_MARK = re.compile(r"\A\s*<(?:image|video|audio)>|<(?:image|video|audio)>\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _reject_unseen(raw: Mapping[str, JsonValue], turns: Sequence[Turn]) -> None:
             raise BadRow(f"`{key}`: what it shows, a model of text cannot see")
     for number, turn in enumerate(turns, start=1):
         content = turn["content"]
-        if turn["role"] == "user" and isinstance(content, str) and "<" in content and _PLACE.search(content):
+        if turn["role"] == "user" and isinstance(content, str) and "<" in content and _MEDIA_MARK.search(content):
             raise BadRow(
                 f"a place for a picture, sound or video in turn {number} (user), which a model of text cannot see"
             )
