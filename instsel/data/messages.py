@@ -12,6 +12,7 @@ from instsel.data.keys import ARGUMENTS, LOSS_MARKS, MASKS, REASONING
 STORED_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 """Role and text of each turn, without null."""
 
+_PLAIN = frozenset(("role", "content"))
 _MARKS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 Turn = dict[str, Any]
@@ -77,7 +78,7 @@ def is_trained(turn: Mapping[str, Any]) -> bool | None:
     Raises:
         BadRow: a mark is neither true or 1 nor false or 0.
     """
-    if turn.get("role", "assistant") != "assistant":
+    if turn.keys() <= _PLAIN or turn.get("role", "assistant") != "assistant":
         return None
     marks = [_mark(key, turn[key]) for key in LOSS_MARKS if turn.get(key) is not None]
     marks += [not _mark(key, turn[key]) for key in MASKS if turn.get(key) is not None]

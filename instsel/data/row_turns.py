@@ -51,8 +51,9 @@ class TurnReader:
             return [
                 {"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(value)
             ]
-        items = [turn for item in value for turn in _of_pair(item)]
-        return [self.turn(item, number) for number, item in enumerate(items, start=1)]
+        if any(isinstance(item, dict) and not _has_role(item) for item in value):
+            value = [turn for item in value for turn in _of_pair(item)]
+        return [self.turn(item, number) for number, item in enumerate(value, start=1)]
 
     def turn(self, item: JsonValue, number: int) -> Turn:
         """Read one turn; `number` counts from 1, for reasons.
@@ -75,8 +76,9 @@ class TurnReader:
         content = keys.pop(content_key, None) if content_key else None
         turn: Turn = {"role": "assistant" if role == "call" else role, "content": None, **keys}
         where = f"turn {number} ({turn['role']})"
-        _check_seen(turn, where)
-        _put_thoughts(turn, where)
+        if keys:
+            _check_seen(turn, where)
+            _put_thoughts(turn, where)
         if role == "call":
             turn["tool_calls"] = calls_of(content, where)
             return turn
@@ -183,9 +185,13 @@ def _of_json(items: list[JsonValue]) -> list[JsonValue]:
     return turns if all(map(_is_turn, turns)) else items
 
 
+def _has_role(item: Mapping[str, JsonValue]) -> bool:
+    return any(item.get(key) is not None for key in ROLE_KEYS)
+
+
 def _of_pair(item: JsonValue) -> list[JsonValue]:
     """Return the turns of an object that has a question and its answer, as files for xtuner do; all else as it is."""
-    if not isinstance(item, dict) or any(item.get(key) is not None for key in ROLE_KEYS):
+    if not isinstance(item, dict) or _has_role(item):
         return [item]
     pair = next((pair for pair in TURN_PAIRS if all(item.get(key) is not None for key in pair)), None)
     if pair is None:
