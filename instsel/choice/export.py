@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from instsel.choice.output import ROWS
-from instsel.data.keys import CALLS, LOSS_MARKS, REASONING
-from instsel.data.messages import BadRow, Turn, is_trained
+from instsel.data.keys import CALLS, LOSS_MARKS, MASKS, REASONING
+from instsel.data.messages import BadRow, Turn, is_trained, parsed_arguments
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.study.reader import StudyReader
 
 _SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+_SHAREGPT_KEYS = (*REASONING, *LOSS_MARKS, *MASKS, "name", "tool_call_id")
 
 
 _Convert = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -72,7 +73,8 @@ def _selection_folder(study: str, selection: str) -> Folder:
 
 
 def _lines(folder: Folder, convert: _Convert, rejected: list[str]) -> Iterator[str]:
-    for line in folder.read(ROWS).decode("utf-8", "surrogatepass").splitlines():
+    # Not `splitlines`: texts may hold U+2028 and other signs that it takes for the end of a line.
+    for line in filter(None, folder.read(ROWS).decode("utf-8", "surrogatepass").split("\n")):
         row = json.loads(line)
         try:
             yield json.dumps(convert(row), ensure_ascii=False)
@@ -85,18 +87,28 @@ def _messages(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sharegpt(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return turns as from and value; a call is a turn, and tools are JSON in a text, as LLaMA-Factory has it."""
+    """Return turns as from and value; calls are a turn, and tools are JSON in a text, as LLaMA-Factory has it.
+
+    Thoughts, names and loss marks stay keys of their turn; ids of calls have no place.
+
+    Raises:
+        BadRow: a text stands beside a call.
+    """
     turns: list[Turn] = []
     for turn in row["messages"]:
-        marks = {key: turn[key] for key in LOSS_MARKS if key in turn}
-        content = turn.get("content")
-        if content is not None and (content != "" or not turn.get("tool_calls")):
-            turns.append({"from": _SHAREGPT_ROLES[turn["role"]], "value": _text(content), **marks})
-        for call in turn.get("tool_calls") or []:
-            function = call.get("function", call)
-            called = {"name": function["name"], "arguments": _arguments(function)}
-            turns.append({"from": "function_call", "value": json.dumps(called, ensure_ascii=False), **marks})
-    system = turns.pop(0)["value"] if turns[0]["from"] == "system" else None
+        kept = {key: turn[key] for key in _SHAREGPT_KEYS if turn.get(key) is not None}
+        content, calls = turn.get("content"), turn.get("tool_calls") or []
+        if not calls:
+            turns.append({"from": _SHAREGPT_ROLES[turn["role"]], "value": _text(content), **kept})
+            continue
+        if content:
+            raise BadRow("a text beside a call, for which sharegpt has no place")
+        functions = [call.get("function", call) for call in calls]
+        called = [{"name": each["name"], "arguments": parsed_arguments(each.get("arguments"))} for each in functions]
+        value = json.dumps(called if len(called) > 1 else called[0], ensure_ascii=False)
+        turns.append({"from": "function_call", "value": value, **kept})
+    # An empty one stays a turn: an empty column would be none.
+    system = turns.pop(0)["value"] if turns[0]["from"] == "system" and turns[0]["value"] else None
     tools = json.dumps(row["tools"], ensure_ascii=False) if row.get("tools") else None
     return {
         "conversations": turns,
@@ -144,6 +156,8 @@ def _pairs(row: Mapping[str, Any]) -> tuple[str | None, list[tuple[str, str]]]:
     system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
     if row.get("tools") or any(turn.get(key) for turn in messages for key in (*CALLS, *REASONING)):
         raise BadRow("tools, calls or thoughts, for which alpaca has no place")
+    if system == "":
+        raise BadRow("an empty system turn, for which alpaca has no place")
     if any(is_trained(turn) is False for turn in messages):
         raise BadRow("an answer that is not trained on, for which alpaca has no mark")
     roles = [turn["role"] for turn in messages]
@@ -155,11 +169,6 @@ def _pairs(row: Mapping[str, Any]) -> tuple[str | None, list[tuple[str, str]]]:
 
 def _text(content: Any) -> str:
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-
-
-def _arguments(function: Mapping[str, Any]) -> Any:
-    arguments = function.get("arguments", {})
-    return json.loads(arguments) if isinstance(arguments, str) and arguments.strip().startswith("{") else arguments
 
 
 _CONVERTERS: dict[str, _Convert] = {

@@ -50,6 +50,9 @@ class Layout(StrictModel):
             raise ValueError("`prompt` and `answer` belong together; name the columns of both")
         if "messages" in columns and "prompt" in columns:
             raise ValueError("give `messages`, or `prompt` and `answer`")
+        beside = next((name for name in ("input", "history", "reasoning") if name in columns), None)
+        if "messages" in columns and beside is not None:
+            raise ValueError(f"`{beside}` belongs to a prompt and its answer, not to `messages`; remove it")
         several = sorted(name for name, column in columns.items() if isinstance(column, list) and name != "choices")
         if several:
             raise ValueError(f"`{several[0]}` is one column; only choices stand in several")

@@ -123,6 +123,8 @@ class AnswerFinder:
         for turn, message in enumerate(messages):
             if message.get("role") == "assistant" and turn not in spans:
                 raise BadRow(f"turn {turn + 1}, assistant, says nothing")
+        if not all(occurs(name, text) for name in _names(tools)):
+            raise BadRow("the chat template leaves out tools of the row")
         return Answers(spans, words, len({layout.texts[number].turn for number in layout.missing}))
 
     def _read(self, messages: Sequence[Turn], tools: Any, text: str) -> tuple[_Layout, list[str]]:
@@ -193,6 +195,11 @@ class AnswerFinder:
             return last + 1, len(behind.rstrip())
         tag = text.after.rstrip()
         return last + 1, len(tag) if behind.startswith(tag) else 0
+
+
+def _names(tools: Sequence[Any] | None) -> list[str]:
+    functions = [tool.get("function", tool) for tool in tools or [] if isinstance(tool, dict)]
+    return [str(function["name"]) for function in functions if isinstance(function, dict) and "name" in function]
 
 
 def _parts(pieces: Pieces, texts: Sequence[Piece], indices: Sequence[int]) -> list[list[int]]:

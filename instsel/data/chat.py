@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from instsel.data.answer_spans import AnswerFinder, Answers
-from instsel.data.messages import BadRow, is_trained
+from instsel.data.messages import BadRow, TurnForm, is_trained
 from instsel.data.templates import (
     MOST_ADDED,
     MOST_TIMES,
@@ -111,6 +111,12 @@ def check_tokenizer(tokenizer: Any) -> None:
 def lacks_end_mark(tokenizer: Any, today: date | None = None) -> bool:
     """Return whether the template writes no token behind the last answer, so that a model does not learn to stop."""
     return not _finder(tokenizer, template_source(tokenizer), today or date.today()).frame.has_end_token  # noqa: DTZ011
+
+
+def turn_form(tokenizer: Any, tools: Any = None) -> TurnForm:
+    """Return in which form the chat template wants calls, and what tools give back."""
+    finder = _finder(tokenizer, template_source(tokenizer, tools), date.today())  # noqa: DTZ011
+    return finder.frame.form
 
 
 def encode(
@@ -260,7 +266,8 @@ def _prepare(tokenizer: Any, dialogue: Dialogue, options: EncodingOptions, today
     text = _all_text(turns, dialogue.tools)
     tokens, starts = _special_tokens(tokenizer, source)
     if any(start in text for start in starts) and any(token in text for token in tokens):
-        raise BadRow("the text contains a special token of the chat template")
+        first = next(token for token in tokens if token in text)
+        raise BadRow(f"the text contains a special token of the chat template: {first}")
     return _Prepared(turns, labelled, dialogue.tools, len(text), _finder(tokenizer, source, today))
 
 

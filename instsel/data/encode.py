@@ -11,14 +11,16 @@ import numpy as np
 import pyarrow as pa
 
 from instsel.config.study import Data
-from instsel.data.chat import Example, encode_batch
+from instsel.data.chat import Example, encode_batch, turn_form
 from instsel.data.formats import Row, parse_row
-from instsel.data.keys import READ_KEYS
+from instsel.data.keys import LOSS_MARKS, MASKS, READ_KEYS, SEEN, TOOLS
 from instsel.data.messages import (
     STORED_MESSAGES,
     BadRow,
     Conversation,
     Message,
+    TurnForm,
+    has_tools,
     is_trained,
     other_keys,
     template_tools,
@@ -75,6 +77,7 @@ class StoredRow(Conversation):
 
 REJECTED = pa.schema([("file", pa.string()), ("line", pa.int64()), ("reason", pa.string()), ("text", pa.string())])
 SHOWN = 200
+_TURN_KEYS = {"content", *SEEN, *LOSS_MARKS, *MASKS, *TOOLS}
 _TURN = re.compile(r"\bturn \d+")
 DUPLICATE = "exact duplicate of an earlier row"
 NEAR_COPY = "near copy of an earlier row"
@@ -165,7 +168,11 @@ class _Line:
 def _encode(read: Sequence[_Line], tokenizer: Any, options: EncodingOptions) -> None:
     rows = [(each, each.row) for each in read if each.row is not None and each.reason is None]
     dialogues = [
-        Dialogue(template_turns(row.messages), template_tools(row.tools), list(map(is_trained, row.messages)))
+        Dialogue(
+            template_turns(row.messages, turn_form(tokenizer, row.tools) if has_tools(row.messages) else TurnForm()),
+            template_tools(row.tools),
+            list(map(is_trained, row.messages)),
+        )
         for _, row in rows
     ]
     for (each, _), example in zip(rows, encode_batch(tokenizer, dialogues, options), strict=True):
@@ -265,6 +272,10 @@ def reason_kind(reason: str) -> str:
 
 
 def count_unread(examples: pa.Table) -> dict[str, int]:
-    """Count the rows that have a key which nothing here reads, by key."""
+    """Count the rows that have a key which nothing here reads, by key; `turn.NAME` is a key of turns."""
     counts = Counter(key for extra in examples["extra"].to_pylist() if extra for key in json.loads(extra))
-    return {key: counts[key] for key in sorted(counts) if key not in READ_KEYS}
+    of_rows = {key: counts[key] for key in sorted(counts) if key not in READ_KEYS}
+    of_turns = Counter[str]()
+    for lines in examples["turn_keys"].to_pylist():
+        of_turns.update({key for line in lines or [] if line for key in json.loads(line)})
+    return of_rows | {f"turn.{key}": of_turns[key] for key in sorted(of_turns) if key not in _TURN_KEYS}

@@ -7,8 +7,17 @@ from typing import Any, TypedDict
 
 import pyarrow as pa
 
-from instsel.data.chat import encode_answer
-from instsel.data.messages import BadRow, Message, Turn, template_tools, template_turns, whole_turns
+from instsel.data.chat import encode_answer, turn_form
+from instsel.data.messages import (
+    BadRow,
+    Message,
+    Turn,
+    TurnForm,
+    has_tools,
+    template_tools,
+    template_turns,
+    whole_turns,
+)
 from instsel.data.other_answers import AnsweredItem, other_answers
 from instsel.data.turns import EncodingOptions
 
@@ -26,6 +35,7 @@ ROW = ["id", "task", "messages", "turn_keys", "tools", "choices"]
 """Columns of a target's rows that answers are made of."""
 
 NO_OTHER = "no other answer"
+IS_CALL = "the answer is a call, which has no others"
 
 
 @dataclass(frozen=True)
@@ -64,14 +74,16 @@ def encode_answers(
         with the number of the answer. And the rows that are left out, id -> reason: those without another answer, and
         those that cannot be tokenised so.
     """
-    parsed = [_Parsed.of(row, draw.by_task) for row in rows.select(ROW).to_pylist()]
+    every = [_Parsed.of(row, draw.by_task) for row in rows.select(ROW).to_pylist()]
+    parsed = [row for row in every if not row.is_call]
     others = other_answers([row.item for row in parsed], draw.count, draw.seed)
     lines: list[dict[str, object]] = []
-    rejected: dict[str, str] = {}
+    rejected = {row.item.id: IS_CALL for row in every if row.is_call}
     for row, texts in zip(parsed, others, strict=True):
+        before = template_turns(row.before, turn_form(tokenizer, row.tools) if has_tools(row.before) else TurnForm())
         encoded = []
         for number, text in enumerate([row.item.answer, *texts]):
-            turns = [*row.before, {"role": "assistant", "content": text}]
+            turns = [*before, {"role": "assistant", "content": text}]
             try:
                 example = encode_answer(tokenizer, turns, None, tools=row.tools, options=options)
             except BadRow as error:
@@ -91,19 +103,21 @@ def encode_answers(
 
 @dataclass(frozen=True)
 class _Parsed:
-    """A row whose answer may be exchanged: the turns before it, and the item."""
+    """A row whose answer may be exchanged: the turns before it, the item, and whether the answer is a call."""
 
     before: Sequence[Turn]
     tools: list[Any] | None
     item: AnsweredItem
+    is_call: bool
 
     @classmethod
     def of(cls, row: _Row, by_task: bool) -> "_Parsed":
         messages = row["messages"]
         last = max(number for number, message in enumerate(messages) if message["role"] == "assistant")
-        before = template_turns(whole_turns(messages, row["turn_keys"])[:last])
+        turns = whole_turns(messages, row["turn_keys"])
         tools = template_tools(None if row["tools"] is None else json.loads(row["tools"]))
         prompts = [message["content"] for message in messages[:last] if message["role"] == "user"]
         group = (row["task"] or "") if by_task else ""
         prompt, answer = prompts[-1] if prompts else "", messages[last]["content"]
-        return cls(before, tools, AnsweredItem(row["id"], group, prompt, answer, row["choices"] or ()))
+        item = AnsweredItem(row["id"], group, prompt, answer, row["choices"] or ())
+        return cls(turns[:last], tools, item, bool(turns[last].get("tool_calls")))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,16 +12,19 @@ from pydantic import JsonValue
 from instsel.config.rows import RowFormat
 from instsel.console import one_line
 from instsel.data import keys
-from instsel.data.messages import BadRow, Turn, is_trained
+from instsel.data.messages import BadRow, Turn, is_trained, same_arguments
 from instsel.data.other_answers import choices_of
 from instsel.data.row_shapes import NO_ANSWER, RowLayout, RowParts
-from instsel.data.row_turns import tools_of
+from instsel.data.row_turns import NOTHING, tools_of
 
 # More than in any useful row; larger ones would take unbounded memory or time.
 MOST_BYTES = 16 << 20
 MOST_TURNS = 1_000
 LONGEST_NAME = 1_000
 SPEAKERS = set(keys.ROLE_KEYS)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# Where LLaVA and LLaMA-Factory have a picture: at the beginning of a question, or at its end.
+_MEDIA_MARK = re.compile(r"\A\s*<(?:image|video|audio)>|<(?:image|video|audio)>\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,17 @@ def parse_row(
     turns = parts.turns()
     tools_key = parts.key_of("tools", keys.TOOLS)
     tools = tools_of(tools_key, parts.take(tools_key)) if tools_key else None
+    if tools is None:
+        tools = _tools_of_system(turns)
     _check(turns)
-    _reject_unseen(raw)
+    _reject_unseen(raw, turns)
     source, task = _name(parts.named("source", "source")), _name(parts.named("task", task_column))
     choices = choices_of(parts.options())
     original_id = _name(parts.of_column("id", "id"))
-    return Row(row_id(turns, tools), turns, tools, source, task, parts.rest(), choices, original_id)
+    extra = parts.rest()
+    if _has_surrogate([turns, tools, choices, extra]):
+        raise BadRow("half a Unicode surrogate pair")
+    return Row(row_id(turns, tools), turns, tools, source, task, extra, choices, original_id)
 
 
 def read_object(line: bytes) -> dict[str, JsonValue]:
@@ -121,6 +130,8 @@ def row_id(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = 
 
 def _special(message: Mapping[str, Any]) -> list[Any]:
     special = {key: message[key] for key in sorted(keys.SEEN) if message.get(key) is not None}
+    if "tool_calls" in special:
+        special["tool_calls"] = [same_arguments(call) for call in special["tool_calls"]]
     if message["role"] == "assistant" and is_trained(message) is False:
         special["trained"] = False
     return [special] if special else []
@@ -133,22 +144,43 @@ def _check(turns: Sequence[Turn]) -> None:
         raise BadRow(f"more than {MOST_TURNS:,} turns")
     for number, turn in enumerate(turns, start=1):
         content = turn["content"]
-        if turn["role"] != "system" and not turn.get("tool_calls") and isinstance(content, str) and not content.strip():
+        partial = next((key for key in keys.PARTIAL_MARKS if turn.get(key)), None)
+        if partial is not None and turn["role"] == "assistant":
+            raise BadRow(f"`{partial}` in turn {number} (assistant): an answer is trained on as a whole or not")
+        if (
+            turn["role"] in ("user", "assistant")
+            and not turn.get("tool_calls")
+            and isinstance(content, str)
+            and not content.strip()
+        ):
             raise BadRow(f"empty content in turn {number} ({turn['role']})")
-    if "\\ud" in json.dumps(turns) and _has_surrogate(turns):
-        raise BadRow("half a Unicode surrogate pair")
     if all(is_trained(turn) is False for turn in turns if turn["role"] == "assistant"):
         raise BadRow("loss marks keep every answer from being trained on")
 
 
-def _has_surrogate(turns: Sequence[Turn]) -> bool:
-    return any("\ud800" <= char <= "\udfff" for char in json.dumps(turns, ensure_ascii=False))
+def _has_surrogate(value: object) -> bool:
+    return "\\ud" in json.dumps(value) and bool(_SURROGATE.search(json.dumps(value, ensure_ascii=False)))
 
 
-def _reject_unseen(raw: Mapping[str, JsonValue]) -> None:
+def _tools_of_system(turns: Sequence[Turn]) -> list[Any] | None:
+    """Return the tools that a system turn has, as files for GLM-4 do."""
+    for number, turn in enumerate(turns, start=1):
+        for key in keys.TOOLS if turn["role"] == "system" else ():
+            if turn.get(key) is not None:
+                return tools_of(f"{key} of turn {number}", turn[key])
+    return None
+
+
+def _reject_unseen(raw: Mapping[str, JsonValue], turns: Sequence[Turn]) -> None:
     for key in keys.MEDIA:
-        if raw.get(key) not in (None, [], ""):
+        if raw.get(key) not in NOTHING:
             raise BadRow(f"`{key}`: what it shows, a model of text cannot see")
+    for number, turn in enumerate(turns, start=1):
+        content = turn["content"]
+        if turn["role"] == "user" and isinstance(content, str) and "<" in content and _MEDIA_MARK.search(content):
+            raise BadRow(
+                f"a place for a picture, sound or video in turn {number} (user), which a model of text cannot see"
+            )
 
 
 def _name(value: JsonValue) -> str | None:

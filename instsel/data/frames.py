@@ -1,18 +1,21 @@
 """Learn what a chat template writes before and after an answer, from conversations of signs."""
 
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os.path import commonprefix
 from typing import Any
 
-from instsel.data.messages import BadRow
+from instsel.data.messages import BadRow, TurnForm
 from instsel.data.signs import Kind, Pieces, Signs
 from instsel.data.templates import ChatTemplate
 
 # Thinking, which some templates open in the prompt, is part of the answer.
 _THINKING_OPENS = re.compile(r"<[^<>\s/]*(?:think|thought|reason)[^<>\s]*>|<\|?channel\|?>|\[THINK\]", re.IGNORECASE)
 _TAG = r"<[^<>\s]{1,60}>|\[/?[A-Z_]+\]"
+# Arguments as Python writes them.
+_AS_PYTHON = re.compile(r"\{'text': '")
 _CALL = {"id": "call00001", "type": "function"}
 # The number of its sign, behind those of the question and of the name.
 _ARGUMENTS = 2
@@ -29,6 +32,7 @@ class Frame:
         call_ending: what ends a turn with a tool call, where it is none of them.
         has_end_token: a token stands at the end of a conversation that ends with an answer.
         wants_parts: it reads a turn's content as a list of parts, and not as a text.
+        form: in which it wants calls and what tools give back.
     """
 
     header: str
@@ -37,6 +41,7 @@ class Frame:
     call_ending: str
     has_end_token: bool
     wants_parts: bool = False
+    form: TurnForm = field(default_factory=TurnForm)
 
     def start_of_answer(self, literal: str, kind: Kind, before: str = "") -> int:
         """Return where the answer starts in what the template writes before its first text.
@@ -90,7 +95,10 @@ def learn_frame(template: ChatTemplate) -> Frame:
     written: dict[Kind, Pieces | None] = {"text": plain, "reasoning": probe.pieces("user", "thinking"), "call": call}
     for kind, pieces in written.items():
         if pieces is not None:
-            openers[kind] = probe.ends(pieces.literals[1][frame.start_of_answer(pieces.literals[1], kind) :])
+            literal = pieces.literals[1]
+            # Without a header, what it writes before a call and not before a text belongs to the call.
+            start = frame.start_of_answer(literal, kind) if header.strip() else len(probe.common(literal, before))
+            openers[kind] = probe.ends(literal[start:]) if header.strip() or kind != "text" else ()
     call_ending = ""
     if call is not None:
         shared = call.literals[-1]
@@ -100,25 +108,58 @@ def learn_frame(template: ChatTemplate) -> Frame:
         if marks and not any(ending in shared for ending in endings):
             call_ending = marks[-1]
     has_end_token = any(token in ending for ending in endings if ending in final for token in tokens)
-    return Frame(header, openers, endings, call_ending, has_end_token, probe.wants_parts)
+    # Of a template that does not know calls, a reason that names the call says more than that of a missing content.
+    form = TurnForm(probe.call_content or call is None, probe.text_arguments, not probe.writes_objects())
+    return Frame(header, openers, endings, call_ending, has_end_token, probe.wants_parts, form)
+
+
+def _with_text_arguments(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            **turn,
+            "tool_calls": [
+                {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+                for call in turn["tool_calls"]
+            ],
+        }
+        if "tool_calls" in turn
+        else turn
+        for turn in turns
+    ]
 
 
 class _Probe:
     def __init__(self, template: ChatTemplate, tags: re.Pattern[str]) -> None:
         self._template, self._tags, self._signs = template, tags, Signs()
-        self.wants_parts = False
+        self.wants_parts = self.call_content = self.text_arguments = False
 
     def pieces(self, *kinds: str, prompt: bool = False) -> Pieces | None:
         """Return what the template writes around the texts of a conversation; None if it leaves out one of them."""
         for turns in self._forms(kinds):
             (rendered,) = self._template.render([turns], prompt=prompt)
-            if isinstance(rendered, BadRow):
+            if isinstance(rendered, BadRow) or _AS_PYTHON.search(rendered):
                 continue
             pieces = self._signs.split(rendered)
             if self._is_whole(pieces, turns):
                 self.wants_parts |= isinstance(turns[0].get("content"), list)
+                for turn in turns:
+                    for call in turn.get("tool_calls", []):
+                        self.call_content |= "content" in turn
+                        self.text_arguments |= isinstance(call["function"]["arguments"], str)
                 return pieces
         return None
+
+    def writes_objects(self) -> bool:
+        """Return whether the template writes what a tool gave back, as an object, with its keys and not as Python."""
+        for turns in self._forms(("user", "call", "tool", "assistant")):
+            given = [
+                {**turn, "content": {"key9": turn["content"]}} if turn["role"] == "tool" else turn for turn in turns
+            ]
+            (rendered,) = self._template.render([given])
+            if not isinstance(rendered, BadRow):
+                said = next(turn["content"] for turn in turns if turn["role"] == "tool")
+                return said in rendered and "key9" in rendered and "{'key9'" not in rendered
+        return False
 
     def header(self, before: str, final: str) -> str:
         """Return what the template writes to let the assistant speak.
@@ -144,8 +185,9 @@ class _Probe:
         for index in range(len(parts)):
             header = "".join(parts[index:])
             if header.strip() and header in before:
-                ends = next(iter(self._tags.findall(before)), "")
-                return header.removeprefix(ends) if header != ends else header
+                # The mark that ends the question is no header, and white space tells nothing.
+                header = header.removeprefix(next(iter(self._tags.findall(before)), ""))
+                return header if header.strip() else ""
         return ""
 
     def endings(self, before: str, inner: str, final: str, header: str) -> tuple[str, ...]:
@@ -208,7 +250,8 @@ class _Probe:
         # Some templates want a system turn, a content beside a call, or contents in parts.
         forms = [plain, [{"role": "system", "content": "Be brief."}, *plain]]
         if "call" in kinds:
-            return [*forms, [{"content": "", **turn} for turn in plain]]
+            forms.append([{"content": "", **turn} for turn in plain])
+            return [*forms, *map(_with_text_arguments, (forms[0], forms[2]))]
         return [*forms, [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in plain]]
 
     def _is_whole(self, pieces: Pieces, turns: Sequence[dict[str, Any]]) -> bool:

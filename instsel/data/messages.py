@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import pyarrow as pa
 import xxhash
 
-from instsel.data.keys import LOSS_MARKS, REASONING
+from instsel.data.keys import ARGUMENTS, LOSS_MARKS, MASKS, REASONING
 
 STORED_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 """Role and text of each turn, without null."""
+
+_PLAIN = frozenset(("role", "content"))
+_MARKS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 Turn = dict[str, Any]
 """A turn with all its keys. `role` is system, user, assistant or tool; `content` is text, or null beside a call."""
@@ -27,6 +31,21 @@ class Conversation(TypedDict):
     """What of a stored row is text."""
 
     messages: list[Message]
+
+
+@dataclass(frozen=True)
+class TurnForm:
+    """What a chat template wants of turns.
+
+    Attributes:
+        call_content: a text beside a call, if only an empty one.
+        text_arguments: arguments of calls as JSON in a text; it cannot write objects.
+        text_results: what a tool gave back as JSON in a text; it loses objects, or does not write them as JSON.
+    """
+
+    call_content: bool = False
+    text_arguments: bool = False
+    text_results: bool = True
 
 
 class BadRow(ValueError):
@@ -61,18 +80,30 @@ def whole_turns(messages: Sequence[Message], others: Sequence[str | None] | None
 
 
 def is_trained(turn: Mapping[str, Any]) -> bool | None:
-    """Return whether a turn's loss mark says that it is trained on; None if it has no mark."""
-    marks = [turn[key] for key in LOSS_MARKS if turn.get(key) is not None]
-    return None if not marks else all(map(bool, marks))
+    """Return whether an answer's loss marks say that it is trained on; None if it has none, and for all other turns.
+
+    Raises:
+        BadRow: a mark is neither true or 1 nor false or 0.
+    """
+    if turn.keys() <= _PLAIN or turn.get("role", "assistant") != "assistant":
+        return None
+    marks = [_mark(key, turn[key]) for key in LOSS_MARKS if turn.get(key) is not None]
+    marks += [not _mark(key, turn[key]) for key in MASKS if turn.get(key) is not None]
+    return all(marks) if marks else None
 
 
-def template_turns(turns: Sequence[Turn]) -> list[Turn]:
+def has_tools(turns: Sequence[Turn]) -> bool:
+    """Return whether a turn is a call, or what a tool gave back."""
+    return any(turn["role"] == "tool" or turn.get("tool_calls") for turn in turns)
+
+
+def template_turns(turns: Sequence[Turn], form: TurnForm = TurnForm()) -> list[Turn]:
     """Return turns as a chat template is given them.
 
-    Arguments of calls that are JSON in a text become what that says, since templates write them as JSON themselves.
-    What was thought goes by all names that templates have for it.
+    Arguments of calls that are JSON in a text become what that says, since most templates write them as JSON
+    themselves. What was thought goes by all names that templates have for it.
     """
-    return [_for_template(turn) for turn in turns]
+    return [_for_template(turn, form) for turn in turns]
 
 
 def template_tools(tools: Sequence[Any] | None) -> list[Any] | None:
@@ -80,7 +111,7 @@ def template_tools(tools: Sequence[Any] | None) -> list[Any] | None:
     if not tools:
         return None
     return [
-        {"type": "function", "function": tool}
+        {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
         if isinstance(tool, dict) and "function" not in tool and "name" in tool
         else tool
         for tool in tools
@@ -119,29 +150,48 @@ def _is_plain(key: str, turn: Turn) -> bool:
     return key == "role" or (key == "content" and turn["content"] == _text(turn))
 
 
-def _for_template(turn: Turn) -> Turn:
+def _mark(key: str, value: object) -> bool:
+    said = _MARKS.get(value.strip().lower()) if isinstance(value, str) else value
+    if not isinstance(said, int | float) or said not in (0, 1):
+        raise BadRow(f"loss mark `{key}` is neither 0 or false nor 1 or true")
+    return bool(said)
+
+
+def _for_template(turn: Turn, form: TurnForm) -> Turn:
     given = dict(turn)
+    if form.text_results and isinstance(turn.get("content"), dict | list):
+        given["content"] = _json(turn["content"])
     thought = next((turn[key] for key in REASONING if turn.get(key)), None)
     if thought is not None:
         given.update(dict.fromkeys(REASONING, thought))
     if turn.get("tool_calls"):
-        given["tool_calls"] = [_with_parsed_arguments(call) for call in turn["tool_calls"]]
+        given["tool_calls"] = [same_arguments(call, as_text=form.text_arguments) for call in turn["tool_calls"]]
+        if form.call_content and given.get("content") is None:
+            given["content"] = ""
     return given
 
 
-def _with_parsed_arguments(call: Any) -> Any:
+def same_arguments(call: Any, *, as_text: bool = False) -> Any:
+    """Return a call with its arguments as an object, or as JSON in a text, whichever way it has them."""
     function = call.get("function", call)
-    arguments = function.get("arguments")
+    arguments = parsed_arguments(function.get(ARGUMENTS[0]))
+    if as_text and not isinstance(arguments, str):
+        arguments = _json(arguments)
+    function = {**function, ARGUMENTS[0]: arguments}
+    return {"type": "function", **call, "function": function} if "function" in call else function
+
+
+def parsed_arguments(arguments: Any) -> Any:
+    """Return the arguments of a call, which may be JSON in a text, as an object; a text that is no such as it is."""
+    if arguments is None or arguments == "":
+        return {}
     if not isinstance(arguments, str):
-        return call
+        return arguments
     try:
         parsed = json.loads(arguments)
-    except ValueError:
-        return call
-    if not isinstance(parsed, dict):
-        return call
-    function = {**function, "arguments": parsed}
-    return {**call, "function": function} if "function" in call else function
+    except (ValueError, RecursionError):
+        return arguments
+    return parsed if isinstance(parsed, dict) else arguments
 
 
 def _json(value: object) -> str:

@@ -16,7 +16,7 @@ from instsel.data import keys
 from instsel.data.messages import BadRow, Turn
 from instsel.data.options import option_lists
 from instsel.data.other_answers import choices_of
-from instsel.data.row_turns import TurnReader, text_of
+from instsel.data.row_turns import TurnReader, from_json, text_of, turns_in
 
 MOST_KEYS_NAMED = 8
 NO_ANSWER = "no assistant turn"
@@ -39,6 +39,21 @@ class RowLayout:
     columns: Mapping[Any, str | Sequence[str]] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
     preference: Literal["chosen", "reject"] = "chosen"
+
+
+def _have_answer(turns: Sequence[Turn]) -> bool:
+    return any(turn["role"] == "assistant" for turn in turns)
+
+
+def _number_of(answer: JsonValue, options: Sequence[str], listed: JsonValue) -> JsonValue:
+    """Return the number of an option, from 0, that an answer names by its label or, as CSV has it, by a text."""
+    labels = listed.get("label") if isinstance(listed, dict) else None
+    if not isinstance(answer, str):
+        return answer
+    if isinstance(labels, list) and len(labels) == len(options) and answer in labels:
+        return labels.index(answer)
+    is_number = answer.strip().isdecimal() and answer.strip().isascii()
+    return int(answer) if is_number and answer.strip() not in options else answer
 
 
 class RowParts:
@@ -92,7 +107,10 @@ class RowParts:
         list_key = self._turn_list() if shape != "alpaca" else None
         if list_key is not None:
             turns = self._after_system(self.reader.list_of(list_key, self.take(list_key)))
-            return turns if any(turn["role"] == "assistant" for turn in turns) else self._with_answer(turns)
+            is_answered = turns[-1]["role"] == "assistant"
+            if not is_answered and (self.raw.get("chosen") is not None or not _have_answer(turns)):
+                return self._with_answer(turns)
+            return turns
         pair = self._pair() if shape in ("auto", "alpaca") else None
         if pair is not None:
             return self._after_system(self._of_pair(*pair))
@@ -125,9 +143,15 @@ class RowParts:
 
     def _holds_turns(self, key: str) -> bool:
         value = self.raw[key]
-        if key == "items":
-            return isinstance(value, list) and all(isinstance(item, dict) for item in value)
-        return key in ("messages", "conversations") or isinstance(value, list | dict | str)
+        if key in ("items", "turns"):
+            turns = turns_in(value)
+            # Texts under `turns` are, in MT-Bench, what the user asks one after the other.
+            return isinstance(turns, dict) or (
+                isinstance(turns, list) and not all(isinstance(item, str) for item in turns)
+            )
+        if key in ("messages", "conversations"):
+            return True
+        return isinstance(value, list | dict) or (isinstance(value, str) and value.lstrip()[:1] in ("[", "{"))
 
     def _pair(self) -> tuple[str, str] | None:
         prompt, answer = self.layout.columns.get("prompt"), self.layout.columns.get("answer")
@@ -137,21 +161,29 @@ class RowParts:
         return next((pair for pair in pairs if all(self.raw.get(key) is not None for key in pair)), None)
 
     def _of_pair(self, prompt_key: str, answer_key: str) -> list[Turn]:
-        prompt, answer = self.take(prompt_key), self._first_answer(self.take(answer_key))
+        prompt, answer = turns_in(self.take(prompt_key)), self._first_answer(self.take(answer_key))
+        if isinstance(prompt, list):
+            answer = turns_in(answer)
         if isinstance(prompt, list) or isinstance(answer, list):
             return [*self._side(prompt_key, prompt, "user"), *self._side(answer_key, answer, "assistant")]
-        question = text_of(prompt, f"`{prompt_key}`")
-        if prompt_key == "instruction" or "input" in self.layout.columns:
-            more_key = self.key_of("input", keys.CONTEXTS)
-            more = self.take(more_key) if more_key else None
-            more_text = "" if more is None else text_of(more, f"`{more_key}`")
-            question = "\n\n".join(part for part in (question, more_text) if part)
+        question = self._question(prompt_key, prompt)
         question, right = self._with_options(question, answer, answer_key)
         turn: Turn = {"role": "assistant", "content": right}
         thought_key = self.key_of("reasoning", keys.REASONING)
-        if thought_key is not None and self.raw.get(thought_key):
+        # `true` says that there are thoughts, not what they are.
+        if thought_key is not None and self.raw.get(thought_key) and not isinstance(self.raw[thought_key], bool):
             turn[keys.REASONING[0]] = text_of(self.take(thought_key), f"`{thought_key}`")
         return [*self._history(), {"role": "user", "content": question}, turn]
+
+    def _question(self, prompt_key: str, prompt: JsonValue) -> str:
+        """Return a prompt with the text that belongs to it: the user's column, or one that is known."""
+        question = text_of(prompt, f"`{prompt_key}`")
+        columns = self.layout.columns
+        known = prompt_key == "instruction" or (prompt_key in keys.WITH_CONTEXT and "prompt" not in columns)
+        more_key = self.key_of("input", keys.CONTEXTS) if known or "input" in columns else None
+        more = self.take(more_key) if more_key else None
+        more_text = "" if more is None else text_of(more, f"`{more_key}`")
+        return "\n\n".join(part for part in (question, more_text) if part)
 
     def _first_answer(self, answer: JsonValue) -> JsonValue:
         """Return the first of several answers, which is the preferred one; all else as it is."""
@@ -168,10 +200,12 @@ class RowParts:
 
     def _with_options(self, question: str, answer: JsonValue, answer_key: str) -> tuple[str, str]:
         """Write options under the question, and an answer that is the number of one as its letter."""
-        options = choices_of(self.options())
+        asked = "choices" in self.layout.columns or bool(self._lettered())
+        listed = self.options()
+        options = choices_of(listed)
+        answer = _number_of(answer, options, listed) if asked else answer
         is_number = isinstance(answer, int) and not isinstance(answer, bool)
-        asked = "choices" in self.layout.columns or is_number or bool(self._lettered())
-        asked = asked or _is_unseen_letter(answer, options, question)
+        asked = asked or is_number or _is_unseen_letter(answer, options, question)
         if not options or not asked or len(options) > len(string.ascii_uppercase):
             return question, text_of(answer, f"`{answer_key}`")
         if isinstance(answer, int) and is_number:
@@ -184,6 +218,8 @@ class RowParts:
     def _history(self) -> list[Turn]:
         key = self.key_of("history", [keys.HISTORY])
         history = self.take(key) if key else None
+        if isinstance(history, str) and history.strip():
+            history = from_json(str(key), history)
         if not history:
             return []
         if not isinstance(history, list):
@@ -209,7 +245,7 @@ class RowParts:
         if self.raw.get("chosen") is None:
             raise BadRow(NO_ANSWER)
         self._check_preference()
-        return [*turns, *self._answer_turns("chosen", self.take("chosen"))]
+        return [*turns, *self._answer_turns("chosen", turns_in(self.take("chosen")))]
 
     def _chosen(self) -> list[Turn]:
         self._check_preference()
@@ -217,13 +253,16 @@ class RowParts:
         if isinstance(chosen, str) and _TRANSCRIPT.match(chosen):
             return self._of_text("chosen")
         prompt_key = self.key_of("prompt", keys.PROMPTS)
-        answer = self._answer_turns("chosen", self.take("chosen"))
+        answer = self._answer_turns("chosen", turns_in(self.take("chosen")))
         if any(turn["role"] == "user" for turn in answer):
             # The prompt stands in it already, whatever else repeats it.
             return answer
         if prompt_key is None:
             raise BadRow("`chosen` is an answer without a prompt")
-        return [*self._history(), *self._side(prompt_key, self.take(prompt_key), "user"), *answer]
+        prompt = turns_in(self.take(prompt_key))
+        if not isinstance(prompt, list):
+            prompt = self._question(prompt_key, prompt)
+        return [*self._history(), *self._side(prompt_key, prompt, "user"), *answer]
 
     def _answer_turns(self, key: str, value: JsonValue) -> list[Turn]:
         if isinstance(value, dict):

@@ -12,7 +12,9 @@ Turn = Mapping[str, Any]
 # What transformers takes for a turn's reasoning, in its order.
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 SYSTEM_ROLES = ("system", "developer")
-THINK_TAG = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>|\[(/?)THINK\]")
+THINK_TAG = re.compile(
+    r"(?i:<(/?)(?:think|thinking|thought|reasoning)>|\[(/?)THINK\]|<\|(?:begin|(end))_of_thought\|>)"
+)
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ def prepare_turns(dialogue: Dialogue, options: EncodingOptions) -> tuple[list[Tu
     marks: Sequence[bool | None] = dialogue.trained if dialogue.trained is not None else [None] * len(messages)
     if options.system != "keep":
         messages, marks = _without_system(messages, marks, merge=options.system == "first_user")
-    if options.reasoning == "drop":
-        messages = [_without_reasoning(message, number) for number, message in enumerate(messages, start=1)]
+    if options.reasoning != "train":
+        messages = _with_thoughts_apart(messages, drop=options.reasoning == "drop")
     answers = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
     if not answers:
         raise BadRow("no assistant turn")
@@ -95,7 +97,7 @@ def split_thoughts(content: str) -> list[tuple[str, bool]]:
     parts: list[tuple[str, bool]] = []
     start, opened = 0, None
     for tag in THINK_TAG.finditer(content):
-        closes = "/" in (tag.group(1), tag.group(2))
+        closes = any(tag.groups())
         thought = closes and (opened is not None or not any(part.strip() for part, _ in parts))
         parts += [(content[start : tag.start()], thought), (tag.group(), False)]
         start, opened = tag.end(), None if closes else tag.start()
@@ -151,6 +153,29 @@ def _with_text_before(message: Turn, text: str) -> Turn:
     if isinstance(content, list):
         return {**message, "content": [{"type": "text", "text": f"{text}\n\n"}, *content]}
     return {**message, "content": f"{text}\n\n{content}" if content else text}
+
+
+def _with_thoughts_apart(messages: Sequence[Turn], *, drop: bool) -> list[Turn]:
+    """Check that thoughts can be told from answers, and remove them if they are to be dropped."""
+    for number, message in enumerate(messages, start=1):
+        _check_thought(message, number)
+    if not drop:
+        return list(messages)
+    return [_without_reasoning(message, number) for number, message in enumerate(messages, start=1)]
+
+
+def _check_thought(message: Turn, number: int) -> None:
+    """Check that a thought with which an answer begins has an end, so that it can be told from the answer.
+
+    Raises:
+        BadRow: it has none.
+    """
+    content = message.get("content")
+    if message.get("role") != "assistant" or not isinstance(content, str):
+        return
+    tags = list(THINK_TAG.finditer(content))
+    if tags and not content[: tags[0].start()].strip() and not any(any(tag.groups()) for tag in tags):
+        raise BadRow(f"turn {number}, assistant, is a thought without an end")
 
 
 def _without_reasoning(message: Turn, number: int) -> Turn:

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from instsel.choice.export import export_rows
+from instsel.choice.export import _alpaca, _sharegpt, export_rows
 from instsel.choice.output import ROWS, write_rows
 from instsel.choice.picks import SELECTED, Picks
 from instsel.cli.app import app
 from instsel.data.encode import encode_lines
 from instsel.data.formats import parse_row
+from instsel.data.messages import BadRow
 from instsel.data.turns import EncodingOptions
 from instsel.errors import InputError
 from instsel.io.store import Folder
@@ -37,6 +38,19 @@ RAW: dict[str, dict[str, Any]] = {
         ],
         "tools": [TOOL],
     },
+    "more": {
+        "messages": [
+            {"role": "user", "content": "2 + 2\u2028and 3 + 3?\x85"},
+            {
+                "role": "assistant",
+                "content": None,
+                "reasoning_content": "Two sums.",
+                "tool_calls": [{**CALL, "function": {"name": "add", "arguments": text}} for text in ('{"a": 4}', "{a")],
+            },
+            {"role": "tool", "content": "4", "name": "add"},
+            {"role": "assistant", "content": "Four.", "thinking": "Hm."},
+        ],
+    },
 }
 
 
@@ -59,7 +73,7 @@ def study(tmp_path: Path, tiny_tokenizer: Any) -> Path:
     (prepared / "pool").write_table("00000-000000.parquet", rows)
     index = rows.select(["id"]).append_column("shard", pa.array(["00000-000000"] * len(rows)))
     prepared.write_table("index.parquet", index)
-    columns = {"rank": [1, 2, 3], "id": rows["id"], "score": [3.0, 2.0, 1.0], "reason": ["a", "b", "c"]}
+    columns = {"rank": [1, 2, 3, 4], "id": rows["id"], "score": [4.0, 3.0, 2.0, 1.0], "reason": list("abcd")}
     write_rows(prepared, Folder.at(tmp_path) / "select" / "bids", Picks(pa.table(columns)))
     return tmp_path
 
@@ -70,20 +84,23 @@ def exported(study: Path, row_format: str) -> tuple[list[dict[str, Any]], list[s
 
 
 def test_a_selection_has_everything_that_its_rows_had(study: Path) -> None:
-    lines = [json.loads(line) for line in (study / "select" / "bids" / ROWS).read_text().splitlines()]
-    assert [line["messages"] for line in lines[1:]] == [RAW["chat"]["messages"], RAW["tools"]["messages"]]
+    text = (study / "select" / "bids" / ROWS).read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.rstrip("\n").split("\n")]
+    assert [line["messages"] for line in lines[1:]] == [RAW[name]["messages"] for name in ("chat", "tools", "more")]
     assert lines[2]["tools"] == [TOOL]
     assert lines[0]["extra"] == {"id": 17, "license": "MIT"}
     assert [(line["original_id"], line["file"], line["line"]) for line in lines] == [
         ("17", "rows.jsonl", 5),
         (None, "rows.jsonl", 6),
         (None, "rows.jsonl", 7),
+        (None, "rows.jsonl", 8),
     ]
     table = (Folder.at(study) / "select" / "bids").read_table(SELECTED).to_pylist()
     assert [(row["original_id"], row["task"], row["line"]) for row in table] == [
         ("17", "causes", 5),
         (None, None, 6),
         (None, None, 7),
+        (None, None, 8),
     ]
     assert json.loads(table[0]["extra"]) == lines[0]["extra"]
 
@@ -103,7 +120,30 @@ def test_alpaca_has_no_place_for_calls(study: Path) -> None:
     rows, rejected = exported(study, "alpaca")
     assert rows[1]["history"] == [["user 0", "assistant 0"]]
     assert [parse_row(row).id for row in rows] == [parse_row(RAW[name]).id for name in ("plain", "chat")]
-    assert rejected == [f"{parse_row(RAW['tools']).id}: tools, calls or thoughts, for which alpaca has no place"]
+    assert rejected == [
+        f"{parse_row(RAW[name]).id}: tools, calls or thoughts, for which alpaca has no place"
+        for name in ("tools", "more")
+    ]
+
+
+def test_several_calls_of_a_turn_are_one_turn_of_sharegpt(study: Path) -> None:
+    rows, _ = exported(study, "sharegpt")
+    turn = rows[3]["conversations"][1]
+    assert (turn["from"], turn["reasoning_content"]) == ("function_call", "Two sums.")
+    assert [call["arguments"] for call in json.loads(turn["value"])] == [{"a": 4}, "{a"]
+
+
+def test_a_text_beside_a_call_does_not_fit_sharegpt() -> None:
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Hm.", "tool_calls": [CALL]}]
+    with pytest.raises(BadRow, match="^a text beside a call, for which sharegpt has no place$"):
+        _sharegpt({"id": "1", "messages": turns})
+
+
+def test_an_empty_system_turn_stays(study: Path) -> None:
+    turns = [{"role": "system", "content": ""}, *RAW["chat"]["messages"][1:]]
+    assert parse_row(_sharegpt({"id": "1", "messages": turns})).messages == turns
+    with pytest.raises(BadRow, match="^an empty system turn, for which alpaca has no place$"):
+        _alpaca({"id": "1", "messages": turns})
 
 
 def test_the_command_writes_a_file_and_says_what_did_not_fit(study: Path, tmp_path: Path) -> None:
@@ -112,7 +152,7 @@ def test_the_command_writes_a_file_and_says_what_did_not_fit(study: Path, tmp_pa
         app, ["export", str(study), "--selection", "bids", "--rows", "alpaca", "--out", str(out)]
     )
     assert result.exit_code == 0
-    assert "2 rows; 1 do not fit, such as " in result.output
+    assert "2 rows; 2 do not fit, such as " in result.output
     assert len(out.read_text().splitlines()) == 2
     printed = CliRunner().invoke(app, ["export", str(study), "--selection", "bids"])
     assert json.loads(printed.stdout.splitlines()[0])["messages"][0] == {"role": "user", "content": "Why?"}

@@ -329,6 +329,10 @@ def test_what_needs_a_target_is_named_where_there_is_none(parts: dict[str, Any],
         ({"messages": "chat", "prompt": "a", "answer": "b"}, "give `messages`, or `prompt` and `answer`"),
         ({"prompt": ["a", "b"], "answer": "c"}, "`prompt` is one column"),
         ({"promt": "ask"}, "promt"),
+        (
+            {"messages": "a", "history": "b"},
+            "`history` belongs to a prompt and its answer, not to `messages`; remove it",
+        ),
     ],
 )
 def test_columns_that_contradict_each_other_are_refused(columns: dict[str, Any], why: str) -> None:

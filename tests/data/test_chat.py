@@ -233,12 +233,12 @@ def test_a_template_that_writes_earlier_turns_in_another_form_marks_them(tokeniz
     ids=["answer", "question", "system turn", "an end alone", "reasoning", "call", "parts"],
 )
 def test_a_text_that_would_forge_turns_is_a_reason(messages: list[dict[str, Any]], tiny_tokenizer: Any) -> None:
-    with pytest.raises(BadRow, match="^the text contains a special token of the chat template$"):
+    with pytest.raises(BadRow, match=r"^the text contains a special token of the chat template: <\|im_(start|end)\|>$"):
         encode(tiny_tokenizer, messages, LONG)
 
 
 def test_a_tool_that_would_forge_turns_is_a_reason(tiny_tokenizer: Any) -> None:
-    with pytest.raises(BadRow, match="^the text contains a special token of the chat template$"):
+    with pytest.raises(BadRow, match=r"^the text contains a special token of the chat template: <\|im_(start|end)\|>$"):
         encode(tiny_tokenizer, CONVERSATIONS["one turn"], LONG, tools=[{"name": "f", "description": END}])
 
 

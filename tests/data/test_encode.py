@@ -229,6 +229,9 @@ def test_calls_are_trained_on_and_stored_as_the_row_has_them(tiny_tokenizer: Any
     assert whole_turns(stored["messages"], stored["turn_keys"]) == CALLED
     assert (stored["original_id"], json.loads(stored["tools"])) == ("9", [{"name": "add"}])
     assert count_unread(examples) == {"license": 1}
+    rated = {"messages": [{"role": "user", "content": "Why?"}, {**CALLED[-1], "rating": 5, "weight": 1}]}
+    examples, _ = encoded(tokenizer, [json.dumps(rated).encode()])
+    assert count_unread(examples) == {"turn.rating": 1}
 
 
 def test_a_marked_answer_is_not_trained_on(tiny_tokenizer: Any) -> None:

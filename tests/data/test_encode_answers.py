@@ -1,12 +1,13 @@
 """Answers of a target's rows as examples: the right one first, words alone marked, rows without another left out."""
 
+import json
 from typing import Any
 
 import pyarrow as pa
 
 from instsel.data.chat import IGNORED
 from instsel.data.encode import EXAMPLES
-from instsel.data.encode_answers import ANSWERS, NO_OTHER, ROW, Draw, encode_answers
+from instsel.data.encode_answers import ANSWERS, IS_CALL, NO_OTHER, ROW, Draw, encode_answers
 from instsel.data.turns import EncodingOptions
 
 LONG = EncodingOptions(1000)
@@ -76,3 +77,12 @@ def test_what_follows_the_last_answer_is_left_out(tiny_tokenizer: Any) -> None:
     table, _ = encode_answers(pa.Table.from_pylist(lines, LINES), tiny_tokenizer, LONG, Draw(4, 0, False))
     assert table["answer"].to_pylist() == ["Oslo", "Bern"]
     assert "Thanks" not in tiny_tokenizer.decode(table["input_ids"][0].as_py())
+
+
+def test_a_call_has_no_other_answers_and_is_none(tiny_tokenizer: Any) -> None:
+    lines = rows(("r1", "a", "Oslo", []), ("r2", "a", "Rome", []), ("r3", "a", '{"name": "look"}', [])).to_pylist()
+    called = {"content": None, "tool_calls": [{"type": "function", "function": {"name": "look"}}]}
+    lines[2]["turn_keys"] = [None, json.dumps(called)]
+    table, rejected = encode_answers(pa.Table.from_pylist(lines, LINES), tiny_tokenizer, LONG, Draw(4, 0, False))
+    assert rejected == {"r3": IS_CALL}
+    assert set(table["answer"].to_pylist()) == {"Oslo", "Rome"}

@@ -158,7 +158,10 @@ def test_a_byte_order_mark_is_no_part_of_the_row() -> None:
         ({**FORMS["messages"], "tools": {"name": "f"}}, "`tools` is not a list of tools"),
         ({**FORMS["messages"], "tools": "none"}, "`tools` is text that is not JSON"),
         ({**FORMS["messages"], "tools": [3]}, "`tools` is not a list of tools"),
-        ({"conversations": [*TURNS, {"from": "function_call", "value": "f(1)"}]}, "`value` is text that is not JSON"),
+        (
+            {"conversations": [*TURNS, {"from": "function_call", "value": "f(1)"}]},
+            "`value` is text that is not JSON in turn 3",
+        ),
         ({"messages": [USER, {**ANSWER, "tool_calls": [{"id": "1"}]}]}, "a call without a name in turn 2 (assistant)"),
         ({"messages": [USER, {**ANSWER, "weight": 0}]}, "loss marks keep every answer from being trained on"),
         ({**FORMS["messages"], "label": False}, "`label` is false: an unwanted answer"),
@@ -168,6 +171,31 @@ def test_a_byte_order_mark_is_no_part_of_the_row() -> None:
         ({"instruction": "a", "output": "b", "history": ["c"]}, "`history` is not a list of questions and answers"),
         ({"question": "a", "choices": ["b", "c"], "answer": 2}, "`answer` is 2, and there are 2 choices, from 0"),
         (b'{"instruction": "a\\ud800", "output": "b"}', "half a Unicode surrogate pair"),
+        (b'{"instruction": "a", "output": "b", "license": "\\ud800"}', "half a Unicode surrogate pair"),
+        (b'{"instruction": "a", "output": "b", "tools": [{"name": "\\ud800"}]}', "half a Unicode surrogate pair"),
+        ({**FORMS["messages"], "label": "False"}, "`label` is false: an unwanted answer"),
+        ({**FORMS["alpaca"], "kto_tag": "false"}, "`kto_tag` is false: an unwanted answer"),
+        (
+            {"messages": [USER, {**ANSWER, "weight": 0.5}]},
+            "loss mark `weight` is neither 0 or false nor 1 or true",
+        ),
+        ({"messages": [USER, {**ANSWER, "masked": True}]}, "loss marks keep every answer from being trained on"),
+        (
+            {"messages": [USER, {**ANSWER, "train_detail": [{"begin_offset": 0, "end_offset": 1, "train": False}]}]},
+            "`train_detail` in turn 2 (assistant): an answer is trained on as a whole or not",
+        ),
+        ({"messages": [{**USER, "images": ["a.png"]}, ANSWER]}, "`images` in turn 1 (user): what it shows"),
+        (
+            {"messages": [{**USER, "content": "<image>\nWhat?"}, ANSWER]},
+            "a place for a picture, sound or video in turn 1",
+        ),
+        ({"prompt": "Who speaks?<audio>", "response": "Ann."}, "a place for a picture, sound or video in turn 1"),
+        ({"messages": [USER, {**ANSWER, "thinking": True}]}, "`thinking` in turn 2 (assistant) is not text"),
+        (
+            {"turns": ["Name a river.", "And a longer one?"]},
+            "no turns and no prompt with an answer among its keys (turns)",
+        ),
+        ({"question": "a", "context": ["b"], "answer": "c"}, "`context` is a list, not text"),
     ],
 )
 def test_a_bad_row_has_a_reason(raw: Any, why: str) -> None:
@@ -210,6 +238,15 @@ OTHER_FORMS: list[dict[str, Any]] = [
     {"messages": [[["role", "user"], ["content", "Why?"]], [["role", "assistant"], ["content", "Because 😀."]]]},
     {"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "Because "}, "😀."]}]},
     *({key: [USER, ANSWER]} for key in ("conversation", "dialogue", "turns", "items")),
+    {"messages": [json.dumps(USER), json.dumps(ANSWER)]},
+    {"conversation": [{"input": "Why?", "output": "Because 😀."}]},
+    {"messages": [{"role": "user", "parts": [{"text": "Why?"}]}, {"role": "CHATBOT", "message": "Because 😀."}]},
+    {"messages": {"role": ["user", "assistant"], "content": ["Why?", "Because 😀."], "tool_calls": None}},
+    {"messages": [{"from": None, "content": None, "role": "user", "value": "Why?"}, ANSWER]},
+    {"prompt": json.dumps([USER]), "completion": json.dumps([ANSWER])},
+    {"prompt": "Why?", "response": "Because 😀.", "turns": "1", "dialogue": "A talk.", "reasoning": True},
+    {"prompt": "Why?", "chosen": json.dumps([USER, ANSWER]), "rejected": "[]"},
+    {"instruction": "Why?", "output": "Because 😀.", "history": "[]", "images": "[]"},
     {"text": "### Human: Why?### Assistant: Because 😀."},
     {"prompt": "Why?", "chosen": "Because 😀.", "rejected": "No."},
     {"prompt": "Why?", "chosen": [USER, ANSWER], "rejected": [USER, USER]},
@@ -290,6 +327,60 @@ def test_the_first_of_several_answers_counts() -> None:
     assert [turn["content"] for turn in row.messages] == ["Add.\n\n1 2", "3"]
 
 
+def test_a_turn_of_question_and_answer_is_two_turns() -> None:
+    raw = {
+        "conversation": [{"system": "Be brief.", "input": "Why?", "output": "So."}, {"human": "And?", "assistant": 4}]
+    }
+    assert [(turn["role"], turn["content"]) for turn in parse(raw).messages] == [
+        ("system", "Be brief."),
+        ("user", "Why?"),
+        ("assistant", "So."),
+        ("user", "And?"),
+        ("assistant", "4"),
+    ]
+
+
+def test_a_chosen_answer_ends_a_conversation_of_several_answers() -> None:
+    raw = {"conversations": [*TURNS, TURNS[0]], "chosen": TURNS[1], "rejected": {"from": "gpt", "value": "No."}}
+    assert parse(raw).messages == [USER, ANSWER, USER, ANSWER]
+
+
+@pytest.mark.parametrize(
+    ("raw", "question"),
+    [
+        ({"instruction": "Add.", "input": "1 2", "chosen": "3", "rejected": "4"}, "Add.\n\n1 2"),
+        (
+            {"question": "How many?", "context": "CREATE TABLE t (a INT)", "answer": "3"},
+            "How many?\n\nCREATE TABLE t (a INT)",
+        ),
+        ({"prompt": "Add.", "input": "1 2", "output": "3"}, "Add.\n\n1 2"),
+    ],
+)
+def test_a_text_that_belongs_to_a_prompt_follows_it(raw: dict[str, Any], question: str) -> None:
+    row = parse(raw)
+    assert [turn["content"] for turn in row.messages] == [question, "3"]
+    assert row.extra == {}
+
+
+def test_columns_of_the_user_leave_out_what_they_do_not_name() -> None:
+    layout = RowLayout(columns={"prompt": "question", "answer": "answer"})
+    row = parse_row({"question": "How many?", "context": ["a"], "answer": "3"}, layout=layout)
+    assert row.messages[0]["content"] == "How many?"
+
+
+@pytest.mark.parametrize("answer", ["1", 1])
+def test_the_number_of_a_choice_may_be_text(answer: Any) -> None:
+    layout = RowLayout(columns={"prompt": "ctx", "choices": "endings", "answer": "label"})
+    row = parse_row({"ctx": "Wet?", "endings": ["Sand", "Water"], "label": answer}, layout=layout)
+    assert row.messages[1]["content"] == "B"
+
+
+def test_the_label_of_a_choice_is_its_letter() -> None:
+    layout = RowLayout(columns={"prompt": "question", "choices": "choices", "answer": "answerKey"})
+    raw = {"question": "Wet?", "choices": {"text": ["Sand", "Water"], "label": ["1", "2"]}, "answerKey": "2"}
+    assert parse_row(raw, layout=layout).messages[1]["content"] == "B"
+
+
 CALL = {"name": "add", "arguments": {"a": 4}}
 ADDED = [USER, {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": CALL}]}, ANSWER]
 TOOL = {"name": "add", "description": "adds", "parameters": {}}
@@ -319,10 +410,31 @@ def test_calls_and_tools_are_kept_and_part_of_the_id() -> None:
         {"role": "assistant", "content": None, "function_call": CALL},
         {"from": "function_call", "value": json.dumps(CALL)},
         {"from": "function-call", "value": json.dumps([CALL])},
+        {"from": "function_call", "value": json.dumps({"name": "add", "parameters": {"a": 4}})},
+        {"role": "assistant", "tool_calls": [{"type": "function", "name": "add", "args": {"a": 4}}]},
     ],
 )
 def test_calls_are_written_in_several_ways(turn: dict[str, Any]) -> None:
     assert parse({"conversations": [USER, turn, ANSWER], "tools": json.dumps([TOOL])}).messages == ADDED
+
+
+def test_arguments_as_text_are_the_same_row() -> None:
+    as_text = [{"type": "function", "function": {**CALL, "arguments": json.dumps(CALL["arguments"])}}]
+    row = parse({"messages": [USER, {**ADDED[1], "tool_calls": as_text}, ANSWER]})
+    assert row.id == parse({"messages": ADDED}).id
+    assert row.messages[1]["tool_calls"] == as_text, "kept as the row has them"
+
+
+def test_tools_of_a_system_turn_are_the_rows() -> None:
+    row = parse({"messages": [{"role": "system", "content": "", "tools": [TOOL]}, USER, ANSWER]})
+    assert row.tools == [TOOL]
+    assert row.id != parse({"messages": [{"role": "system", "content": ""}, USER, ANSWER]}).id
+
+
+@pytest.mark.parametrize("content", ["", {"sum": 4}, [4, "four"]])
+def test_what_a_tool_gave_back_is_kept(content: Any) -> None:
+    row = parse({"messages": [*ADDED[:2], {"role": "tool", "content": content}, ANSWER]})
+    assert row.messages[2] == {"role": "tool", "content": content}
 
 
 def test_a_turn_keeps_its_other_keys() -> None:
@@ -339,9 +451,16 @@ def test_thoughts_of_a_row_belong_to_its_answer() -> None:
     assert row.messages[1] == {**ANSWER, "reasoning_content": "Hm."}
     parts = [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Because 😀."}]
     assert parse({"messages": [USER, {"role": "assistant", "content": parts}]}).messages == row.messages
+    assert parse({"messages": [USER, {**ANSWER, "reasoning_content": parts[:1]}]}).messages == row.messages
 
 
-@pytest.mark.parametrize("mark", [{"weight": 0}, {"loss": False}, {"train": False}, {"loss_weight": 0.0}])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        *({"weight": 0}, {"loss": False}, {"train": False}, {"loss_weight": 0.0}),
+        *({"train": "false"}, {"weight": "0"}, {"masked": True}, {"mask": 1}, {"loss_scale": 0.0}),
+    ],
+)
 def test_an_answer_that_is_not_trained_on_is_another_row(mark: dict[str, Any]) -> None:
     marked = parse({"messages": [USER, {**ANSWER, **mark}, USER, ANSWER]})
     assert marked.id != row_id([USER, ANSWER, USER, ANSWER])

@@ -1,6 +1,7 @@
 """Published chat templates with conversations of thirteen kinds: whole answers and their end marks are labelled."""
 
 import importlib.util
+import json
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instsel.data.chat import IGNORED, Example, check_tokenizer, encode, encode_answer, encode_batch, lacks_end_mark
+from instsel.data.encode import encode_lines
 from instsel.data.formats import BadRow
 from instsel.data.templates import ChatTemplate, check_template, read_template, template_source, uses_date
 from instsel.data.turns import Dialogue, EncodingOptions
@@ -68,6 +70,10 @@ def _runs(tokenizer: Any, ids: list[int], mask: list[bool] | list[int]) -> list[
         else:
             runs.append([])
     return [tokenizer.decode(run) for run in runs if run]
+
+
+def _runs_of(tokenizer: Any, stored: dict[str, Any]) -> list[str]:
+    return _runs(tokenizer, stored["input_ids"], [label != IGNORED for label in stored["labels"]])
 
 
 def _stripped(runs: list[str], *without: str) -> str:
@@ -346,6 +352,72 @@ def test_another_form_of_a_text_is_no_loss(name: str, tokenizer: Callable[..., A
     assert example.input_ids == used.apply_chat_template(turns, tools=TOOLS)["input_ids"]
 
 
+def _stored(used: Any, turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row with tools as stage *prepare* stores it."""
+    line = json.dumps({"messages": turns, "tools": TOOLS}).encode()
+    examples, rejected = encode_lines([line], 1, "rows.jsonl", tokenizer=used, options=EncodingOptions())
+    assert not len(rejected), rejected["reason"]
+    stored: dict[str, Any] = examples.to_pylist()[0]
+    return stored
+
+
+# Of the others some know no tools, and some want turns of user and assistant by turns.
+WITH_TOOLS = [
+    name for name, family in FAMILIES.items() if not name.endswith("_training") and not family.reasons("tool call")
+]
+
+
+@pytest.mark.parametrize("name", WITH_TOOLS)
+def test_what_a_tool_gave_back_as_an_object_is_written_as_json(name: str, tokenizer: Callable[..., Any]) -> None:
+    """Qwen3 leaves an object out, others write its keys alone or Python's `{'metres': 7}`."""
+    used = tokenizer(name)
+    turns = [user("Tide?"), call(), {**result(""), "content": {"metres": 7}}, answer("Seven.")]
+    assert '{"metres": 7}' in used.decode(_stored(used, turns)["input_ids"])
+
+
+@pytest.mark.parametrize("content", [{"content": None}, {"content": ""}, {}], ids=["null", "empty", "absent"])
+@pytest.mark.parametrize("name", ["deepseekv3", "qwen3"])
+def test_a_call_is_written_whatever_stands_for_its_content(
+    name: str, content: dict[str, Any], tokenizer: Callable[..., Any]
+) -> None:
+    """DeepSeek V3 wants a content beside a call, and its arguments as text."""
+    called = {key: value for key, value in call().items() if key != "content"} | content
+    used = tokenizer(name)
+    (first, *_) = _runs_of(used, _stored(used, [user("Tide?"), called, result("7"), answer("7.")]))
+    assert '{"port": "Brest"}' in first
+
+
+def test_a_call_begins_where_its_mark_does_without_a_header() -> None:
+    """Mistral has no generation prompt; `[TOOL_CALLS]` belongs to the answer."""
+    used = tokenizer_for(
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + '[/INST]' }}"
+        "{% elif m.tool_calls %}{{ '[TOOL_CALLS] [' }}{% for c in m.tool_calls %}{{ c.function | tojson }}{% endfor %}"
+        "{{ ']' + eos_token }}{% elif m.role == 'tool' %}{{ '[TOOL_RESULTS] ' + m.content + '[/TOOL_RESULTS]' }}"
+        "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+    )
+    turns = [user("Tide?"), call(), result("7"), answer("Seven.")]
+    assert [text.strip() for text in labelled(used, encode(used, turns, None))] == [
+        '[TOOL_CALLS] [{"name": "get_tide", "arguments": {"port": "Brest"}}]</s>',
+        "Seven.</s>",
+    ]
+
+
+@pytest.mark.parametrize("said", ["So.", "\n So. ", "<think>\nHm.\n</think>\n\nSo."])
+@pytest.mark.parametrize("written", ["<|im_start|>{{ m.role }}\n", "<|im_start|>{{ m.role | upper }}: "])
+@pytest.mark.parametrize("behind", ["\n", ""])
+def test_a_template_without_a_generation_prompt_is_followed(said: str, written: str, behind: str) -> None:
+    source = (
+        "{% for m in messages %}" + written + "{{ m.content }}<|im_end|>{{ '" + repr(behind)[1:-1] + "' }}{% endfor %}"
+    )
+    used = tokenizer_for(source)
+    assert labelled(used, encode(used, [user("Why?"), answer(said)], None)) == [f"{said}<|im_end|>"]
+
+
+def test_tools_that_a_template_leaves_out_are_a_reason(tokenizer: Callable[..., Any]) -> None:
+    with pytest.raises(BadRow, match="^the chat template leaves out tools of the row$"):
+        encode(tokenizer("phi3"), KINDS["one answer"], None, tools=TOOLS)
+
+
 def test_a_template_that_looks_at_texts_cannot_be_followed() -> None:
     by_length = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.content | length > 20 %} (long){% endif %}\n"
@@ -398,6 +470,22 @@ def test_an_answer_of_reasoning_alone_is_rejected_where_it_is_dropped(tokenizer:
     turns = [user("Why?"), answer("<think>I wonder.</think>")]
     with pytest.raises(BadRow, match="^turn 2, assistant, is reasoning alone$"):
         encode(tokenizer("qwen3"), turns, None, options=EncodingOptions(reasoning="drop"))
+
+
+@pytest.mark.parametrize("tags", [("<Think>", "</Think>"), ("<|begin_of_thought|>", "<|end_of_thought|>")])
+def test_thoughts_are_told_by_tags_of_several_kinds(tags: tuple[str, str], tokenizer: Callable[..., Any]) -> None:
+    used, turns = tokenizer("qwen2_5"), [user("Why?"), answer(f"{tags[0]}Hm.{tags[1]}\n\nSo.")]
+    for mode in ("mask", "drop"):
+        options = EncodingOptions(reasoning=mode)  # type: ignore[arg-type]
+        assert labelled(used, encode(used, turns, None, options=options)) == ["So.<|im_end|>"]
+
+
+@pytest.mark.parametrize("mode", ["mask", "drop"])
+def test_a_thought_without_an_end_cannot_be_left_out(mode: Any, tokenizer: Callable[..., Any]) -> None:
+    turns = [user("Why?"), answer("<think>\nI wonder. So")]
+    with pytest.raises(BadRow, match="^turn 2, assistant, is a thought without an end$"):
+        encode(tokenizer("qwen2_5"), turns, None, options=EncodingOptions(reasoning=mode))
+    assert encode(tokenizer("qwen2_5"), turns, None).answer_tokens
 
 
 def test_system_turns_are_kept_merged_or_dropped(tokenizer: Callable[..., Any]) -> None:

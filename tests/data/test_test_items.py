@@ -28,6 +28,33 @@ def test_without_answer_the_last_turn_is_right():
 
 
 @pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Wet?", "choices": ["Sand", "Water"], "answer": 1},
+        {"question": "Wet?", "A": "Sand", "B": "Water", "answer": "B"},
+    ],
+)
+def test_the_number_of_an_option_is_its_letter(row: dict[str, Any]):
+    item = parse_item(json.dumps(row).encode(), RowLayout())
+    assert item == TestItem("Wet?\nA. Sand\nB. Water", "", ("B",), ("Sand", "Water"))
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        {"conversations": [{"from": "human", "value": "How many?"}]},
+        {"messages": [{"role": "Human", "content": "How many?"}]},
+        {"chat": [{"role": "pupil", "content": "How many?"}]},
+    ],
+)
+def test_a_question_may_stand_in_any_shape(turns: dict[str, Any]):
+    columns: dict[Any, str] = {"messages": "chat"} if "chat" in turns else {}
+    layout = RowLayout(columns=columns, roles={"pupil": "user"})
+    item = parse_item(json.dumps({**turns, "answer": ["nine", "9"]}).encode(), layout)
+    assert (item.prompt, item.answers) == ("How many?", ("nine", "9"))
+
+
+@pytest.mark.parametrize(
     ("row", "reason"),
     [
         ({}, "no `answer` and no assistant turn"),

@@ -164,7 +164,13 @@ SAYS = [
             ("loss_weight", 0.0, 1.0),
         )
     ),
-    Case("the last answer alone", [marked("note", 0, 0)], [said(ANSWER)], data={"train_on": "last"}),
+    Case(
+        "the last answer alone",
+        [marked("note", 0, 0)],
+        [said(ANSWER)],
+        data={"train_on": "last"},
+        unread=["turn.note"],
+    ),
     Case(
         "marked answers alone",
         [marked("train", None, True), {"messages": TURNS}],
