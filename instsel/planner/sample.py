@@ -19,7 +19,15 @@ from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
 from instsel.data.chat import check_tokenizer
 from instsel.data.contamination import LeakIndex
-from instsel.data.encode import REJECTED, encode_lines, encoding_options, first_occurrences, numeric_ids, reasons
+from instsel.data.encode import (
+    EXAMPLES,
+    REJECTED,
+    encode_lines,
+    encoding_options,
+    first_occurrences,
+    numeric_ids,
+    reasons,
+)
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import pool_files, target_files
 from instsel.errors import InputError
@@ -290,7 +298,8 @@ def sampled_rows(study: StudyConfig, terminal: Terminal) -> Sample:
 
 def _disk(parts: list[Part], pool: list[Reading], targets: list[Tables], leaks: LeakIndex) -> int:
     """Return the bytes of the shards, of rejected rows, of the index and of what is known of the targets' texts."""
-    known = pa.concat_tables([table for splits in targets for table, _ in splits.values()])
+    tables = [table for splits in targets for table, _ in splits.values()] or [EXAMPLES.empty_table()]
+    known = pa.concat_tables(tables)
     reading = sum(pool, Reading.measure(known))
     file = len(parquet(known[:1])) + len(parquet(REJECTED.empty_table()))
     rows, files = sum(part.rows.rows for part in parts), sum(part.rows.shards for part in parts)
