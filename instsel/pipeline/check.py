@@ -97,15 +97,15 @@ def check_study(config: StudyConfig, show: int = 0) -> StudyCheck:
     """
     from instsel.models.loading import load_tokenizer
 
-    found = preflight(config)
-    problems = [str(problem) for problem in found if problem.is_fatal]
-    notes = [str(problem) for problem in found if not problem.is_fatal]
+    before_a_run = preflight(config)
+    problems = [str(problem) for problem in before_a_run if problem.is_fatal]
+    notes = [str(problem) for problem in before_a_run if not problem.is_fatal]
     try:
         tokenizer = load_tokenizer(config.model)
         check_tokenizer(tokenizer)
     except Exception as error:
         # Files of a tokenizer are anybody's. What can be known of them on this machine, `preflight` has said.
-        if any(problem.is_fatal and problem.key.startswith("model.") for problem in found):
+        if any(problem.is_fatal and problem.key.startswith("model.") for problem in before_a_run):
             return StudyCheck(problems, notes, [], [])
         if isinstance(error, InputError):
             return StudyCheck([*problems, str(error)], notes, [], [])

@@ -7,7 +7,7 @@ how many workers there are, and a killed run resumes with the shards that are mi
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 CHUNK_BLOCK_BYTES = 4 << 20
 DATE = "date.json"
 MOST_KEYS = 8
+MOST_FILES = 10
+"""Files that are named."""
+
 FLOAT16 = "the model's weights are stored in float16: bfloat16 keeps 8 of their 11 bits, --set model.dtype=float32 all"
 
 
@@ -85,11 +88,12 @@ class Prepare(Stage[PrepareResult]):
         if not pool.rows:
             filtered = why_filtered(pool.rejected)
             raise InputError(f"pool: no usable row; {filtered or why_rejected(pool.rejected)}")
-        _require_rows_of_entries(config, files, pool)
+        counts = ((file, pool.files[file.uri]) for file in files)
+        require_rows_of_entries(config, ((file, count.rows, count.rejected) for file, count in counts))
         tokenizer, weights, parameters = ray.get(identified)
         if weights == "float16" and dtype_of(config.model) == "bfloat16":
             context.console.say(FLOAT16)
-        for line in filter(None, (_summary(pool), _empty_files(pool), _unread(pool))):
+        for line in filter(None, (_summary(pool), *_empty_files(pool), _unread(pool))):
             context.console.say(line)
         result = PrepareResult(
             pool=pool,
@@ -247,17 +251,21 @@ class _Encoder:
         return {"shard": shard, "rows": len(examples), "tokens": tokens}
 
 
-def _require_rows_of_entries(config: StudyConfig, files: Sequence[SourceFile], pool: PoolResult) -> None:
+def require_rows_of_entries(config: StudyConfig, counts: Iterable[tuple[SourceFile, int, Mapping[str, int]]]) -> None:
     """Check that each entry of the pool gave rows, or has some that were not wanted.
+
+    Args:
+        config: the study file.
+        counts: of each file of the pool, in their order, its usable rows, and rejected ones by reason.
 
     Raises:
         InputError: an entry gave none; the message has its key and why its rows were rejected.
     """
-    for key, of_entry in groupby(files, lambda file: file.key):
-        counts = [pool.files[file.uri] for file in of_entry]
-        rejected = sum((Counter(count.rejected) for count in counts), Counter[str]())
+    for key, of_entry in groupby(counts, lambda count: count[0].key):
+        files = list(of_entry)
+        rejected = sum((Counter(reasons) for _, _, reasons in files), Counter[str]())
         allowed = config.pool[int(key.split(".")[1])].allow_empty if key.startswith("pool.") else False
-        if not any(count.rows for count in counts) and not any(map(_is_readable, rejected)) and not allowed:
+        if not any(rows for _, rows, _ in files) and not any(map(_is_readable, rejected)) and not allowed:
             why = why_rejected(dict(rejected.most_common()))
             raise InputError(f"{key}: no usable row; {why}; correct it, or set allow_empty: true")
 
@@ -267,13 +275,13 @@ def _is_readable(reason: str) -> bool:
     return reason in (DUPLICATE, NEAR_COPY, *LEAKS) or is_filtered(reason)
 
 
-def _empty_files(pool: PoolResult) -> str:
-    """Say which files gave no row and why; nothing where all did, or are copies of others."""
-    empty = {uri: count for uri, count in pool.files.items() if not count.rows and DUPLICATE not in count.rejected}
+def _empty_files(pool: PoolResult) -> list[str]:
+    """Say which files gave no row and why."""
+    empty = [f"{uri}: {why_rejected(count.rejected)}" for uri, count in pool.files.items() if not count.rows]
     if not empty:
-        return ""
-    uri, count = next(iter(empty.items()))
-    return f"{len(empty)} of {len(pool.files)} files gave no row, such as {uri}: {why_rejected(count.rejected)}"
+        return []
+    more = [f"and {len(empty) - MOST_FILES} more, which the report lists"] if len(empty) > MOST_FILES else []
+    return [f"{len(empty)} of {len(pool.files)} files gave no row:", *empty[:MOST_FILES], *more]
 
 
 def _unread(pool: PoolResult) -> str:

@@ -266,3 +266,32 @@ def test_the_command_says_what_is_left_and_names_what_is_wrong(finished_study, t
     result = CliRunner().invoke(app, ["plan", str(path), "--set", "pool.0.path=nowhere.jsonl"])
     assert result.exit_code == 2
     assert "pool.0.path" in result.stderr
+
+
+def test_a_study_without_targets_is_planned(tiny_study, capsys):
+    raw = tiny_study(targets={}, selection={"budget": 4, "methods": ["random", "longest"]})
+    plan = plan_study(parse_study(raw, "test"), Terminal())
+    stages = {stage.name: stage for stage in plan.stages}
+    assert stages["prepare"].rows == 24 and stages["finetune"].rows == 8
+    assert "| evaluate | 0 |" in capsys.readouterr().out
+
+
+def test_an_entry_of_the_pool_that_gives_no_row_ends_the_plan(tiny_study, tmp_path):
+    raw = tiny_study()
+    (tmp_path / "other.csv").write_text("ask,reply\nWhy?,So.\n")
+    raw["pool"].append({"path": str(tmp_path / "other.csv")})
+    with pytest.raises(
+        InputError, match=r"^pool\.1\.path: no usable row; rows were rejected: 1 x .* allow_empty: true$"
+    ):
+        sampled_rows(parse_study(raw, "test"), Terminal())
+    raw["pool"][1]["allow_empty"] = True
+    summary = sampled_rows(parse_study(raw, "test"), Terminal()).summary
+    assert "other.csv: of 1 rows that were looked at, rows were rejected: 1 x no turns" in summary
+
+
+def test_filters_that_leave_nothing_are_named_in_the_plan(tiny_study):
+    raw = tiny_study(data={"filters": [{"filter": "length", "min": 5000}]})
+    with pytest.raises(
+        InputError, match=r"^pool: no usable row; data\.filters: of \d+ rejected rows 'length' rejected"
+    ):
+        sampled_rows(parse_study(raw, "test"), Terminal())
