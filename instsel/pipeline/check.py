@@ -1,7 +1,7 @@
 """A look at a study before it runs: what the first rows of its files hold, and rows as the model sees them."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +20,8 @@ from instsel.filters.base import is_filtered, why_filtered
 from instsel.io.store import Folder
 from instsel.pipeline.benchmarks import task_spec
 from instsel.pipeline.preflight import preflight
-from instsel.study.folder import MANIFEST
+from instsel.study.folder import MANIFEST, find_folder
+from instsel.tracking import check_tracking
 
 SAMPLE_ROWS = 200
 MOST_ROWS = 20_000
@@ -99,6 +100,7 @@ def check_study(config: StudyConfig, show: int = 0) -> StudyCheck:
 
     before_a_run = preflight(config)
     problems = [str(problem) for problem in before_a_run if problem.is_fatal]
+    problems += _folder_problems(config)
     notes = [str(problem) for problem in before_a_run if not problem.is_fatal]
     try:
         tokenizer = load_tokenizer(config.model)
@@ -136,6 +138,19 @@ def check_study(config: StudyConfig, show: int = 0) -> StudyCheck:
     if of_pool and not problems and not any(check.usable for check in of_pool):
         problems.append(f"pool: none of the rows looked at is usable; {_why(of_pool)}")
     return StudyCheck(list(dict.fromkeys(problems)), notes, checks, list(islice(_in_turn(shown), show)))
+
+
+def _folder_problems(config: StudyConfig) -> Iterator[str]:
+    """Say why nothing can be written to the study's folder or to its trackers."""
+    checks: list[Callable[[], object]] = [
+        lambda: check_tracking(config.tracking),
+        lambda: find_folder(config.out, config.name),
+    ]
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            yield str(error)
 
 
 def _missing_tasks(config: StudyConfig) -> Iterator[str]:

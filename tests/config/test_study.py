@@ -342,3 +342,8 @@ def test_a_mixture_by_hand_needs_no_target() -> None:
 )
 def test_columns_that_contradict_each_other_are_refused(columns: dict[str, Any], why: str) -> None:
     assert why in refusal(pool=[{"path": "a", "columns": columns}])
+
+
+def test_a_value_in_place_of_keys_is_told_in_words_of_the_file() -> None:
+    assert "model: should hold keys with values, not 'tiny'" in refusal(model="tiny")
+    assert "targets.m: should hold keys with values, not 'x.jsonl'" in refusal(targets={"m": "x.jsonl"})

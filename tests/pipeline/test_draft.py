@@ -274,7 +274,7 @@ def test_check_tells_of_filters_only_where_they_leave_nothing(check: Callable[..
     assert "9 rows, 0 usable; rejected: 9 x filter regex" in result.output
     result = check(data__filters="[{filter: length, min: 5000}]")
     assert result.exit_code == 2
-    assert "pool: none of the rows looked at is usable; data.filters: of 101 rejected rows 'length' rejected 100" in (
+    assert "pool: none of the rows looked at is usable; data.filters: of 101 rejected rows 'length' rejected 100 (" in (
         result.stderr
     )
 
@@ -291,3 +291,9 @@ def test_check_names_a_benchmark_that_does_not_exist(check: Callable[..., Any]) 
     result = check(targets="{gsm8kk: {task: gsm8kk}}")
     assert result.exit_code == 2
     assert "targets.gsm8kk.task: lm-eval has no task 'gsm8kk'; did you mean gsm8k" in result.stderr
+
+
+def test_check_says_where_the_study_cannot_be_written(check: Callable[..., Any], folder: Path) -> None:
+    result = check(out=str(folder / "pool"))
+    assert result.exit_code == 2
+    assert "pool holds files that are no study; give an empty or new folder" in result.stderr
