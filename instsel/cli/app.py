@@ -177,7 +177,8 @@ def export(
         lines, rejected = export_rows(study, selection, rows)
         count = write_lines(lines, out)
         others = f"; {len(rejected):,} do not fit, such as {rejected[0]}" if rejected else ""
-        Terminal().say(f"{count:,} rows{others}")
+        # Standard output is the rows'.
+        typer.echo(printable(f"{count:,} rows{others}"), err=out is None)
 
 
 @app.command()

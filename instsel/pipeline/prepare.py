@@ -84,11 +84,11 @@ class Prepare(Stage[PrepareResult]):
         if not shards:
             raise InputError(f"pool: no usable row; {why_rejected({})}")
         near_duplicates = find_near_duplicates(folder, shards, config.data, context.console)
-        pool, memory = ray.get(ray.remote(finish_pool).remote(folder, shards, [file.uri for file in files]))
+        pool, memory = ray.get(ray.remote(finish_pool).remote(folder, shards, _names(files)))
         if not pool.rows:
             filtered = why_filtered(pool.rejected)
             raise InputError(f"pool: no usable row; {filtered or why_rejected(pool.rejected)}")
-        counts = ((file, pool.files[file.uri]) for file in files)
+        counts = ((file, pool.files[name]) for file, name in zip(files, _names(files), strict=True))
         require_rows_of_entries(config, ((file, count.rows, count.rejected) for file, count in counts))
         tokenizer, weights, parameters = ray.get(identified)
         if weights == "float16" and dtype_of(config.model) == "bfloat16":
@@ -249,6 +249,12 @@ class _Encoder:
         seconds = time.monotonic() - began
         self.meter.count(rows=len(examples), tokens=tokens, rejected=len(rejected), seconds=seconds)
         return {"shard": shard, "rows": len(examples), "tokens": tokens}
+
+
+def _names(files: Sequence[SourceFile]) -> list[str]:
+    """Name the files by their URIs, and by their keys too where several entries have the same one."""
+    times = Counter(file.uri for file in files)
+    return [file.uri if times[file.uri] == 1 else f"{file.uri} ({file.key})" for file in files]
 
 
 def require_rows_of_entries(config: StudyConfig, counts: Iterable[tuple[SourceFile, int, Mapping[str, int]]]) -> None:

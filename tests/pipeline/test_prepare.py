@@ -284,6 +284,12 @@ def test_a_pool_without_a_usable_row_is_refused_with_reasons(tiny_study: Study, 
     assert text.endswith("1 x not UTF-8")
 
 
+def test_an_entry_without_a_row_is_refused_where_another_has_its_file(tiny_study: Study, tmp_path: Path) -> None:
+    raw = tiny_study(pool=[{"path": "rows.json"}, {"path": "rows.json", "split": "test"}])
+    (tmp_path / "rows.json").write_text(json.dumps({"train": [row(1), row(2)], "test": [{"ask": "Why?"}]}))
+    assert refusal(raw).startswith("pool.1.path: no usable row; rows were rejected: 1 x no turns and no prompt")
+
+
 def test_a_damaged_file_is_named_with_its_line(tiny_study: Study, tmp_path: Path) -> None:
     raw = tiny_study(pool_rows=200, pool=[{"path": "cut.jsonl.gz"}])
     packed = gzip.compress((tmp_path / "pool/rows.jsonl").read_bytes())
