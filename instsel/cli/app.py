@@ -63,13 +63,19 @@ def init(
     ] = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="study file to write", metavar="STUDY.yaml")] = Path("study.yaml"),
     model: Annotated[str | None, typer.Option(help="folder or hub id of the model; default: a small one")] = None,
+    columns: Annotated[
+        list[str],
+        typer.Option(
+            "--column", help="a column that is not known by its name: prompt=ask, answer=reply", metavar="PART=COLUMN"
+        ),
+    ] = [],  # noqa: B006
 ) -> None:
     """Write a study file for your own files, commented and ready to run."""
     with exit_status():
         from instsel.pipeline.draft import draft_study
 
         terminal = Terminal()
-        for each in draft_study(paths, targets, out, model):
+        for each in draft_study(paths, targets, out, model, columns):
             terminal.say(str(each))
         terminal.say(f"wrote {out}; look at it by `instsel check {out} --show 3`, run it by `instsel run {out}`")
 
@@ -171,7 +177,8 @@ def export(
         lines, rejected = export_rows(study, selection, rows)
         count = write_lines(lines, out)
         others = f"; {len(rejected):,} do not fit, such as {rejected[0]}" if rejected else ""
-        Terminal().say(f"{count:,} rows{others}")
+        # Standard output is the rows'.
+        typer.echo(printable(f"{count:,} rows{others}"), err=out is None)
 
 
 @app.command()

@@ -195,6 +195,8 @@ def _message(item: ErrorDetails, location: Location) -> str:
         return f"unknown key; did you mean {near}?" if near else "unknown key; remove it or correct its spelling"
     if item["type"] == "missing":
         return "is missing; write it"
+    if item["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return "should hold keys with values"
     if item["type"] == "bool_type":
         return "should be true or false"
     if item["type"] == "union_tag_invalid":

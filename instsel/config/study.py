@@ -389,9 +389,11 @@ class StudyConfig(StrictModel):
         needing = [method.name for method in self.selection.methods if method.needs_targets]
         parts = {
             "selection.include_validation": self.selection.include_validation,
+            "selection.quotas": self.selection.quotas is not None,
             "evaluation.headroom": self.evaluation.headroom,
+            "evaluation.form_and_content": self.evaluation.form_and_content,
             "search": self.search is not None,
-            "mixture": self.mixture is not None,
+            "mixture.importance": self.mixture is not None and self.mixture.importance == "targets",
         }
         what = needing[:1] + [key for key, is_asked in parts.items() if is_asked]
         if what:

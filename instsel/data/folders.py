@@ -19,6 +19,8 @@ CARD = "README.md"
 FRONT_MATTER = re.compile(r"\A\ufeff?---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
 ENDINGS = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 PACKED = (".gz", ".bz2", ".xz", ".zst")
+# Of the folder of a study, and of the folder of rows that `instsel init` writes beside STUDY.yaml.
+STUDY, GRAPH, HELD_OUT = "study.json", "graph.json", "-heldout"
 # Descriptions of a dataset, which are no rows.
 DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json", SPLITS, STATE}
 
@@ -48,6 +50,19 @@ def is_data(name: str) -> bool:
 def has_data(uri: str) -> bool:
     """Whether there are files with the ending of data in a folder, at any depth."""
     return any(is_data(name) for name in walk(uri))
+
+
+def data_files(uri: str) -> list[str]:
+    """Return the files with the ending of data in a folder, at any depth, as sorted paths relative to it.
+
+    What `instsel` wrote there is left out: studies, and the rows that `instsel init` held out beside a study file.
+    """
+    names = walk(uri)
+    everything = set(names)
+    studies = [name.removesuffix(STUDY) for name in names if name.endswith(f"/{STUDY}")]
+    written = [folder for folder in studies if f"{folder}{GRAPH}" in everything]
+    written += [f"{name.removesuffix('.yaml')}{HELD_OUT}/" for name in names if name.endswith(".yaml")]
+    return [name for name in names if is_data(name) and not name.startswith(tuple(written))]
 
 
 def folder_files(uri: str, split: str | None, config: str | None) -> FolderFiles:
@@ -149,7 +164,7 @@ def _by_split(files: Any) -> dict[str, list[str]]:
 
 
 def _listed(uri: str, split: str | None, config: str | None, name: str) -> FolderFiles:
-    names = [each for each in walk(uri) if is_data(each)]
+    names = data_files(uri)
     if not names:
         raise InputError(f"a folder without data files ({', '.join(ENDINGS)}, packed or not); give a file or a glob")
     folders = sorted({each.partition("/")[0] for each in names if "/" in each})

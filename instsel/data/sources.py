@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from pyarrow import fs as pafs
@@ -42,6 +44,16 @@ def pool_files(study: StudyConfig) -> list[SourceFile]:
     return [file for entry in _pool_entries(study) for file in _files(study, entry)]
 
 
+def readable_pool_files(study: StudyConfig) -> list[list[SourceFile]]:
+    """List the files of each entry of the pool; none where it cannot be listed, of which `check_files` says why."""
+    by_entry: list[list[SourceFile]] = []
+    for entry in _pool_entries(study):
+        by_entry.append([])
+        with suppress(InputError):
+            by_entry[-1] += _files(study, entry)
+    return by_entry
+
+
 def target_files(study: StudyConfig, name: str, rendered: str | None = None) -> dict[str, list[SourceFile]]:
     """List the files of a target by split: validation, and heldout if it has one.
 
@@ -76,6 +88,15 @@ def check_files(study: StudyConfig) -> list[str]:
     and datasets that the hub does not give. Only the first bytes of a file are read, and the end of a Parquet file.
     """
     return [problem for entry in _entries(study) for problem in _problems(study, entry)]
+
+
+def files_with_columns(study: StudyConfig) -> Iterator[tuple[str, list[SourceFile]]]:
+    """Yield the files of each part of the study file for which columns are named, by its key; not those of a hub."""
+    for entry in _entries(study):
+        with suppress(InputError):
+            files = [file for file in _files(study, entry) if file.layout.columns and not file.is_hub]
+            if files:
+                yield entry.key.rpartition(".")[0], files
 
 
 def input_paths(study: StudyConfig) -> dict[str, str]:
@@ -180,9 +201,13 @@ def _files(study: StudyConfig, entry: _Entry) -> list[SourceFile]:
     try:
         return source_files(uri, allow_empty=entry.allow_empty, key=entry.key, **entry.options)
     except (InputError, OSError) as error:
-        is_hub_name = HUB_NAME.fullmatch(entry.uri) and not is_data(entry.uri) and "does not exist" in str(error)
-        hint = f", or write {HUB}{entry.uri} for a dataset of the Hugging Face hub" if is_hub_name else ""
-        raise InputError(f"{entry.key}: {error}{hint}") from error
+        raise InputError(f"{entry.key}: {error}{hub_hint(entry.uri, error)}") from error
+
+
+def hub_hint(uri: str, error: Exception) -> str:
+    """Return what to write where a path that does not exist may be the name of a dataset of the hub; "" elsewhere."""
+    is_hub_name = HUB_NAME.fullmatch(uri) and not is_data(uri) and "does not exist" in str(error)
+    return f", or write {HUB}{uri} for a dataset of the Hugging Face hub" if is_hub_name else ""
 
 
 def _other_split(file: SourceFile) -> list[JsonValue]:

@@ -52,17 +52,26 @@ class TaskSpec:
     filter: str | None = None
 
 
+def check_task(spec: TaskSpec) -> None:
+    """Check that there is a task, without its data set.
+
+    Raises:
+        InputError: lm-eval has no such task, or the task's file is not there.
+    """
+    if not _is_path(spec.source):
+        _require_single_task(_manager(is_path=False), spec)
+    elif not Path(spec.source).expanduser().is_file():
+        raise InputError(f"{spec.key}: file {spec.source} does not exist; correct the path")
+
+
 def load_task(spec: TaskSpec) -> "ConfigurableTask":
     """Load a task and its data set.
 
     Raises:
         InputError: lm-eval has no such task, its data set cannot be loaded, or it runs code without limits.
     """
+    check_task(spec)
     manager = _manager(is_path=_is_path(spec.source))
-    if not _is_path(spec.source):
-        _require_single_task(manager, spec)
-    elif not Path(spec.source).expanduser().is_file():
-        raise InputError(f"{spec.key}: file {spec.source} does not exist; correct the path")
     source = str(Path(spec.source).expanduser()) if _is_path(spec.source) else spec.source
     try:
         tasks = manager.load(source)["tasks"]

@@ -195,5 +195,10 @@ def why_filtered(rejected: Mapping[str, int]) -> str | None:
     counts = counts_by_filter(rejected)
     if not counts:
         return None
-    shown = ", ".join(f"{name!r} rejected {count}" for name, count in counts.items())
+    mostly: dict[str, str] = {}
+    for reason, _ in sorted(rejected.items(), key=lambda item: -item[1]):
+        if is_filtered(reason):
+            name, _, why = reason.removeprefix(_PREFIX).partition(": ")
+            mostly.setdefault(name, why)
+    shown = ", ".join(f"{name!r} rejected {count} ({mostly[name]})" for name, count in counts.items())
     return f"data.filters: of {sum(rejected.values())} rejected rows {shown}; loosen or remove these filters"

@@ -51,6 +51,13 @@ def model_problems(study: StudyConfig) -> list[Problem]:
     return problems
 
 
+def most_positions(name: str) -> int | None:
+    """Return the longest row in tokens of a model; None where its configuration is not on this machine, or has none."""
+    folder = _folder(name, None)
+    config = None if folder is None else _read_config(Model(name=str(folder)), "model.name")[0]
+    return None if config is None else _positions(config.get_text_config())
+
+
 def encoder_problems(embedding: Embedding) -> list[Problem]:
     """Look for what would end the computation of prompt embeddings."""
     folder = _folder(embedding.encoder, embedding.revision)

@@ -1,9 +1,10 @@
 """A look at a study before it runs: what the first rows of its files hold, and rows as the model sees them."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -11,14 +12,21 @@ import pyarrow as pa
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.data.chat import IGNORED, check_tokenizer
-from instsel.data.encode import count_unread, encode_lines, encoding_options, reasons
+from instsel.data.encode import EXAMPLES, count_unread, encode_lines, encoding_options, reasons
 from instsel.data.readers import SourceFile, read_chunks
-from instsel.data.sources import check_files, pool_files, target_files
+from instsel.data.sources import readable_pool_files, target_files
 from instsel.errors import InputError
+from instsel.filters.base import is_filtered, why_filtered
 from instsel.io.store import Folder
-from instsel.study.folder import MANIFEST
+from instsel.pipeline.benchmarks import task_spec
+from instsel.pipeline.preflight import preflight
+from instsel.study.folder import MANIFEST, find_folder
+from instsel.tracking import check_tracking
 
 SAMPLE_ROWS = 200
+MOST_ROWS = 20_000
+"""Rows of a file that are looked at where none of them is usable."""
+
 BENCHMARKS = "benchmarks"
 MOST_KEYS = 20
 
@@ -70,93 +78,150 @@ class ShownRow:
 
 @dataclass(frozen=True)
 class StudyCheck:
-    """What was looked at: all that is wrong, files, and rows to show."""
+    """What was looked at: all that is wrong, what is only worth a mention, files, and rows to show."""
 
     problems: list[str]
+    notes: list[str]
     files: list[FileCheck]
     shown: list[ShownRow]
 
 
 def check_study(config: StudyConfig, show: int = 0) -> StudyCheck:
-    """Look at the first rows of each file of a study, without Ray.
+    """Look for what would end a study, and at the first rows of each of its files, without Ray.
 
     Args:
         config: the study file.
         show: rows of the pool to show, the first usable ones of its entries in turn.
 
     Returns:
-        All that is wrong: files that cannot be read, entries of the pool and splits of targets of whose first rows none
-        is usable; and what the files hold.
+        All that is wrong: what `preflight` finds, files that cannot be read, entries of the pool and splits of targets
+        of whose first rows none is usable; and what the files hold.
     """
     from instsel.models.loading import load_tokenizer
 
-    problems = check_files(config)
-    checks: list[FileCheck] = []
-    shown: list[list[ShownRow]] = []
+    before_a_run = preflight(config)
+    problems = [str(problem) for problem in before_a_run if problem.is_fatal]
+    problems += _folder_problems(config)
+    notes = [str(problem) for problem in before_a_run if not problem.is_fatal]
     try:
         tokenizer = load_tokenizer(config.model)
         check_tokenizer(tokenizer)
-        parts = _parts(config)
-    except InputError as error:
-        return StudyCheck(problems if str(error) in problems else [str(error), *problems], [], [])
-    for key, files in parts.items():
+    except Exception as error:
+        # Files of a tokenizer are anybody's. What can be known of them on this machine, `preflight` has said.
+        if any(problem.is_fatal and problem.key.startswith("model.") for problem in before_a_run):
+            return StudyCheck(problems, notes, [], [])
+        if isinstance(error, InputError):
+            return StudyCheck([*problems, str(error)], notes, [], [])
+        raise
+    checks: list[FileCheck] = []
+    shown: list[list[ShownRow]] = []
+    for key, files in _parts(config).items():
         rows: list[ShownRow] = []
-        usable = 0
+        of_part: list[FileCheck] = []
+        is_read = bool(files)
         for file in files:
             try:
                 check, examples = _check_file(key, file, tokenizer, config)
             except InputError as error:
-                problems += [] if str(error) in problems else [str(error)]
+                problems.append(str(error))
+                is_read = False
                 continue
-            checks.append(check)
-            usable += check.usable
+            of_part.append(check)
             rows += [_shown(tokenizer, row) for row in examples.slice(0, show - len(rows)).to_pylist()]
-        is_read = any(check.key == key for check in checks)
-        if not usable and is_read and not _may_be_empty(config, key):
-            problems.append(f"{key}: none of the rows looked at is usable; {_why([c for c in checks if c.key == key])}")
-        if key.startswith("pool"):
+        # Of files that cannot be read, or hold nothing, it is said already.
+        is_known = not is_read or any(problem.startswith(f"{key}.") for problem in problems)
+        if not is_known and not _gives_rows(config, of_part):
+            problems.append(f"{key}: none of the rows looked at is usable; {_why(of_part)}")
+        checks += of_part
+        if _is_pool(key):
             shown.append(rows)
-    return StudyCheck(problems, checks, list(islice(_in_turn(shown), show)))
+    problems += _missing_tasks(config)
+    of_pool = [check for check in checks if _is_pool(check.key)]
+    if of_pool and not problems and not any(check.usable for check in of_pool):
+        problems.append(f"pool: none of the rows looked at is usable; {_why(of_pool)}")
+    return StudyCheck(list(dict.fromkeys(problems)), notes, checks, list(islice(_in_turn(shown), show)))
+
+
+def _folder_problems(config: StudyConfig) -> Iterator[str]:
+    """Say why nothing can be written to the study's folder or to its trackers."""
+    checks: list[Callable[[], object]] = [
+        lambda: check_tracking(config.tracking),
+        lambda: find_folder(config.out, config.name),
+    ]
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            yield str(error)
+
+
+def _missing_tasks(config: StudyConfig) -> Iterator[str]:
+    """Say which tasks of targets and guards lm-eval does not have; their data sets are not loaded."""
+    for name, each in config.scored.items():
+        if each.task is not None:
+            from instsel.evaluation.tasks import check_task
+
+            try:
+                check_task(task_spec(config, name))
+            except InputError as error:
+                yield str(error)
+
+
+def _is_pool(key: str) -> bool:
+    return key.startswith("pool.")
+
+
+def _gives_rows(config: StudyConfig, of_part: Sequence[FileCheck]) -> bool:
+    """Whether a part may stay as it is, as stage *prepare* has it: filtered rows of the pool were readable."""
+    if any(check.usable for check in of_part):
+        return True
+    key = of_part[0].key
+    if not _is_pool(key):
+        return False
+    is_filtered_out = any(is_filtered(reason) for check in of_part for reason in check.rejected)
+    return is_filtered_out or config.pool[int(key.removeprefix("pool."))].allow_empty
 
 
 def _parts(config: StudyConfig) -> dict[str, list[SourceFile]]:
-    """Return the files of each entry of the pool and each split of a target."""
-    parts: dict[str, list[SourceFile]] = {}
-    for key, of_entry in groupby(pool_files(config), lambda file: file.key.removesuffix(".path")):
-        parts[key] = list(of_entry)
+    """Return the files of each entry of the pool and each split of a target, those that are there."""
+    parts = {f"pool.{number}": files for number, files in enumerate(readable_pool_files(config))}
     for name, target in config.targets.items():
         # Rows of a task of lm-eval are there once its stage has run.
         if target.task is None or (Folder.at(config.out) / BENCHMARKS).exists(MANIFEST):
-            files = target_files(config, name)
-            parts |= {f"targets.{name}.{split}": of_split for split, of_split in files.items()}
+            with suppress(InputError):
+                files = target_files(config, name)
+                parts |= {f"targets.{name}.{split}": of_split for split, of_split in files.items()}
     return parts
 
 
-def _may_be_empty(config: StudyConfig, key: str) -> bool:
-    part, _, number = key.partition(".")
-    return part == "pool" and config.pool[int(number)].allow_empty
-
-
 def _check_file(key: str, file: SourceFile, tokenizer: Any, config: StudyConfig) -> tuple[FileCheck, pa.Table]:
-    chunks = list(islice(read_chunks(file, SAMPLE_ROWS), 2))
-    lines = chunks[0][1] if chunks else []
-    examples, rejected = encode_lines(
-        lines,
-        1,
-        file.uri,
-        tokenizer=tokenizer,
-        options=encoding_options(config.data),
-        layout=file.layout,
-        source=file.source,
-        default_source=file.stem,
-        filters=config.data.filters if key.startswith("pool") else (),
-    )
-    tokens = sum(examples["tokens"].to_pylist())
-    looked_at = len(examples) + len(rejected)
+    """Look at the first rows of a file, and on to the first usable one where that comes later."""
+    looked_at = 0
+    rejected: Counter[str] = Counter()
+    usable = EXAMPLES.empty_table()
+    whole = True
+    for first, lines in read_chunks(file, SAMPLE_ROWS):
+        if len(usable) or looked_at >= MOST_ROWS:
+            whole = False
+            break
+        usable, bad = encode_lines(
+            lines,
+            first,
+            file.uri,
+            tokenizer=tokenizer,
+            options=encoding_options(config.data),
+            layout=file.layout,
+            source=file.source,
+            default_source=file.stem,
+            filters=config.data.filters if _is_pool(key) else (),
+        )
+        looked_at += len(usable) + len(bad)
+        rejected.update(reasons(bad))
+    tokens = sum(usable["tokens"].to_pylist())
     check = FileCheck(
-        key, file.uri, looked_at, len(examples), tokens, reasons(rejected), count_unread(examples), len(chunks) < 2
+        key, file.uri, looked_at, len(usable), tokens, dict(rejected.most_common()), count_unread(usable), whole
     )
-    return check, examples
+    return check, usable
 
 
 def _shown(tokenizer: Any, row: dict[str, Any]) -> ShownRow:
@@ -177,7 +242,12 @@ def _in_turn(lists: Sequence[Sequence[ShownRow]]) -> Iterator[ShownRow]:
 
 def _why(checks: Sequence[FileCheck]) -> str:
     counts = sum((Counter(check.rejected) for check in checks), Counter[str]())
-    return ", ".join(f"{count} x {reason}" for reason, count in counts.most_common(3)) or "its files hold no rows"
+    filtered = why_filtered(counts)
+    return (
+        filtered
+        or ", ".join(f"{count} x {reason}" for reason, count in counts.most_common(3))
+        or "its files hold no rows"
+    )
 
 
 def show_check(check: StudyCheck, terminal: Terminal) -> None:
@@ -194,6 +264,8 @@ def show_check(check: StudyCheck, terminal: Terminal) -> None:
         cut = ", cut at data.max_length" if row.truncated else ""
         terminal.head(f"{row.file}, line {row.line}: {row.tokens:,} tokens, {row.answer_tokens:,} trained on{cut}")
         terminal.marked([(segment.text, segment.is_answer) for segment in row.segments])
+    for note in check.notes:
+        terminal.say(f"note: {note}")
 
 
 def _unread_by_entry(files: Sequence[FileCheck]) -> dict[str, list[str]]:

@@ -6,15 +6,19 @@ machine is looked at: a model that the hub has still to give is mentioned, and p
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from instsel.config.mixture import Mixture
+from instsel.config.schema import suggestion
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
-from instsel.data.sources import check_files
+from instsel.data.named_columns import missing_columns
+from instsel.data.sources import check_files, files_with_columns
 from instsel.errors import InputError, Problem
 from instsel.study.dependencies import categories_by_embeddings
+
+MOST_KEYS = 10
 
 
 def preflight(study: StudyConfig) -> list[Problem]:
@@ -65,10 +69,17 @@ def problems_listed(study: StudyConfig, terminal: Terminal) -> Iterator[None]:
 
 
 def file_problems(study: StudyConfig) -> Iterator[Problem]:
-    """Look at the files of pool, targets and test rows: their first bytes, and nothing of their rows."""
+    """Look at the files of pool, targets and test rows: their first bytes; of rows whether named columns are there."""
     for problem in check_files(study):
         key, _, message = problem.partition(": ")
         yield Problem(key, message)
+    for part, files in files_with_columns(study):
+        with suppress(InputError):
+            missing, known, in_none = missing_columns(files)
+            for name, column in missing:
+                near = suggestion(column, known) or f"; they have {', '.join(known[:MOST_KEYS])}"
+                rows = "no row has" if in_none else "none of the first rows has"
+                yield Problem(f"{part}.columns.{name}", f"{rows} a column {column}{near}", is_fatal=in_none)
 
 
 def _ray(study: StudyConfig) -> list[Problem]:

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 CHUNK_BLOCK_BYTES = 4 << 20
 DATE = "date.json"
 MOST_KEYS = 8
+MOST_FILES = 10
+"""Files that are named."""
+
 FLOAT16 = "the model's weights are stored in float16: bfloat16 keeps 8 of their 11 bits, --set model.dtype=float32 all"
 
 
@@ -81,16 +84,16 @@ class Prepare(Stage[PrepareResult]):
         if not shards:
             raise InputError(f"pool: no usable row; {why_rejected({})}")
         near_duplicates = find_near_duplicates(folder, shards, config.data, context.console)
-        pool, memory = ray.get(ray.remote(finish_pool).remote(folder, shards, [file.uri for file in files]))
+        pool, memory = ray.get(ray.remote(finish_pool).remote(folder, shards, _names(files)))
         if not pool.rows:
             filtered = why_filtered(pool.rejected)
             raise InputError(f"pool: no usable row; {filtered or why_rejected(pool.rejected)}")
-        of_files = ((file.key, pool.files[file.uri]) for file in files)
-        require_rows_of_entries(config, ((key, count.rows, count.rejected) for key, count in of_files))
+        counts = ((file, pool.files[name]) for file, name in zip(files, _names(files), strict=True))
+        require_rows_of_entries(config, ((file, count.rows, count.rejected) for file, count in counts))
         tokenizer, weights, parameters = ray.get(identified)
         if weights == "float16" and dtype_of(config.model) == "bfloat16":
             context.console.say(FLOAT16)
-        for line in filter(None, (_summary(pool), _empty_files(pool), _unread(pool))):
+        for line in filter(None, (_summary(pool), *_empty_files(pool), _unread(pool))):
             context.console.say(line)
         result = PrepareResult(
             pool=pool,
@@ -248,17 +251,23 @@ class _Encoder:
         return {"shard": shard, "rows": len(examples), "tokens": tokens}
 
 
-def require_rows_of_entries(config: StudyConfig, counts: Iterable[tuple[str, int, Mapping[str, int]]]) -> None:
+def _names(files: Sequence[SourceFile]) -> list[str]:
+    """Name the files by their URIs, and by their keys too where several entries have the same one."""
+    times = Counter(file.uri for file in files)
+    return [file.uri if times[file.uri] == 1 else f"{file.uri} ({file.key})" for file in files]
+
+
+def require_rows_of_entries(config: StudyConfig, counts: Iterable[tuple[SourceFile, int, Mapping[str, int]]]) -> None:
     """Check that each entry of the pool gave rows, or has some that were not wanted.
 
     Args:
         config: the study file.
-        counts: of each file, in their order, the key of its entry, its rows, and its rejected rows by reason.
+        counts: of each file of the pool, in their order, its usable rows, and rejected ones by reason.
 
     Raises:
         InputError: an entry gave none; the message has its key and why its rows were rejected.
     """
-    for key, of_entry in groupby(counts, lambda count: count[0]):
+    for key, of_entry in groupby(counts, lambda count: count[0].key):
         files = list(of_entry)
         rejected = sum((Counter(reasons) for _, _, reasons in files), Counter[str]())
         allowed = config.pool[int(key.split(".")[1])].allow_empty if key.startswith("pool.") else False
@@ -272,13 +281,13 @@ def _is_readable(reason: str) -> bool:
     return reason in (DUPLICATE, NEAR_COPY, *LEAKS) or is_filtered(reason)
 
 
-def _empty_files(pool: PoolResult) -> str:
-    """Say which files gave no row and why; nothing where all did, or are copies of others."""
-    empty = {uri: count for uri, count in pool.files.items() if not count.rows and DUPLICATE not in count.rejected}
+def _empty_files(pool: PoolResult) -> list[str]:
+    """Say which files gave no row and why."""
+    empty = [f"{uri}: {why_rejected(count.rejected)}" for uri, count in pool.files.items() if not count.rows]
     if not empty:
-        return ""
-    uri, count = next(iter(empty.items()))
-    return f"{len(empty)} of {len(pool.files)} files gave no row, such as {uri}: {why_rejected(count.rejected)}"
+        return []
+    more = [f"and {len(empty) - MOST_FILES} more, which the report lists"] if len(empty) > MOST_FILES else []
+    return [f"{len(empty)} of {len(pool.files)} files gave no row:", *empty[:MOST_FILES], *more]
 
 
 def _unread(pool: PoolResult) -> str:

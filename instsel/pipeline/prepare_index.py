@@ -51,7 +51,7 @@ def finish_pool(folder: Folder, shards: Sequence[str], files: Sequence[str]) -> 
     Args:
         folder: of the stage.
         shards: their names, in the order of the files.
-        files: URIs of the pool's files, in their order; a shard's name starts with the number of its file.
+        files: names of the pool's files, in their order; a shard's name starts with the number of its file.
 
     Returns:
         What the manifest says of the pool, and the peak memory of this process, bytes.
@@ -69,7 +69,7 @@ def finish_pool(folder: Folder, shards: Sequence[str], files: Sequence[str]) -> 
         for reason_counts in _in_order(partial(_reasons_by_file, rejected), rejected.names(), readers):
             for file, of_file in reason_counts.items():
                 rejected_rows.update(of_file)
-                pool_counts.files[file].rejected.update(of_file)
+                pool_counts.files[files[file]].rejected.update(of_file)
     pool = PoolResult(
         rows=pool_counts.rows,
         tokens=pool_counts.tokens,
@@ -96,7 +96,7 @@ class _Counts:
         if len(index):
             shard = index["shard"][0].as_py()
             self.shards.append(shard)
-            file = self.files[self.names[int(shard.partition("-")[0])]]
+            file = self.files[self.names[_file_number(shard)]]
             file.rows += len(index)
             file.unread.update(json.loads((index.schema.metadata or {}).get(UNREAD_KEY, b"{}")))
         for group in index.group_by("source").aggregate([("id", "count"), ("tokens", "sum")]).to_pylist():
@@ -124,9 +124,17 @@ class _FileCounts:
     unread: Counter[str] = field(default_factory=Counter)
 
 
-def _reasons_by_file(rejected: Folder, name: str) -> dict[str, dict[str, int]]:
-    table = rejected.read_table(name, ["file", "reason"])
-    return {file: reasons(table.filter(pc.equal(table["file"], file))) for file in table["file"].unique().to_pylist()}
+def _reasons_by_file(rejected: Folder, name: str) -> dict[int, dict[str, int]]:
+    """Count the reasons of a table of rejected rows by the number of the file that they are of."""
+    if name not in (COPIES, NEAR_COPIES):
+        return {_file_number(name): reasons(rejected.read_table(name, ["reason"]))}
+    table = rejected.read_table(name, ["shard", "reason"])
+    numbers = np.asarray([_file_number(shard) for shard in table["shard"].to_pylist()], np.int64)
+    return {number: reasons(table.filter(pa.array(numbers == number))) for number in np.unique(numbers).tolist()}
+
+
+def _file_number(shard: str) -> int:
+    return int(shard.partition("-")[0])
 
 
 def _copies(pool: Folder, shards: Sequence[str], readers: ThreadPoolExecutor) -> Iterator[pa.Table]:

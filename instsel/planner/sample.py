@@ -33,11 +33,12 @@ from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.row_changes import row_words
 from instsel.data.sources import pool_files, target_files
 from instsel.errors import InputError
+from instsel.filters.base import why_filtered
 from instsel.io.store import Folder
 from instsel.models.loading import load_tokenizer
 from instsel.pipeline.benchmarks import write_benchmark
 from instsel.pipeline.near_duplicate_passes import KEYS
-from instsel.pipeline.prepare import encoders, require_rows_of_entries
+from instsel.pipeline.prepare import MOST_FILES, encoders, require_rows_of_entries
 from instsel.pipeline.prepare_targets import target_tables, why_rejected
 from instsel.planner.rows import Pick, sample_lines
 from instsel.runtime.session import peak_memory
@@ -51,9 +52,6 @@ CHOSEN_BYTES = 256
 
 ROWS_PER_FILE = 256
 LEAST_ROWS_PER_FILE = 16
-MOST_FILES = 10
-"""Files whose rejected rows are named."""
-
 ROWS_IN_ALL = 4096
 SEED = 0
 INDEX_BYTES = 64
@@ -241,9 +239,8 @@ def _read_back(folder: Folder, name: str) -> Reading:
 
 @dataclass(frozen=True)
 class _FileSample:
-    """A file of the pool, by its key: lines and rows, those that were tokenised, the usable ones of these, the cost."""
+    """A file of the pool: its lines and rows, those that were tokenised, the usable ones of these, and the cost."""
 
-    key: str
     uri: str
     lines: int
     rows: int
@@ -281,13 +278,19 @@ def sampled_rows(study: StudyConfig, terminal: Terminal) -> Sample:
         [row for table, _ in splits.values() for row in table["messages"].to_pylist()] for splits in targets
     ]
     leaks = LeakIndex.of(conversations, study.data.leak_words)
-    looked = _samples(study, leaks, terminal)
-    samples = _without_copies(looked)
+    sampled = _samples(study, leaks, terminal)
+    samples = _without_copies(sampled)
     pool = [part for part in (sample.part(study.data.shard_rows) for sample in samples) if part.rows.rows]
     if not pool:
         rejected = sum((Counter(sample.rejected) for sample in samples), Counter[str]())
-        raise InputError(f"pool: no usable row; {why_rejected(dict(rejected.most_common()))}")
-    require_rows_of_entries(study, ((sample.key, len(sample.usable), sample.rejected) for sample in looked))
+        why = why_filtered(rejected) or why_rejected(dict(rejected.most_common()))
+        raise InputError(f"pool: no usable row; {why}")
+    # Of a file that was not read whole, other rows may be usable.
+    counts = (
+        (file, len(of_file.usable) + of_file.rows - of_file.looked_at, of_file.rejected)
+        for file, of_file in zip(pool_files(study), sampled, strict=True)
+    )
+    require_rows_of_entries(study, counts)
     validation, heldout = (_split_rows(targets, split) for split in ("validation", "heldout"))
     rows, looked_at = sum(sample.rows for sample in samples), sum(sample.looked_at for sample in samples)
     speed = looked_at / max(1e-9, sum(sample.seconds for sample in samples))
@@ -324,11 +327,15 @@ def _summary(samples: list[_FileSample], rows: int, looked_at: int) -> str:
         text = f"{text}: counts are exact"
     else:
         text = f"{text}, at most {max(sample.looked_at for sample in samples)} a file: tokens are estimated"
-    return "\n  ".join([text, *(_rejected_of(sample) for sample in samples if sample.rejected)][: 1 + MOST_FILES])
+    # Files that gave nothing come first.
+    with_rejected = sorted((sample for sample in samples if sample.rejected), key=lambda sample: len(sample.usable) > 0)
+    lines = [_rejected_of(sample) for sample in with_rejected[:MOST_FILES]]
+    hidden = len(with_rejected) - len(lines)
+    return "\n  ".join([text, *lines, *([f"and {hidden:,} more files with rejected rows"] if hidden else [])])
 
 
 def _rejected_of(sample: _FileSample) -> str:
-    return f"{sample.uri}: of {sample.looked_at:,} rows looked at {why_rejected(sample.rejected)}"
+    return f"{sample.uri}: of {sample.looked_at:,} rows that were looked at, {why_rejected(sample.rejected)}"
 
 
 def _targets(study: StudyConfig) -> list[Tables]:
@@ -396,7 +403,7 @@ def _sample_file(file: SourceFile, number: int, count: int, model: Model, data: 
     kept = usable.select(["id", "source", *KEPT])
     looked_at, reading = len(lines.sample), Reading.measure(usable)
     counts = (lines.lines, lines.rows, looked_at)
-    return _FileSample(file.key, file.uri, *counts, kept, reasons(rejected), reading, seconds, peak_memory())
+    return _FileSample(file.uri, *counts, kept, reasons(rejected), reading, seconds, peak_memory())
 
 
 def _near_copy_seconds(usable: pa.Table, data: Data) -> float:

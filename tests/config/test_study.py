@@ -315,11 +315,20 @@ def test_a_name_cannot_lead_elsewhere(name: str) -> None:
         ({"selection": selection(methods=("validation_only",))}, "'validation_only'"),
         ({"evaluation": {"headroom": True}}, "'evaluation.headroom'"),
         ({"search": {"space": {"finetune.epochs": [1, 2]}}}, "'search'"),
+        ({"mixture": {"importance": "targets"}}, "'mixture.importance'"),
+        ({"evaluation": {"form_and_content": True}}, "'evaluation.form_and_content'"),
+        ({"selection": {**selection(methods=("random",)), "quotas": "equal"}}, "'selection.quotas'"),
     ],
 )
 def test_what_needs_a_target_is_named_where_there_is_none(parts: dict[str, Any], what: str) -> None:
     assert study(targets={}).targets == {}
     assert f"targets: {what} needs a target, and there is none" in refusal(targets={}, **parts)
+
+
+def test_a_mixture_by_hand_needs_no_target() -> None:
+    mixture = {"importance": {"code": 0.5, "chat": 0.5}, "max_shift": 0.2}
+    by_mixture = {"budget": 0.1, "methods": [{"method": "random", "mixture": "pool"}]}
+    assert study(targets={}, mixture=mixture, selection=by_mixture).mixture is not None
 
 
 @pytest.mark.parametrize(
@@ -337,3 +346,8 @@ def test_what_needs_a_target_is_named_where_there_is_none(parts: dict[str, Any],
 )
 def test_columns_that_contradict_each_other_are_refused(columns: dict[str, Any], why: str) -> None:
     assert why in refusal(pool=[{"path": "a", "columns": columns}])
+
+
+def test_a_value_in_place_of_keys_is_told_in_words_of_the_file() -> None:
+    assert "model: should hold keys with values, not 'tiny'" in refusal(model="tiny")
+    assert "targets.m: should hold keys with values, not 'x.jsonl'" in refusal(targets={"m": "x.jsonl"})

@@ -265,7 +265,8 @@ def test_rows_are_rejected_by_the_first_filter_that_does() -> None:
     counts = {reason: reasons.count(reason) for reason in reasons if reason} | {"not a JSON object": 5}
     assert counts_by_filter(counts) == {"length": 2, "no-excuses": 1}
     assert why_filtered(counts) == (
-        "data.filters: of 8 rejected rows 'length' rejected 2, 'no-excuses' rejected 1; loosen or remove these filters"
+        "data.filters: of 8 rejected rows 'length' rejected 2 (fewer than 2 words in the answer), 'no-excuses' "
+        "rejected 1 (the row matches sorry); loosen or remove these filters"
     )
     assert why_filtered({"not a JSON object": 5}) is None
 

@@ -233,3 +233,28 @@ def test_an_error_is_a_problem_of_the_key_that_it_starts_with() -> None:
     assert Problem.of(InputError("pool.0.path: x: y"), "pool") == Problem("pool.0.path", "x: y")
     assert Problem.of(InputError("file x: y is not there"), "pool") == Problem("pool", "file x: y is not there")
     assert str(Problem("a.b", "c")) == "a.b: c"
+
+
+def test_a_named_column_that_no_row_has_ends_the_command_with_the_one_that_is_near(
+    run: Callable[..., Result], write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = [{"ask": f"{number}?", "context": "a", "reply": "b"} for number in range(9)]
+    path = str(write_rows("own.jsonl", rows))
+
+    def pool(**columns: str) -> str:
+        return json.dumps([{"path": path, "columns": {"prompt": "ask", "answer": "reply", **columns}}])
+
+    result = run(f"pool={pool(input='contxt')}")
+    assert result.exit_code == 2
+    assert "pool.0.columns.input: no row has a column contxt; did you mean context?" in result.stderr
+    result = run(f"pool={pool(history='said')}")
+    assert "pool.0.columns.history: no row has a column said; they have ask, context, reply" in result.stderr
+    assert isinstance(run(f"pool={pool(input='context')}").exception, _Started)
+    # Rows of different keys, more than are looked at: a later one may have it.
+    write_rows("own.jsonl", [*rows, *({"ask": f"{number}!", "reply": "b"} for number in range(300))])
+    result = run(f"pool={pool(history='said')}")
+    assert isinstance(result.exception, _Started)
+    assert (
+        "note: pool.0.columns.history: none of the first rows has a column said; they have ask, context"
+        in result.output
+    )

@@ -25,9 +25,11 @@ from instsel.data.messages import BadRow
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.models.loading import load_tokenizer
+from instsel.pipeline import prepare
 from instsel.pipeline.registry import build_graph
 from instsel.runtime.errors import clear_errors
 from instsel.study.folder import StageFolder
+from instsel.study.results import FileCount, PoolResult
 from instsel.study.stage import RunContext
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -282,6 +284,12 @@ def test_a_pool_without_a_usable_row_is_refused_with_reasons(tiny_study: Study, 
     assert text.endswith("1 x not UTF-8")
 
 
+def test_an_entry_without_a_row_is_refused_where_another_has_its_file(tiny_study: Study, tmp_path: Path) -> None:
+    raw = tiny_study(pool=[{"path": "rows.json"}, {"path": "rows.json", "split": "test"}])
+    (tmp_path / "rows.json").write_text(json.dumps({"train": [row(1), row(2)], "test": [{"ask": "Why?"}]}))
+    assert refusal(raw).startswith("pool.1.path: no usable row; rows were rejected: 1 x no turns and no prompt")
+
+
 def test_a_damaged_file_is_named_with_its_line(tiny_study: Study, tmp_path: Path) -> None:
     raw = tiny_study(pool_rows=200, pool=[{"path": "cut.jsonl.gz"}])
     packed = gzip.compress((tmp_path / "pool/rows.jsonl").read_bytes())
@@ -311,3 +319,17 @@ def test_weights_in_float16_are_told_where_bfloat16_would_round_them(
     told = {dtype: run(tiny_study(model={"name": str(model), "dtype": dtype}))[1] for dtype in ("bfloat16", "float32")}
     assert "stored in float16: bfloat16 keeps 8 of their 11 bits" in told["bfloat16"]
     assert "float16" not in told["float32"]
+
+
+def test_every_file_that_gave_no_row_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"full": FileCount(rows=1, rejected={}), "copies": FileCount(rows=0, rejected={DUPLICATE: 2})}
+    files |= {
+        "bad": FileCount(rows=0, rejected={DUPLICATE: 1, "not UTF-8": 9}),
+        "empty": FileCount(rows=0, rejected={}),
+    }
+    pool = PoolResult(rows=1, tokens=1, shards=[], sources={}, rejected={}, files=files)
+    lines = prepare._empty_files(pool)
+    assert lines[0] == "3 of 4 files gave no row:"
+    assert [line.partition(":")[0] for line in lines[1:]] == ["copies", "bad", "empty"]
+    monkeypatch.setattr(prepare, "MOST_FILES", 1)
+    assert prepare._empty_files(pool)[2:] == ["and 2 more, which the report lists"]

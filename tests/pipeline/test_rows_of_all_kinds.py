@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from instsel.config.file import parse_study
 from instsel.pipeline.check import StudyCheck, check_study
@@ -26,6 +27,7 @@ END = "<|im_end|>"
 QUESTION, ANSWER = "What is felt?", "Pressed wool."
 TURNS = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
 TOOLS = [{"type": "function", "function": {"name": "mul", "description": "Multiply.", "parameters": {}}}]
+SIZES = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
 CALL = '<tool_call>\n{"name": "mul", "arguments": {"a": 4, "b": 3}}\n</tool_call>'
 CALLED = {"name": "mul", "arguments": {"a": 4, "b": 3}}
 
@@ -389,13 +391,15 @@ TEMPLATES = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folders of tokenizers with published templates."""
+    """Folders of toy models with published templates."""
     folders: dict[str, Path] = {}
 
     def folder(template: str) -> Path:
         if template not in folders:
             folders[template] = tmp_path_factory.mktemp(template)
-            tokenizer_for(templates()[template]).save_pretrained(folders[template])
+            tokenizer = tokenizer_for(templates()[template])
+            tokenizer.save_pretrained(folders[template])
+            LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SIZES)).save_pretrained(folders[template])
         return folders[template]
 
     return folder
@@ -414,7 +418,7 @@ def look(case: Case, folder: Path, model: Path) -> StudyCheck:
         "out": str(folder / "out"),
         "model": {"name": str(model)},
         "pool": [{"path": str(path), **case.entry}],
-        "data": case.data,
+        "data": {"max_length": 2048, **case.data},
         "selection": {"budget": 1, "methods": ["random"]},
     }
     return check_study(parse_study(raw, "study.yaml"), show=9)

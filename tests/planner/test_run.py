@@ -218,13 +218,6 @@ def test_near_copies_take_time_and_space_where_they_are_looked_for(tiny_study, r
     assert plan_sample._near_copy_seconds(usable, Data(near_duplicates="off")) == 0
 
 
-def test_a_study_without_targets_is_planned(tiny_study, ray_session):
-    raw = tiny_study(pool_rows=12, targets={}, selection={"budget": 4, "methods": ["random"]})
-    plan = plan_study(parse_study(raw, "test"), Terminal())
-    assert {stage.name for stage in plan.stages if not stage.done} >= {"prepare", "select", "finetune"}
-    assert next(stage.rows for stage in plan.stages if stage.name == "prepare") == 12
-
-
 def test_of_a_large_file_a_sample_is_tokenised_and_every_row_counted(tiny_study, ray_session, monkeypatch):
     study = parse_study(tiny_study(pool_rows=50), "test")
     whole = sampled_rows(study, Terminal()).pool[0].rows
@@ -296,3 +289,32 @@ def test_the_command_says_what_is_left_and_names_what_is_wrong(finished_study, t
     result = CliRunner().invoke(app, ["plan", str(path), "--set", "pool.0.path=nowhere.jsonl"])
     assert result.exit_code == 2
     assert "pool.0.path" in result.stderr
+
+
+def test_a_study_without_targets_is_planned(tiny_study, capsys):
+    raw = tiny_study(targets={}, selection={"budget": 4, "methods": ["random", "longest"]})
+    plan = plan_study(parse_study(raw, "test"), Terminal())
+    stages = {stage.name: stage for stage in plan.stages}
+    assert stages["prepare"].rows == 24 and stages["finetune"].rows == 8
+    assert "| evaluate | 0 |" in capsys.readouterr().out
+
+
+def test_an_entry_of_the_pool_that_gives_no_row_ends_the_plan(tiny_study, tmp_path):
+    raw = tiny_study()
+    (tmp_path / "other.csv").write_text("ask,reply\nWhy?,So.\n")
+    raw["pool"].append({"path": str(tmp_path / "other.csv")})
+    with pytest.raises(
+        InputError, match=r"^pool\.1\.path: no usable row; rows were rejected: 1 x .* allow_empty: true$"
+    ):
+        sampled_rows(parse_study(raw, "test"), Terminal())
+    raw["pool"][1]["allow_empty"] = True
+    summary = sampled_rows(parse_study(raw, "test"), Terminal()).summary
+    assert "other.csv: of 1 rows that were looked at, rows were rejected: 1 x no turns" in summary
+
+
+def test_filters_that_leave_nothing_are_named_in_the_plan(tiny_study):
+    raw = tiny_study(data={"filters": [{"filter": "length", "min": 5000}]})
+    with pytest.raises(
+        InputError, match=r"^pool: no usable row; data\.filters: of \d+ rejected rows 'length' rejected"
+    ):
+        sampled_rows(parse_study(raw, "test"), Terminal())
