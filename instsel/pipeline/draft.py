@@ -1,15 +1,11 @@
 """A first study file for a user's own files: what they hold is looked at, and the rest is sensible and commented."""
 
-import heapq
 import json
 import math
 import os
 import re
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -17,24 +13,16 @@ from instsel.config.file import parse_study, plain_values
 from instsel.config.rows import Column
 from instsel.config.schema import suggestion
 from instsel.console import one_line
-from instsel.data.encode import reason_kind
 from instsel.data.folders import HELD_OUT as HELD_OUT_FOLDER
-from instsel.data.folders import data_files, is_dataset
-from instsel.data.formats import parse_row
-from instsel.data.messages import BadRow
-from instsel.data.readers import SourceFile, read_chunks, source_files
+from instsel.data.readers import source_files
 from instsel.data.row_shapes import RowLayout
-from instsel.data.sources import hub_hint, size_of
+from instsel.data.sources import hub_hint
 from instsel.errors import InputError
 from instsel.io.store import Folder
+from instsel.pipeline.draft_files import MOST_HELD_OUT, DraftFile, absolute, look, look_at, smallest
 from instsel.strict import usable_name
 
-READ_ROWS = 20_000
-"""Rows that are read of each file; how many a larger one has is estimated from its bytes."""
-
-CHUNK = 1_000
 HELD_OUT = 0.05
-MOST_HELD_OUT = 512
 FEWEST_HELD_OUT = 4
 FEWEST_TO_HOLD_OUT_OF = 20
 LONGEST = 1024
@@ -43,41 +31,6 @@ SMALL_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GPU_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 BUDGETS = ((1_000, 0.2), (100_000, 0.1), (1_000_000, 0.05), (math.inf, 0.01))
 """Rows of a pool up to which a share of it is proposed as the budget."""
-
-
-@dataclass(frozen=True)
-class DraftFile:
-    """What the first rows of a file hold.
-
-    Attributes:
-        uri: of the file.
-        rows: of the whole file, estimated where it is larger than what was read.
-        usable: of the rows that were read.
-        rejected: reason -> rows.
-        smallest: the rows with the smallest ids, a uniform sample: id, and the row as JSON.
-        whole: whether every row was read.
-        problem: why nothing was read.
-    """
-
-    uri: str
-    rows: int = 0
-    usable: int = 0
-    rejected: Mapping[str, int] = field(default_factory=dict)
-    smallest: Sequence[tuple[str, bytes]] = ()
-    whole: bool = True
-    problem: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.uri}: {self.what}"
-
-    @property
-    def what(self) -> str:
-        """What the file holds, in words."""
-        if self.problem:
-            return f"left out: {self.problem}"
-        about = "" if self.whole else "about "
-        why = ", ".join(f"{count:,} x {reason}" for reason, count in list(self.rejected.items())[:3])
-        return f"{about}{self.rows:,} rows" + (f"; rejected: {why}" if why else "")
 
 
 def draft_study(
@@ -107,7 +60,7 @@ def draft_study(
     if out.exists():
         raise InputError(f"{out} exists; remove it, or give another file by --out")
     layout = _layout(columns)
-    looked_at = {each.uri: each for path in paths for each in _look_at(path, layout)}
+    looked_at = {each.uri: each for path in paths for each in look_at(path, layout)}
     files = list(looked_at.values())
     usable = [each for each in files if each.usable]
     if not usable:
@@ -125,10 +78,6 @@ def draft_study(
     return files
 
 
-def _absolute(path: str) -> str:
-    return path if "://" in path or path.startswith("hf:") else os.path.abspath(os.path.expanduser(path))
-
-
 def _layout(columns: Sequence[str]) -> RowLayout:
     """Return where rows have what, of texts PART=COLUMN."""
     named: dict[str, str] = {}
@@ -144,60 +93,6 @@ def _layout(columns: Sequence[str]) -> RowLayout:
 def _hint(files: Sequence[DraftFile], layout: RowLayout) -> str:
     is_unnamed = not layout.columns and any("`columns`" in reason for each in files for reason in each.rejected)
     return "\nname the columns by --column prompt=COLUMN --column answer=COLUMN" if is_unnamed else ""
-
-
-def _look_at(path: str, layout: RowLayout) -> Iterator[DraftFile]:
-    """Look at the files of a path; one that is not alone and cannot be read has its problem.
-
-    Raises:
-        InputError: it does not exist, is not clear, or its only file cannot be read.
-    """
-    uri = _absolute(path)
-    try:
-        files = source_files(uri, allow_empty=True, layout=layout)
-    except InputError as error:
-        raise InputError(f"{error}{hub_hint(path, error)}") from error
-    is_alone = [file.uri for file in files] == [uri]
-    for file in files:
-        try:
-            yield _look(file)
-        except (InputError, OSError) as error:
-            if is_alone:
-                raise InputError(str(error)) from error
-            yield DraftFile(file.uri, problem=str(error).removeprefix(f"{file.uri}: "))
-    if is_alone or not os.path.isdir(uri) or is_dataset(uri):
-        return
-    for name in sorted({f"{uri}/{name}" for name in data_files(uri)} - {file.uri for file in files}):
-        yield DraftFile(name, problem="of another split or configuration; give its path too if it is to be in the pool")
-
-
-def _look(file: SourceFile) -> DraftFile:
-    looked_at = rows = usable = size = 0
-    rejected: Counter[str] = Counter()
-    sample: dict[str, bytes] = {}
-    for line in islice((line for _, lines in read_chunks(file, CHUNK) for line in lines), READ_ROWS):
-        looked_at += 1
-        if not line:
-            continue
-        rows, size = rows + 1, size + len(line) + 1
-        try:
-            sample[parse_row(line, layout=file.layout).id] = line
-            usable += 1
-        except BadRow as error:
-            rejected[reason_kind(str(error))] += 1
-        if len(sample) > 2 * MOST_HELD_OUT:
-            sample = dict(_smallest(sample.items()))
-    if not rows:
-        raise InputError(f"{file.uri}: it holds no row")
-    whole = looked_at < READ_ROWS
-    bytes_in_file = size_of(file.uri)
-    # Of a packed file the estimate is low; a budget is proposed by it, and nothing else.
-    estimate = rows if whole or math.isinf(bytes_in_file) else max(rows, round(rows * bytes_in_file / size))
-    return DraftFile(file.uri, estimate, usable, dict(rejected.most_common()), _smallest(sample.items()), whole)
-
-
-def _smallest(rows: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-    return heapq.nsmallest(MOST_HELD_OUT, rows)
 
 
 def _check_names(targets: Sequence[str]) -> None:
@@ -239,7 +134,7 @@ def _target(text: str) -> list[str]:
 def _benchmark(text: str) -> list[str]:
     from instsel.evaluation.tasks import TaskSpec, check_task
 
-    task = _absolute(text) if text.endswith(YAML_ENDINGS) else text
+    task = absolute(text) if text.endswith(YAML_ENDINGS) else text
     check_task(TaskSpec(f"--target {text}", task))
     return [
         f"  {_key(_target_name(text))}:",
@@ -253,9 +148,9 @@ def _examples(text: str, path: str) -> str:
     Raises:
         InputError: it has no usable row.
     """
-    uri = _absolute(path)
+    uri = absolute(path)
     try:
-        files = [_look(file) for file in source_files(uri, split=None)]
+        files = [look(file) for file in source_files(uri, split=None)]
     except InputError as error:
         raise InputError(f"--target {text}: {error}{hub_hint(path, error)}") from error
     if not any(file.usable for file in files):
@@ -278,7 +173,7 @@ def _hold_out(files: Sequence[DraftFile], out: Path, layout: RowLayout) -> tuple
             f"the files have {usable} usable rows, too few to hold some out as a target; give one by --target NAME=FILE"
         )
     # A row that several files have comes once, as its copy would be on the other side.
-    rows = _smallest(dict(row for each in files for row in each.smallest).items())
+    rows = smallest(dict(row for each in files for row in each.smallest).items())
     count = min(MOST_HELD_OUT, max(FEWEST_HELD_OUT, round(HELD_OUT * usable)))
     folder = out.resolve().parent / f"{out.stem}{HELD_OUT_FOLDER}"
     if folder.exists():

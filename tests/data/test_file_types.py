@@ -150,6 +150,8 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsiz
         (b"Some notes of ours.\n\nMore of them.\n", "plain text, neither JSON nor CSV; write one JSON object a line"),
         ("Some notes, in UTF-16.\n\nMore.".encode("utf-16"), "plain text, neither JSON nor CSV"),
     ],
+    # Not by the bytes, in which archives have the time.
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "rows"])
 def test_what_holds_no_rows_says_what_it_is(content: bytes, message: str, name: str, tmp_path: Path) -> None:

@@ -387,7 +387,7 @@ def test_a_file_is_checked_by_its_first_row(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"[]", b'{"rows": []}', b"  \n\n", b"# to do\n", b"question,answer\n", gzip.compress(b"")]
+    "content", [b"[]", b'{"rows": []}', b"  \n\n", b"# to do\n", b"question,answer\n", gzip.compress(b"", mtime=0)]
 )
 def test_a_file_without_rows_is_an_error_of_the_check(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(content)

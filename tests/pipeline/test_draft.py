@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from instsel.cli.app import app
 from instsel.config.file import load_study
 from instsel.data.readers import SourceFile, read_chunks
-from instsel.pipeline import draft
+from instsel.pipeline import draft, draft_files
 from instsel.pipeline.draft import draft_study
 
 
@@ -62,7 +62,8 @@ def test_the_rows_held_out_do_not_depend_on_the_order_of_files(folder: Path, mon
     files = [str(folder / "pool" / name) for name in ("a.json", "b.jsonl")]
     draft_study(files, [], folder / "one.yaml", "m")
     draft_study(files[::-1], [], folder / "two.yaml", "m")
-    monkeypatch.setattr(draft, "MOST_HELD_OUT", 4)
+    for module in (draft, draft_files):
+        monkeypatch.setattr(module, "MOST_HELD_OUT", 4)
     draft_study(files, [], folder / "few.yaml", "m")
 
     def held(name: str) -> list[str]:
@@ -312,7 +313,7 @@ def test_check_names_a_few_of_many_keys(folder: Path, tiny_model: Path) -> None:
 
 
 def test_a_file_with_blank_lines_is_estimated_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draft, "READ_ROWS", 50)
+    monkeypatch.setattr(draft_files, "READ_ROWS", 50)
     (folder / "blank.jsonl").write_text("".join(json.dumps(row(number)) + "\n\n" for number in range(200)))
     (each,) = draft_study([str(folder / "blank.jsonl")], ["gsm8k"], folder / "mine.yaml", "m")
     assert not each.whole and 150 < each.rows < 250
