@@ -46,12 +46,6 @@ class Data(StrictModel):
         [], description="filters of pool rows, applied in this order; rejected rows are counted by their reasons"
     )
 
-    @field_validator("filters")
-    @classmethod
-    def _name_filters(cls, filters: list[AnyFilter]) -> list[AnyFilter]:
-        name_filters(filters)
-        return filters
-
     near_duplicates: Literal["report", "drop", "off"] = Field(
         "report",
         description="rows of the pool that are nearly the same as an earlier one: counted in the report, dropped, or "
@@ -62,6 +56,12 @@ class Data(StrictModel):
         description="least Jaccard similarity of the three-word shingles of two rows that count as near-copies, from "
         "0.5; 1 finds only rows with the same words",
     )
+
+    @field_validator("filters")
+    @classmethod
+    def _name_filters(cls, filters: list[AnyFilter]) -> list[AnyFilter]:
+        name_filters(filters)
+        return filters
 
     @field_validator("near_duplicate_threshold")
     @classmethod

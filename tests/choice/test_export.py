@@ -155,7 +155,7 @@ def test_the_command_writes_a_file_and_says_what_did_not_fit(study: Path, tmp_pa
     assert "2 rows; 2 do not fit, such as " in result.output
     assert len(out.read_text().splitlines()) == 2
     printed = CliRunner().invoke(app, ["export", str(study), "--selection", "bids"])
-    rows = [json.loads(line) for line in printed.stdout.splitlines()]
+    rows = [json.loads(line) for line in filter(None, printed.stdout.split("\n"))]
     assert rows[0]["messages"][0] == {"role": "user", "content": "Why?"}
     assert printed.stderr.startswith(f"{len(rows)} rows"), "beside the rows, not among them"
 
