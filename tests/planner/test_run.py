@@ -291,7 +291,7 @@ def test_the_command_says_what_is_left_and_names_what_is_wrong(finished_study, t
     assert "pool.0.path" in result.stderr
 
 
-def test_a_study_without_targets_is_planned(tiny_study, capsys):
+def test_a_study_without_targets_is_planned(ray_session, tiny_study, capsys):
     raw = tiny_study(targets={}, selection={"budget": 4, "methods": ["random", "longest"]})
     plan = plan_study(parse_study(raw, "test"), Terminal())
     stages = {stage.name: stage for stage in plan.stages}
@@ -299,7 +299,7 @@ def test_a_study_without_targets_is_planned(tiny_study, capsys):
     assert "| evaluate | 0 |" in capsys.readouterr().out
 
 
-def test_an_entry_of_the_pool_that_gives_no_row_ends_the_plan(tiny_study, tmp_path):
+def test_an_entry_of_the_pool_that_gives_no_row_ends_the_plan(ray_session, tiny_study, tmp_path):
     raw = tiny_study()
     (tmp_path / "other.csv").write_text("ask,reply\nWhy?,So.\n")
     raw["pool"].append({"path": str(tmp_path / "other.csv")})
@@ -312,7 +312,7 @@ def test_an_entry_of_the_pool_that_gives_no_row_ends_the_plan(tiny_study, tmp_pa
     assert "other.csv: of 1 rows that were looked at, rows were rejected: 1 x no turns" in summary
 
 
-def test_filters_that_leave_nothing_are_named_in_the_plan(tiny_study):
+def test_filters_that_leave_nothing_are_named_in_the_plan(ray_session, tiny_study):
     raw = tiny_study(data={"filters": [{"filter": "length", "min": 5000}]})
     with pytest.raises(
         InputError, match=r"^pool: no usable row; data\.filters: of \d+ rejected rows 'length' rejected"
