@@ -49,6 +49,8 @@ EXAMPLES = pa.schema(
         ("tokens", pa.int32()),
         ("answer_tokens", pa.int32()),
         ("truncated", pa.bool_()),
+        # Turns whose reasoning the chat template leaves out.
+        ("dropped_reasoning", pa.int32()),
         ("file", pa.string()),
         ("line", pa.int64()),
     ]
@@ -71,6 +73,7 @@ class StoredRow(Conversation):
     tokens: int
     answer_tokens: int
     truncated: bool
+    dropped_reasoning: int | None
     file: str
     line: int
 
@@ -214,6 +217,7 @@ def _stored(row: Row, example: Example) -> dict[str, Any]:
         "tokens": len(example.input_ids),
         "answer_tokens": example.answer_tokens,
         "truncated": example.truncated,
+        "dropped_reasoning": example.dropped_reasoning,
     }
 
 
@@ -272,10 +276,15 @@ def reason_kind(reason: str) -> str:
 
 
 def count_unread(examples: pa.Table) -> dict[str, int]:
-    """Count the rows that have a key which nothing here reads, by key; `turn.NAME` is a key of turns."""
+    """Count the rows that have a key which no training sees, by key; `turn.NAME` is a key of turns.
+
+    Nothing reads it, or it is reasoning that the chat template leaves out, `turn.reasoning`.
+    """
     counts = Counter(key for extra in examples["extra"].to_pylist() if extra for key in json.loads(extra))
     of_rows = {key: counts[key] for key in sorted(counts) if key not in READ_KEYS}
     of_turns = Counter[str]()
     for lines in examples["turn_keys"].to_pylist():
         of_turns.update({key for line in lines or [] if line for key in json.loads(line)})
-    return of_rows | {f"turn.{key}": of_turns[key] for key in sorted(of_turns) if key not in _TURN_KEYS}
+    without_reasoning = sum(bool(turns) for turns in examples["dropped_reasoning"].to_pylist())
+    of_template = {"turn.reasoning": without_reasoning} if without_reasoning else {}
+    return of_rows | {f"turn.{key}": of_turns[key] for key in sorted(of_turns) if key not in _TURN_KEYS} | of_template

@@ -66,13 +66,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class ShownRow:
-    """A row as the model sees it: where it is from, its tokens, and its text."""
+    """A row as the model sees it: where it is from, its tokens, what was dropped, and its text."""
 
     file: str
     line: int
     tokens: int
     answer_tokens: int
     truncated: bool
+    dropped_reasoning: int
     segments: list[Segment]
 
 
@@ -232,7 +233,8 @@ def _shown(tokenizer: Any, row: dict[str, Any]) -> ShownRow:
             pieces.append((is_answer, []))
         pieces[-1][1].append(token)
     segments = [Segment(tokenizer.decode(tokens, skip_special_tokens=False), is_answer) for is_answer, tokens in pieces]
-    return ShownRow(row["file"], row["line"], row["tokens"], row["answer_tokens"], row["truncated"], segments)
+    columns = ("file", "line", "tokens", "answer_tokens", "truncated", "dropped_reasoning")
+    return ShownRow(**{name: row[name] for name in columns}, segments=segments)
 
 
 def _in_turn(lists: Sequence[Sequence[ShownRow]]) -> Iterator[ShownRow]:
@@ -261,8 +263,10 @@ def show_check(check: StudyCheck, terminal: Terminal) -> None:
     for key, keys in _unread_by_entry(check.files).items():
         terminal.say(f"{key}: keys that no training sees, kept in selections: {', '.join(keys)}")
     for row in check.shown:
-        cut = ", cut at data.max_length" if row.truncated else ""
-        terminal.head(f"{row.file}, line {row.line}: {row.tokens:,} tokens, {row.answer_tokens:,} trained on{cut}")
+        dropped = ", cut at data.max_length" if row.truncated else ""
+        if row.dropped_reasoning:
+            dropped += f", without the reasoning of {row.dropped_reasoning} turns, which the chat template leaves out"
+        terminal.head(f"{row.file}, line {row.line}: {row.tokens:,} tokens, {row.answer_tokens:,} trained on{dropped}")
         terminal.marked([(segment.text, segment.is_answer) for segment in row.segments])
     for note in check.notes:
         terminal.say(f"note: {note}")

@@ -63,6 +63,7 @@ def test_a_line_becomes_an_example_with_all_that_is_known_of_it(tiny_tokenizer: 
             "tokens": len(expected.input_ids),
             "answer_tokens": expected.answer_tokens,
             "truncated": False,
+            "dropped_reasoning": 0,
             "file": "a.jsonl",
             "line": 41,
         }

@@ -133,7 +133,12 @@ SAYS = [
         [said(CALL, "12.")],
     ),
     Case("tools that are no list", [{**calling(), "tools": 3}], [], ["`tools`"]),
-    Case("reasoning_content", [asked(content="42", reasoning_content="Six sevens.")], [said("42")]),
+    Case(
+        "reasoning_content, which the template leaves out",
+        [asked(content="42", reasoning_content="Six sevens.")],
+        [said("42")],
+        unread=["turn.reasoning"],
+    ),
     *(
         Case(
             f"{key} of a turn, which the template writes",
