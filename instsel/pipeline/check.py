@@ -255,7 +255,8 @@ def _why(checks: Sequence[FileCheck]) -> str:
 def show_check(check: StudyCheck, terminal: Terminal) -> None:
     """Print what each file holds, and the rows to show with their answers marked."""
     for each in check.files:
-        rows = f"{each.rows:,} rows" if each.whole else f"of the first {each.rows:,} rows"
+        rows = "1 row" if each.rows == 1 else f"{each.rows:,} rows"
+        rows = rows if each.whole else f"of the first {rows}"
         mean = f", {each.tokens / each.usable:,.0f} tokens a row" if each.usable else ""
         why = ", ".join(f"{count:,} x {reason}" for reason, count in each.rejected.items())
         rejected = f"; rejected: {why}" if why else ""

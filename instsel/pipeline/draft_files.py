@@ -56,7 +56,8 @@ class DraftFile:
             return f"left out: {self.problem}"
         about = "" if self.whole else "about "
         why = ", ".join(f"{count:,} x {reason}" for reason, count in list(self.rejected.items())[:3])
-        return f"{about}{self.rows:,} rows" + (f"; rejected: {why}" if why else "")
+        rows = "1 row" if self.rows == 1 else f"{self.rows:,} rows"
+        return f"{about}{rows}" + (f"; rejected: {why}" if why else "")
 
 
 def absolute(path: str) -> str:
