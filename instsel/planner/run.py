@@ -17,7 +17,8 @@ from instsel.planner.cluster import TargetCluster
 from instsel.planner.estimate import Capacity, estimate_stages, find_shortages, open_stages, plan_table
 from instsel.planner.profile import ClusterProfiler
 from instsel.planner.rates import NOTHING, save_rates
-from instsel.planner.sample import prepared_rows, sampled_rows
+from instsel.planner.sample import prepared_rows
+from instsel.planner.sampled_files import sampled_rows
 from instsel.runtime.devices import settle_dtype
 from instsel.runtime.errors import clear_errors
 from instsel.runtime.session import plan_resources, ray_session

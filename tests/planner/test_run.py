@@ -16,10 +16,10 @@ from instsel.errors import InputError, StudyError
 from instsel.evaluation.scoring import answers_alone
 from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph, stage_names
-from instsel.planner import sample as plan_sample
+from instsel.planner import sampled_files as plan_sample
 from instsel.planner.estimate import open_stages
 from instsel.planner.run import _log_file, free_bytes, plan_study
-from instsel.planner.sample import SIGNATURE_BYTES, sampled_rows
+from instsel.planner.sampled_files import SIGNATURE_BYTES, sampled_rows
 from instsel.study.folder import FORMAT
 
 
