@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from instsel.config.study import Data
 from instsel.data.chat import Example, encode_batch, turn_form
+from instsel.data.contamination import LEAKS
 from instsel.data.formats import Row, parse_row
 from instsel.data.keys import LOSS_MARKS, MASKS, READ_KEYS, SEEN, TOOLS
 from instsel.data.messages import (
@@ -30,7 +31,7 @@ from instsel.data.messages import (
 )
 from instsel.data.row_shapes import RowLayout
 from instsel.data.turns import Dialogue, EncodingOptions
-from instsel.filters.base import Filter, FilterRow, rejections
+from instsel.filters.base import Filter, FilterRow, is_filtered, rejections
 
 EXAMPLES = pa.schema(
     [
@@ -273,6 +274,11 @@ def near_copy_reason(kept: str) -> str:
 def reason_kind(reason: str) -> str:
     """Return what a reason is counted as: whatever turn and whatever row it names."""
     return NEAR_COPY if reason.startswith(near_copy_reason("")) else _TURN.sub("a turn", reason)
+
+
+def was_readable(reason: str) -> bool:
+    """Return whether a row was rejected for what it says, and not because nothing could be made of it."""
+    return reason in (DUPLICATE, NEAR_COPY, *LEAKS) or is_filtered(reason)
 
 
 def count_unread(examples: pa.Table) -> dict[str, int]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal
 
-from instsel.data.turns import REASONING_KEYS, THINK_TAG, Turn, split_thoughts
+from instsel.data.keys import REASONING
+from instsel.data.turns import THINK_TAG, Turn, split_thoughts
 
 Kind = Literal["text", "reasoning", "call"]
 # Whole tags in quotes: what a template may look for in a text, such as '</think>' or "<tool_response>".
@@ -94,7 +95,7 @@ class Signs:
             for key, value in message.items():
                 if key == "content":
                     copy[key] = self._content(value, Piece(turn, role, "text", ""), pieces)
-                elif key in REASONING_KEYS and isinstance(value, str):
+                elif key in REASONING and isinstance(value, str):
                     copy[key] = self._text(value, Piece(turn, role, "reasoning", ""), pieces)
                 elif key == "tool_calls" and isinstance(value, list):
                     copy[key] = [self._call(call, Piece(turn, role, "call", ""), pieces) for call in value]

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal
 
+from instsel.data.keys import REASONING
 from instsel.data.messages import BadRow
 
 Turn = Mapping[str, Any]
-# What transformers takes for a turn's reasoning, in its order.
-REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 SYSTEM_ROLES = ("system", "developer")
 THINK_TAG = re.compile(
     r"(?i:<(/?)(?:think|thinking|thought|reasoning)>|\[(/?)THINK\]|<\|(?:begin|(end))_of_thought\|>)"
@@ -181,7 +180,7 @@ def _check_thought(message: Turn, number: int) -> None:
 def _without_reasoning(message: Turn, number: int) -> Turn:
     if message.get("role") != "assistant":
         return message
-    kept = {key: value for key, value in message.items() if key not in REASONING_KEYS}
+    kept = {key: value for key, value in message.items() if key not in REASONING}
     content = kept.get("content")
     if isinstance(content, str) and THINK_TAG.search(content):
         kept["content"] = _without_thoughts(content)

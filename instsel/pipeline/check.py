@@ -12,11 +12,11 @@ import pyarrow as pa
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.data.chat import IGNORED, check_tokenizer
-from instsel.data.encode import EXAMPLES, count_unread, encode_lines, encoding_options, reasons
+from instsel.data.encode import EXAMPLES, count_unread, encode_lines, encoding_options, reasons, was_readable
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import readable_pool_files, target_files
 from instsel.errors import InputError
-from instsel.filters.base import is_filtered, why_filtered
+from instsel.filters.base import why_filtered
 from instsel.io.store import Folder
 from instsel.pipeline.benchmarks import task_spec
 from instsel.pipeline.preflight import preflight
@@ -179,8 +179,8 @@ def _gives_rows(config: StudyConfig, of_part: Sequence[FileCheck]) -> bool:
     key = of_part[0].key
     if not _is_pool(key):
         return False
-    is_filtered_out = any(is_filtered(reason) for check in of_part for reason in check.rejected)
-    return is_filtered_out or config.pool[int(key.removeprefix("pool."))].allow_empty
+    is_unwanted = any(was_readable(reason) for check in of_part for reason in check.rejected)
+    return is_unwanted or config.pool[int(key.removeprefix("pool."))].allow_empty
 
 
 def _parts(config: StudyConfig) -> dict[str, list[SourceFile]]:

@@ -18,12 +18,11 @@ from pydantic import JsonValue
 
 from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
-from instsel.data.contamination import LEAKS
-from instsel.data.encode import DUPLICATE, NEAR_COPY, count_unread, encode_lines, encoding_options
+from instsel.data.encode import count_unread, encode_lines, encoding_options, was_readable
 from instsel.data.readers import SourceFile, read_chunks
 from instsel.data.sources import pool_files
 from instsel.errors import InputError
-from instsel.filters.base import is_filtered, why_filtered
+from instsel.filters.base import why_filtered
 from instsel.io.fingerprint import tokenizer_identity
 from instsel.io.store import Folder
 from instsel.models.dtypes import dtype_of
@@ -271,14 +270,9 @@ def require_rows_of_entries(config: StudyConfig, counts: Iterable[tuple[SourceFi
         files = list(of_entry)
         rejected = sum((Counter(reasons) for _, _, reasons in files), Counter[str]())
         allowed = config.pool[int(key.split(".")[1])].allow_empty if key.startswith("pool.") else False
-        if not any(rows for _, rows, _ in files) and not any(map(_is_readable, rejected)) and not allowed:
+        if not any(rows for _, rows, _ in files) and not any(map(was_readable, rejected)) and not allowed:
             why = why_rejected(dict(rejected.most_common()))
             raise InputError(f"{key}: no usable row; {why}; correct it, or set allow_empty: true")
-
-
-def _is_readable(reason: str) -> bool:
-    """Return whether a row was rejected for what it says, and not because nothing could be made of it."""
-    return reason in (DUPLICATE, NEAR_COPY, *LEAKS) or is_filtered(reason)
 
 
 def _empty_files(pool: PoolResult) -> list[str]:
