@@ -75,8 +75,8 @@ class _Layout:
     texts: tuple[Piece, ...]
     bounds: dict[int, list[_Bounds]]
     words: dict[int, tuple[_Point, _Point]]
-    written: tuple[int, ...]
     missing: tuple[int, ...]
+    dropped_reasoning: int
 
 
 class AnswerFinder:
@@ -126,9 +126,7 @@ class AnswerFinder:
                 raise BadRow(f"turn {turn + 1}, assistant, says nothing")
         if not all(occurs(name, text) for name in _names(tools)):
             raise BadRow("the chat template leaves out tools of the row")
-        # A thought goes by several names, of which the template reads one.
-        written = {layout.texts[number].turn for number in layout.written if layout.texts[number].kind == "reasoning"}
-        return Answers(spans, words, len({layout.texts[number].turn for number in layout.missing} - written))
+        return Answers(spans, words, layout.dropped_reasoning)
 
     def _read(self, messages: Sequence[Turn], tools: Any, text: str) -> tuple[_Layout, list[str]]:
         """Return the layout of a conversation and its texts; rows of the same turns share a layout."""
@@ -166,7 +164,10 @@ class AnswerFinder:
             said = [index for index in indices if texts[pieces.order[index]].kind == "text"] or indices[:1]
             words[turn] = ((said[0], len(pieces.literals[said[0]])), (said[-1] + 1, 0))
         missing = tuple(number for number in range(len(texts)) if number not in firsts)
-        return _Layout(pieces, tuple(texts), bounds, words, tuple(firsts), missing)
+        # A thought goes by several names, of which the template reads one.
+        thinking = {texts[number].turn for number in firsts if texts[number].kind == "reasoning"}
+        dropped = {texts[number].turn for number in missing if texts[number].kind == "reasoning"} - thinking
+        return _Layout(pieces, tuple(texts), bounds, words, missing, len(dropped))
 
     def _bounds(self, pieces: Pieces, texts: Sequence[Piece], indices: Sequence[int]) -> _Bounds:
         """Return the points of an answer whose texts stand behind the literals of some indices."""

@@ -93,10 +93,10 @@ def check_files(study: StudyConfig) -> list[str]:
 def files_with_columns(study: StudyConfig) -> Iterator[tuple[str, list[SourceFile]]]:
     """Yield the files of each part of the study file for which columns are named, by its key; not those of a hub."""
     for entry in _entries(study):
+        if not entry.options["layout"].columns:
+            continue
         with suppress(InputError):
-            files = [file for file in _files(study, entry) if file.layout.columns and not file.is_hub]
-            if files:
-                yield entry.key.rpartition(".")[0], files
+            yield entry.key.rpartition(".")[0], [file for file in _files(study, entry) if not file.is_hub]
 
 
 def input_paths(study: StudyConfig) -> dict[str, str]:
