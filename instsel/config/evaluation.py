@@ -55,6 +55,13 @@ class Evaluation(StrictModel):
         description="train on rows that serve each target and score its validation rows; targets that do not move are "
         "marked, and left out of means and verdicts",
     )
+    searched_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of each target's held-out rows that a search chose this study by (its `search.share`); "
+        "losses are of the others alone. Written into best.yaml",
+    )
     bootstrap_samples: int = Field(2000, ge=100, description="resamples behind each interval")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of the intervals")
     seed: int = Field(0, ge=0, description="seed of the resampling")

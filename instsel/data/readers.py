@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,7 @@ from instsel.data.row_shapes import RowLayout
 from instsel.data.splits import split_of
 from instsel.data.tables import arrow_rows, column_rows, parquet_length, parquet_rows, saved_length, saved_rows
 from instsel.errors import InputError
+from instsel.io.digests import unchanged
 from instsel.io.uri import expand, resolve
 
 # A chunk of ordinary rows is limited by their number long before that.
@@ -141,7 +143,8 @@ def read_chunks(file: SourceFile, rows: int) -> Iterator[tuple[int, list[bytes]]
         InputError: the file has no rows that can be read, or is truncated or damaged.
     """
     try:
-        yield from _chunks(file, rows)
+        with _unchanged(file):
+            yield from _chunks(file, rows)
     except InputError as error:
         raise (InputError(f"{file.key}: {error}") if file.key else error) from error
 
@@ -197,6 +200,15 @@ def _files_at(uri: str, is_glob: bool, options: Mapping[str, Any]) -> list[Sourc
     if folder.uris == [uri.rstrip("/")]:
         return [SourceFile(folder.uris[0], **chosen)]
     return [replace(file, name=folder.name) for each in folder.uris for file in _files_at(each, True, chosen)]
+
+
+def _unchanged(file: SourceFile) -> AbstractContextManager[None]:
+    """Return a block in which a file is read, and which ends with an error where a local one changed meanwhile."""
+    if file.is_hub:
+        return nullcontext()
+    filesystem, path = resolve(file.uri)
+    is_local_file = isinstance(filesystem, pafs.LocalFileSystem) and os.path.isfile(path)
+    return unchanged(path) if is_local_file else nullcontext()
 
 
 def _info(uri: str) -> pafs.FileInfo:

@@ -15,8 +15,9 @@ from instsel.data.folders import is_data
 from instsel.data.hub import HUB
 from instsel.data.readers import SourceFile, SourceOptions, check_file, source_files
 from instsel.data.row_shapes import RowLayout
+from instsel.data.tables import saved_files
 from instsel.errors import InputError
-from instsel.io.fingerprint import file_identity
+from instsel.io.fingerprint import file_digests, file_identity
 from instsel.io.uri import resolve, under_root
 
 SPLITS = ("validation", "heldout")
@@ -226,4 +227,6 @@ def _content(file: SourceFile) -> dict[str, JsonValue]:
     filesystem, path = resolve(file.uri)
     if filesystem.get_file_info(path).is_file:
         return file_identity(file.uri)
-    return {"saved": file_identity(f"{file.uri}/state.json")}
+    saved = [f"{file.uri.rstrip('/')}/{name}" for name in saved_files(file.uri)]
+    digests: list[JsonValue] = list(file_digests(saved))
+    return {"saved": digests}

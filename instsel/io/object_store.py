@@ -63,6 +63,15 @@ class S3(pafs.S3FileSystem):  # type: ignore[misc]
         file = self._retry(path, lambda: super(S3, self).open_input_file(path))
         return pa.PythonFile(_Reader(f"{SCHEME}{path}", file), mode="r")
 
+    def describe(self, path: str) -> dict[str, Any]:
+        """Return what the store says of an object beside its bytes, such as its ETag."""
+
+        def ask() -> dict[str, Any]:
+            with super(S3, self).open_input_stream(path) as stream:
+                return stream.metadata() or {}
+
+        return self._retry(path, ask)
+
     def _retry(self, path: Any, call: Callable[[], T]) -> T:
         return retrying(f"{SCHEME}{getattr(path, 'base_dir', path)}", call)
 

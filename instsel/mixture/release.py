@@ -30,7 +30,8 @@ def release_counts(
         least: rows that a category keeps, if it has them.
 
     Returns:
-        int64 (K,). Sums to that of `rows`, unless shrinking categories cannot give or growing ones cannot take.
+        int64 (K,). Sums to that of `rows`: as much is given as is taken, less than `share` where shrinking categories
+        cannot give as much or growing ones cannot take it.
 
     Raises:
         ValueError: shapes differ.
@@ -42,13 +43,16 @@ def release_counts(
     climbed = _climb(weights, effect @ weights)
     grew, shrank = climbed > weights, climbed < weights
     moved = int(had.sum() * share)
-    counts = had.copy()
     if not grew.any() or not shrank.any():
-        return counts
-    counts[shrank] -= np.minimum(np.maximum(had[shrank] - least, 0), moved // int(shrank.sum()))
+        return had.copy()
+    # What is given is what is taken: the release gives whole parts of `share` and takes all of it, so that it ends with
+    # more rows than it began with where the parts do not come out even.
+    spare = np.where(shrank, np.maximum(had - least, 0), 0)
     capacity = np.where(grew, np.maximum(more - 1, 0), 0)
-    wanted = min(moved, int(capacity.sum()))
-    counts += largest_remainder(grew.astype(np.float64), wanted, capacity)
+    exchanged = min(moved, int(capacity.sum()), int(spare.sum()))
+    given = largest_remainder(shrank.astype(np.float64), exchanged, spare)
+    taken = largest_remainder(grew.astype(np.float64), exchanged, capacity)
+    counts: NDArray[np.int64] = had - given + taken
     return counts
 
 

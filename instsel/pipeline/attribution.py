@@ -16,6 +16,7 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.gradients.features import GradientShards, Storage, bytes_per_row, validation_columns
 from instsel.io.store import Folder
+from instsel.io.whole import whole_names
 from instsel.selection.base import AttributionSpec
 from instsel.study.attribution_specs import attribution_specs, contrast_stages
 from instsel.study.estimates import FLOAT32, ID_BYTES, MIB, Counts, FunctionRun
@@ -66,7 +67,7 @@ class Attribution(Stage[AttributionResult]):
             _write_directions(context, attribution_specs(context.config)[key], provenance, stage.folder)
         columns = stage.folder.read_table(COLUMNS)
         blocks = stage.folder / "blocks"
-        complete = set(blocks.names())
+        complete = whole_names(blocks)
         missing = [shard for shard in shards if f"{shard}.arrow" not in complete]
         scoring: Any = _score
         work = _Scoring(AttemptLimiter(), features.folder, provenance, weights, stage.folder)

@@ -4,7 +4,7 @@ With `evaluation.form_and_content` also the losses of each held-out row's answer
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from instsel.config.study import Model, StudyConfig
+from instsel.errors import InputError
+from instsel.evaluation.halves import searched_rows
 from instsel.io.store import Folder
 from instsel.pipeline.answers import HELDOUT, answers_of
 from instsel.pipeline.extraction import Item
@@ -47,7 +49,9 @@ class Evaluate(Stage[EvaluateResult]):
 
     def settings(self, config: StudyConfig, key: str) -> Settings:
         answers: Settings = {"form_and_content": True} if config.evaluation.form_and_content else {}
-        return {"token_budget": config.evaluation.token_budget, **answers}
+        share = config.evaluation.searched_share
+        judged: Settings = {} if share is None else {"searched_share": share}
+        return {"token_budget": config.evaluation.token_budget, **answers, **judged}
 
     def inputs(self, config: StudyConfig, key: str) -> Settings:
         return {"model": dependencies.trained_model(config)} if key == BASE else {}
@@ -64,11 +68,12 @@ class Evaluate(Stage[EvaluateResult]):
             parts[ANSWERS] = {
                 target: f"answers/{HELDOUT}/{target}.parquet" for target, items in counts.items.items() if items
             }
+        searched = _searched_ids(prepare.folder, tables, context.config.evaluation.searched_share)
         sets = []
         for key, stage in folders.items():
             adapter = None if key == BASE else last_adapter(context, key)
             sets += [
-                EvaluationSet(key, target, table, adapter, stage.folder, part=part)
+                EvaluationSet(key, target, table, adapter, stage.folder, part=part, without=searched[target])
                 for part, by_target in parts.items()
                 for target, table in by_target.items()
                 if not _below(stage.folder, part).exists(f"{target}.parquet")
@@ -105,6 +110,7 @@ class EvaluationSet:
         out: folder for TARGET.parquet (id, loss).
         stage: folder of the stage that it is for; by default `out`.
         part: name of a folder below `out` that TARGET.parquet is written into instead.
+        without: ids of rows that are left out, and their answers.
     """
 
     run: str
@@ -114,6 +120,27 @@ class EvaluationSet:
     out: Folder
     stage: Folder | None = None
     part: str = ""
+    without: Collection[str] = frozenset()
+
+
+def _searched_ids(prepare: Folder, tables: Mapping[str, str], share: float | None) -> dict[str, frozenset[str]]:
+    """Return target -> ids of the held-out rows that a search chose by; none without a share.
+
+    Raises:
+        InputError: a target has a single held-out row.
+    """
+    if share is None:
+        return dict.fromkeys(tables, frozenset())
+    searched = {}
+    for target, table in tables.items():
+        ids = np.asarray(prepare.read_table(table, ["id"])["id"].to_pylist())
+        if len(ids) < 2:
+            raise InputError(
+                f"targets.{target}: one held-out row cannot be parted; give two or more, or remove "
+                "evaluation.searched_share"
+            )
+        searched[target] = frozenset(ids[searched_rows(ids.tolist(), share)].tolist())
+    return searched
 
 
 def _below(folder: Folder, part: str) -> Folder:
@@ -226,12 +253,18 @@ class LossTaker:
         self.loaded: str | None = None
         self.adapters = {each.run: each.adapter for each in sets}
         self.outs = {each.run: each.out for each in sets}
+        self.without = {(each.run, each.target): each.without for each in sets}
         self.fitter = BatchFitter.forward(token_budget)
 
     def __call__(self, item: Item, ids: list[str], examples: "list[Example]") -> LossResult:
         from instsel.runtime.session import peak_memory
 
         started = time.monotonic()
+        if without := self.without.get((item["run"], item["target"])):
+            # The answers to a row are called ROW-NUMBER.
+            rows = [name.rpartition("-")[0] for name in ids] if item["part"] else ids
+            kept = [index for index, row in enumerate(rows) if row not in without]
+            ids, examples = [ids[index] for index in kept], [examples[index] for index in kept]
         losses = self._losses(item["run"], examples)
         out = _below(self.outs[item["run"]], item["part"])
         out.write_table(f"{item['target']}.parquet", pa.table({"id": ids, "loss": losses}))

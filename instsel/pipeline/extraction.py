@@ -16,6 +16,7 @@ import pyarrow as pa
 from instsel.config.study import StudyConfig
 from instsel.errors import StudyError
 from instsel.io.store import Folder
+from instsel.io.whole import whole_names
 from instsel.pipeline.probes import actor_dependencies
 from instsel.study.estimates import FLOAT32, ID_BYTES, ActorSpec, BatchProbe, ItemResult, RowSet, batch_estimate
 from instsel.study.results import PrepareResult, RejectedRows
@@ -67,7 +68,7 @@ class ForwardStage(Stage[RejectedRows]):
         prepare, out = context.stage("prepare"), context.stage(self.name).folder
         prepared = prepare.result(PrepareResult)
         items = [*(validation_items(prepared) if self.takes_validation else []), *pool_items(prepared)]
-        complete = {kind: (out / kind).names() for kind in {item["kind"] for item in items}}
+        complete = {kind: whole_names(out / kind) for kind in {item["kind"] for item in items}}
         missing = [item for item in items if f"{item['name']}{self.suffix}" not in complete[item["kind"]]]
         if len(missing) < len(items):
             context.console.say(f"{len(items) - len(missing)} of {len(items)} shards were there already")

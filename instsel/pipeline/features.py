@@ -15,6 +15,7 @@ from instsel.config.study import Features as FeatureSettings
 from instsel.config.study import Model, StudyConfig
 from instsel.gradients.features import bytes_per_row
 from instsel.io.store import Folder
+from instsel.io.whole import whole_names
 from instsel.pipeline.extraction import REJECTED_SUFFIX, Item, pool_items, validation_items
 from instsel.pipeline.probes import actor_dependencies
 from instsel.study import dependencies
@@ -120,7 +121,7 @@ def _actors(
 def missing_items(items: list[Item], folder: Folder) -> list[Item]:
     """Return the items, by checkpoint, kind and name, whose shards are not in the folder."""
     parts = {(item["checkpoint"], item["kind"]) for item in items}
-    complete = {part: set((folder / part[0] / part[1]).names()) for part in parts}
+    complete = {part: whole_names(folder / part[0] / part[1]) for part in parts}
     return [item for item in items if f"{item['name']}.arrow" not in complete[item["checkpoint"], item["kind"]]]
 
 

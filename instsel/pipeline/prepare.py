@@ -25,6 +25,7 @@ from instsel.errors import InputError
 from instsel.filters.base import why_filtered
 from instsel.io.fingerprint import tokenizer_identity
 from instsel.io.store import Folder
+from instsel.io.whole import is_whole
 from instsel.models.dtypes import dtype_of
 from instsel.pipeline.near_duplicates import find_near_duplicates
 from instsel.pipeline.prepare_index import UNREAD_KEY, finish_pool
@@ -80,6 +81,8 @@ class Prepare(Stage[PrepareResult]):
         identified = identifying.remote(config.model)
         files = pool_files(config)
         shards = _encode_pool(config, folder, files, context.console)
+        # Before anything counts the rows: those of a file that grew meanwhile are partly of either state.
+        dependencies.require_unchanged(context.config, context.stage(self.name).inputs)
         if not shards:
             raise InputError(f"pool: no usable row; {why_rejected({})}")
         near_duplicates = find_near_duplicates(folder, shards, config.data, context.console)
@@ -224,7 +227,7 @@ class _Encoder:
 
     def _shard(self, shard: str, file: str, first: int, lines: list[bytes]) -> _ShardCount:
         name = f"{shard}.parquet"
-        if self.pool.exists(name):
+        if is_whole(self.pool, name):
             return {"shard": shard, "rows": 0, "tokens": 0}
         where, began = SourceFile.from_json(file), time.monotonic()
         self.attempts.start(self.folder, shard, len(lines), f"{where.uri}, from line {first}")

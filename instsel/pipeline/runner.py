@@ -17,6 +17,7 @@ from instsel.study.dtype import with_recorded_dtype
 from instsel.study.folder import GRAPH, StageFolder, open_folder
 from instsel.study.graph import StageGraph
 from instsel.study.results import PrepareResult
+from instsel.study.revisions import with_pinned_revisions
 from instsel.study.runs import check_sources
 from instsel.study.stage import RunContext
 from instsel.tracking import check_tracking
@@ -52,7 +53,8 @@ def run_study(
     until = until or stage_names()[-1]
     folder = open_folder(config.out, config.name)
     with _log_file(folder, config.name) as log_file, log_to(log_file):
-        asked, config = config, with_recorded_dtype(config, folder)
+        asked = with_pinned_revisions(config, folder, console)
+        config = with_recorded_dtype(asked, folder)
         # Where the type of the model is not settled, that of this machine stands for it: what is wrong with the user's
         # files is said at once.
         with problems_listed(config, console):

@@ -25,6 +25,7 @@ from instsel.runtime.session import plan_resources, ray_session
 from instsel.study.dtype import with_recorded_dtype
 from instsel.study.estimates import PlanContext, StageEstimate
 from instsel.study.folder import find_folder
+from instsel.study.revisions import with_pinned_revisions
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def plan_study(
     """
     target = target or TargetCluster()
     folder = find_folder(study.out, study.name)
-    asked, study = study, target.with_dtype(with_recorded_dtype(study, folder))
+    asked = with_pinned_revisions(study, folder)
+    study = target.with_dtype(with_recorded_dtype(asked, folder))
     with problems_listed(study, terminal):
         stages = open_stages(build_graph(study, folder))
     if not any(stages.values()):

@@ -111,6 +111,7 @@ class Results(Compared):
         losses: method -> target, and "mean" -> mean loss over held-out rows and over the runs of the method, nats.
         losses_by_run: run -> the same.
         heldout_rows: target -> held-out rows.
+        searched_share: share of the held-out rows that a search chose the study by, which are not among these.
     """
 
     measure: ClassVar[Measure] = Measure("held-out loss", "held-out rows", "nats", 1.0, 3, 2, higher_is_better=False)
@@ -118,6 +119,7 @@ class Results(Compared):
     losses: dict[str, dict[str, float]] = {}
     losses_by_run: dict[str, dict[str, float]] = {}
     heldout_rows: dict[str, int] = {}
+    searched_share: float | None = None
 
     @property
     def values(self) -> dict[str, dict[str, float]]:

@@ -17,6 +17,7 @@ from instsel.stats import MEAN, Interval
 LOSS_NOTE = "Mean cross-entropy of answer tokens, nats; lower is better."
 ACCURACY_NOTE = "Accuracy or another metric of each benchmark on its test items, in points of 100; higher is better."
 PROBABILITY_NOTE = "Mean probability of the right option among all options, in points of 100; higher is better."
+OTHERS_NOTE = " Of the {share:.0%} of the held-out rows by which no search chose this study."
 NO_RESULTS = "Nothing is evaluated yet, or no target has held-out rows."
 
 
@@ -46,6 +47,11 @@ def comparison_text(results: Compared, title: str, note: str) -> list[str]:
     table = comparison_table(values, differences, baseline, digits=digits, higher_is_better=higher, excluded=excluded)
     parts = [f"## {title}\n", inline(headline(results)), table, " ".join(notes)]
     return [*parts, p_table(results), significance_note(results)] if results.adjusted_p else parts
+
+
+def loss_note(share: float | None) -> str:
+    """Return what the losses are, and of which rows where a search chose the study by a share of them."""
+    return LOSS_NOTE if share is None else LOSS_NOTE + OTHERS_NOTE.format(share=1 - share)
 
 
 def accuracy_text(accuracy: AccuracyFacts) -> list[str]:

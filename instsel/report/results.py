@@ -49,6 +49,7 @@ def results(record: StudyRecord, budget: int | float | None = None) -> tuple[Res
         warnings.append("no target can move at this model and budget (Headroom): means are over all, and say nothing")
     whole = _whole_pool(record, runs)
     facts = compared_losses(losses, runs, baseline, bootstrap, whole_pool=whole, excluded=excluded)
+    facts = facts.model_copy(update={"searched_share": evaluation.searched_share})
     return facts, [*warnings, *_too_few_resamples(bootstrap, len(facts.differences))]
 
 
@@ -116,7 +117,7 @@ def runs_by_method(record: StudyRecord, names: Iterable[str]) -> dict[str, list[
 def baseline_of(record: StudyRecord, runs: Mapping[str, Sequence[str]]) -> str:
     """Name the method that others are compared with: the first baseline that has a run, else the base model."""
     firsts = (record.runs[names[0]] for method, names in runs.items() if method != BASE)
-    return next((run.arm for run in firsts if run.method.is_baseline and run.method.is_comparable), BASE)
+    return next((run.arm for run in firsts if run.method.is_reference), BASE)
 
 
 def stacked(losses: Mapping[str, Losses], runs: Mapping[str, Sequence[str]]) -> dict[str, dict[str, np.ndarray]]:

@@ -6,7 +6,7 @@ from typing import Any
 from instsel.console import inline
 from instsel.mixture.categories import OTHER
 from instsel.mixture.dependency import LEVELS
-from instsel.report.comparison import LOSS_NOTE, accuracy_text, comparison_text
+from instsel.report.comparison import accuracy_text, comparison_text, loss_note
 from instsel.report.curve import curve_text
 from instsel.report.facts import (
     AgreementFacts,
@@ -43,7 +43,9 @@ def study_report(facts: StudyFacts) -> str:
     sections = [
         [f"# Study {facts.study}\n", _overview(facts)],
         accuracy_text(facts.accuracy) if facts.accuracy else [],
-        comparison_text(facts, "Held-out loss", LOSS_NOTE) if facts.losses or not facts.accuracy else [],
+        comparison_text(facts, "Held-out loss", loss_note(facts.searched_share))
+        if facts.losses or not facts.accuracy
+        else [],
         curve_text(facts),
         gains_report(facts),
         headroom_report(facts.headroom, facts.confidence),

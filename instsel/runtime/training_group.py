@@ -81,6 +81,8 @@ def train_group(
     }
     for index in worker_runs.keys() - open_runs.keys():
         ray.get(progress.end.remote(index))
+    for index, open_run in open_runs.items():
+        _say_where_it_resumes(session, runs[index].name, open_run)
     minutes = config.resources.checkpoint_minutes
     group = GroupWork(config.model, config.lora, open_runs, resources.worker_threads, progress, minutes)
     scratch = next(iter(runs.values())).stage.folder
@@ -94,6 +96,27 @@ def train_group(
     (scratch / RAY_TRAIN_FOLDER).remove()
     if failure is not None:
         raise InputError(failure)
+
+
+def _say_where_it_resumes(session: TrainingSession, name: str, run: WorkerRun) -> None:
+    """Say at which step a run resumes, and that another number of workers keeps the order of its rows.
+
+    Every step takes the same rows whatever the number of workers, which only divides them. What would not be the same,
+    a DeepSpeed configuration with sizes for another number, `train_settings` has rejected.
+    """
+    epoch, step = last_checkpoint(run)
+    workers = session.resources.workers
+    before = StepCheckpointer(run.folder).workers_before(workers)
+    if not epoch and not step:
+        return
+    where = f"step {step} in epoch {epoch + 1}" if step else f"epoch {epoch + 1}"
+    change = ""
+    if before is not None and before != workers:
+        change = (
+            f" with {workers} workers, before with {before}: rows keep their order and batches, the result differs by "
+            f"rounding{' and by dropout' if session.config.lora.dropout else ''}"
+        )
+    session.console.say(f"{name} resumes at {where}{change}")
 
 
 def train_settings(config: StudyConfig, training: Training, workers: int) -> TrainSettings:

@@ -19,6 +19,7 @@ PROGRESS = "progress.json"
 WRITE_SECONDS = 1.0
 STEP_CHECKPOINTS = "step-checkpoints"
 LATEST = "latest.json"
+WORKERS = "workers.json"
 
 
 @dataclass
@@ -179,7 +180,7 @@ class StepCheckpointer:
             (self._folder / name).put(file.name, file)
         self._folder.write_json(LATEST, {"step": step})
         for other in self._folder.names():
-            if other not in (LATEST, name):
+            if other not in (LATEST, WORKERS, name):
                 (self._folder / other).remove()
         self._last = time.monotonic()
 
@@ -199,6 +200,15 @@ class StepCheckpointer:
         if latest <= step or self.at(latest).read_json(STATE)["epoch"] != epoch:
             return None
         return latest
+
+    def workers_before(self, workers: int) -> int | None:
+        """Note how many workers take the next steps; return how many took those before, None where it is not known."""
+        before: int | None = None
+        if self._folder.exists(WORKERS):
+            before = self._folder.read_json(WORKERS)["workers"]
+        if before != workers:
+            self._folder.write_json(WORKERS, {"workers": workers})
+        return before
 
     def remove(self) -> None:
         """Delete what a finished run no longer needs."""

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from instsel.config.file import dump_yaml
+from instsel.config.file import dump_yaml, parse_study
 from instsel.config.search import Search
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
@@ -28,10 +28,12 @@ from instsel.study.dtype import with_recorded_dtype
 from instsel.study.folder import Cost, StageFolder, open_folder
 from instsel.study.graph import StageGraph
 from instsel.study.results import PrepareResult, Result
+from instsel.study.revisions import with_pinned_revisions
 from instsel.study.stage import RunContext
 
 SHARED = "interaction"
 BEST = "best.yaml"
+RANDOM = "random"
 TRIALS = "trials.parquet"
 SUMMARY = "summary.json"
 REPORT = "report.md"
@@ -61,7 +63,7 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
     if search.guards:
         scored_guards(study)
     opened = open_folder(study.out, study.name)
-    study = with_recorded_dtype(study, opened)
+    study = with_recorded_dtype(with_pinned_revisions(study, opened, terminal), opened)
     if study.model.dtype == "auto":
         require_no_problem(study, terminal)
         with ray_session(study.resources), requested_capacity(study.resources, terminal):
@@ -124,8 +126,19 @@ def _write(study: StudyConfig, search: Search, folder: Folder, outcomes: list[Ou
 
 
 def _best_study(study: StudyConfig, best: Outcome) -> str:
-    """Return the study file of the best trial, which runs by itself into a folder of its own."""
-    raw = {**raw_study_of(study, best.point), "name": f"{study.name}-best", "out": f"{study.out.rstrip('/')}-best"}
+    """Return the study file of the best trial, which runs by itself into a folder of its own.
+
+    It is evaluated on the held-out rows that did not choose it, beside a random draw.
+    """
+    raw: dict[str, Any] = dict(raw_study_of(study, best.point))
+    raw |= {"name": f"{study.name}-best", "out": f"{study.out.rstrip('/')}-best"}
+    assert study.search is not None
+    raw["evaluation"] = {**(raw.get("evaluation") or {}), "searched_share": study.search.share}
+    (method,) = raw["selection"]["methods"]
+    if not parse_study(raw, BEST).selection.methods[0].is_reference:
+        name = RANDOM if method["name"] != RANDOM else f"{RANDOM}-draw"
+        baseline = {"method": RANDOM, "name": name, "seeds": method["seeds"]}
+        raw["selection"] = {**raw["selection"], "methods": [method, baseline]}
     head = f"# The best of the trials of {study.name}: objective {best.objective:.4f}.\n"
     return head + dump_yaml(raw)
 

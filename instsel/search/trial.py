@@ -8,13 +8,14 @@ from typing import TypedDict
 from instsel.config.search import Point, Search
 from instsel.config.study import StudyConfig
 from instsel.errors import Diverged, InputError
+from instsel.evaluation.halves import searched_rows
 from instsel.io.fingerprint import fingerprint
 from instsel.io.store import Folder
 from instsel.pipeline.evaluate import EvaluationSet, evaluate_sets, heldout_tables
 from instsel.pipeline.finetune import train_until
 from instsel.pipeline.registry import build_graph
 from instsel.search.guards import harmed_guards
-from instsel.search.outcome import Outcome, objective_of, searched_rows
+from instsel.search.outcome import Outcome, objective_of
 from instsel.study.results import PrepareResult, TrainingResult
 from instsel.study.runs import Run
 from instsel.study.stage import RunContext

@@ -401,6 +401,11 @@ class Method(StrictModel, ABC):
         return False
 
     @property
+    def is_reference(self) -> bool:
+        """Whether the report compares other methods with this entry."""
+        return self.is_baseline and self.is_comparable
+
+    @property
     def is_comparable(self) -> bool:
         """Whether an entry of a method that is a baseline is one: nothing narrows what it draws from."""
         return True

@@ -198,4 +198,4 @@ class Random(Method):
 
     @property
     def is_comparable(self) -> bool:
-        return all(getattr(self, key) is None for key in _NARROWED)
+        return self.mixture is None and all(getattr(self, key) is None for key in _NARROWED)

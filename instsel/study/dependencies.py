@@ -1,14 +1,16 @@
 """What stages depend on beside each other: files, models, settings that several stages share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from pydantic import JsonValue
 
 from instsel.config.mixture import ClusterCategories, Mixture
 from instsel.config.study import StudyConfig
 from instsel.config.training import Training
+from instsel.data.readers import SourceFile
 from instsel.data.sources import files_identity, pool_files, target_files
 from instsel.errors import InputError
 from instsel.io.fingerprint import encoder_identity, file_identity, model_identity
@@ -41,6 +43,40 @@ def pool_identity(config: StudyConfig) -> Settings:
         return {"pool": pool, "targets": targets}
 
     return _kept("pool", identify)
+
+
+def require_unchanged(config: StudyConfig, before: Mapping[str, JsonValue]) -> None:
+    """Check that the files of pool and targets are those that a stage began with.
+
+    Args:
+        config: the study file.
+        before: what `pool_identity` returned then.
+
+    Raises:
+        InputError: a file was written to, replaced, added or removed meanwhile; the message names its key.
+    """
+    for path, files in _files_by_part(config).items():
+        then: Any = before
+        for name in path:
+            then = then[name]
+        now = files_identity(files)
+        changed = [file for file, old, new in zip(files, then, now, strict=False) if old != new]
+        if changed or len(then) != len(now):
+            key = next((file.key for file in changed or files), ".".join(path))
+            what = changed[0].uri if changed else "the number of files"
+            raise InputError(
+                f"{key}: {what} changed while the study read it; wait until it is whole, and run the same command "
+                "again, which prepares its rows again"
+            )
+
+
+def _files_by_part(config: StudyConfig) -> dict[tuple[str, ...], list[SourceFile]]:
+    """Return the files of pool and targets, by where `pool_identity` has them."""
+    files: dict[tuple[str, ...], list[SourceFile]] = {("pool",): pool_files(config)}
+    for name, target in config.targets.items():
+        if target.task is None:
+            files |= {("targets", name, split): each for split, each in target_files(config, name).items()}
+    return files
 
 
 def trained_model(config: StudyConfig) -> Settings:
@@ -115,6 +151,6 @@ def _kept(name: str, identify: Callable[[], Settings]) -> Settings:
 
 def _digest(key: str, path: str) -> str:
     try:
-        return str(file_identity(path)["sha256"])
+        return str(file_identity(path)["digest"])
     except InputError as error:
         raise InputError(f"{key}: {error}") from error

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from instsel.data.batching import Example
-from instsel.errors import InputError
+from instsel.errors import InputError, StudyError
 from instsel.training.checkpoint import (
     CheckpointState,
+    Moments,
     check_finite,
     load_adapter,
     read_checkpoint,
@@ -94,14 +95,14 @@ def train(  # noqa: PLR0913
     Raises:
         InputError: DeepSpeed rejects the configuration, the checkpoint belongs to another model, or the order to
             another training.
+        StudyError: the workers do not have the same checkpoint.
         Diverged: a loss, gradient, weight or moment is not finite.
     """
     if order is not None:
         check_order(order, len(examples), settings.epochs)
     last_epoch, step, partial_epoch = 0, 0, PartialEpoch()
     if resume is not None:
-        moments, state = read_checkpoint(resume, model)
-        load_adapter(resume, model)
+        moments, state = _read_together(resume, model)
         last_epoch, step = state.epoch, state.step
         partial_epoch = PartialEpoch(*state.partial_epoch)
     masters = {name: parameter.detach().float().clone() for name, parameter in trainable(model).items()}
@@ -117,6 +118,41 @@ def train(  # noqa: PLR0913
             _checkpoint(steps, model, state_of_epoch, partial(on_epoch, metrics))
     finally:
         engine.destroy()
+
+
+def _read_together(resume: Path, model: nn.Module) -> tuple[Moments, CheckpointState]:
+    """Read a checkpoint on every worker, and check that all have the same.
+
+    Workers that resumed at different steps would train on mixed batches, and wait for each other in the end; so would
+    those that have a checkpoint for one that has none.
+
+    Raises:
+        InputError: no worker can read it.
+        StudyError: some cannot, or they have different ones.
+    """
+    failure, read = None, None
+    try:
+        read = read_checkpoint(resume, model)
+        load_adapter(resume, model)
+    except InputError as error:
+        failure = error
+    point = (-1, -1) if failure is not None or read is None else (read[1].epoch, read[1].step)
+    own = torch.tensor(point, dtype=torch.int64, device=next(model.parameters()).device)
+    gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, own)
+    points = [tuple(each.tolist()) for each in gathered]
+    if failure is not None and len(set(points)) == 1:
+        raise failure
+    if read is None or len(set(points)) > 1:
+        found = ", ".join(
+            f"worker {rank} {'none' if step < 0 else f'step {step} after epoch {epoch}'}"
+            for rank, (epoch, step) in enumerate(points)
+        )
+        raise StudyError(
+            f"training workers do not resume from the same checkpoint {resume.name} ({found}); `out` has to be storage "
+            f"that all machines see alike{'' if failure is None else f' ({failure})'}"
+        )
+    return read
 
 
 def _start(model: nn.Module, settings: TrainSettings, loss_fn: LossFunction) -> Any:

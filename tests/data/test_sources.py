@@ -1,5 +1,6 @@
 """The files of a study: found in order, named by their key where they are not there, told apart by content."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,24 @@ def test_a_saved_dataset_is_its_rows(make: Callable[..., Any], tmp_path: Path) -
         return files_identity(pool_files(make(pool=[{"path": f"{name}/saved"}])))
 
     assert identity("x", [ROW]) != identity("y", [ROW, ROW])
+
+
+def test_fault_09_a_saved_dataset_is_told_by_its_content_and_not_by_its_state(
+    make: Callable[..., Any], tmp_path: Path
+) -> None:
+    from datasets import Dataset
+
+    Dataset.from_list([ROW] * 9).save_to_disk(tmp_path / "first/saved")
+    study = make(pool=[{"path": "first/saved"}])
+    before = files_identity(pool_files(study))
+    state = tmp_path / "first/saved/state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "_fingerprint": "another"}))
+    assert files_identity(pool_files(study)) == before
+    (arrow,) = (tmp_path / "first/saved").glob("*.arrow")
+    content = bytearray(arrow.read_bytes())
+    content[len(content) // 2] ^= 1
+    arrow.write_bytes(content)
+    assert files_identity(pool_files(study)) != before
 
 
 def test_keys_of_an_entry_are_those_of_its_files(make: Callable[..., Any]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 
 from instsel.errors import InputError
-from instsel.io import fingerprint as identity
 from instsel.io.fingerprint import (
     digest_in,
     encoder_identity,
@@ -43,26 +43,54 @@ def test_a_file_is_its_content_wherever_it_lies(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     a, b, c, d = (file_identity(str(tmp_path / name)) for name in "abcd")
     assert a == b == file_identity(f"file://{tmp_path}/a")
-    assert len({found["sha256"] for found in (a, c, d)}) == 3
+    assert len({found["digest"] for found in (a, c, d)}) == 3
     assert (a["bytes"], d["bytes"]) == (4, 5)
 
 
-def test_large_files_are_told_apart_by_blocks_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "BLOCK", 10)
-    monkeypatch.setattr(identity, "BLOCKS", 4)
-    path = tmp_path / "large"
-
-    def sha(change: int | None = None, size: int = 1000) -> str:
+def test_fault_09_every_byte_of_a_large_file_counts(tmp_path: Path) -> None:
+    size = 34 << 20
+    # Between two of the 16 MiB of which the fingerprint was made.
+    for change in (None, 1_500_000, size // 2, size - 1_500_000):
         content = bytearray(size)
         if change is not None:
             content[change] = 1
-        path.write_bytes(content)
-        return file_identity(str(path))["sha256"]
+        (tmp_path / f"large-{change}").write_bytes(content)
+    digests = {str(file_identity(str(each))["digest"]) for each in tmp_path.iterdir()}
+    assert len(digests) == 4
 
-    plain = sha()
-    assert plain == sha()
-    assert all(sha(change) != plain for change in (0, 9, 330, 660, 990, 999))
-    assert sha(size=1001) != plain
+
+def test_fault_09_every_byte_of_the_weights_of_a_model_counts(tiny_model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "copy")
+    (folder / "model.safetensors").write_bytes(bytes(34 << 20))
+    before = model_identity(str(folder), None)
+    with (folder / "model.safetensors").open("r+b") as stream:
+        stream.seek(1_500_000)
+        stream.write(b"x")
+    after = model_identity(str(folder), None)
+    assert {name for name in before if before[name] != after[name]} == {"model.safetensors"}
+
+
+def test_fault_09_an_object_is_told_by_the_checksum_of_its_store(object_store: Any) -> None:
+    folder = Folder.at("s3://studies/pool")
+    folder.write("rows.jsonl", b"one\n")
+    one = file_identity("s3://studies/pool/rows.jsonl")
+    assert str(one["digest"]).startswith("etag:")
+    folder.write("again.jsonl", b"one\n")
+    folder.write("rows.jsonl", b"two\n")
+    assert file_identity("s3://studies/pool/again.jsonl") == one != file_identity("s3://studies/pool/rows.jsonl")
+    # What a study wrote itself is told by its bytes, wherever the study is.
+    assert digest_in(folder, "rows.jsonl") == xxhash.xxh3_128_hexdigest(b"two\n")
+
+
+def test_fault_09_an_object_without_a_checksum_is_read() -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for name, content in {"a": b"rows", "b": b"rows", "c": b"rowS"}.items():
+        memory.pipe(f"/fingerprints/{name}", content)
+    a, b, c = (file_identity(f"memory://fingerprints/{name}") for name in "abc")
+    assert a == b != c
+    assert a["digest"] == xxhash.xxh3_128_hexdigest(b"rows")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
@@ -102,7 +130,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_in_a_folder_has_the_digest_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("text")
-    assert digest_in(Folder.at(tmp_path), "a") == file_identity(str(tmp_path / "a"))["sha256"]
+    assert digest_in(Folder.at(tmp_path), "a") == file_identity(str(tmp_path / "a"))["digest"]
 
 
 def test_a_tokenizer_is_told_by_what_it_does(tiny_model: Path, tiny_tokenizer: Any) -> None:

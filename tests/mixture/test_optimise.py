@@ -194,4 +194,14 @@ def test_release_moves_nothing_where_no_category_grows():
 
 def test_release_keeps_the_least_and_takes_no_more_than_there_is():
     found = release_counts(ALPHA, GAMMA, [500, 300, 6], [11, 0, 0], share=0.1)
-    assert found.tolist() == [510, 260, 5]
+    assert found.tolist() == [510, 291, 5]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=3, max_size=3), st.sampled_from([0.03, 0.1])
+)
+def test_fault_12_the_release_makes_exactly_as_many_rows_as_there_were(sizes, share):
+    rows, supply = ([size[part] for size in sizes] for part in (0, 1))
+    assert release_counts(ALPHA, GAMMA, rows, supply, share=share).sum() == sum(rows)
+    # 31 rows are exchanged: 1,041 of 1,040 came of halving them in whole rows.
+    assert release_counts(ALPHA, GAMMA, [520, 312, 208], [9999] * 3).sum() == 1040

@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instsel.config.search import Objective, Range
-from instsel.search.outcome import Outcome, importances, objective_of, pareto_set, searched_rows
+from instsel.evaluation.halves import searched_rows
+from instsel.search.outcome import Outcome, importances, objective_of, pareto_set
 
 INFINITE = float("inf")
 

@@ -147,3 +147,7 @@ def test_only_a_plain_draw_is_what_others_are_compared_with() -> None:
         assert not method.is_comparable and method.refers_to == "bids"
         assert method.settings() == {"version": 1, "method": "random", **keys}
         assert method.is_extended is ("extra_for" in keys)
+
+
+def test_fault_12_a_draw_that_keeps_to_a_mixture_is_no_baseline():
+    assert not random.Random(method="random", name="mixed", mixture="pool").is_comparable

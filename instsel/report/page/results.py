@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from instsel.console import printable
 from instsel.data.messages import Message
-from instsel.report.comparison import LOSS_NOTE, NO_RESULTS
+from instsel.report.comparison import NO_RESULTS, loss_note
 from instsel.report.facts import Reading, ReadingRow, RejectedRows, SearchFacts, StageCost, StudyFacts, TrialFacts
 from instsel.report.headline import (
     interval_text,
@@ -50,7 +50,7 @@ def results_section(facts: StudyFacts) -> Section:
     if facts.accuracy is not None:
         parts += accuracy_parts(facts.accuracy)
     if facts.losses:
-        parts += compared_parts(facts, LOSS_NOTE)
+        parts += compared_parts(facts, loss_note(facts.searched_share))
     parts += curve_parts(facts)
     parts += spending_parts(facts)
     return Section("results", "Results", parts or [Text([NO_RESULTS])])
