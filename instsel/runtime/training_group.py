@@ -107,14 +107,15 @@ def _say_where_it_resumes(session: TrainingSession, name: str, run: WorkerRun) -
     epoch, step = last_checkpoint(run)
     workers = session.resources.workers
     before = StepCheckpointer(run.folder).workers_before(workers)
-    if not epoch and not step:
+    if before is None or not (epoch or step):
         return
     where = f"step {step} in epoch {epoch + 1}" if step else f"epoch {epoch + 1}"
     change = ""
-    if before is not None and before != workers:
+    if before != workers:
+        dropout = " and the masks of dropout" if session.config.lora.dropout else ""
         change = (
-            f" with {workers} workers, before with {before}: rows keep their order and batches, the result differs by "
-            f"rounding{' and by dropout' if session.config.lora.dropout else ''}"
+            f" with {workers} worker{'s' if workers > 1 else ''} in place of {before}: every step has the rows that it "
+            f"would have had, and the result differs by rounding{dropout}"
         )
     session.console.say(f"{name} resumes at {where}{change}")
 

@@ -135,6 +135,35 @@ def test_a_worker_killed_inside_an_epoch_costs_a_step_and_changes_nothing(
     assert epochs == [(30 * n, pytest.approx(metrics[f"epoch-{n}"].loss)) for n in (1, 2, 3)]
 
 
+@pytest.mark.long
+@pytest.mark.guard
+def test_fault_05_a_run_resumes_inside_an_epoch_with_another_number_of_workers(
+    ray_session, study: StudyConfig, tmp_path: Path
+):
+    """Every step takes the rows that it would have taken, so that the losses are those of an undisturbed run."""
+    resources = study.resources.model_copy(update={"checkpoint_minutes": 1e-6, "max_failures": 0})
+    often = study.model_copy(update={"resources": resources})
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker_at, args=(40, tmp_path / "one", killed), daemon=True)
+    killer.start()
+    with pytest.raises(Exception), clear_errors():  # noqa: B017
+        train(often, tmp_path / "one")
+    killer.join(timeout=5)
+    assert killed
+
+    stage = StageFolder(Folder.at(tmp_path / "one"), "warmup", {})
+    alone, out = session(often, workers=1), io.StringIO()
+    alone = replace(alone, console=Terminal(Console(file=out, width=500)))
+    resumed = run_training(alone, TrainingRun("warmup", stage, study.warmup, (stage.folder, "rows.arrow"), 0))
+    assert "warmup resumes at step" in out.getvalue()
+    assert "with 1 worker in place of 2: every step has the rows that it would have had" in out.getvalue()
+    whole = train(study, tmp_path / "other")
+    for name in EPOCHS:
+        ended, undisturbed = resumed.result.checkpoints[name], whole.result.checkpoints[name]
+        assert (ended.step, ended.tokens) == (undisturbed.step, undisturbed.tokens)
+        assert ended.loss == pytest.approx(undisturbed.loss, rel=1e-4)
+
+
 @pytest.fixture
 def worker_run(tmp_path: Path) -> WorkerRun:
     """A run of two epochs of 30 steps."""

@@ -193,17 +193,37 @@ def test_two_workers_learn_what_one_does(worker, settings, lone_worker, tmp_path
     assert furthest(tmp_path / "other" / "epoch-2", tmp_path / "alone" / "epoch-2") < 1e-4
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("second", ["epoch-2", "step-4", "none"])
+def test_fault_05_workers_that_see_other_checkpoints_end_with_an_error(worker, settings, tmp_path: Path, second: str):
+    """They trained on mixed batches, and the last of them waited for ever."""
+    job = {"settings": asdict(settings(stage=0, epochs=3))}
+    together(tmp_path, [{**job, "out": str(tmp_path / "whole"), "pause_after": [4]}])
+    (tmp_path / "again").mkdir()
+    resume = [str(tmp_path / "whole" / name) for name in ("epoch-1", second)]
+    ended = started(tmp_path / "again", [{**job, "out": str(tmp_path / "mixed"), "resume": resume}])
+    for returncode, told in ended:
+        assert returncode != 0
+        assert "do not resume from the same checkpoint" in told
+        assert "worker 0 step 3 after epoch 1, worker 1 " in told
+    assert not (tmp_path / "mixed").exists()
+
+
 def together(folder: Path, jobs: list[dict[str, Any]]) -> None:
     """Have two worker processes do the jobs."""
+    for returncode, told in started(folder, jobs):
+        assert returncode == 0, told
+
+
+def started(folder: Path, jobs: list[dict[str, Any]]) -> list[tuple[int, str]]:
+    """Have two worker processes start the jobs; return how they ended, and their last words."""
     job_file = folder / "jobs.json"
     job_file.write_text(json.dumps(jobs))
     script = str(Path(__file__).with_name("worker.py"))
     commands = [[sys.executable, script, str(rank), "2", str(job_file)] for rank in range(2)]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
     try:
-        for process in running:
-            _, told = process.communicate(timeout=240)
-            assert process.returncode == 0, told
+        return [(process.wait(240), told) for process in running for _, told in [process.communicate(timeout=240)]]
     finally:
         for process in running:
             process.kill()

@@ -114,6 +114,9 @@ def main(rank: int, world_size: int, job_file: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{job_file}.group", rank=rank, world_size=world_size)
     for job in json.loads(Path(job_file).read_text(encoding="utf-8")):
         resume = job.pop("resume", None)
+        if isinstance(resume, list):
+            # A worker that sees other checkpoints than the others.
+            resume = resume[rank]
         settings = TrainSettings(**{**job.pop("settings"), "betas": (0.9, 0.999)})
         run(Path(job.pop("out")), settings, resume=Path(resume) if resume else None, **job)
     dist.barrier()
