@@ -5,14 +5,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from instsel.config.file import load_study, parse_study
 from instsel.config.search import Search
 from instsel.console import Terminal
 from instsel.errors import InputError
+from instsel.evaluation.halves import searched_rows
 from instsel.io.store import Folder
 from instsel.pipeline.registry import build_graph
+from instsel.pipeline.runner import run_study
 from instsel.report.html import write_report
 from instsel.search.run import _stage, search_study
 from instsel.search.trial import OUTCOME, OWNER, TrialStore, trial_folder
@@ -73,9 +78,27 @@ def test_best_study_is_the_best_trial_when_it_runs_by_itself(searched, tmp_path)
     raw, folder = searched
     best = load_study(folder / "best.yaml")
     assert best.name == "tiny-best" and best.out == f"{raw['out']}-best"
+    best = best.model_copy(update={"evaluation": best.evaluation.model_copy(update={"searched_share": None})})
     graph = build_graph(best, Folder.at(tmp_path))
     evaluated = next(stage for name, stage in graph.of("evaluate").items() if name != BASE)
     assert evaluated.fingerprint.startswith(_trials(folder)[0]["name"])
+
+
+def test_fault_12_the_best_study_is_judged_by_rows_that_did_not_choose_it_beside_random(searched, tmp_path):
+    raw, folder = searched
+    best = load_study(folder / "best.yaml")
+    methods = best.selection.methods
+    assert [method.is_reference for method in methods].count(True) == 1
+    out = tmp_path / "best"
+    run_study(parse_study({**best.model_dump(exclude_unset=True), "out": str(out)}, "test"), Terminal())
+    trial = _trials(folder)[0]
+    evaluated = pa.parquet.read_table(out / "evaluate" / methods[0].name / "sums.parquet")
+    # Beside rounding the losses are those that the search's own report has of these rows.
+    assert evaluated["loss"].to_numpy().mean() == pytest.approx(trial["judged"]["sums"], rel=1e-4)
+    heldout = pa.parquet.read_table(out / "prepare/targets/sums/heldout.parquet")["id"].to_pylist()
+    chosen = set(np.asarray(heldout)[searched_rows(heldout, 0.5)].tolist())
+    assert set(heldout) - chosen == set(evaluated["id"].to_pylist())
+    assert "Of the 50% of the held-out rows by which no search chose this study." in (out / "report.md").read_text()
 
 
 def test_report_names_the_best_and_the_pareto_set(searched, tmp_path):
