@@ -227,7 +227,7 @@ class _Encoder:
 
     def _shard(self, shard: str, file: str, first: int, lines: list[bytes]) -> _ShardCount:
         name = f"{shard}.parquet"
-        if is_whole(self.pool, name):
+        if is_whole(self.pool, name) and is_whole(self.rejected, name):
             return {"shard": shard, "rows": 0, "tokens": 0}
         where, began = SourceFile.from_json(file), time.monotonic()
         self.attempts.start(self.folder, shard, len(lines), f"{where.uri}, from line {first}")

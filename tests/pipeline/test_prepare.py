@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,6 +227,9 @@ def test_a_killed_run_goes_on_with_what_is_missing(
     for shard in lost:
         (folder / "pool" / f"{shard}.parquet").unlink()
     (folder / "rejected" / f"{lost[0]}.parquet").unlink()
+    # Of these two, what a disk without power left of them.
+    for cut in ("pool/00000-000003.parquet", "rejected/00000-000004.parquet"):
+        (folder / cut).write_bytes((folder / cut).read_bytes()[:-20])
     for name in ("manifest.json", "index.parquet"):
         (folder / name).unlink()
     (folder / "pool/.00000-000000.parquet.12345678.part").write_bytes(b"half")
@@ -297,6 +302,28 @@ def test_a_damaged_file_is_named_with_its_line(tiny_study: Study, tmp_path: Path
     text = refusal(raw)
     assert text.startswith(f"pool.0.path: {tmp_path}/cut.jsonl.gz: damaged after line ")
     assert text.endswith("fetch or pack the file again")
+
+
+def test_bug_a_pool_file_that_grows_while_it_is_prepared_is_told(tiny_study: Study, tmp_path: Path) -> None:
+    raw = tiny_study(pool_rows=200, data={"shard_rows": 8})
+    rows, shards = tmp_path / "pool/rows.jsonl", Path(raw["out"]) / "prepare/pool"
+
+    def grow() -> None:
+        while not (shards.is_dir() and any(shards.glob("*.parquet"))):
+            time.sleep(0.01)
+        with rows.open("a") as stream:
+            stream.write(rows.read_text().splitlines()[0] + "\n")
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    text = refusal(raw)
+    writer.join()
+    assert text.startswith("pool.0.path: ")
+    assert "rows.jsonl changed while" in text and "wait until it is whole, and run the same command again" in text
+    stage, _ = run(raw)
+    assert (
+        stage.manifest()["result"]["pool"]["rows"] + sum(stage.manifest()["result"]["pool"]["rejected"].values()) == 201
+    )
 
 
 def test_a_model_without_a_template_is_refused_unless_the_study_gives_one(
