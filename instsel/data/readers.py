@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -123,7 +123,7 @@ def source_files(uri: str, *, allow_empty: bool = False, **options: Any) -> list
         hint += NO_BRACES if "{" in uri else ""
         raise InputError(f"no file matches {uri}; correct the path{hint}")
     for file in files:
-        info = _info(file.uri)
+        info = info_of(file.uri)
         if info.is_file and info.size == 0 and not allow_empty:
             raise InputError(f"file {file.uri} is empty; remove it or correct the path")
     return files
@@ -142,11 +142,17 @@ def read_chunks(file: SourceFile, rows: int) -> Iterator[tuple[int, list[bytes]]
     Raises:
         InputError: the file has no rows that can be read, or is truncated or damaged.
     """
+    with with_key(file.key), unchanged_file(file):
+        yield from _chunks(file, rows)
+
+
+@contextmanager
+def with_key(key: str) -> Iterator[None]:
+    """Put a key of the study file before the message of an InputError; nothing where it is empty."""
     try:
-        with _unchanged(file):
-            yield from _chunks(file, rows)
+        yield
     except InputError as error:
-        raise (InputError(f"{file.key}: {error}") if file.key else error) from error
+        raise (InputError(f"{key}: {error}") if key else error) from error
 
 
 def check_file(file: SourceFile, allow_empty: bool = False) -> None:
@@ -158,7 +164,7 @@ def check_file(file: SourceFile, allow_empty: bool = False) -> None:
     if file.is_hub:
         check_hub(file.uri.removeprefix(HUB), file.split or "train", file.config, file.revision)
         return
-    kind = file_type(file.uri, file.split) if _info(file.uri).is_file else None
+    kind = file_type(file.uri, file.split) if info_of(file.uri).is_file else None
     # A file of a folder has a name where the folder's splits were told apart.
     keys = () if kind is None or kind.text is None else kind.text.path
     has_splits = file.name is not None or any(split_of(key) for key in keys)
@@ -202,7 +208,7 @@ def _files_at(uri: str, is_glob: bool, options: Mapping[str, Any]) -> list[Sourc
     return [replace(file, name=folder.name) for each in folder.uris for file in _files_at(each, True, chosen)]
 
 
-def _unchanged(file: SourceFile) -> AbstractContextManager[None]:
+def unchanged_file(file: SourceFile) -> AbstractContextManager[None]:
     """Return a block in which a file is read, and which ends with an error where a local one changed meanwhile."""
     if file.is_hub:
         return nullcontext()
@@ -211,20 +217,45 @@ def _unchanged(file: SourceFile) -> AbstractContextManager[None]:
     return unchanged(path) if is_local_file else nullcontext()
 
 
-def _info(uri: str) -> pafs.FileInfo:
+def info_of(uri: str) -> pafs.FileInfo:
+    """Return what the file system says of a file or folder."""
     filesystem, path = resolve(uri)
     return filesystem.get_file_info(path)
 
 
 def _chunks(file: SourceFile, rows: int) -> Iterator[tuple[int, list[bytes]]]:
     unit, lines = _lines(file)
-    first, size = 1, 0
+    return chunked(file, unit, lines, rows)
+
+
+def chunked(  # noqa: PLR0913
+    file: SourceFile,
+    unit: str,
+    lines: Iterator[bytes],
+    rows: int,
+    first: int = 1,
+    is_cut_by_size: bool = True,
+) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield chunks of rows: the number of the first, and the rows.
+
+    Args:
+        file: whose rows they are; its limit counts from here.
+        unit: what is counted, line or row.
+        lines: the rows.
+        rows: of a chunk, at most.
+        first: number of the first row.
+        is_cut_by_size: whether a chunk ends after the row with which it has more than `MOST_CHUNK_BYTES`.
+
+    Raises:
+        InputError: the file is truncated or damaged.
+    """
+    size = 0
     chunk: list[bytes] = []
     try:
         for line in islice(lines, file.limit):
             chunk.append(line)
             size += len(line)
-            if len(chunk) == rows or size > MOST_CHUNK_BYTES:
+            if len(chunk) == rows or (is_cut_by_size and size > MOST_CHUNK_BYTES):
                 yield first, chunk
                 first, size, chunk = first + len(chunk), 0, []
     except DAMAGE as error:
@@ -237,7 +268,7 @@ def _lines(file: SourceFile) -> tuple[str, Iterator[bytes]]:
     """Return what is counted, lines or rows, and these."""
     if file.is_hub:
         return "row", hub_rows(file.uri.removeprefix(HUB), file.split or "train", file.config, file.revision)
-    if not _info(file.uri).is_file:
+    if not info_of(file.uri).is_file:
         return "row", saved_rows(file.uri)
     kind = file_type(file.uri, file.split)
     if kind.binary == "parquet":
@@ -250,7 +281,7 @@ def _lines(file: SourceFile) -> tuple[str, Iterator[bytes]]:
 def _text_rows(uri: str, kind: FileType) -> tuple[str, Iterator[bytes]]:
     stream, text = open_text(uri, kind), kind.text
     if text is None or text.layout == "lines":
-        return "line", _json_lines(stream)
+        return "line", json_lines(stream)
     if text.layout == "columns":
         return "row", column_rows(stream, uri)
     if text.cells is not None:
@@ -259,8 +290,15 @@ def _text_rows(uri: str, kind: FileType) -> tuple[str, Iterator[bytes]]:
     return "row", (value.encode("utf-8", "surrogateescape")[: MOST_BYTES + 1] for value in values)
 
 
-def _json_lines(stream: io.BufferedReader) -> Iterator[bytes]:
-    line = stream.readline(MOST_BYTES + 1).removeprefix(MARK)
+def json_lines(stream: io.BufferedReader, has_mark: bool = True) -> Iterator[bytes]:
+    """Yield lines, empty where they are blank or a comment; of those above the size limit the beginning.
+
+    Args:
+        stream: lines in UTF-8.
+        has_mark: a byte order mark before the first is left out.
+    """
+    line = stream.readline(MOST_BYTES + 1)
+    line = line.removeprefix(MARK) if has_mark else line
     while line:
         if len(line) > MOST_BYTES:
             yield line

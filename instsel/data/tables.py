@@ -26,8 +26,13 @@ INDEX = re.compile(r"__index_level_\d+__")
 STATE = "state.json"
 
 
-def parquet_rows(uri: str) -> Iterator[bytes]:
-    """Yield the rows of a Parquet file.
+def parquet_rows(uri: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """Yield rows of a Parquet file; row groups before the first of them are not read.
+
+    Args:
+        uri: path or URI of the file.
+        start: index of the first row.
+        stop: index after the last one; None is the end of the file.
 
     Raises:
         InputError: two columns have one name.
@@ -35,10 +40,18 @@ def parquet_rows(uri: str) -> Iterator[bytes]:
     filesystem, path = resolve(uri)
     file = pq.ParquetFile(filesystem.open_input_file(path))
     columns, meta = kept_columns(file.schema_arrow, uri), file.metadata
-    size = sum(meta.row_group(index).total_byte_size for index in range(meta.num_row_groups))
+    groups = [meta.row_group(index) for index in range(meta.num_row_groups)]
+    size = sum(group.total_byte_size for group in groups)
     rows = min(BATCH_ROWS, BATCH_VALUES // max(1, len(columns)), BATCH_BYTES * meta.num_rows // max(1, size))
-    for batch in file.iter_batches(batch_size=max(1, rows)):
-        yield from _batch_rows(batch.select(columns))
+    first, index = 0, 0
+    while index < len(groups) and first + groups[index].num_rows <= start:
+        first, index = first + groups[index].num_rows, index + 1
+    for batch in file.iter_batches(batch_size=max(1, rows), row_groups=range(index, len(groups))):
+        if stop is not None and first >= stop:
+            return
+        kept = batch.slice(max(0, start - first), None if stop is None else stop - max(first, start))
+        yield from _batch_rows(kept.select(columns))
+        first += len(batch)
 
 
 def parquet_length(uri: str) -> int:

@@ -5,9 +5,12 @@ how many workers there are, and a killed run resumes with the shards that are mi
 """
 
 import json
+import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -19,7 +22,8 @@ from pydantic import JsonValue
 from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
 from instsel.data.encode import count_unread, encode_lines, encoding_options, was_readable
-from instsel.data.readers import SourceFile, read_chunks
+from instsel.data.pieces import Chunk, Part, divide, lines_of, read_part
+from instsel.data.readers import SourceFile
 from instsel.data.sources import pool_files
 from instsel.errors import InputError
 from instsel.filters.base import why_filtered
@@ -38,7 +42,21 @@ from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Setting
 if TYPE_CHECKING:
     from instsel.runtime.actors import AttemptLimiter
 
-CHUNK_BLOCK_BYTES = 4 << 20
+# Each chunk is a block, and thereby a task of its own, also where it is only a range of bytes.
+CHUNK_BLOCK_BYTES = 1
+PARTS = pa.schema([("number", pa.int64()), ("file", pa.string()), ("start", pa.int64()), ("stop", pa.int64())])
+CHUNKS = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("file", pa.string()),
+        ("number", pa.int64()),
+        ("first", pa.int64()),
+        ("rows", pa.int64()),
+        ("lines", pa.list_(pa.large_binary())),
+        ("start", pa.int64()),
+        ("length", pa.int64()),
+    ]
+)
 DATE = "date.json"
 MOST_KEYS = 8
 MOST_FILES = 10
@@ -141,23 +159,36 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
         [{"number": number, "file": file.to_json()} for number, file in enumerate(files)], encoders()
     )
     work.context.target_max_block_size = CHUNK_BLOCK_BYTES
+    dividing: Any = _divide
     reader: Any = _read
     encoding: Any = _encode
-    shards = work.map_batches(
-        reader,
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=READER_CPUS,
-        compute=ray.data.TaskPoolStrategy(encoders()),
-        fn_kwargs={"shard_rows": study.data.shard_rows},
-    ).map_batches(
-        encoding,
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=0.5,
-        # Tasks and not actors: they run in the processes that encoded the targets, which have loaded transformers.
-        compute=ray.data.TaskPoolStrategy(encoders()),
-        fn_args=(new_key(), AttemptLimiter(), study.model, study.data, folder),
+    shards = (
+        work.map_batches(
+            dividing,
+            batch_size=1,
+            batch_format="pyarrow",
+            # Unlike what reading asks for, so that the parts of a file are read by tasks of their own.
+            num_cpus=READER_CPUS / 2,
+            compute=ray.data.TaskPoolStrategy(min(len(files), encoders())),
+            fn_kwargs={"shard_rows": study.data.shard_rows},
+        )
+        .map_batches(
+            reader,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=READER_CPUS,
+            compute=ray.data.TaskPoolStrategy(encoders()),
+            fn_kwargs={"shard_rows": study.data.shard_rows},
+        )
+        .map_batches(
+            encoding,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=0.5,
+            # Tasks and not actors: they run in the processes that encoded the targets, which have loaded transformers.
+            compute=ray.data.TaskPoolStrategy(encoders()),
+            fn_args=(new_key(), AttemptLimiter(), study.model, study.data, folder),
+        )
     )
     names = []
     with terminal.bar("prepare", None, "rows") as bar:
@@ -168,19 +199,24 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
 
 
 def encoders() -> int:
-    """Return the most processes that tokenise at once: one CPU is left for reading."""
+    """Return the most processes that tokenise at once: one a CPU, as reading takes little beside it."""
     import ray
 
-    return max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _divide(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:
+    for row in batch.to_pylist():
+        for part in divide(SourceFile.from_json(row["file"]), shard_rows):
+            yield pa.Table.from_pylist([{**row, **asdict(part)}], schema=PARTS)
 
 
 def _read(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:
     for row in batch.to_pylist():
-        file = SourceFile.from_json(row["file"])
-        for chunk, (first, lines) in enumerate(read_chunks(file, shard_rows)):
-            shard = f"{row['number']:05d}-{chunk:06d}"
-            columns = {"shard": [shard], "file": [row["file"]], "first": [first]}
-            yield pa.table({**columns, "lines": pa.array([lines], pa.list_(pa.large_binary()))})
+        part = Part(row["start"], row["stop"])
+        for chunk in read_part(SourceFile.from_json(row["file"]), part, shard_rows):
+            shard = f"{row['number']:05d}-{chunk.number:06d}"
+            yield pa.Table.from_pylist([{"shard": shard, "file": row["file"], **vars(chunk)}], schema=CHUNKS)
 
 
 def _identify_model(model: Model) -> tuple[dict[str, str], str | None, int]:
@@ -195,8 +231,18 @@ def _encode(
 ) -> pa.Table:
     from instsel.runtime.process_cache import kept_in_process
 
-    with kept_in_process(key, lambda: _Encoder(attempts, model, data, folder)) as encoder:
-        return encoder(batch)
+    counts: list[_ShardCount] = []
+    for row in batch.to_pylist():
+        shard, file = row.pop("shard"), SourceFile.from_json(row.pop("file"))
+        if all(is_whole(folder / kind, f"{shard}.parquet") for kind in ("pool", "rejected")):
+            counts.append({"shard": shard, "rows": 0, "tokens": 0})
+            continue
+        chunk = Chunk(**row)
+        # Before the encoder is made: a process that dies while it loads the tokenizer counts as an attempt, too.
+        attempts.start(folder, shard, chunk.rows, f"{file.uri}, from line {chunk.first}")
+        with kept_in_process(key, lambda: _Encoder(model, data, folder)) as encoder:
+            counts.append(encoder(shard, file, chunk))
+    return pa.Table.from_pylist(counts)
 
 
 class _ShardCount(TypedDict):
@@ -208,38 +254,34 @@ class _ShardCount(TypedDict):
 
 
 class _Encoder:
-    """Tokenises chunks and commits each as a shard; chunks whose shard is there are passed over."""
+    """Tokenises chunks and commits each as a shard."""
 
-    def __init__(self, attempts: "AttemptLimiter", model: Model, data: Data, folder: Folder) -> None:
+    def __init__(self, model: Model, data: Data, folder: Folder) -> None:
         from instsel.models.loading import load_tokenizer
         from instsel.runtime.observability import Meter
 
-        self.attempts, self.folder = attempts, folder
-        self.tokenizer = load_tokenizer(model)
+        # There is a process for every CPU, so that threads in each would only wait for one another.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        try:
+            self.tokenizer = load_tokenizer(model)
+        except InputError as error:
+            raise InputError(f"{error}; so it is on {socket.gethostname()}, and every machine reads it") from error
         self.data = data
         self.pool, self.rejected = folder / "pool", folder / "rejected"
         self.leaks = leak_index(folder, data.leak_words)
         self.meter = Meter(path_in_study(folder)[0], "prepare")
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        counts = [self._shard(**row) for row in batch.to_pylist()]
-        return pa.Table.from_pylist(counts)
-
-    def _shard(self, shard: str, file: str, first: int, lines: list[bytes]) -> _ShardCount:
-        name = f"{shard}.parquet"
-        if is_whole(self.pool, name) and is_whole(self.rejected, name):
-            return {"shard": shard, "rows": 0, "tokens": 0}
-        where, began = SourceFile.from_json(file), time.monotonic()
-        self.attempts.start(self.folder, shard, len(lines), f"{where.uri}, from line {first}")
+    def __call__(self, shard: str, file: SourceFile, chunk: Chunk) -> _ShardCount:
+        name, began = f"{shard}.parquet", time.monotonic()
         examples, rejected = encode_lines(
-            lines,
-            first,
-            where.uri,
+            lines_of(file, chunk),
+            chunk.first,
+            file.uri,
             tokenizer=self.tokenizer,
             options=encoding_options(self.data),
-            layout=where.layout,
-            source=where.source,
-            default_source=where.stem,
+            layout=file.layout,
+            source=file.source,
+            default_source=file.stem,
             reject_if=self.leaks.reason,
             filters=self.data.filters,
         )
