@@ -108,6 +108,7 @@ def _run_stages(context: RunContext, waiting: Mapping[str, Sequence[str]]) -> No
                 check_sources(method, pool)
             is_checked = True
         context.graph.stage(name).run(context, keys)
+        context.study.forget_manifests()
 
 
 def _write_config(config: StudyConfig, graph: StageGraph) -> None:

@@ -1,7 +1,8 @@
 """Stage *warmup*: LoRA training on a seeded share of the pool; gradients are later taken at its checkpoints."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from instsel.config.study import StudyConfig
 from instsel.io.store import Folder
@@ -11,7 +12,12 @@ from instsel.study.estimates import ID_BYTES, TOKEN_BYTES, training_estimate
 from instsel.study.results import PrepareResult, WarmupResult
 from instsel.study.stage import Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 TRAINING_SET = "training.arrow"
+COLUMNS = ["id", "input_ids", "labels"]
 
 
 class Warmup(Stage[WarmupResult]):
@@ -56,17 +62,42 @@ class Warmup(Stage[WarmupResult]):
 
 
 def _write_training_set(prepared: Folder, out: Folder, count: int, seed: int) -> None:
+    """Write rows of the pool that a seed draws, shard by shard; only shards that have some are read."""
+    import numpy as np
+    import pyarrow as pa
+
+    from instsel.selection import random
+
+    # Rows of the index stand in the order of the shards, and of the rows in each.
+    shards, ends = _shard_ends(prepared)
+    drawn = np.sort(random.select(int(ends[-1]), count, seed=seed).indices)
+    starts = np.concatenate([[0], ends[:-1]])
+    with out.writer(TRAINING_SET) as stream:
+        writer = None
+        for number, rows in _by_shard(drawn, ends):
+            table = (prepared / "pool").read_table(f"{shards[number]}.parquet", COLUMNS)
+            table = table.take(pa.array(rows - starts[number]))
+            writer = writer or pa.ipc.new_file(stream, table.schema)
+            writer.write_table(table)
+        if writer is not None:
+            writer.close()
+
+
+def _shard_ends(prepared: Folder) -> "tuple[list[str], NDArray[np.int64]]":
+    """Return the names of the shards of the index, and the number of rows through the end of each."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from instsel.selection import random
+    column = prepared.read_table("index.parquet", ["shard"])["shard"]
+    runs = pc.run_end_encode(column.combine_chunks(), run_end_type=pa.int64())
+    return runs.values.to_pylist(), np.asarray(runs.run_ends, np.int64)
 
-    index = prepared.read_table("index.parquet", ["id", "shard"])
-    drawn = np.sort(random.select(len(index), count, seed=seed).indices)
-    wanted = index.take(pa.array(drawn))
-    tables = []
-    for shard in dict.fromkeys(wanted["shard"].to_pylist()):
-        table = (prepared / "pool").read_table(f"{shard}.parquet", ["id", "input_ids", "labels"])
-        tables.append(table.filter(pc.is_in(table["id"], wanted["id"].combine_chunks())))
-    out.write_table(TRAINING_SET, pa.concat_tables(tables))
+
+def _by_shard(rows: "NDArray[np.int64]", ends: "NDArray[np.int64]") -> "Iterator[tuple[int, NDArray[np.int64]]]":
+    """Yield the number of each shard that has some of the sorted rows, and these rows."""
+    import numpy as np
+
+    numbers = np.searchsorted(ends, rows, side="right")
+    of_shards, firsts = np.unique(numbers, return_index=True)
+    yield from zip(of_shards.tolist(), np.split(rows, firsts[1:]), strict=True)

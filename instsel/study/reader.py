@@ -29,6 +29,7 @@ class StudyReader:
     def __init__(self, study: Folder, only: frozenset[str] | None = None) -> None:
         """Read a study folder; of the pool only these rows, where they are given."""
         self.study, self._only = study, only
+        self._manifests: dict[str, Manifest] = {}
         self._kept: dict[AttributionSpec, Matrix] = {}
         self._whole: StudyReader = self
 
@@ -36,6 +37,7 @@ class StudyReader:
         """Return a reader of the same study as if its pool had only these rows."""
         narrowed = StudyReader(self.study, frozenset(rows))
         narrowed._whole = self
+        narrowed._manifests = self._manifests
         return narrowed
 
     def narrow(self, matrix: Matrix) -> Matrix:
@@ -47,7 +49,11 @@ class StudyReader:
 
     def has(self, stage: str) -> bool:
         """Return whether a stage is finished."""
-        return (self.study / stage).exists(MANIFEST)
+        return stage in self._manifests or (self.study / stage).exists(MANIFEST)
+
+    def forget_manifests(self) -> None:
+        """Read manifests again when they are asked for, as a stage has run since."""
+        self._manifests.clear()
 
     def stages(self) -> dict[str, dict[str, JsonValue]]:
         """Return the settings of every stage that the study can have by the study file as it was last run, in order.
@@ -68,17 +74,20 @@ class StudyReader:
         return parse_result(kind, self.manifest(stage), f"{self.study}/{stage}")
 
     def manifest(self, stage: str) -> Manifest:
-        """Return the manifest of a finished stage.
+        """Return the manifest of a finished stage, read once.
 
         Raises:
             InputError: the stage is not finished, its manifest is damaged, or what it was made from has changed since.
         """
+        if stage in self._manifests:
+            return self._manifests[stage]
         if not self.has(stage):
             raise InputError(f"{self.study} has no finished stage {stage!r}; run the study with a method that reads it")
         manifest = read_manifest(self.study / stage)
         for parent, fingerprint in manifest["parents"].items():
             if not self.has(parent) or self.manifest(parent)["fingerprint"] != fingerprint:
                 raise InputError(f"{self.study}/{stage} is not of the {parent} that is there now; run the study again")
+        self._manifests[stage] = manifest
         return manifest
 
     @cached_property
