@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -191,7 +192,9 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
         )
     )
     names = []
-    with terminal.bar("prepare", None, "rows") as bar:
+    with warnings.catch_warnings(), terminal.bar("prepare", None, "rows") as bar:
+        # How many parts and chunks there are is not known before they are read.
+        warnings.filterwarnings("ignore", "The maximum number of concurrent tasks")
         for row in shards.iter_rows():
             names.append(row["shard"])
             bar.advance(row["rows"], row["tokens"])
