@@ -106,7 +106,7 @@ def write_pool(path: Path, rows: Sequence[dict[str, Any]], number: int, seed: in
         number: of lines.
         seed: of the words.
     """
-    generator = random.Random(seed)  # noqa: S311
+    generator = random.Random(seed)
     words = sorted({word for row in rows for message in row["messages"] for word in message["content"].split(" ")})
     with path.open("w", encoding="utf-8") as stream:
         for index in range(number):
@@ -121,9 +121,7 @@ def write_pool(path: Path, rows: Sequence[dict[str, Any]], number: int, seed: in
 
 
 def _changed(text: str, words: Sequence[str], generator: random.Random) -> str:
-    return " ".join(
-        generator.choice(words) if generator.random() < CHANGED else word for word in text.split(" ")
-    )
+    return " ".join(generator.choice(words) if generator.random() < CHANGED else word for word in text.split(" "))
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
@@ -161,7 +159,7 @@ def _run(code: Path, cpus: int, study: Path, rows: int) -> Result:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     command = [sys.executable, "-c", RUN, str(study), str(cpus)]
-    done = subprocess.run(command, env=environment, cwd=study.parent, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, env=environment, cwd=study.parent, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{code} on {cpus} CPUs ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     manifest = json.loads((study.parent / "out/prepare/manifest.json").read_text(encoding="utf-8"))

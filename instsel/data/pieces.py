@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -125,7 +124,7 @@ def lines_of(file: SourceFile, chunk: Chunk) -> list[bytes]:
             raise damaged(file.uri, "line", chunk.first - 1, error) from error
     if len(content) < chunk.length:
         raise _changed(file)
-    stream = io.BufferedReader(io.BytesIO(content))  # type: ignore[arg-type]
+    stream = io.BufferedReader(io.BytesIO(content))
     return list(islice(json_lines(stream, has_mark=chunk.start == 0), chunk.rows))
 
 
@@ -152,7 +151,7 @@ def _ranges(file: SourceFile, rows: int) -> Iterator[Chunk]:
     """Yield the chunks of JSON lines as byte ranges; from one that is huge on, with their lines."""
     filesystem, path = resolve(file.uri)
     limit = math.inf if file.limit is None else file.limit
-    number, first, start, seen = 0, 1, 0, 0
+    number, first, start = 0, 1, 0
     with filesystem.open_input_file(path) as stream:
         for end, lines in _ends(stream, rows):
             if first > limit:
@@ -167,8 +166,8 @@ def _ranges(file: SourceFile, rows: int) -> Iterator[Chunk]:
     left = None if file.limit is None else file.limit - first + 1
     with filesystem.open_input_file(path) as stream:
         stream.seek(start)
-        lines = json_lines(io.BufferedReader(stream), has_mark=start == 0)
-        for more, (line, chunk) in enumerate(chunked(replace(file, limit=left), "line", lines, rows, first)):
+        rest = json_lines(io.BufferedReader(stream), has_mark=start == 0)
+        for more, (line, chunk) in enumerate(chunked(replace(file, limit=left), "line", rest, rows, first)):
             yield Chunk(number + more, line, len(chunk), chunk)
 
 
@@ -212,6 +211,6 @@ def _parquet_parts(file: SourceFile, rows: int) -> list[Part]:
 
 def _parquet_chunks(file: SourceFile, part: Part, rows: int) -> Iterator[Chunk]:
     lines: Iterator[bytes] = parquet_rows(file.uri, part.start, part.stop)
-    whole: Any = replace(file, limit=None)
-    for first, chunk in chunked(whole, "row", lines, rows, part.start + 1, is_cut_by_size=False):
+    without_limit = replace(file, limit=None)
+    for first, chunk in chunked(without_limit, "row", lines, rows, part.start + 1, is_cut_by_size=False):
         yield Chunk((first - 1) // rows, first, len(chunk), chunk)

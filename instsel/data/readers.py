@@ -228,7 +228,7 @@ def _chunks(file: SourceFile, rows: int) -> Iterator[tuple[int, list[bytes]]]:
     return chunked(file, unit, lines, rows)
 
 
-def chunked(  # noqa: PLR0913
+def chunked(
     file: SourceFile,
     unit: str,
     lines: Iterator[bytes],
