@@ -1,6 +1,8 @@
 """Array helpers: argument checks, loops over blocks of rows, unit rows, column moments, largest remainder."""
 
+import mmap
 import operator
+import sys
 from collections.abc import Hashable, Iterator, Sequence
 from typing import SupportsIndex
 
@@ -23,8 +25,12 @@ def matrix(name: str, values: ArrayLike) -> np.ndarray:
     return array
 
 
-def attribution_matrix(values: ArrayLike) -> np.ndarray:
+def attribution_matrix(values: ArrayLike, *, finite: bool = True) -> np.ndarray:
     """Return a selector's attribution (n, m): real, at least one column, finite. It is read in blocks, not copied.
+
+    Args:
+        values: the attribution.
+        finite: read it all and check it; False for who calls `check_finite` on every block of a pass of its own.
 
     Raises:
         ValueError: wrong rank or dtype, no columns, or NaN or infinity (the first one's row and column are named).
@@ -32,13 +38,22 @@ def attribution_matrix(values: ArrayLike) -> np.ndarray:
     array = matrix("attribution", values)
     if array.shape[1] == 0:
         raise ValueError("attribution must have at least one column (validation example), got none")
-    for block in row_blocks(array.shape[0], array.shape[1] * array.dtype.itemsize):
-        bad = ~np.isfinite(array[block])
-        if bad.any():
-            row, column = np.argwhere(bad)[0]
-            value = array[block][row, column]
-            raise ValueError(f"attribution must be finite, got {value} at row {block.start + row}, column {column}")
+    if finite:
+        for block, part in stream_rows(array):
+            check_finite(part, block.start)
     return array
+
+
+def check_finite(block: np.ndarray, first_row: int) -> None:
+    """Check rows of an attribution, of which the first is row `first_row`.
+
+    Raises:
+        ValueError: NaN or infinity (the first one's row and column are named).
+    """
+    bad = ~np.isfinite(block)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(f"attribution must be finite, got {block[row, column]} at row {first_row + row}, column {column}")
 
 
 def finite_matrix(name: str, values: ArrayLike) -> np.ndarray:
@@ -161,6 +176,66 @@ def row_blocks(rows: int, row_bytes: int, *, block_bytes: int = 2**25) -> Iterat
         yield slice(rows * block // blocks, rows * (block + 1) // blocks)
 
 
+def stream_rows(array: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Read a matrix (n, m) once, from its first row to its last, and keep no more of a mapped file than it must.
+
+    Yields:
+        A slice of the rows, and the view of them, which must not be kept. A float64 copy of it takes 4 MiB, which stays
+        near the processor; of a matrix whose columns lie together 128 MiB, so that each is read in long pieces.
+    """
+    pages = MappedPages(array)
+    row_bytes = array.shape[1] * np.dtype(np.float64).itemsize
+    for block in row_blocks(len(array), row_bytes, block_bytes=2**22 if array.flags.c_contiguous else 2**27):
+        part = array[block]
+        yield block, part
+        pages.count(part.nbytes)
+    pages.release()
+
+
+class MappedPages:
+    """The pages of a file that an array is a map of, given back to the system when so many bytes were used.
+
+    They count as memory of the process until it needs others; without this, whoever goes through a file larger than the
+    memory looks as if it needed all of it. An array that is in memory has none.
+    """
+
+    def __init__(self, array: np.ndarray, *, most: int = 2**28) -> None:
+        """Find the file.
+
+        Args:
+            array: may be a view of a map.
+            most: bytes to use before pages are given back.
+        """
+        self._map, self._most, self._used = _map_of(array), most, 0
+
+    def count(self, size: int) -> None:
+        """Note that `size` more bytes were used."""
+        self._used += size
+        if self._used >= self._most:
+            self.release()
+
+    def release(self) -> None:
+        """Give the pages back; they are read again when they are used again."""
+        if self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
+        self._used = 0
+
+    def read_ahead(self, wanted: bool) -> None:
+        """Say whether what follows a page that is read will be wanted, too: not where single rows are read."""
+        if self._map is not None:
+            self._map.madvise(mmap.MADV_NORMAL if wanted else mmap.MADV_RANDOM)
+
+
+def _map_of(array: np.ndarray) -> mmap.mmap | None:
+    """Return the map of a file that an array is a view of; None if there is none, or one whose changes are not kept."""
+    view: object = array
+    while isinstance(view, np.ndarray):
+        if isinstance(view, np.memmap) and view.mode == "c":
+            return None
+        view = view.base
+    return view if isinstance(view, mmap.mmap) and sys.platform == "linux" else None
+
+
 def unit_rows(features: np.ndarray, name: str = "features", *, first_row: int = 0) -> np.ndarray:
     """L2-normalise rows, whatever their scale: neither very large nor very small rows overflow or vanish.
 
@@ -213,8 +288,8 @@ def unit_or_zero_rows(rows: np.ndarray) -> NDArray[np.float64]:
 def moments(values: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute mean and population standard deviation of every column, in blocks of rows.
 
-    `selection.influence.column_moments` computes them column by column, as the BIDS paper's code does, and drops
-    constant columns; its last digits differ from those here.
+    `selection.influence.column_moments` drops constant columns, which get 1 here; its last digits, those of numpy on the
+    whole matrix, may differ from those here.
 
     Args:
         values: (n, m), any real dtype; may be memory-mapped.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from instsel.arrays import MappedPages
 from instsel.io.store import space_errors
 
 # A larger matrix is written to a temporary file and memory-mapped.
@@ -52,8 +53,11 @@ def stack(blocks: Iterable[np.ndarray], rows: int, width: int, dtype: type[np.ge
     else:
         stacked = np.empty(shape, dtype=dtype)
     start = 0
+    pages = MappedPages(stacked)
     for block in blocks:
         stacked[start : start + len(block)] = block
         start += len(block)
+        pages.count(block.nbytes)
+    pages.release()
     stacked.setflags(write=False)
     return stacked

@@ -2,12 +2,11 @@
 
 The rule takes, at every step, the row i with the largest max_j (z_ij - c_j), where z is the attribution standardised by
 column and c the mean of z over the rows taken. The two maxima can change places: it is the column j with the largest
-(max_i z_ij) - c_j over rows not yet taken. A column's best row not yet taken never depends on c, so with the columns
-ranked once a step costs O(m) in place of O(n m), and nothing is approximated.
+(max_i z_ij) - c_j over rows not yet taken. A column's best row not yet taken never depends on c, so with these rows at
+hand (`instsel.selection.ranking`) a step costs O(m) in place of O(n m), and nothing is approximated.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import repeat
 from typing import Literal
 
@@ -16,10 +15,10 @@ from pydantic import Field
 
 from instsel import arrays
 from instsel.selection.base import InfluenceData, InfluenceMethod, Selection
-from instsel.selection.cost import FLOAT64, MIB, Shape
-from instsel.selection.influence import ColumnRanking, column_moments, rank_columns
+from instsel.selection.cost import PASS_BYTES, Shape
 from instsel.selection.pickers import Picker
 from instsel.selection.quotas import take
+from instsel.selection.ranking import ColumnHeads
 
 
 def select(attribution: np.ndarray, budget: int, *, normalize: bool = True) -> Selection:
@@ -30,9 +29,10 @@ def select(attribution: np.ndarray, budget: int, *, normalize: bool = True) -> S
     deviations and is taken as it is.
 
     Args:
-        attribution: (n, m), any real dtype; read in blocks, so that it may be memory-mapped.
-        budget: rows wanted, k; above n gives all n. Memory beside the attribution is about 12 k m bytes
-            and some blocks of 128 MiB.
+        attribution: (n, m), any real dtype; read twice by blocks of rows, so that it may be memory-mapped, and then the
+            rows that are picked.
+        budget: rows wanted, k; above n gives all n. Memory beside the attribution is about 320 k bytes, or 5,120 m where
+            that is more, up to 20 k m where columns rank the rows alike.
         normalize: standardise the columns (population deviation); false is the paper's unnormalised ablation.
 
     Returns:
@@ -42,12 +42,16 @@ def select(attribution: np.ndarray, budget: int, *, normalize: bool = True) -> S
     Raises:
         ValueError: wrong rank, no columns, NaN or infinity, a negative budget, no column with a deviation.
     """
-    matrix = arrays.attribution_matrix(attribution)
+    matrix = arrays.attribution_matrix(attribution, finite=False)
     count = arrays.budget(budget, len(matrix))
     if count == 0:
+        arrays.attribution_matrix(matrix)
         return Selection(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
-    standard = _Standard.of(matrix) if normalize and len(matrix) > 1 else _Standard.identity(matrix)
-    return take([_Walk(standard, count)], repeat(0), len(matrix), count)
+    if normalize and len(matrix) > 1:
+        heads = ColumnHeads.standardised(matrix, count, "bids")
+    else:
+        heads = ColumnHeads.plain(matrix, count)
+    return take([_Walk(heads, np.arange(len(heads.columns)))], repeat(0), len(matrix), count)
 
 
 def pickers(
@@ -66,113 +70,34 @@ def pickers(
     Raises:
         ValueError: as `select` does, or a target has no column with a deviation.
     """
-    matrix = arrays.attribution_matrix(attribution)
-    standard = _Standard.of(matrix) if normalize and len(matrix) > 1 else _Standard.identity(matrix)
-    return [_Walk(standard.only(columns), count) for columns in groups]
-
-
-@dataclass(frozen=True)
-class _Standard:
-    """The attribution seen through its columns' means and deviations, without a copy of it."""
-
-    matrix: np.ndarray  # (n, all columns)
-    columns: np.ndarray  # int64 (m,), those kept
-    mean: np.ndarray  # float64 (m,)
-    deviation: np.ndarray  # float64 (m,)
-
-    @classmethod
-    def of(cls, matrix: np.ndarray) -> "_Standard":
-        return cls(matrix, *column_moments(matrix, "bids"))
-
-    @classmethod
-    def identity(cls, matrix: np.ndarray) -> "_Standard":
-        columns = matrix.shape[1]
-        return cls(matrix, np.arange(columns), np.zeros(columns), np.ones(columns))
-
-    def only(self, columns: np.ndarray) -> "_Standard":
-        """Return the same of some of the columns."""
-        kept = np.isin(self.columns, columns)
-        if not kept.any():
-            raise ValueError(
-                f"each target must have a column that varies over the rows, none of {columns.tolist()} does"
-            )
-        return _Standard(self.matrix, self.columns[kept], self.mean[kept], self.deviation[kept])
-
-    def part(self, columns: slice) -> np.ndarray:
-        """Return float64 (n, columns) of the kept columns."""
-        values = self.matrix[:, self.columns[columns]].astype(np.float64)
-        values -= self.mean[columns]
-        values /= self.deviation[columns]
-        return values
-
-    def row(self, row: int) -> np.ndarray:
-        """Return float64 (m,)."""
-        values: np.ndarray = (self.matrix[row, self.columns].astype(np.float64) - self.mean) / self.deviation
-        return values
+    matrix = arrays.attribution_matrix(attribution, finite=False)
+    if normalize and len(matrix) > 1:
+        heads = ColumnHeads.standardised(matrix, count, "bids")
+    else:
+        heads = ColumnHeads.plain(matrix, count)
+    return [_Walk(heads, heads.positions(columns)) for columns in groups]
 
 
 class _Walk:
-    """The picks of one walk, with the best free row of every column (its head) at hand."""
+    """The picks of one walk over some of the columns."""
 
-    def __init__(self, standard: _Standard, count: int) -> None:
-        """Rank the columns.
-
-        Args:
-            standard: the columns that the walk serves.
-            count: picks of all walks in the same pool, from 1 to n.
-        """
-        self._standard = standard
-        # After t picks at most t of a column's best rows are taken.
-        self._ranking = rank_columns(standard.matrix, len(standard.columns), count, standard.part)
-        self._picks, self._total = 0, np.zeros(len(standard.columns))
-        self._depths = np.zeros(len(standard.columns), dtype=np.int64)
-        self._head_rows, self._heads = self._ranking.rows[:, 0].copy(), self._ranking.values[:, 0].copy()
+    def __init__(self, heads: ColumnHeads, positions: np.ndarray) -> None:
+        self._heads, self._positions = heads, positions
+        self._picks, self._total = 0, np.zeros(len(positions))
 
     def pick(self, taken: np.ndarray) -> tuple[int, float, int | None]:
-        self._move_heads(taken)
+        heads, positions = self._heads, self._positions
+        heads.move(positions, taken)
         mean = self._total / max(self._picks, 1)
-        shortfalls = self._heads - mean
-        tied = np.flatnonzero(shortfalls == shortfalls.max())
-        row = min(
-            _lowest_row(self._standard, self._ranking, column, self._depths, mean, taken) for column in tied.tolist()
-        )
-        values = self._standard.row(row)
+        shortfalls = heads.values[positions] - mean
+        best = shortfalls.max()
+        tied = np.flatnonzero(shortfalls == best)
+        row = min(heads.lowest_equal(int(positions[column]), mean[column], taken) for column in tied)
+        values = heads.row(row, positions)
         driver = int((values - mean).argmax())
         self._total += values
         self._picks += 1
-        return row, float(shortfalls[tied[0]]), int(self._standard.columns[driver])
-
-    def _move_heads(self, taken: np.ndarray) -> None:
-        """Move the heads that are taken down their columns to the next free row."""
-        behind = moved = np.flatnonzero(taken[self._head_rows])
-        while behind.size:
-            self._depths[behind] += 1
-            self._head_rows[behind] = self._ranking.rows[behind, self._depths[behind]]
-            behind = behind[taken[self._head_rows[behind]]]
-        self._heads[moved] = self._ranking.values[moved, self._depths[moved]]
-
-
-def _lowest_row(
-    standard: _Standard, ranking: ColumnRanking, column: int, depths: np.ndarray, means: np.ndarray, taken: np.ndarray
-) -> int:
-    """Return the lowest row not taken whose shortfall in the column equals the head's.
-
-    The head is the lowest of the rows with its value. A lower value can still give the same shortfall once rounded;
-    only then, or where the ranking ends too early to tell, is the whole column looked at.
-    """
-    depth, mean, values = int(depths[column]), means[column], ranking.values[column]
-    head = int(ranking.rows[column, depth])
-    shortfall = values[depth] - mean
-    last = len(values) - 1
-    if depth < last and values[depth + 1] - mean < shortfall:
-        return head
-    below = depth + int(np.count_nonzero(values[depth:] == values[depth]))
-    if below <= last and values[below] - mean < shortfall:
-        return head
-    if below > last and len(values) == len(taken):
-        return head
-    whole = standard.part(slice(column, column + 1))[:, 0]
-    return int(np.argmax((whole - mean == shortfall) & ~taken))
+        return row, float(best), int(heads.columns[positions[driver]])
 
 
 class Bids(InfluenceMethod):
@@ -196,5 +121,4 @@ class Bids(InfluenceMethod):
         return data.example_reasons(selection)
 
     def working_memory(self, shape: Shape) -> int:
-        blocks = min(128 * MIB, shape.rows * shape.columns * FLOAT64)
-        return ColumnRanking.size(shape.columns, round(shape.chosen)) + 3 * blocks
+        return ColumnHeads.size(shape.columns, round(shape.chosen)) + PASS_BYTES

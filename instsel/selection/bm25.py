@@ -16,9 +16,10 @@ from pydantic import Field
 from instsel import arrays
 from instsel.io.matrix import stack
 from instsel.selection.base import ColumnMethod, PromptData, Requires, Selection
-from instsel.selection.cost import FLOAT64, MIB, Shape
-from instsel.selection.influence import ColumnRanking, members
+from instsel.selection.cost import FLOAT64, MIB, PASS_BYTES, Shape
+from instsel.selection.influence import members
 from instsel.selection.pickers import Picker
+from instsel.selection.ranking import ColumnHeads
 from instsel.selection.round_robin import pickers_of, take_turns
 
 # Texts that are split into words at a time.
@@ -201,6 +202,7 @@ class Bm25(ColumnMethod):
 
     def working_memory(self, shape: Shape) -> int:
         words = round(shape.rows * (_LIST_BYTES + _WORD_BYTES * shape.tokens))
+        # A block of a matrix whose columns lie together.
         blocks = min(128 * MIB, shape.rows * shape.columns * FLOAT64)
         # The index is gone when the columns are ranked.
-        return max(words, ColumnRanking.size(shape.columns, round(shape.chosen)) + 3 * blocks)
+        return max(words, ColumnHeads.size(shape.columns, round(shape.chosen)) + PASS_BYTES + 2 * blocks)

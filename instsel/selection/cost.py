@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 FLOAT32 = 4
 FLOAT64 = 8
 MIB = 2**20
+PASS_BYTES = 128 * MIB
+"""Of a pass over blocks of rows: copies of a block, and values of the columns that wait to be sorted."""
 INDEX_ROW_BYTES = 330
 """Of the pool's index: the table, ids as Python texts twice, and tokens by id."""
 

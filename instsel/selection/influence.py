@@ -1,8 +1,7 @@
-"""What methods that read influence share: moments, rankings and labels of columns, and what a selection serves."""
+"""What methods that read influence share: moments and labels of columns, and what a selection serves."""
 
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -10,34 +9,43 @@ from instsel import arrays
 from instsel.arrays import row_blocks
 
 
-def column_blocks(matrix: np.ndarray, columns: int) -> Iterator[slice]:
-    """Split `columns` columns of a matrix into slices whose float64 copy stays near 128 MiB."""
-    return row_blocks(columns, len(matrix) * np.dtype(np.float64).itemsize, block_bytes=2**27)
-
-
-def column_moments(matrix: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def column_moments(
+    matrix: np.ndarray, method: str, *, visit: Callable[[int, np.ndarray], None] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Take means and deviations, and drop the columns that have no deviation to divide by.
 
+    The matrix is read twice, by blocks of rows, first for the means and then for the deviations from them. Rows are added
+    up in their order, so that the last digits do not depend on the blocks.
+
     Args:
-        matrix: (n, m), finite, any real dtype; read in blocks.
+        matrix: (n, m), any real dtype; checked to be finite.
         method: who drops the columns, for the warning that names them.
+        visit: called with the first row of each block and the block, in order, as they are read for the means.
 
     Returns:
         The columns kept, int64 (k,), their means and population deviations over the rows, float64 (k,). Columns of
         zero (or overflowing) deviation are dropped.
 
     Raises:
-        ValueError: no column has a deviation.
+        ValueError: NaN or infinity, or no column has a deviation.
     """
-    columns = matrix.shape[1]
-    mean, deviation = np.empty(columns), np.empty(columns)
-    for block in column_blocks(matrix, columns):
-        values = matrix[:, block].astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            mean[block] = values.mean(axis=0)
-            deviation[block] = values.std(axis=0)
-        # Rounding of the mean can leave a constant column with a tiny deviation.
-        deviation[block][values.max(axis=0) == values.min(axis=0)] = 0
+    rows, columns = matrix.shape
+    total, squares = _RunningSum(columns), _RunningSum(columns)
+    low, high = np.full(columns, np.inf), np.full(columns, -np.inf)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for block, values in arrays.stream_rows(matrix):
+            arrays.check_finite(values, block.start)
+            np.minimum(low, values.min(axis=0), out=low)
+            np.maximum(high, values.max(axis=0), out=high)
+            total.add(values)
+            if visit is not None:
+                visit(block.start, values)
+        mean = total.value / rows
+        for _, values in arrays.stream_rows(matrix):
+            squares.add_squares(values, mean)
+        deviation = np.sqrt(squares.value / rows)
+    # Rounding of the mean can leave a constant column with a tiny deviation.
+    deviation[low == high] = 0
     usable = np.isfinite(deviation) & (deviation > 0)
     kept, dropped = np.flatnonzero(usable), np.flatnonzero(~usable)
     if kept.size == 0:
@@ -47,43 +55,35 @@ def column_moments(matrix: np.ndarray, method: str) -> tuple[np.ndarray, np.ndar
     return kept, mean[kept], deviation[kept]
 
 
-@dataclass(frozen=True)
-class ColumnRanking:
-    """The `depth` best rows of every column, best first, equal values by row.
+class _RunningSum:
+    """The sum of rows, float64 (m,), which are added one after the other whatever the blocks that they come in."""
 
-    Attributes:
-        rows: int32 (m, depth).
-        values: float64 (m, depth).
-    """
+    def __init__(self, columns: int) -> None:
+        self.value = np.zeros(columns)
+        self._rows, self._work = 0, np.empty((0, columns))
 
-    rows: np.ndarray
-    values: np.ndarray
+    def add(self, block: np.ndarray) -> None:
+        self._work_of(block)[:] = block
+        self._sum(len(block))
 
-    @staticmethod
-    def size(columns: int, depth: int) -> int:
-        """Return the bytes of a ranking."""
-        return columns * depth * (np.dtype(np.int32).itemsize + np.dtype(np.float64).itemsize)
+    def add_squares(self, block: np.ndarray, mean: np.ndarray) -> None:
+        """Add the squares of what remains of a block without the mean."""
+        work = self._work_of(block)
+        work[:] = block
+        work -= mean
+        work *= work
+        self._sum(len(block))
 
+    def _work_of(self, block: np.ndarray) -> np.ndarray:
+        if len(self._work) <= len(block):
+            self._work = np.empty((len(block) + 1, block.shape[1]))
+        return self._work[1 : len(block) + 1]
 
-def rank_columns(matrix: np.ndarray, columns: int, depth: int, part: Callable[[slice], np.ndarray]) -> ColumnRanking:
-    """Rank the rows of every column.
-
-    Args:
-        matrix: (n, any), what `part` reads from.
-        columns: how many there are to rank, m.
-        depth: rows to rank, from 1 to n.
-        part: from a slice of the columns to their values, float64 (n, columns).
-    """
-    rows = len(matrix)
-    ranking = ColumnRanking(np.empty((columns, depth), dtype=np.int32), np.empty((columns, depth)))
-    for block in column_blocks(matrix, columns):
-        for column, values in enumerate(np.ascontiguousarray(part(block).T), start=block.start):
-            least = np.partition(values, rows - depth)[rows - depth]
-            best = np.flatnonzero(values >= least)
-            best = best[np.argsort(-values[best], kind="stable")[:depth]]
-            ranking.rows[column] = best
-            ranking.values[column] = values[best]
-    return ranking
+    def _sum(self, rows: int) -> None:
+        # The sum so far is the first row of the next: numpy adds up rows in their order.
+        self._work[0] = self.value
+        self.value = self._work[0 if self._rows else 1 : rows + 1].sum(axis=0)
+        self._rows += rows
 
 
 def members(name: str, labels: Sequence[Hashable] | np.ndarray, columns: int) -> list[np.ndarray]:

@@ -7,7 +7,6 @@ import numpy as np
 from pydantic import Field
 
 from instsel import arrays
-from instsel.arrays import row_blocks
 from instsel.selection.base import Average, InfluenceData, InfluenceMethod, Selection, label_reasons
 from instsel.selection.influence import members
 from instsel.selection.pickers import Picker, RankedPicker
@@ -20,7 +19,7 @@ def select(attribution: np.ndarray, budget: int, *, subtasks: Sequence[Hashable]
     the release's rule. Subtasks may differ in size.
 
     Args:
-        attribution: (n, m), any real dtype; read in blocks.
+        attribution: (n, m), any real dtype; read once by blocks of rows.
         budget: rows wanted; above n gives all n.
         subtasks: (m,) one label a column; the labels must sort.
 
@@ -31,7 +30,7 @@ def select(attribution: np.ndarray, budget: int, *, subtasks: Sequence[Hashable]
     Raises:
         ValueError: wrong rank or lengths, NaN or infinity, a label that is NaN or does not sort, a negative budget.
     """
-    matrix = arrays.attribution_matrix(attribution)
+    matrix = arrays.attribution_matrix(attribution, finite=False)
     count = arrays.budget(budget, len(matrix))
     groups = members("subtasks", subtasks, matrix.shape[1])
     return Selection(*_ranking(matrix, groups, count))
@@ -55,7 +54,7 @@ def pickers(
     Raises:
         ValueError: as `select` does.
     """
-    matrix = arrays.attribution_matrix(attribution)
+    matrix = arrays.attribution_matrix(attribution, finite=False)
     by_subtask = members("subtasks", subtasks, matrix.shape[1])
     rankings: list[Picker] = []
     for columns in groups:
@@ -70,8 +69,9 @@ def _ranking(matrix: np.ndarray, groups: Sequence[np.ndarray], count: int) -> tu
     """Return the `count` best rows by the largest mean over the columns of a group, that mean, and the group."""
     scores = np.empty(len(matrix))
     winners = np.empty(len(matrix), dtype=np.int64)
-    for block in row_blocks(len(matrix), matrix.shape[1] * np.dtype(np.float64).itemsize):
-        values = matrix[block].astype(np.float64)
+    for block, part in arrays.stream_rows(matrix):
+        arrays.check_finite(part, block.start)
+        values = part.astype(np.float64)
         means = np.stack([values[:, columns].mean(axis=1) for columns in groups], axis=1)
         winners[block] = means.argmax(axis=1)
         scores[block] = means.max(axis=1)

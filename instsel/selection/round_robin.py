@@ -13,10 +13,11 @@ from pydantic import Field
 
 from instsel import arrays
 from instsel.selection.base import InfluenceData, InfluenceMethod, Selection
-from instsel.selection.cost import FLOAT64, MIB, Shape
-from instsel.selection.influence import ColumnRanking, members, rank_columns
+from instsel.selection.cost import PASS_BYTES, Shape
+from instsel.selection.influence import members
 from instsel.selection.pickers import Picker
 from instsel.selection.quotas import take
+from instsel.selection.ranking import ColumnHeads
 
 
 def select(
@@ -29,9 +30,9 @@ def select(
     beginning of a larger one's picks.
 
     Args:
-        attribution: (n, m), any real dtype; read in blocks, so that it may be memory-mapped.
-        budget: rows wanted, k; above n gives all n. Memory beside the attribution is about 12 k m bytes and some
-            blocks of 128 MiB.
+        attribution: (n, m), any real dtype; read once by blocks of rows, so that it may be memory-mapped.
+        budget: rows wanted, k; above n gives all n. Memory beside the attribution is about 320 k bytes, or 5,120 m where
+            that is more, up to 20 k m where columns rank the rows alike.
         targets: (m,) one label a column; the labels must sort.
 
     Returns:
@@ -42,14 +43,16 @@ def select(
         ValueError: wrong rank or lengths, no columns, NaN or infinity, a label that is NaN or does not sort, a negative
             budget.
     """
-    matrix = arrays.attribution_matrix(attribution)
+    matrix = arrays.attribution_matrix(attribution, finite=False)
     count, columns = arrays.budget(budget, len(matrix)), matrix.shape[1]
     groups = [np.arange(columns)] if targets is None else members("targets", targets, columns)
+    if count == 0:
+        arrays.attribution_matrix(matrix)
     return take_turns(matrix, groups, count)
 
 
 def take_turns(matrix: np.ndarray, groups: Sequence[np.ndarray], count: int) -> Selection:
-    """Pick rows as `select` does, from a matrix (n, m) that is known to be finite.
+    """Pick rows as `select` does, from a matrix (n, m), which is checked to be finite if there is a row to pick.
 
     Args:
         matrix: (n, m).
@@ -71,31 +74,27 @@ def pickers(attribution: np.ndarray, groups: Sequence[np.ndarray], count: int) -
     Raises:
         ValueError: as `select` does.
     """
-    return pickers_of(arrays.attribution_matrix(attribution), groups, count)
+    return pickers_of(arrays.attribution_matrix(attribution, finite=False), groups, count)
 
 
 def pickers_of(matrix: np.ndarray, groups: Sequence[np.ndarray], count: int) -> list[Picker]:
-    """Return the same as `pickers`, from a matrix (n, m) that is known to be finite."""
-    # After t picks at most t of a column's best rows are taken.
-    ranking = rank_columns(matrix, matrix.shape[1], count, lambda block: matrix[:, block].astype(np.float64))
-    return [_Columns(ranking, columns) for columns in groups]
+    """Return the same as `pickers`, from a matrix (n, m); it is checked to be finite as it is read."""
+    heads = ColumnHeads.plain(matrix, count)
+    return [_Columns(heads, columns) for columns in groups]
 
 
 class _Columns:
     """Columns that take turns, each with its best row not yet taken."""
 
-    def __init__(self, ranking: ColumnRanking, columns: np.ndarray) -> None:
-        self._ranking, self._columns, self._turn = ranking, columns, 0
-        self._depths = np.zeros(len(columns), dtype=np.int64)
+    def __init__(self, heads: ColumnHeads, columns: np.ndarray) -> None:
+        self._heads, self._columns, self._turn = heads, columns, 0
 
     def pick(self, taken: np.ndarray) -> tuple[int, float, int | None]:
         position = self._turn % len(self._columns)
         self._turn += 1
-        column, depth = self._columns[position], self._depths[position]
-        while taken[self._ranking.rows[column, depth]]:
-            depth += 1
-        self._depths[position] = depth
-        return int(self._ranking.rows[column, depth]), float(self._ranking.values[column, depth]), int(column)
+        column = self._columns[position : position + 1]
+        self._heads.move(column, taken)
+        return int(self._heads.rows[column[0]]), float(self._heads.values[column[0]]), int(column[0])
 
 
 class RoundRobin(InfluenceMethod):
@@ -116,5 +115,4 @@ class RoundRobin(InfluenceMethod):
         return data.example_reasons(selection)
 
     def working_memory(self, shape: Shape) -> int:
-        blocks = min(128 * MIB, shape.rows * shape.columns * FLOAT64)
-        return ColumnRanking.size(shape.columns, round(shape.chosen)) + 3 * blocks
+        return ColumnHeads.size(shape.columns, round(shape.chosen)) + PASS_BYTES

@@ -13,7 +13,6 @@ import numpy as np
 from pydantic import Field
 
 from instsel import arrays
-from instsel.arrays import row_blocks
 from instsel.selection.base import InfluenceData, InfluenceMethod, Selection, label_reasons
 from instsel.selection.influence import column_moments, members
 from instsel.selection.pickers import Picker, RankedPicker
@@ -32,7 +31,8 @@ def select(
     formula has it; its text says mean. sum: the sum of the row.
 
     Args:
-        attribution: (n, m), any real dtype; read in blocks, so that it may be memory-mapped.
+        attribution: (n, m), any real dtype; read by blocks of rows, once or to be standardised three times, so
+            that it may be memory-mapped.
         budget: rows wanted; above n gives all n.
         rule: one of `RULES`.
         normalize: standardise the columns first (population deviation); columns without deviation are dropped with a
@@ -51,7 +51,7 @@ def select(
             task_max without tasks or another rule with them; with normalize no column with a deviation, or for
             task_max a task without one.
     """
-    matrix = arrays.attribution_matrix(attribution)
+    matrix = arrays.attribution_matrix(attribution, finite=False)
     count = arrays.budget(budget, len(matrix))
     scorer = _Scorer.of(matrix, rule, normalize, tasks, task_function)
     return Selection(*scorer.ranking(matrix, np.arange(matrix.shape[1]), count))
@@ -74,7 +74,7 @@ def pickers(
     Raises:
         ValueError: as `select` does, or with normalize a target has no column with a deviation.
     """
-    matrix = arrays.attribution_matrix(attribution)
+    matrix = arrays.attribution_matrix(attribution, finite=False)
     scorer = _Scorer.of(matrix, rule, normalize, tasks, "sum")
     return [RankedPicker(*scorer.ranking(matrix, columns, count)) for columns in groups]
 
@@ -128,8 +128,9 @@ class _Scorer:
         positions = [np.flatnonzero(np.isin(read, task)) for task in self.tasks]
         served = np.flatnonzero([task.size for task in positions])
         scores, drivers = np.empty(len(matrix)), np.empty(len(matrix), dtype=np.int64)
-        for block in row_blocks(len(matrix), matrix.shape[1] * np.dtype(np.float64).itemsize):
-            values = (matrix[block][:, read].astype(np.float64) - mean) / deviation
+        for block, part in arrays.stream_rows(matrix):
+            arrays.check_finite(part, block.start)
+            values = (part[:, read].astype(np.float64) - mean) / deviation
             candidates = self._candidate_scores(values, [positions[task] for task in served])
             scores[block], drivers[block] = candidates.max(axis=1), candidates.argmax(axis=1)
         order = np.argsort(-scores, kind="stable")[:count]

@@ -78,14 +78,6 @@ def test_real_numbers_of_a_larger_pool_give_the_plain_loops_picks():
     assert equal(round_robin.select(matrix, 120, targets=targets), naive(matrix, 120, targets))
 
 
-def test_columns_are_read_in_blocks(monkeypatch):
-    matrix = np.random.default_rng(1).normal(size=(50, 9))
-    whole = round_robin.select(matrix, 30)
-    blocks = [slice(0, 4), slice(4, 5), slice(5, 9)]
-    monkeypatch.setattr("instsel.selection.influence.column_blocks", lambda matrix, columns: iter(blocks))
-    assert equal(round_robin.select(matrix, 30), whole)
-
-
 def test_targets_of_any_labels_have_the_same_number_of_picks():
     matrix = np.random.default_rng(2).normal(size=(40, 5))
     selection = round_robin.select(matrix, 12, targets=[3, 3, 3, 3, -1])
