@@ -2,9 +2,9 @@
 
     python -m benchmarks.large_pool [--rows 100000 1000000] [--columns 500] [--folder DIR] [--out FILE]
 
-Blocks of float32 are made up and written as stage *attribution* writes them, a shard of 1,000 rows each, then laid out as
-stage *select* does; a shard is deleted once it is laid out, so that the disk holds the matrix little more than once. Each
-method then chooses. Before each the file's pages are dropped, so that what it reads comes from the disk. Tells seconds, the
+Blocks of float32 are made up and written as stage *attribution* writes them, a shard of 1,000 rows each, and laid out as
+stage *select* does; a shard is deleted once it is laid out, so that the disk holds the matrix once. Each method then
+chooses. Before each the file's pages are dropped, so that what it reads comes from the disk. Tells seconds, the
 process's highest resident memory, mapped pages included, and the bytes that it read by /proc/self/io.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks import report
-from instsel.arrays import list_rows
+from instsel.arrays import MappedPages, list_rows
 from instsel.io.matrix import stack
 from instsel.io.store import Folder
 from instsel.report.markdown import markdown_table
@@ -71,12 +71,10 @@ def measure(rows: int, columns: int) -> list[list[str]]:
     picks, size = round(SHARE * rows), rows * columns * 4
     body: list[list[str]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Folder.at(scratch)
-        shards = write_blocks(folder, rows, columns)
-        with _watched(body, rows, "lay out", size):
-            matrix = lay_out(folder, shards, rows, columns)
+        with _watched(body, rows, "make up and lay out", size):
+            matrix = lay_out(Folder.at(scratch), rows, columns)
         for name, choose in methods.items():
-            _drop_pages()
+            _drop_pages(matrix)
             with _watched(body, rows, name, size):
                 choose(matrix, picks)
     return body
@@ -93,39 +91,34 @@ def choices(columns: int) -> dict[str, Callable[[np.ndarray, int], Selection]]:
     }
 
 
-def write_blocks(folder: Folder, rows: int, columns: int) -> list[str]:
-    """Write the made-up influence of so many rows, and return the names of the shards."""
-    random = np.random.default_rng(0)
-    mix = random.standard_normal((DIRECTIONS, columns), dtype=np.float32) / np.sqrt(DIRECTIONS, dtype=np.float32)
-    shards = []
-    for start in range(0, rows, SHARD):
-        count = min(SHARD, rows - start)
-        block = random.standard_normal((count, DIRECTIONS), dtype=np.float32) @ mix
-        block += random.standard_normal((count, columns), dtype=np.float32)
-        block *= np.float32(0.02)
-        scores = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), columns)
-        ids = pa.array([f"{row:016x}" for row in range(start, start + count)])
-        shards.append(f"{start:09d}.arrow")
-        folder.write_table(shards[-1], pa.table({"id": ids, "scores": scores}))
-    return shards
-
-
-def lay_out(folder: Folder, shards: Sequence[str], rows: int, columns: int) -> np.ndarray:
-    """Stack the blocks of the shards, which are deleted."""
+def lay_out(folder: Folder, rows: int, columns: int) -> np.ndarray:
+    """Make up the influence of so many rows, shard by shard, and stack the shards."""
 
     def blocks() -> Iterator[np.ndarray]:
-        for shard in shards:
+        random = np.random.default_rng(0)
+        mix = random.standard_normal((DIRECTIONS, columns), dtype=np.float32) / np.sqrt(DIRECTIONS, dtype=np.float32)
+        for start in range(0, rows, SHARD):
+            count = min(SHARD, rows - start)
+            block = random.standard_normal((count, DIRECTIONS), dtype=np.float32) @ mix
+            block += random.standard_normal((count, columns), dtype=np.float32)
+            block *= np.float32(0.02)
+            scores = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), columns)
+            ids = pa.array([f"{row:016x}" for row in range(start, start + count)])
+            shard = f"{start:09d}.arrow"
+            folder.write_table(shard, pa.table({"id": ids, "scores": scores}))
             yield list_rows(folder.read_table(shard)["scores"])
             folder.delete(shard)
 
     return stack(blocks(), rows, columns)
 
 
-def _drop_pages() -> None:
+def _drop_pages(matrix: np.ndarray) -> None:
     """Drop the pages of the laid out matrix from the system's memory."""
+    MappedPages(matrix).release()
     for link in Path("/proc/self/fd").iterdir():
         try:
-            if "instsel-" in os.readlink(link):
+            # The file that `stack` lays a large matrix out in has no name.
+            if os.readlink(link).startswith(tempfile.gettempdir()):
                 os.fsync(int(link.name))
                 os.posix_fadvise(int(link.name), 0, 0, os.POSIX_FADV_DONTNEED)
         except FileNotFoundError:

@@ -205,11 +205,6 @@ class GradientShards:
         """Read the ids of the rows with a feature at every checkpoint, and these features, (rows, d) per checkpoint."""
         return _common([read_features(self.table(name, "pool", shard)) for name in self.provenance])
 
-    def ids(self, shard: str) -> list[str]:
-        """Read the ids of a shard's rows that have a feature at the first checkpoint, without reading features."""
-        ids: list[str] = self.table(next(iter(self.provenance)), "pool", shard)["id"].to_pylist()
-        return ids
-
     def validation(self, columns: pa.Table) -> list[np.ndarray]:
         """Read the gradients, not normalised, of the validation rows in `columns`: float32 (m, d) per checkpoint."""
         return [self._validation(checkpoint, columns) for checkpoint in self.provenance]
@@ -237,26 +232,27 @@ class GradientShards:
         """Read the ids of a target's rows with a gradient at every checkpoint, and these gradients, as `validation`."""
         return _common([_gradients(self.table(checkpoint, "validation", name)) for checkpoint in self.provenance])
 
-    def grouped_sums(self, shard: str, group_of: Mapping[str, int], groups: int) -> tuple[np.ndarray, np.ndarray]:
+    def grouped_sums(self, shard: str, group_of: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sum a shard's directions, not normalised, by group.
 
         Args:
             shard: name of the shard.
-            group_of: index of each row's group by row id; rows without an entry are skipped.
-            groups: number of groups.
+            group_of: number of each row's group by row id; rows without an entry are skipped.
 
         Returns:
-            Sums float64 (checkpoints, groups, d), and the number of rows of each group, int64 (groups,).
+            The g groups that the shard has rows of, sorted, int64 (g,); sums float64 (checkpoints, g, d); and the number
+            of rows of each, int64 (g,).
         """
         ids, checkpoints = _common(
             [_gradients(self.table(checkpoint, "pool", shard)) for checkpoint in self.provenance]
         )
-        members = np.array([group_of.get(row, groups) for row in ids])
-        sums = np.zeros((len(checkpoints), groups, checkpoints[0].shape[1]))
-        for group in np.unique(members[members < groups]):
+        members = np.array([group_of.get(row, -1) for row in ids], np.int64)
+        groups, counts = np.unique(members[members >= 0], return_counts=True)
+        sums = np.empty((len(checkpoints), len(groups), checkpoints[0].shape[1]))
+        for position, group in enumerate(groups):
             for checkpoint, rows in enumerate(checkpoints):
-                sums[checkpoint, group] = rows[members == group].sum(axis=0, dtype=np.float64)
-        return sums, np.bincount(members, minlength=groups + 1)[:groups].astype(np.int64)
+                sums[checkpoint, position] = rows[members == group].sum(axis=0, dtype=np.float64)
+        return groups, sums, counts
 
     def _validation(self, checkpoint: str, columns: pa.Table) -> np.ndarray:
         rows: dict[str, np.ndarray] = {}

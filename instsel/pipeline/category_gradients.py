@@ -1,7 +1,9 @@
 """Estimator *gradients* of stage *interaction*: from the pool's features, and gradients of the rows evaluated on."""
 
 import warnings
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from safetensors.numpy import load, save
 
+from instsel.console import Terminal
 from instsel.errors import StudyError
 from instsel.gradients.features import GradientShards
 from instsel.io.store import Folder
@@ -21,6 +24,12 @@ from instsel.study.results import CategoriesResult, PrepareResult, WarmupResult
 from instsel.study.stage import Cost, RunContext
 
 SUMS = "sums"
+TAGS = "tags"
+HELD = "held.parquet"
+# Shards are summed up in at most so many groups, whatever the number of workers, and sums then so many at a time: each is
+# folds x categories x checkpoints x dim numbers.
+GROUPS = 64
+FAN_IN = 8
 
 
 def estimate(context: RunContext) -> Estimate:
@@ -32,9 +41,12 @@ def estimate(context: RunContext) -> Estimate:
     settle_provenance(stage, provenance, context.console)
     names = categorize.result(CategoriesResult).categories
     cost = _take_gradients(context, names, provenance)
-    work = _Summing(context.stage("features").folder, provenance, categorize.folder, names, stage.folder / SUMS)
-    pool = _sum_pool(context, work)
-    held = _sum_evaluation(stage.folder, names, categorize.folder.read_table(CATEGORIES), provenance)
+    work = Summing(context.stage("features").folder, provenance, stage.folder / TAGS, len(names), stage.folder / SUMS)
+    groups = grouped(context.stage("prepare").result(PrepareResult).pool.shards, GROUPS)
+    _write_tags_once(context, work, names, groups)
+    pool = sum_pool(work, groups, context.console)
+    held = _sum_evaluation(stage.folder, names, work.tags.read_table(HELD), provenance)
+    work.tags.remove()
     # As many groups as the smallest category fills, on either side.
     folds = int(min(FOLDS, (pool[1] > 0).sum(axis=0).min(), (held[1] > 0).sum(axis=0).min()))
     if not folds:
@@ -52,13 +64,21 @@ def estimate(context: RunContext) -> Estimate:
 
 
 @dataclass(frozen=True)
-class _Summing:
-    """What tasks are given that add up directions: features, categories of rows, and where sums go."""
+class Summing:
+    """What tasks are given that add up directions.
+
+    Attributes:
+        features: folder of stage *features*.
+        provenance: of the features.
+        tags: where the category and fold of every row are, a file for each group of shards.
+        categories: how many there are.
+        out: where sums go.
+    """
 
     features: Folder
     provenance: Provenance
-    categories: Folder
-    names: list[str]
+    tags: Folder
+    categories: int
     out: Folder
 
 
@@ -74,54 +94,144 @@ def _take_gradients(context: RunContext, names: list[str], provenance: Provenanc
     return extract_features(context, folder, provenance, rows, missing_items(items, folder))
 
 
-def _sum_pool(context: RunContext, work: _Summing) -> tuple[np.ndarray, np.ndarray]:
-    """Add up Adam directions of each category and fold, (folds, K, checkpoints, d), and rows, (folds, K)."""
+def grouped(items: Sequence[str], most: int) -> list[list[str]]:
+    """Split items, in order, into at most so many groups of nearly equal size."""
+    groups = min(most, len(items))
+    bounds = [len(items) * number // groups for number in range(groups + 1)] if groups else [0]
+    return [list(items[start:end]) for start, end in pairwise(bounds)]
+
+
+def _write_tags_once(context: RunContext, work: Summing, names: list[str], groups: list[list[str]]) -> None:
+    import ray
+
+    if work.tags.is_file(HELD):
+        return
+    folders = context.stage("categorize").folder, context.stage("prepare").folder
+    ray.get(ray.remote(write_tags).remote(*folders, work.tags, names, groups))
+
+
+def write_tags(categorize: Folder, prepare: Folder, out: Folder, names: list[str], groups: list[list[str]]) -> None:
+    """Divide the table of categories by groups of shards, so that a task reads the rows of its own shards alone.
+
+    A group's file has the id of each row to train on and its number, that of its fold and category; `HELD`, written last,
+    the ids of the others and their folds.
+    """
+    table = categorize.read_table(CATEGORIES, ["id", "category", "held", "fold"])
+    # Categories are in the order of the pool's index, which has shard after shard.
+    shards = prepare.read_table("index.parquet", ["shard"])["shard"].value_counts()
+    rows_of = dict(zip(shards.field("values").to_pylist(), shards.field("counts").to_pylist(), strict=True))
+    category = pc.fill_null(pc.index_in(table["category"].cast(pa.string()), pa.array(names, pa.string())), -1)
+    number = pc.add(pc.multiply(table["fold"], len(names)), category)
+    counts = np.cumsum([0, *rows_of.values()])
+    start_of = dict(zip(rows_of, counts.tolist(), strict=False))
+    used = pc.and_(pc.invert(table["held"]), pc.greater_equal(category, 0))
+    tags = pa.table({"id": table["id"], "number": number.cast(pa.int32())})
+    for index, group in enumerate(groups):
+        start, rows = start_of[group[0]], sum(rows_of[shard] for shard in group)
+        out.write_table(f"{index:04d}.parquet", tags.slice(start, rows).filter(used.slice(start, rows)))
+    out.write_table(HELD, table.filter(table["held"]).select(["id", "fold"]))
+
+
+def sum_pool(work: Summing, groups: list[list[str]], console: Terminal) -> tuple[np.ndarray, np.ndarray]:
+    """Add up Adam directions of each category and fold, (folds, K, checkpoints, d), and rows, (folds, K).
+
+    A task adds up a group of shards, and others the sums of several groups, so that the driver reads those of the whole
+    pool alone. Which numbers are added in which order depends on the shards only.
+    """
+    items: list[dict[str, Any]] = [{"group": index, "shards": group} for index, group in enumerate(groups)]
+    level, function = 0, _sum_group
+    while True:
+        _run_tasks(function, level, items, work, console)
+        if len(items) == 1:
+            break
+        names = [_name(level, index) for index in range(len(items))]
+        items = [{"parts": names[start : start + FAN_IN]} for start in range(0, len(names), FAN_IN)]
+        level, function = level + 1, _sum_parts
+    total = load(work.out.read(_name(level, 0)))
+    work.out.remove()
+    by_fold = total["sums"].reshape(len(work.provenance), FOLDS, work.categories, -1)
+    return np.moveaxis(by_fold, 0, 2), total["rows"].astype(np.float64).reshape(FOLDS, work.categories)
+
+
+def _name(level: int, index: int) -> str:
+    return f"{level}-{index:04d}.safetensors"
+
+
+def _run_tasks(function: Any, level: int, items: list[dict[str, Any]], work: Summing, console: Terminal) -> None:
+    """Run a task for each item of a level that is not summed up yet."""
     import ray.data
 
-    shards = context.stage("prepare").result(PrepareResult).pool.shards
     complete = set(work.out.names())
-    missing = [{"shard": shard} for shard in shards if f"{shard}.safetensors" not in complete]
-    if missing:
-        summing: Any = _sum_shard
-        summed = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
-            summing, batch_size=1, batch_format="pyarrow", num_cpus=1, fn_args=(work,)
-        )
-        with context.console.bar("directions by category", len(missing), "shards") as bar:
-            for _ in summed.iter_rows():
-                bar.advance(1)
-    totals: np.ndarray = np.zeros(())
-    rows = np.zeros(FOLDS * len(work.names))
-    for shard in shards:
-        sums = load(work.out.read(f"{shard}.safetensors"))
-        totals = totals + sums["sums"].astype(np.float64)
-        rows += sums["rows"]
-    work.out.remove()
-    by_fold = totals.reshape(len(work.provenance), FOLDS, len(work.names), -1)
-    return np.moveaxis(by_fold, 0, 2), rows.reshape(FOLDS, len(work.names))
+    missing = [
+        {**item, "name": _name(level, index)}
+        for index, item in enumerate(items)
+        if not is_summed(complete, level, index, len(items))
+    ]
+    if not missing:
+        return
+    summed = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
+        function, batch_size=1, batch_format="pyarrow", num_cpus=1, fn_args=(work,)
+    )
+    with console.bar("directions by category", len(missing), "groups") as bar:
+        for _ in summed.iter_rows():
+            bar.advance(1)
 
 
-def _sum_shard(batch: pa.Table, work: _Summing) -> pa.Table:
-    table = work.categories.read_table(CATEGORIES, ["id", "category", "held", "fold"])
-    number = {name: index for index, name in enumerate(work.names)}
+def is_summed(complete: Collection[str], level: int, index: int, items: int) -> bool:
+    """Return whether a sum is there, or one of a higher level that it is part of; of such the parts are deleted.
+
+    Args:
+        complete: names of the files that are there.
+        level: of the sum.
+        index: of the sum in its level.
+        items: how many sums the level has.
+    """
+    while _name(level, index) not in complete:
+        if items == 1:
+            return False
+        level, index, items = level + 1, index // FAN_IN, -(-items // FAN_IN)
+    return True
+
+
+def _sum_group(batch: pa.Table, work: Summing) -> pa.Table:
     gradients = GradientShards(work.features, work.provenance)
-    for shard in batch["shard"].to_pylist():
-        rows_of_shard = table.filter(pc.is_in(table["id"], pa.array(gradients.ids(shard), pa.string())))
-        group_of = {
-            row["id"]: row["fold"] * len(work.names) + number[row["category"]]
-            for row in rows_of_shard.to_pylist()
-            if not row["held"] and row["category"] in number
-        }
-        sums, rows = gradients.grouped_sums(shard, group_of, FOLDS * len(work.names))
-        work.out.write(f"{shard}.safetensors", save({"sums": sums.astype(np.float32), "rows": rows}))
+    for item in batch.to_pylist():
+        tags = work.tags.read_table(f"{item['group']:04d}.parquet")
+        number_of = dict(zip(tags["id"].to_pylist(), tags["number"].to_pylist(), strict=True))
+        total: np.ndarray = np.zeros(())
+        counts = np.zeros(FOLDS * work.categories, np.int64)
+        for index, shard in enumerate(item["shards"]):
+            present, sums, rows = gradients.grouped_sums(shard, number_of)
+            if index == 0:
+                total = np.zeros((sums.shape[0], len(counts), sums.shape[2]))
+            total[:, present] += sums
+            counts[present] += rows
+        work.out.write(item["name"], save({"sums": total, "rows": counts}))
+    return pa.table({"done": [len(batch)]})
+
+
+def _sum_parts(batch: pa.Table, work: Summing) -> pa.Table:
+    for item in batch.to_pylist():
+        if work.out.is_file(item["name"]):
+            # The worker was lost as it deleted the parts.
+            continue
+        parts = (load(work.out.read(name)) for name in item["parts"])
+        first = next(parts)
+        total, counts = first["sums"], first["rows"]
+        for part in parts:
+            total += part["sums"]
+            counts += part["rows"]
+        work.out.write(item["name"], save({"sums": total, "rows": counts}))
+        for name in item["parts"]:
+            work.out.delete(name)
     return pa.table({"done": [len(batch)]})
 
 
 def _sum_evaluation(
-    folder: Folder, names: list[str], categories: pa.Table, provenance: Provenance
+    folder: Folder, names: list[str], held: pa.Table, provenance: Provenance
 ) -> tuple[np.ndarray, np.ndarray]:
     """Add up the gradients of the evaluation rows in the same way."""
     gradients = GradientShards(folder, provenance)
-    held = categories.filter(categories["held"])
     fold_of = dict(zip(held["id"].to_pylist(), held["fold"].to_pylist(), strict=True))
     sums, rows = [], np.zeros((FOLDS, len(names)))
     for number in range(len(names)):

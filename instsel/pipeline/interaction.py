@@ -35,6 +35,8 @@ class Interaction(Stage[InteractionResult]):
 
     name = "interaction"
     position = 90
+    # 2: gradients are summed in float64 throughout.
+    version = 2
 
     def keys(self, config: StudyConfig) -> list[str]:
         return [] if config.mixture is None else [str(estimator) for estimator in config.mixture.estimators]

@@ -15,6 +15,8 @@ DEPTH_FACTOR = 16
 LEAST_DEPTH = 256
 GROWTH = 4
 _WAITING = 2**22
+# The system maps what is in memory around a page, too.
+_MAPPED_WITH_A_ROW = 2**20
 _VALUE_BYTES = 20
 """Of an entry: row, value, standardised value, and the copy while these are sorted."""
 
@@ -166,8 +168,7 @@ class ColumnHeads:
     def row(self, row: int, positions: np.ndarray) -> np.ndarray:
         """Return what a row has in some of the columns, float64."""
         values = self._matrix[row, self.columns[positions]].astype(np.float64)
-        # A single row maps the pages around it, too.
-        self._pages.count(2**16)
+        self._pages.count(_MAPPED_WITH_A_ROW)
         return np.asarray((values - self._mean[positions]) / self._deviation[positions])
 
     def move(self, positions: np.ndarray, taken: np.ndarray) -> None:
