@@ -2,8 +2,8 @@
 
     python -m benchmarks.large_pool [--rows 100000 1000000] [--columns 500] [--folder DIR] [--out FILE]
 
-Blocks of float32 are made up and written as stage *attribution* writes them, a shard of 1,000 rows each, and laid out as
-stage *select* does; a shard is deleted once it is laid out, so that the disk holds the matrix once. Each method then
+Blocks of float32 are made up and written as stage *attribution* writes them, a shard of 1,000 rows each, and laid out
+as stage *select* does; a shard is deleted once it is laid out, so that the disk holds the matrix once. Each method then
 chooses. Before each the file's pages are dropped, so that what it reads comes from the disk. Tells seconds, the
 process's highest resident memory, mapped pages included, and the bytes that it read by /proc/self/io.
 """
@@ -32,7 +32,7 @@ from instsel.selection import Selection, bids, less, round_robin, rules
 SHARD = 1000
 SHARE = 0.05
 DIRECTIONS = 16
-"""What rows are good for: influence on a validation row mixes these, so that validation rows want some of the same rows."""
+"""What rows are good for: influence on a validation row mixes these, and validation rows want some of the same rows."""
 TASKS = 10
 POLL_SECONDS = 0.05
 HEADER = ["rows", "", "seconds", "memory, GB", "GB read", "of the file"]
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = (
         "# Selection from large pools\n\n"
         + report.facts_list({**report.machine("cpu"), "command": f"`{command}`"})
-        + f"\n{options.columns:,} validation rows, float32; {SHARE:.0%} of the rows are chosen. A matrix of less than 1 GiB"
-        " is in memory, and nothing is read.\n\n" + markdown_table(HEADER, body)
+        + f"\n{options.columns:,} validation rows, float32; {SHARE:.0%} of the rows are chosen. A matrix of less than"
+        " 1 GiB is in memory, and nothing is read.\n\n" + markdown_table(HEADER, body)
     )
     if options.out is None:
         print(text)

@@ -53,7 +53,9 @@ def check_finite(block: np.ndarray, first_row: int) -> None:
     bad = ~np.isfinite(block)
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        raise ValueError(f"attribution must be finite, got {block[row, column]} at row {first_row + row}, column {column}")
+        raise ValueError(
+            f"attribution must be finite, got {block[row, column]} at row {first_row + row}, column {column}"
+        )
 
 
 def finite_matrix(name: str, values: ArrayLike) -> np.ndarray:
@@ -288,8 +290,8 @@ def unit_or_zero_rows(rows: np.ndarray) -> NDArray[np.float64]:
 def moments(values: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute mean and population standard deviation of every column, in blocks of rows.
 
-    `selection.influence.column_moments` drops constant columns, which get 1 here; its last digits, those of numpy on the
-    whole matrix, may differ from those here.
+    `selection.influence.column_moments` drops constant columns, which get 1 here; its last digits, those of numpy on
+    the whole matrix, may differ from those here.
 
     Args:
         values: (n, m), any real dtype; may be memory-mapped.

@@ -240,8 +240,8 @@ class GradientShards:
             group_of: number of each row's group by row id; rows without an entry are skipped.
 
         Returns:
-            The g groups that the shard has rows of, sorted, int64 (g,); sums float64 (checkpoints, g, d); and the number
-            of rows of each, int64 (g,).
+            The g groups that the shard has rows of, sorted, int64 (g,); sums float64 (checkpoints, g, d); and the
+            number of rows of each, int64 (g,).
         """
         ids, checkpoints = _common(
             [_gradients(self.table(checkpoint, "pool", shard)) for checkpoint in self.provenance]

@@ -26,8 +26,8 @@ from instsel.study.stage import Cost, RunContext
 SUMS = "sums"
 TAGS = "tags"
 HELD = "held.parquet"
-# Shards are summed up in at most so many groups, whatever the number of workers, and sums then so many at a time: each is
-# folds x categories x checkpoints x dim numbers.
+# Shards are summed up in at most so many groups, whatever the number of workers, and sums then so many at a time: each
+# is folds x categories x checkpoints x dim numbers.
 GROUPS = 64
 FAN_IN = 8
 
@@ -113,8 +113,8 @@ def _write_tags_once(context: RunContext, work: Summing, names: list[str], group
 def write_tags(categorize: Folder, prepare: Folder, out: Folder, names: list[str], groups: list[list[str]]) -> None:
     """Divide the table of categories by groups of shards, so that a task reads the rows of its own shards alone.
 
-    A group's file has the id of each row to train on and its number, that of its fold and category; `HELD`, written last,
-    the ids of the others and their folds.
+    A group's file has the id of each row to train on and its number, that of its fold and category; `HELD`, written
+    last, the ids of the others and their folds.
     """
     table = categorize.read_table(CATEGORIES, ["id", "category", "held", "fold"])
     # Categories are in the order of the pool's index, which has shard after shard.

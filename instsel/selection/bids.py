@@ -31,8 +31,8 @@ def select(attribution: np.ndarray, budget: int, *, normalize: bool = True) -> S
     Args:
         attribution: (n, m), any real dtype; read twice by blocks of rows, so that it may be memory-mapped, and then the
             rows that are picked.
-        budget: rows wanted, k; above n gives all n. Memory beside the attribution is about 320 k bytes, or 5,120 m where
-            that is more, up to 20 k m where columns rank the rows alike.
+        budget: rows wanted, k; above n gives all n. Memory beside the attribution is about 320 k bytes, or 5,120 m
+            where that is more, up to 20 k m where columns rank the rows alike.
         normalize: standardise the columns (population deviation); false is the paper's unnormalised ablation.
 
     Returns:

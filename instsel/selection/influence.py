@@ -14,8 +14,8 @@ def column_moments(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Take means and deviations, and drop the columns that have no deviation to divide by.
 
-    The matrix is read twice, by blocks of rows, first for the means and then for the deviations from them. Rows are added
-    up in their order, so that the last digits do not depend on the blocks.
+    The matrix is read twice, by blocks of rows, first for the means and then for the deviations from them. Rows are
+    added up in their order, so that the last digits do not depend on the blocks.
 
     Args:
         matrix: (n, m), any real dtype; checked to be finite.

@@ -1,8 +1,8 @@
 """The best free row of every column of an attribution, its head, from one pass over the rows.
 
-Rules that serve columns by turns or by need (`bids`, `round_robin`, `bm25`) look only at heads, and a column's head moves
-only when its row is taken: about picks / m times. So the best rows of each column are collected as blocks of rows stream by,
-some times as deep as that, and again, from the rows that are free then, when a column runs out of them.
+Rules that serve columns by turns or by need (`bids`, `round_robin`, `bm25`) look only at heads, and a column's head
+moves only when its row is taken: about picks / m times. So the best rows of each column are collected as blocks of rows
+stream by, some times as deep as that, and again, from the rows that are free then, when a column runs out of them.
 """
 
 import numpy as np
@@ -52,7 +52,11 @@ class Collector:
             wanted = free[rows]
             rows, columns = rows[wanted], columns[wanted]
         self._new.append(
-            (columns.astype(np.uint16 if len(self._counts) <= 2**16 else np.int64), rows + first_row, block[rows, columns])
+            (
+                columns.astype(np.uint16 if len(self._counts) <= 2**16 else np.int64),
+                rows + first_row,
+                block[rows, columns],
+            )
         )
         self._waiting += len(rows)
         if self._waiting >= self._most:
@@ -186,8 +190,8 @@ class ColumnHeads:
     def lowest_equal(self, position: int, mean: float, taken: np.ndarray) -> int:
         """Return the lowest free row whose value, less `mean`, is that of the column's head.
 
-        The head is the lowest of the rows with its value. A lower value can still give the same difference once rounded;
-        only then all that was collected is looked at, and more where that ends too early to tell.
+        The head is the lowest of the rows with its value. A lower value can still give the same difference once
+        rounded; only then all that was collected is looked at, and more where that ends too early to tell.
         """
         depth, values = int(self._depths[position]), self._values[position]
         shortfall = values[depth] - mean
@@ -213,7 +217,7 @@ class ColumnHeads:
             standard = (column - self._mean[position]) / self._deviation[position]
             equal = np.flatnonzero((standard - mean == shortfall) & ~taken[block])
             if equal.size:
-                return block.start + int(equal[0])
+                return int(block.start + equal[0])
         return int(self.rows[position])
 
     def _left(self, taken: np.ndarray) -> int:
@@ -238,7 +242,8 @@ class ColumnHeads:
         self._is_whole = self._depth == rows
         self._depths = np.zeros(len(kept), dtype=np.int64)
         self._bounds = np.empty((3, len(kept)))
-        for position, of_column in enumerate(values):
+        for position in range(len(kept)):
+            of_column = values[position]
             least = of_column.min()
             last_row = self._ranked[position, np.flatnonzero(of_column == least)[-1]]
             below = self._below(least)

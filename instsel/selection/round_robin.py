@@ -31,8 +31,8 @@ def select(
 
     Args:
         attribution: (n, m), any real dtype; read once by blocks of rows, so that it may be memory-mapped.
-        budget: rows wanted, k; above n gives all n. Memory beside the attribution is about 320 k bytes, or 5,120 m where
-            that is more, up to 20 k m where columns rank the rows alike.
+        budget: rows wanted, k; above n gives all n. Memory beside the attribution is about 320 k bytes, or 5,120 m
+            where that is more, up to 20 k m where columns rank the rows alike.
         targets: (m,) one label a column; the labels must sort.
 
     Returns:

@@ -38,7 +38,9 @@ class Pool:
         lines = []
         for shard in self.shards:
             ids = [f"{shard}-{row}" for row in range(ROWS)]
-            tags = [(random.choice([*NAMES, "none"]), bool(random.random() < 0.2), int(random.integers(FOLDS))) for _ in ids]
+            tags = [
+                (random.choice([*NAMES, "none"]), bool(random.random() < 0.2), int(random.integers(FOLDS))) for _ in ids
+            ]
             lines += [
                 {"id": row, "category": name, "held": held, "fold": fold, "shard": shard}
                 for row, (name, held, fold) in zip(ids, tags, strict=True)
