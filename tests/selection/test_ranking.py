@@ -102,10 +102,8 @@ def test_fault_15_moments_are_those_of_numpy_whatever_the_blocks() -> None:
     matrix = np.random.default_rng(1).normal(3, 2, (1000, 7)).astype(np.float32)
     wide = matrix.astype(np.float64)
     for block in (1, 3, 999, 1000):
-        seen: list[int] = []
         with small(1, block):
-            columns, mean, deviation = column_moments(matrix, "test", visit=lambda first, rows: seen.append(first))
-        assert seen == list(range(0, 1000, block))
+            columns, mean, deviation = column_moments(matrix, "test")
         assert columns.tolist() == list(range(7))
         assert mean.tolist() == wide.mean(axis=0).tolist()
         assert deviation.tolist() == wide.std(axis=0).tolist()
