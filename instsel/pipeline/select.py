@@ -1,6 +1,6 @@
-"""Stage *select*: a method selects its rows on the driver; a task fetches them and writes them down."""
+"""Stage *select*: a method selects its rows on the driver; tasks filter them from their shards and write them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from instsel.choice.constrained import MIXTURE, mixture_table
@@ -73,14 +73,10 @@ class Select(Stage[SelectResult]):
         return settings
 
     def run_key(self, context: RunContext, key: str) -> Finished[SelectResult]:
-        import ray
-
         run, folder = selections_of(context.config)[key], context.stage(self.name, key).folder
         request = PickRequest.of(context.config, run)
         picks = make_picks(request, context.study, context.console.say)
-        # Anywhere in the cluster, also where a trial of a search selects: its place has room for nothing.
-        writing: Any = ray.remote(write_rows).options(scheduling_strategy="DEFAULT")
-        result: SelectResult = ray.get(writing.remote(context.stage("prepare").folder, folder, picks))
+        result = write_rows(context.stage("prepare").folder, folder, picks, run_in_tasks)
         if picks.mixture is not None:
             folder.write_table(MIXTURE, mixture_table(picks.mixture))
         added = "" if result.training is None else f"; an epoch has {result.training.rows} rows"
@@ -101,6 +97,22 @@ class Select(Stage[SelectResult]):
             memory_advice="lower targets.NAME.max_validation, features.dim or selection.budget",
             disk_advice="lower features.dim or targets.NAME.max_validation",
         )
+
+
+def run_in_tasks(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Call a function with each tuple of arguments, in tasks of Ray."""
+    import ray
+
+    # Anywhere in the cluster, also where a trial of a search selects: its place has room for nothing.
+    task: Any = ray.remote(function).options(scheduling_strategy="DEFAULT")
+    calls = [task.remote(*each) for each in arguments]
+    try:
+        results: list[Any] = ray.get(calls)
+    except BaseException:
+        for call in calls:
+            ray.cancel(call)
+        raise
+    return results
 
 
 def _rate(context: PlanContext, run: Run) -> Throughput:
