@@ -4,7 +4,7 @@ import mmap
 import operator
 import sys
 from collections.abc import Hashable, Iterator, Sequence
-from typing import SupportsIndex
+from typing import SupportsIndex, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -108,13 +108,22 @@ def not_negative(name: str, values: ArrayLike, *, nan: bool = False) -> np.ndarr
     return wide
 
 
-def labels(name: str, values: Sequence[Hashable] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+Labels: TypeAlias = Sequence[Hashable] | np.ndarray | pa.DictionaryArray
+"""One label a row."""
+
+
+def labels(name: str, values: Labels) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted unique labels, and for each of n labels its position among them, int64 (n,).
 
+    Texts are compared once each, by their codes: as an array of NumPy each would be as wide as the longest.
+
     Raises:
-        ValueError: another rank, a label that is NaN, labels that do not sort.
+        ValueError: another rank, a label that is NaN or null, labels that do not sort.
     """
-    array = np.asarray(values)
+    encoded = _encoded(values)
+    if encoded is not None:
+        return _of_codes(name, encoded)
+    array: np.ndarray = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} must have rank 1, got shape {array.shape}")
     if array.dtype.kind == "f" and np.isnan(array).any():
@@ -124,6 +133,32 @@ def labels(name: str, values: Sequence[Hashable] | np.ndarray) -> tuple[np.ndarr
     except TypeError as error:
         raise ValueError(f"{name} must be labels that sort, got {array.tolist()}") from error
     return unique, positions
+
+
+def _encoded(values: Labels) -> pa.DictionaryArray | None:
+    """Return texts as codes; None of what is no text."""
+    if isinstance(values, pa.DictionaryArray):
+        return values
+    is_list = isinstance(values, Sequence) and not isinstance(values, str)
+    if not (is_list and len(values) and all(isinstance(value, str) for value in values)):
+        return None
+    try:
+        return pa.array(values, pa.string()).dictionary_encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, which is no UTF-8.
+        return None
+
+
+def _of_codes(name: str, encoded: pa.DictionaryArray) -> tuple[np.ndarray, np.ndarray]:
+    if encoded.null_count:
+        raise ValueError(f"{name} must be labels, got null")
+    codes, known = encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+    used = np.unique(codes)
+    unique = sorted({known[code] for code in used.tolist()})
+    position = {label: index for index, label in enumerate(unique)}
+    positions = np.zeros(len(known), dtype=np.int64)
+    positions[used] = [position[known[code]] for code in used.tolist()]
+    return np.array(unique, dtype=object), positions[codes]
 
 
 def whole_number(name: str, value: object, *, least: int = 0) -> int:

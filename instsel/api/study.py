@@ -187,8 +187,7 @@ class Study(StudyArrays):
     @property
     def categories(self) -> pa.Table:
         """Category of each row of the pool: id, category."""
-        categories = self._reader.category_of
-        return pa.table({"id": list(categories), "category": list(categories.values())})
+        return pa.table({"id": self._reader.ids, "category": self._reader.categories.cast(pa.string())})
 
     def interaction(self, estimator: str | None = None) -> pa.Table:
         """Read what a row of a category is worth to another: added, evaluated, gamma, error (NaN where unknown).

@@ -1,15 +1,16 @@
 """The linear program of `mixture` for one selection, and a choice that keeps to the shares it gives."""
 
 import warnings
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
+from instsel.arrays import labels
 from instsel.choice.budget import Chooser
+from instsel.choice.data import group_labels
 from instsel.config.mixture import Mixture
 from instsel.errors import InputError
 from instsel.mixture.categories import OTHER
@@ -69,14 +70,14 @@ class SelectionMixture:
 
 
 def mix(
-    mixture: Mixture, reader: StudyReader, labels: Sequence[str], start: Mapping[str, int], total: int
+    mixture: Mixture, reader: StudyReader, sizes: Mapping[str, int], start: Mapping[str, int], total: int
 ) -> SelectionMixture:
     """Solve the linear program for a choice of `total` rows.
 
     Args:
         mixture: settings.
         reader: the study, with the estimator's gamma.
-        labels: category of every row that can be chosen.
+        sizes: category -> rows that can be chosen.
         start: category -> rows, in the proportion that the mixture starts from.
         total: rows to choose.
 
@@ -85,9 +86,8 @@ def mix(
     """
     interaction = reader.interaction(mixture.estimator)
     names: list[str] = list(interaction.categories)
-    sizes = Counter(labels)
-    names += [OTHER] if sizes[OTHER] else []
-    have = np.array([sizes[name] for name in names])
+    names += [OTHER] if sizes.get(OTHER) else []
+    have = np.array([sizes.get(name, 0) for name in names])
     start_shares = np.array([start.get(name, 0) for name in names], dtype=np.float64)
     start_shares /= start_shares.sum()
     importance = _importance(mixture, reader, names, have)
@@ -140,6 +140,13 @@ class ReasonedChooser(Chooser, Protocol):
         """Say why each row of a selection was picked."""
 
 
+class DividedChooser(ReasonedChooser, Protocol):
+    """A chooser that can choose within groups of its rows."""
+
+    def divided(self, members: Sequence[np.ndarray]) -> Sequence[ReasonedChooser]:
+        """Return a chooser for each group of rows, which are given by their numbers."""
+
+
 class ConstrainedChooser:
     """A method that keeps to the shares of a mixture: it chooses within each category as if that were the whole pool.
 
@@ -149,23 +156,28 @@ class ConstrainedChooser:
 
     def __init__(
         self,
-        chooser_of: Callable[[StudyReader], ReasonedChooser],
+        chooser: DividedChooser,
         shares: Shares,
         mixture: Mixture,
         reader: StudyReader,
     ) -> None:
-        """Read what the method can choose from.
+        """Divide what the method can choose from.
 
         Args:
-            chooser_of: From a study to the method on its rows.
+            chooser: The method on its rows.
             shares: What the mixture starts from: the pool's shares, or those of what the method would choose.
             mixture: Settings of the linear program.
             reader: The study.
         """
-        self._chooser_of, self._shares, self._mixture, self._reader = chooser_of, shares, mixture, reader
-        self._whole = chooser_of(reader)
-        self._index_of = {row: index for index, row in enumerate(self._whole.ids)}
-        self._labels = [reader.category_of[row] for row in self._whole.ids]
+        self._whole, self._shares, self._mixture, self._reader = chooser, shares, mixture, reader
+        names, self._codes = labels("categories", group_labels(reader, "category", chooser.ids))
+        self._names: list[str] = names.tolist()
+        # Row numbers of each category, one after the other.
+        self._members = np.split(
+            np.argsort(self._codes, kind="stable"), np.cumsum(np.bincount(self._codes, minlength=len(names)))[:-1]
+        )
+        # Laid out once, whatever the number of choices.
+        self._within = dict(zip(self._names, chooser.divided(self._members), strict=True))
         self._reasons: dict[int, str] = {}
         self.solved: SelectionMixture | None = None
 
@@ -179,11 +191,12 @@ class ConstrainedChooser:
         Raises:
             InputError: see `mix`.
         """
-        start = Counter(self._labels if self._shares == "pool" else self._unconstrained(rows))
-        solved = self.solved = mix(self._mixture, self._reader, self._labels, start, rows)
+        sizes = self._sizes(self._codes)
+        start = sizes if self._shares == "pool" else self._sizes(self._codes[self._whole.pick(rows).indices])
+        solved = self.solved = mix(self._mixture, self._reader, sizes, start, rows)
         self._reasons, picked = {}, []
         for name, count in zip(solved.names, solved.rows.tolist(), strict=True):
-            picked += self._within(name, count) if count else []
+            picked += self._picked(name, count) if count else []
         picked.sort()
         indices = np.array([index for *_, index in picked], dtype=np.int64)
         return Selection(indices, np.array([score for _, score, _ in picked], dtype=np.float64))
@@ -196,18 +209,17 @@ class ConstrainedChooser:
         """Return nothing: what the method goes by differs from category to category."""
         return {}
 
-    def _unconstrained(self, rows: int) -> list[str]:
-        """Return the categories of what the method would choose by itself."""
-        return [self._labels[index] for index in self._whole.pick(rows).indices.tolist()]
+    def _sizes(self, codes: np.ndarray) -> dict[str, int]:
+        """Return the rows of each category."""
+        return dict(zip(self._names, np.bincount(codes, minlength=len(self._names)).tolist(), strict=True))
 
-    def _within(self, name: str, rows: int) -> list[tuple[float, float, int]]:
+    def _picked(self, name: str, rows: int) -> list[tuple[float, float, int]]:
         """Return picks of a category: how far into its choice each is, its score, and its index among all rows."""
-        members = {row for row, label in zip(self._whole.ids, self._labels, strict=True) if label == name}
-        chooser = self._chooser_of(self._reader.only(members))
+        chooser = self._within[name]
         chosen = chooser.pick(rows)
         if len(chosen) < rows:
             warnings.warn(f"category {name}: {len(chosen)} of {rows} rows chosen", UserWarning, stacklevel=2)
-        indices = [self._index_of[chooser.ids[row]] for row in chosen.indices.tolist()]
+        indices = self._members[self._names.index(name)][chosen.indices].tolist()
         reasons = zip(indices, chooser.reasons(chosen), strict=True)
         self._reasons |= {index: f"{name}: {reason}" for index, reason in reasons}
         depths = ((rank + 0.5) / len(chosen) for rank in range(len(chosen)))

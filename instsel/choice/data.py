@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from instsel.arrays import row_blocks
 from instsel.choice.influence import influence_matrix, kernel_matrix
@@ -39,8 +41,8 @@ def method_data(method: Method, spec: AttributionSpec | None, reader: StudyReade
     return _READERS[method.requires](reader, spec, method.target_names)
 
 
-def group_labels(reader: StudyReader, by: Groups, ids: Sequence[str]) -> list[str]:
-    """Return the source, the source/task or the category of rows.
+def group_labels(reader: StudyReader, by: Groups, ids: Sequence[str]) -> pa.DictionaryArray:
+    """Return the source, the source/task or the category of rows, as codes.
 
     Args:
         reader: The study.
@@ -48,16 +50,26 @@ def group_labels(reader: StudyReader, by: Groups, ids: Sequence[str]) -> list[st
         ids: Names of the rows.
 
     Raises:
-        InputError: categories are asked for, and the study has none.
+        InputError: categories are asked for, and the study has none; or a row is not in the pool.
     """
-    if by == "category":
-        return [reader.category_of[row] for row in ids]
-    index = reader.index
-    labels = index["source"].to_pylist()
-    if by == "task":
-        labels = [f"{source}/{task or '-'}" for source, task in zip(labels, index["task"].to_pylist(), strict=True)]
-    label_of = dict(zip(index["id"].to_pylist(), labels, strict=True))
-    return [label_of[row] for row in ids]
+    labels = reader.categories if by == "category" else _index_labels(reader.index, by)
+    rows = reader.positions(ids)
+    return labels if np.array_equal(rows, np.arange(len(labels))) else labels.take(pa.array(rows))
+
+
+def _index_labels(index: pa.Table, by: Groups) -> pa.DictionaryArray:
+    sources = index["source"].combine_chunks().dictionary_encode()
+    if by == "source":
+        return sources
+    # A task is one of its source; names are made once for each pair.
+    tasks = pc.fill_null(index["task"], "").combine_chunks().dictionary_encode()
+    names, of_source = tasks.dictionary.to_pylist(), sources.dictionary.to_pylist()
+    codes = sources.indices.to_numpy().astype(np.int64) * len(names) + tasks.indices.to_numpy()
+    pairs, codes = np.unique(codes, return_inverse=True)
+    labels = [f"{of_source[pair // len(names)]}/{names[pair % len(names)] or '-'}" for pair in pairs.tolist()]
+    # "a/b" has a task "c" and "a" a task "b/c": these are one.
+    unique = pa.array(labels, pa.string()).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(unique.indices.take(pa.array(codes)), unique.dictionary)
 
 
 def columns_of_targets(matrix: Matrix, targets: Sequence[str] | None) -> Matrix:
@@ -75,7 +87,7 @@ def columns_of_targets(matrix: Matrix, targets: Sequence[str] | None) -> Matrix:
 _Targets = Sequence[str] | None
 
 
-def _labels_of(reader: StudyReader, ids: Sequence[str]) -> Callable[[Groups], list[str]]:
+def _labels_of(reader: StudyReader, ids: Sequence[str]) -> Callable[[Groups], pa.DictionaryArray]:
     return lambda by: group_labels(reader, by, ids)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from instsel.arrays import moments
 from instsel.choice.budget import Budget
@@ -96,12 +97,12 @@ def explain(uri: str, row: str) -> Explanation:
         InputError: there is no such study or row.
     """
     study, reader = open_study(uri)
-    ids = reader.index["id"].to_pylist()
-    if row not in ids:
+    index = pc.index(reader.index["id"], row).as_py()
+    if index < 0:
         raise InputError(f"{uri} has no pool row {row!r}; ids are in select/*/selected.jsonl and prepare/index.parquet")
-    shard = reader.index["shard"][ids.index(row)].as_py()
+    shard = reader.index["shard"][index].as_py()
     table = (reader.study / "prepare" / "pool").read_table(f"{shard}.parquet")
-    item = next(item for item in table.to_pylist() if item["id"] == row)
+    (item,) = table.slice(pc.index(table["id"], row).as_py(), 1).to_pylist()
     standings = [_standing(reader, name, origin, row) for name, origin in _selections(study, reader).items()]
     if not reader.has("features"):
         return Explanation(item, standings)
@@ -125,11 +126,10 @@ def _selections(study: StudyConfig, reader: StudyReader) -> dict[str, _Origin]:
 
 
 def _standing(reader: StudyReader, name: str, origin: _Origin, row: str) -> Standing:
-    picks = (reader.study / name).read_table(TABLE, ["id", "score", "reason"]).to_pylist()
-    shown = name.partition("/")[2]
-    for rank, pick in enumerate(picks):
-        if pick["id"] == row:
-            return Standing(shown, len(picks), rank + 1, True, pick["score"], pick["reason"])
+    picks = (reader.study / name).read_table(TABLE, ["id", "score", "reason"])
+    shown, rank = name.partition("/")[2], pc.index(picks["id"], row).as_py()
+    if rank >= 0:
+        return Standing(shown, len(picks), rank + 1, True, picks["score"][rank].as_py(), picks["reason"][rank].as_py())
     return Standing(shown, len(picks), _rank(reader, origin, row), False)
 
 

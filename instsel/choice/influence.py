@@ -56,7 +56,7 @@ def kernel_matrix(
     blocks = (side_by_side(reader.gradients.pool(shard)[1], reader.weights, factors) for shard in reader.shards)
     width = sum(rows.shape[1] for rows in validation)
     train = stack(blocks, len(ids), width)
-    return reader.narrow(Matrix(ids, train, columns)), side_by_side(validation, reader.weights, factors)
+    return Matrix(ids, train, columns), side_by_side(validation, reader.weights, factors)
 
 
 def mean_gradients(gradients: list[np.ndarray], columns: pa.Table) -> tuple[list[np.ndarray], pa.Table]:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from instsel.arrays import moments
 from instsel.attribution.kernel import side_by_side
@@ -42,12 +44,13 @@ def selection_metrics(
         matrix: Influence of the pool on validation rows.
         reader: The study, for its gradients.
     """
-    index_of = {row: index for index, row in enumerate(matrix.ids)}
+    ids_of_matrix = pa.array(matrix.ids, pa.string())
     tasks = np.asarray(matrix.columns["target"].to_pylist())
     mean, deviation = moments(matrix.values)
     metrics = {}
     for name, ids in selections.items():
-        rows = np.array([index_of[row] for row in ids if row in index_of], dtype=np.int64)
+        found = pc.index_in(pa.array(ids, pa.string()), value_set=ids_of_matrix)
+        rows = np.asarray(found.drop_null().to_numpy(), dtype=np.int64)
         if not rows.size:
             continue
         standard = (aid(matrix.values, rows) - mean) / deviation
@@ -65,8 +68,8 @@ def selection_metrics(
 
 def _gradients(reader: StudyReader, chosen: set[str]) -> Iterator[np.ndarray]:
     """Yield unit rows of a selection, a shard at a time, checkpoints side by side with the root of their weight."""
-    shard_of = dict(zip(reader.index["id"].to_pylist(), reader.index["shard"].to_pylist(), strict=True))
-    for shard in sorted({shard_of[row] for row in chosen}):
+    shards = reader.index["shard"].take(pa.array(reader.positions(list(chosen))))
+    for shard in sorted(shards.unique().to_pylist()):
         ids, checkpoints = reader.gradients.pool(shard)
         kept = [number for number, row in enumerate(ids) if row in chosen]
         if kept:

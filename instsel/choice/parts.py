@@ -32,11 +32,17 @@ PICKED = ["score", "reason"]
 """Columns of a pick that its line of JSON has too."""
 
 LINE = "line_of_json"
+PART_BYTES = 2**26
 TEXTS = ["messages", "turn_keys", "tools"]
 PART = pa.schema([("rank", pa.int64()), *(EXAMPLES.field(name) for name in STORED), *SCHEMA, (LINE, pa.binary())])
 """Columns of a part file."""
 
-PART_BYTES = 2**26
+PART_COLUMNS = [*dict.fromkeys([*SCHEMA.names, *STORED, *TEXTS])]
+"""Columns of a stored row that a part is made of."""
+
+WRITING_MEMORY = 4 * PART_BYTES
+"""Of a process that writes or merges parts, beside what it has loaded, about; longer rows need more."""
+
 WINDOW_ROWS = 256
 MOST_WINDOWS = 2048
 JOB_SHARDS, JOB_ROWS = 64, 4096
@@ -168,9 +174,8 @@ def write_parts(pool: Folder, parts: Folder, job: PartJob) -> list[Part]:
     """
     written: list[Part] = []
     waiting: list[pa.Table] = []
-    columns = [*dict.fromkeys([*SCHEMA.names, *STORED, *TEXTS])]
     for shard, picks in job.picks.items():
-        for some, rows in picked_rows(pool, shard, picks["row"].to_numpy(), columns):
+        for some, rows in picked_rows(pool, shard, picks["row"].to_numpy(), PART_COLUMNS):
             waiting.append(_with_lines(rows, picks.slice(some.start, len(rows))))
             if sum(table.nbytes for table in waiting) >= PART_BYTES:
                 written.append(_write_part(parts, f"{job.number:06d}-{len(written)}.arrow", job.window, waiting))

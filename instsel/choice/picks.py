@@ -131,6 +131,10 @@ class MethodChooser:
     def ids(self) -> Sequence[str]:
         return self.data.ids
 
+    def divided(self, members: Sequence[np.ndarray]) -> "list[MethodChooser]":
+        """Return the method on groups of the rows, each as if it were all; int64 row numbers of each, ascending."""
+        return [replace(self, data=data) for data in self.data.divided(members)]
+
     def pick(self, rows: int) -> Selection:
         if self.quotas is None:
             return self.method.select(self.data, rows, self.seed)
@@ -179,8 +183,7 @@ def make_picks(request: PickRequest, reader: StudyReader, log: Log) -> Picks:
     check_sources(method, reader.prepared.pool)
     constrained = _constrained(request, reader)
     chooser = MethodChooser.of(request, reader) if constrained is None else constrained
-    sizes = dict(zip(reader.index["id"].to_pylist(), reader.index["tokens"].to_pylist(), strict=True))
-    tokens = np.array([sizes[row] for row in chooser.ids], dtype=np.int64)
+    tokens = reader.index["tokens"].to_numpy().astype(np.int64)[reader.positions(chooser.ids)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
@@ -242,9 +245,7 @@ def _choose(request: PickRequest, chooser: ReasonedChooser, tokens: np.ndarray, 
 def _reference_rows(run: Run, reader: StudyReader) -> np.ndarray:
     """Return the rows of the selection that a run trains on, int64 (k,), positions in the pool's index."""
     reader.manifest(f"select/{run.selection}")
-    ids = (reader.study / "select" / run.selection).read_table(SELECTED, ["id"])["id"].to_pylist()
-    index_of = {row: index for index, row in enumerate(reader.index["id"].to_pylist())}
-    return np.array([index_of[row] for row in ids], dtype=np.int64)
+    return reader.positions((reader.study / "select" / run.selection).read_table(SELECTED, ["id"])["id"])
 
 
 def _validation_lines(request: PickRequest, reader: StudyReader) -> list[str]:
@@ -284,4 +285,4 @@ def _constrained(request: PickRequest, reader: StudyReader) -> ConstrainedChoose
         return None
     if request.mixture is None:
         raise InputError(f"{method.name}: mixture: {method.mixture} needs the key `mixture` in the study file")
-    return ConstrainedChooser(lambda part: MethodChooser.of(request, part), method.mixture, request.mixture, reader)
+    return ConstrainedChooser(MethodChooser.of(request, reader), method.mixture, request.mixture, reader)

@@ -8,7 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from instsel.arrays import labels as unique_labels
 
 # Category of the rows whose original category is too small to be measured.
 OTHER = "other"
@@ -163,25 +167,25 @@ class Categories:
 
     Attributes:
         names: of the K measured categories, sorted.
-        labels: (n,), category of each row, or "other".
+        labels: (n,), category of each row, or "other": texts that rows share, not copies of them.
         held: bool (n,), rows that are held out for evaluation.
         folds: int64 (n,), group of each row among the held-out, or the other, rows of its category.
         merged: categories that were too small and became "other", with their numbers of rows.
     """
 
     names: Sequence[str]
-    labels: NDArray[np.str_]
+    labels: NDArray[np.object_]
     held: NDArray[np.bool_]
     folds: NDArray[np.int64]
     merged: Mapping[str, int]
 
 
-def divide(ids: Sequence[str], labels: Sequence[str], *, least: int, held: int) -> Categories:
+def divide(ids: Sequence[str], labels: Sequence[str] | pa.DictionaryArray, *, least: int, held: int) -> Categories:
     """Divide the pool into categories.
 
     Args:
         ids: of the n rows; hashes, so that the smallest are a uniform sample.
-        labels: (n,), label of each row.
+        labels: (n,), label of each row: texts, or codes of them.
         least: categories with fewer rows are merged into "other".
         held: rows of each category to hold out for evaluation: those with the smallest ids.
 
@@ -190,7 +194,8 @@ def divide(ids: Sequence[str], labels: Sequence[str], *, least: int, held: int) 
     """
     if held >= least:
         raise ValueError(f"evaluation_rows is {held} and least_rows {least}; evaluation_rows has to be smaller")
-    sizes = Counter(labels)
+    known, codes = unique_labels("labels", labels)
+    sizes = dict(zip(known.tolist(), np.bincount(codes, minlength=len(known)).tolist(), strict=True))
     names = sorted(name for name, size in sizes.items() if size >= least and name != OTHER)
     if len(names) < 2:
         raise ValueError(
@@ -198,8 +203,8 @@ def divide(ids: Sequence[str], labels: Sequence[str], *, least: int, held: int) 
             "lower mixture.least_rows or divide the pool otherwise"
         )
     kept = set(names)
-    grouped = np.array([label if label in kept else OTHER for label in labels], dtype=np.str_)
-    order = np.argsort(np.asarray(ids), kind="stable")
+    grouped = np.array([label if label in kept else OTHER for label in known], dtype=object)[codes]
+    order = pc.sort_indices(pa.array(ids, pa.string())).to_numpy().astype(np.int64)
     held_out, folds = np.zeros(len(grouped), dtype=bool), np.zeros(len(grouped), dtype=np.int64)
     for name in names:
         rows = order[grouped[order] == name]

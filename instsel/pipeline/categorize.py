@@ -9,6 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from instsel.arrays import row_blocks
 from instsel.choice.data import group_labels
@@ -73,7 +74,8 @@ class Categorize(Stage[CategoriesResult]):
         except ValueError as error:
             raise InputError(f"mixture: {error}") from error
         columns = {"category": categories.labels, "held": categories.held, "fold": categories.folds}
-        stage.folder.write_table(CATEGORIES, pa.table({"id": ids, "tag": tags, **columns}))
+        texts = tags.cast(pa.string()) if isinstance(tags, pa.DictionaryArray) else tags
+        stage.folder.write_table(CATEGORIES, pa.table({"id": ids, "tag": texts, **columns}))
         work = _EvaluationRows(context.stage("prepare").folder, stage.folder, categories, ids, reader.shards)
         ray.get(ray.remote(_write_evaluation).remote(work))
         validation = _nearest_validation(categories, ids, reader) if mixture.importance == "targets" else {}
@@ -136,7 +138,7 @@ def _has_free_tags(mixture: Mixture) -> bool:
     return isinstance(mixture.categories, EndpointCategories) and mixture.categories.labels is None
 
 
-def _tags(context: RunContext, mixture: Mixture) -> tuple[list[str], dict[str, int]]:
+def _tags(context: RunContext, mixture: Mixture) -> tuple[list[str] | pa.DictionaryArray, dict[str, int]]:
     """Return the tag of each row of the index, and why rows have none: reason -> rows."""
     import ray
 
@@ -277,7 +279,7 @@ def _write_evaluation(work: _EvaluationRows) -> None:
     tables: dict[str, list[pa.Table]] = {name: [] for name in categories.names}
     for shard in work.shards:
         table = (work.prepared / "pool").read_table(f"{shard}.parquet", ["id", "input_ids", "labels", "tokens"])
-        names = np.array([held.get(row, "") for row in table["id"].to_pylist()])
+        names = np.array([held.get(row, "") for row in table["id"].to_pylist()], dtype=object)
         for name in set(names.tolist()) - {""}:
             tables[name].append(table.filter(pa.array(names == name)))
     for number, name in enumerate(categories.names):
@@ -290,8 +292,8 @@ def _nearest_validation(categories: Categories, ids: Sequence[str], reader: Stud
     from instsel.mixture.clusters import nearest
 
     matrix, validation, targets = reader.embeddings(), *reader.validation_embeddings()
-    category_of = dict(zip(ids, categories.labels.tolist(), strict=True))
-    labels = np.array([category_of[row] for row in matrix.ids])
+    rows = pc.index_in(pa.array(matrix.ids, pa.string()), value_set=pa.array(ids, pa.string()))
+    labels = categories.labels[rows.to_numpy()]
     # A mean's length does not change which is nearest, so sums do.
     centres = np.zeros((len(categories.names), matrix.values.shape[1]))
     for block in row_blocks(len(labels), matrix.values.shape[1] * matrix.values.itemsize):

@@ -90,7 +90,8 @@ def estimate(context: RunContext, estimator: str) -> Estimate:
 def read_categories(categorize: StageFolder) -> tuple[Categories, list[str]]:
     """Return the categories as stage *categorize* left them, and the ids of their rows."""
     table, result = categorize.folder.read_table(CATEGORIES), categorize.result(CategoriesResult)
-    labels = np.array(table["category"].to_pylist(), dtype=np.str_)
+    # Rows share the text of their category.
+    labels = table["category"].combine_chunks().dictionary_encode().to_numpy(zero_copy_only=False)
     held, folds = table["held"].to_numpy(), table["fold"].to_numpy()
     return Categories(result.categories, labels, held, folds, result.merged), table["id"].to_pylist()
 

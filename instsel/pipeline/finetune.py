@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from instsel.choice.data import group_labels
 from instsel.choice.output import TRAINING_SET
 from instsel.config.mixture import Curriculum
 from instsel.config.study import StudyConfig
@@ -180,12 +181,13 @@ def levels_of_rows(curriculum: Curriculum, reader: StudyReader, ids: Sequence[st
         level_of: Mapping[str, str] = dependency.levels
     else:
         level_of = curriculum.levels
-        known = {*reader.category_of.values(), OTHER}
+        known = {*reader.categories.dictionary.to_pylist(), OTHER}
         unknown = sorted(set(level_of) - known)
         if unknown:
             raise InputError(
                 f"curriculum.levels names {unknown[0]!r}, which is no category; they are {', '.join(sorted(known))}"
             )
     number = {name: LEVELS.index(level) for name, level in level_of.items()}
-    levels = [number.get(reader.category_of[row], INTERMEDIATE) for row in ids]
-    return np.array(levels, dtype=np.int64)
+    categories = group_labels(reader, "category", ids)
+    levels = [number.get(name, INTERMEDIATE) for name in categories.dictionary.to_pylist()]
+    return np.array(levels, dtype=np.int64)[categories.indices.to_numpy()]

@@ -5,6 +5,7 @@ from typing import Any
 
 from instsel.choice.constrained import MIXTURE, mixture_table
 from instsel.choice.output import write_rows
+from instsel.choice.parts import WRITING_MEMORY
 from instsel.choice.picks import PickRequest, make_picks
 from instsel.config.mixture import Mixture
 from instsel.config.study import StudyConfig
@@ -86,13 +87,15 @@ class Select(Stage[SelectResult]):
     def estimate(self, context: PlanContext, keys: Sequence[str]) -> StageEstimate:
         counts = context.counts
         rates = [_rate(context, selections_of(context.config)[key]) for key in keys]
-        chosen = sum(planned_rows(context, selections_of(context.config)[key]) for key in keys)
-        written = chosen * (counts.chosen_bytes + counts.mean_tokens * TOKEN_BYTES)
+        chosen = [planned_rows(context, selections_of(context.config)[key]) for key in keys]
+        # The largest selection is on disk twice as its parts are merged.
+        written = (sum(chosen) + max(chosen)) * (counts.chosen_bytes + counts.mean_tokens * TOKEN_BYTES)
+        reading = sum(rate.seconds(counts.rows) or 0.0 for rate in rates)
         return StageEstimate(
             self.name,
             rows=len(keys) * counts.rows,
-            seconds=sum(rate.seconds(counts.rows) or 0.0 for rate in rates),
-            memory=max(rate.memory for rate in rates),
+            seconds=reading + sum(chosen) * counts.chosen_seconds,
+            memory=max(rate.memory for rate in rates) + WRITING_MEMORY,
             disk=round(written) + max(rate.scratch for rate in rates),
             memory_advice="lower targets.NAME.max_validation, features.dim or selection.budget",
             disk_advice="lower features.dim or targets.NAME.max_validation",

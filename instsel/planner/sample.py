@@ -1,6 +1,7 @@
 """The rows of a study that is planned: how many, how long, and how to read those that are timed."""
 
 import json
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +14,9 @@ import pyarrow.parquet as pq
 import ray
 
 from instsel.choice.budget import Budget
+from instsel.choice.output import write_rows
+from instsel.choice.parts import PART_COLUMNS, WINDOW_ROWS
+from instsel.choice.picks import Picks
 from instsel.config.study import StudyConfig
 from instsel.io.store import Folder
 from instsel.planner.rows import Pick
@@ -37,13 +41,15 @@ class Part:
 class Reading:
     """Rows that were stored and read back: how many, their bytes in Parquet, those of their messages, and seconds.
 
-    The bytes are without those of a file with a single row.
+    The bytes are without those of a file with a single row. `writing` has the seconds to write them as a
+    selection.
     """
 
     rows: int = 0
     stored: int = 0
     messages: int = 0
     seconds: float = 0.0
+    writing: float = 0.0
 
     def __add__(self, other: "Reading") -> "Reading":
         return Reading(
@@ -51,6 +57,7 @@ class Reading:
             self.stored + other.stored,
             self.messages + other.messages,
             self.seconds + other.seconds,
+            self.writing + other.writing,
         )
 
     @classmethod
@@ -58,10 +65,33 @@ class Reading:
         """Store examples in memory, as a shard is stored, and read them as *select* does."""
         buffer = parquet(table)
         start = time.monotonic()
-        rows = pq.read_table(pa.BufferReader(buffer)).to_pylist()
+        for _ in pq.ParquetFile(pa.BufferReader(buffer)).iter_batches(batch_size=WINDOW_ROWS, columns=[*PART_COLUMNS]):
+            pass
         seconds = time.monotonic() - start
-        messages = sum(len(json.dumps(row["messages"], ensure_ascii=False).encode()) for row in rows)
-        return cls(len(rows), len(buffer) - len(parquet(table[:1])), messages, seconds)
+        writing = _writing_seconds(table)
+        messages = sum(len(json.dumps(turns, ensure_ascii=False).encode()) for turns in table["messages"].to_pylist())
+        return cls(len(table), len(buffer) - len(parquet(table[:1])), messages, seconds, writing)
+
+
+def _writing_seconds(table: pa.Table) -> float:
+    """Time how long a selection of all rows of a table takes to write, in pick order."""
+    ids = pa.array([str(row) for row in range(len(table))], pa.string())
+    table = table.set_column(table.schema.get_field_index("id"), "id", ids)
+    count = len(ids)
+    columns = {
+        "id": ids,
+        "rank": np.arange(count),
+        "score": np.zeros(count),
+        "reason": pa.array([""] * count, pa.string()),
+    }
+    with tempfile.TemporaryDirectory(prefix="instsel-") as scratch:
+        prepared = Folder.at(scratch) / "prepare"
+        (prepared / "pool").write_table("00000-000000.parquet", table)
+        shards = pa.array(["00000-000000"] * count, pa.string())
+        prepared.write_table("index.parquet", pa.table({"id": ids, "shard": shards}))
+        start = time.monotonic()
+        write_rows(prepared, Folder.at(scratch) / "select", Picks(pa.table(columns)))
+        return time.monotonic() - start
 
 
 @dataclass(frozen=True)
@@ -112,6 +142,7 @@ class Sample:
             groups=self.groups,
             chosen_bytes=CHOSEN_BYTES + self.reading.messages / self.reading.rows,
             read_seconds=self.reading.seconds / self.reading.rows,
+            chosen_seconds=self.reading.writing / self.reading.rows,
             prepare_seconds=self.preparation.seconds,
             prepare_bytes=self.preparation.disk,
             prepare_memory=self.preparation.memory,

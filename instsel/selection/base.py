@@ -5,15 +5,19 @@ this package are found by `instsel.selection.registry`, those of other packages 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import compress
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field, JsonValue, model_validator
+from typing_extensions import Self
 
-from instsel.io.matrix import MAPPED_BYTES
+from instsel.arrays import Labels, row_blocks
+from instsel.arrays import labels as unique_labels
+from instsel.io.matrix import MAPPED_BYTES, stack
 from instsel.mixture.curriculum import Order
 from instsel.selection.cost import FLOAT32, FLOAT64, INDEX_ROW_BYTES, MIB, MethodCost, Shape
 from instsel.selection.pickers import Picker, check_shares
@@ -26,6 +30,7 @@ Form = Literal["cosine", "fisher", "contrast"]
 Average = Literal["cosines", "gradients"]
 Groups = Literal["source", "task", "category"]
 Shares = Literal["pool", "choice"]
+DataT = TypeVar("DataT", bound="MethodData")
 Quotas = Literal["equal", "none"] | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 """Of the study file: how a budget is split among targets; "none" chooses for all of them together."""
 
@@ -125,7 +130,7 @@ class AttributionSpec:
         return "-".join([*parts, *(["subtasks"] if self.average == "gradients" else [])])
 
 
-def _no_groups(by: Groups) -> Sequence[str]:
+def _no_groups(by: Groups) -> pa.DictionaryArray:
     raise ValueError(f"by is {by!r}, but these rows come without groups")
 
 
@@ -135,23 +140,60 @@ class MethodData:
 
     Attributes:
         ids: (n,), names of the rows.
-        labels_of: From "source", "task" or "category" to the label of each row, (n,).
+        labels_of: From "source", "task" or "category" to the label of each row, (n,): texts, or codes of them.
     """
 
+    per_row: ClassVar[tuple[str, ...]] = ()
+    """Arrays with an entry for each row."""
+
     ids: Sequence[str]
-    labels_of: Callable[[Groups], Sequence[str]] = field(default=_no_groups, kw_only=True, repr=False)
+    labels_of: Callable[[Groups], Sequence[str] | pa.DictionaryArray] = field(
+        default=_no_groups, kw_only=True, repr=False
+    )
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.ids)
 
-    def groups(self, by: Groups) -> np.ndarray:
-        """Return the group of each row, (n,) texts.
+    def groups(self, by: Groups) -> pa.DictionaryArray:
+        """Return the group of each row, (n,) texts by their codes (`instsel.arrays.labels` sorts them).
 
         Raises:
             InputError: categories are asked for, and the study has none.
         """
-        return np.asarray(self.labels_of(by))
+        labels = self.labels_of(by)
+        return labels if isinstance(labels, pa.DictionaryArray) else pa.array(labels, pa.string()).dictionary_encode()
+
+    def divided(self, members: Sequence[np.ndarray]) -> list[Self]:
+        """Return the data of groups of rows, each as if it were all.
+
+        Rows that do not lie group by group are laid out once more, for all groups together (`instsel.io.matrix.stack`).
+
+        Args:
+            members: int64 row numbers of each group, ascending.
+        """
+        order = np.concatenate([np.empty(0, np.int64), *members])
+        laid = self if np.array_equal(order, np.arange(len(self))) else self._taken(order)
+        ends = np.cumsum([len(rows) for rows in members]).tolist()
+        return [laid._between(end - len(rows), end) for rows, end in zip(members, ends, strict=True)]
+
+    def _taken(self, rows: np.ndarray) -> Self:
+        """Return rows by their numbers, laid out anew."""
+        arrays = {name: _rows_of(getattr(self, name), rows) for name in self.per_row}
+        return self._with_rows([self.ids[row] for row in rows.tolist()], arrays, pa.array(rows))
+
+    def _between(self, start: int, end: int) -> Self:
+        """Return consecutive rows, as views."""
+        arrays = {name: getattr(self, name)[start:end] for name in self.per_row}
+        return self._with_rows(self.ids[start:end], arrays, slice(start, end))
+
+    def _with_rows(self, ids: Sequence[str], arrays: Mapping[str, np.ndarray], rows: pa.Array | slice) -> Self:
+        def labels_of(by: Groups) -> pa.DictionaryArray:
+            labels = self.groups(by)
+            return labels[rows] if isinstance(rows, slice) else labels.take(rows)
+
+        changed: dict[str, Any] = {"ids": ids, **arrays, "labels_of": labels_of}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -160,6 +202,8 @@ class IndexData(MethodData):
 
     `reference` has the rows of the selection that `Method.refers_to` names, int64 (k,), where a method asks for them.
     """
+
+    per_row: ClassVar[tuple[str, ...]] = ("answer_tokens", "tokens")
 
     answer_tokens: np.ndarray
     tokens: np.ndarray
@@ -170,6 +214,8 @@ class IndexData(MethodData):
 class LikelihoodData(MethodData):
     """The base model's mean loss of each answer in nats, float (n,): with its instruction, and alone (NaN: unknown)."""
 
+    per_row: ClassVar[tuple[str, ...]] = ("loss", "loss_alone")
+
     loss: np.ndarray
     loss_alone: np.ndarray
 
@@ -177,6 +223,8 @@ class LikelihoodData(MethodData):
 @dataclass(frozen=True)
 class EmbeddingData(MethodData):
     """Prompt embeddings: `values`, float32 (n, e)."""
+
+    per_row: ClassVar[tuple[str, ...]] = ("values",)
 
     values: np.ndarray
 
@@ -205,8 +253,21 @@ class ValidatedData(MethodData, ColumnData):
         columns: m rows of id, target and subtask: what rows are compared with.
     """
 
+    per_row: ClassVar[tuple[str, ...]] = ("values",)
+
     values: np.ndarray
     columns: pa.Table
+
+
+@dataclass(frozen=True)
+class _SomePrompts:
+    """Some of the prompts of a pool, in its order."""
+
+    prompts: Iterable[str]
+    is_member: np.ndarray
+
+    def __iter__(self) -> Iterator[str]:
+        return compress(self.prompts, self.is_member)
 
 
 @dataclass(frozen=True)
@@ -223,6 +284,16 @@ class PromptData(MethodData, ColumnData):
     columns: pa.Table
     validation: Sequence[str]
     _kept: dict[Hashable, np.ndarray] = field(default_factory=dict, kw_only=True, repr=False, compare=False)
+
+    def divided(self, members: Sequence[np.ndarray]) -> list["PromptData"]:
+        """Return the data of groups of rows; their prompts stay where they are."""
+        parts = []
+        for rows in members:
+            is_member = np.zeros(len(self), dtype=bool)
+            is_member[rows] = True
+            changed: dict[str, Any] = {"prompts": _SomePrompts(self.prompts, is_member), "_kept": {}}
+            parts.append(replace(self._taken(rows), **changed))
+        return parts
 
     def keep(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
         """Return what was made of the prompts under this key, made once; only the last is kept."""
@@ -251,9 +322,17 @@ class HiddenStateData(ValidatedData):
     validation: np.ndarray
 
 
-def label_reasons(kind: str, labels: np.ndarray, selection: Selection) -> list[str]:
+def _rows_of(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    if values.ndim == 1:
+        taken: np.ndarray = values[rows]
+        return taken
+    blocks = (values[rows[block]] for block in row_blocks(len(rows), values.shape[1] * values.itemsize))
+    return stack(blocks, len(rows), values.shape[1], values.dtype.type)
+
+
+def label_reasons(kind: str, labels: Labels, selection: Selection) -> list[str]:
     """Name the label, among the sorted unique ones, that drove each pick: "subtask algebra"."""
-    names = [f"{kind} {label}" for label in np.unique(labels)]
+    names = [f"{kind} {label}" for label in unique_labels("labels", labels)[0]]
     return [names[driver] for driver in selection.drivers]
 
 
@@ -437,7 +516,9 @@ class Method(StrictModel, ABC):
     def cost(self, shape: Shape) -> MethodCost:
         """Return what a choice from such a pool takes."""
         read = FLOAT32 * shape.rows * shape.width(self.requires)
-        held, scratch = (read, 0) if read <= MAPPED_BYTES else (0, read)
+        # With a mixture the rows are laid out once more, category by category.
+        laid = read if self.mixture is None else 2 * read
+        held, scratch = (laid, 0) if read <= MAPPED_BYTES else (0, laid)
         memory = shape.rows * INDEX_ROW_BYTES + held + self.working_memory(shape)
         return MethodCost(self.work(shape), memory, scratch)
 

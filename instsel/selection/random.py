@@ -134,7 +134,8 @@ class Random(Method):
             return match_lengths(data.tokens, data.reference, seed=seed)
         if self.sources is None:
             return select(len(data), budget, seed=seed)
-        among = np.isin(data.groups("source"), self.sources)
+        groups = data.groups("source")
+        among = np.isin(groups.dictionary.to_pylist(), self.sources)[groups.indices.to_numpy()]
         if (rows := int(among.sum())) < budget:
             warnings.warn(f"{', '.join(self.sources)} have {rows} rows, and no more are chosen", stacklevel=2)
         return select(len(data), budget, seed=seed, among=among)

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from instsel import arrays
-from instsel.arrays import finite_matrix, row_blocks, unit_or_zero_rows
+from instsel.arrays import Labels, finite_matrix, row_blocks, unit_or_zero_rows
 from instsel.selection import submodular
 from instsel.selection.base import EmbeddingData, GroupedMethod, Method, Requires, Selection, label_reasons
 from instsel.selection.cost import Shape
@@ -22,7 +22,7 @@ _SPLITTERS = ("release", "largest_remainder")
 
 
 def select(
-    embeddings: np.ndarray, tasks: Sequence[Hashable] | np.ndarray, budget: int,
+    embeddings: np.ndarray, tasks: Labels, budget: int,
     *, num_tasks: int | None = None, lam: float = 0.4, task_function: str = "graph_cut",
     instance_function: str = "facility_location",
 ) -> Selection:  # fmt: skip
@@ -71,7 +71,7 @@ def select(
 
 
 def task_gains(
-    embeddings: np.ndarray, tasks: Sequence[Hashable] | np.ndarray,
+    embeddings: np.ndarray, tasks: Labels,
     *, num_tasks: int | None = None, lam: float = 0.4, task_function: str = "graph_cut",
 ) -> dict[Hashable, float]:  # fmt: skip
     """Return the tasks that `select` keeps, in greedy order, and the gain by which each has its share of the budget.
@@ -122,7 +122,7 @@ def task_budgets(
 
 def _ordered(
     embeddings: np.ndarray,
-    tasks: Sequence[Hashable] | np.ndarray,
+    tasks: Labels,
     num_tasks: int | None,
     lam: float,
     task_function: str,

@@ -1,6 +1,5 @@
 """Stratified choice: a random draw that gives every group its share."""
 
-from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -8,13 +7,14 @@ import numpy as np
 from pydantic import Field
 
 from instsel import arrays
+from instsel.arrays import Labels
 from instsel.selection import random
 from instsel.selection.base import GroupedMethod, IndexData, Selection, label_reasons
 
 Shares = Literal["proportional", "equal"]
 
 
-def select(groups: Sequence[Hashable] | np.ndarray, budget: int, *, shares: Shares, seed: int) -> Selection:
+def select(groups: Labels, budget: int, *, shares: Shares, seed: int) -> Selection:
     """Draw rows uniformly, without replacement, inside every group.
 
     The rows of the pool are put in the order of `random.select` with the same seed, the same on every platform, and

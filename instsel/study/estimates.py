@@ -120,6 +120,7 @@ class Counts:
         groups: "source" and "task" -> rows of the pool that each has; a task is one of its source.
         chosen_bytes: a chosen row in the files of *select*, its tokens left out.
         read_seconds: of reading a row of the pool back.
+        chosen_seconds: of writing a chosen row.
         prepare_seconds, prepare_bytes, prepare_memory: of stage *prepare*; 0 where it is done.
     """
 
@@ -131,6 +132,7 @@ class Counts:
     groups: Mapping[str, Sequence[float]] = field(default_factory=dict)
     chosen_bytes: float = 0.0
     read_seconds: float = 0.0
+    chosen_seconds: float = 0.0
     prepare_seconds: float = 0.0
     prepare_bytes: int = 0
     prepare_memory: int = 0

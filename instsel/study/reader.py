@@ -1,12 +1,14 @@
 """Reading a study folder: what its stages left, each part read once and only when needed."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from instsel.arrays import list_rows
@@ -26,26 +28,10 @@ SHARD = re.compile(r"[0-9]+-[0-9]+")
 class StudyReader:
     """Reads a study folder, without the user's own files; what it gives is of pool rows, named by their ids."""
 
-    def __init__(self, study: Folder, only: frozenset[str] | None = None) -> None:
-        """Read a study folder; of the pool only these rows, where they are given."""
-        self.study, self._only = study, only
+    def __init__(self, study: Folder) -> None:
+        self.study = study
         self._manifests: dict[str, Manifest] = {}
         self._kept: dict[AttributionSpec, Matrix] = {}
-        self._whole: StudyReader = self
-
-    def only(self, rows: Collection[str]) -> "StudyReader":
-        """Return a reader of the same study as if its pool had only these rows."""
-        narrowed = StudyReader(self.study, frozenset(rows))
-        narrowed._whole = self
-        narrowed._manifests = self._manifests
-        return narrowed
-
-    def narrow(self, matrix: Matrix) -> Matrix:
-        """Return the rows of a matrix of the whole pool that this reader covers."""
-        if self._only is None:
-            return matrix
-        indices = [index for index, row in enumerate(matrix.ids) if row in self._only]
-        return Matrix([matrix.ids[index] for index in indices], matrix.values[indices], matrix.columns)
 
     def has(self, stage: str) -> bool:
         """Return whether a stage is finished."""
@@ -101,18 +87,42 @@ class StudyReader:
         self.manifest("prepare")
         table = (self.study / "prepare").read_table("index.parquet")
         self.check_shards(table["shard"].unique().to_pylist())
-        return self._rows_of(table)
+        return table
 
     @cached_property
-    def category_of(self) -> dict[str, str]:
-        """Row of the pool -> its category.
+    def ids(self) -> pa.StringArray:
+        """Ids of the pool's rows, in the order of `index`."""
+        return self.index["id"].combine_chunks()
+
+    def positions(self, ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+        """Return the positions in `index` of rows, int64 (n,).
+
+        Raises:
+            InputError: a row is not in the pool.
+        """
+        wanted = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids, pa.string())
+        if len(wanted) == len(self.ids) and isinstance(wanted, pa.Array) and wanted.equals(self.ids):
+            return np.arange(len(wanted))
+        found = pc.index_in(wanted, value_set=self.ids)
+        if found.null_count:
+            missing = wanted.filter(pc.is_null(found))
+            raise InputError(
+                f"{self.study} has no pool row {missing[0].as_py()!r} ({found.null_count} of {len(wanted)} rows that "
+                "were looked for); run the study again"
+            )
+        return np.asarray(found.to_numpy(), dtype=np.int64)
+
+    @cached_property
+    def categories(self) -> pa.DictionaryArray:
+        """Category of each row of `index`, as codes.
 
         Raises:
             InputError: the study has none.
         """
         self.manifest("categorize")
         table = (self.study / "categorize").read_table("categories.parquet", ["id", "category"])
-        return dict(zip(table["id"].to_pylist(), table["category"].to_pylist(), strict=True))
+        rows = pc.index_in(self.ids, value_set=table["id"].combine_chunks())
+        return table["category"].combine_chunks().dictionary_encode().take(rows)
 
     def interaction(self, estimator: str) -> InteractionResult:
         """Return the result of stage *interaction* by an estimator.
@@ -188,8 +198,6 @@ class StudyReader:
 
     def keep(self, influence: AttributionSpec, make: Callable[[], Matrix]) -> Matrix:
         """Return the matrix of an attribution spec, computed once; the last two are kept, as each may be gigabytes."""
-        if self._whole is not self:
-            return self.narrow(self._whole.keep(influence, make))
         if influence not in self._kept:
             self._kept = {**dict(list(self._kept.items())[-1:]), influence: make()}
         return self._kept[influence]
@@ -197,7 +205,7 @@ class StudyReader:
     def embeddings(self) -> Matrix:
         """Return the prompt embeddings, float32 (n, e)."""
         self.manifest("embed")
-        return self.narrow(self._stacked(self.study / "embed" / "pool", self.shards, "embedding"))
+        return self._stacked(self.study / "embed" / "pool", self.shards, "embedding")
 
     def validation_embeddings(self) -> tuple[np.ndarray, list[str]]:
         """Return the prompt embeddings of the validation rows, float32 (m, e), and their targets."""
@@ -208,7 +216,7 @@ class StudyReader:
         """Return hidden states of the pool, float32 (n, h), and of the validation rows, its columns, (m, h)."""
         columns, rows = self._validation_vectors("hidden_states", targets)
         pool = self._stacked(self.study / "hidden_states" / "pool", self.shards, "embedding", columns)
-        return self.narrow(pool), rows
+        return pool, rows
 
     def _validation_vectors(self, stage: str, targets: Sequence[str] | None) -> tuple[pa.Table, np.ndarray]:
         rejected = self.manifest(stage)["result"]["rejected"]
@@ -223,13 +231,13 @@ class StudyReader:
         """Return the base model's losses of each row: id, loss, loss_alone."""
         self.manifest("likelihood")
         folder = self.study / "likelihood" / "pool"
-        return self._rows_of(pa.concat_tables([folder.read_table(f"{shard}.parquet") for shard in self.shards]))
+        return pa.concat_tables([folder.read_table(f"{shard}.parquet") for shard in self.shards])
 
     def prompts(self) -> Iterator[str]:
         """Yield the prompts of the pool's rows in the order of `index`, with one shard in memory at a time."""
         for shard in self.shards:
-            table = (self.study / "prepare" / "pool").read_table(f"{shard}.parquet", ["id", "messages"])
-            for messages in self._rows_of(table)["messages"].to_pylist():
+            table = (self.study / "prepare" / "pool").read_table(f"{shard}.parquet", ["messages"])
+            for messages in table["messages"].to_pylist():
                 yield prompt_text(messages)
 
     def validation_prompts(self, targets: Sequence[str] | None = None) -> tuple[pa.Table, list[str]]:
@@ -250,12 +258,6 @@ class StudyReader:
             table = (self.study / "prepare/targets" / target).read_table("validation.parquet", ["id", "tokens"])
             sizes += zip(table["id"].to_pylist(), table["tokens"].to_pylist(), strict=True)
         return sizes
-
-    def _rows_of(self, table: pa.Table) -> pa.Table:
-        """Return the lines of a table whose rows this reader covers."""
-        if self._only is None:
-            return table
-        return table.filter(pa.array([row in self._only for row in table["id"].to_pylist()], pa.bool_()))
 
     @property
     def _subtasks(self) -> Mapping[str, str | None]:

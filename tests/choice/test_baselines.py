@@ -64,10 +64,15 @@ def test_bm25_chooses_for_some_targets_and_within_tokens(small_pool, say):
 
 
 def test_bm25_of_a_part_of_the_pool_reads_that_part(small_pool):
-    reader = small_pool(ROWS, TARGETS).only(["row1", "row6", "row8"])
-    chooser = MethodChooser.of(request("bm25", 3), reader)
-    assert list(chooser.ids) == ["row1", "row6", "row8"]
-    assert list(chooser.data.prompts) == [ROWS[row][1] for row in (1, 6, 8)]
+    whole = MethodChooser.of(request("bm25", 3), small_pool(ROWS, TARGETS))
+    members = [np.array(rows) for rows in ([1, 6, 8], [0, 2, 3, 4, 5, 7])]
+    for chooser, rows in zip(whole.divided(members), members, strict=True):
+        assert list(chooser.ids) == [f"row{row}" for row in rows]
+        # They are read by every loop over them.
+        assert list(chooser.data.prompts) == list(chooser.data.prompts) == [ROWS[row][1] for row in rows]
+    alone = bm25.select([ROWS[row][1] for row in members[0]], 3, validation=TARGETS["sums"], targets=["sums"])
+    part = MethodChooser.of(request("bm25", 3, targets=["sums"]), small_pool(ROWS, TARGETS)).divided(members)[0]
+    assert part.pick(3).indices.tolist() == alone.indices.tolist()
 
 
 @pytest.mark.parametrize("method", ["bids", "less", "round_robin", "instance_max", "task_max", "sum", "bm25"])

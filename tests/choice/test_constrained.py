@@ -29,7 +29,7 @@ class Effects:
 
 def _mixed(gamma, on_itself, labels=("few", "many"), **settings):
     mixture = Mixture(importance="equal", max_shift=0.25, **settings)
-    return mix(mixture, Effects(gamma, on_itself), [*labels] * 20, dict.fromkeys(labels, 1), 8)
+    return mix(mixture, Effects(gamma, on_itself), dict.fromkeys(labels, 20), dict.fromkeys(labels, 1), 8)
 
 
 def test_in_rows_of_each_category_a_large_loss_counts_as_a_small_one():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -183,12 +184,12 @@ def test_finished_study_does_nothing_and_another_shift_only_selects_anew(mixed, 
 def test_category_that_is_not_there_is_named(mixed):
     study, graph, raw = mixed
     reader = StudyReader(graph.folder)
-    labels = list(reader.category_of.values())
+    sizes = Counter(reader.categories.to_pylist())
     start = dict.fromkeys(SOURCES, 1)
     for key, message in (("floors", "floors names .poems."), ("importance", "importance names .poems.")):
         wrong = parse_study({**raw, "mixture": {**MIXTURE, key: {"poems": 1.0}}}, "test").mixture
         with pytest.raises(InputError, match=message):
-            mix(wrong, reader, labels, start, 8)
+            mix(wrong, reader, sizes, start, 8)
 
 
 def test_bug_the_report_looked_for_categories_under_a_former_name(mixed):

@@ -290,8 +290,14 @@ def test_select_adds_up_the_methods_and_holds_the_largest():
     estimate = stages()["select"]
     assert estimate.rows == 3000
     assert estimate.seconds == 1.0 + 2.0 + 4.0
-    assert estimate.memory == 2 * 10**8
-    assert estimate.disk == 3 * 100 * (50 + 20 * 8) + 500
+    # A process that writes holds four parts of 64 MiB, and the parts are on disk beside the largest selection.
+    assert estimate.memory == 2 * 10**8 + 2**28
+    assert estimate.disk == 4 * 100 * (50 + 20 * 8) + 500
+
+
+def test_fault_14_select_counts_the_time_to_write_what_is_chosen():
+    # Three selections of 100 rows.
+    assert stages(chosen_seconds=0.5)["select"].seconds == stages()["select"].seconds + 3 * 100 * 0.5
 
 
 def test_a_choice_is_timed_with_the_columns_the_damping_and_the_width_that_it_will_have():
