@@ -17,6 +17,7 @@ from instsel.study.reader import StudyReader
 _SHAREGPT_ROLES = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 _SHAREGPT_KEYS = (*REASONING, *LOSS_MARKS, *MASKS, "name", "tool_call_id")
 
+BLOCK_BYTES = 2**24
 
 _Convert = Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -73,13 +74,24 @@ def _selection_folder(study: str, selection: str) -> Folder:
 
 
 def _lines(folder: Folder, convert: _Convert, rejected: list[str]) -> Iterator[str]:
-    # Not `splitlines`: texts may hold U+2028 and other signs that it takes for the end of a line.
-    for line in filter(None, folder.read(ROWS).decode("utf-8", "surrogatepass").split("\n")):
-        row = json.loads(line)
+    for line in _lines_of(folder):
+        row = json.loads(line.decode("utf-8", "surrogatepass"))
         try:
             yield json.dumps(convert(row), ensure_ascii=False)
         except BadRow as error:
             rejected.append(f"{row['id']}: {error}")
+
+
+def _lines_of(folder: Folder) -> Iterator[bytes]:
+    """Yield the lines of a selection, with a block of the file in memory at a time."""
+    rest = b""
+    with folder.filesystem.open_input_file(f"{folder.path}/{ROWS}") as stream:
+        while block := stream.read(BLOCK_BYTES):
+            # Not `splitlines`: texts may hold U+2028 and other signs that it takes for the end of a line.
+            *lines, rest = (rest + block).split(b"\n")
+            yield from lines
+    if rest:
+        yield rest
 
 
 def _messages(row: Mapping[str, Any]) -> dict[str, Any]:
