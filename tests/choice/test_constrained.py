@@ -1,11 +1,20 @@
 """The linear program of a selection, on effects given by hand."""
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from pydantic import TypeAdapter
 
+from instsel.choice.budget import Budget
 from instsel.choice.constrained import mix, mixture_table
+from instsel.choice.picks import PickRequest, make_picks
 from instsel.config.mixture import Mixture
 from instsel.errors import InputError
+from instsel.selection import bids
+from instsel.selection.base import MethodData
+from instsel.selection.registry import AnyMethod
 from instsel.study.results import InteractionResult
+from tests.studies import small_manifest
 
 NAN = float("nan")
 
@@ -75,3 +84,58 @@ def test_shares_keep_every_category_with_its_numbers_and_the_duals_of_its_bounds
     table = mixture_table(shares)
     assert table.column_names[0] == "category" and table["floor"].to_pylist() == [0.0, 0.2]
     assert table["lower_dual"].to_pylist() == list(shares.duals.lower.values())
+
+
+POOL = [("web", f"prompt {row}", 3 + row % 4) for row in range(24)]
+CATEGORIES = [["few", "many", "many", "other"][row % 4] for row in range(24)]
+
+
+@pytest.fixture
+def mixed(small_pool):
+    """A pool of 24 rows in three categories, with influence and interactions."""
+    influence = np.random.default_rng(3).normal(size=(24, 3)).astype(np.float32)
+    reader = small_pool(POOL, {"t": ["prompt 1", "prompt 5 of", "prompt 9"]}, influence)
+    order = np.random.default_rng(1).permutation(24).tolist()
+    table = pa.table({"id": [f"row{row}" for row in order], "category": [CATEGORIES[row] for row in order]})
+    (reader.study / "categorize").write_table("categories.parquet", table)
+    (reader.study / "categorize").write_json("manifest.json", small_manifest("categorize", {}))
+    result = Effects([[1, -0.1], [-0.6, 1]], [0.1, 0.1]).result
+    manifest = small_manifest("interaction/gradients", result.model_dump(mode="json"))
+    (reader.study / "interaction/gradients").write_json("manifest.json", manifest)
+    return reader, influence
+
+
+@pytest.mark.parametrize("start", ["pool", "choice"])
+@pytest.mark.parametrize(
+    ("method", "budget", "unit"), [("bids", 9, "rows"), ("less", 40, "tokens"), ("bm25", 9, "rows")]
+)
+def test_each_category_chooses_as_if_it_were_the_whole_pool(start, method, budget, unit, mixed, say):
+    reader, influence = mixed
+    mixture = Mixture(importance="equal", max_shift=0.25, estimator="gradients")
+    entry = TypeAdapter(AnyMethod).validate_python({"method": method, "mixture": start})
+    request = PickRequest(entry, 0, Budget(budget, unit), "cosine", 0.1, mixture)
+    picks = make_picks(request, reader, say)
+    rows = [int(row.removeprefix("row")) for row in picks.table["id"].to_pylist()]
+    assert len(set(rows)) == len(rows) > 0
+    if unit == "tokens":
+        assert sum(POOL[row][2] for row in rows) <= budget
+    shares = picks.mixture.categories
+    for name, share in shares.items():
+        members = [row for row in range(24) if CATEGORIES[row] == name]
+        chosen = [row for row in rows if CATEGORIES[row] == name]
+        assert (len(chosen), share.capacity) == (share.rows, len(members))
+        if method == "bids":
+            alone = bids.select(influence[members], len(chosen)).indices
+            assert chosen == [members[row] for row in alone]
+    reasons = zip(rows, picks.table["reason"].to_pylist(), strict=True)
+    assert all(reason.startswith(f"{CATEGORIES[row]}: ") for row, reason in reasons)
+
+
+def test_fault_18_a_budget_of_tokens_lays_the_rows_out_once(mixed, say, monkeypatch):
+    laid = []
+    taken = MethodData._taken
+    monkeypatch.setattr(MethodData, "_taken", lambda data, rows: laid.append(len(rows)) or taken(data, rows))
+    entry = TypeAdapter(AnyMethod).validate_python({"method": "less", "mixture": "pool"})
+    mixture = Mixture(importance="equal", max_shift=0.25, estimator="gradients")
+    make_picks(PickRequest(entry, 0, Budget(40, "tokens"), "cosine", 0.1, mixture), mixed[0], say)
+    assert laid == [24]
