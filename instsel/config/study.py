@@ -240,12 +240,38 @@ class Resources(StrictModel):
         30.0, ge=0, description="minutes to wait for these; then a run continues with those available, if any"
     )
 
+    max_gpus: int | None = Field(
+        None, ge=1, description="most GPUs that a study holds at a time; default all that are free when it starts"
+    )
+    accelerator: str | None = Field(
+        None, description="type of GPU to use, where a cluster has several, by Ray's names: A100, H100, L4"
+    )
+    max_gpu_hours: float | None = Field(
+        None, gt=0, description="GPU hours after which a command ends; the same command resumes, with as many again"
+    )
+    stall_minutes: float = Field(
+        30.0,
+        gt=0,
+        description="minutes without any progress after which actors or training workers are given up; after the first "
+        "minute the study says what it waits for",
+    )
+
     @field_validator("gpus_per_actor")
     @classmethod
     def _check_gpus(cls, gpus: float | None) -> float | None:
         if gpus is not None and gpus > 1 and gpus != int(gpus):
             raise ValueError(f"gpus_per_actor is {gpus}; above 1 it has to be a whole number")
         return gpus
+
+    @model_validator(mode="after")
+    def _check_most_gpus(self) -> "Resources":
+        for key in ("gpus", "gpus_per_actor"):
+            asked = getattr(self, key)
+            if self.max_gpus is not None and asked is not None and asked > self.max_gpus:
+                raise ValueError(
+                    f"{key} is {asked:g}, above max_gpus, which is {self.max_gpus}; raise one or lower the other"
+                )
+        return self
 
 
 class DeepSpeed(StrictModel):

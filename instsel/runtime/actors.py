@@ -1,9 +1,11 @@
 """A pool of model actors that work through items, rows read ahead by tasks, and a limit on attempts at each."""
 
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -17,13 +19,13 @@ from instsel.errors import StudyError
 from instsel.io.store import Folder
 from instsel.runtime.observability import Meter
 from instsel.runtime.session import on_this_node, useful_processes
+from instsel.runtime.watchdog import SIGN_SECONDS, DataWatch
 from instsel.study.folder import Attempts, count_attempt, path_in_study, read_attempts
+from instsel.study.resources import READER_CPUS as READER_CPUS
 from instsel.study.resources import ResourcePlan
 
 EXAMPLE = ("input_ids", "labels")
 
-# Unlike what an actor asks for, so that Ray Data runs the reading as tasks of its own, ahead of the actors.
-READER_CPUS = 0.1
 # What is read ahead of an actor: three shards of 10^4 rows of 512 tokens, sixteen of 1,000 rows of 1,024.
 AHEAD_BYTES = 128 << 20
 
@@ -53,6 +55,26 @@ class AttemptLimiter:
         counter: Any = ray.remote(num_cpus=0)(_AttemptCounter).options(scheduling_strategy=on_this_node())
         self._counter, self._limit = counter.remote(), MOST_ATTEMPTS
 
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Say every `SIGN_SECONDS`, while the block runs, that this process works."""
+        done = threading.Event()
+
+        def sign() -> None:
+            while not done.wait(SIGN_SECONDS):
+                self._counter.sign.remote()
+
+        threading.Thread(target=sign, daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
+    def last_sign(self) -> float:
+        """Return the seconds since a process last started a piece of work, or said that it works."""
+        seconds: float = ray.get(self._counter.last_sign.remote(), timeout=SIGN_SECONDS)
+        return seconds
+
     def start(self, stage: Folder, piece: str, rows: int, description: str) -> None:
         """Count an attempt, also in the folder of the stage, see `instsel.study.folder`.
 
@@ -78,8 +100,16 @@ class _AttemptCounter:
     def __init__(self) -> None:
         self.attempts: dict[str, dict[str, Attempts]] = {}
         self.counts: Counter[tuple[str, str]] = Counter()
+        self.signed = time.monotonic()
+
+    def sign(self) -> None:
+        self.signed = time.monotonic()
+
+    def last_sign(self) -> float:
+        return time.monotonic() - self.signed
 
     def count(self, stage: Folder, piece: str, rows: int) -> int:
+        self.sign()
         if stage.path not in self.attempts:
             self.attempts[stage.path] = read_attempts(stage)
         count_attempt(stage, piece, rows, self.attempts[stage.path])
@@ -126,31 +156,36 @@ class ActorPool(Generic[ItemResultT]):
         # A pool of fixed size would wait for ever if the cluster had no room for the whole of it.
         smallest, largest = min(resources.actors, limit), min(resources.actors + resources.actors_to_come, limit)
         reader: Any = _read_rows
-        results = (
-            bounded_dataset([{"item": json.dumps(item)} for item in self.items], largest)
-            .map_batches(
-                reader,
-                batch_size=1,
-                batch_format="pyarrow",
-                num_cpus=READER_CPUS,
-                compute=ray.data.TaskPoolStrategy(largest),
-                fn_kwargs={"rows": self.rows, "columns": self.columns},
-            )
-            .map_batches(
-                _ActorAdapter,
-                batch_size=1,
-                batch_format="pyarrow",
-                num_cpus=resources.cpus,
-                num_gpus=resources.gpus,
-                compute=ray.data.ActorPoolStrategy(min_size=smallest, max_size=largest),
-                fn_constructor_args=(
-                    partial(self.actor, resources.threads, *self.arguments),
-                    AttemptLimiter(),
-                    self.folder_of,
-                    path_in_study(self.rows)[0],
-                    self.stage,
-                ),
-            )
+        limiter = AttemptLimiter()
+        items = bounded_dataset([{"item": json.dumps(item)} for item in self.items], largest)
+        gpus = f" and {resources.gpus:g} GPU" if resources.gpus else ""
+        waits_for = f"{self.stage}: {smallest} actors of {resources.cpus:g} CPU{gpus}, readers of {READER_CPUS} CPU"
+        items.context.custom_execution_callback_classes = [
+            *items.context.custom_execution_callback_classes,
+            partial(DataWatch, waits_for, resources, limiter.last_sign),
+        ]
+        results = items.map_batches(
+            reader,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=READER_CPUS,
+            compute=ray.data.TaskPoolStrategy(largest),
+            fn_kwargs={"rows": self.rows, "columns": self.columns},
+        ).map_batches(
+            _ActorAdapter,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus,
+            label_selector=resources.label_selector,
+            compute=ray.data.ActorPoolStrategy(min_size=smallest, max_size=largest),
+            fn_constructor_args=(
+                partial(self.actor, resources.threads, *self.arguments),
+                limiter,
+                self.folder_of,
+                path_in_study(self.rows)[0],
+                self.stage,
+            ),
         )
         rows: Iterable[Any] = results.iter_rows()
         yield from rows
@@ -213,6 +248,10 @@ class _ActorAdapter:
     def _call(self, text: str, ids: list[str], columns: Mapping[str, Sequence[object]]) -> Mapping[str, object]:
         item: Item = json.loads(text)
         self._limiter.start(self._folder_of(item), text, len(ids), item["rows"])
+        with self._limiter.working():
+            return self._work(item, ids, columns)
+
+    def _work(self, item: Item, ids: list[str], columns: Mapping[str, Sequence[object]]) -> Mapping[str, object]:
         if self._actor is None:
             # Not in the constructor: a worker that dies while it loads the model counts as an attempt at the item, too.
             self._actor = self._load()

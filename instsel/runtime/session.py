@@ -1,21 +1,24 @@
 """The Ray session of a command: joined or started, quiet on the terminal, and how its resources are divided."""
 
 import logging
-import math
 import os
 import resource
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private import ray_logging
+from ray._private import state as ray_state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from instsel.config.study import Resources
 from instsel.console import log
 from instsel.errors import InputError, StudyError
+from instsel.study.resources import ACCELERATOR_LABEL, Node, divide_cluster
 from instsel.study.resources import ResourcePlan as ResourcePlan
 
 # A process takes 5 s of a CPU to start and to load torch and transformers; in that time a small model takes the
@@ -26,6 +29,8 @@ TOKENS_PER_PROCESS = 4096
 WORKERS_LIMIT = "RAY_num_workers_soft_limit"
 # Actors that a stage has beside its model actors: those of Ray Data and Ray Train themselves, and those that count.
 HELPER_ACTORS = 10
+# How long to wait for what processes that ended have held.
+FREE_SECONDS = 3.0
 
 
 def useful_processes(limit: int, tokens: float) -> int:
@@ -101,38 +106,66 @@ def quiet_data() -> None:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def plan_resources(resources: Resources) -> ResourcePlan:
-    """Divide the cluster's GPUs, or its CPUs where it has none, among actors and workers.
+def free_nodes(accelerator: str | None = None) -> list[Node]:
+    """Return what is free on each machine now; of all of it where nothing is, since the work then has to wait.
+
+    Args:
+        accelerator: type of GPU, by Ray's names; machines without it are left out.
 
     Raises:
-        StudyError: more was asked for than the cluster has.
+        StudyError: no machine has a GPU of this type.
     """
-    total = cluster_resources()
-    # A head node that only manages the others has no CPUs for work.
-    nodes = max(1, sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in cluster_nodes()))
-    cpus, gpus = total.get("CPU", 1.0), total.get("GPU", 0.0)
-    if gpus:
-        per_actor = 1.0 if resources.gpus_per_actor is None else resources.gpus_per_actor
-        actors = resources.actors or max(1, math.floor(gpus / per_actor))
-        eventual_actors = resources.actors or max(actors, math.floor((resources.gpus or 0) / per_actor))
-        workers = resources.training_workers or max(1, int(gpus))
-        if per_actor * actors > gpus or workers > gpus:
-            raise StudyError(f"resources: {actors} actors of {per_actor} GPU and {workers} workers, but {gpus:g} GPUs")
-        threads = resources.threads_per_actor or max(1, int(cpus // max(actors, 1)) - 1)
-        worker_threads = max(1, int(cpus // workers) - 1)
-        return ResourcePlan(actors, per_actor, 1, threads, workers, 1, 1, worker_threads, eventual_actors - actors)
-    if resources.gpus_per_actor:
-        raise StudyError(f"resources.gpus_per_actor is {resources.gpus_per_actor}, but the cluster has no GPU")
-    # Small models run faster in two processes than in a single process with twice the threads, which wait for each
-    # other at every operation; more than two processes would multiply the memory of large models.
-    pairs = nodes * min(2, max(1, int(cpus // nodes)))
-    actors = resources.actors or pairs
-    workers = resources.training_workers or pairs
-    threads = resources.threads_per_actor or max(1, int(cpus // actors))
-    # Half of the CPUs stay free for the tasks that feed the actors; the threads use them all the same.
-    cpus_each = min(1.0, cpus / (2 * actors))
-    worker_cpus = min(1.0, cpus / (2 * workers))
-    return ResourcePlan(actors, 0, cpus_each, threads, workers, 0, worker_cpus, max(1, int(cpus // workers)))
+    nodes = [node for node in cluster_nodes() if node["Alive"]]
+    if accelerator is not None:
+        types = {node.get("Labels", {}).get(ACCELERATOR_LABEL) for node in nodes} - {None}
+        nodes = [node for node in nodes if node.get("Labels", {}).get(ACCELERATOR_LABEL) == accelerator]
+        if not nodes:
+            raise StudyError(
+                f"resources.accelerator is {accelerator!r}; the cluster has {', '.join(sorted(types)) or 'none'}"
+            )
+    totals = [Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)) for node in nodes]
+    deadline = time.monotonic() + FREE_SECONDS
+    while True:
+        available = available_resources()
+        # A node that has just joined is not among them yet.
+        free = [available.get(node.get("NodeID"), node["Resources"]) for node in nodes]
+        left = [Node(of_node.get("CPU", 0.0), of_node.get("GPU", 0.0)) for of_node in free]
+        # Processes that have just ended give theirs back within a moment.
+        if left == totals or time.monotonic() >= deadline:
+            break
+        time.sleep(0.1)
+    is_full = not any(node.cpus for node in left) or (
+        any(node.gpus for node in totals) and not any(node.gpus for node in left)
+    )
+    return totals if is_full else left
+
+
+def available_resources() -> dict[str, dict[str, float]]:
+    """Return the resources of each node that nobody holds, by its id; Ray has no public name for it."""
+    api: Any = ray_state
+    available: dict[str, dict[str, float]] = api.available_resources_per_node()
+    return available
+
+
+def free_resources() -> dict[str, float]:
+    """Return the resources of the cluster that nobody holds."""
+    free: dict[str, float] = {}
+    for of_node in available_resources().values():
+        for name, count in of_node.items():
+            free[name] = free.get(name, 0.0) + count
+    return free
+
+
+def plan_resources(resources: Resources) -> ResourcePlan:
+    """Divide what is free on the cluster now among actors and workers, see `divide_cluster`.
+
+    Raises:
+        StudyError: more was asked for than there is.
+    """
+    plan = divide_cluster(free_nodes(resources.accelerator), resources)
+    if resources.max_gpu_hours is None or not plan.gpus_held:
+        return plan
+    return replace(plan, ends_at=time.time() + 3600 * resources.max_gpu_hours / plan.gpus_held)
 
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

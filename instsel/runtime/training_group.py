@@ -1,7 +1,7 @@
 """A group of Ray Train workers: settings, start, restarts and end, and the thread that follows its runs."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -29,6 +29,7 @@ from instsel.runtime.training_run import (
     checkpoint_names,
 )
 from instsel.runtime.training_worker import GroupWork, WorkerRun, last_checkpoint, partitioned, work
+from instsel.runtime.watchdog import Watchdog
 from instsel.study.folder import StageFolder
 from instsel.study.results import Checkpoint, TrainingResult
 from instsel.tracking import tracked
@@ -49,6 +50,8 @@ RAY_TRAIN = {
 # Saves a process on a single machine, no part of which can be preempted.
 SINGLE_NODE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 POLL_SECONDS = 1.0
+# How long workers that stand still have to end by themselves, and their controller to end them.
+STOP_SECONDS, ABORT_SECONDS = 60.0, 90.0
 
 
 def train_group(
@@ -91,7 +94,7 @@ def train_group(
     variables = RAY_TRAIN | (SINGLE_NODE if len(cluster_nodes()) == 1 else {})
     with default_variables(variables):
         trainer = _trainer(session, group, scratch)
-        with TrainingFollower(session, runs, progress, on_end, until).following():
+        with TrainingFollower(session, runs, progress, on_end, until).following(trainer.abort):
             failure = trainer.fit().return_value if open_runs else None
     (scratch / RAY_TRAIN_FOLDER).remove()
     if failure is not None:
@@ -160,7 +163,7 @@ def _trainer(session: TrainingSession, group: GroupWork, scratch: Folder) -> Any
     per_worker = {"CPU": resources.worker_cpus, **({"GPU": resources.worker_gpus} if resources.worker_gpus else {})}
     # Ray's types are those of version 1 of Ray Train.
     api: Any = ray.train
-    trainer_class: Any = TorchTrainer
+    trainer_class: Any = _AbortableTrainer
     return trainer_class(
         work,
         train_loop_config=group,
@@ -169,6 +172,7 @@ def _trainer(session: TrainingSession, group: GroupWork, scratch: Folder) -> Any
             num_workers=resources.workers,
             use_gpu=bool(resources.worker_gpus),
             resources_per_worker=per_worker,
+            label_selector=resources.label_selector,
             placement_strategy="PACK" if resources.worker_gpus else "SPREAD",
         ),
         run_config=api.RunConfig(
@@ -182,6 +186,23 @@ def _trainer(session: TrainingSession, group: GroupWork, scratch: Folder) -> Any
             logging_config=api.LoggingConfig(log_level="ERROR"),
         ),
     )
+
+
+class _AbortableTrainer(TorchTrainer):  # type: ignore[misc]
+    """A trainer whose workers another thread can end, also those that wait for room or for each other."""
+
+    controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self.controller = controller
+        super()._register_sigint_handler(controller)
+
+    def abort(self) -> None:
+        """End the workers, and `fit` with an error; not in a trial, whose trainer is in no main thread."""
+        if self.controller is not None:
+            with suppress(RayError):
+                ray.get(self.controller.abort.remote(), timeout=ABORT_SECONDS)
+            ray.kill(self.controller)
 
 
 class TrainingFollower:
@@ -210,15 +231,23 @@ class TrainingFollower:
         self._last_end = 0.0
         self._resources = ExitStack()
         self._failure: Exception | None = None
+        resources = session.resources
+        gpus = f" and {resources.worker_gpus:g} GPU" if resources.worker_gpus else ""
+        names = ", ".join(run.name for run in list(runs.values())[:3])
+        waits_for = f"{names}: {resources.workers} training workers of {resources.worker_cpus:g} CPU{gpus} each"
+        self._watchdog = Watchdog(waits_for, resources)
 
     @contextmanager
-    def following(self) -> Iterator[None]:
+    def following(self, abort: Callable[[], None]) -> Iterator[None]:
         """Follow the runs while the block runs, and to their ends if it ends without an error.
 
         An error of following, such as one that `on_end` raises, stops the group and is raised where the block ends.
+
+        Args:
+            abort: ends workers that do not stop by themselves.
         """
         done = threading.Event()
-        thread = threading.Thread(target=self._follow, args=(done,), daemon=True)
+        thread = threading.Thread(target=self._follow, args=(done, abort), daemon=True)
         self._show_next()
         thread.start()
         try:
@@ -239,21 +268,26 @@ class TrainingFollower:
                 raise self._failure
             self._look()
 
-    def _follow(self, done: threading.Event) -> None:
+    def _follow(self, done: threading.Event, abort: Callable[[], None]) -> None:
         try:
             while not done.wait(POLL_SECONDS):
                 self._look()
+                self._watchdog.look()
         except Exception as error:
             self._failure = error
             # The main thread waits for the workers, which therefore have to end.
             with suppress(RayError):
                 ray.get(self._progress.stop.remote(list(self._runs)))
+            if not done.wait(STOP_SECONDS):
+                abort()
 
     def _look(self) -> None:
         snapshot = ray.get(self._progress.take.remote(list(self._runs)))
         for index in list(self._open):
             events = [event for event in snapshot.events if event.run == index]
             run = snapshot.runs[index]
+            if events or run.ended is not None:
+                self._watchdog.moved()
             if events:
                 self._show_steps(run, events)
             if run.ended is not None:

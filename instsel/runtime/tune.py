@@ -3,18 +3,17 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from ray import tune
 
 from instsel.console import Bar, Terminal, log
-from instsel.errors import StudyError
-from instsel.runtime.session import cluster_resources, default_variables
-from instsel.study.resources import ResourcePlan
+from instsel.runtime.session import default_variables, free_nodes
+from instsel.study.resources import ResourcePlan, divide_among_trials
 
-# Of the process that drives a trial, whose workers ask for their own. Ray Tune rejects an empty request.
-DRIVER = {"CPU": 0.01}
+# Of the process that drives a trial, whose workers ask for their own. Ray Tune rejects an empty request, and a part of
+# a CPU would keep tasks that take a whole one from a cluster that has only one.
+DRIVER = {"CPU": 0, "memory": 1}
 # Ray Tune writes logs of its own, and at Ctrl-C would return as if the search had ended.
 QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
 
@@ -29,19 +28,7 @@ def plan_trial_resources(resources: ResourcePlan, workers: int | None) -> tuple[
     Raises:
         StudyError: a run would have more workers than the cluster has room for.
     """
-    each = workers or 1
-    total = cluster_resources()
-    room = (
-        total.get("GPU", 0.0) / resources.worker_gpus
-        if resources.worker_gpus
-        else total.get("CPU", 1.0) / resources.worker_cpus
-    )
-    # Without GPUs the CPUs that are left free feed the workers, see `plan_resources`.
-    at_once = int(room // each) if resources.worker_gpus else int(room // (2 * each))
-    if each > room:
-        raise StudyError(f"resources.trial_workers is {each}, but the cluster has room for {int(room)} workers")
-    at_once = max(1, at_once)
-    return replace(resources, workers=each, actors=max(1, resources.actors // at_once), actors_to_come=0), at_once
+    return divide_among_trials(resources, resources.nodes or free_nodes(resources.accelerator), workers)
 
 
 class TrialCounter(tune.Callback):
