@@ -160,10 +160,8 @@ class ActorPool(Generic[ItemResultT]):
         items = bounded_dataset([{"item": json.dumps(item)} for item in self.items], largest)
         gpus = f" and {resources.gpus:g} GPU" if resources.gpus else ""
         waits_for = f"{self.stage}: {smallest} actors of {resources.cpus:g} CPU{gpus}, readers of {READER_CPUS} CPU"
-        items.context.custom_execution_callback_classes = [
-            *items.context.custom_execution_callback_classes,
-            partial(DataWatch, waits_for, resources, limiter.last_sign),
-        ]
+        watch: Any = partial(DataWatch, waits_for, resources, limiter.last_sign)
+        items.context.custom_execution_callback_classes = [*items.context.custom_execution_callback_classes, watch]
         results = items.map_batches(
             reader,
             batch_size=1,

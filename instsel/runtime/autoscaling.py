@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
-from ray._raylet import IMPLICIT_RESOURCE_PREFIX
+from ray import _raylet
 from ray.data._internal.cluster_autoscaler import ResourceRequestPriority, get_or_create_autoscaling_coordinator
 from ray.data._internal.cluster_autoscaler.default_cluster_autoscaler_v2 import DefaultClusterAutoscalerV2
 from ray.exceptions import GetTimeoutError, RayError
@@ -30,7 +30,8 @@ ANSWER_SECONDS = 30.0
 # The coordinator also parts the cluster among those who ask, and Ray Data works with its own part only: it would be
 # left without the GPUs that are held for it. The autoscaler assumes of a resource with this prefix that every node has
 # one, and the coordinator that none has: the first starts machines for such a bundle, the second reserves nothing.
-NOT_RESERVED = {f"{IMPLICIT_RESOURCE_PREFIX}instsel": 0.001}
+_PREFIX: str = getattr(_raylet, "IMPLICIT_RESOURCE_PREFIX")  # noqa: B009
+NOT_RESERVED = {f"{_PREFIX}instsel": 0.001}
 
 Bundle = dict[str, float]
 

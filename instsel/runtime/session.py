@@ -128,7 +128,7 @@ def free_nodes(accelerator: str | None = None) -> list[Node]:
     while True:
         available = available_resources()
         # A node that has just joined is not among them yet.
-        free = [available.get(node.get("NodeID"), node["Resources"]) for node in nodes]
+        free = [available.get(node["NodeID"], node["Resources"]) for node in nodes]
         left = [Node(of_node.get("CPU", 0.0), of_node.get("GPU", 0.0)) for of_node in free]
         # Processes that have just ended give theirs back within a moment.
         if left == totals or time.monotonic() >= deadline:

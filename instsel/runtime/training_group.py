@@ -188,14 +188,15 @@ def _trainer(session: TrainingSession, group: GroupWork, scratch: Folder) -> Any
     )
 
 
-class _AbortableTrainer(TorchTrainer):  # type: ignore[misc]
+class _AbortableTrainer(TorchTrainer):
     """A trainer whose workers another thread can end, also those that wait for room or for each other."""
 
     controller: Any = None
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self.controller = controller
-        super()._register_sigint_handler(controller)
+        parent: Any = super()
+        parent._register_sigint_handler(controller)
 
     def abort(self) -> None:
         """End the workers, and `fit` with an error; not in a trial, whose trainer is in no main thread."""

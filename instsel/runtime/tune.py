@@ -13,7 +13,7 @@ from instsel.study.resources import ResourcePlan, divide_among_trials
 
 # Of the process that drives a trial, whose workers ask for their own. Ray Tune rejects an empty request, and a part of
 # a CPU would keep tasks that take a whole one from a cluster that has only one.
-DRIVER = {"CPU": 0, "memory": 1}
+DRIVER = {"CPU": 0.0, "memory": 1.0}
 # Ray Tune writes logs of its own, and at Ctrl-C would return as if the search had ended.
 QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
 

@@ -6,7 +6,7 @@ that were running.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -53,6 +53,8 @@ def run(context: RunContext, stage: StageFolder) -> list[Outcome]:
     config, console = context.config, context.console
     search = search_of(config)
     each, at_once = plan_trial_resources(context.resources, config.resources.trial_workers)
+    # A trial that they ended would count as failed; `search.hours` ends a search.
+    each = replace(each, ends_at=None)
     store = store_of(search, stage)
     _release(store.trials)
     known = store.outcomes()

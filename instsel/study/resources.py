@@ -117,8 +117,8 @@ def _divide_gpus(nodes: Sequence[Node], resources: Resources) -> ResourcePlan:
     # Where GPUs are, the CPUs of other machines are left to what reads.
     working = tuple(node for node in nodes if node.gpus > 0)
     total = sum(node.gpus for node in working)
-    most = min(_slots(working, per_actor), _most_holders(resources.max_gpus, per_actor))
-    most_workers = min(_slots(working, 1.0), _most_holders(resources.max_gpus, 1.0))
+    most = _room(working, per_actor, resources.max_gpus)
+    most_workers = _room(working, 1.0, resources.max_gpus)
     if not most or not most_workers:
         what = f"an actor takes {per_actor:g} GPU" if not most else "a training worker takes a whole GPU"
         raise StudyError(
@@ -132,7 +132,7 @@ def _divide_gpus(nodes: Sequence[Node], resources: Resources) -> ResourcePlan:
         limit = total if resources.max_gpus is None else min(total, resources.max_gpus)
         raise StudyError(f"resources: {actors} actors of {per_actor} GPU and {workers} workers, but {limit:g} GPUs")
     requested = min(resources.gpus or 0, resources.max_gpus or math.inf)
-    eventual = resources.actors or max(actors, _slots([Node(math.inf, requested)], per_actor))
+    eventual = resources.actors or max(actors, _room([Node(math.inf, requested)], per_actor))
     return ResourcePlan(
         actors=actors,
         gpus=per_actor,
@@ -165,8 +165,8 @@ def divide_among_trials(plan: ResourcePlan, nodes: Sequence[Node], workers: int 
     """
     each = workers or 1
     if plan.worker_gpus:
-        room = feeding_room = min(_slots(nodes, plan.worker_gpus), _most_holders(plan.max_gpus, plan.worker_gpus))
-        actor_room = min(_slots(nodes, plan.gpus), _most_holders(plan.max_gpus, plan.gpus)) if plan.gpus else room
+        room = feeding_room = _room(nodes, plan.worker_gpus, plan.max_gpus)
+        actor_room = _room(nodes, plan.gpus, plan.max_gpus) if plan.gpus else room
     else:
         room = _count(nodes, plan.worker_cpus, 1.0)
         feeding_room, actor_room = _count(nodes, plan.worker_cpus, SHARE), _count(nodes, plan.cpus, SHARE)
@@ -176,9 +176,10 @@ def divide_among_trials(plan: ResourcePlan, nodes: Sequence[Node], workers: int 
     return replace(plan, workers=each, actors=max(1, plan.actors // at_once), actors_to_come=0), at_once
 
 
-def _slots(nodes: Sequence[Node], gpus: float) -> int:
-    """Count the processes with so many GPUs each that fit on the nodes, beside what feeds them."""
-    return sum(_slots_of(node, gpus) for node in nodes)
+def _room(nodes: Sequence[Node], gpus: float, max_gpus: int | None = None) -> int:
+    """Count the processes with so many GPUs each that fit on the nodes, beside what feeds them, and into `max_gpus`."""
+    slots = sum(_slots_of(node, gpus) for node in nodes)
+    return slots if max_gpus is None else min(slots, int(max_gpus / gpus + ROUNDING))
 
 
 def _slots_of(node: Node, gpus: float) -> int:
@@ -190,11 +191,6 @@ def _slots_of(node: Node, gpus: float) -> int:
         by_gpus = int(node.gpus) * on_each + int((node.gpus - int(node.gpus)) / gpus + ROUNDING)
     by_cpus = math.inf if math.isinf(node.cpus) else int(SHARE * node.cpus / LEAST_CPUS + ROUNDING)
     return int(min(by_gpus, by_cpus))
-
-
-def _most_holders(max_gpus: int | None, gpus: float) -> float:
-    """Count the processes with so many GPUs each that `resources.max_gpus` allows."""
-    return math.inf if max_gpus is None else int(max_gpus / gpus + ROUNDING)
 
 
 def _share_beside_gpus(nodes: Sequence[Node], gpus: float) -> float:

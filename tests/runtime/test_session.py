@@ -15,21 +15,23 @@ from instsel.study.resources import ResourcePlan
 
 
 def plan_on(cpus: int, gpus: int = 0, nodes: int = 1, /, **resources: Any) -> ResourcePlan:
-    """Plan for a cluster of this size."""
-    total = {"CPU": float(cpus), **({"GPU": float(gpus)} if gpus else {})}
+    """Plan for a cluster of this size, on so many nodes alike."""
     with (
-        mock.patch.object(session.ray, "cluster_resources", lambda: total),
-        mock.patch.object(session.ray, "nodes", lambda: _nodes(nodes)),
+        mock.patch.object(session, "cluster_nodes", lambda: _nodes(cpus / nodes, gpus / nodes, nodes)),
+        mock.patch.object(session, "available_resources", dict),
     ):
         return plan_resources(Resources(**resources))
 
 
-def _nodes(working: int) -> list[dict[str, Any]]:
+def _nodes(cpus: float, gpus: float, working: int) -> list[dict[str, Any]]:
     """A head without CPUs, nodes that work, and one that is gone."""
     return [
-        {"Alive": True, "Resources": {"memory": 1.0}},
-        *[{"Alive": True, "Resources": {"CPU": 4.0}}] * working,
-        {"Alive": False, "Resources": {"CPU": 4.0}},
+        {"NodeID": "head", "Alive": True, "Resources": {"memory": 1.0}},
+        *[
+            {"NodeID": str(node), "Alive": True, "Resources": {"CPU": cpus, **({"GPU": gpus} if gpus else {})}}
+            for node in range(working)
+        ],
+        {"NodeID": "gone", "Alive": False, "Resources": {"CPU": 4.0}},
     ]
 
 
@@ -46,14 +48,14 @@ def test_without_gpus_half_of_the_cpus_stay_free_for_reading(cpus: int, nodes: i
 
 @given(st.integers(1, 8), st.integers(2, 16), st.integers(1, 2))
 def test_gpus_are_divided_whole(gpus: int, cpus_per_gpu: int, nodes: int) -> None:
-    plan = plan_on(gpus * cpus_per_gpu, gpus, nodes)
-    assert (plan.actors, plan.gpus, plan.workers, plan.worker_gpus) == (gpus, 1, gpus, 1)
+    plan = plan_on(nodes * gpus * cpus_per_gpu, nodes * gpus, nodes)
+    assert (plan.actors, plan.gpus, plan.workers, plan.worker_gpus) == (nodes * gpus, 1, nodes * gpus, 1)
     assert plan.threads == plan.worker_threads == max(1, cpus_per_gpu - 1)
 
 
-@pytest.mark.parametrize(("per_actor", "actors"), [(0.5, 8), (0.3, 13), (2, 2)])
+@pytest.mark.parametrize(("per_actor", "actors"), [(0.5, 8), (0.3, 12), (2, 2)])
 def test_actors_hold_as_much_of_a_gpu_as_is_configured(per_actor: float, actors: int) -> None:
-    plan = plan_on(32, 4, 3, gpus_per_actor=float(per_actor))
+    plan = plan_on(32, 4, 2, gpus_per_actor=float(per_actor))
     assert (plan.actors, plan.gpus) == (actors, per_actor)
 
 
