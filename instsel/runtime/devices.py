@@ -15,6 +15,7 @@ from instsel.io.store import Folder
 from instsel.models.dtypes import EMULATION_COST, Device, Dtype, decide_dtype, describe_devices, this_device, with_dtype
 from instsel.runtime.session import cluster_nodes, cluster_resources
 from instsel.study.dtype import read_dtype, write_dtype
+from instsel.study.resources import ACCELERATOR_LABEL
 
 # How long to wait for a machine that is busy or still starting. The others decide without it.
 ANSWER_SECONDS = 60
@@ -22,16 +23,18 @@ ANSWER_SECONDS = 60
 SMALLEST_GPU = 0.001
 
 
-def working_nodes(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+def working_nodes(nodes: Sequence[Mapping[str, Any]], accelerator: str | None = None) -> list[str]:
     """Select from `ray.nodes()` the ids of nodes that do the work: those with GPUs if there are any, else with CPUs."""
     alive = [node for node in nodes if node["Alive"]]
+    if accelerator is not None:
+        alive = [node for node in alive if node.get("Labels", {}).get(ACCELERATOR_LABEL) == accelerator]
     kinds = ([node["NodeID"] for node in alive if node["Resources"].get(kind)] for kind in ("GPU", "CPU"))
     return next((ids for ids in kinds if ids), [])
 
 
-def working_devices() -> list[Device]:
+def working_devices(accelerator: str | None = None) -> list[Device]:
     """Ask the machines of the cluster that do the work for the device that they compute models on."""
-    working = working_nodes(cluster_nodes())
+    working = working_nodes(cluster_nodes(), accelerator)
     gpus = SMALLEST_GPU if cluster_resources().get("GPU") else 0
     if working == [ray.get_runtime_context().get_node_id()]:
         return [this_device(has_gpu=bool(gpus))]
@@ -65,7 +68,7 @@ def settle_dtype(study: StudyConfig, folder: Folder, terminal: Terminal, *, writ
     Raises:
         StudyError: the type is to be resolved, and no machine answered.
     """
-    devices = working_devices()
+    devices = working_devices(study.resources.accelerator)
     emulating = [device for device in devices if not device.native]
     dtype: Dtype
     if study.model.dtype != "auto":

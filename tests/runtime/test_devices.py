@@ -45,7 +45,7 @@ def study(tiny_study) -> StudyConfig:
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch):
     """Let the machines be these."""
-    return lambda *devices: monkeypatch.setattr(dtype, "working_devices", lambda: list(devices))
+    return lambda *devices: monkeypatch.setattr(dtype, "working_devices", lambda accelerator=None: list(devices))
 
 
 def written(study: StudyConfig) -> dict[str, Any]:
