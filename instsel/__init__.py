@@ -59,7 +59,11 @@ def __dir__() -> list[str]:
 
 
 def run(
-    config: "StudyConfig | str | os.PathLike[str]", *, until: str | None = None, overrides: Sequence[str] = ()
+    config: "StudyConfig | str | os.PathLike[str]",
+    *,
+    until: str | None = None,
+    overrides: Sequence[str] = (),
+    redo: bool = False,
 ) -> "Study":
     """Run the stages of a study that are not done, as `instsel run` does.
 
@@ -67,6 +71,8 @@ def run(
         config: A study from `load_config`, or the path or URI of a study file.
         until: Last stage to run; by default the report.
         overrides: `key=value` texts as after `--set`: "selection.budget=0.05".
+        redo: Delete results in a store that other settings left and that took more than a minute; on a disk they are
+            kept below `stale`.
 
     Returns:
         The study, opened.
@@ -95,5 +101,5 @@ def run(
         study = parse_study(raw, f"study {config.name}")
     else:
         study = config
-    run_study(study, Terminal(), until)
+    run_study(study, Terminal(), until, redo=redo)
     return open_study(study.out)

@@ -15,6 +15,7 @@ from instsel.config.schema import suggestion
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal, printable
 from instsel.errors import InputError, StudyError
+from instsel.interrupts import interruptible, is_sigterm
 from instsel.pipeline.registry import stage_names
 from instsel.pipeline.runner import run_study
 
@@ -28,6 +29,13 @@ Overrides = Annotated[
     list[str], typer.Option("--set", help="override a key: selection.budget=0.05", metavar="KEY=VALUE")
 ]
 Config = Annotated[str, typer.Option("--config", help="study file, YAML: a path or URI", metavar="STUDY.yaml")]
+Redo = Annotated[
+    bool,
+    typer.Option(
+        "--redo",
+        help="in a store: delete results of other settings that took more than a minute; on a disk they are kept",
+    ),
+]
 Until = Annotated[str, typer.Option(help=f"last stage to run: {', '.join(STAGES)}", metavar="STAGE")]
 
 
@@ -47,11 +55,11 @@ def main(
 
 
 @app.command()
-def run(study: StudyPath, overrides: Overrides = [], until: Until = STAGES[-1]) -> None:  # noqa: B006
+def run(study: StudyPath, overrides: Overrides = [], until: Until = STAGES[-1], redo: Redo = False) -> None:  # noqa: B006
     """Run a study; resumes where it stopped."""
     with exit_status():
         _check_stage(until)
-        run_and_report(load_study(study, overrides), until)
+        run_and_report(load_study(study, overrides), until, redo)
 
 
 @app.command()
@@ -200,10 +208,19 @@ def report(
 
 
 @app.command()
-def search(study: StudyPath, overrides: Overrides = []) -> None:  # noqa: B006
+def search(study: StudyPath, overrides: Overrides = [], redo: Redo = False) -> None:  # noqa: B006
     """Search methods, budgets, mixtures, orders and settings for the best study file; resumes where it stopped."""
     with exit_status():
-        search_and_report(load_study(study, overrides))
+        search_and_report(load_study(study, overrides), redo)
+
+
+@app.command()
+def clean(study: StudyFolder) -> None:
+    """Delete results of earlier settings, which a study keeps in its folder `stale`."""
+    with exit_status():
+        from instsel.study.redo import clean_study
+
+        clean_study(study, Terminal().say)
 
 
 @app.command()
@@ -219,6 +236,7 @@ def submit(
         Path | None, typer.Option(help="requirements that the cluster installs first; default: its image has instsel")
     ] = None,
     follow: Annotated[bool, typer.Option(help="follow the log; Ctrl-C stops following, the job continues")] = True,
+    redo: Redo = False,
 ) -> None:
     """Run a study as a job on a Ray cluster, or reattach to it. A job submitted again resumes where it stopped."""
     with exit_status():
@@ -226,7 +244,7 @@ def submit(
         from instsel.runtime.jobs import submit as send
 
         _check_stage(until)
-        spec = JobSpec(study, overrides, "search" if search else "run", None if search else until, address, pip)
+        spec = JobSpec(study, overrides, "search" if search else "run", None if search else until, address, pip, redo)
         send(load_study(study, overrides), spec, Terminal(), follow)
 
 
@@ -249,20 +267,20 @@ def _check_stage(until: str) -> None:
         raise InputError(f"--until {until}: no such stage; one of {', '.join(STAGES)}{suggestion(until, STAGES)}")
 
 
-def search_and_report(study: StudyConfig) -> None:
+def search_and_report(study: StudyConfig, redo: bool = False) -> None:
     """Run a search and print its report."""
     from instsel.search.run import BEST, REPORT, search_study
 
     terminal = Terminal()
-    folder = search_study(study, terminal)
+    folder = search_study(study, terminal, redo)
     terminal.result(folder.read(REPORT).decode())
     terminal.say(f"the best study: instsel run {folder}/{BEST}")
 
 
-def run_and_report(study: StudyConfig, until: str) -> None:
+def run_and_report(study: StudyConfig, until: str, redo: bool = False) -> None:
     """Run a study through a stage; if that is the report, print the results and the path of the page."""
     terminal = Terminal()
-    graph = run_study(study, terminal, until)
+    graph = run_study(study, terminal, until, redo=redo)
     if until == STAGES[-1]:
         from instsel.report.collect import read_summary
         from instsel.report.html import PAGE
@@ -274,35 +292,41 @@ def run_and_report(study: StudyConfig, until: str) -> None:
 
 @contextmanager
 def exit_status() -> Iterator[None]:
-    """Exit with status 2 on InputError and 1 on StudyError; the last line says what to change."""
+    """Exit with status 2 on InputError and 1 on StudyError; the last line says what to change.
+
+    SIGTERM ends the command with status 143, Ctrl-C with 130.
+    """
     try:
-        yield
+        with interruptible():
+            yield
     except InputError as error:
         typer.echo(printable(f"error: {error}"), err=True)
         sys.exit(2)
     except StudyError as error:
         typer.echo(printable(f"failed: {error}"), err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and not is_sigterm(error):
+            raise
         typer.echo("stopped; run the same command again to resume", err=True)
-        sys.exit(130)
+        sys.exit(143 if is_sigterm(error) else 130)
 
 
 def run_job(stage: str = STAGES[-1]) -> None:
-    """Run the entrypoint of a Ray job, `--config STUDY.yaml [--set KEY=VALUE ...]`: a study through `stage`."""
+    """Run the entrypoint of a Ray job, `--config STUDY.yaml [--set KEY=VALUE ...] [--redo]`: a study through `stage`."""
 
-    def main(config: Config, overrides: Overrides = []) -> None:  # noqa: B006
+    def main(config: Config, overrides: Overrides = [], redo: Redo = False) -> None:  # noqa: B006
         with exit_status():
-            run_and_report(load_study(config, overrides), stage)
+            run_and_report(load_study(config, overrides), stage, redo)
 
     typer.run(main)
 
 
 def search_job() -> None:
-    """Run the entrypoint of a Ray job, `--config STUDY.yaml [--set KEY=VALUE ...]`: the search of a study."""
+    """Run the entrypoint of a Ray job, `--config STUDY.yaml [--set KEY=VALUE ...] [--redo]`: the search of a study."""
 
-    def main(config: Config, overrides: Overrides = []) -> None:  # noqa: B006
+    def main(config: Config, overrides: Overrides = [], redo: Redo = False) -> None:  # noqa: B006
         with exit_status():
-            search_and_report(load_study(config, overrides))
+            search_and_report(load_study(config, overrides), redo)
 
     typer.run(main)

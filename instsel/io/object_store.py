@@ -3,12 +3,14 @@
 import io
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs as pafs
 
+from instsel.console import log
 from instsel.io.retry import retrying
 
 T = TypeVar("T")
@@ -18,6 +20,7 @@ ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 # Of pyarrow itself. Refused connections: 3 take a second or two; 13 take 204 s, each wait twice the one before.
 FEW_ATTEMPTS, MANY_ATTEMPTS = 3, 13
+CONDITIONAL_SECONDS = timedelta(seconds=10)
 
 
 class S3(pafs.S3FileSystem):  # type: ignore[misc]
@@ -45,6 +48,11 @@ class S3(pafs.S3FileSystem):  # type: ignore[misc]
     def retrying_filesystem(self) -> "S3":
         """The same, for code that reads and writes in its own way: pyarrow tries for minutes, and cannot be stopped."""
         return type(self)(*self._where, MANY_ATTEMPTS)
+
+    @property
+    def where(self) -> tuple[str | None, str | None]:
+        """Endpoint and region; None for AWS and for no region."""
+        return self._where
 
     def get_file_info(self, paths_or_selector: Any) -> Any:
         """Waits, as all of these do; what is asked, done and given back is as in pyarrow."""
@@ -121,6 +129,40 @@ def s3(uri: str) -> tuple[S3, str]:
     # AWS knows where a bucket is; others take what the environment says, if anything.
     bucket = path.partition("/")[0] if endpoint is None else None
     return _connect(endpoint, bucket), path
+
+
+def put_if_absent(filesystem: S3, path: str, data: bytes) -> bool:
+    """Write an object unless its key is taken, decided by the store (`If-None-Match: *`), which pyarrow does not ask.
+
+    Returns:
+        Whether the store has decided, for or against; not where obstore is not installed, has no credentials or the
+        store does not know conditional writes.
+    """
+    try:
+        import obstore
+        from obstore.store import S3Store
+    except ImportError:
+        return False
+    bucket, _, key = path.partition("/")
+    endpoint, region = filesystem.where
+    config: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
+    config |= {"region": region} if region else {}
+    is_plain = (endpoint or "").startswith("http://")
+    try:
+        store = S3Store(
+            bucket,
+            config=config,  # type: ignore[arg-type]
+            client_options={"allow_http": is_plain, "timeout": CONDITIONAL_SECONDS},
+            retry_config={"max_retries": 1, "retry_timeout": CONDITIONAL_SECONDS},
+        )
+        obstore.put(store, key, data, mode="create")
+    except obstore.exceptions.AlreadyExistsError:
+        return True
+    # Its errors have no common class, and the plain way tells what is wrong with the store or the credentials.
+    except Exception as error:
+        log.debug("no conditional write of %s: %s", path, error)
+        return False
+    return True
 
 
 @lru_cache

@@ -4,10 +4,11 @@ import errno
 import json
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,18 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from instsel.errors import InputError, StudyError
-from instsel.io.object_store import S3
+from instsel.io.local_disk import appearing, refresh, sync_file, sync_folder
+from instsel.io.object_store import S3, put_if_absent
 from instsel.io.retry import retrying
 from instsel.io.uri import resolve
 
 OBJECT_STORES = {"s3", "gcs", "abfs"}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+PART = ".part"
+# Between what belongs to a name and the part of the name that is drawn, in the name of a partial file.
+OWNED = "@"
+# A store that cannot refuse the second of two writers shows the last one after this time at the latest.
+SETTLE_SECONDS = 1.0
 
 
 @contextmanager
@@ -55,22 +62,26 @@ def undamaged(uri: str) -> Iterator[None]:
 class Folder:
     """A folder whose files are written atomically.
 
-    A file is written under a temporary name, which starts with a dot, and renamed. In an object store, where a rename
+    A file is written under a temporary name, which starts with a dot, and renamed; on a local disk it and its folder
+    are flushed to the disk, so that it is whole also after a loss of power. In an object store, where a rename
     is a copy, it is written locally and uploaded under its final name: it appears when the upload is complete, and
     until then the previous content stays. Names that start with a dot are not listed.
 
-    With `s3://`, every method retries while the server is unavailable (`io.retry.retrying`).
+    With `s3://`, every method retries while the server is unavailable (`io.retry.retrying`). Names that lead out of
+    the folder are refused: they may come from a manifest that somebody else wrote.
 
     Attributes:
         filesystem: of `path`.
         path: absolute; in an object store it starts with the bucket.
         prefix: part of a URI before the path, such as `s3://`; empty for a local path. As text, a folder is its URI
             without account, options or percent signs; it is for display.
+        owner: id of the command that holds the study's lease; partial files carry it.
     """
 
     filesystem: pafs.FileSystem
     path: str
     prefix: str = ""
+    owner: str = field(default="", compare=False)
 
     @classmethod
     def at(cls, uri: str | Path) -> "Folder":
@@ -85,11 +96,23 @@ class Folder:
         )
 
     def __truediv__(self, name: str) -> "Folder":
-        return Folder(self.filesystem, f"{self.path}/{name}", self.prefix)
+        return replace(self, path=self._path(name))
+
+    def _path(self, name: str) -> str:
+        """Return the path of a name below the folder.
+
+        Raises:
+            InputError: it leads out of the folder.
+        """
+        if ".." in name.split("/"):
+            raise InputError(
+                f"{self}: the name {name!r} leads out of this folder, which no study's files do; do not use this folder"
+            )
+        return f"{self.path}/{name}"
 
     @property
     def parent(self) -> "Folder":
-        return Folder(self.filesystem, self.path.rpartition("/")[0], self.prefix)
+        return replace(self, path=self.path.rpartition("/")[0])
 
     @property
     def name(self) -> str:
@@ -114,6 +137,7 @@ class Folder:
     def local(self) -> Iterator[Path]:
         """Yield a local path with the folder's content: the folder itself, or a temporary copy of a remote one."""
         if self.is_local:
+            refresh(self.path)
             yield Path(self.path)
             return
         with tempfile.TemporaryDirectory(prefix="instsel-") as copy:
@@ -126,21 +150,26 @@ class Folder:
         pafs.copy_files(self.path, target, source_filesystem=self.filesystem, destination_filesystem=local)
 
     def exists(self, name: str = "") -> bool:
-        path = f"{self.path}/{name}" if name else self.path
+        path = self._path(name) if name else self.path
         return bool(self.filesystem.get_file_info(path).type != pafs.FileType.NotFound)
 
     def is_file(self, name: str) -> bool:
-        return bool(self.filesystem.get_file_info(f"{self.path}/{name}").is_file)
+        return bool(self.filesystem.get_file_info(self._path(name)).is_file)
 
     def names(self) -> list[str]:
         """List the names of files and folders, sorted, without hidden ones; empty if the folder does not exist."""
         infos = self.filesystem.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
         return sorted(info.base_name for info in infos if not info.base_name.startswith("."))
 
+    def infos(self) -> list[pafs.FileInfo]:
+        """Return what the file system says of every file below the folder; hidden ones are left out."""
+        selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=True)
+        infos = self.filesystem.get_file_info(selector)
+        return [info for info in infos if info.is_file and not info.base_name.startswith(".")]
+
     def size(self) -> int:
         """Return the bytes of all files below the folder."""
-        selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=True)
-        return sum(info.size or 0 for info in self.filesystem.get_file_info(selector) if info.is_file)
+        return sum(info.size or 0 for info in self.infos())
 
     def create(self) -> "Folder":
         """Create the folder; does nothing in an object store, which has no folders."""
@@ -157,12 +186,18 @@ class Folder:
     def delete(self, name: str) -> None:
         """Delete a file, if it exists."""
         with suppress(FileNotFoundError):
-            self.filesystem.delete_file(f"{self.path}/{name}")
+            self.filesystem.delete_file(self._path(name))
 
     def read(self, name: str) -> bytes:
-        with self.filesystem.open_input_file(f"{self.path}/{name}") as stream:
+        with self._open(name) as stream:
             content: bytes = stream.read()
         return content
+
+    def _open(self, name: str) -> pa.NativeFile:
+        path = self._path(name)
+        if self.is_local:
+            return appearing(path, lambda: self.filesystem.open_input_file(path))
+        return self.filesystem.open_input_file(path)
 
     @contextmanager
     def writer(self, name: str) -> Iterator[pa.NativeFile]:
@@ -183,12 +218,17 @@ class Folder:
 
     @contextmanager
     def _renamed(self, name: str) -> Iterator[pa.NativeFile]:
+        final = self._path(name)
         self.create()
-        part = f"{self.path}/.{name}.{uuid.uuid4().hex[:8]}.part"
+        part = f"{self.path}/.{name}.{self.owner}{OWNED}{uuid.uuid4().hex[:8]}{PART}"
         try:
             with self.filesystem.open_output_stream(part) as stream:
                 yield stream
-            self.filesystem.move(part, f"{self.path}/{name}")
+            if self.is_local:
+                sync_file(part)
+            self.filesystem.move(part, final)
+            if self.is_local:
+                sync_folder(self.path)
         except BaseException:
             with suppress(OSError):
                 self.filesystem.delete_file(part)
@@ -205,7 +245,7 @@ class Folder:
     def _upload(self, name: str, file: Path) -> None:
         # In a single write; `pyarrow.fs.copy_files` would not report a failure at the end of the upload.
         with pa.memory_map(str(file)) as source:
-            stream = self.filesystem.open_output_stream(f"{self.path}/{name}")
+            stream = self.filesystem.open_output_stream(self._path(name))
             stream.write(source.read_buffer())
             stream.close()
 
@@ -213,20 +253,46 @@ class Folder:
         with self.writer(name) as stream:
             stream.write(data)
 
-    def create_once(self, name: str, data: bytes) -> None:
-        """Write a small file unless it exists; of concurrent writers one wins, guaranteed on local folders only.
+    def create_once(self, name: str, data: bytes) -> bool:
+        """Write a small file unless it exists; of concurrent writers one wins.
 
-        Object stores have conditional writes (`If-None-Match: *`), but pyarrow does not use them.
+        By a hard link on a local disk or NFS, by a conditional write on S3 where obstore is installed. Another store
+        is read back after a moment, which shows the last of two writers who came at the same time.
+
+        Returns:
+            Whether the file has this content.
         """
         self.create()
-        if not self.is_local:
-            if not self.exists(name):
-                self.write(name, data)
-            return
-        with suppress(FileExistsError), tempfile.NamedTemporaryFile(dir=self.path, prefix=".", suffix=".part") as part:
+        if self.is_local:
+            self._link_once(name, data)
+        elif not self.exists(name) and not self._put_once(name, data):
+            self.write(name, data)
+            time.sleep(SETTLE_SECONDS)
+        try:
+            return self.read(name) == data
+        except FileNotFoundError:
+            # The other one has removed it meanwhile.
+            return False
+
+    def _link_once(self, name: str, data: bytes) -> None:
+        with tempfile.NamedTemporaryFile(dir=self.path, prefix=".", suffix=f".{self.owner}{OWNED}{PART}") as part:
             part.write(data)
             part.flush()
-            os.link(part.name, f"{self.path}/{name}")
+            os.fsync(part.fileno())
+            with suppress(FileExistsError):
+                os.link(part.name, self._path(name))
+                sync_folder(self.path)
+
+    def _put_once(self, name: str, data: bytes) -> bool:
+        """Return whether the store itself decided which writer wins."""
+        return isinstance(self.filesystem, S3) and put_if_absent(self.filesystem, self._path(name), data)
+
+    def rename(self, target: "Folder") -> None:
+        """Move a local folder within its file system; `target` does not exist."""
+        target.parent.create()
+        os.rename(self.path, target.path)
+        sync_folder(self.parent.path)
+        sync_folder(target.parent.path)
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file.
@@ -255,18 +321,27 @@ class Folder:
         Raises:
             InputError: the file is truncated, or has another format.
         """
-        path = f"{self.path}/{name}"
+        path = self._path(name)
         with undamaged(f"{self}/{name}"):
             if name.endswith(".parquet"):
-                with self.filesystem.open_input_file(path) as stream:
+                with self._open(name) as stream:
                     return pq.read_table(stream, columns=columns)
-            source = pa.memory_map(path) if self.is_local else self.filesystem.open_input_file(path)
+            source = appearing(path, lambda: pa.memory_map(path)) if self.is_local else self._open(name)
             table = pa.ipc.open_file(source).read_all()
             return table.select(columns) if columns else table
 
-    def clean(self) -> None:
-        """Delete the partial files of a killed run."""
+    def clean(self, everyone: bool = False) -> None:
+        """Delete the partial files that this folder's owner left, those without an owner where it has none.
+
+        Args:
+            everyone: delete those of other owners too, for who has just taken the lease: their commands have ended.
+        """
         selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=True)
         for info in self.filesystem.get_file_info(selector):
-            if info.is_file and info.base_name.startswith(".") and info.base_name.endswith(".part"):
-                self.filesystem.delete_file(info.path)
+            name = info.base_name
+            if not info.is_file or not name.startswith(".") or not name.endswith(PART):
+                continue
+            owner = name.rpartition(OWNED)[0].rpartition(".")[2]
+            if owner == self.owner or (everyone and owner):
+                with suppress(FileNotFoundError):
+                    self.filesystem.delete_file(info.path)

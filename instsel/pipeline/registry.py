@@ -32,10 +32,12 @@ def stage_names() -> list[str]:
     return [stage.name for stage in load_stages()]
 
 
-def build_graph(config: StudyConfig, folder: Folder, trial_folder: Folder | None = None) -> StageGraph:
+def build_graph(
+    config: StudyConfig, folder: Folder, trial_folder: Folder | None = None, *, redo: bool = False
+) -> StageGraph:
     """Return the stages of a study, see `StageGraph`.
 
     Raises:
         InputError: two runs of the study would have one name.
     """
-    return StageGraph(config, folder, load_stages(), trial_folder)
+    return StageGraph(config, folder, load_stages(), trial_folder, redo=redo)

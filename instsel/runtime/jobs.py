@@ -38,6 +38,7 @@ class JobSpec:
         until: last stage of a run.
         address: of the cluster's job server, http://HOST:8265; None for that of RAY_API_SERVER_ADDRESS or RAY_ADDRESS.
         pip: requirements file that the job's machines install first; None where their image has instsel.
+        redo: pass on `--redo`.
     """
 
     study: str
@@ -46,6 +47,7 @@ class JobSpec:
     until: str | None = None
     address: str | None = None
     pip: Path | None = None
+    redo: bool = False
 
     @property
     def entrypoint(self) -> str:
@@ -53,6 +55,7 @@ class JobSpec:
         words = ["instsel", self.command, STUDY]
         words += [] if self.until is None else ["--until", self.until]
         words += [word for setting in self.overrides for word in ("--set", setting)]
+        words += ["--redo"] if self.redo else []
         return shlex.join(words)
 
 

@@ -163,7 +163,7 @@ def _trainer(session: TrainingSession, group: GroupWork, scratch: Folder) -> Any
     per_worker = {"CPU": resources.worker_cpus, **({"GPU": resources.worker_gpus} if resources.worker_gpus else {})}
     # Ray's types are those of version 1 of Ray Train.
     api: Any = ray.train
-    trainer_class: Any = _AbortableTrainer
+    trainer_class: Any = _Trainer
     return trainer_class(
         work,
         train_loop_config=group,
@@ -188,15 +188,17 @@ def _trainer(session: TrainingSession, group: GroupWork, scratch: Folder) -> Any
     )
 
 
-class _AbortableTrainer(TorchTrainer):
-    """A trainer whose workers another thread can end, also those that wait for room or for each other."""
+class _Trainer(TorchTrainer):
+    """A trainer whose workers another thread can end, also those that wait for room or for each other.
+
+    It leaves Ctrl-C to the command: Ray Train's handler stays after training, and ends later stages with status 0.
+    """
 
     controller: Any = None
 
     def _register_sigint_handler(self, controller: Any) -> None:
+        """Keep the handler that is there; the workers end with the session of Ray."""
         self.controller = controller
-        parent: Any = super()
-        parent._register_sigint_handler(controller)
 
     def abort(self) -> None:
         """End the workers, and `fit` with an error; not in a trial, whose trainer is in no main thread."""

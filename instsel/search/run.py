@@ -46,8 +46,13 @@ class SearchResult(Result):
     caps: dict[str, float | None]
 
 
-def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
+def search_study(study: StudyConfig, terminal: Terminal, redo: bool = False) -> Folder:
     """Run everything that trials share, then search; a finished search is shown again at once.
+
+    Args:
+        study: the checked study file.
+        terminal: where progress is shown.
+        redo: as `run_study` takes it.
 
     Returns:
         The folder of searches, with report.md, pareto.html, best.yaml, summary.json and trials.parquet.
@@ -87,7 +92,7 @@ def search_study(study: StudyConfig, terminal: Terminal) -> Folder:
         result = SearchResult(trials=len(outcomes), caps=_caps(search))
         stage.commit(result, Cost(tokens=sum(outcome.tokens for outcome in outcomes)))
 
-    run_study(study, terminal, SHARED, then)
+    run_study(study, terminal, SHARED, then, redo)
     return folder
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, TypeVar
 
@@ -21,10 +21,14 @@ STUDY = "study.json"
 GRAPH = "graph.json"
 # Of the folder as a whole: names of stages, files and keys. Raised when one of them changes.
 FORMAT = 2
+# Results of other settings that took longer than this are kept here until `instsel clean`.
+STALE = "stale"
+KEPT_SECONDS = 60.0
 
 Json = Mapping[str, JsonValue]
 ResultT = TypeVar("ResultT", bound=BaseModel)
 ATTEMPTS = "attempts"
+MOST_KEPT = 100
 
 
 class ManifestCost(TypedDict):
@@ -97,6 +101,7 @@ class StageFolder:
         inputs: identity of the user's files and models that it reads, JSON values only.
         parents: stages whose content it reads.
         version: of the stage, see `Stage.version`.
+        stale: folder for what this stage left with another fingerprint; None where that is deleted.
     """
 
     folder: Folder
@@ -105,6 +110,7 @@ class StageFolder:
     parents: Sequence["StageFolder"] = ()
     inputs: Json = field(default_factory=dict)
     version: int = 1
+    stale: Folder | None = None
     _started: float = field(default=0.0, repr=False)
 
     @property
@@ -130,14 +136,79 @@ class StageFolder:
         return parse_result(kind, self.manifest(), str(self.folder))
 
     def start(self) -> None:
-        """Make the folder ready: what an interrupted run of the same fingerprint left is kept, all else removed."""
+        """Make the folder ready: what an interrupted run of the same fingerprint left is kept, all else set aside.
+
+        Raises:
+            InputError: see `set_aside`.
+        """
         self._started = time.monotonic()
-        if self._fingerprint_in(STARTED) == self.fingerprint:
+        if self.is_started():
             self.folder.clean()
             return
-        self.folder.remove()
+        self.set_aside()
         self.folder.create()
         self.folder.write_json(STARTED, {"fingerprint": self.fingerprint})
+
+    def set_aside(self) -> None:
+        """Clear the folder; what took more than a minute is renamed into `stale`.
+
+        Raises:
+            InputError: it took more than a minute and is behind a URI, where a rename copies every byte.
+        """
+        if self.stale is None or self.seconds_spent() <= KEPT_SECONDS:
+            self.folder.remove()
+            return
+        if not self.folder.is_local:
+            raise InputError(
+                f"{self.folder} has results of other settings, which took {duration(self.seconds_spent())}; run with "
+                "--redo to delete them and make them again"
+            )
+        kept = self._kept(self._fingerprint_in(STARTED) or "unknown")
+        for number in range(1, 1 + MOST_KEPT):
+            target = kept if number == 1 else self.stale / f"{kept.name}-{number}"
+            if not target.exists():
+                self.folder.rename(target)
+                return
+        raise InputError(f"{self.stale} has {MOST_KEPT} folders {kept.name}; delete it with `instsel clean`")
+
+    def restore(self) -> bool:
+        """Bring back from `stale` what was made with the fingerprint that the stage has now; return whether it was."""
+        if self.stale is None or not self.folder.is_local or self.done():
+            return False
+        kept = self._kept(self.fingerprint)
+        if not kept.exists(STARTED):
+            return False
+        self.set_aside()
+        kept.rename(self.folder)
+        return True
+
+    def _kept(self, fingerprint: str) -> Folder:
+        assert self.stale is not None
+        return self.stale / f"{self.name.replace('/', '-')}-{fingerprint}"
+
+    def is_started(self) -> bool:
+        """Return whether the folder was begun with the fingerprint that the stage has now."""
+        return self._fingerprint_in(STARTED) == self.fingerprint
+
+    def is_stale(self) -> bool:
+        """Return whether the folder holds something of another fingerprint."""
+        recorded = self._fingerprint_in(STARTED)
+        return recorded is not None and recorded != self.fingerprint
+
+    def seconds_spent(self) -> float:
+        """Return what was spent on the folder's content: as its manifest has it, or between its first and last file."""
+        infos = {info.path.removeprefix(f"{self.folder.path}/"): info for info in self.folder.infos()}
+        if STARTED not in infos:
+            return 0.0
+        recorded = 0.0
+        if MANIFEST in infos:
+            with suppress(InputError):
+                recorded = float(self.manifest()["cost"]["seconds"])
+            # Files beside it may be newer: a report is built again.
+            infos = {name: infos[name] for name in (STARTED, MANIFEST)}
+        times = [info.mtime.timestamp() for info in infos.values() if info.mtime is not None]
+        start = infos[STARTED].mtime
+        return max(recorded, 0.0 if start is None else max(times) - start.timestamp())
 
     def commit(self, result: BaseModel, cost: Cost = Cost()) -> None:
         """Write the manifest, which makes the stage done.
@@ -174,6 +245,14 @@ class StageFolder:
             return None
         recorded: str | None = self.folder.read_json(name).get("fingerprint")
         return recorded
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: `3 h 20 min`, `12 min`, `40 s`."""
+    minutes, hours = round(seconds / 60), int(seconds // 3600)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{hours} h {minutes - 60 * hours} min" if hours else f"{minutes} min"
 
 
 def stage_fingerprint(name: str, version: int, settings: Json, inputs: Json, parents: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.study.dependencies import identities_kept
-from instsel.study.folder import Manifest, StageFolder
+from instsel.study.folder import STALE, Manifest, StageFolder
 from instsel.study.runs import runs_of
 from instsel.study.stage import Settings, Stage, StageKey
 
@@ -33,7 +33,13 @@ class StageGraph:
     """
 
     def __init__(
-        self, config: StudyConfig, folder: Folder, stages: Sequence[Stage[Any]], trial_folder: Folder | None = None
+        self,
+        config: StudyConfig,
+        folder: Folder,
+        stages: Sequence[Stage[Any]],
+        trial_folder: Folder | None = None,
+        *,
+        redo: bool = False,
     ) -> None:
         """Make the graph of a study.
 
@@ -43,6 +49,7 @@ class StageGraph:
             stages: in the order in which they run.
             trial_folder: folder of the stages that each trial of a search has for itself; by default that of the
                 study. What is above does not change with it, nor does any fingerprint.
+            redo: delete stale results behind a URI, where they cannot be renamed, also if they took long.
 
         Raises:
             InputError: two runs of the study would have one name, or a file is missing that a needed stage depends on.
@@ -50,6 +57,7 @@ class StageGraph:
         self.config, self.folder, self.runs = config, folder, runs_of(config)
         self._stages = {stage.name: stage for stage in stages}
         self._trial_folder = trial_folder or folder
+        self._stale = None if redo and not folder.is_local else folder / STALE
         self._folders: dict[StageKey, StageFolder] = {}
         self._identities: dict[str, Settings] = {}
         # Looked at now: a file that is missing is an error before anything runs.
@@ -122,7 +130,7 @@ class StageGraph:
         settings = stage.settings(self.config, key.key)
         with identities_kept(self._identities):
             inputs = stage.inputs(self.config, key.key)
-        return StageFolder(where / key.name, key.name, settings, parents, inputs, stage.version)
+        return StageFolder(where / key.name, key.name, settings, parents, inputs, stage.version, self._stale)
 
 
 def stale_settings(

@@ -166,7 +166,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_done(
     ending = done.removeprefix("done")
     monkeypatch.setattr("instsel.io.store.uuid.uuid4", Fixed)
     for name in (f"new{ending}", done):
-        os.symlink("/dev/full", tmp_path / f".{name}.00000000.part")
+        os.symlink("/dev/full", tmp_path / f".{name}.@00000000.part")
         with pytest.raises(StudyError) as error:
             WRITES[kind](folder, name.removesuffix(ending) if ending else name)
         assert str(error.value).startswith(f"no space left while writing {tmp_path}/{name}; everything finished before")

@@ -1,0 +1,43 @@
+"""SIGTERM and Ctrl-C, told apart, raised where the command waits."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was sent SIGTERM: by Slurm, Kubernetes, `ray job stop` or `kill`."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM and KeyboardInterrupt on Ctrl-C while the block runs.
+
+    Ray replaces the handlers when it starts, so the block is entered after that. A second SIGTERM is ignored: the first
+    one is being obeyed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers: dict[signal.Signals, Any] = {signal.SIGTERM: _terminate, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        # Until the command ends, whoever asked for its end is not answered by a sudden one.
+        for number, handler in before.items():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
+
+
+def is_sigterm(error: BaseException) -> bool:
+    """Return whether an error is SIGTERM's, also as Ray raises it where its own handler is in place."""
+    return isinstance(error, Terminated) or (isinstance(error, SystemExit) and error.code == signal.SIGTERM)
