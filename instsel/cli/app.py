@@ -313,7 +313,7 @@ def exit_status() -> Iterator[None]:
 
 
 def run_job(stage: str = STAGES[-1]) -> None:
-    """Run the entrypoint of a Ray job, `--config STUDY.yaml [--set KEY=VALUE ...] [--redo]`: a study through `stage`."""
+    """Run the entrypoint of a Ray job, `--config STUDY.yaml [--set KEY=VALUE ...] [--redo]`: a study up to `stage`."""
 
     def main(config: Config, overrides: Overrides = [], redo: Redo = False) -> None:  # noqa: B006
         with exit_status():

@@ -14,7 +14,7 @@ POLL_SECONDS = 0.5
 
 
 def sync_file(path: str) -> None:
-    """Flush a file to the disk, before it is renamed: otherwise a loss of power may leave an empty file of that name."""
+    """Flush a file to the disk, before it is renamed: else a loss of power may leave an empty file of that name."""
     _sync(path, os.O_RDONLY)
 
 

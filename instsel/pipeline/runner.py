@@ -71,7 +71,7 @@ def run_study(
             console.say(f"study {config.name}: nothing to do, every stage is done")
             return graph
         require_no_problem(config, console)
-        with hold_lease(folder, console.say) as lease, _stopping(graph, until, console):
+        with hold_lease(folder, console.say) as lease, _stopping(lease, graph, until, console):
             restore_stale(graph, until, console.say)
             waiting = graph.open_keys(until)
             check_redo(
@@ -125,11 +125,14 @@ def _run_with_ray(asked: StudyConfig, lease: Lease, console: Terminal, request: 
 
 
 @contextmanager
-def _stopping(graph: StageGraph, until: str, console: Terminal) -> Iterator[None]:
+def _stopping(lease: Lease, graph: StageGraph, until: str, console: Terminal) -> Iterator[None]:
     """Say what is kept and how to resume where SIGTERM or Ctrl-C ends the block."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
+        # Where the lease was lost, that is the reason, and an error says so.
+        if lease.lost_to is not None or not (isinstance(error, KeyboardInterrupt) or is_sigterm(error)):
+            raise
         by = "SIGTERM" if is_sigterm(error) else "Ctrl-C"
         stages = graph.until(until)
         kept = [stage.name for stage in stages if stage.done()]

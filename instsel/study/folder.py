@@ -249,10 +249,10 @@ class StageFolder:
 
 def duration(seconds: float) -> str:
     """Return a time in words: `3 h 20 min`, `12 min`, `40 s`."""
-    minutes, hours = round(seconds / 60), int(seconds // 3600)
     if seconds < 60:
         return f"{seconds:.0f} s"
-    return f"{hours} h {minutes - 60 * hours} min" if hours else f"{minutes} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def stage_fingerprint(name: str, version: int, settings: Json, inputs: Json, parents: Mapping[str, str]) -> str:

@@ -123,8 +123,8 @@ class Lease:
         """
         if self.lost_to is not None:
             raise StudyError(
-                f"{self.folder}: this command was not heard of for {STALE_SECONDS:.0f} s, and another one has taken the "
-                f"folder over: {self.lost_to}; what was finished is kept"
+                f"{self.folder}: this command was not heard of for {STALE_SECONDS:.0f} s, and another one has taken "
+                f"the folder over: {self.lost_to}; what was finished is kept"
             )
 
     def beat(self) -> None:

@@ -45,7 +45,7 @@ def check_redo(stages: Sequence[StageFolder], folder: Folder, redo: bool, say: C
     if not redo:
         raise InputError(
             "\n  ".join(["--redo: these results would be deleted and made again:", *lines])
-            + f"\n  run with --redo to do so, or change back what differs, or give the study another `out` than {folder}"
+            + "\n  run with --redo to do so, or change back what differs, or give the study another `out`"
         )
     for line in lines:
         say(f"deleted and redone: {line}")

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -224,3 +226,61 @@ def test_json_is_the_same_bytes_whatever_the_order_of_keys(folder: Folder) -> No
     folder.write_json("b", {"y": {"a": 3, "b": 2}, "x": 1})
     assert folder.read("a") == folder.read("b")
     assert json.loads(folder.read("a")) == {"x": 1, "y": {"a": 3, "b": 2}}
+
+
+def test_fault_07_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[tuple[str, list[str]]] = []
+    flush = os.fsync
+
+    def watch(opened: int) -> None:
+        flushed.append((os.path.basename(os.readlink(f"/proc/self/fd/{opened}")), Folder.at(tmp_path / "out").names()))
+        flush(opened)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    Folder.at(tmp_path / "out").write("a", b"1")
+    (part, before), (folder, after) = flushed
+    assert part.startswith(".a.") and part.endswith(".part") and before == []
+    assert (folder, after) == ("out", ["a"])
+
+
+def test_fault_07_a_file_that_is_listed_is_waited_for(tmp_path: Path) -> None:
+    # As an NFS client that remembers a failed look-up: listed, and not found.
+    for name, data in (("a", b"1"), ("t.arrow", None)):
+        target = tmp_path / f"elsewhere-{name}"
+        os.symlink(target, tmp_path / name)
+
+        def write(target: Path = target, data: bytes | None = data, name: str = name) -> None:
+            if data is None:
+                Folder.at(tmp_path / "other").write_table(name, TABLE)
+                os.rename(tmp_path / "other" / name, target)
+            else:
+                target.write_bytes(data)
+
+        timer = threading.Timer(0.7, write)
+        timer.start()
+        folder = Folder.at(tmp_path)
+        assert folder.read_table(name).equals(TABLE) if data is None else folder.read(name) == data
+        timer.join()
+    before = time.monotonic()
+    with pytest.raises(FileNotFoundError):
+        Folder.at(tmp_path).read("missing")
+    assert time.monotonic() - before < 5
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "a/../../x"])
+def test_fault_13_names_that_lead_out_of_a_folder_are_refused(name: str, tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path / "study")
+    uses: list[Callable[[], object]] = [
+        lambda: folder / name,
+        lambda: folder.read(name),
+        lambda: folder.read_table(name),
+        lambda: folder.write(name, b""),
+        lambda: folder.exists(name),
+        lambda: folder.is_file(name),
+        lambda: folder.delete(name),
+        lambda: folder.create_once(name, b""),
+    ]
+    for use in uses:
+        with pytest.raises(InputError, match="leads out of this folder"):
+            use()
+    assert list(tmp_path.iterdir()) in ([], [tmp_path / "study"])
