@@ -16,8 +16,8 @@ class Terminated(KeyboardInterrupt):
 def interruptible() -> Iterator[None]:
     """Raise `Terminated` on SIGTERM and KeyboardInterrupt on Ctrl-C while the block runs.
 
-    Ray replaces the handlers when it starts, so the block is entered after that. A second SIGTERM is ignored: the first
-    one is being obeyed.
+    Ray replaces the handlers when it starts, so the block is entered after that. A second SIGTERM is ignored while
+    the block ends: the first one is being obeyed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -27,10 +27,8 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        # Until the command ends, whoever asked for its end is not answered by a sudden one.
         for number, handler in before.items():
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -18,6 +18,7 @@ from instsel.gradients.features import GradientShards, validation_columns
 from instsel.io.matrix import Matrix, stack
 from instsel.io.store import Folder
 from instsel.selection.base import AttributionSpec, Form
+from instsel.strict import NAME
 from instsel.study.folder import GRAPH, MANIFEST, Manifest, ResultT, parse_result, read_manifest
 from instsel.study.results import InteractionResult, PrepareResult
 
@@ -79,7 +80,9 @@ class StudyReader:
     @cached_property
     def prepared(self) -> PrepareResult:
         """The result of stage *prepare*: pool and targets."""
-        return self.result("prepare", PrepareResult)
+        result = self.result("prepare", PrepareResult)
+        self._check_names("target", NAME, result.targets)
+        return result
 
     @cached_property
     def index(self) -> pa.Table:
@@ -262,6 +265,7 @@ class StudyReader:
     @property
     def _subtasks(self) -> Mapping[str, str | None]:
         targets: Any = self.manifest("prepare")["settings"]["targets"]
+        self._check_names("target", NAME, targets)
         return {name: targets[name]["subtask"] for name in targets}
 
     def _stacked(self, folder: Folder, shards: Sequence[str], column: str, columns: pa.Table | None = None) -> Matrix:
