@@ -22,18 +22,25 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers: dict[signal.Signals, Any] = {signal.SIGTERM: _terminate, signal.SIGINT: signal.default_int_handler}
+    received: list[int] = []
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        received.append(number)
+        raise Terminated
+
+    handlers: dict[signal.Signals, Any] = {signal.SIGTERM: terminate, signal.SIGINT: signal.default_int_handler}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
+    except KeyboardInterrupt as error:
+        # `ray.get` raises a KeyboardInterrupt of its own, whichever signal broke it off.
+        if received and not isinstance(error, Terminated):
+            raise Terminated from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated
 
 
 def is_sigterm(error: BaseException) -> bool:
