@@ -136,10 +136,10 @@ def _stopping(lease: Lease, graph: StageGraph, until: str, console: Terminal) ->
         by = "SIGTERM" if is_sigterm(error) else "Ctrl-C"
         stages = graph.until(until)
         kept = [stage.name for stage in stages if stage.done()]
-        begun = [stage.name for stage in stages if stage.name not in kept and stage.is_started()]
+        unfinished = [stage.name for stage in stages if stage.name not in kept and stage.is_started()]
         console.say(
             f"stopped by {by}; finished and kept: {', '.join(kept) or 'no stage yet'}"
-            + (f"; under way, its finished parts are kept: {', '.join(begun)}" if begun else "")
+            + (f"; under way, its finished parts are kept: {', '.join(unfinished)}" if unfinished else "")
             + "; run the same command again to resume"
         )
         raise

@@ -139,17 +139,17 @@ class StageFolder:
         """Make the folder ready: what an interrupted run of the same fingerprint left is kept, all else set aside.
 
         Raises:
-            InputError: see `set_aside`.
+            InputError: see `clear`.
         """
         self._started = time.monotonic()
         if self.is_started():
             self.folder.clean()
             return
-        self.set_aside()
+        self.clear()
         self.folder.create()
         self.folder.write_json(STARTED, {"fingerprint": self.fingerprint})
 
-    def set_aside(self) -> None:
+    def clear(self) -> None:
         """Clear the folder; what took more than a minute is renamed into `stale`.
 
         Raises:
@@ -178,7 +178,7 @@ class StageFolder:
         kept = self._kept(self.fingerprint)
         if not kept.exists(STARTED):
             return False
-        self.set_aside()
+        self.clear()
         kept.rename(self.folder)
         return True
 

@@ -134,9 +134,9 @@ class Lease:
         except FileNotFoundError:
             self.folder.create_once(LEASE, self.holder.to_bytes())
             return
-        found = _parse(there)
-        if found is None or found.owner != self.holder.owner:
-            self.lost_to = "an unknown command" if found is None else str(found)
+        current = _parse(there)
+        if current is None or current.owner != self.holder.owner:
+            self.lost_to = "an unknown command" if current is None else str(current)
             return
         self.holder.beat += 1
         self.folder.write(LEASE, self.holder.to_bytes())
@@ -144,8 +144,8 @@ class Lease:
     def release(self) -> None:
         """Delete the lease, unless it is another one's by now."""
         with suppress(FileNotFoundError):
-            found = _parse(self.folder.read(LEASE))
-            if found is not None and found.owner == self.holder.owner:
+            current = _parse(self.folder.read(LEASE))
+            if current is not None and current.owner == self.holder.owner:
                 self.folder.delete(LEASE)
 
 
@@ -202,26 +202,26 @@ def _take(folder: Folder, say: Callable[[str], None]) -> Lease:
         seen = _read(folder)
         if seen is None:
             continue
-        found = _parse(seen)
-        _await_stale(folder, seen, found, say)
+        current = _parse(seen)
+        _await_stale(folder, seen, current, say)
         if _remove(lease.folder, seen):
-            whose = "one that cannot be read" if found is None else f"that of {found}"
+            whose = "one that cannot be read" if current is None else f"that of {current}"
             say(f"the lease on {folder} was stale, {whose}: taken over")
     return lease
 
 
-def _await_stale(folder: Folder, seen: bytes, found: Holder | None, say: Callable[[str], None]) -> None:
+def _await_stale(folder: Folder, seen: bytes, current: Holder | None, say: Callable[[str], None]) -> None:
     """Return when a lease is stale or gone.
 
     Raises:
         InputError: its holder is alive.
     """
-    if found is not None and found.is_here():
-        if found.is_alive():
-            raise _held(folder, found)
+    if current is not None and current.is_here():
+        if current.is_alive():
+            raise _held(folder, current)
         return
     say(
-        f"{folder}/{LEASE}: {'it cannot be read' if found is None else f'held by {found}'}; waiting for up to "
+        f"{folder}/{LEASE}: {'it cannot be read' if current is None else f'held by {current}'}; waiting for up to "
         f"{STALE_SECONDS:.0f} s to see whether that command still runs"
     )
     ends = time.monotonic() + STALE_SECONDS
@@ -232,7 +232,7 @@ def _await_stale(folder: Folder, seen: bytes, found: Holder | None, say: Callabl
             return
         if now != seen:
             holder = _parse(now)
-            raise _held(folder, holder or found)
+            raise _held(folder, holder or current)
 
 
 def _held(folder: Folder, holder: Holder | None) -> InputError:

@@ -62,7 +62,7 @@ def settle_provenance(stage: StageFolder, provenance: Provenance, terminal: Term
             return
         except ValueError as error:
             terminal.say(f"the existing shards do not match and are made again: {error}")
-        stage.set_aside()
+        stage.clear()
         stage.start()
     stage.folder.write_json(PROVENANCE, provenance)
 

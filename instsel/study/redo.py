@@ -66,8 +66,8 @@ def _reason(stage: StageFolder) -> str:
     if settings:
         return f"changed {', '.join(settings)}"
     if manifest["inputs"] != dict(stage.inputs):
-        changed = [name for name in stage.inputs if stage.inputs[name] != manifest["inputs"].get(name)]
-        return f"changed inputs {', '.join(changed)}"
+        differing = [name for name in stage.inputs if stage.inputs[name] != manifest["inputs"].get(name)]
+        return f"changed inputs {', '.join(differing)}"
     now = {parent.name: parent.fingerprint for parent in stage.parents}
     parents = [name for name, value in now.items() if manifest["parents"].get(name) != value]
     return f"made from another {', '.join(parents)}" if parents else "its settings have other keys"
