@@ -226,9 +226,9 @@ def write_training_sets(prepared: Folder, folders: Mapping[str, Folder], sets: M
                     batches.add(table.select(SCHEMA.names))
             batches.finish()
         examples = local.read_table(TRAINING_SET)
-        for name, rows in sets.items():
+        for name, chosen in sets.items():
             with folders[name].writer(TRAINING_SET) as stream, pa.ipc.new_file(stream, SCHEMA) as writer:
                 batches = _Batches(writer.write_table, SCHEMA.empty_table())
-                for table in _taken(examples, rows):
+                for table in _taken(examples, chosen):
                     batches.add(table)
                 batches.finish()

@@ -189,5 +189,5 @@ def levels_of_rows(curriculum: Curriculum, reader: StudyReader, ids: Sequence[st
             )
     number = {name: LEVELS.index(level) for name, level in level_of.items()}
     categories = group_labels(reader, "category", ids)
-    levels = [number.get(name, INTERMEDIATE) for name in categories.dictionary.to_pylist()]
-    return np.array(levels, dtype=np.int64)[categories.indices.to_numpy()]
+    levels = np.array([number.get(name, INTERMEDIATE) for name in categories.dictionary.to_pylist()], dtype=np.int64)
+    return levels[np.asarray(categories.indices)]
