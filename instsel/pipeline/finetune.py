@@ -190,4 +190,5 @@ def levels_of_rows(curriculum: Curriculum, reader: StudyReader, ids: Sequence[st
     number = {name: LEVELS.index(level) for name, level in level_of.items()}
     categories = group_labels(reader, "category", ids)
     levels = np.array([number.get(name, INTERMEDIATE) for name in categories.dictionary.to_pylist()], dtype=np.int64)
-    return levels[np.asarray(categories.indices)]
+    taken: NDArray[np.int64] = levels[np.asarray(categories.indices)]
+    return taken
