@@ -168,14 +168,14 @@ def encode_batch(tokenizer: Any, dialogues: Sequence[Dialogue], options: Encodin
         For each conversation its example, or the reason why it has none.
     """
     examples: list[Example | BadRow] = []
-    with _paused_collector():
+    with paused_collector():
         for start in range(0, len(dialogues), _ROWS):
             examples += _encode(tokenizer, dialogues[start : start + _ROWS], options)
     return examples
 
 
 @contextmanager
-def _paused_collector() -> Iterator[None]:
+def paused_collector() -> Iterator[None]:
     """Pause Python's garbage collector, which would look at all rows of a batch again and again."""
     if not gc.isenabled():
         yield

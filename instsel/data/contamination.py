@@ -16,6 +16,7 @@ from instsel.data.near_prompts import Mask, NearPromptIndex
 from instsel.data.words import (
     CHARACTER,
     NUMBER,
+    SIGN,
     WORDS_PER_CHARACTER,
     Hashes,
     KnownHashes,
@@ -25,6 +26,7 @@ from instsel.data.words import (
     empty,
     ngrams,
     words_of,
+    words_of_all,
 )
 
 SHARED_RUN = "shares a run of words with a target"
@@ -93,12 +95,40 @@ class LeakIndex:
 
     def reason(self, conversation: Messages) -> str | None:
         """Return why a conversation is a leak; None for one that is not."""
+        return self.reasons([conversation])[0]
+
+    def reasons(self, conversations: Sequence[Messages]) -> list[str | None]:
+        """Return why each of many conversations is a leak; None for one that is not."""
         if not len(self.runs) and not len(self.prompts.rows):
-            return None
-        row = words_of(conversation)
+            return [None] * len(conversations)
+        rows = words_of_all(conversations)
+        edited = self.prompts.edited(rows, self.words)
+        # Few rows have an n-gram of which anything is known, and the others need no closer look.
+        near = self._have_known(rows)
+        return [
+            self._reason(row, is_edited)
+            if is_near or is_edited or self.prompts.has_row(row) or self.prompts.has(row)
+            else None
+            for row, is_near, is_edited in zip(rows, near.tolist(), edited.tolist(), strict=True)
+        ]
+
+    def _have_known(self, rows: Sequence[Words]) -> Mask:
+        """Return which rows have n-grams of which anything is known, or scripts without spaces; a few more at times."""
+        row_of = np.repeat(np.arange(len(rows)), [len(row.hashes) for row in rows])
+        kinds = np.concatenate([np.zeros(0, np.uint8), *(row.kinds for row in rows)])
+        hashes = np.concatenate([empty(), *(row.hashes for row in rows)])
+        have = np.zeros(len(rows), dtype=bool)
+        have[row_of[kinds == CHARACTER]] = True
+        is_plain = kinds != SIGN
+        row_of, hashes = row_of[is_plain], hashes[is_plain]
+        # N-grams that reach into the next row are looked up too: they are hardly ever known.
+        for known, length in ((self._known_fives, TEMPLATE_WORDS), (self._known_runs, self.words)):
+            have[row_of[known.among(ngrams(hashes, length))]] = True
+        return have
+
+    def _reason(self, row: Words, is_edited: bool) -> str | None:
         plain = row.without_signs()
         fives = ngrams(plain.hashes, TEMPLATE_WORDS)
-        # Few rows have an n-gram of which anything is known, and the others need no closer look.
         known = fives[self._known_fives.among(fives)]
         is_near = len(known) > 0 or (plain.has_characters and self._has_template(plain))
         content = _content(plain, self._templates) if is_near else np.ones(len(plain.hashes), dtype=bool)
@@ -110,7 +140,7 @@ class LeakIndex:
             asked = plain.mask("user")
             if self.near_prompts.has(plain.hashes[asked], content[asked]):
                 return NEAR_COPY
-        return NEAR_COPY if self.prompts.has_edited(row, self.words) else None
+        return NEAR_COPY if is_edited else None
 
     def leaks(self, conversation: Messages) -> bool:
         """Return whether a conversation is a leak."""

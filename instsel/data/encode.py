@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from instsel.config.study import Data
-from instsel.data.chat import Example, encode_batch, turn_form
+from instsel.data.chat import Example, encode_batch, paused_collector, turn_form
 from instsel.data.contamination import LEAKS
 from instsel.data.formats import Row, parse_row
 from instsel.data.keys import LOSS_MARKS, MASKS, READ_KEYS, SEEN, TOOLS
@@ -20,6 +20,7 @@ from instsel.data.messages import (
     BadRow,
     Conversation,
     Message,
+    Turn,
     TurnForm,
     has_tools,
     is_trained,
@@ -94,6 +95,7 @@ def encoding_options(data: Data) -> EncodingOptions:
     )
 
 
+@paused_collector()
 def encode_lines(  # noqa: PLR0913
     lines: Sequence[bytes],
     first: int,
@@ -105,7 +107,7 @@ def encode_lines(  # noqa: PLR0913
     source: str | None = None,
     default_source: str = "",
     task_column: str = "task",
-    reject_if: Callable[[list[Message]], str | None] | None = None,
+    reject_if: Callable[[Sequence[list[Message]]], Sequence[str | None]] | None = None,
     filters: Sequence[Filter] = (),
 ) -> tuple[pa.Table, pa.Table]:
     """Parse, check and tokenise raw lines.
@@ -120,8 +122,8 @@ def encode_lines(  # noqa: PLR0913
         source: overrides the source of the rows.
         default_source: source of rows without one.
         task_column: column with the task.
-        reject_if: called with a row's messages, and with what was thought before its answers, where it has that; if
-            it returns a reason, the row is rejected.
+        reject_if: called with the messages of many rows, and with what was thought before answers, of rows that have
+            that; rows for which it returns a reason are rejected.
         filters: of rows, those that need no tokens before the others.
 
     Returns:
@@ -129,7 +131,10 @@ def encode_lines(  # noqa: PLR0913
     """
     read = [_Line(number, line) for number, line in enumerate(lines, start=first) if line]
     for each in read:
-        each.parse(layout, task_column, reject_if)
+        each.parse(layout, task_column)
+    if reject_if is not None:
+        _reject(read, texts, reject_if)
+        _reject(read, thought_turns, reject_if)
     _filter([each for each in filters if not each.needs_tokens], read)
     _encode(read, tokenizer, options)
     _filter([each for each in filters if each.needs_tokens], read)
@@ -156,17 +161,22 @@ class _Line:
     example: Example | None = None
     reason: str | None = None
 
-    def parse(
-        self, layout: RowLayout | None, task_column: str, reject_if: Callable[[list[Message]], str | None] | None
-    ) -> None:
+    def parse(self, layout: RowLayout | None, task_column: str) -> None:
         try:
             self.row = parse_row(self.line, layout=layout, task_column=task_column)
         except BadRow as error:
             self.reason = str(error)
-            return
-        if reject_if is not None:
-            thoughts = thought_turns(self.row.messages)
-            self.reason = reject_if(texts(self.row.messages)) or (reject_if(thoughts) if thoughts else None)
+
+
+def _reject(
+    read: Sequence[_Line],
+    messages_of: Callable[[Sequence[Turn]], list[Message]],
+    reject_if: Callable[[Sequence[list[Message]]], Sequence[str | None]],
+) -> None:
+    parts = [(each, messages_of(each.row.messages)) for each in read if each.row is not None and each.reason is None]
+    parts = [(each, messages) for each, messages in parts if messages]
+    for (each, _), reason in zip(parts, reject_if([messages for _, messages in parts]), strict=True):
+        each.reason = reason
 
 
 def _encode(read: Sequence[_Line], tokenizer: Any, options: EncodingOptions) -> None:

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from instsel.config.rows import RowFormat
 from instsel.console import one_line
 from instsel.data import keys
-from instsel.data.messages import BadRow, Turn, is_trained, same_arguments
+from instsel.data.messages import BadRow, Turn, is_text, is_trained, same_arguments
 from instsel.data.other_answers import choices_of
 from instsel.data.row_shapes import NO_ANSWER, RowLayout, RowParts
 from instsel.data.row_turns import NOTHING, tools_of
@@ -130,6 +130,8 @@ def row_id(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = 
 
 
 def _special(message: Mapping[str, Any]) -> list[Any]:
+    if is_text(message):
+        return []
     special = {key: message[key] for key in sorted(keys.SEEN) if message.get(key) is not None}
     if "tool_calls" in special:
         special["tool_calls"] = [same_arguments(call) for call in special["tool_calls"]]
@@ -145,7 +147,7 @@ def _check(turns: Sequence[Turn]) -> None:
         raise BadRow(f"more than {MOST_TURNS:,} turns")
     for number, turn in enumerate(turns, start=1):
         content = turn["content"]
-        partial = next((key for key in keys.PARTIAL_MARKS if turn.get(key)), None)
+        partial = None if is_text(turn) else next((key for key in keys.PARTIAL_MARKS if turn.get(key)), None)
         if partial is not None and turn["role"] == "assistant":
             raise BadRow(f"`{partial}` in turn {number} (assistant): an answer is trained on as a whole or not")
         if (

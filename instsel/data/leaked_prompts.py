@@ -13,6 +13,7 @@ from instsel.data.words import (
     NUMBER,
     WORDS_PER_CHARACTER,
     Hashes,
+    KnownHashes,
     Messages,
     Words,
     among,
@@ -108,20 +109,19 @@ class PromptIndex:
         first = [int(ngrams(prompt.user.hashes[:LEAST_INSIDE], LEAST_INSIDE)[0]) for prompt in whole]
         lengths = [len(prompt.user.hashes) for prompt in whole]
         inside = sorted(zip(first, (prompt.hash for prompt in whole), lengths, strict=True))
-        edits = [
-            hashes
-            for prompt in short
-            if prompt.weight >= LEAST_EDITED
-            for answer, hashes in _edits(prompt.row, words)
-            if answer not in prompt.labels
+        edited = [prompt for prompt in short if prompt.weight >= LEAST_EDITED]
+        indices, answers, edits, is_deleted = _edits([prompt.row for prompt in edited], words)
+        is_label = [
+            answer in edited[index].labels for index, answer in zip(indices.tolist(), answers.tolist(), strict=True)
         ]
+        is_deleted[np.array(is_label, dtype=bool)] = False
         return cls(
             rows=np.unique(_hashes(each for each in conversations if each)),
             same=np.unique(_hashes(prompt.hash for prompt in prompts if prompt.weight >= LEAST_WORDS)),
             starts=_hashes(start for start, _, _ in inside),
             inside=_hashes(prompt for _, prompt, _ in inside),
             lengths=np.array([length for _, _, length in inside], dtype=np.int64),
-            edits=np.unique(np.concatenate([empty(), *edits])),
+            edits=np.unique(edits[is_deleted]),
         )
 
     def has_row(self, row: Words) -> bool:
@@ -151,9 +151,18 @@ class PromptIndex:
                         return True
         return False
 
-    def has_edited(self, row: Words, words: int) -> bool:
-        """Return whether a question of less than `words` words is a target's but for a word, with the same answer."""
-        return any(among(edits, self.edits).any() for _, edits in _edits(row, words))
+    def edited(self, rows: Sequence[Words], words: int) -> NDArray[np.bool_]:
+        """Return which rows have a question of less than `words` words that is a target's but for one, and its answer.
+
+        Returns:
+            bool (n,).
+        """
+        edited = np.zeros(len(rows), dtype=bool)
+        if len(self.edits):
+            indices, _, hashes, is_deleted = _edits(rows, words)
+            hits = self._known_edits.among(hashes[is_deleted])
+            edited[indices[np.nonzero(is_deleted)[0][hits]]] = True
+        return edited
 
     @cached_property
     def _inside(self) -> dict[int, dict[int, set[int]]]:
@@ -164,6 +173,10 @@ class PromptIndex:
         ):
             prompts.setdefault(start, {}).setdefault(length, set()).add(prompt)
         return prompts
+
+    @cached_property
+    def _known_edits(self) -> KnownHashes:
+        return KnownHashes(self.edits)
 
     @cached_property
     def _rows(self) -> frozenset[int]:
@@ -200,19 +213,40 @@ def _exchanges(row: Words) -> Iterator[tuple[int, int]]:
             yield turn, row.turn_hashes[turn + 1]
 
 
-def _edits(row: Words, words: int) -> Iterator[tuple[int, Hashes]]:
-    """Yield the answer to each question of less than `words` words, and hashes that only near copies have too.
+def _edits(rows: Sequence[Words], words: int) -> tuple[NDArray[np.int64], Hashes, Hashes, NDArray[np.bool_]]:
+    """Hash each question of less than `words` words with its answer, so that only near copies have a hash in common.
 
-    The hashes are of the question with its answer, as it is and without each word in turn; numbers are not left out.
+    Returns:
+        The index of the row of each question, int64 (q,); the hash of its answer, uint64 (q,); hashes of the question
+        with its answer without each of its words, and as it is, uint64 (q, most + 1); and which of these count, bool:
+        numbers are not left out.
     """
+    found = [
+        (index, start, end, answer) for index, row in enumerate(rows) for (start, end), answer in _questions(row, words)
+    ]
+    indices, starts, ends = (np.array([each[part] for each in found], dtype=np.int64) for part in range(3))
+    answers = _hashes(answer for *_, answer in found)
+    lengths = ends - starts
+    columns = np.arange(lengths.max(initial=0))
+    is_word = columns < lengths[:, None]
+    hashes = np.zeros(is_word.shape, dtype=np.uint64)
+    kinds = np.full(is_word.shape, NUMBER, dtype=np.uint8)
+    if found:
+        hashes[is_word] = np.concatenate([rows[index].hashes[start:end] for index, start, end, _ in found])
+        kinds[is_word] = np.concatenate([rows[index].kinds[start:end] for index, start, end, _ in found])
+    is_deleted = np.concatenate([is_word & (kinds != NUMBER), np.ones((len(found), 1), dtype=bool)], axis=1)
+    return indices, answers, deletion_hashes(hashes, lengths) + answers[:, None], is_deleted
+
+
+def _questions(row: Words, words: int) -> Iterator[tuple[tuple[int, int], int]]:
+    """Yield where each question of less than `words` words stands, and the hash of its answer."""
     # A near copy may have a word more.
     longest = round(words / WORDS_PER_CHARACTER) if row.has_characters else words
     spans = list(row.spans)
     for turn, answer in _exchanges(row):
         start, end = spans[turn]
         if LEAST_EDITED - 1 <= end - start <= longest:
-            is_deleted = np.append(row.kinds[start:end] != NUMBER, True)
-            yield answer, deletion_hashes(row.hashes[start:end])[is_deleted] + np.uint64(answer)
+            yield (start, end), answer
 
 
 def _hashes(values: Iterable[int]) -> Hashes:

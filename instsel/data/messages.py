@@ -52,6 +52,11 @@ class BadRow(ValueError):
     """A row that cannot be used; the message is the reason, and does not contain the row's text."""
 
 
+def is_text(turn: Mapping[str, Any]) -> bool:
+    """Return whether a turn is a role and a text and has no other key, as nearly all are."""
+    return len(turn) == 2 and isinstance(turn.get("content"), str)
+
+
 def texts(turns: Sequence[Turn]) -> list[Message]:
     """Return role and text of each turn, for everything that reads rows and is not a chat template."""
     return [{"role": turn["role"], "content": _text(turn)} for turn in turns]
@@ -59,12 +64,14 @@ def texts(turns: Sequence[Turn]) -> list[Message]:
 
 def thought_turns(turns: Sequence[Turn]) -> list[Message]:
     """Return what was thought before each answer, as turns of the assistant."""
-    thoughts = [next((turn[key] for key in REASONING if turn.get(key)), None) for turn in turns]
+    thoughts = [next((turn[key] for key in REASONING if turn.get(key)), None) for turn in turns if not is_text(turn)]
     return [{"role": "assistant", "content": thought} for thought in thoughts if isinstance(thought, str)]
 
 
 def other_keys(turns: Sequence[Turn]) -> list[str | None] | None:
     """Return what `texts` leaves out, a JSON object a turn; None for a turn without such, and if all are."""
+    if all(map(is_text, turns)):
+        return None
     lines = [
         json.dumps(rest, ensure_ascii=False, default=str) if rest else None
         for rest in ({key: value for key, value in turn.items() if not _is_plain(key, turn)} for turn in turns)
@@ -141,6 +148,8 @@ def beside_words(turns: Sequence[Turn], tools: str | None = None) -> int:
 
 def _text(turn: Turn) -> str:
     content = turn.get("content")
+    if is_text(turn):
+        return str(content)
     text = content if isinstance(content, str) else "" if content is None else _json(content)
     calls = [_json(call.get("function", call)) for call in turn.get("tool_calls") or []]
     return "\n".join([*([text] if text or not calls else []), *calls])
@@ -159,6 +168,8 @@ def _mark(key: str, value: object) -> bool:
 
 def _for_template(turn: Turn, form: TurnForm) -> Turn:
     given = dict(turn)
+    if is_text(turn):
+        return given
     if form.text_results and isinstance(turn.get("content"), dict | list):
         given["content"] = _json(turn["content"])
     thought = next((turn[key] for key in REASONING if turn.get(key)), None)

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from instsel.console import one_line
 from instsel.data.keys import ARGUMENTS, CALLS, CONTENT_KEYS, MEDIA, REASONING, ROLE_KEYS, ROLES, TURN_PAIRS
-from instsel.data.messages import BadRow, Turn
+from instsel.data.messages import BadRow, Turn, is_text
 
 LONGEST_ROLE = 40
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -61,6 +61,11 @@ class TurnReader:
         Raises:
             BadRow: it is no turn, its role is not known, or it says what is not text.
         """
+        if isinstance(item, dict) and is_text(item) and (role := self._known_role(item)) is not None:
+            return {"role": role, "content": item["content"]}
+        return self._turn(item, number)
+
+    def _turn(self, item: JsonValue, number: int) -> Turn:
         if isinstance(item, list):
             item = _of_map(item)
         if not isinstance(item, dict):
@@ -93,6 +98,12 @@ class TurnReader:
             missing = "is null" if content_key else "is missing"
             raise BadRow(f"`{content_key or 'content'}` {missing} in {where}")
         return turn
+
+    def _known_role(self, item: Mapping[str, JsonValue]) -> str | None:
+        """Return the role of a turn that is a role and a text; None where it takes a closer look."""
+        name = item.get("role")
+        role = self.roles.get(name) or ROLES.get(name) if isinstance(name, str) else None
+        return None if role == "call" else role
 
     def _role(self, name: str, number: int) -> str:
         role = self.roles.get(name) or ROLES.get(name.strip().lower().replace("-", "_").replace(" ", "_"))

@@ -28,13 +28,15 @@ UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\u
 SYMBOLS = r"\u00d7\u00f7\u2190-\u23ff\u2600-\u27bf\U0001f000-\U0001faff"
 # A sign between a number or a single letter and what follows it, or the other way round: not the hyphen of a word.
 _OPERATION = (
+    # Most of a text is none of these: one look in place of one at each of the following.
+    r"(?=[-+*/^=<>%!&|#])(?:"
     r"(?:(?<=[0-9])|(?<=[0-9] )|(?<=\b[a-z])|(?<=\b[a-z] ))[-+*/^=<>%]+(?= ?[a-z0-9])"
     r"|(?:(?<=[a-z0-9])|(?<=[a-z0-9] ))[-+*/^=<>%]+(?= ?(?:[0-9]|[a-z]\b))"
     # Between the names of a program, with spaces or without.
     r"|(?<=[\w)\]'\"] )(?:[-+*/^=<>%]+|!=+|&&|\|\|)(?= [\w(\['\"])"
     r"|(?<=[\w)\]'\"])(?:[+=<>]+|!=+|&&|\|\|)(?=[\w(\['\"])"
     # A number below zero, per cent, C++ and C#.
-    r"|(?<![a-z0-9])-(?=[0-9])|(?:(?<=[0-9])|(?<=[0-9] ))%|(?<=\b[a-z])(?:\+\+|#)(?![a-z0-9])"
+    r"|(?<![a-z0-9])-(?=[0-9])|(?:(?<=[0-9])|(?<=[0-9] ))%|(?<=\b[a-z])(?:\+\+|#)(?![a-z0-9]))"
 )
 _ASCII = re.compile(rf"[a-z0-9]+|{_OPERATION}".encode())
 _OTHER = re.compile(rf"[{UNSPACED}{SYMBOLS}]|[^\W_{UNSPACED}]+|{_OPERATION}")
@@ -137,20 +139,27 @@ def words_of(conversation: Messages) -> Words:
 
     A turn's text is its content and all else it says: calls of tools, reasoning.
     """
-    hashes, firsts, lasts, ends = list[int](), list[bytes](), list[bytes](), list[int]()
-    for message in conversation:
-        of_turn, first, last = _split(turn_text(message))
-        hashes += of_turn
-        firsts.append(first)
-        lasts.append(last)
-        ends.append(len(hashes))
-    kinds = (np.frombuffer(b"".join(parts), dtype=np.uint8) for parts in (firsts, lasts))
-    return Words(
-        np.fromiter(hashes, dtype=np.uint64, count=len(hashes)),
-        np.maximum(*kinds),
-        ends,
-        [message["role"] for message in conversation],
-    )
+    return words_of_all([conversation])[0]
+
+
+def words_of_all(conversations: Sequence[Messages]) -> list[Words]:
+    """Split the turns of many conversations into words; see `words_of`."""
+    hashes, firsts, lasts, rows = list[int](), list[bytes](), list[bytes](), list[tuple[int, int, list[int]]]()
+    for conversation in conversations:
+        start, ends = len(hashes), list[int]()
+        for message in conversation:
+            of_turn, first, last = _split(turn_text(message))
+            hashes += of_turn
+            firsts.append(first)
+            lasts.append(last)
+            ends.append(len(hashes) - start)
+        rows.append((start, len(hashes), ends))
+    all_hashes = np.fromiter(hashes, dtype=np.uint64, count=len(hashes))
+    kinds = np.maximum(*(np.frombuffer(b"".join(parts), dtype=np.uint8) for parts in (firsts, lasts)))
+    return [
+        Words(all_hashes[start:stop], kinds[start:stop], ends, [message["role"] for message in conversation])
+        for conversation, (start, stop, ends) in zip(conversations, rows, strict=True)
+    ]
 
 
 def turn_text(message: Mapping[str, Any]) -> str:
@@ -207,7 +216,7 @@ def _character(text: str) -> tuple[int, int]:
 
 def text_hash(hashes: Hashes) -> int:
     """Hash all words of a text; 0 for none."""
-    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(hashes).data) if len(hashes) else 0
+    return xxhash.xxh3_64_intdigest(hashes.data) if len(hashes) else 0
 
 
 def ngrams(hashes: Hashes, length: int) -> Hashes:
@@ -229,17 +238,26 @@ def ngrams(hashes: Hashes, length: int) -> Hashes:
         size *= 2
 
 
-def deletion_hashes(hashes: Hashes) -> Hashes:
-    """Hash a text without each of its words in turn, and last the whole text: uint64 (n + 1,).
+def deletion_hashes(hashes: Hashes, lengths: NDArray[np.int64]) -> Hashes:
+    """Hash texts without each of their words in turn, and as they are.
 
     Texts that are equal but for one word, which one of them may lack, have a hash in common.
+
+    Args:
+        hashes: of the words of each text, uint64 (n, most); 0 after its last one.
+        lengths: number of words of each, int64 (n,).
+
+    Returns:
+        uint64 (n, most + 1): without the word of that column, which has no meaning after the last word; in the last
+        column of the whole text.
     """
-    powers = np.full(len(hashes), MULTIPLIER, dtype=np.uint64)
+    powers = np.full(hashes.shape[1], MULTIPLIER, dtype=np.uint64)
     powers[:1] = 1
     terms = hashes * np.cumprod(powers)
-    sums = np.cumsum(terms)
-    without = sums - terms + (sums[-1:] - sums) * _power(-1) + np.uint64((len(hashes) - 1) * MULTIPLIER % _MODULUS)
-    return np.append(without, sums[-1:] + np.uint64(len(hashes) * MULTIPLIER % _MODULUS))
+    sums, total = np.cumsum(terms, axis=1), terms.sum(axis=1, keepdims=True)
+    multiplier, counts = np.uint64(MULTIPLIER), lengths.astype(np.uint64)[:, None]
+    without = sums - terms + (total - sums) * _power(-1) + (counts - np.uint64(1)) * multiplier
+    return np.concatenate([without, total + counts * multiplier], axis=1)
 
 
 def among(values: Hashes, known: Hashes) -> NDArray[np.bool_]:

@@ -285,7 +285,7 @@ class _Encoder:
             layout=file.layout,
             source=file.source,
             default_source=file.stem,
-            reject_if=self.leaks.reason,
+            reject_if=self.leaks.reasons,
             filters=self.data.filters,
         )
         self.rejected.write_table(name, rejected)

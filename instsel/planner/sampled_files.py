@@ -209,7 +209,7 @@ def _sample_file(file: SourceFile, number: int, count: int, model: Model, data: 
         layout=file.layout,
         source=file.source,
         default_source=file.stem,
-        reject_if=leaks.reason,
+        reject_if=leaks.reasons,
         filters=data.filters,
     )
     seconds = time.monotonic() - start + _near_copy_seconds(usable, data)

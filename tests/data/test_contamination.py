@@ -398,5 +398,30 @@ def test_without_words_of_targets_rows_are_not_split_into_words(
     targets: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = LeakIndex.of(targets, 13)
-    monkeypatch.setattr(contamination, "words_of", None)
+    monkeypatch.setattr(contamination, "words_of_all", None)
     assert index.reason(talk("What is this?", "A pool without targets.")) is None
+
+
+def test_fault_19_rows_are_judged_together_as_one_by_one() -> None:
+    targets = [
+        STORIES[:50],
+        [talk("What is two plus three minus one?", "4"), talk("法国的首都是哪个城市，请回答", "巴黎")],
+    ]
+    known = LeakIndex.of(targets, WORDS)
+    story_and_more = talk("Here is one. " + STORIES[3][0]["content"], "Fine.")
+    edited = talk("What is six plus three minus one?", "4")
+    rows = [
+        *STORIES[40:60],
+        *(row for target in targets for row in target),
+        edited,
+        story_and_more,
+        talk("法国的首都是哪个城市，请你回答", "巴黎"),
+        talk("日本的首都是哪个城市", "东京"),
+        talk("2 + 2 = 4, so x = y", "Yes."),
+        [],
+        talk("", ""),
+    ]
+    reasons = known.reasons(rows)
+    assert reasons == [known.reason(row) for row in rows]
+    assert {SHARED_RUN, NEAR_COPY, None} <= set(reasons)
+    assert known.reasons([]) == []

@@ -103,7 +103,7 @@ def test_a_row_that_is_refused_is_set_aside_with_the_refusal(tiny_tokenizer: Any
     examples, rejected = encoded(
         tiny_tokenizer,
         [line(1), line(2), line(3)],
-        reject_if=lambda found: "is two" if found == messages(2) else None,
+        reject_if=lambda rows: ["is two" if found == messages(2) else None for found in rows],
     )
     assert (rejected["line"].to_pylist(), rejected["reason"].to_pylist()) == ([2], ["is two"])
     assert examples["line"].to_pylist() == [1, 3]
@@ -138,7 +138,7 @@ def test_what_was_thought_is_looked_at_for_leaks_too(tiny_tokenizer: Any) -> Non
         "{{ message['content'] }}", "{{ message['reasoning_content'] or '' }}{{ message['content'] }}"
     )
     lines = [json.dumps(row).encode() for row in rows]
-    kept, rejected = encoded(tokenizer, lines, reject_if=index.reason)
+    kept, rejected = encoded(tokenizer, lines, reject_if=index.reasons)
     assert kept["line"].to_pylist() == [2]
     assert [(row["line"], row["reason"]) for row in rejected.to_pylist()] == [(1, SHARED_RUN)]
 
