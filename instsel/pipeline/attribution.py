@@ -53,7 +53,7 @@ class Attribution(Stage[AttributionResult]):
     def run_key(self, context: RunContext, key: str) -> Finished[AttributionResult]:
         import ray.data
 
-        from instsel.runtime.actors import AttemptLimiter
+        from instsel.runtime.actors import AttemptLimiter, watch
         from instsel.runtime.process_cache import new_key
 
         stage, features = context.stage(self.name, key), context.stage("features")
@@ -70,17 +70,18 @@ class Attribution(Stage[AttributionResult]):
         complete = whole_names(blocks)
         missing = [shard for shard in shards if f"{shard}.arrow" not in complete]
         scoring: Any = _score
-        work = _Scoring(AttemptLimiter(), features.folder, provenance, weights, stage.folder)
-        scored = ray.data.from_items([{"shard": shard} for shard in missing]).map_batches(
-            scoring,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=0.5,
-            compute=ray.data.TaskPoolStrategy(_count_scorers(len(missing))),
-            fn_args=(new_key(), work),
-        )
+        dataset = ray.data.from_items([{"shard": shard} for shard in missing])
         memory = 0
-        with context.console.bar(stage.name, len(missing), "shards") as bar:
+        with AttemptLimiter() as attempts, context.console.bar(stage.name, len(missing), "shards") as bar:
+            watch(dataset, f"{stage.name}: a task of 0.5 CPU", context.resources, attempts)
+            scored = dataset.map_batches(
+                scoring,
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=0.5,
+                compute=ray.data.TaskPoolStrategy(_count_scorers(len(missing))),
+                fn_args=(new_key(), _Scoring(attempts, features.folder, provenance, weights, stage.folder)),
+            )
             for row in scored.iter_rows() if missing else ():
                 bar.advance(1)
                 memory = max(memory, row["peak_memory"])

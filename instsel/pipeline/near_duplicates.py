@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instsel.config.study import Data
-from instsel.console import Terminal
 from instsel.io.store import Folder
 from instsel.pipeline.near_duplicate_passes import (
     KEYS,
@@ -39,6 +38,7 @@ from instsel.pipeline.near_duplicate_passes import (
 )
 from instsel.pipeline.prepare_index import COPIES, READERS, find_exact_copies
 from instsel.study.results import NearDuplicatePair, NearDuplicates
+from instsel.study.stage import RunContext
 
 if TYPE_CHECKING:
     from instsel.runtime.actors import AttemptLimiter
@@ -53,31 +53,29 @@ MOST_EXAMPLES = 20
 Pass = Callable[[Work, int], None]
 
 
-def find_near_duplicates(
-    folder: Folder, shards: Sequence[str], data: Data, terminal: Terminal
-) -> NearDuplicates | None:
+def find_near_duplicates(folder: Folder, shards: Sequence[str], context: RunContext) -> NearDuplicates | None:
     """Find the near-copies in the shards of stage *prepare*, and write them below its folder.
 
     Args:
         folder: of the stage.
         shards: their names, in the order of the files.
-        data: settings.
-        terminal: where progress is shown.
+        context: of the stage.
 
     Returns:
         What there is to report; None where near-copies are not looked for.
     """
     import ray
 
+    data = context.config.data
     if data.near_duplicates == "off":
         return None
     work = ray.get(ray.remote(_start).remote(folder, shards, data))
     if work is not None:
-        run_passes(work, partial(_run_on_ray, terminal))
+        run_passes(work, partial(_run_on_ray, context))
     result: NearDuplicates = ray.get(ray.remote(near_duplicates_result).remote(folder, data))
     if result.rows:
         what = "dropped" if result.dropped else "kept, see data.near_duplicates"
-        terminal.say(f"{result.rows} near-copies of {result.groups} rows: {what}")
+        context.console.say(f"{result.rows} near-copies of {result.groups} rows: {what}")
     return result
 
 
@@ -95,25 +93,27 @@ def _start(folder: Folder, shards: Sequence[str], data: Data) -> Work | None:
     return None
 
 
-def _run_on_ray(terminal: Terminal, work: Work, function: Pass, items: int) -> None:
+def _run_on_ray(context: RunContext, work: Work, function: Pass, items: int) -> None:
     """Run a pass as tasks of Ray Data."""
     import ray.data
 
-    from instsel.runtime.actors import AttemptLimiter, bounded_dataset
+    from instsel.runtime.actors import AttemptLimiter, bounded_dataset, watch
     from instsel.runtime.session import cluster_resources
 
     workers = max(1, min(items, int(cluster_resources().get("CPU", 1))))
     task: Any = _run_item
-    items_done = bounded_dataset([{"item": item} for item in range(items)], workers).map_batches(
-        task,
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=1,
-        compute=ray.data.TaskPoolStrategy(workers),
-        fn_args=(function, work, AttemptLimiter()),
-    )
-    with terminal.bar("near-copies", items, "parts") as bar:
-        for _ in items_done.iter_rows():
+    dataset = bounded_dataset([{"item": item} for item in range(items)], workers)
+    with AttemptLimiter() as attempts, context.console.bar("near-copies", items, "parts") as bar:
+        watch(dataset, "prepare: a task of 1 CPU that looks for near-copies", context.resources, attempts)
+        done = dataset.map_batches(
+            task,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=1,
+            compute=ray.data.TaskPoolStrategy(workers),
+            fn_args=(function, work, attempts),
+        )
+        for _ in done.iter_rows():
             bar.advance(1)
 
 
@@ -121,7 +121,8 @@ def _run_item(batch: pa.Table, function: Pass, work: Work, attempts: "AttemptLim
     for item in batch["item"].to_pylist():
         name = f"{SCRATCH} {function.__name__} {item}"
         attempts.start(work.folder, name, 0, f"near-copies in {work.folder}, {function.__name__} {item}")
-        function(work, item)
+        with attempts.working():
+            function(work, item)
     return batch
 
 

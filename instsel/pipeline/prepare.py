@@ -21,7 +21,6 @@ import pyarrow.compute as pc
 from pydantic import JsonValue
 
 from instsel.config.study import Data, Model, StudyConfig
-from instsel.console import Terminal
 from instsel.data.encode import count_unread, encode_lines, encoding_options, was_readable
 from instsel.data.pieces import Chunk, Part, divide, lines_of, read_part
 from instsel.data.readers import SourceFile
@@ -41,6 +40,8 @@ from instsel.study.results import PoolResult, PrepareResult
 from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 if TYPE_CHECKING:
+    import ray.data
+
     from instsel.runtime.actors import AttemptLimiter
 
 # Each chunk is a block, and thereby a task of its own, also where it is only a range of bytes.
@@ -99,12 +100,12 @@ class Prepare(Stage[PrepareResult]):
         identifying: Any = ray.remote(max_calls=1)(_identify_model)
         identified = identifying.remote(config.model)
         files = pool_files(config)
-        shards = _encode_pool(config, folder, files, context.console)
+        shards = _encode_pool(config, folder, files, context)
         # Before anything counts the rows: those of a file that grew meanwhile are partly of either state.
         dependencies.require_unchanged(context.config, context.stage(self.name).inputs)
         if not shards:
             raise InputError(f"pool: no usable row; {why_rejected({})}")
-        near_duplicates = find_near_duplicates(folder, shards, config.data, context.console)
+        near_duplicates = find_near_duplicates(folder, shards, context)
         pool, memory = ray.get(ray.remote(finish_pool).remote(folder, shards, _names(files)))
         if not pool.rows:
             filtered = why_filtered(pool.rejected)
@@ -149,28 +150,48 @@ def _with_date(config: StudyConfig, folder: Folder) -> StudyConfig:
     return config
 
 
-def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], terminal: Terminal) -> list[str]:
+def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], context: RunContext) -> list[str]:
     """Write every shard of the pool; return their names in the order of the files."""
-    import ray.data
-
-    from instsel.runtime.actors import READER_CPUS, AttemptLimiter, bounded_dataset
-    from instsel.runtime.process_cache import new_key
+    from instsel.runtime.actors import AttemptLimiter, bounded_dataset, watch
 
     work = bounded_dataset(
         [{"number": number, "file": file.to_json()} for number, file in enumerate(files)], encoders()
     )
     work.context.target_max_block_size = CHUNK_BLOCK_BYTES
+    names = []
+    with (
+        AttemptLimiter() as attempts,
+        warnings.catch_warnings(),
+        context.console.bar("prepare", None, "rows") as bar,
+    ):
+        # How many parts and chunks there are is not known before they are read.
+        warnings.filterwarnings("ignore", "The maximum number of concurrent tasks")
+        watch(work, "prepare: a task of 0.5 CPU that tokenises, and readers", context.resources, attempts)
+        for row in _encoded(work, len(files), study, folder, attempts).iter_rows():
+            names.append(row["shard"])
+            bar.advance(row["rows"], row["tokens"])
+    return sorted(names)
+
+
+def _encoded(
+    work: "ray.data.Dataset", files: int, study: StudyConfig, folder: Folder, attempts: "AttemptLimiter"
+) -> "ray.data.Dataset":
+    import ray.data
+
+    from instsel.runtime.actors import READER_CPUS
+    from instsel.runtime.process_cache import new_key
+
     dividing: Any = _divide
     reader: Any = _read
     encoding: Any = _encode
-    shards = (
+    return (
         work.map_batches(
             dividing,
             batch_size=1,
             batch_format="pyarrow",
             # Unlike what reading asks for, so that the parts of a file are read by tasks of their own.
             num_cpus=READER_CPUS / 2,
-            compute=ray.data.TaskPoolStrategy(min(len(files), encoders())),
+            compute=ray.data.TaskPoolStrategy(min(files, encoders())),
             fn_kwargs={"shard_rows": study.data.shard_rows},
         )
         .map_batches(
@@ -188,17 +209,9 @@ def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], te
             num_cpus=0.5,
             # Tasks and not actors: they run in the processes that encoded the targets, which have loaded transformers.
             compute=ray.data.TaskPoolStrategy(encoders()),
-            fn_args=(new_key(), AttemptLimiter(), study.model, study.data, folder),
+            fn_args=(new_key(), attempts, study.model, study.data, folder),
         )
     )
-    names = []
-    with warnings.catch_warnings(), terminal.bar("prepare", None, "rows") as bar:
-        # How many parts and chunks there are is not known before they are read.
-        warnings.filterwarnings("ignore", "The maximum number of concurrent tasks")
-        for row in shards.iter_rows():
-            names.append(row["shard"])
-            bar.advance(row["rows"], row["tokens"])
-    return sorted(names)
 
 
 def encoders() -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -48,12 +48,22 @@ class ModelActor(Protocol[ItemResultT_co]):
 
 
 class AttemptLimiter:
-    """Counts attempts for the actors of a stage, which call `start` before each piece of work."""
+    """Counts attempts for the actors of a stage, which call `start` before each piece of work.
+
+    It counts in a process, which ends with the block that a limiter opens: those who work hold it too, and Ray would
+    keep it as long as one of their processes idles.
+    """
 
     def __init__(self) -> None:
         # On the driver's machine: any other machine could go away, and the actor with it.
         counter: Any = ray.remote(num_cpus=0)(_AttemptCounter).options(scheduling_strategy=on_this_node())
         self._counter, self._limit = counter.remote(), MOST_ATTEMPTS
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        ray.kill(self._counter)
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -155,14 +165,20 @@ class ActorPool(Generic[ItemResultT]):
         limit = min(len(self.items), self.useful_actors(resources.actors + resources.actors_to_come))
         # A pool of fixed size would wait for ever if the cluster had no room for the whole of it.
         smallest, largest = min(resources.actors, limit), min(resources.actors + resources.actors_to_come, limit)
-        reader: Any = _read_rows
-        limiter = AttemptLimiter()
-        items = bounded_dataset([{"item": json.dumps(item)} for item in self.items], largest)
         gpus = f" and {resources.gpus:g} GPU" if resources.gpus else ""
         waits_for = f"{self.stage}: {smallest} actors of {resources.cpus:g} CPU{gpus}, readers of {READER_CPUS} CPU"
-        watch: Any = partial(DataWatch, waits_for, resources, limiter.last_sign)
-        items.context.custom_execution_callback_classes = [*items.context.custom_execution_callback_classes, watch]
-        results = items.map_batches(
+        items = bounded_dataset([{"item": json.dumps(item)} for item in self.items], largest)
+        with AttemptLimiter() as limiter:
+            watch(items, waits_for, resources, limiter)
+            rows: Iterable[Any] = self._results(items, resources, (smallest, largest), limiter).iter_rows()
+            yield from rows
+
+    def _results(
+        self, items: ray.data.Dataset, resources: ResourcePlan, actors: tuple[int, int], limiter: AttemptLimiter
+    ) -> ray.data.Dataset:
+        smallest, largest = actors
+        reader: Any = _read_rows
+        return items.map_batches(
             reader,
             batch_size=1,
             batch_format="pyarrow",
@@ -185,8 +201,6 @@ class ActorPool(Generic[ItemResultT]):
                 self.stage,
             ),
         )
-        rows: Iterable[Any] = results.iter_rows()
-        yield from rows
 
     def useful_actors(self, limit: int) -> int:
         """Count the actors, at most `limit`, that the work is worth; read no more tables than that takes."""
@@ -212,6 +226,19 @@ def bounded_dataset(items: Sequence[Mapping[str, str | int]], workers: int) -> r
     limits = ray.data.ExecutionResources.for_limits(object_store_memory=workers * AHEAD_BYTES)
     dataset.context.execution_options.resource_limits = limits
     return dataset
+
+
+def watch(dataset: ray.data.Dataset, waits_for: str, resources: ResourcePlan, limiter: AttemptLimiter) -> None:
+    """End the execution of a dataset with an error where it makes no progress, see `Watchdog`.
+
+    Args:
+        dataset: before it is executed.
+        waits_for: what has to start or to go on, for the messages.
+        resources: with the limits.
+        limiter: of those who work on it.
+    """
+    callback: Any = partial(DataWatch, waits_for, resources, limiter.last_sign)
+    dataset.context.custom_execution_callback_classes = [*dataset.context.custom_execution_callback_classes, callback]
 
 
 def _read_rows(batch: pa.Table, *, rows: Folder, columns: Sequence[str]) -> pa.Table:
