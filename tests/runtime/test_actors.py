@@ -5,6 +5,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pytest
 import ray
@@ -53,6 +54,30 @@ def test_every_item_meets_its_rows_once(rows, ray_session):
     results = list(ActorPool("test", items(name="you"), rows, Worker, ("hello",), lambda item: rows).run(SINGLE_ACTOR))
     assert sorted(result["ids"] for result in results) == [["a"], ["b"], ["c"]]
     assert all(result["said"] == "hello you" and result["first"] == [1, 2] for result in results)
+
+
+def counters() -> set[int]:
+    """Processes that count attempts."""
+    children = psutil.Process().children(recursive=True)
+    return {each.pid for each in children if each.is_running() and "_AttemptCo" in each.name()}
+
+
+def test_bug_the_process_that_counts_attempts_outlived_its_stage(rows, ray_session):
+    class Worker:
+        def __init__(self, threads):
+            pass
+
+        def __call__(self, item, ids, examples):
+            return {"rows": len(ids)}
+
+    before, seen = counters(), set()
+    for _ in ActorPool("test", items(), rows, Worker, (), lambda item: rows).run(SINGLE_ACTOR):
+        seen |= counters() - before
+    assert seen
+    deadline = time.monotonic() + 30
+    while counters() & seen and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not counters() & seen
 
 
 def test_examples_have_the_columns_asked_for(rows, ray_session):
