@@ -80,25 +80,29 @@ def score_block(
     return scores
 
 
-def second_moment(train: np.ndarray, name: str = "train", *, first_row: int = 0) -> np.ndarray:
+def second_moment(
+    train: np.ndarray, name: str = "train", *, first_row: int = 0, strip: slice = slice(None)
+) -> np.ndarray:
     """Sum u u^T over the L2-normalised rows u of one checkpoint; the sums of all shards add up to the pool's.
 
     Args:
         train: (rows, d).
         name: what the array is, for error messages.
         first_row: index in the pool of the first row, for error messages.
+        strip: rows of the sum, which is symmetric, to return, from the diagonal on; default all of it.
 
     Returns:
-        float64 (d, d); the pool's sum divided by its number of rows is F.
+        float64 (d, d), or `sum[strip, strip.start :]`; the pool's sum divided by its number of rows is F.
 
     Raises:
         ValueError: as `arrays.unit_rows`.
     """
     array = arrays.matrix(name, train)
-    total = np.zeros((array.shape[1], array.shape[1]))
+    start, stop, _ = strip.indices(array.shape[1])
+    total = np.zeros((stop - start, array.shape[1] - start))
     for block in _feature_blocks(array):
         units = unit_rows(array[block], name, first_row=first_row + block.start)
-        total += units.T @ units
+        total += units[:, start:stop].T @ units[:, start:]
     return total
 
 

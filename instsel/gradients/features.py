@@ -209,21 +209,24 @@ class GradientShards:
         """Read the gradients, not normalised, of the validation rows in `columns`: float32 (m, d) per checkpoint."""
         return [self._validation(checkpoint, columns) for checkpoint in self.provenance]
 
-    def second_moment(self, shards: Sequence[str], checkpoint: int) -> tuple[np.ndarray, int]:
+    def second_moment(
+        self, shards: Sequence[str], checkpoint: int, strip: slice = slice(None)
+    ) -> tuple[np.ndarray, int]:
         """Sum u u^T over the unit rows u of one or more shards, in order.
 
         Args:
             shards: names of the shards.
             checkpoint: index of the checkpoint.
+            strip: rows of the sum to return, see `attribution.scores.second_moment`.
 
         Returns:
-            float64 (d, d), and the number of rows.
+            float64 (d, d), or its strip, and the number of rows.
         """
         total: np.ndarray = np.zeros(())
         rows = 0
         for index, shard in enumerate(shards):
             ids, checkpoints = self.pool(shard)
-            part = second_moment(checkpoints[checkpoint])
+            part = second_moment(checkpoints[checkpoint], strip=strip)
             total = part if index == 0 else np.add(total, part, out=total)
             rows += len(ids)
         return total, rows

@@ -1,8 +1,8 @@
 """Stage *attribution*: features become the n x m matrix of influences, a block of pool rows at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,16 +10,16 @@ from safetensors.numpy import load, save
 
 from instsel.arrays import unit_rows
 from instsel.attribution.scores import precondition, score_block
-from instsel.attribution.timing import seconds_to_solve, time_attribution
+from instsel.attribution.timing import time_attribution
 from instsel.choice.influence import mean_gradients
 from instsel.config.study import StudyConfig
-from instsel.console import Terminal
 from instsel.gradients.features import GradientShards, Storage, bytes_per_row, validation_columns
 from instsel.io.store import Folder
 from instsel.io.whole import whole_names
+from instsel.pipeline.fisher import count_fisher_tasks, fisher_disk, fisher_matrices, fisher_memory, fisher_seconds
 from instsel.selection.base import AttributionSpec
 from instsel.study.attribution_specs import attribution_specs, contrast_stages
-from instsel.study.estimates import FLOAT32, ID_BYTES, MIB, Counts, FunctionRun
+from instsel.study.estimates import FLOAT32, ID_BYTES, MIB
 from instsel.study.provenance import Provenance, contrast_provenance, feature_provenance, settle_provenance
 from instsel.study.results import AttributionResult, FeaturesResult, PrepareResult, WarmupResult
 from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 COLUMNS = "columns.parquet"
 DIRECTIONS = "directions.safetensors"
 BLOCK_FILE_BYTES = 800  # schema and footer of an Arrow file of scores
-# The most groups of a checkpoint. Each leaves a d x d matrix on disk until all are added up, 0.27 GB at d = 8192.
-GROUPS = 32
 
 
 class Attribution(Stage[AttributionResult]):
@@ -107,11 +105,11 @@ class Attribution(Stage[AttributionResult]):
         processes = [(timed.memory + scoring_memory(shape, config.features.storage), min(timed.together, shards))]
         damped = sum(spec.damping is not None for spec in specs)
         if damped:
-            groups = min(GROUPS, shards)
-            seconds += damped * _fisher_seconds(config, counts, timed, max(columns))
-            disk += groups * dim**2 * FLOAT32
+            seconds += damped * fisher_seconds(config, counts, timed, max(columns))
+            disk += fisher_disk(dim, shards)
             summing, solving = fisher_memory(dim)
-            processes += [(timed.memory + summing, min(timed.together, groups)), (timed.memory + solving, 1)]
+            summers = min(timed.together, count_fisher_tasks(dim, shards))
+            processes += [(timed.memory + summing, summers), (timed.memory + solving, 1)]
         memory, together = max(processes, key=lambda needed: needed[0] * needed[1])
         return StageEstimate(
             self.name,
@@ -139,22 +137,6 @@ def scoring_memory(shape: tuple[int, int, int, int], storage: Storage) -> int:
     directions = (checkpoints + 1) * columns * dim * FLOAT32
     shard = checkpoints * rows * bytes_per_row(dim, storage) + rows * columns * FLOAT32
     return directions + shard + 3 * min(32 * MIB, rows * dim * FLOAT32)
-
-
-def fisher_memory(dim: int) -> tuple[int, int]:
-    """Return the memory of a process that sums a Fisher matrix, and of the driver that solves, beside the libraries.
-
-    A process holds its sum and a shard's in float64 and a product in float32, and no more as it writes. The driver
-    holds the matrix and, as it solves, three more in float64.
-    """
-    return 20 * dim**2, 32 * dim**2
-
-
-def _fisher_seconds(config: StudyConfig, counts: Counts, timed: FunctionRun, columns: int) -> float:
-    """Return the time of the Fisher matrices of all checkpoints, each summed in groups and solved with."""
-    checkpoints = config.warmup.epochs
-    summing = timed.throughput(1 / timed.value.sum).seconds(checkpoints * counts.rows, min(GROUPS, counts.shards))
-    return (summing or 0.0) + checkpoints * seconds_to_solve(config.features.dim, columns)
 
 
 def _write_directions(context: RunContext, spec: AttributionSpec, provenance: Provenance, out: Folder) -> None:
@@ -228,75 +210,3 @@ class _Scorer:
         column = pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1)), scores.shape[1])
         table = pa.table({"id": pa.array(ids, pa.string()), "scores": column})
         (self.work.out / "blocks").write_table(f"{shard}.arrow", table)
-
-
-def fisher_matrices(
-    features: Folder, provenance: Provenance, dim: int, shards: list[str], out: Folder, terminal: Terminal
-) -> Iterator[np.ndarray]:
-    """Yield the mean of u u^T over the pool's unit rows u, float64 (d, d), one checkpoint after the other.
-
-    Shards are put together in groups by their order, each group is summed by one task, and the driver adds up the
-    groups in order: the same numbers whatever the number of workers.
-
-    Args:
-        features: folder of stage *features*.
-        provenance: checkpoints in order, and what their features depend on.
-        dim: d.
-        shards: of the pool, in order.
-        out: folder for the sums of groups; those that are there are kept, and removed when they are added up.
-        terminal: where progress is shown.
-    """
-    groups = [part.tolist() for part in np.array_split(np.array(shards), min(GROUPS, len(shards)))]
-    for index, checkpoint in enumerate(provenance):
-        items: list[_ShardGroup] = [
-            {"name": f"{number:05d}.safetensors", "checkpoint": index, "shards": group}
-            for number, group in enumerate(groups)
-        ]
-        folder = out / checkpoint
-        _sum_groups(
-            [item for item in items if not folder.exists(item["name"])], features, provenance, dim, folder, terminal
-        )
-        total, rows = np.zeros((dim, dim)), 0
-        for item in items:
-            group_sum = load(folder.read(item["name"]))
-            total += group_sum["sum"]
-            rows += int(group_sum["rows"][0])
-        folder.remove()
-        total /= rows
-        yield total
-
-
-class _ShardGroup(TypedDict):
-    """Shards that one task sums up at a checkpoint, by its index, and the file that it writes."""
-
-    name: str
-    checkpoint: int
-    shards: list[str]
-
-
-def _sum_groups(
-    missing: Sequence[_ShardGroup], features: Folder, provenance: Provenance, dim: int, out: Folder, terminal: Terminal
-) -> None:
-    if not missing:
-        return
-    import ray.data
-
-    summing: Any = _sum_group
-    # A task holds its sum, a product on its way into it, and a copy to write.
-    memory = 20 * dim * dim
-    summed = ray.data.from_items(list(missing), override_num_blocks=len(missing)).map_batches(
-        summing, batch_size=1, batch_format="pyarrow", num_cpus=1, memory=memory, fn_args=(features, provenance, out)
-    )
-    with terminal.bar(f"fisher of {out.name}", len(missing), "groups") as bar:
-        for _ in summed.iter_rows():
-            bar.advance(1)
-
-
-def _sum_group(batch: pa.Table, features: Folder, provenance: Provenance, out: Folder) -> pa.Table:
-    gradients = GradientShards(features, provenance)
-    for item in batch.to_pylist():
-        total, rows = gradients.second_moment(item["shards"], item["checkpoint"])
-        # float32 keeps seven digits of a sum that is added to others in float64.
-        narrow = np.ascontiguousarray(total, dtype=np.float32)
-        out.write(item["name"], save({"sum": narrow, "rows": np.array([rows], dtype=np.int64)}))
-    return pa.table({"done": [len(batch)]})

@@ -153,6 +153,13 @@ def test_second_moments_are_precise_enough_for_a_small_damping() -> None:
     assert np.abs(got - expected).max() < 1e-3 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("strip", [slice(0, 5), slice(5, 9), slice(9, 12), slice(None)])
+def test_a_strip_of_second_moments_begins_at_the_diagonal(strip: slice) -> None:
+    train = np.random.default_rng(8).standard_normal((30, 12)).astype(np.float16)
+    whole = attribution.second_moment(train)
+    np.testing.assert_allclose(attribution.second_moment(train, strip=strip), whole[strip, strip.start :], rtol=1e-5)
+
+
 X = np.ones((3, 4))
 V = np.ones((2, 4))
 

@@ -9,9 +9,10 @@ import pytest
 from instsel.attribution.timing import AttributionTimes, time_attribution
 from instsel.config.file import parse_study
 from instsel.io.store import Folder
-from instsel.pipeline import attribution
-from instsel.pipeline.attribution import fisher_memory, scoring_memory
+from instsel.pipeline import fisher as fisher_sums
+from instsel.pipeline.attribution import scoring_memory
 from instsel.pipeline.features import feature_bytes
+from instsel.pipeline.fisher import fisher_disk, fisher_memory
 from instsel.pipeline.registry import load_stages, stage_names
 from instsel.planner.estimate import Capacity, estimate_stages, find_shortages
 from instsel.study.estimates import Counts, FunctionRun, PlanContext, RowSet, StageEstimate, Throughput
@@ -83,7 +84,7 @@ MIXTURE = {
 
 @pytest.fixture(autouse=True)
 def solve_in_seven_seconds(monkeypatch):
-    monkeypatch.setattr(attribution, "seconds_to_solve", lambda dim, columns: SOLVE)
+    monkeypatch.setattr(fisher_sums, "seconds_to_solve", lambda dim, columns: SOLVE)
 
 
 class KnownRates:
@@ -253,8 +254,11 @@ def test_fisher_sums_and_solves_before_it_scores():
     assert fisher.seconds == pytest.approx(cosine.seconds + 1.0 + 3000 / (5 * 100.0) + 3 * SOLVE)
     assert fisher.disk == cosine.disk + 5 * 100**2 * 4
     wide = stages({"attribution": ["fisher-0.1"]}, study(features={"dim": 4096}))["attribution"]
-    # Four processes that sum take more than the process that solves.
+    # Four processes that sum take more than the process that solves; eight sum 20 strips.
     assert (wide.memory, wide.together) == (10**8 + fisher_memory(4096)[0], 4)
+    plain = stages({"attribution": ["cosine"]}, study(features={"dim": 4096}))["attribution"]
+    assert wide.seconds == pytest.approx(plain.seconds + 1.0 + 3000 / (8 * 100.0) + 3 * SOLVE)
+    assert wide.disk == plain.disk + fisher_disk(4096, 5)
 
 
 def test_every_damped_influence_sums_for_itself():
@@ -279,11 +283,6 @@ def test_attribution_holds_the_validation_features_of_all_checkpoints():
     shape = (4, 1000, 500, 8192)
     assert scoring_memory(shape, "float16") == working + 4 * 1000 * (8192 * 2 + 4)
     assert scoring_memory(shape, "int8") == working + 4 * 1000 * (8192 + 8)
-
-
-def test_fisher_holds_some_matrices_of_8192_by_8192():
-    # Two of float64 and one of float32; four of float64.
-    assert fisher_memory(8192) == ((2 * 8 + 4) * 8192**2, 4 * 8 * 8192**2)
 
 
 def test_select_adds_up_the_methods_and_holds_the_largest():
