@@ -47,7 +47,7 @@ def divided(file: SourceFile, rows: int) -> Chunks:
 @pytest.mark.parametrize("limit", [None, 1, 10, 57, 200, 10_000])
 @pytest.mark.parametrize("rows", [1, 10, 100, 1_000])
 @pytest.mark.parametrize("text", TEXTS)
-def test_byte_ranges_of_json_lines_are_the_chunks_of_the_file(
+def test_fault_19_byte_ranges_of_json_lines_are_the_chunks_of_the_file(
     text: str, rows: int, limit: int | None, tmp_path: Path
 ) -> None:
     (tmp_path / "rows.jsonl").write_bytes(TEXTS[text])
@@ -79,7 +79,9 @@ def test_a_row_above_the_limit_of_size_is_the_same(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("limit", [None, 1, 64, 100, 201, 10_000])
 @pytest.mark.parametrize(("group", "rows"), [(7, 1), (7, 3), (64, 2), (64, 5), (100, 3), (203, 4), (203, 500)])
-def test_parts_of_a_parquet_file_have_its_chunks(group: int, rows: int, limit: int | None, tmp_path: Path) -> None:
+def test_fault_19_parts_of_a_parquet_file_have_its_chunks(
+    group: int, rows: int, limit: int | None, tmp_path: Path
+) -> None:
     table = pa.Table.from_pylist([json.loads(row) for row in ROWS])
     pq.write_table(table, tmp_path / "rows.parquet", row_group_size=group)
     file = SourceFile(str(tmp_path / "rows.parquet"), limit=limit)

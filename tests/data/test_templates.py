@@ -554,7 +554,7 @@ def test_marks_follow_their_turns_when_system_turns_go(tokenizer: Callable[..., 
         ("muse_glimmer", "2024-03-09."),
     ],
 )
-def test_the_date_is_the_studys(name: str, written: str, tokenizer: Callable[..., Any]) -> None:
+def test_fault_10_the_date_is_the_studys(name: str, written: str, tokenizer: Callable[..., Any]) -> None:
     used = tokenizer(name)
     assert uses_date(template_source(used))
     example = encode(used, KINDS["one answer"], None, options=EncodingOptions(today=DAY))
@@ -577,11 +577,11 @@ def test_only_templates_that_write_the_date_are_said_to() -> None:
     assert dated == {"gptoss", "gptoss_training", "llama3_2", "muse_glimmer", "muse_glimmer_training"}
 
 
-def test_templates_without_an_end_mark_are_known(tokenizer: Callable[..., Any]) -> None:
+def test_fault_11_templates_without_an_end_mark_are_known(tokenizer: Callable[..., Any]) -> None:
     assert {name for name in templates() if lacks_end_mark(tokenizer(name))} == {"glm4moe"}
 
 
-def test_an_end_of_text_is_appended_where_there_is_none(tokenizer: Callable[..., Any]) -> None:
+def test_fault_11_an_end_of_text_is_appended_where_there_is_none(tokenizer: Callable[..., Any]) -> None:
     glm, options = tokenizer("glm4moe"), EncodingOptions(append_end=True)
     turns = KINDS["two answers"]
     plain, ended = encode(glm, turns, None), encode(glm, turns, None, options=options)
@@ -617,7 +617,7 @@ def test_a_batch_is_its_rows_one_by_one(tokenizer: Callable[..., Any]) -> None:
     assert encode_batch(used, [], options) == []
 
 
-def test_a_conversation_is_rendered_twice_whatever_its_turns(
+def test_fault_19_a_conversation_is_rendered_twice_whatever_its_turns(
     tokenizer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used = tokenizer("qwen3")

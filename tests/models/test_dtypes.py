@@ -33,7 +33,7 @@ GRAVITON_2 = "processor\t: 0\nBogoMIPS\t: 243.75\nFeatures\t: fp asimd aes crc32
         ("", False),
     ],
 )
-def test_a_cpu_computes_bfloat16_if_it_has_a_unit_for_it(cpuinfo: str, native: bool):
+def test_fault_21_a_cpu_computes_bfloat16_if_it_has_a_unit_for_it(cpuinfo: str, native: bool):
     assert cpu(cpuinfo).native == native
 
 
@@ -42,7 +42,7 @@ def test_a_cpu_is_called_as_people_know_it():
     assert cpu(GRAVITON_3).name
 
 
-def test_one_machine_that_emulates_decides_for_all():
+def test_fault_21_one_machine_that_emulates_decides_for_all():
     good, bad = Device("AMD EPYC", True), Device("Intel Xeon", False)
     assert decide_dtype([good, good]).dtype == "bfloat16"
     mixed = decide_dtype([good, bad, good])

@@ -52,7 +52,7 @@ def written(study: StudyConfig) -> dict[str, Any]:
     return json.loads(Path(study.out, "study.json").read_text())
 
 
-def test_auto_is_settled_said_and_written(study, on, capsys):
+def test_fault_21_auto_is_settled_said_and_written(study, on, capsys):
     folder = open_folder(study.out, study.name)
     on(NATIVE, EMULATING)
     assert settle_dtype(study, folder, Terminal()).model.dtype == "float32"

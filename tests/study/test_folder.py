@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instsel.errors import InputError, StudyError
@@ -84,12 +84,14 @@ def test_a_changed_key_makes_exactly_the_stages_after_it_stale(chain: Chain, cha
     assert done(chain(**{changed: 2})) == "abcd"
 
 
-def test_another_version_of_a_stage_makes_it_and_those_after_it_stale(chain: Chain) -> None:
+def test_fault_04_another_version_of_a_stage_makes_it_and_those_after_it_stale(chain: Chain) -> None:
     finish(chain())
     assert done(chain(version=2)) == "a"
 
 
-def test_another_version_of_the_package_makes_no_stage_stale(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fault_04_another_version_of_the_package_makes_no_stage_stale(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
     finish(chain())
     monkeypatch.setattr("instsel.study.folder.__version__", "999")
     assert done(chain()) == "abcd"
@@ -221,6 +223,7 @@ def test_the_folder_of_another_format_is_refused_and_left_alone(tmp_path: Path) 
     assert folder.read_json(STUDY)["format"] == 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12))
 def test_rows_of_every_start_but_the_first_count(starts: list[tuple[str, bool]]) -> None:
     folder = Folder.at(f"memory://{uuid.uuid4().hex}")
