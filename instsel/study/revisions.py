@@ -52,7 +52,7 @@ def with_pinned_revisions(config: StudyConfig, folder: Folder, console: Terminal
     repositories = set(_repositories(config))
     if not repositories:
         return config
-    noted: dict[str, str] = folder.read_json(REVISIONS) if folder.exists(REVISIONS) else {}
+    noted = _read_noted(folder)
     commits = {each: noted.get(each.key) or find_commit(each) for each in sorted(repositories)}
     pinned = {each: commit for each, commit in commits.items() if commit is not None}
     added = {each.key: commit for each, commit in pinned.items() if each.key not in noted}
@@ -61,6 +61,25 @@ def with_pinned_revisions(config: StudyConfig, folder: Folder, console: Terminal
         for key, commit in added.items():
             console.say(f"{key} of the hub is pinned to commit {commit}")
     return _replaced(config, pinned)
+
+
+def _read_noted(folder: Folder) -> dict[str, str]:
+    """Return the commits that are noted in a study's folder.
+
+    Raises:
+        InputError: the file has something else.
+    """
+    if not folder.exists(REVISIONS):
+        return {}
+    noted = folder.read_json(REVISIONS)
+    if isinstance(noted, dict) and all(
+        isinstance(commit, str) and COMMIT.fullmatch(commit) for commit in noted.values()
+    ):
+        return noted
+    raise InputError(
+        f"{folder}/{REVISIONS} has to name a commit, 40 digits, for each model and dataset of the hub; correct it, or "
+        "delete it, and what the branches are now is pinned"
+    )
 
 
 def find_commit(repository: Repository) -> str | None:

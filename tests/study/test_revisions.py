@@ -12,6 +12,7 @@ from huggingface_hub import constants
 
 from instsel.config.study import StudyConfig
 from instsel.console import Terminal
+from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.study.revisions import REVISIONS, Repository, find_commit, with_pinned_revisions
 
@@ -104,6 +105,15 @@ def test_fault_09_without_a_network_the_commit_is_that_of_the_cache(
     (tmp_path / "models--owner--model" / "refs" / "main").write_text(FIRST)
     assert find_commit(repository) == FIRST
     assert find_commit(repository._replace(revision=SECOND)) == SECOND
+
+
+@pytest.mark.parametrize("noted", [[], {"model owner/model main": "refs/pr/1"}, {"model owner/model main": None}])
+def test_what_is_noted_has_to_be_commits(noted: Any, study: StudyConfig, tmp_path: Path) -> None:
+    (tmp_path / REVISIONS).write_text(json.dumps(noted))
+    with pytest.raises(
+        InputError, match=r"revisions\.json has to name a commit, 40 digits, for each model and dataset"
+    ):
+        with_pinned_revisions(study, Folder.at(tmp_path))
 
 
 def test_a_study_without_the_hub_is_left_as_it_is(tiny_study: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
