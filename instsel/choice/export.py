@@ -85,7 +85,7 @@ def _lines(folder: Folder, convert: _Convert, rejected: list[str]) -> Iterator[s
 def _lines_of(folder: Folder) -> Iterator[bytes]:
     """Yield the lines of a selection, with a block of the file in memory at a time."""
     rest = b""
-    with folder.filesystem.open_input_file(f"{folder.path}/{ROWS}") as stream:
+    with folder.open(ROWS) as stream:
         while block := stream.read(BLOCK_BYTES):
             # Not `splitlines`: texts may hold U+2028 and other signs that it takes for the end of a line.
             *lines, rest = (rest + block).split(b"\n")

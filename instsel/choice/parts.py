@@ -260,7 +260,7 @@ class MergedParts:
             if name not in self._open:
                 if len(self._open) >= OPEN_PARTS:
                     self._open.popitem(last=False)
-                stream = self._parts.filesystem.open_input_file(f"{self._parts.path}/{name}")
+                stream = self._parts.open(name)
                 self._open[name] = pa.ipc.open_file(stream, options=self._options)
             self._open.move_to_end(name)
             return self._open[name].get_batch(number)
@@ -268,7 +268,7 @@ class MergedParts:
 
 def _batches(folder: Folder, name: str, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
     """Yield a Parquet file by batches of rows."""
-    with undamaged(f"{folder}/{name}"), folder.filesystem.open_input_file(f"{folder.path}/{name}") as stream:
+    with undamaged(f"{folder}/{name}"), folder.open(name) as stream:
         # From a store all columns are fetched at once, for each read of one waits.
         file = pq.ParquetFile(stream, pre_buffer=not folder.is_local)
         yield from file.iter_batches(batch_size=rows, columns=columns)

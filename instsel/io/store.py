@@ -189,11 +189,12 @@ class Folder:
             self.filesystem.delete_file(self._path(name))
 
     def read(self, name: str) -> bytes:
-        with self._open(name) as stream:
+        with self.open(name) as stream:
             content: bytes = stream.read()
         return content
 
-    def _open(self, name: str) -> pa.NativeFile:
+    def open(self, name: str) -> pa.NativeFile:
+        """Open a file for reading; one that another machine has just written is waited for, see `local_disk`."""
         path = self._path(name)
         if self.is_local:
             return appearing(path, lambda: self.filesystem.open_input_file(path))
@@ -324,9 +325,9 @@ class Folder:
         path = self._path(name)
         with undamaged(f"{self}/{name}"):
             if name.endswith(".parquet"):
-                with self._open(name) as stream:
+                with self.open(name) as stream:
                     return pq.read_table(stream, columns=columns)
-            source = appearing(path, lambda: pa.memory_map(path)) if self.is_local else self._open(name)
+            source = appearing(path, lambda: pa.memory_map(path)) if self.is_local else self.open(name)
             table = pa.ipc.open_file(source).read_all()
             return table.select(columns) if columns else table
 

@@ -314,7 +314,7 @@ def _words(table: pa.Table, templates: KnownHashes | None = None) -> Iterator[Ro
 
 
 def _batches(folder: Folder, name: str, part: int) -> list[pa.RecordBatch]:
-    with folder.filesystem.open_input_file(f"{folder.path}/{name}") as stream:
+    with folder.open(name) as stream:
         reader = pa.ipc.open_file(stream)
         numbers = json.loads(reader.schema.metadata[b"parts"])
         return [reader.get_batch(numbers.index(part)).replace_schema_metadata()] if part in numbers else []

@@ -157,7 +157,7 @@ def plan_passes(folder: Folder, shards: Sequence[str], data: Data) -> Work:
 
 
 def _count_rows(pool: Folder, shard: str) -> int:
-    with pool.filesystem.open_input_file(f"{pool.path}/{shard}.parquet") as stream:
+    with pool.open(f"{shard}.parquet") as stream:
         rows: int = pq.ParquetFile(stream).metadata.num_rows
     return rows
 

@@ -105,7 +105,7 @@ def _texts(folder: Folder, ids: Sequence[str]) -> dict[tuple[str, str], tuple[st
     """Return the beginnings of near-copies and of the rows that stay, without all of the table in memory."""
     wanted = pa.array(ids, pa.string())
     texts = {}
-    with folder.filesystem.open_input_file(f"{folder.path}/{TABLE}") as stream:
+    with folder.open(TABLE) as stream:
         for batch in pq.ParquetFile(stream).iter_batches(columns=["id", "kept_id", "text", "kept_text"]):
             for line in batch.filter(pc.is_in(batch["id"], wanted)).to_pylist():
                 texts[line["id"], line["kept_id"]] = line["text"], line["kept_text"]

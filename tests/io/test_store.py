@@ -273,6 +273,7 @@ def test_fault_13_names_that_lead_out_of_a_folder_are_refused(name: str, tmp_pat
     uses: list[Callable[[], object]] = [
         lambda: folder / name,
         lambda: folder.read(name),
+        lambda: folder.open(name),
         lambda: folder.read_table(name),
         lambda: folder.write(name, b""),
         lambda: folder.exists(name),
