@@ -240,7 +240,7 @@ def test_a_template_that_cannot_render_a_row_is_told(
     assert line.startswith(told)
 
 
-def test_a_template_without_a_token_that_ends_an_answer_is_mentioned(folder: Path) -> None:
+def test_fault_11_a_template_without_a_token_that_ends_an_answer_is_mentioned(folder: Path) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
     (folder / "chat_template.jinja").unlink(missing_ok=True)
