@@ -25,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks import report
-from instsel.config.study import Data
+from instsel.config.study import Data, Resources
 from instsel.console import Terminal
 from instsel.data.contamination import LeakIndex
 from instsel.data.encode import EXAMPLES
@@ -190,11 +190,11 @@ def find(folder: Folder, shards: list[str], data: Data, cores: int) -> None:
         return
     import ray
 
-    from instsel.runtime.session import quiet_data
+    from instsel.runtime.session import plan_resources, quiet_data
 
     ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
     quiet_data()
-    find_near_duplicates(folder, shards, data, Terminal())
+    find_near_duplicates(folder, shards, data, plan_resources(Resources()), Terminal())
     ray.shutdown()
 
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from instsel.config.study import Data
+from instsel.console import Terminal
 from instsel.io.store import Folder
 from instsel.pipeline.near_duplicate_passes import (
     KEYS,
@@ -37,8 +38,8 @@ from instsel.pipeline.near_duplicate_passes import (
     write_words,
 )
 from instsel.pipeline.prepare_index import COPIES, READERS, find_exact_copies
+from instsel.study.resources import ResourcePlan
 from instsel.study.results import NearDuplicatePair, NearDuplicates
-from instsel.study.stage import RunContext
 
 if TYPE_CHECKING:
     from instsel.runtime.actors import AttemptLimiter
@@ -53,29 +54,32 @@ MOST_EXAMPLES = 20
 Pass = Callable[[Work, int], None]
 
 
-def find_near_duplicates(folder: Folder, shards: Sequence[str], context: RunContext) -> NearDuplicates | None:
+def find_near_duplicates(
+    folder: Folder, shards: Sequence[str], data: Data, resources: ResourcePlan, terminal: Terminal
+) -> NearDuplicates | None:
     """Find the near-copies in the shards of stage *prepare*, and write them below its folder.
 
     Args:
         folder: of the stage.
         shards: their names, in the order of the files.
-        context: of the stage.
+        data: settings.
+        resources: with the limits of work that stands still.
+        terminal: where progress is shown.
 
     Returns:
         What there is to report; None where near-copies are not looked for.
     """
     import ray
 
-    data = context.config.data
     if data.near_duplicates == "off":
         return None
     work = ray.get(ray.remote(_start).remote(folder, shards, data))
     if work is not None:
-        run_passes(work, partial(_run_on_ray, context))
+        run_passes(work, partial(_run_on_ray, resources, terminal))
     result: NearDuplicates = ray.get(ray.remote(near_duplicates_result).remote(folder, data))
     if result.rows:
         what = "dropped" if result.dropped else "kept, see data.near_duplicates"
-        context.console.say(f"{result.rows} near-copies of {result.groups} rows: {what}")
+        terminal.say(f"{result.rows} near-copies of {result.groups} rows: {what}")
     return result
 
 
@@ -93,7 +97,7 @@ def _start(folder: Folder, shards: Sequence[str], data: Data) -> Work | None:
     return None
 
 
-def _run_on_ray(context: RunContext, work: Work, function: Pass, items: int) -> None:
+def _run_on_ray(resources: ResourcePlan, terminal: Terminal, work: Work, function: Pass, items: int) -> None:
     """Run a pass as tasks of Ray Data."""
     import ray.data
 
@@ -103,8 +107,8 @@ def _run_on_ray(context: RunContext, work: Work, function: Pass, items: int) -> 
     workers = max(1, min(items, int(cluster_resources().get("CPU", 1))))
     task: Any = _run_item
     dataset = bounded_dataset([{"item": item} for item in range(items)], workers)
-    with AttemptLimiter() as attempts, context.console.bar("near-copies", items, "parts") as bar:
-        watch(dataset, "prepare: a task of 1 CPU that looks for near-copies", context.resources, attempts)
+    with AttemptLimiter() as attempts, terminal.bar("near-copies", items, "parts") as bar:
+        watch(dataset, "prepare: a task of 1 CPU that looks for near-copies", resources, attempts)
         done = dataset.map_batches(
             task,
             batch_size=1,

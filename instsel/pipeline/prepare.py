@@ -105,7 +105,7 @@ class Prepare(Stage[PrepareResult]):
         dependencies.require_unchanged(context.config, context.stage(self.name).inputs)
         if not shards:
             raise InputError(f"pool: no usable row; {why_rejected({})}")
-        near_duplicates = find_near_duplicates(folder, shards, context)
+        near_duplicates = find_near_duplicates(folder, shards, config.data, context.resources, context.console)
         pool, memory = ray.get(ray.remote(finish_pool).remote(folder, shards, _names(files)))
         if not pool.rows:
             filtered = why_filtered(pool.rejected)
