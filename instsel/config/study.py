@@ -75,8 +75,11 @@ class Data(StrictModel):
 
 
 class Model(StrictModel):
-    name: str = Field(description="folder or hub id of the model that selects and is trained")
-    revision: str | None = Field(None, description="revision of a hub model")
+    name: Uri = Field(
+        description="folder, URI of a folder, or hub id of the model that selects and is trained; one behind a URI is "
+        "copied once to each machine"
+    )
+    revision: str | None = Field(None, description="revision of a hub model; of one behind a URI, its content")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="dtype of frozen weights and activations; auto is bfloat16 if all machines that do the work "
@@ -118,10 +121,11 @@ class Answers(StrictModel):
 
 
 class Embedding(StrictModel):
-    encoder: str = Field(
-        "sentence-transformers/all-MiniLM-L6-v2", description="folder or hub id of the model that embeds prompts"
+    encoder: Uri = Field(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        description="folder, URI of a folder, or hub id of the model that embeds prompts",
     )
-    revision: str | None = Field(None, description="revision of a hub encoder")
+    revision: str | None = Field(None, description="revision of a hub encoder; of one behind a URI, its content")
     pooling: Literal["auto", "mean", "cls", "last"] = Field(
         "auto", description="pooling of token vectors; auto uses the encoder's configuration, else the mean"
     )

@@ -59,10 +59,14 @@ def unchanged(path: str) -> Iterator[None]:
     _require_same(path, before)
 
 
+def cache_folder() -> Path:
+    """Return the user's cache: below XDG_CACHE_HOME, or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "instsel"
+
+
 def cache_file() -> Path:
-    """Return the user's file of digests: below XDG_CACHE_HOME, or ~/.cache."""
-    folder = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(folder).expanduser() / "instsel" / "digests.sqlite"
+    """Return the user's file of digests."""
+    return cache_folder() / "digests.sqlite"
 
 
 def _read(stream: FileIO, path: str, before: os.stat_result) -> str:

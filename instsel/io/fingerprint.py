@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import xxhash
@@ -17,7 +16,6 @@ from instsel.io.object_store import S3
 from instsel.io.store import Folder
 from instsel.io.uri import resolve
 
-MODEL_ENDINGS = {".json", ".safetensors", ".bin", ".model", ".txt", ".tiktoken", ".jinja", ".py"}
 # By which a store says that an object is another one; which of them there are depends on the store.
 CHECKSUMS = ("etag", "md5hash", "md5", "content_md5", "crc32c", "checksum")
 BLOCK = 8 << 20
@@ -61,37 +59,6 @@ def digest_in(folder: Folder, name: str) -> str:
     if folder.is_local:
         return digest_file(path)
     return _digest_of_bytes(folder.filesystem, folder.filesystem.get_file_info(path), f"{folder}/{name}")
-
-
-def model_identity(name: str, revision: str | None, key: str = "model.name") -> dict[str, JsonValue]:
-    """Identify a model: a local folder by the content of its files, a hub model by id and revision.
-
-    Raises:
-        InputError: a local folder has no config.json; the message names `key`.
-    """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        return {"hub": name, "revision": revision}
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{key}: {name} is a folder without a config.json; give a Hugging Face model folder")
-    return _digests(folder, [path for path in folder.iterdir() if path.suffix in MODEL_ENDINGS and path.is_file()])
-
-
-def encoder_identity(name: str, revision: str | None) -> dict[str, JsonValue]:
-    """Identify a text encoder: as `model_identity`, plus the configurations of the modules in its folder.
-
-    Raises:
-        InputError: a local folder has no config.json.
-    """
-    folder = Path(name).expanduser()
-    modules = list(folder.glob("*/config.json")) if folder.is_dir() else []
-    return {**model_identity(name, revision, "embedding.encoder"), **_digests(folder, modules)}
-
-
-def _digests(folder: Path, files: list[Path]) -> dict[str, JsonValue]:
-    """Return the digests of files below a folder by their paths there."""
-    names = sorted(file.relative_to(folder).as_posix() for file in files)
-    return dict(zip(names, file_digests(f"{folder}/{name}" for name in names), strict=True))
 
 
 def tokenizer_identity(tokenizer: Any) -> dict[str, str]:

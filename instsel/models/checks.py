@@ -14,6 +14,8 @@ from instsel.config.study import Embedding, Lora, Model, StudyConfig
 from instsel.data.chat import check_tokenizer, encode, lacks_end_mark
 from instsel.data.messages import BadRow, Message
 from instsel.errors import InputError, Problem
+from instsel.io.model_copies import local_copy
+from instsel.io.model_files import ModelKey, is_remote, local_folder, names_behind
 from instsel.models.loading import ADAPTER_CONFIG, load_tokenizer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -30,13 +32,17 @@ ROOM = 1 << 20
 def model_problems(study: StudyConfig) -> list[Problem]:
     """Look for what would end a study that trains its model: files, template, vocabulary, positions, LoRA's layers.
 
-    A model on the hub is looked at where it is in this machine's cache; the network is not asked.
+    A model on the hub is looked at where it is in this machine's cache; the network is not asked. Of one behind a URI
+    configuration and tokenizer are copied.
     """
     model = study.model
-    folder = _folder(model.name, model.revision)
+    try:
+        folder = _folder(model.name, model.revision, "model.name")
+    except InputError as error:
+        return [Problem.of(error, "model.name")]
     if folder is None:
         return [_not_here("model.name", model.name)]
-    problems = weight_problems(folder, "model.name") if Path(model.name).expanduser().is_dir() else []
+    problems = _weight_problems_of(model.name, folder, "model.name")
     local = model.model_copy(update={"name": str(folder), "revision": None})
     config, of_config = _read_config(local, "model.name")
     if config is None:
@@ -52,19 +58,25 @@ def model_problems(study: StudyConfig) -> list[Problem]:
 
 
 def most_positions(name: str) -> int | None:
-    """Return the longest row in tokens of a model; None where its configuration is not on this machine, or has none."""
-    folder = _folder(name, None)
+    """Return the longest row in tokens of a model; None where its configuration is not on this machine, or has none.
+
+    Raises:
+        InputError: the model is behind a URI, and cannot be copied.
+    """
+    folder = _folder(name, None, "model.name")
     config = None if folder is None else _read_config(Model(name=str(folder)), "model.name")[0]
     return None if config is None else _positions(config.get_text_config())
 
 
 def encoder_problems(embedding: Embedding) -> list[Problem]:
     """Look for what would end the computation of prompt embeddings."""
-    folder = _folder(embedding.encoder, embedding.revision)
+    try:
+        folder = _folder(embedding.encoder, embedding.revision, "embedding.encoder")
+    except InputError as error:
+        return [Problem.of(error, "embedding.encoder")]
     if folder is None:
         return [_not_here("embedding.encoder", embedding.encoder)]
-    local = Path(embedding.encoder).expanduser().is_dir()
-    problems = weight_problems(folder, "embedding.encoder") if local else []
+    problems = _weight_problems_of(embedding.encoder, folder, "embedding.encoder")
     config, of_config = _read_config(Model(name=str(folder)), "embedding.encoder")
     if config is None:
         return [*problems, *of_config]
@@ -74,14 +86,16 @@ def encoder_problems(embedding: Embedding) -> list[Problem]:
     ]
 
 
-def weight_problems(folder: Path, key: str) -> list[Problem]:
+def weight_problems(folder: Path, key: str, uri: str | None = None) -> list[Problem]:
     """Look for the weights of a model in its folder: safetensors, all of them, and not only what points at them.
 
     Args:
         folder: of the model.
         key: of the study file that names it.
+        uri: of the model if it is behind one; then `folder` is a copy of its small files.
     """
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir()} if uri is None else names_behind(uri)
+    place = uri or folder
     if "config.json" not in names:
         return []  # `model_identity` says so.
     is_sharded = INDEX in names and WEIGHTS not in names
@@ -89,23 +103,23 @@ def weight_problems(folder: Path, key: str) -> list[Problem]:
         try:
             parts = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError):
-            return [Problem(key, f"{folder / INDEX} is damaged; fetch it again")]
+            return [Problem(key, f"{place}/{INDEX} is damaged; fetch it again")]
     else:
         parts = {WEIGHTS}
     missing = sorted(parts - names)
     pointers = sorted(name for name in parts & names if _is_pointer(folder / name))
     if pointers:
-        return [Problem(key, f"{_some(pointers)} in {folder} only point at the weights; run `git lfs pull` there")]
+        return [Problem(key, f"{_some(pointers)} in {place} only point at the weights; run `git lfs pull` there")]
     if not missing:
         return []
     if is_sharded:
-        return [Problem(key, f"{folder} lacks {_some(missing)}, which {INDEX} names; fetch the files again")]
+        return [Problem(key, f"{place} lacks {_some(missing)}, which {INDEX} names; fetch the files again")]
     if ADAPTER_CONFIG in names:
-        return [Problem(key, f"{folder} is an adapter; merge it into its base model, and name the merged one")]
+        return [Problem(key, f"{place} is an adapter; merge it into its base model, and name the merged one")]
     pickles = sorted(name for name in names if name.endswith(PICKLES))
     if pickles:
-        return [Problem(key, _how_to_convert(folder, pickles, key))]
-    return [Problem(key, f"{folder} has no weights: neither {WEIGHTS} nor {INDEX} is there")]
+        return [Problem(key, _how_to_convert(place, pickles, key))]
+    return [Problem(key, f"{place} has no weights: neither {WEIGHTS} nor {INDEX} is there")]
 
 
 def lora_problems(network: nn.Module, lora: Lora, name: str) -> list[Problem]:
@@ -260,9 +274,11 @@ def _first_line(error: Exception) -> str:
     return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
-def _folder(name: str, revision: str | None) -> Path | None:
+def _folder(name: str, revision: str | None, key: ModelKey) -> Path | None:
     """Return the folder of a model, which for a hub id is that of the cache; None where it is not on this machine."""
-    folder = Path(name).expanduser()
+    if is_remote(name):
+        return local_copy(name, revision, key, weights=False)
+    folder = local_folder(name)
     if folder.is_dir() or not HUB_ID.fullmatch(name):
         return folder if folder.is_dir() else None
     from huggingface_hub import snapshot_download
@@ -274,24 +290,34 @@ def _folder(name: str, revision: str | None) -> Path | None:
     return None
 
 
+def _weight_problems_of(name: str, folder: Path, key: ModelKey) -> list[Problem]:
+    """Look for weights; a download from the hub is complete or is made so when it is loaded."""
+    if is_remote(name):
+        return weight_problems(folder, key, name)
+    return weight_problems(folder, key) if local_folder(name).is_dir() else []
+
+
 def _not_here(key: str, name: str) -> Problem:
     if HUB_ID.fullmatch(name):
         return Problem(key, f"{name} is not on this machine yet; it is looked at once it is fetched", is_fatal=False)
     return Problem(key, f"folder {name} does not exist; correct the path")
 
 
-def _how_to_convert(folder: Path, pickles: list[str], key: str) -> str:
+def _how_to_convert(folder: Path | str, pickles: list[str], key: str) -> str:
+    what = f"{folder} has its weights in {_some(pickles)} alone, a pickle, which can run code and is not read; "
+    if isinstance(folder, str):
+        return f"{what}write them as safetensors by save_pretrained, if you trust the file, and put those there"
     command = (
         f"from transformers import {'AutoModelForCausalLM' if key == 'model.name' else 'AutoModel'} as M; "
         f"M.from_pretrained('{folder}', dtype='auto').save_pretrained('{folder}')"
     )
-    return (
-        f"{folder} has its weights in {_some(pickles)} alone, a pickle, which can run code and is not read; write them "
-        f'as safetensors once, if you trust the file: python -c "{command}"'
-    )
+    return f'{what}write them as safetensors once, if you trust the file: python -c "{command}"'
 
 
 def _is_pointer(path: Path) -> bool:
+    # Of a model behind a URI, weights that are no pointers are not copied for this look.
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         return file.read(len(LFS_POINTER)) == LFS_POINTER
 

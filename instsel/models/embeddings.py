@@ -1,6 +1,5 @@
 """Prompt embeddings: what a text encoder makes of a conversation before its answer, pooled as its folder says."""
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from instsel.config.study import Embedding
 from instsel.data.batching import BatchFitter
 from instsel.errors import InputError
-from instsel.models.loading import encoder_file, load_encoder
+from instsel.models.loading import encoder_file, load_encoder, source_of
 
 if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.modules import Pooling
@@ -119,8 +118,8 @@ def _mode_of_modules(embedding: Embedding) -> str:
     prompt = (encoder_file(embedding, SETTINGS) or {}).get("default_prompt_name")
     if prompt is not None:
         raise _refusal(f"puts the prompt {prompt!r} before every text")
-    folder = os.path.expanduser(embedding.encoder)
-    settings = Pooling.load_config(folder, subfolder=modules[1]["path"], revision=embedding.revision)
+    source = source_of(embedding.encoder, embedding.revision, "embedding.encoder")
+    settings = Pooling.load_config(source.name, subfolder=modules[1]["path"], revision=source.revision)
     modes = settings.get("pooling_mode", "mean")
     mode: str = modes if isinstance(modes, str) else " and ".join(modes)
     if mode not in _MODES:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -10,6 +10,8 @@ from torch import nn
 from instsel.config.study import Embedding, Lora, Model
 from instsel.data.templates import check_template, read_template
 from instsel.errors import InputError
+from instsel.io.model_copies import local_copy
+from instsel.io.model_files import ModelKey, is_remote, local_folder
 from instsel.models.dtypes import dtype_of
 from instsel.training.checkpoint import load_adapter
 
@@ -21,6 +23,32 @@ PEFT_KEYS = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "tar
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+class Source(NamedTuple):
+    """What transformers loads a model from: a folder, or an id of the hub with its revision."""
+
+    name: str
+    revision: str | None
+
+
+def source_of(name: str, revision: str | None, key: ModelKey = "model.name", weights: bool = False) -> Source:
+    """Return what the name of a model stands for on this machine: one behind a URI is copied here.
+
+    Args:
+        name: folder, URI or hub id.
+        revision: of a hub model, or the content of one behind a URI.
+        key: of the study file that names it.
+        weights: whether its weights are needed.
+
+    Raises:
+        InputError: as `local_copy`.
+        StudyError: as `local_copy`.
+    """
+    if is_remote(name):
+        return Source(str(local_copy(name, revision, key, weights)), None)
+    folder = local_folder(name)
+    return Source(str(folder), None) if folder.is_dir() else Source(name, revision)
+
+
 def load_tokenizer(model: Model) -> Any:
     """Load the tokenizer of a model, with the study's chat template if it has one.
 
@@ -29,9 +57,10 @@ def load_tokenizer(model: Model) -> Any:
     """
     from transformers import AutoTokenizer
 
+    source = source_of(model.name, model.revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            _local_or_hub(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
+            source.name, revision=source.revision, trust_remote_code=model.trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise InputError(f"model.name: no tokenizer could be loaded from {model.name}: {_first_line(error)}") from error
@@ -52,9 +81,10 @@ def stored_dtype(model: Model) -> str | None:
     """
     from transformers import AutoConfig
 
+    source = source_of(model.name, model.revision)
     try:
         config = AutoConfig.from_pretrained(
-            _local_or_hub(model.name), revision=model.revision, trust_remote_code=model.trust_remote_code
+            source.name, revision=source.revision, trust_remote_code=model.trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise InputError(f"model.name: {model.name} could not be loaded: {_first_line(error)}") from error
@@ -70,9 +100,10 @@ def parameter_count(model: Model) -> int:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    source = source_of(model.name, model.revision)
+    options = {"revision": source.revision, "trust_remote_code": model.trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(_local_or_hub(model.name), **options)
+        config = AutoConfig.from_pretrained(source.name, **options)
         with torch.device("meta"):
             empty: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
@@ -94,10 +125,11 @@ def load_base(model: Model, device_map: str | dict[str, int] | None = None) -> A
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    source = source_of(model.name, model.revision, weights=True)
     try:
         base: Any = AutoModelForCausalLM.from_pretrained(
-            _local_or_hub(model.name),
-            revision=model.revision,
+            source.name,
+            revision=source.revision,
             dtype=DTYPES[dtype_of(model)],
             attn_implementation=model.attention,
             trust_remote_code=model.trust_remote_code,
@@ -110,6 +142,9 @@ def load_base(model: Model, device_map: str | dict[str, int] | None = None) -> A
     except (OSError, ValueError) as error:
         raise InputError(f"model.name: {model.name} could not be loaded: {_first_line(error)}") from error
     base.config.use_cache = False
+    if is_remote(model.name):
+        # PEFT writes it into adapters: there, the user's name means more than the path of this machine's copy.
+        base.name_or_path = model.name
     return base.requires_grad_(False).eval()
 
 
@@ -146,9 +181,10 @@ def load_encoder(embedding: Embedding) -> "Transformer":
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    name, options = _local_or_hub(embedding.encoder), {"revision": embedding.revision, "trust_remote_code": False}
+    source = source_of(embedding.encoder, embedding.revision, "embedding.encoder", weights=True)
+    options = {"revision": source.revision, "trust_remote_code": False}
     try:
-        if AutoConfig.from_pretrained(name, **options).is_encoder_decoder:
+        if AutoConfig.from_pretrained(source.name, **options).is_encoder_decoder:
             raise InputError(
                 f"embedding.encoder: {embedding.encoder} has a decoder too; name a model that only encodes"
             )
@@ -156,7 +192,7 @@ def load_encoder(embedding: Embedding) -> "Transformer":
             # sentence-transformers would load the base model that the adapter names, from anywhere.
             raise InputError(f"embedding.encoder: {embedding.encoder} is an adapter; merge it into its base model")
         encoder: Transformer = Transformer(
-            name,
+            source.name,
             model_kwargs={**options, "dtype": torch.float32, "use_safetensors": True},
             processor_kwargs={**options},
             config_kwargs={**options},
@@ -174,9 +210,8 @@ def encoder_file(embedding: Embedding, name: str) -> Any:
     """Read a JSON file of an encoder's folder, which may be on the hub; None if there is no such file."""
     from transformers.utils.hub import cached_file
 
-    path = cached_file(
-        _local_or_hub(embedding.encoder), name, revision=embedding.revision, _raise_exceptions_for_missing_entries=False
-    )
+    source = source_of(embedding.encoder, embedding.revision, "embedding.encoder")
+    path = cached_file(source.name, name, revision=source.revision, _raise_exceptions_for_missing_entries=False)
     return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
@@ -222,12 +257,6 @@ def attach_adapter(base: nn.Module, folder: str | Path) -> nn.Module:
     model = attach_lora(base, lora, seed=0)
     load_adapter(Path(folder), model)
     return model
-
-
-def _local_or_hub(name: str) -> str:
-    """Expand the path of a local folder; leave a hub id."""
-    folder = Path(name).expanduser()
-    return str(folder) if folder.is_dir() else name
 
 
 def _first_line(error: Exception) -> str:

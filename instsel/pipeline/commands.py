@@ -36,13 +36,15 @@ def run_commands(
 
 def _run_command(config: StudyConfig, adapter: Folder | None, out: Folder) -> None:
     """Run the user's command for a model and keep its items."""
+    from instsel.models.loading import source_of
+
     command = config.evaluation.command
     if command is None:
         raise ValueError("the study has no command")
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         here = Path(scratch)
         folder = "" if adapter is None else str(stack.enter_context(adapter.local()))
-        model, log = str(Path(config.model.name).expanduser()), here / "command.log"
+        model, log = source_of(config.model.name, config.model.revision, weights=True).name, here / "command.log"
         merged = model
         if folder and "{merged}" in command.run:
             merged = str(here / "merged")

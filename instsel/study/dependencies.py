@@ -13,7 +13,8 @@ from instsel.config.training import Training
 from instsel.data.readers import SourceFile
 from instsel.data.sources import files_identity, pool_files, target_files
 from instsel.errors import InputError
-from instsel.io.fingerprint import encoder_identity, file_identity, model_identity
+from instsel.io.fingerprint import file_identity
+from instsel.io.model_files import encoder_identity, model_identity
 from instsel.models.dtypes import dtype_of
 
 Settings = dict[str, JsonValue]

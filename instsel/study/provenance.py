@@ -22,7 +22,7 @@ Provenance = dict[str, dict[str, Settings]]
 def feature_provenance(context: RunContext) -> Provenance:
     """Return what the shards of the *features* stage depend on, JSON values only, as its parents are now.
 
-    Adapter and moments are identified by the digest of their file, the base model by `fingerprint.model_identity`. Pool
+    Adapter and moments are identified by the digest of their file, the base model by `model_files.model_identity`. Pool
     rows are Adam directions; validation rows are plain gradients, which no moments enter (LESS, arXiv 2402.04333,
     Definition 3.1).
     """

@@ -16,6 +16,7 @@ from instsel.config.study import StudyConfig
 from instsel.console import Terminal
 from instsel.data.hub import HUB, SECONDS, hub_name
 from instsel.errors import InputError
+from instsel.io.model_files import ModelKey, checked_content, content_of, is_remote, local_folder, remote_files
 from instsel.io.store import Folder
 from instsel.study.dependencies import categories_by_embeddings
 
@@ -44,11 +45,18 @@ class Repository(NamedTuple):
 def with_pinned_revisions(config: StudyConfig, folder: Folder, console: Terminal | None = None) -> StudyConfig:
     """Return the study with commits in place of branches and tags, for models and datasets of the hub.
 
+    A model behind a URI is pinned to the content that it has now. That is not noted: no store gives back what was there
+    before, so what is done with another content is stale.
+
     Args:
         config: the checked study file.
         folder: of the study; commits that are noted there are taken.
         console: where it is said what is pinned, in which case it is noted in the folder; None writes nothing.
+
+    Raises:
+        InputError: a model behind a URI cannot be read.
     """
+    config = _with_contents(config)
     repositories = set(_repositories(config))
     if not repositories:
         return config
@@ -110,6 +118,22 @@ def _cached_commit(repository: Repository) -> str | None:
     return commit if COMMIT.fullmatch(commit) else None
 
 
+def _with_contents(config: StudyConfig) -> StudyConfig:
+    """Return the study with the contents of models behind URIs as their revisions."""
+    model, embedding = config.model, config.embedding
+    if is_remote(model.name):
+        content = _content(model.name, model.revision, "model.name")
+        config = config.model_copy(update={"model": model.model_copy(update={"revision": content})})
+    if _embeds(config) and is_remote(embedding.encoder):
+        content = _content(embedding.encoder, embedding.revision, "embedding.encoder")
+        config = config.model_copy(update={"embedding": embedding.model_copy(update={"revision": content})})
+    return config
+
+
+def _content(name: str, revision: str | None, key: ModelKey) -> str:
+    return checked_content(revision, key) or content_of(remote_files(name, key))
+
+
 def _repositories(config: StudyConfig) -> Iterator[Repository]:
     for kind, name, revision in _named(config):
         if (repository := _repository(kind, name, revision)) is not None:
@@ -139,7 +163,7 @@ def _repository(kind: Literal["model", "dataset"], name: str | None, revision: s
         except InputError:
             # No name, but the path of a file, or an error that the checks before a run list.
             return None
-    is_local = Path(name).expanduser().exists()
+    is_local = local_folder(name).exists()
     return None if is_local or not HUB_ID.fullmatch(name) else Repository(kind, name, revision or MAIN)
 
 

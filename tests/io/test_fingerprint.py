@@ -13,12 +13,11 @@ import xxhash
 from instsel.errors import InputError
 from instsel.io.fingerprint import (
     digest_in,
-    encoder_identity,
     file_identity,
     fingerprint,
-    model_identity,
     tokenizer_identity,
 )
+from instsel.io.model_files import encoder_identity, model_identity
 from instsel.io.store import Folder
 
 
