@@ -29,9 +29,7 @@ from tests.object_store import ObjectStore
 URI = "s3://studies/models/toy"
 KEY = "model.name"
 COPYING = (
-    "import sys\n"
-    "from instsel.io.model_copies import local_copy\n"
-    "print(local_copy(sys.argv[1], None, 'model.name'))\n"
+    "import sys\nfrom instsel.io.model_copies import local_copy\nprint(local_copy(sys.argv[1], None, 'model.name'))\n"
 )
 
 
