@@ -13,7 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.toy import pairs, write_jsonl, write_toy_model, write_toy_study
 
-pytest_plugins = ["tests.endpoint", "tests.object_store", "tests.studies"]
+pytest_plugins = ["tests.endpoint", "tests.object_store", "tests.cloud_stores", "tests.studies"]
 
 # Before Ray, torch or Hugging Face are imported: no hub, few threads, and no killing of workers on a busy machine.
 # Idle workers stay for the next stage, instead of being started anew for each.

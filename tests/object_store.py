@@ -55,8 +55,8 @@ class ObjectStore:
         self.port = port
         self.behind = next(free for free in free_ports(2) if free != port)
         self.environment = {**KEYS, "AWS_ENDPOINT_URL": f"http://{HOST}:{port}"}
-        self._server = _start("-m", "moto.server", "-H", HOST, "-p", str(self.behind))
-        _wait_for_port(self.behind)
+        self._server = start("-m", "moto.server", "-H", HOST, "-p", str(self.behind))
+        wait_for_port(self.behind)
         self._forwarder = self._forward()
         # Past the forwarder: the test sees what is there while clients see nothing.
         self.direct = pafs.S3FileSystem(
@@ -123,8 +123,8 @@ class ObjectStore:
         self._forwarder = self._forward()
 
     def _forward(self) -> subprocess.Popen[bytes]:
-        process = _start(str(FORWARDER), str(self.port), str(self.behind))
-        _wait_for_port(self.port)
+        process = start(str(FORWARDER), str(self.port), str(self.behind))
+        wait_for_port(self.port)
         return process
 
 
@@ -135,7 +135,8 @@ def meanwhile(do: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def _start(*arguments: str) -> subprocess.Popen[bytes]:
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    """Start a program of this Python, which prints nothing."""
     quiet = subprocess.DEVNULL
     return subprocess.Popen([sys.executable, *arguments], stdout=quiet, stderr=quiet, env=_plain(os.environ))
 
@@ -145,7 +146,8 @@ def _plain(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith("AWS_")}
 
 
-def _wait_for_port(port: int) -> None:
+def wait_for_port(port: int) -> None:
+    """Return when something listens on a port of this machine."""
     ends = time.monotonic() + START_SECONDS
     while True:
         try:

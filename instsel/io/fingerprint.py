@@ -11,13 +11,15 @@ from pyarrow import fs as pafs
 from pydantic import JsonValue
 
 from instsel.errors import InputError
+from instsel.io.cloud_store import cloud_handler
 from instsel.io.digests import digest_file
 from instsel.io.object_store import S3
 from instsel.io.store import Folder
 from instsel.io.uri import resolve
 
 # By which a store says that an object is another one; which of them there are depends on the store.
-CHECKSUMS = ("etag", "md5hash", "md5", "content_md5", "crc32c", "checksum")
+# Of content first: an ETag of Google or Azure changes with every write of the same bytes.
+CHECKSUMS = ("md5hash", "content_md5", "md5", "crc32c", "checksum", "etag")
 BLOCK = 8 << 20
 # Reading from several disks or servers at once; a digest takes less time than reading.
 THREADS = 4
@@ -75,6 +77,8 @@ def _checksum(filesystem: pafs.FileSystem, path: str) -> str | None:
     """Return the checksum that a store keeps of an object, without reading it; None where it keeps none."""
     if isinstance(filesystem, S3):
         described: Mapping[Any, Any] = filesystem.describe(path)
+    elif (cloud := cloud_handler(filesystem)) is not None:
+        described = cloud.describe(path)
     elif isinstance(filesystem, pafs.PyFileSystem) and isinstance(filesystem.handler, pafs.FSSpecHandler):
         described = filesystem.handler.fs.info(path)
     else:

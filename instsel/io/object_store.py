@@ -69,7 +69,7 @@ class S3(pafs.S3FileSystem):  # type: ignore[misc]
 
     def open_input_file(self, path: str) -> pa.NativeFile:
         file = self._retry(path, lambda: super(S3, self).open_input_file(path))
-        return pa.PythonFile(_Reader(f"{SCHEME}{path}", file), mode="r")
+        return pa.PythonFile(Reader(f"{SCHEME}{path}", file), mode="r")
 
     def describe(self, path: str) -> dict[str, Any]:
         """Return what the store says of an object beside its bytes, such as its ETag."""
@@ -84,12 +84,17 @@ class S3(pafs.S3FileSystem):  # type: ignore[misc]
         return retrying(f"{SCHEME}{getattr(path, 'base_dir', path)}", call)
 
 
-class _Reader:
-    """An object as Python's file: a read that is cut off is made again."""
+class Reader:
+    """An object as Python's file: a read that is cut off is made again.
+
+    Args:
+        uri: of the object.
+        file: with `size()`, `read_at(count, at)` and `close()`.
+    """
 
     closed = False
 
-    def __init__(self, uri: str, file: pa.NativeFile) -> None:
+    def __init__(self, uri: str, file: Any) -> None:
         self._uri, self._file, self._size, self._at = uri, file, file.size(), 0
 
     def read(self, count: int = -1) -> bytes:

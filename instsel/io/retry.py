@@ -25,6 +25,12 @@ PERMANENT_ERRORS = re.compile(
     r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|INVALID_SIGNATURE|REQUEST_EXPIRED"
     r"|SIGNATURE_DOES_NOT_MATCH|MISSING_AUTHENTICATION_TOKEN|UNRECOGNIZED_CLIENT|UNKNOWN \(HTTP status 40[013]\))"
 )
+# Of each kind of store, what gives a process the right to use it.
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE",
+    "gcs": "GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`",
+    "abfs": "AZURE_STORAGE_ACCOUNT_NAME, and AZURE_STORAGE_ACCOUNT_KEY or what azure-identity reads",
+}
 NO_BUCKET = re.compile(r"AWS Error NO_SUCH_BUCKET|[Bb]ucket '[^']*' not found")
 
 
@@ -65,13 +71,20 @@ def is_away(error: BaseException) -> bool:
 
 
 def _refuse(uri: str, error: OSError) -> None:
-    if PERMANENT_ERRORS.search(str(error)):
+    if isinstance(error, PermissionError) or PERMANENT_ERRORS.search(str(error)):
+        scheme = uri.partition("://")[0]
+        kind = {"gs": "gcs", "abfss": "abfs", "az": "abfs"}.get(scheme, scheme)
         raise InputError(
             f"{uri}: the store refuses ({error}); give every machine credentials that may read and write there, in "
-            "its environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE) or by its role"
+            f"its environment ({CREDENTIALS.get(kind, 'as its package reads them')}) or by its role"
         ) from error
     if NO_BUCKET.search(str(error)):
-        raise InputError(f"{uri}: there is no such bucket; make it, or correct its name") from error
+        raise no_such_bucket(uri) from error
+
+
+def no_such_bucket(uri: str) -> InputError:
+    """Return the error that a bucket is not there."""
+    return InputError(f"{uri}: there is no such bucket; make it, or correct its name")
 
 
 def _warn_once(uri: str, state: RetryCallState) -> None:

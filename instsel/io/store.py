@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
 from instsel.errors import InputError, StudyError
+from instsel.io.cloud_store import cloud_handler
 from instsel.io.local_disk import appearing, refresh, sync_file, sync_folder
 from instsel.io.object_store import S3, put_if_absent
 from instsel.io.retry import retrying
@@ -25,6 +26,8 @@ from instsel.io.uri import resolve
 
 OBJECT_STORES = {"s3", "gcs", "abfs"}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+# Before the name of a file system that is written in Python.
+PYTHON = "py::"
 PART = ".part"
 # Between what belongs to a name and the part of the name that is drawn, in the name of a partial file.
 OWNED = "@"
@@ -67,8 +70,9 @@ class Folder:
     is a copy, it is written locally and uploaded under its final name: it appears when the upload is complete, and
     until then the previous content stays. Names that start with a dot are not listed.
 
-    With `s3://`, every method retries while the server is unavailable (`io.retry.retrying`). Names that lead out of
-    the folder are refused: they may come from a manifest that somebody else wrote.
+    With `s3://`, `gs://` and `abfs://`, every method retries while the server is unavailable
+    (`io.retry.retrying`). Names that lead out of the folder are refused: they may come from a manifest that somebody
+    else wrote.
 
     Attributes:
         filesystem: of `path`.
@@ -127,7 +131,7 @@ class Folder:
 
     @property
     def is_object_store(self) -> bool:
-        return self.filesystem.type_name in OBJECT_STORES
+        return self.filesystem.type_name.removeprefix(PYTHON) in OBJECT_STORES
 
     def retrying_filesystem(self) -> pafs.FileSystem:
         """Return a file system that retries by itself, for use by other libraries."""
@@ -244,6 +248,9 @@ class Folder:
             self.put(name, Path(spool.name))
 
     def _upload(self, name: str, file: Path) -> None:
+        if (cloud := cloud_handler(self.filesystem)) is not None:
+            cloud.upload(self._path(name), file)
+            return
         # In a single write; `pyarrow.fs.copy_files` would not report a failure at the end of the upload.
         with pa.memory_map(str(file)) as source:
             stream = self.filesystem.open_output_stream(self._path(name))
@@ -257,8 +264,9 @@ class Folder:
     def create_once(self, name: str, data: bytes) -> bool:
         """Write a small file unless it exists; of concurrent writers one wins.
 
-        By a hard link on a local disk or NFS, by a conditional write on S3 where obstore is installed. Another store
-        is read back after a moment, which shows the last of two writers who came at the same time.
+        By a hard link on a local disk or NFS, by a conditional write on Google Cloud Storage and Azure, and on S3
+        where obstore is installed. Another store is read back after a moment, which shows the last of two writers who
+        came at the same time.
 
         Returns:
             Whether the file has this content.
@@ -286,6 +294,9 @@ class Folder:
 
     def _put_once(self, name: str, data: bytes) -> bool:
         """Return whether the store itself decided which writer wins."""
+        if (cloud := cloud_handler(self.filesystem)) is not None:
+            cloud.put_if_absent(self._path(name), data)
+            return True
         return isinstance(self.filesystem, S3) and put_if_absent(self.filesystem, self._path(name), data)
 
     def rename(self, target: "Folder") -> None:

@@ -11,10 +11,11 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 from instsel.errors import InputError
+from instsel.io.cloud_store import SCHEMES, cloud_store
 from instsel.io.object_store import SCHEME, s3
 
 SECRET = re.compile(r"^(?:s3://[^/]*[:@]|[\w+.-]+://[^/@]*:[^/@]*@)")
-OPTIONS = re.compile(r"^s3://[^?]*\?[^/]*=")
+OPTIONS = re.compile(r"^(?:s3|gs|gcs|abfss?|az)://[^?]*\?[^/]*=")
 LOCAL = "file://"
 WEB = re.compile(r"^(?:https?|ftp)://", re.IGNORECASE)
 MAGIC = re.compile(r"[*?[]")
@@ -37,8 +38,8 @@ def checked_uri(uri: str) -> str:
         )
     if OPTIONS.match(uri):
         raise ValueError(
-            f"{uri.partition('?')[0]} has options after a question mark, which are not read; put the endpoint into "
-            "AWS_ENDPOINT_URL, in the environment of every machine"
+            f"{uri.partition('?')[0]} has options after a question mark, which are not read; put what they say into "
+            "the environment of every machine (S3: the endpoint into AWS_ENDPOINT_URL)"
         )
     return uri
 
@@ -67,6 +68,9 @@ def resolve(uri: str | Path) -> tuple[pafs.FileSystem, str]:
     except ValueError as error:
         raise InputError(str(error)) from error
     try:
+        scheme = text.partition("://")[0]
+        if scheme in SCHEMES:
+            return cloud_store(text)
         if text.startswith(SCHEME):
             return s3(text)
         resolved: tuple[pafs.FileSystem, str] = pafs.FileSystem.from_uri(text)

@@ -20,8 +20,8 @@ def test_a_place_that_does_not_answer_is_the_users_to_correct(monkeypatch: pytes
         raise OSError("could not resolve host")
 
     monkeypatch.setattr("instsel.io.uri.pafs.FileSystem", type("Gone", (), {"from_uri": staticmethod(unreachable)}))
-    with pytest.raises(InputError, match="gs://bucket/x: could not resolve host; correct it or make it reachable"):
-        resolve("gs://bucket/x")
+    with pytest.raises(InputError, match="hdfs://bucket/x: could not resolve host; correct it or make it reachable"):
+        resolve("hdfs://bucket/x")
 
 
 def test_local_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
