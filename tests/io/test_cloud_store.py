@@ -22,7 +22,8 @@ from instsel.study.lease import LEASE, hold_lease
 from tests.cloud_stores import AZURE_KEY, CloudStore
 from tests.object_store import meanwhile
 
-pytestmark = pytest.mark.process
+# Of aiohttp, about the size of what gcsfs sends at a time.
+pytestmark = [pytest.mark.process, pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")]
 
 LARGE = 60_000_000
 
