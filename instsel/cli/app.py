@@ -70,7 +70,7 @@ def init(
         typer.Option("--target", help="a benchmark of lm-eval, or NAME=FILE with examples; default 5 % of the pool"),
     ] = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="study file to write", metavar="STUDY.yaml")] = Path("study.yaml"),
-    model: Annotated[str | None, typer.Option(help="folder or hub id of the model; default: a small one")] = None,
+    model: Annotated[str | None, typer.Option(help="folder, URI or hub id of the model; default: a small one")] = None,
     columns: Annotated[
         list[str],
         typer.Option(
