@@ -64,9 +64,11 @@ def local_copy(uri: str, content: str | None, key: ModelKey, weights: bool = Tru
         raise _changed(uri, key, content, found)
     wanted = files if weights else {name: file for name, file in files.items() if not _is_weights(name, file)}
     place = _place(uri, found, weights)
-    with _locked(place):
+    with _locked(place) as is_alone:
         copy = _find(uri, found, weights)
         if copy is None:
+            if is_alone:
+                _remove_left(place)
             _copy(uri, wanted, place, key, found)
     return copy or place
 
@@ -95,11 +97,14 @@ def _is_weights(name: str, file: RemoteFile) -> bool:
     return name.endswith(WEIGHTS) and file.bytes >= LEAST_WEIGHTS
 
 
-def _copy(uri: str, files: Mapping[str, RemoteFile], place: Path, key: ModelKey, content: str) -> None:
-    """Make a copy, under the lock: whatever has its temporary name was left by a process that was killed."""
-    size = sum(file.bytes for file in files.values())
+def _remove_left(place: Path) -> None:
+    """Remove what processes that were killed have left of a copy."""
     for left in place.parent.glob(f".{place.name}.*{PART}"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _copy(uri: str, files: Mapping[str, RemoteFile], place: Path, key: ModelKey, content: str) -> None:
+    size = sum(file.bytes for file in files.values())
     with _space(place, size):
         _require_space(place.parent, size)
         scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.", suffix=PART))
@@ -165,8 +170,11 @@ def _space(place: Path, size: int) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(place: Path) -> Iterator[None]:
-    """Let one process at a time work on a copy; where the file system has no locks, the rename decides."""
+def _locked(place: Path) -> Iterator[bool]:
+    """Let one process at a time work on a copy, and yield whether it is alone.
+
+    Where the file system has no locks, several may copy, and the rename decides.
+    """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(place.parent / f".{place.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -176,12 +184,14 @@ def _locked(place: Path) -> Iterator[None]:
             "a folder that may be written to"
         ) from error
     try:
+        is_alone = True
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-        yield
+            is_alone = False
+        yield is_alone
     finally:
         with suppress(OSError):
             os.close(lock)

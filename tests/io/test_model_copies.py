@@ -1,5 +1,6 @@
 """A model behind a URI: copied once a machine, pinned by content, and all that can be wrong with it."""
 
+import errno
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from instsel.io import model_copies
 from instsel.io.model_copies import local_copy
 from instsel.io.model_files import content_of, encoder_identity, model_identity, remote_files
 from instsel.io.store import Folder
+from instsel.models.checks import most_positions
 from instsel.models.embeddings import Encoder
 from instsel.models.loading import load_base, load_tokenizer, parameter_count, stored_dtype
 from tests.object_store import ObjectStore
@@ -82,6 +84,7 @@ def _names(folder: Path) -> set[str]:
 def test_a_model_behind_a_uri_is_that_of_its_folder(remote: Folder, cache: Path, tiny_model: Path) -> None:
     model = Model(name=URI, dtype="float32")
     assert load_tokenizer(model).get_vocab() == load_tokenizer(Model(name=str(tiny_model))).get_vocab()
+    assert most_positions(URI) == most_positions(str(tiny_model)) == 256
     assert (stored_dtype(model), parameter_count(model)) == ("float32", parameter_count(Model(name=str(tiny_model))))
     # That takes none of the weights.
     (small,) = [place for place in cache.iterdir() if place.is_dir()]
@@ -168,6 +171,25 @@ def test_of_processes_at_once_one_copies(remote: Folder, cache: Path, monkeypatc
     # With what is there, none copies again.
     monkeypatch.setattr(model_copies, "_copy", None)
     assert local_copy(URI, None, KEY) == place
+
+
+def test_where_nothing_can_be_locked_the_rename_decides(
+    remote: Folder, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(model_copies.fcntl, "flock", refuse)
+    started = threading.Barrier(3)
+
+    def copy(_: int) -> Path:
+        started.wait()
+        return local_copy(URI, None, KEY)
+
+    with ThreadPoolExecutor(3) as threads:
+        (place,) = set(threads.map(copy, range(3)))
+    assert (place / "model.safetensors").is_file()
+    assert not list(cache.glob(".*.part"))
 
 
 def test_a_copy_that_a_killed_process_left_is_made_anew(remote: Folder, cache: Path, object_store: ObjectStore) -> None:
