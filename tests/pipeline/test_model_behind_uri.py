@@ -15,6 +15,7 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.models.dtypes import dtype_of, with_dtype
 from instsel.pipeline.check import check_study
+from instsel.pipeline.commands import _run_command
 from instsel.pipeline.registry import build_graph
 from instsel.study.folder import open_folder
 from instsel.study.graph import StageGraph
@@ -94,6 +95,21 @@ def test_weights_that_cannot_be_used_are_told_before_a_run(raw: Any) -> None:
     (problem,) = check_study(parse_study(raw, "test")).problems
     assert problem.startswith(f"model.name: {URI} has its weights in pytorch_model.bin alone, a pickle")
     assert "put those there" in problem and "/cache/" not in problem
+
+
+def test_a_command_of_the_user_gets_the_copy(raw: Any, tmp_path: Path) -> None:
+    program = (
+        "import json, os, sys\n"
+        "item = {'target': 'sums', 'item': 'q', 'answer': ' '.join(sorted(os.listdir(sys.argv[1])))}\n"
+        "item |= {'correct': os.path.isdir(sys.argv[1])}\n"
+        "open(sys.argv[2], 'w').write(json.dumps(item) + chr(10))\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    command = {"run": f"{sys.executable} {tmp_path}/program.py {{model}} {{out}}", "scores": ["sums"]}
+    config = parse_study({**raw, "evaluation": {**raw["evaluation"], "command": command}}, "test")
+    _run_command(config, None, Folder.at(tmp_path / "items"))
+    (row,) = Folder.at(tmp_path / "items").read_table("sums.parquet").to_pylist()
+    assert row["correct"] == 1 and {"config.json", "model.safetensors"} <= set(row["answer"].split())
 
 
 def test_a_secret_in_the_name_of_a_model_is_refused(raw: Any) -> None:
