@@ -49,8 +49,8 @@ def selection_metrics(
     mean, deviation = moments(matrix.values)
     metrics = {}
     for name, ids in selections.items():
-        found = pc.index_in(pa.array(ids, pa.string()), value_set=ids_of_matrix)
-        rows = np.asarray(found.drop_null().to_numpy(), dtype=np.int64)
+        positions = pc.index_in(pa.array(ids, pa.string()), value_set=ids_of_matrix)
+        rows = np.asarray(positions.drop_null().to_numpy(), dtype=np.int64)
         if not rows.size:
             continue
         standard = (aid(matrix.values, rows) - mean) / deviation

@@ -115,7 +115,7 @@ def locate(prepared: Folder, ids: pa.Array | pa.ChunkedArray) -> list[tuple[str,
     """
     wanted = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
     first: dict[str, int] = {}
-    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    by_shard: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     start = 0
     for batch in _batches(prepared, "index.parquet", ["id", "shard"], INDEX_ROWS):
         encoded = batch["shard"].dictionary_encode()
@@ -128,11 +128,11 @@ def locate(prepared: Folder, ids: pa.Array | pa.ChunkedArray) -> list[tuple[str,
         for code in np.unique(codes[kept]).tolist():
             of_shard = codes[kept] == code
             rows = kept[of_shard] + start - first[names[code]]
-            found.setdefault(names[code], []).append((rows, ranks[of_shard]))
+            by_shard.setdefault(names[code], []).append((rows, ranks[of_shard]))
         start += len(batch)
     located = [
         (shard, np.concatenate([rows for rows, _ in parts]), np.concatenate([ranks for _, ranks in parts]))
-        for shard, parts in found.items()
+        for shard, parts in by_shard.items()
     ]
     missing = len(wanted) - sum(len(rows) for _, rows, _ in located)
     if missing:

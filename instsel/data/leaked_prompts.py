@@ -221,20 +221,20 @@ def _edits(rows: Sequence[Words], words: int) -> tuple[NDArray[np.int64], Hashes
         with its answer without each of its words, and as it is, uint64 (q, most + 1); and which of these count, bool:
         numbers are not left out.
     """
-    found = [
+    questions = [
         (index, start, end, answer) for index, row in enumerate(rows) for (start, end), answer in _questions(row, words)
     ]
-    indices, starts, ends = (np.array([each[part] for each in found], dtype=np.int64) for part in range(3))
-    answers = _hashes(answer for *_, answer in found)
+    indices, starts, ends = (np.array([each[part] for each in questions], dtype=np.int64) for part in range(3))
+    answers = _hashes(answer for *_, answer in questions)
     lengths = ends - starts
     columns = np.arange(lengths.max(initial=0))
     is_word = columns < lengths[:, None]
     hashes = np.zeros(is_word.shape, dtype=np.uint64)
     kinds = np.full(is_word.shape, NUMBER, dtype=np.uint8)
-    if found:
-        hashes[is_word] = np.concatenate([rows[index].hashes[start:end] for index, start, end, _ in found])
-        kinds[is_word] = np.concatenate([rows[index].kinds[start:end] for index, start, end, _ in found])
-    is_deleted = np.concatenate([is_word & (kinds != NUMBER), np.ones((len(found), 1), dtype=bool)], axis=1)
+    if questions:
+        hashes[is_word] = np.concatenate([rows[index].hashes[start:end] for index, start, end, _ in questions])
+        kinds[is_word] = np.concatenate([rows[index].kinds[start:end] for index, start, end, _ in questions])
+    is_deleted = np.concatenate([is_word & (kinds != NUMBER), np.ones((len(questions), 1), dtype=bool)], axis=1)
     return indices, answers, deletion_hashes(hashes, lengths) + answers[:, None], is_deleted
 
 

@@ -123,12 +123,12 @@ def lines_of(file: SourceFile, chunk: Chunk) -> list[bytes]:
         except DAMAGE as error:
             raise damaged(file.uri, "line", chunk.first - 1, error) from error
     if len(content) < chunk.length:
-        raise _changed(file)
+        raise _no_longer_same(file)
     stream = io.BufferedReader(io.BytesIO(content))
     return list(islice(json_lines(stream, has_mark=chunk.start == 0), chunk.rows))
 
 
-def _changed(file: SourceFile) -> InputError:
+def _no_longer_same(file: SourceFile) -> InputError:
     key = f"{file.key}: " if file.key else ""
     return InputError(f"{key}{file.uri} was changed while it was read; run again when it is complete")
 

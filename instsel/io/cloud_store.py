@@ -57,16 +57,16 @@ class CloudHandler(pafs.FSSpecHandler):  # type: ignore[misc]
         base = selector.base_dir.strip("/")
         try:
             if selector.recursive:
-                found = list(self.fs.find(base, withdirs=True, detail=True).values())
+                entries = list(self.fs.find(base, withdirs=True, detail=True).values())
             else:
-                found = self.fs.ls(base, detail=True)
+                entries = self.fs.ls(base, detail=True)
         except FileNotFoundError:
-            found = []
-        names = [entry["name"].strip("/") for entry in found]
-        if not found and not selector.allow_not_found:
+            entries = []
+        names = [entry["name"].strip("/") for entry in entries]
+        if not entries and not selector.allow_not_found:
             raise FileNotFoundError(selector.base_dir)
         # A folder may have an object of its own, by which others show it where it is empty.
-        return [self._create_file_info(name, entry) for name, entry in zip(names, found, strict=True) if name != base]
+        return [self._create_file_info(name, entry) for name, entry in zip(names, entries, strict=True) if name != base]
 
     def create_dir(self, path: str, recursive: bool) -> None:
         """Do nothing: a store has no folders, and buckets are the user's to make."""
@@ -170,8 +170,8 @@ def as_os_error(error: Exception) -> OSError | None:
         return None
     # adlfs wraps what went wrong into others.
     inner = error.__cause__ or error.__context__
-    found = as_os_error(inner) if isinstance(inner, Exception) else None
-    return found or OSError(text)
+    known = as_os_error(inner) if isinstance(inner, Exception) else None
+    return known or OSError(text)
 
 
 def _status(error: Exception) -> int | None:

@@ -109,11 +109,11 @@ class _Cache:
         if not self._cache.is_file():
             return None
         with self._forgiving(), self._table() as table:
-            found = table.execute(
+            row = table.execute(
                 "SELECT digest FROM xxh3_128 WHERE path = ? AND stamp = ?", (self._path, self._stamp)
             ).fetchone()
-            if found is not None and isinstance(found[0], str) and len(found[0]) == DIGEST_LENGTH:
-                return found[0]
+            if row is not None and isinstance(row[0], str) and len(row[0]) == DIGEST_LENGTH:
+                return row[0]
         return None
 
     def keep(self, digest: str) -> None:

@@ -59,29 +59,29 @@ def local_copy(uri: str, content: str | None, key: ModelKey, weights: bool = Tru
     if content is not None and (copy := _find(uri, content, weights)) is not None:
         return copy
     files = remote_files(uri, key)
-    found = content_of(files)
-    if content is not None and found != content:
-        raise _changed(uri, key, content, found)
+    current = content_of(files)
+    if content is not None and current != content:
+        raise _no_longer_same(uri, key, content, current)
     wanted = files if weights else {name: file for name, file in files.items() if not _is_weights(name, file)}
-    place = _place(uri, found, weights)
-    with _locked(place) as is_alone:
-        copy = _find(uri, found, weights)
+    target = _copy_folder(uri, current, weights)
+    with _locked(target) as is_alone:
+        copy = _find(uri, current, weights)
         if copy is None:
             if is_alone:
-                _remove_left(place)
-            _copy(uri, wanted, place, key, found)
-    return copy or place
+                _remove_left(target)
+            _copy(uri, wanted, target, key, current)
+    return copy or target
 
 
-def _changed(uri: str, key: ModelKey, content: str, found: str) -> InputError:
+def _no_longer_same(uri: str, key: ModelKey, content: str, current: str) -> InputError:
     return InputError(
-        f"{key}: {uri} holds another model than the one that this study is pinned to: its content is {found}, not "
+        f"{key}: {uri} holds another model than the one that this study is pinned to: its content is {current}, not "
         f"{content}; put the files of that one back, or run the study again, without {key.partition('.')[0]}.revision "
         "if it has one, which does what depends on the model anew"
     )
 
 
-def _place(uri: str, content: str, weights: bool) -> Path:
+def _copy_folder(uri: str, content: str, weights: bool) -> Path:
     name = re.sub(r"[^\w.-]", "_", uri.rstrip("/").rpartition("/")[2]).lstrip(".") or "model"
     # Of two stores whose checksums are weak, neither stands for the other.
     return cache_folder() / MODELS / f"{name}-{fingerprint([uri, content])}{'' if weights else '-tokenizer'}"
@@ -89,26 +89,26 @@ def _place(uri: str, content: str, weights: bool) -> Path:
 
 def _find(uri: str, content: str, weights: bool) -> Path | None:
     """Return a copy that is there; one with weights does for both."""
-    places = [_place(uri, content, True), *([] if weights else [_place(uri, content, False)])]
-    return next((place for place in places if place.is_dir()), None)
+    copies = [_copy_folder(uri, content, True), *([] if weights else [_copy_folder(uri, content, False)])]
+    return next((target for target in copies if target.is_dir()), None)
 
 
 def _is_weights(name: str, file: RemoteFile) -> bool:
     return name.endswith(WEIGHTS) and file.bytes >= LEAST_WEIGHTS
 
 
-def _remove_left(place: Path) -> None:
+def _remove_left(target: Path) -> None:
     """Remove what processes that were killed have left of a copy."""
-    for left in place.parent.glob(f".{place.name}.*{PART}"):
+    for left in target.parent.glob(f".{target.name}.*{PART}"):
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _copy(uri: str, files: Mapping[str, RemoteFile], place: Path, key: ModelKey, content: str) -> None:
+def _copy(uri: str, files: Mapping[str, RemoteFile], target: Path, key: ModelKey, content: str) -> None:
     size = sum(file.bytes for file in files.values())
-    with _space(place, size):
-        _require_space(place.parent, size)
-        scratch = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.", suffix=PART))
-        log.info("copying %s, %.1f MB, to %s", uri, size / 1e6, place)
+    with _space(target, size):
+        _require_space(target.parent, size)
+        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=PART))
+        log.info("copying %s, %.1f MB, to %s", uri, size / 1e6, target)
         try:
             with errors_named(uri, key), ThreadPoolExecutor(THREADS) as threads:
                 source = Folder.at(uri)
@@ -120,21 +120,21 @@ def _copy(uri: str, files: Mapping[str, RemoteFile], place: Path, key: ModelKey,
                 raise InputError(
                     f"{key}: {uri} changed while it was copied; run the same command again when it is whole"
                 )
-            _rename(scratch, place)
+            _rename(scratch, target)
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
 
 
-def _rename(scratch: Path, place: Path) -> None:
+def _rename(scratch: Path, target: Path) -> None:
     try:
-        os.rename(scratch, place)
+        os.rename(scratch, target)
     except OSError:
         # Without locks another process may have been first, with the same content.
-        if not place.is_dir():
+        if not target.is_dir():
             raise
         shutil.rmtree(scratch, ignore_errors=True)
-    sync_folder(str(place.parent))
+    sync_folder(str(target.parent))
 
 
 def _copy_file(source: Folder, name: str, target: Path) -> None:
@@ -155,7 +155,7 @@ def _require_space(folder: Path, size: int) -> None:
 
 
 @contextmanager
-def _space(place: Path, size: int) -> Iterator[None]:
+def _space(target: Path, size: int) -> Iterator[None]:
     try:
         yield
     except (OSError, InputError) as error:
@@ -164,23 +164,23 @@ def _space(place: Path, size: int) -> Iterator[None]:
         if not isinstance(cause, OSError) or cause.errno not in NO_SPACE:
             raise
         raise StudyError(
-            f"no space left for a copy of the model, {size / 1e9:.1f} GB, in {place.parent}; free some there, or set "
+            f"no space left for a copy of the model, {size / 1e9:.1f} GB, in {target.parent}; free some there, or set "
             "XDG_CACHE_HOME on every machine to a folder with more, and run the same command again"
         ) from error
 
 
 @contextmanager
-def _locked(place: Path) -> Iterator[bool]:
+def _locked(target: Path) -> Iterator[bool]:
     """Let one process at a time work on a copy, and yield whether it is alone.
 
     Where the file system has no locks, several may copy, and the rename decides.
     """
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(place.parent / f".{place.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(target.parent / f".{target.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise InputError(
-            f"{place.parent}: no model can be copied there ({error.strerror}); set XDG_CACHE_HOME on every machine to "
+            f"{target.parent}: no model can be copied there ({error.strerror}); set XDG_CACHE_HOME on every machine to "
             "a folder that may be written to"
         ) from error
     try:

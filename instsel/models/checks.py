@@ -95,7 +95,7 @@ def weight_problems(folder: Path, key: str, uri: str | None = None) -> list[Prob
         uri: of the model if it is behind one; then `folder` is a copy of its small files.
     """
     names = {path.name for path in folder.iterdir()} if uri is None else names_behind(uri)
-    place = uri or folder
+    where = uri or folder
     if "config.json" not in names:
         return []  # `model_identity` says so.
     is_sharded = INDEX in names and WEIGHTS not in names
@@ -103,23 +103,23 @@ def weight_problems(folder: Path, key: str, uri: str | None = None) -> list[Prob
         try:
             parts = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError):
-            return [Problem(key, f"{place}/{INDEX} is damaged; fetch it again")]
+            return [Problem(key, f"{where}/{INDEX} is damaged; fetch it again")]
     else:
         parts = {WEIGHTS}
     missing = sorted(parts - names)
     pointers = sorted(name for name in parts & names if _is_pointer(folder / name))
     if pointers:
-        return [Problem(key, f"{_some(pointers)} in {place} only point at the weights; run `git lfs pull` there")]
+        return [Problem(key, f"{_some(pointers)} in {where} only point at the weights; run `git lfs pull` there")]
     if not missing:
         return []
     if is_sharded:
-        return [Problem(key, f"{place} lacks {_some(missing)}, which {INDEX} names; fetch the files again")]
+        return [Problem(key, f"{where} lacks {_some(missing)}, which {INDEX} names; fetch the files again")]
     if ADAPTER_CONFIG in names:
-        return [Problem(key, f"{place} is an adapter; merge it into its base model, and name the merged one")]
+        return [Problem(key, f"{where} is an adapter; merge it into its base model, and name the merged one")]
     pickles = sorted(name for name in names if name.endswith(PICKLES))
     if pickles:
-        return [Problem(key, _how_to_convert(place, pickles, key))]
-    return [Problem(key, f"{place} has no weights: neither {WEIGHTS} nor {INDEX} is there")]
+        return [Problem(key, _how_to_convert(where, pickles, key))]
+    return [Problem(key, f"{where} has no weights: neither {WEIGHTS} nor {INDEX} is there")]
 
 
 def lora_problems(network: nn.Module, lora: Lora, name: str) -> list[Problem]:

@@ -192,8 +192,8 @@ class MethodData:
             labels = self.groups(by)
             return labels[rows] if isinstance(rows, slice) else labels.take(rows)
 
-        changed: dict[str, Any] = {"ids": ids, **arrays, "labels_of": labels_of}
-        return replace(self, **changed)
+        values: dict[str, Any] = {"ids": ids, **arrays, "labels_of": labels_of}
+        return replace(self, **values)
 
 
 @dataclass(frozen=True)
@@ -291,8 +291,8 @@ class PromptData(MethodData, ColumnData):
         for rows in members:
             is_member = np.zeros(len(self), dtype=bool)
             is_member[rows] = True
-            changed: dict[str, Any] = {"prompts": _SomePrompts(self.prompts, is_member), "_kept": {}}
-            parts.append(replace(self._taken(rows), **changed))
+            values: dict[str, Any] = {"prompts": _SomePrompts(self.prompts, is_member), "_kept": {}}
+            parts.append(replace(self._taken(rows), **values))
         return parts
 
     def keep(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:

@@ -61,10 +61,10 @@ def require_unchanged(config: StudyConfig, before: Mapping[str, JsonValue]) -> N
         for name in path:
             then = then[name]
         now = files_identity(files)
-        changed = [file for file, old, new in zip(files, then, now, strict=False) if old != new]
-        if changed or len(then) != len(now):
-            key = next((file.key for file in changed or files), ".".join(path))
-            what = changed[0].uri if changed else "the number of files"
+        differing = [file for file, old, new in zip(files, then, now, strict=False) if old != new]
+        if differing or len(then) != len(now):
+            key = next((file.key for file in differing or files), ".".join(path))
+            what = differing[0].uri if differing else "the number of files"
             raise InputError(
                 f"{key}: {what} changed while the study read it; wait until it is whole, and run the same command "
                 "again, which prepares its rows again"

@@ -106,14 +106,14 @@ class StudyReader:
         wanted = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids, pa.string())
         if len(wanted) == len(self.ids) and isinstance(wanted, pa.Array) and wanted.equals(self.ids):
             return np.arange(len(wanted))
-        found = pc.index_in(wanted, value_set=self.ids)
-        if found.null_count:
-            missing = wanted.filter(pc.is_null(found))
+        positions = pc.index_in(wanted, value_set=self.ids)
+        if positions.null_count:
+            missing = wanted.filter(pc.is_null(positions))
             raise InputError(
-                f"{self.study} has no pool row {missing[0].as_py()!r} ({found.null_count} of {len(wanted)} rows that "
-                "were looked for); run the study again"
+                f"{self.study} has no pool row {missing[0].as_py()!r} ({len(missing)} of {len(wanted)} rows that were "
+                "looked for); run the study again"
             )
-        return np.asarray(found.to_numpy(), dtype=np.int64)
+        return np.asarray(positions.to_numpy(), dtype=np.int64)
 
     @cached_property
     def categories(self) -> pa.DictionaryArray:

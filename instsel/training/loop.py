@@ -137,20 +137,20 @@ def _read_together(resume: Path, model: nn.Module) -> tuple[Moments, CheckpointS
     except InputError as error:
         failure = error
     point = (-1, -1) if failure is not None or read is None else (read[1].epoch, read[1].step)
-    own = torch.tensor(point, dtype=torch.int64, device=next(model.parameters()).device)
-    gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, own)
-    points = [tuple(each.tolist()) for each in gathered]
+    of_worker = torch.tensor(point, dtype=torch.int64, device=next(model.parameters()).device)
+    of_workers = [torch.empty_like(of_worker) for _ in range(dist.get_world_size())]
+    dist.all_gather(of_workers, of_worker)
+    points = [tuple(each.tolist()) for each in of_workers]
     if failure is not None and len(set(points)) == 1:
         raise failure
     if read is None or len(set(points)) > 1:
-        found = ", ".join(
+        checkpoints = ", ".join(
             f"worker {rank} {'none' if step < 0 else f'step {step} after epoch {epoch}'}"
             for rank, (epoch, step) in enumerate(points)
         )
         raise StudyError(
-            f"training workers do not resume from the same checkpoint {resume.name} ({found}); `out` has to be storage "
-            f"that all machines see alike{'' if failure is None else f' ({failure})'}"
+            f"training workers do not resume from the same checkpoint {resume.name} ({checkpoints}); `out` has to be "
+            f"storage that all machines see alike{'' if failure is None else f' ({failure})'}"
         )
     return read
 
