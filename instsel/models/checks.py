@@ -16,7 +16,8 @@ from instsel.data.messages import BadRow, Message
 from instsel.errors import InputError, Problem
 from instsel.io.model_copies import local_copy
 from instsel.io.model_files import ModelKey, is_remote, local_folder, names_behind
-from instsel.models.loading import ADAPTER_CONFIG, load_tokenizer
+from instsel.models.loading import load_tokenizer
+from instsel.training.schedule import ADAPTER_CONFIG
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")

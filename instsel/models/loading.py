@@ -14,11 +14,11 @@ from instsel.io.model_copies import local_copy
 from instsel.io.model_files import ModelKey, is_remote, local_folder
 from instsel.models.dtypes import dtype_of
 from instsel.training.checkpoint import load_adapter
+from instsel.training.schedule import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from sentence_transformers.base.modules import Transformer
 
-ADAPTER_CONFIG = "adapter_config.json"
 PEFT_KEYS = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -114,4 +114,6 @@ def _selection_seconds(record: StudyRecord, run: Run, extra: list[str]) -> float
         if name not in seen and name != "prepare" and name in record.manifests:
             seen.add(name)
             waiting += record.manifests[name]["parents"]
-    return sum(record.manifests[name]["cost"]["seconds"] for name in seen if name != "benchmarks")
+    # In their order: that of a set differs from process to process, and with it the last digits of the sum.
+    stages = [name for name in record.manifests if name in seen and name != "benchmarks"]
+    return sum(record.manifests[name]["cost"]["seconds"] for name in stages)

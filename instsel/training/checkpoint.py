@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from instsel.errors import Diverged, InputError
-from instsel.training.schedule import ADAPTER, MOMENTS, STATE
+from instsel.training.schedule import ADAPTER, ADAPTER_CONFIG, MOMENTS, STATE
 
 FORMAT = 1
 SHOWN = 3
@@ -82,8 +82,17 @@ def write_checkpoint(
     peft_model: Any = model
     # PEFT would otherwise look up on the hub whether the vocabulary was changed.
     peft_model.save_pretrained(str(folder), state_dict=dict(weights), save_embedding_layers=False)
+    _sort_names(folder / ADAPTER_CONFIG)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / MOMENTS)
     (folder / STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+
+
+def _sort_names(path: Path) -> None:
+    """Write the names of the layers in order: PEFT has a set of them, whose order differs from process to process."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"] = sorted(config["target_modules"])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def read_checkpoint(folder: Path, model: nn.Module) -> tuple[Moments, CheckpointState]:

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 # Files of a checkpoint. Named here, since readers of steps need no torch.
 ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 MOMENTS = "moments.safetensors"
 STATE = "checkpoint.json"
 

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ from instsel.report.compared import AccuracyFacts, Results
 from instsel.report.page.spending import spending_parts
 from instsel.report.record import StudyRecord
 from instsel.report.results import results
-from instsel.report.spending import pareto, spending, spending_text
+from instsel.report.spending import _selection_seconds, pareto, spending, spending_text
 
 POOL, VALIDATION, WARMUP, TRAINED, PARAMETERS = 720, 120, 500, 500, 1000
 
@@ -24,6 +26,18 @@ def test_a_selection_by_gradients_costs_the_warmup_and_a_pass_over_everything(st
     assert facts["bids"].flops == 4 * PARAMETERS * (WARMUP + POOL + VALIDATION + TRAINED)
     # Two seconds a stage: select, attribution, features and warmup; select alone; select and embed.
     assert [each.selection_seconds for each in facts.values()] == [2, 8, 4]
+
+
+def test_bug_seconds_are_summed_in_the_same_order_in_every_process():
+    # As terms of a sum, these show their order, and the order of a set is that of the process.
+    seconds = [1e16, 1.0, -1e16, 1.0] * 5
+    names = [f"stage-{number}" for number in range(len(seconds))]
+    manifests = {
+        name: {"cost": {"seconds": each}, "parents": names} for name, each in zip(names, seconds, strict=True)
+    }
+    record: Any = SimpleNamespace(manifests=manifests)
+    run: Any = SimpleNamespace(selection="none")
+    assert _selection_seconds(record, run, names) == sum(seconds)
 
 
 def test_the_value_is_the_accuracy_where_there_is_one(tmp_path: Path, make_study_folder):

@@ -53,6 +53,14 @@ def test_any_user_of_peft_can_load_the_adapter(written: Path, model):
     assert all((weight == 3).all() for weight in weights)
 
 
+def test_bug_the_configuration_of_an_adapter_has_the_same_bytes_in_every_process(tmp_path: Path, model):
+    # A set, whose order depends on the process.
+    model.peft_config["default"].target_modules = {f"layer-{number:02d}" for number in range(20)}
+    write_checkpoint(tmp_path, model, {}, {}, STATE)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["target_modules"] == [f"layer-{number:02d}" for number in range(20)]
+
+
 def test_moments_of_another_rank_are_refused_by_name(written: Path, worker):
     with pytest.raises(InputError, match=r"exp_avg/.*q_proj\.lora_A.* has shape \(4, 64\), but .* \(8, 64\)"):
         read_checkpoint(written, worker.lora_model(rank=8))
