@@ -76,6 +76,12 @@ def long(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Kill a study at random moments, over and over, and compare what it ends with; SOAK_KILLS says how often."""
+    pytest(session, "soak")
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Measure which lines the tests with and without Ray run, and hold to the floor in pyproject.toml."""
     pytest(session, f"(unit or ray) and {NOT_HERE}", "--cov", "--cov-report=term:skip-covered")

@@ -37,6 +37,8 @@ MOST_STARTS = 4
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 # How long processes of a Ray whose driver or raylet is gone may take to notice.
 LEAVING_SECONDS = 60
+# A look at all processes of a machine takes time that the study needs.
+LOOK_SECONDS = 0.5
 # Times, and how much work was done again: they differ from run to run, and the report shows them.
 LOG, REPORT = "instsel.log", ("report/report.html", "report/report.md")
 TIMES = {"cost", "seconds", "selection_seconds", "training_seconds", "rows_reprocessed"}
@@ -61,6 +63,7 @@ class Command:
             command = [*COMMAND, "run", str(study)]
             self.driver = subprocess.Popen(command, env=environment, stdout=out, stderr=errors)
         self._seen: set[psutil.Process] = set()
+        self._looked = 0.0
 
     @property
     def seconds(self) -> float:
@@ -79,8 +82,9 @@ class Command:
         return next((line for line in reversed(lines) if line.split()[0] in stage_names()), "its start")
 
     def is_running(self) -> bool:
-        """Return whether the driver runs, and look at what it has started."""
-        self._look()
+        """Return whether the driver runs, and look now and then at what it has started."""
+        if self.seconds > self._looked + LOOK_SECONDS:
+            self._look()
         return self.driver.poll() is None
 
     def ended(self) -> int:
@@ -125,6 +129,7 @@ class Command:
             below = psutil.Process(self.driver.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
+        self._looked = self.seconds
         self._seen.update(below)
         return sorted(below, key=lambda process: (process.create_time(), process.pid))
 
