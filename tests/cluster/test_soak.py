@@ -1,8 +1,8 @@
 """A study whose driver, workers or raylet are killed at random moments ends with the bytes of one that nobody touched.
 
 Run by `pytest -m soak tests/cluster/test_soak.py`, half an hour on two idle cores. Each kill is a test that depends on
-its number and the seed alone: `-k kill-7` does the seventh again. `SOAK_KILLS` (30) says how many there are, `SOAK_SEED`
-(20) makes others of them.
+its number and the seed alone: `-k kill-7` does that one again. `SOAK_KILLS` (30) says how many there are, `SOAK_SEED` (20)
+makes others of them.
 """
 
 import json
@@ -26,7 +26,6 @@ from instsel.pipeline.registry import stage_names
 from instsel.report.html import write_report
 from tests.cli.test_interrupts import COMMAND
 from tests.cluster.nodes import wait_for
-from tests.pipeline.test_mixture import MIXTURE
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
@@ -35,6 +34,8 @@ KINDS = ("driver", "worker", "raylet")
 MOST_STARTS = 4
 # Those of Ray itself: without one of them a raylet ends, which is another kill's turn.
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+# Workers that mostly wait. They are killed where there is no other.
+WAITING = ("IDLE", "_StatsActor", "_AutoscalingCoordinatorActor", "ActorLocationTracker")
 # How long processes of a Ray whose driver or raylet is gone may take to notice.
 LEAVING_SECONDS = 60
 # A look at all processes of a machine takes time that the study needs.
@@ -96,7 +97,7 @@ class Command:
         return self.driver.wait()
 
     def candidates(self, kind: str) -> list[tuple[psutil.Process, str]]:
-        """Return its processes of a kind with their names, oldest first; of workers those that have work, if any do."""
+        """Return its processes of a kind with their names, oldest first; of workers the busy ones, if any are."""
         if kind == "driver":
             return [(psutil.Process(self.driver.pid), "driver")]
         found = []
@@ -107,7 +108,7 @@ class Command:
                 is_worker = words[0].startswith("ray::") and not words[0].startswith(AGENTS)
                 if is_raylet if kind == "raylet" else is_worker:
                     found.append((process, "raylet" if is_raylet else words[0].removeprefix("ray::")))
-        return [each for each in found if each[1] != "IDLE"] or found
+        return [each for each in found if each[1] not in WAITING] or found
 
     def end(self) -> list[str]:
         """End whatever of it runs; return the names of those that did not end by themselves after the driver."""
@@ -179,10 +180,8 @@ class Studies:
 
 
 @pytest.fixture(scope="module")
-def studies(
-    tmp_path_factory: pytest.TempPathFactory, study_writer: Callable[..., dict[str, Any]]
-) -> Iterator[Studies]:
-    """A study with almost every kind of stage, two actors, two training workers and a checkpoint after each step."""
+def studies(tmp_path_factory: pytest.TempPathFactory, study_writer: Callable[..., dict[str, Any]]) -> Iterator[Studies]:
+    """A study of 48 rows through its report, with two training workers and a checkpoint after each step."""
     folder = tmp_path_factory.mktemp("soak")
     study = study_writer(
         folder,
@@ -190,8 +189,8 @@ def studies(
         validation_rows=2,
         heldout_rows=2,
         data={"max_length": 128, "shard_rows": 12},
-        mixture={**MIXTURE, "compare": []},
-        selection={"budget": 12, "methods": ["random", "perplexity", "bids", {"method": "less", "mixture": "pool"}]},
+        mixture={"categories": "source", "evaluation_rows": 2, "least_rows": 4},
+        selection={"budget": 12, "methods": ["random", "bids", {"method": "equal", "by": "category"}]},
         finetune={"epochs": 2, "learning_rate": 1e-2, "batch_size": 4},
         resources={"actors": 2, "training_workers": 2, "checkpoint_minutes": 1e-6, "max_failures": 10},
     )
@@ -212,8 +211,8 @@ def undisturbed(studies: Studies) -> Undisturbed:
 def contents(out: Path) -> dict[str, Any]:
     """Read every file of a finished study: its bytes, of JSON its values without times and repeated work.
 
-    The log is left out. The report shows times, so it is compared with the one that `instsel report` makes of the folder
-    as it is, and the values of summary.json with those of other runs.
+    The log is left out. The report shows times, so it is compared with the one that `instsel report` makes of the
+    folder as it is, and the values of summary.json with those of other runs.
     """
     files = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     write_report([str(out)])
@@ -247,7 +246,7 @@ def disturb(command: Command, kind: str, moment: float, generator: np.random.Gen
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
                 return kill
-        time.sleep(0.02)
+        time.sleep(0.05)
     return None
 
 

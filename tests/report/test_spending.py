@@ -32,9 +32,7 @@ def test_bug_seconds_are_summed_in_the_same_order_in_every_process():
     # As terms of a sum, these show their order, and the order of a set is that of the process.
     seconds = [1e16, 1.0, -1e16, 1.0] * 5
     names = [f"stage-{number}" for number in range(len(seconds))]
-    manifests = {
-        name: {"cost": {"seconds": each}, "parents": names} for name, each in zip(names, seconds, strict=True)
-    }
+    manifests = {name: {"cost": {"seconds": each}, "parents": names} for name, each in zip(names, seconds, strict=True)}
     record: Any = SimpleNamespace(manifests=manifests)
     run: Any = SimpleNamespace(selection="none")
     assert _selection_seconds(record, run, names) == sum(seconds)
