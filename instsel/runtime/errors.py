@@ -1,13 +1,27 @@
 """Errors of workers, raised in the driver with the message of their cause."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ray.exceptions import RayError
+from ray.data.exceptions import SystemException
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RaySystemError,
+    UnserializableException,
+    WorkerCrashedError,
+)
 
 from instsel.console import Terminal, log
 from instsel.errors import InputError, StudyError
 
+# What is lost with a process or a machine; the next run may well have it.
+LOST = (LocalRayletDiedError, NodeDiedError, ObjectLostError, RayActorError, RaySystemError, WorkerCrashedError)
+LOST_IN_TEXT = re.compile(r"\b(Actor|LocalRaylet|Node|Owner)DiedError|\bWorkerCrashedError")
 RAY_DATA_ADVICE = "\nFailed to apply UDF transform after "
 
 
@@ -25,7 +39,9 @@ def clear_errors() -> Iterator[None]:
         if not _of_ray(error):
             raise
         log.exception("a worker failed")
-        raise StudyError(f"a worker failed: {_root(error)}; the log file has the details") from error
+        is_lost = any(map(_is_loss, _causes(error)))
+        kept = "; what is finished is kept: run the same command again to resume" if is_lost else ""
+        raise StudyError(f"a worker failed: {_root(error)}{kept}; the log file has the details") from error
 
 
 def _user_error(error: BaseException | None) -> InputError | StudyError | None:
@@ -57,6 +73,13 @@ def _of_ray(error: BaseException) -> bool:
     return any(isinstance(cause, RayError) or type(cause).__module__.startswith("ray.") for cause in _causes(error))
 
 
+def _is_loss(error: BaseException) -> bool:
+    """Return whether a process or a machine was lost; of an error that Ray could not pickle there is only the text."""
+    return isinstance(error, LOST) or (
+        isinstance(error, UnserializableException) and LOST_IN_TEXT.search(str(error)) is not None
+    )
+
+
 def last_line(error: BaseException) -> str:
     """Return the last line of an error's message, where Ray puts the reason, or the error's type if it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -64,7 +87,8 @@ def last_line(error: BaseException) -> str:
 
 
 def _root(error: BaseException) -> str:
-    *_, last = _causes(error)
+    # Ray Data names an empty error of its own as the cause of what happened.
+    *_, last = error, *(cause for cause in _causes(error) if not isinstance(cause, SystemException))
     lines = _text(last).strip().splitlines()
     return f"{type(last).__name__}: {lines[-1]}" if lines else type(last).__name__
 

@@ -279,9 +279,13 @@ class TrainingFollower:
         except Exception as error:
             self._failure = error
             # The main thread waits for the workers, which therefore have to end.
-            with suppress(RayError):
+            try:
                 ray.get(self._progress.stop.remote(list(self._runs)))
-            if not done.wait(STOP_SECONDS):
+                seconds = STOP_SECONDS
+            except RayError:
+                # The actor that the workers ask is gone, and they would not hear of it.
+                seconds = 0.0
+            if not done.wait(seconds):
                 abort()
 
     def _look(self) -> None:

@@ -1,8 +1,8 @@
 """A study whose driver, workers or raylet are killed at random moments ends with the bytes of one that nobody touched.
 
 Run by `pytest -m soak tests/cluster/test_soak.py`, half an hour on two idle cores. Each kill is a test that depends on
-its number and the seed alone: `-k kill-7` does that one again. `SOAK_KILLS` (30) says how many there are, `SOAK_SEED` (20)
-makes others of them.
+its number and the seed alone: `-k kill-7` does that one again. `SOAK_KILLS` (30) says how many there are, and
+`SOAK_SEED` (20) makes others of them.
 """
 
 import json

@@ -85,6 +85,23 @@ def test_a_worker_that_dies_is_a_failed_study(death: Any) -> None:
         ray.get(death())
 
 
+def test_bug_a_lost_worker_is_told_with_how_to_resume() -> None:
+    with pytest.raises(StudyError, match="run the same command again to resume; the log"), clear_errors():
+        ray.get(Worker.remote().die.remote())
+
+
+def test_bug_a_process_that_was_lost_under_ray_data_is_told() -> None:
+    gone: Any = Worker.remote()
+    ray.kill(gone)
+
+    def ask(row: dict[str, Any]) -> dict[str, Any]:
+        ray.get(gone.die.remote())
+        return row
+
+    with pytest.raises(StudyError, match="^a worker failed: (?!SystemEx).*run the same command again"), clear_errors():
+        list(ray.data.range(1).map(ask).iter_rows())
+
+
 @pytest.mark.parametrize("kind", [InputError, StudyError, ValueError])
 def test_a_training_run_raises_the_failure_of_its_worker(kind: type[Exception]) -> None:
     class WorkerGroupError(ray.exceptions.RayError):

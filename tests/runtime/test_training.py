@@ -13,8 +13,10 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
+import ray
 import torch
 from peft import PeftModel
+from ray.exceptions import RayActorError
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -27,6 +29,8 @@ from instsel.runtime import training_worker
 from instsel.runtime.errors import clear_errors
 from instsel.runtime.session import TOKENS_PER_PROCESS
 from instsel.runtime.training import run_training, run_trainings, train_side_by_side
+from instsel.runtime.training_group import TrainingFollower
+from instsel.runtime.training_progress import progress_actor
 from instsel.runtime.training_run import Trained, TrainingRun, TrainingSession
 from instsel.runtime.training_worker import GroupWork, WorkerRun, last_checkpoint
 from instsel.study.folder import StageFolder
@@ -396,3 +400,14 @@ def with_deepspeed(study: StudyConfig, folder: Path, content: dict[str, Any]) ->
     path = folder / "ds.json"
     path.write_text(json.dumps(content))
     return study.model_copy(update={"deepspeed": study.deepspeed.model_copy(update={"config": str(path)})})
+
+
+def test_bug_a_lost_progress_actor_ends_the_training_at_once(study: StudyConfig, tmp_path: Path) -> None:
+    stage = StageFolder(Folder.at(tmp_path / "run").create(), "warmup", {})
+    runs = {0: TrainingRun("warmup", stage, study.warmup, written(stage), 0)}
+    progress, aborted = progress_actor([stage.folder]), threading.Event()
+    follower = TrainingFollower(session(study), runs, progress, lambda index, outcome: None)
+    with pytest.raises(RayActorError), follower.following(aborted.set):
+        ray.kill(progress)
+        # Not after the minute in which workers could hear of it.
+        assert aborted.wait(30)
