@@ -5,60 +5,34 @@ how many workers there are, and a killed run resumes with the shards that are mi
 """
 
 import json
-import os
-import socket
-import time
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import JsonValue
 
-from instsel.config.study import Data, Model, StudyConfig
-from instsel.data.encode import count_unread, encode_lines, encoding_options, was_readable
-from instsel.data.pieces import Chunk, Part, divide, lines_of, read_part
+from instsel.config.study import Model, StudyConfig
+from instsel.data.encode import was_readable
 from instsel.data.readers import SourceFile
 from instsel.data.sources import pool_files
 from instsel.errors import InputError
 from instsel.filters.base import why_filtered
 from instsel.io.fingerprint import tokenizer_identity
 from instsel.io.store import Folder
-from instsel.io.whole import is_whole
 from instsel.models.dtypes import dtype_of
 from instsel.pipeline.near_duplicates import find_near_duplicates
-from instsel.pipeline.prepare_index import UNREAD_KEY, finish_pool
-from instsel.pipeline.prepare_targets import leak_index, prepare_targets, why_rejected
+from instsel.pipeline.prepare_index import finish_pool
+from instsel.pipeline.prepare_pool import encode_pool
+from instsel.pipeline.prepare_targets import prepare_targets, why_rejected
 from instsel.study import dependencies
-from instsel.study.folder import path_in_study
 from instsel.study.results import PoolResult, PrepareResult
 from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 if TYPE_CHECKING:
-    import ray.data
+    pass
 
-    from instsel.runtime.actors import AttemptLimiter
-
-# Each chunk is a block, and thereby a task of its own, also where it is only a range of bytes.
-CHUNK_BLOCK_BYTES = 1
-PARTS = pa.schema([("number", pa.int64()), ("file", pa.string()), ("start", pa.int64()), ("stop", pa.int64())])
-CHUNKS = pa.schema(
-    [
-        ("shard", pa.string()),
-        ("file", pa.string()),
-        ("number", pa.int64()),
-        ("first", pa.int64()),
-        ("rows", pa.int64()),
-        ("lines", pa.list_(pa.large_binary())),
-        ("start", pa.int64()),
-        ("length", pa.int64()),
-    ]
-)
 DATE = "date.json"
 MOST_KEYS = 8
 MOST_FILES = 10
@@ -100,7 +74,7 @@ class Prepare(Stage[PrepareResult]):
         identifying: Any = ray.remote(max_calls=1)(_identify_model)
         identified = identifying.remote(config.model)
         files = pool_files(config)
-        shards = _encode_pool(config, folder, files, context)
+        shards = encode_pool(config, folder, files, context.resources, context.console)
         # Before anything counts the rows: those of a file that grew meanwhile are partly of either state.
         dependencies.require_unchanged(context.config, context.stage(self.name).inputs)
         if not shards:
@@ -150,165 +124,11 @@ def _with_date(config: StudyConfig, folder: Folder) -> StudyConfig:
     return config
 
 
-def _encode_pool(study: StudyConfig, folder: Folder, files: list[SourceFile], context: RunContext) -> list[str]:
-    """Write every shard of the pool; return their names in the order of the files."""
-    from instsel.runtime.actors import AttemptLimiter, bounded_dataset, watch
-
-    work = bounded_dataset(
-        [{"number": number, "file": file.to_json()} for number, file in enumerate(files)], encoders()
-    )
-    work.context.target_max_block_size = CHUNK_BLOCK_BYTES
-    names = []
-    with (
-        AttemptLimiter() as attempts,
-        warnings.catch_warnings(),
-        context.console.bar("prepare", None, "rows") as bar,
-    ):
-        # How many parts and chunks there are is not known before they are read.
-        warnings.filterwarnings("ignore", "The maximum number of concurrent tasks")
-        watch(work, "prepare: a task of 0.5 CPU that tokenises, and readers", context.resources, attempts)
-        for row in _encoded(work, len(files), study, folder, attempts).iter_rows():
-            names.append(row["shard"])
-            bar.advance(row["rows"], row["tokens"])
-    return sorted(names)
-
-
-def _encoded(
-    work: "ray.data.Dataset", files: int, study: StudyConfig, folder: Folder, attempts: "AttemptLimiter"
-) -> "ray.data.Dataset":
-    import ray.data
-
-    from instsel.runtime.actors import READER_CPUS
-    from instsel.runtime.process_cache import new_key
-
-    dividing: Any = _divide
-    reader: Any = _read
-    encoding: Any = _encode
-    return (
-        work.map_batches(
-            dividing,
-            batch_size=1,
-            batch_format="pyarrow",
-            # Unlike what reading asks for, so that the parts of a file are read by tasks of their own.
-            num_cpus=READER_CPUS / 2,
-            compute=ray.data.TaskPoolStrategy(min(files, encoders())),
-            fn_kwargs={"shard_rows": study.data.shard_rows},
-        )
-        .map_batches(
-            reader,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=READER_CPUS,
-            compute=ray.data.TaskPoolStrategy(encoders()),
-            fn_kwargs={"shard_rows": study.data.shard_rows},
-        )
-        .map_batches(
-            encoding,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=0.5,
-            # Tasks and not actors: they run in the processes that encoded the targets, which have loaded transformers.
-            compute=ray.data.TaskPoolStrategy(encoders()),
-            fn_args=(new_key(), attempts, study.model, study.data, folder),
-        )
-    )
-
-
-def encoders() -> int:
-    """Return the most processes that tokenise at once: one a CPU, as reading takes little beside it."""
-    import ray
-
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-
-def _divide(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:
-    for row in batch.to_pylist():
-        for part in divide(SourceFile.from_json(row["file"]), shard_rows):
-            yield pa.Table.from_pylist([{**row, **asdict(part)}], schema=PARTS)
-
-
-def _read(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:
-    for row in batch.to_pylist():
-        part = Part(row["start"], row["stop"])
-        for chunk in read_part(SourceFile.from_json(row["file"]), part, shard_rows):
-            shard = f"{row['number']:05d}-{chunk.number:06d}"
-            yield pa.Table.from_pylist([{"shard": shard, "file": row["file"], **vars(chunk)}], schema=CHUNKS)
-
-
 def _identify_model(model: Model) -> tuple[dict[str, str], str | None, int]:
     """Return digests of the tokenizer, the type of the stored weights, and the number of parameters."""
     from instsel.models.loading import load_tokenizer, parameter_count, stored_dtype
 
     return tokenizer_identity(load_tokenizer(model)), stored_dtype(model), parameter_count(model)
-
-
-def _encode(
-    batch: pa.Table, key: str, attempts: "AttemptLimiter", model: Model, data: Data, folder: Folder
-) -> pa.Table:
-    from instsel.runtime.process_cache import kept_in_process
-
-    counts: list[_ShardCount] = []
-    for row in batch.to_pylist():
-        shard, file = row.pop("shard"), SourceFile.from_json(row.pop("file"))
-        if all(is_whole(folder / kind, f"{shard}.parquet") for kind in ("pool", "rejected")):
-            counts.append({"shard": shard, "rows": 0, "tokens": 0})
-            continue
-        chunk = Chunk(**row)
-        # Before the encoder is made: a process that dies while it loads the tokenizer counts as an attempt, too.
-        attempts.start(folder, shard, chunk.rows, f"{file.uri}, from line {chunk.first}")
-        with kept_in_process(key, lambda: _Encoder(model, data, folder)) as encoder:
-            counts.append(encoder(shard, file, chunk))
-    return pa.Table.from_pylist(counts)
-
-
-class _ShardCount(TypedDict):
-    """What an encoder says of a shard that it has written; no rows where it was there."""
-
-    shard: str
-    rows: int
-    tokens: int
-
-
-class _Encoder:
-    """Tokenises chunks and commits each as a shard."""
-
-    def __init__(self, model: Model, data: Data, folder: Folder) -> None:
-        from instsel.models.loading import load_tokenizer
-        from instsel.runtime.observability import Meter
-
-        # There is a process for every CPU, so that threads in each would only wait for one another.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        try:
-            self.tokenizer = load_tokenizer(model)
-        except InputError as error:
-            raise InputError(f"{error}; so it is on {socket.gethostname()}, and every machine reads it") from error
-        self.data = data
-        self.pool, self.rejected = folder / "pool", folder / "rejected"
-        self.leaks = leak_index(folder, data.leak_words)
-        self.meter = Meter(path_in_study(folder)[0], "prepare")
-
-    def __call__(self, shard: str, file: SourceFile, chunk: Chunk) -> _ShardCount:
-        name, began = f"{shard}.parquet", time.monotonic()
-        examples, rejected = encode_lines(
-            lines_of(file, chunk),
-            chunk.first,
-            file.uri,
-            tokenizer=self.tokenizer,
-            options=encoding_options(self.data),
-            layout=file.layout,
-            source=file.source,
-            default_source=file.stem,
-            reject_if=self.leaks.reasons,
-            filters=self.data.filters,
-        )
-        self.rejected.write_table(name, rejected)
-        # The counts travel with the shard, so that a run that resumes has them.
-        unread = {UNREAD_KEY: json.dumps(count_unread(examples))}
-        self.pool.write_table(name, examples.replace_schema_metadata(unread))
-        tokens = pc.sum(examples["tokens"]).as_py() or 0
-        seconds = time.monotonic() - began
-        self.meter.count(rows=len(examples), tokens=tokens, rejected=len(rejected), seconds=seconds)
-        return {"shard": shard, "rows": len(examples), "tokens": tokens}
 
 
 def _names(files: Sequence[SourceFile]) -> list[str]:

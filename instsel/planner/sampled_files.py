@@ -33,7 +33,8 @@ from instsel.io.store import Folder
 from instsel.models.loading import load_tokenizer
 from instsel.pipeline.benchmarks import write_benchmark
 from instsel.pipeline.near_duplicate_passes import KEYS
-from instsel.pipeline.prepare import MOST_FILES, encoders, require_rows_of_entries
+from instsel.pipeline.prepare import MOST_FILES, require_rows_of_entries
+from instsel.pipeline.prepare_pool import encoders
 from instsel.pipeline.prepare_targets import target_tables, why_rejected
 from instsel.planner.rows import sample_lines
 from instsel.planner.sample import KEPT, Part, Preparation, Reading, Sample, group_sizes, parquet, part_of

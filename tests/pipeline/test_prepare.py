@@ -314,7 +314,7 @@ def test_bug_a_pool_file_that_grows_while_it_is_prepared_is_told(tiny_study: Stu
         with rows.open("a") as stream:
             stream.write(rows.read_text().splitlines()[0] + "\n")
 
-    writer = threading.Thread(target=grow)
+    writer = threading.Thread(target=grow, daemon=True)
     writer.start()
     text = refusal(raw)
     writer.join()

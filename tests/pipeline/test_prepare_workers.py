@@ -18,10 +18,10 @@ from instsel.data.contamination import LeakIndex
 from instsel.data.sources import pool_files
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
-from instsel.pipeline import prepare
+from instsel.pipeline import prepare_pool
 from instsel.runtime.actors import MOST_ATTEMPTS
 from instsel.runtime.errors import clear_errors
-from instsel.runtime.session import quiet_data
+from instsel.runtime.session import plan_resources, quiet_data
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -50,7 +50,7 @@ def encode_pool(tiny_study: Callable[..., dict[str, Any]], tmp_path: Path) -> Ca
         quiet_data()
         with clear_errors():
             terminal = Terminal(Console(file=io.StringIO()))
-            return prepare._encode_pool(study, folder, pool_files(study), terminal)
+            return prepare_pool.encode_pool(study, folder, pool_files(study), plan_resources(study.resources), terminal)
 
     return encode
 
