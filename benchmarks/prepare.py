@@ -5,7 +5,8 @@
 
 The pool's rows are repeated, words of each copy changed, until the file has `--number` rows. A run is a process whose
 Ray has so many CPUs, and which is kept on as many cores; its seconds are those of the stage's manifest. Seconds of CPU
-are of all its processes, without what Ray and imports take before the stage.
+are of all its processes, without what Ray and imports take before the stage. Near-copies are not looked for, which
+earlier versions cannot do, unless `--near-copies` is given.
 """
 
 import argparse
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--number", type=int, default=100_000, help="rows of the file")
     parser.add_argument("--cpus", type=int, nargs="+", default=[1, 2], help="CPUs of each run")
     parser.add_argument("--code", type=Path, nargs="+", default=[Path()], help="source trees of instsel")
+    parser.add_argument("--near-copies", action="store_true", help="look for near-copies, too, by versions that can")
     parser.add_argument("--out", type=Path, help="file of the report; default standard output")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="prepare-") as scratch:
@@ -86,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_pool(pool, [row for path in options.pool for row in _read(path)], options.number)
         results = []
         for code, cpus in itertools.product(options.code, options.cpus):
-            results.append(_run(code, cpus, _study(Path(scratch, "study"), pool, options), options.number))
+            results.append(_run(code, cpus, _study(Path(scratch, "study"), code, pool, options), options.number))
             print(*results[-1].line(), sep="  ", file=sys.stderr, flush=True)
     command = shlex.join(["python", "-m", "benchmarks.prepare", *(sys.argv[1:] if argv is None else argv)])
     facts = report.facts_list({**report.machine("cpu"), "command": f"`{command}`"})
@@ -129,7 +131,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, lines)
 
 
-def _study(folder: Path, pool: Path, options: argparse.Namespace) -> Path:
+def _study(folder: Path, code: Path, pool: Path, options: argparse.Namespace) -> Path:
     """Write a study file; return its path."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -144,6 +146,8 @@ def _study(folder: Path, pool: Path, options: argparse.Namespace) -> Path:
         },
         "selection": {"budget": 100, "methods": ["random"]},
     }
+    if not options.near_copies and (code / "instsel/data/near_duplicates.py").exists():
+        study["data"] = {"near_duplicates": "off"}
     path = folder / "study.yaml"
     # JSON is YAML.
     path.write_text(json.dumps(study), encoding="utf-8")

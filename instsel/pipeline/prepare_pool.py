@@ -16,7 +16,7 @@ from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
 from instsel.data.encode import count_unread, encode_lines, encoding_options
 from instsel.data.pieces import Chunk, Part, divide, lines_of, read_part
-from instsel.data.readers import SourceFile
+from instsel.data.readers import SourceFile, info_of
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.io.whole import is_whole
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
     from instsel.runtime.actors import AttemptLimiter
 
+# Between two tasks of a process there is a pause, so that each takes several chunks where a pool has many. How many it
+# has is guessed from the first files, by rows of a kilobyte.
+TASKS_PER_PROCESS, MOST_CHUNKS = 12, 8
+GUESSED_ROW_BYTES, GUESSED_FILES = 1024, 64
 # Each chunk is a block, and thereby a task of its own, also where it is only a range of bytes.
 CHUNK_BLOCK_BYTES = 1
 PARTS = pa.schema([("number", pa.int64()), ("file", pa.string()), ("start", pa.int64()), ("stop", pa.int64())])
@@ -77,14 +81,14 @@ def encode_pool(
         # How many parts and chunks there are is not known before they are read.
         warnings.filterwarnings("ignore", "The maximum number of concurrent tasks")
         watch(work, "prepare: a task of 0.5 CPU that tokenises, and readers", resources, attempts)
-        for row in _encoded(work, len(files), study, folder, attempts).iter_rows():
+        for row in _encoded(work, files, study, folder, attempts).iter_rows():
             names.append(row["shard"])
             bar.advance(row["rows"], row["tokens"])
     return sorted(names)
 
 
 def _encoded(
-    work: "ray.data.Dataset", files: int, study: StudyConfig, folder: Folder, attempts: "AttemptLimiter"
+    work: "ray.data.Dataset", files: list[SourceFile], study: StudyConfig, folder: Folder, attempts: "AttemptLimiter"
 ) -> "ray.data.Dataset":
     import ray.data
 
@@ -101,7 +105,7 @@ def _encoded(
             batch_format="pyarrow",
             # Unlike what reading asks for, so that the parts of a file are read by tasks of their own.
             num_cpus=READER_CPUS / 2,
-            compute=ray.data.TaskPoolStrategy(min(files, encoders())),
+            compute=ray.data.TaskPoolStrategy(min(len(files), encoders())),
             fn_kwargs={"shard_rows": study.data.shard_rows},
         )
         .map_batches(
@@ -114,7 +118,7 @@ def _encoded(
         )
         .map_batches(
             encoding,
-            batch_size=1,
+            batch_size=_chunks_of_a_task(files, study.data.shard_rows),
             batch_format="pyarrow",
             num_cpus=0.5,
             # Tasks and not actors: they run in the processes that encoded the targets, which have loaded transformers.
@@ -129,6 +133,12 @@ def encoders() -> int:
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _chunks_of_a_task(files: list[SourceFile], shard_rows: int) -> int:
+    first = files[:GUESSED_FILES]
+    size = sum(info_of(file.uri).size or 0 for file in first if not file.is_hub) * len(files) // len(first)
+    return max(1, min(MOST_CHUNKS, size // (shard_rows * GUESSED_ROW_BYTES * TASKS_PER_PROCESS * encoders())))
 
 
 def _divide(batch: pa.Table, *, shard_rows: int) -> Iterator[pa.Table]:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from instsel.config.study import Data
+from instsel.config.study import Data, Resources
 from instsel.console import Terminal
 from instsel.data.encode import DUPLICATE, EXAMPLES, NEAR_COPY, encode_lines, encoding_options
 from instsel.data.formats import row_id
@@ -30,6 +30,7 @@ from instsel.pipeline.near_duplicates import (
     run_passes,
 )
 from instsel.pipeline.prepare_index import COPIES, NEAR_COPIES, find_exact_copies, finish_pool
+from instsel.runtime.session import plan_resources
 
 WORDS = [f"{first}{second}{third}" for first in "bdgklm" for second in "aeiou" for third in "nrst"]
 FORM = "You will be given a list of words and have to say in one short sentence what you would use it for."
@@ -375,9 +376,9 @@ def test_tasks_of_ray_leave_the_same_bytes(mode: str, tmp_path: Path, monkeypatc
     here, there = Folder.at(tmp_path / "here"), Folder.at(tmp_path / "there")
     shards = write_pool(here, rows, 7)
     shutil.copytree(here.path, there.path)
-    result = find_near_duplicates(here, shards, data, Terminal())
+    result = find_near_duplicates(here, shards, data, plan_resources(Resources()), Terminal())
     monkeypatch.setattr(near_duplicates, "_start", _plan)
-    assert find_near_duplicates(there, shards, data, Terminal()) == result
+    assert find_near_duplicates(there, shards, data, plan_resources(Resources()), Terminal()) == result
     assert result is not None
     assert result.rows > 40
     assert there.read(TABLE) == here.read(TABLE)
@@ -392,5 +393,8 @@ def _plan(folder: Folder, shards: list[str], data: Data) -> Work:
 def test_near_copies_are_not_looked_for_where_they_are_off(tmp_path: Path) -> None:
     folder = Folder.at(tmp_path)
     shards = write_pool(folder, make_rows(), 20)
-    assert find_near_duplicates(folder, shards, Data(near_duplicates="off"), Terminal()) is None
+    assert (
+        find_near_duplicates(folder, shards, Data(near_duplicates="off"), plan_resources(Resources()), Terminal())
+        is None
+    )
     assert not folder.exists(TABLE)
