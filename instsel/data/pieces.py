@@ -96,14 +96,13 @@ def read_part(file: SourceFile, part: Part, rows: int) -> Iterator[Chunk]:
     Raises:
         InputError: the file has no rows that can be read, is damaged, or was changed meanwhile.
     """
-    with with_key(file.key):
-        has_ranges = part == WHOLE and _has_ranges(file)
-    if part == WHOLE and not has_ranges:
+    in_ranges = part == WHOLE and has_ranges(file)
+    if part == WHOLE and not in_ranges:
         for number, (first, lines) in enumerate(read_chunks(file, rows)):
             yield Chunk(number, first, len(lines), lines)
         return
     with with_key(file.key), unchanged_file(file):
-        yield from _ranges(file, rows) if has_ranges else _parquet_chunks(file, part, rows)
+        yield from _ranges(file, rows) if in_ranges else _parquet_chunks(file, part, rows)
 
 
 def lines_of(file: SourceFile, chunk: Chunk) -> list[bytes]:
@@ -138,9 +137,14 @@ def _kind(file: SourceFile) -> FileType | None:
     return None if file.is_hub or not info_of(file.uri).is_file else file_type(file.uri, file.split)
 
 
-def _has_ranges(file: SourceFile) -> bool:
-    """Return whether the bytes of a file are those of its lines, and are many."""
-    kind = _kind(file)
+def has_ranges(file: SourceFile) -> bool:
+    """Return whether the bytes of a file are those of its lines, and are many.
+
+    Raises:
+        InputError: the file has no rows that can be read.
+    """
+    with with_key(file.key):
+        kind = _kind(file)
     if kind is None or kind.binary is not None or (kind.text is not None and kind.text.layout != "lines"):
         return False
     is_plain = not kind.packing and kind.encoding == "utf-8" and not kind.has_lone_cr

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from instsel.config.study import Data, Model, StudyConfig
 from instsel.console import Terminal
 from instsel.data.encode import count_unread, encode_lines, encoding_options
-from instsel.data.pieces import Chunk, Part, divide, lines_of, read_part
+from instsel.data.pieces import Chunk, Part, divide, has_ranges, lines_of, read_part
 from instsel.data.readers import SourceFile, info_of
 from instsel.errors import InputError
 from instsel.io.store import Folder
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from instsel.runtime.actors import AttemptLimiter
 
-# Between two tasks of a process there is a pause, so that each takes several chunks where a pool has many. How many it
-# has is guessed from the first files, by rows of a kilobyte.
+# Between two tasks of a process there is a pause, so that each takes several chunks of a large file of JSON lines: they
+# are ranges of its bytes, read one after the other. How many it has is guessed, by rows of a kilobyte.
 TASKS_PER_PROCESS, MOST_CHUNKS = 12, 8
-GUESSED_ROW_BYTES, GUESSED_FILES = 1024, 64
+GUESSED_ROW_BYTES, MOST_FILES_LOOKED_AT = 1024, 64
 # Each chunk is a block, and thereby a task of its own, also where it is only a range of bytes.
 CHUNK_BLOCK_BYTES = 1
 PARTS = pa.schema([("number", pa.int64()), ("file", pa.string()), ("start", pa.int64()), ("stop", pa.int64())])
@@ -136,8 +136,10 @@ def encoders() -> int:
 
 
 def _chunks_of_a_task(files: list[SourceFile], shard_rows: int) -> int:
-    first = files[:GUESSED_FILES]
-    size = sum(info_of(file.uri).size or 0 for file in first if not file.is_hub) * len(files) // len(first)
+    """Return how many chunks a task takes: one where they may be held in memory, or are few."""
+    if len(files) > MOST_FILES_LOOKED_AT or not all(map(has_ranges, files)):
+        return 1
+    size = sum(info_of(file.uri).size or 0 for file in files)
     return max(1, min(MOST_CHUNKS, size // (shard_rows * GUESSED_ROW_BYTES * TASKS_PER_PROCESS * encoders())))
 
 

@@ -131,6 +131,8 @@ def in_small_ray(code: str) -> list[str]:
 
 
 @pytest.mark.process
+@pytest.mark.long
+@pytest.mark.guard
 def test_fault_02_what_is_requested_stays_requested_through_a_stage_of_ray_data() -> None:
     seen = in_small_ray("""
 with hold(gpus=2):
@@ -144,6 +146,8 @@ print("=", requested())
 
 
 @pytest.mark.process
+@pytest.mark.long
+@pytest.mark.guard
 def test_fault_02_two_studies_do_not_cancel_each_others_request() -> None:
     seen = in_small_ray("""
 with hold(gpus=2):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.long, pytest.mark.guard]
 
 START = """
 import sys, tempfile, time
@@ -98,7 +98,6 @@ print(run(plan))
     assert result == "['a', 'b', 'c', 'd']"
 
 
-@pytest.mark.long
 def test_workers_that_take_long_over_a_piece_are_not_given_up() -> None:
     text = in_ray("""
 start(1, 1)
