@@ -31,12 +31,18 @@ from instsel.report.markdown import markdown_table
 CHANGED = 0.3
 """Of the words of a copy."""
 
-# A process of its own: versions do not mix, and Ray's processes inherit the cores that it may use.
+# A process of its own: versions do not mix, and Ray's processes inherit the cores that it may use. Ray keeps as many
+# idle workers as where instsel starts it.
 RUN = """
 import importlib, json, os, sys
 study, cpus = sys.argv[1], int(sys.argv[2])
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])
 import psutil, ray
+try:
+    from instsel.runtime.session import HELPER_ACTORS, WORKERS_LIMIT
+    os.environ[WORKERS_LIMIT] = str(HELPER_ACTORS + cpus)
+except ImportError:
+    pass
 ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
 def seconds():
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
