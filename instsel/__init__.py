@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from instsel.config.study import StudyConfig
     from instsel.gradients.engine import GradientEngine
     from instsel.gradients.sketch import CountSketch
-    from instsel.selection.base import Selection
+    from instsel.selection.picked import Selection
     from instsel.selection.registry import select
 
 __version__ = "0.7.0"
@@ -35,7 +35,7 @@ __all__ = [
 _LAZY = {
     "CountSketch": ("instsel.gradients.sketch", "CountSketch"),
     "GradientEngine": ("instsel.gradients.engine", "GradientEngine"),
-    "Selection": ("instsel.selection.base", "Selection"),
+    "Selection": ("instsel.selection.picked", "Selection"),
     "attribute": ("instsel.attribution", "attribute"),
     "load_config": ("instsel.config.file", "load_study"),
     "open_study": ("instsel.api.study", "open_study"),

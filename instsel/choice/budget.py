@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from instsel.errors import InputError
-from instsel.selection.base import Selection
+from instsel.selection.picked import Selection
 from instsel.study.results import RowCount
 
 

@@ -15,7 +15,8 @@ from instsel.config.mixture import Mixture
 from instsel.errors import InputError
 from instsel.mixture.categories import OTHER
 from instsel.mixture.program import Solution, counts, solve
-from instsel.selection.base import Selection, Shares
+from instsel.selection.base import Shares
+from instsel.selection.picked import Selection
 from instsel.study.reader import StudyReader
 from instsel.study.results import CategoryShares, MixtureDuals, MixtureShares
 

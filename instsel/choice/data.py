@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from instsel.arrays import row_blocks
 from instsel.choice.influence import influence_matrix, kernel_matrix
 from instsel.io.matrix import Matrix, stack
-from instsel.selection.base import (
-    AttributionSpec,
+from instsel.selection.base import AttributionSpec, Method, Requires
+from instsel.selection.method_data import (
     EmbeddingData,
     GradientData,
     Groups,
@@ -19,10 +19,8 @@ from instsel.selection.base import (
     IndexData,
     InfluenceData,
     LikelihoodData,
-    Method,
     MethodData,
     PromptData,
-    Requires,
 )
 from instsel.study.reader import StudyReader
 

@@ -17,7 +17,9 @@ from instsel.config.mixture import Mixture
 from instsel.config.study import StudyConfig
 from instsel.errors import InputError
 from instsel.selection import random
-from instsel.selection.base import ColumnData, Form, IndexData, Method, MethodData, Selection
+from instsel.selection.base import Form, Method
+from instsel.selection.method_data import ColumnData, IndexData, MethodData
+from instsel.selection.picked import Selection
 from instsel.selection.quotas import select as by_quotas
 from instsel.study.reader import StudyReader
 from instsel.study.results import MixtureShares

@@ -9,19 +9,18 @@ import numpy as np
 import pyarrow as pa
 
 from instsel.attribution.timing import seconds_to_solve, seconds_to_sum
-from instsel.selection.base import (
+from instsel.selection.base import Method, Requires
+from instsel.selection.cost import Shape
+from instsel.selection.method_data import (
     EmbeddingData,
     GradientData,
     HiddenStateData,
     IndexData,
     InfluenceData,
     LikelihoodData,
-    Method,
     MethodData,
     PromptData,
-    Requires,
 )
-from instsel.selection.cost import Shape
 
 TIMED_ROWS = 2048
 TIMED_ENTRIES = 2**24

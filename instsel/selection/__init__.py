@@ -1,5 +1,5 @@
 """Selection methods: one module each, with an array function `select` and the class that a study file names."""
 
-from instsel.selection.base import Selection
+from instsel.selection.picked import Selection
 
 __all__ = ["Selection"]

@@ -15,9 +15,11 @@ from pydantic import Field
 
 from instsel import arrays
 from instsel.io.matrix import stack
-from instsel.selection.base import ColumnMethod, PromptData, Requires, Selection
+from instsel.selection.base import ColumnMethod, Requires
 from instsel.selection.cost import FLOAT64, MIB, PASS_BYTES, Shape
 from instsel.selection.influence import members
+from instsel.selection.method_data import PromptData
+from instsel.selection.picked import Selection
 from instsel.selection.pickers import Picker
 from instsel.selection.ranking import ColumnHeads
 from instsel.selection.round_robin import pickers_of, take_turns

@@ -11,9 +11,11 @@ import numpy as np
 from pydantic import Field
 
 from instsel import arrays
-from instsel.selection.base import AttributedMethod, GradientData, Requires, Selection
+from instsel.selection.base import AttributedMethod, Requires
 from instsel.selection.cost import FLOAT32, FLOAT64, MIB, Shape
 from instsel.selection.directions import TOLERANCE, DirectionPool, falling_order, nonzero_rows
+from instsel.selection.method_data import GradientData
+from instsel.selection.picked import Selection
 
 Sign = Literal["release", "align"]
 

@@ -7,7 +7,9 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from instsel import arrays
-from instsel.selection.base import LikelihoodData, Method, Requires, Selection
+from instsel.selection.base import Method, Requires
+from instsel.selection.method_data import LikelihoodData
+from instsel.selection.picked import Selection
 
 NO_RATIO = -1.0
 """Score of a row that has no ratio."""

@@ -7,8 +7,10 @@ import numpy as np
 from pydantic import Field
 
 from instsel import arrays
-from instsel.selection.base import Average, InfluenceData, InfluenceMethod, Selection, label_reasons
+from instsel.selection.base import Average, InfluenceMethod
 from instsel.selection.influence import members
+from instsel.selection.method_data import InfluenceData
+from instsel.selection.picked import Selection, label_reasons
 from instsel.selection.pickers import Picker, RankedPicker
 
 

@@ -7,7 +7,9 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from instsel import arrays
-from instsel.selection.base import IndexData, Method, Selection
+from instsel.selection.base import Method
+from instsel.selection.method_data import IndexData
+from instsel.selection.picked import Selection
 
 
 def select(tokens: ArrayLike, budget: int) -> Selection:

@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from instsel import arrays
-from instsel.selection.base import Selection
 from instsel.selection.influence import members
+from instsel.selection.picked import Selection
 from instsel.selection.pickers import Picker, check_shares
 
 EQUAL = "equal"

@@ -9,8 +9,10 @@ import numpy as np
 from pydantic import Field, JsonValue
 
 from instsel import arrays
-from instsel.selection.base import Form, IndexData, Method, Selection
+from instsel.selection.base import Form, Method
 from instsel.selection.cost import COSTED
+from instsel.selection.method_data import IndexData
+from instsel.selection.picked import Selection
 
 # Of a pool with more sources an error names the nearest ones alone.
 _NAMED_SOURCES = 10

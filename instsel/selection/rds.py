@@ -7,8 +7,10 @@ from pydantic import Field
 
 from instsel import arrays
 from instsel.arrays import row_blocks, unit_rows
-from instsel.selection.base import HiddenStateData, Requires, Selection, TargetedMethod
+from instsel.selection.base import Requires, TargetedMethod
 from instsel.selection.cost import MIB, Shape
+from instsel.selection.method_data import HiddenStateData
+from instsel.selection.picked import Selection
 
 # Of the rankings that are held at once: a pool that needs deeper ones is ranked again.
 _RANKING_BYTES = 2**28

@@ -19,7 +19,8 @@ import instsel.selection
 from instsel import arrays
 from instsel.errors import InputError
 from instsel.plugins import EntryKind
-from instsel.selection.base import Method, Selection
+from instsel.selection.base import Method
+from instsel.selection.picked import Selection
 from instsel.selection.quotas import select as by_quotas
 
 GROUP = "instsel.methods"

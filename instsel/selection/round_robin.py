@@ -12,9 +12,11 @@ import numpy as np
 from pydantic import Field
 
 from instsel import arrays
-from instsel.selection.base import InfluenceData, InfluenceMethod, Selection
+from instsel.selection.base import InfluenceMethod
 from instsel.selection.cost import PASS_BYTES, Shape
 from instsel.selection.influence import members
+from instsel.selection.method_data import InfluenceData
+from instsel.selection.picked import Selection
 from instsel.selection.pickers import Picker
 from instsel.selection.quotas import take
 from instsel.selection.ranking import ColumnHeads

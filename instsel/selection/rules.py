@@ -13,8 +13,10 @@ import numpy as np
 from pydantic import Field
 
 from instsel import arrays
-from instsel.selection.base import InfluenceData, InfluenceMethod, Selection, label_reasons
+from instsel.selection.base import InfluenceMethod
 from instsel.selection.influence import column_moments, members
+from instsel.selection.method_data import InfluenceData
+from instsel.selection.picked import Selection, label_reasons
 from instsel.selection.pickers import Picker, RankedPicker
 
 RULES = ("instance_max", "task_max", "sum")

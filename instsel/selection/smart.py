@@ -13,9 +13,11 @@ from pydantic import Field
 from instsel import arrays
 from instsel.arrays import Labels, finite_matrix, row_blocks, unit_or_zero_rows
 from instsel.selection import submodular
-from instsel.selection.base import EmbeddingData, GroupedMethod, Method, Requires, Selection, label_reasons
+from instsel.selection.base import GroupedMethod, Method, Requires
 from instsel.selection.cost import Shape
 from instsel.selection.kernels import check_lam, warn_of_zeros
+from instsel.selection.method_data import EmbeddingData
+from instsel.selection.picked import Selection, label_reasons
 from instsel.selection.submodular import SubmodularFunction, submodular_method
 
 _SPLITTERS = ("release", "largest_remainder")

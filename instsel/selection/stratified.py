@@ -9,7 +9,9 @@ from pydantic import Field
 from instsel import arrays
 from instsel.arrays import Labels
 from instsel.selection import random
-from instsel.selection.base import GroupedMethod, IndexData, Selection, label_reasons
+from instsel.selection.base import GroupedMethod
+from instsel.selection.method_data import IndexData
+from instsel.selection.picked import Selection, label_reasons
 
 Shares = Literal["proportional", "equal"]
 

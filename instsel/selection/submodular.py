@@ -10,7 +10,7 @@ from pydantic import Field
 
 from instsel import arrays
 from instsel.arrays import row_blocks
-from instsel.selection.base import EmbeddingData, Method, Requires, Selection
+from instsel.selection.base import Method, Requires
 from instsel.selection.cost import FLOAT32, FLOAT64, Shape
 from instsel.selection.kernels import (
     TIE,
@@ -24,6 +24,8 @@ from instsel.selection.kernels import (
     lowest_of_largest,
     similarity_matrix,
 )
+from instsel.selection.method_data import EmbeddingData
+from instsel.selection.picked import Selection
 
 KERNEL_BYTES = 2**30
 """Of the cosines of all pairs, where facility location holds them."""

@@ -9,8 +9,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from instsel.selection.base import Form, IndexData, Method, Selection
+from instsel.selection.base import Form, Method
 from instsel.selection.full_pool import check_no_mixture
+from instsel.selection.method_data import IndexData
+from instsel.selection.picked import Selection
 
 
 class ValidationOnly(Method):

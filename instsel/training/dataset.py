@@ -1,7 +1,7 @@
 """The examples of a training run, and the order in which it visits them."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict, overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -11,14 +11,6 @@ from instsel.errors import InputError
 from instsel.io.store import Folder
 
 SCHEMA = pa.schema([("id", pa.string()), ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
-
-
-class TrainingExample(TypedDict):
-    """A line of a training set, with the columns of `SCHEMA`."""
-
-    id: str
-    input_ids: list[int]
-    labels: list[int]
 
 
 class TrainingSet(Sequence[dict[str, list[int]]]):

@@ -11,7 +11,7 @@ from instsel.choice.picks import PickRequest, make_picks
 from instsel.config.mixture import Mixture
 from instsel.errors import InputError
 from instsel.selection import bids
-from instsel.selection.base import MethodData
+from instsel.selection.method_data import MethodData
 from instsel.selection.registry import AnyMethod
 from instsel.study.results import InteractionResult
 from tests.studies import small_manifest

@@ -11,7 +11,8 @@ from instsel.choice.data import group_labels
 from instsel.errors import InputError
 from instsel.io.store import Folder
 from instsel.selection import smart, stratified
-from instsel.selection.base import IndexData, label_reasons
+from instsel.selection.method_data import IndexData
+from instsel.selection.picked import label_reasons
 from instsel.study.reader import StudyReader
 from tests.studies import small_manifest
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import instsel
 from instsel.selection import bm25, round_robin
-from instsel.selection.base import PromptData
+from instsel.selection.method_data import PromptData
 
 
 def naive(prompts, validation, k1=1.5, b=0.75):

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from instsel.io import matrix
-from instsel.selection import base
-from instsel.selection.base import EmbeddingData, IndexData, InfluenceData, LikelihoodData
+from instsel.selection import method_data
+from instsel.selection.method_data import EmbeddingData, IndexData, InfluenceData, LikelihoodData
 
 ROWS = 30
 VALUES = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32)
@@ -39,7 +39,7 @@ def test_each_group_has_its_rows(name):
 
 def test_fault_18_groups_that_lie_together_are_views_and_others_are_laid_out_once(monkeypatch):
     data, laid = DATA["embedding"], []
-    monkeypatch.setattr(base, "stack", lambda *given: laid.append(given[1:]) or matrix.stack(*given))
+    monkeypatch.setattr(method_data, "stack", lambda *given: laid.append(given[1:]) or matrix.stack(*given))
     together = data.divided([np.arange(10), np.arange(10, 30)])
     assert all(np.shares_memory(part.values, VALUES) for part in together)
     assert laid == []

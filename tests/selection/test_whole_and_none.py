@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from instsel.selection.base import IndexData
 from instsel.selection.full_pool import FullPool
+from instsel.selection.method_data import IndexData
 from instsel.selection.validation_only import ValidationOnly
 
 DATA = IndexData(list("abc"), np.array([1, 1, 1]), np.array([2, 3, 4]))
