@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -156,7 +156,7 @@ def _tags(context: RunContext, mixture: Mixture) -> tuple[list[str] | pa.Diction
     if spec.labels is not None:
         return [tags[row] or OTHER for row in ids], dict(reasons)
     counts = Counter(tag for tag in tags.values() if tag)
-    merging = ray.remote(num_gpus=context.resources.gpus)(_merge_tags)
+    merging: Any = ray.remote(**context.resources.model_options)(_merge_tags)
     merged = ray.get(merging.remote(dict(counts), context.config.embedding, spec.count))
     return [merged[tags[row]] if tags[row] else OTHER for row in ids], dict(reasons)
 

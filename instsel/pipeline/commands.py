@@ -24,7 +24,7 @@ def run_commands(
     import ray
 
     plan, names = context.resources, context.config.commanded
-    scoring: Any = ray.remote(max_calls=1, num_cpus=plan.cpus, num_gpus=plan.gpus)(_run_command)
+    scoring: Any = ray.remote(max_calls=1, **plan.model_options)(_run_command)
     missing = [key for key, stage in folders.items() if not all(stage.folder.exists(f"{n}.parquet") for n in names)]
     with context.console.bar("evaluation.command", len(missing), "models") as bar:
         for key in missing:

@@ -5,7 +5,7 @@ A stage says in a probe what is to be timed. As many processes do it at once as 
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -50,18 +50,25 @@ class Processes:
         count: in the whole cluster.
         cpus, gpus: that each asks for.
         threads: of torch, of each.
+        label_selector: labels of the machines that they may run on, as Ray takes them.
     """
 
     count: int
     cpus: float
     gpus: float
     threads: int
+    label_selector: Mapping[str, str] | None = None
 
     @property
     def per_machine(self) -> int:
         """How many run on a machine, if they are spread over those that can hold them."""
         kind = "GPU" if self.gpus else "CPU"
-        able = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get(kind)]
+        labels = (self.label_selector or {}).items()
+        able = [
+            node
+            for node in ray.nodes()
+            if node["Alive"] and node["Resources"].get(kind) and labels <= node.get("Labels", {}).items()
+        ]
         return math.ceil(self.count / max(1, len(able)))
 
 
@@ -166,7 +173,7 @@ class ClusterProfiler:
 
     def _time_batches(self, probe: BatchProbe) -> Throughput:
         plan = self._resources
-        processes = Processes(plan.actors, plan.cpus, plan.gpus, plan.threads)
+        processes = Processes(plan.actors, plan.cpus, plan.gpus, plan.threads, plan.label_selector)
         together = processes.per_machine
         parts = self._sample.pool if probe.rows == "pool" else self._sample.heldout
         actors = probe.actors(Folder.at(self._config.out))
@@ -186,7 +193,9 @@ class ClusterProfiler:
 
     def _time_training(self, training: Training) -> Throughput:
         plan, config = self._resources, self._config
-        processes = Processes(plan.workers, plan.worker_cpus, plan.worker_gpus, plan.worker_threads)
+        processes = Processes(
+            plan.workers, plan.worker_cpus, plan.worker_gpus, plan.worker_threads, plan.label_selector
+        )
         workers = self._target.workers(config, processes.per_machine) or plan.workers
         together = min(processes.per_machine, workers)
         settings = scale_step(train_settings(config, training, workers), together, workers)
@@ -246,7 +255,12 @@ def _started(kind: Any, asked: Processes, count: int, arguments: tuple[Any, ...]
         StudyError: the cluster has not the capacity for them.
     """
     bundle = {"CPU": asked.cpus, **({"GPU": asked.gpus} if asked.gpus else {})}
-    group = placement_group([bundle] * count, strategy="PACK")
+    selector = asked.label_selector
+    group = placement_group(
+        [bundle] * count,
+        strategy="PACK",
+        bundle_label_selector=None if selector is None else [dict(selector) for _ in range(count)],
+    )
     processes: list[Any] = []
     try:
         if not group.wait(CAPACITY_SECONDS):

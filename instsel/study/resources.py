@@ -7,6 +7,7 @@ most half of a node's CPUs, or of all CPUs where there is no GPU, so that the ta
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from instsel.config.study import Resources
 from instsel.errors import StudyError
@@ -69,6 +70,11 @@ class ResourcePlan:
     def gpus_held(self) -> float:
         """The most GPUs that the study holds at a time."""
         return max((self.actors + self.actors_to_come) * self.gpus, self.workers * self.worker_gpus)
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """What a task asks for that runs a model as an actor does, options of `ray.remote`."""
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus, "label_selector": self.label_selector}
 
     @property
     def label_selector(self) -> dict[str, str] | None:

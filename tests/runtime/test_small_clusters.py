@@ -148,3 +148,44 @@ except StudyError as error:
     assert result == "['a', 'b', 'c', 'd']"
     assert spent.startswith("resources.max_gpu_hours are spent: 1 GPUs since")
     assert other == "resources.accelerator is 'H100'; the cluster has A100"
+
+
+def test_bug_tasks_beside_the_actors_took_any_type_of_gpu() -> None:
+    text = in_ray("""
+from ray.cluster_utils import Cluster
+from instsel.planner.profile import Processes, _started
+from instsel.runtime.session import raylet_lines_to_log
+
+machine = dict(num_cpus=4, num_gpus=2, include_dashboard=False)
+cluster = Cluster(initialize_head=True, head_node_args={**machine, "labels": {"ray.io/accelerator-type": "L4"}})
+cluster.add_node(num_cpus=4, num_gpus=2, labels={"ray.io/accelerator-type": "A100"})
+ray.init(address=cluster.address, log_to_driver=False)
+raylet_lines_to_log()
+plan = plan_resources(Resources(accelerator="A100"))
+type_of = {node["NodeID"]: node["Labels"]["ray.io/accelerator-type"] for node in ray.nodes()}
+
+def where():
+    return ray.get_runtime_context().get_node_id()
+
+class Process:
+    def __init__(self, threads):
+        pass
+
+    def ready(self):
+        return True
+
+    def where(self):
+        return where()
+
+    def close(self):
+        pass
+
+task = ray.remote(**plan.model_options)(where)
+print({type_of[node] for node in ray.get([task.remote() for _ in range(8)])})
+asked = Processes(2, plan.cpus, plan.gpus, 1, plan.label_selector)
+with _started(Process, asked, 2, ()) as group:
+    print({type_of[node] for node in ray.get([each.where.remote() for each in group.processes])}, asked.per_machine)
+ray.shutdown()
+cluster.shutdown()
+""")
+    assert text.strip().splitlines() == ["{'A100'}", "{'A100'} 2"]
