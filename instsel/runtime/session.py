@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_logging
 from ray._private import state as ray_state
+from ray._private import worker as ray_worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from instsel.config.study import Resources
@@ -56,11 +56,11 @@ def ray_session(resources: Resources) -> Iterator[None]:
     except ConnectionError as error:
         raise InputError(f"resources.ray_address: no Ray cluster answers there ({error})") from error
     quiet_data()
-    raylet_lines_to_log()
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with raylet_lines_to_log():
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def on_this_node() -> NodeAffinitySchedulingStrategy:
@@ -85,13 +85,27 @@ def cluster_nodes() -> list[dict[str, Any]]:
     return nodes
 
 
-def raylet_lines_to_log() -> None:
-    """Send the warnings of Ray's own processes to the log file, not the terminal; Ray has no public switch for them."""
-    lines = getattr(ray_logging, "global_worker_stdstream_dispatcher", None)
-    if lines is None:
+@contextmanager
+def raylet_lines_to_log() -> Iterator[None]:
+    """Send the warnings of Ray's own processes to the log file while the block runs, not to standard output.
+
+    Ray has no public switch for them: a thread of the driver prints them, whatever `log_to_driver` says.
+    """
+
+    def to_log(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
+        log.debug("ray: %s", " ".join(data["lines"]))
+
+    name = "print_to_stdstream"
+    printing = getattr(ray_worker, name, None)
+    if printing is None:
+        log.debug("this Ray has no %s: its warnings may reach the terminal", name)
+        yield
         return
-    lines.remove_handler("ray_print_logs")
-    lines.add_handler("instsel", lambda data: log.debug("ray: %s", " ".join(data["lines"])))
+    setattr(ray_worker, name, to_log)
+    try:
+        yield
+    finally:
+        setattr(ray_worker, name, printing)
 
 
 def quiet_data() -> None:
