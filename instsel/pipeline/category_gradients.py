@@ -19,6 +19,7 @@ from instsel.mixture.categories import FOLDS
 from instsel.pipeline.categorize import CATEGORIES, evaluation_file, mixture_of
 from instsel.pipeline.features import extract_features, missing_items
 from instsel.pipeline.interaction import GRADIENTS, Estimate
+from instsel.pipeline.prepare_index import shard_ends
 from instsel.study.provenance import Provenance, feature_provenance, settle_provenance
 from instsel.study.results import CategoriesResult, PrepareResult, WarmupResult
 from instsel.study.stage import Cost, RunContext
@@ -117,17 +118,16 @@ def write_tags(categorize: Folder, prepare: Folder, out: Folder, names: list[str
     last, the ids of the others and their folds.
     """
     table = categorize.read_table(CATEGORIES, ["id", "category", "held", "fold"])
-    # Categories are in the order of the pool's index, which has shard after shard.
-    shards = prepare.read_table("index.parquet", ["shard"])["shard"].value_counts()
-    rows_of = dict(zip(shards.field("values").to_pylist(), shards.field("counts").to_pylist(), strict=True))
+    # Categories are in the order of the pool's index.
+    shards, ends = shard_ends(prepare)
+    end_of = dict(zip(shards, ends.tolist(), strict=True))
+    start_of = dict(zip(shards, [0, *ends.tolist()], strict=False))
     category = pc.fill_null(pc.index_in(table["category"].cast(pa.string()), pa.array(names, pa.string())), -1)
     number = pc.add(pc.multiply(table["fold"], len(names)), category)
-    counts = np.cumsum([0, *rows_of.values()])
-    start_of = dict(zip(rows_of, counts.tolist(), strict=False))
     used = pc.and_(pc.invert(table["held"]), pc.greater_equal(category, 0))
     tags = pa.table({"id": table["id"], "number": number.cast(pa.int32())})
     for index, group in enumerate(groups):
-        start, rows = start_of[group[0]], sum(rows_of[shard] for shard in group)
+        start, rows = start_of[group[0]], end_of[group[-1]] - start_of[group[0]]
         out.write_table(f"{index:04d}.parquet", tags.slice(start, rows).filter(used.slice(start, rows)))
     out.write_table(HELD, table.filter(table["held"]).select(["id", "fold"]))
 

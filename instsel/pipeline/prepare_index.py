@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from instsel.data.encode import DUPLICATE, EXAMPLES, REJECTED, first_occurrences, numeric_ids, reasons, reject
 from instsel.io.store import Folder
@@ -189,3 +190,10 @@ def write_tables(folder: Folder, name: str, schema: pa.Schema, tables: Iterable[
                 waiting = []
         if waiting:
             writer.write_table(pa.concat_tables(waiting))
+
+
+def shard_ends(prepared: Folder) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the shards of the index, in whose order its rows stand, and its number of rows through the end of each."""
+    column = prepared.read_table("index.parquet", ["shard"])["shard"]
+    runs = pc.run_end_encode(column.combine_chunks(), run_end_type=pa.int64())
+    return runs.values.to_pylist(), np.asarray(runs.run_ends, np.int64)

@@ -66,10 +66,10 @@ def _write_training_set(prepared: Folder, out: Folder, count: int, seed: int) ->
     import numpy as np
     import pyarrow as pa
 
+    from instsel.pipeline.prepare_index import shard_ends
     from instsel.selection import random
 
-    # Rows of the index stand in the order of the shards, and of the rows in each.
-    shards, ends = _shard_ends(prepared)
+    shards, ends = shard_ends(prepared)
     drawn = np.sort(random.select(int(ends[-1]), count, seed=seed).indices)
     starts = np.concatenate([[0], ends[:-1]])
     with out.writer(TRAINING_SET) as stream:
@@ -81,17 +81,6 @@ def _write_training_set(prepared: Folder, out: Folder, count: int, seed: int) ->
             writer.write_table(table)
         if writer is not None:
             writer.close()
-
-
-def _shard_ends(prepared: Folder) -> "tuple[list[str], NDArray[np.int64]]":
-    """Return the names of the shards of the index, and the number of rows through the end of each."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    column = prepared.read_table("index.parquet", ["shard"])["shard"]
-    runs = pc.run_end_encode(column.combine_chunks(), run_end_type=pa.int64())
-    return runs.values.to_pylist(), np.asarray(runs.run_ends, np.int64)
 
 
 def _by_shard(rows: "NDArray[np.int64]", ends: "NDArray[np.int64]") -> "Iterator[tuple[int, NDArray[np.int64]]]":

@@ -296,11 +296,6 @@ class TargetedMethod(Method):
     targets: list[str] | None = Field(None, min_length=1, description="targets to choose for; default all")
 
     @property
-    def needs_targets(self) -> bool:
-        """Whether the choice is for targets, so that a study without any cannot make it."""
-        return self.requires in TARGETED or self.picks == "none"
-
-    @property
     def target_names(self) -> list[str] | None:
         return self.targets
 

@@ -49,10 +49,7 @@ def select(attribution: np.ndarray, budget: int, *, normalize: bool = True) -> S
     if count == 0:
         arrays.attribution_matrix(matrix)
         return Selection(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64))
-    if normalize and len(matrix) > 1:
-        heads = ColumnHeads.standardised(matrix, count, "bids")
-    else:
-        heads = ColumnHeads.plain(matrix, count)
+    heads = _heads(matrix, count, normalize)
     return take([_Walk(heads, np.arange(len(heads.columns)))], repeat(0), len(matrix), count)
 
 
@@ -73,11 +70,13 @@ def pickers(
         ValueError: as `select` does, or a target has no column with a deviation.
     """
     matrix = arrays.attribution_matrix(attribution, finite=False)
-    if normalize and len(matrix) > 1:
-        heads = ColumnHeads.standardised(matrix, count, "bids")
-    else:
-        heads = ColumnHeads.plain(matrix, count)
+    heads = _heads(matrix, count, normalize)
     return [_Walk(heads, heads.positions(columns)) for columns in groups]
+
+
+def _heads(matrix: np.ndarray, count: int, normalize: bool) -> ColumnHeads:
+    is_standardised = normalize and len(matrix) > 1
+    return ColumnHeads.standardised(matrix, count, "bids") if is_standardised else ColumnHeads.plain(matrix, count)
 
 
 class _Walk:

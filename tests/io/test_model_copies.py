@@ -9,8 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -61,20 +59,6 @@ def put_model(model: Path, uri: str = URI) -> Folder:
             below = file.parent.relative_to(model).as_posix()
             (folder if below == "." else folder / below).put(file.name, file)
     return folder
-
-
-@pytest.fixture
-def keys_are_checked(object_store: ObjectStore) -> Iterator[None]:
-    """moto asks who it is, of whom it knows nobody."""
-
-    def after(requests: float) -> None:
-        url = f"http://127.0.0.1:{object_store.behind}/moto-api/reset-auth"
-        headers = {"Content-Type": "text/plain"}
-        urllib.request.urlopen(urllib.request.Request(url, str(requests).encode(), headers), timeout=30).close()
-
-    after(0)
-    yield
-    after(1e9)
 
 
 def _names(folder: Path) -> set[str]:

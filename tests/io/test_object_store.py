@@ -4,7 +4,6 @@ import os
 import pickle
 import re
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -37,20 +36,6 @@ def folder(object_store: ObjectStore) -> Folder:
     folder.write_table("t.parquet", pa.table({"n": [3, 4]}))
     (folder / "gone").write("a", b"2")
     return folder
-
-
-@pytest.fixture
-def keys_are_checked(object_store: ObjectStore):
-    """moto asks who it is, of whom it knows nobody."""
-
-    def after(requests: float) -> None:
-        url = f"http://127.0.0.1:{object_store.behind}/moto-api/reset-auth"
-        headers = {"Content-Type": "text/plain"}
-        urllib.request.urlopen(urllib.request.Request(url, str(requests).encode(), headers), timeout=30).close()
-
-    after(0)
-    yield
-    after(1e9)
 
 
 @pytest.mark.parametrize(("kind", "seconds"), [("refuse", 1.5), ("hang", 4.0)])
