@@ -25,7 +25,7 @@ from instsel.study.results import AttributionResult, FeaturesResult, PrepareResu
 from instsel.study.stage import Cost, Finished, PlanContext, RunContext, Settings, Stage, StageEstimate, StageKey
 
 if TYPE_CHECKING:
-    from instsel.runtime.actors import AttemptLimiter
+    from instsel.runtime.attempts import AttemptLimiter
 
 
 COLUMNS = "columns.parquet"
@@ -51,7 +51,8 @@ class Attribution(Stage[AttributionResult]):
     def run_key(self, context: RunContext, key: str) -> Finished[AttributionResult]:
         import ray.data
 
-        from instsel.runtime.actors import AttemptLimiter, watch
+        from instsel.runtime.actors import watch
+        from instsel.runtime.attempts import AttemptLimiter
         from instsel.runtime.process_cache import new_key
 
         stage, features = context.stage(self.name, key), context.stage("features")

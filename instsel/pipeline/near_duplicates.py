@@ -42,7 +42,7 @@ from instsel.study.resources import ResourcePlan
 from instsel.study.results import NearDuplicatePair, NearDuplicates
 
 if TYPE_CHECKING:
-    from instsel.runtime.actors import AttemptLimiter
+    from instsel.runtime.attempts import AttemptLimiter
 
 ROWS_PER_GROUP, ROWS_PER_PART = 10_000, 20_000
 # The buckets of a band are dealt out to tasks of so many rows.
@@ -101,7 +101,8 @@ def _run_on_ray(resources: ResourcePlan, terminal: Terminal, work: Work, functio
     """Run a pass as tasks of Ray Data."""
     import ray.data
 
-    from instsel.runtime.actors import AttemptLimiter, bounded_dataset, watch
+    from instsel.runtime.actors import bounded_dataset, watch
+    from instsel.runtime.attempts import AttemptLimiter
     from instsel.runtime.session import cluster_resources
 
     workers = max(1, min(items, int(cluster_resources().get("CPU", 1))))

@@ -28,7 +28,7 @@ from instsel.study.resources import ResourcePlan
 if TYPE_CHECKING:
     import ray.data
 
-    from instsel.runtime.actors import AttemptLimiter
+    from instsel.runtime.attempts import AttemptLimiter
 
 # Between two tasks of a process there is a pause, so that each takes several chunks of a large file of JSON lines: they
 # are ranges of its bytes, read one after the other. How many it has is guessed, by rows of a kilobyte.
@@ -66,7 +66,8 @@ def encode_pool(
     Returns:
         The names of all shards, in the order of the files.
     """
-    from instsel.runtime.actors import AttemptLimiter, bounded_dataset, watch
+    from instsel.runtime.actors import bounded_dataset, watch
+    from instsel.runtime.attempts import AttemptLimiter
 
     work = bounded_dataset(
         [{"number": number, "file": file.to_json()} for number, file in enumerate(files)], encoders()

@@ -1,26 +1,23 @@
-"""A pool of model actors that work through items, rows read ahead by tasks, and a limit on attempts at each."""
+"""A pool of model actors that work through items, and rows read ahead by tasks."""
 
 import json
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
 
-from instsel.errors import StudyError
 from instsel.io.store import Folder
+from instsel.runtime.attempts import AttemptLimiter
 from instsel.runtime.observability import Meter
-from instsel.runtime.session import on_this_node, useful_processes
-from instsel.runtime.watchdog import SIGN_SECONDS, DataWatch
-from instsel.study.folder import Attempts, count_attempt, path_in_study, read_attempts
+from instsel.runtime.session import useful_processes
+from instsel.runtime.watchdog import DataWatch
+from instsel.study.folder import path_in_study
 from instsel.study.resources import READER_CPUS as READER_CPUS
 from instsel.study.resources import ResourcePlan
 
@@ -32,10 +29,6 @@ AHEAD_BYTES = 128 << 20
 Item = dict[str, str]
 """A piece of work; `item["rows"]` names the table that it is about, and the other keys are the stage's."""
 
-# Ray restarts a worker that died, and its work with it, without end.
-MOST_ATTEMPTS = 4
-
-
 ItemResultT = TypeVar("ItemResultT", bound=Mapping[str, object])
 ItemResultT_co = TypeVar("ItemResultT_co", bound=Mapping[str, object], covariant=True)
 
@@ -45,86 +38,6 @@ class ModelActor(Protocol[ItemResultT_co]):
 
     def __call__(self, item: Item, ids: list[str], examples: list[Any], /) -> ItemResultT_co:
         """Return plain values; `tokens` and `rejected`, where they are among them, are counted as metrics."""
-
-
-class AttemptLimiter:
-    """Counts attempts for the actors of a stage, which call `start` before each piece of work.
-
-    It counts in a process, which ends with the block that a limiter opens: those who work hold it too, and Ray would
-    keep it as long as one of their processes idles.
-    """
-
-    def __init__(self) -> None:
-        # On the driver's machine: any other machine could go away, and the actor with it.
-        counter: Any = ray.remote(num_cpus=0)(_AttemptCounter).options(scheduling_strategy=on_this_node())
-        self._counter, self._limit = counter.remote(), MOST_ATTEMPTS
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        ray.kill(self._counter)
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Say every `SIGN_SECONDS`, while the block runs, that this process works."""
-        done = threading.Event()
-
-        def sign() -> None:
-            while not done.wait(SIGN_SECONDS):
-                self._counter.sign.remote()
-
-        threading.Thread(target=sign, daemon=True).start()
-        try:
-            yield
-        finally:
-            done.set()
-
-    def last_sign(self) -> float:
-        """Return the seconds since a process last started a piece of work, or said that it works."""
-        seconds: float = ray.get(self._counter.last_sign.remote(), timeout=SIGN_SECONDS)
-        return seconds
-
-    def start(self, stage: Folder, piece: str, rows: int, description: str) -> None:
-        """Count an attempt, also in the folder of the stage, see `instsel.study.folder`.
-
-        Args:
-            stage: folder of the stage that the work is for.
-            piece: name of the work, unlike all others of the stage.
-            rows: number of rows in it.
-            description: of the work, for an error's message.
-
-        Raises:
-            StudyError: this run has tried `MOST_ATTEMPTS` times already, and each time the worker died.
-        """
-        if ray.get(self._counter.count.remote(stage, piece, rows)) > self._limit:
-            raise StudyError(
-                f"{description}: {self._limit} workers died at these rows, one after the other; if memory is short, "
-                "lower token_budget or resources.actors, and run again"
-            )
-
-
-class _AttemptCounter:
-    """Counts for all actors of a stage, in a process of its own."""
-
-    def __init__(self) -> None:
-        self.attempts: dict[str, dict[str, Attempts]] = {}
-        self.counts: Counter[tuple[str, str]] = Counter()
-        self.signed = time.monotonic()
-
-    def sign(self) -> None:
-        self.signed = time.monotonic()
-
-    def last_sign(self) -> float:
-        return time.monotonic() - self.signed
-
-    def count(self, stage: Folder, piece: str, rows: int) -> int:
-        self.sign()
-        if stage.path not in self.attempts:
-            self.attempts[stage.path] = read_attempts(stage)
-        count_attempt(stage, piece, rows, self.attempts[stage.path])
-        self.counts[stage.path, piece] += 1
-        return self.counts[stage.path, piece]
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from instsel.console import Terminal, log
 from instsel.errors import StudyError
+from instsel.runtime.attempts import SIGN_SECONDS
 from instsel.runtime.session import cluster_nodes, free_resources
 from instsel.study.resources import ResourcePlan
 
 # After this time without progress the study says what it waits for.
 SAY_SECONDS = 60.0
-# A worker that works on a long item says so this often.
-SIGN_SECONDS = 15.0
 
 
 class Watchdog:

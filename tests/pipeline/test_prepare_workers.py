@@ -19,7 +19,7 @@ from instsel.data.sources import pool_files
 from instsel.errors import InputError, StudyError
 from instsel.io.store import Folder
 from instsel.pipeline import prepare_pool
-from instsel.runtime.actors import MOST_ATTEMPTS
+from instsel.runtime.attempts import MOST_ATTEMPTS
 from instsel.runtime.errors import clear_errors
 from instsel.runtime.session import plan_resources, quiet_data
 

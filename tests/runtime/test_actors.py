@@ -13,7 +13,7 @@ from ray._private.internal_api import get_memory_info_reply, get_state_from_addr
 
 from instsel.errors import StudyError
 from instsel.io.store import Folder
-from instsel.runtime import actors
+from instsel.runtime import actors, attempts
 from instsel.runtime.actors import ActorPool
 from instsel.runtime.errors import clear_errors
 from instsel.runtime.session import TOKENS_PER_PROCESS
@@ -150,6 +150,6 @@ def test_rows_at_which_every_worker_dies_end_the_run(where, rows, ray_session, m
                 os.kill(os.getpid(), signal.SIGKILL)
             return {}
 
-    monkeypatch.setattr(actors, "MOST_ATTEMPTS", 2)
+    monkeypatch.setattr(attempts, "MOST_ATTEMPTS", 2)
     with pytest.raises(StudyError, match=r"^[abc]\.parquet: 2 workers died at these rows"), clear_errors():
         list(ActorPool("test", items(), rows, Worker, (), lambda item: rows).run(SINGLE_ACTOR))

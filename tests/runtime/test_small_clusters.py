@@ -15,7 +15,7 @@ import ray
 from instsel.config.study import Resources
 from instsel.errors import StudyError
 from instsel.io.store import Folder
-from instsel.runtime import actors, watchdog
+from instsel.runtime import actors, attempts, watchdog
 from instsel.runtime.actors import ActorPool
 from instsel.runtime.session import plan_resources, quiet_data
 
@@ -102,15 +102,15 @@ def test_workers_that_take_long_over_a_piece_are_not_given_up() -> None:
     text = in_ray("""
 start(1, 1)
 plan = plan_resources(Resources(stall_minutes=0.3))
-watchdog.SAY_SECONDS, actors.SIGN_SECONDS, watchdog.SIGN_SECONDS = 3.0, 0.5, 0.5
+watchdog.SAY_SECONDS, attempts.SIGN_SECONDS, watchdog.SIGN_SECONDS = 3.0, 0.5, 0.5
 
 class Slow(Worker):
     seconds = 25.0
 
 # Where the actors are, the module has its own numbers.
-class Limiter(actors.AttemptLimiter):
+class Limiter(attempts.AttemptLimiter):
     def working(self):
-        actors.SIGN_SECONDS = 0.5
+        attempts.SIGN_SECONDS = 0.5
         return super().working()
 
 actors.AttemptLimiter = Limiter
